@@ -1,0 +1,183 @@
+//! From an image file to the bytes that training sees: what OpenCV gave the original trainer.
+
+use std::io::{BufRead, Seek};
+use std::path::PathBuf;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use thiserror::Error;
+
+use super::mask::Mask;
+
+/// Largest image that is decoded, in pixels. A 600 dpi folio is about 40 megapixels; the limit keeps a forged
+/// header from taking a node's memory (3 bytes a pixel stay, 8 while a 16-bit layer is decoded).
+pub const MAX_PIXELS: u64 = 150_000_000;
+
+/// One image of a page: what its user calls it and where it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// The wire's name, such as `rgba PNG - Layer 1`: errors begin with it.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl std::fmt::Display for Input {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.name, self.path.display())
+    }
+}
+
+/// An image that can't be used.
+#[derive(Debug, Error)]
+pub enum PageError {
+    /// The file is missing or can't be read.
+    #[error("{input}: can't be read: {source}")]
+    Open {
+        /// The image.
+        input: Input,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The file is neither PNG nor JPEG.
+    #[error("{input}: is neither a PNG nor a JPEG image; export it as PNG")]
+    Format {
+        /// The image.
+        input: Input,
+    },
+    /// The image is damaged, or a form of PNG or JPEG that can't be decoded.
+    #[error("{input}: can't be decoded ({source}); export it again")]
+    Decode {
+        /// The image.
+        input: Input,
+        /// What the decoder said.
+        source: image::ImageError,
+    },
+    /// The image has more than [`MAX_PIXELS`] pixels.
+    #[error(
+        "{input}: {width}x{height} pixels are too many (limit: {} megapixels); scale the page and its layers down",
+        MAX_PIXELS / 1_000_000
+    )]
+    TooLarge {
+        /// The image.
+        input: Input,
+        /// Its width, pixels.
+        width: u32,
+        /// Its height, pixels.
+        height: u32,
+    },
+    /// A layer has no alpha channel, so that no pixel can be told from another.
+    #[error(
+        "{input}: has no alpha channel; export the layer as RGBA PNG, opaque where a pixel belongs to it"
+    )]
+    NoAlpha {
+        /// The layer.
+        input: Input,
+    },
+    /// A layer has another size than the page.
+    #[error(
+        "{input}: is {}x{} pixels, but the page ({page_name}) is {}x{}; export every layer at the page's size",
+        found.0, found.1, page.0, page.1
+    )]
+    Size {
+        /// The layer.
+        input: Input,
+        /// Its width and height, pixels.
+        found: (usize, usize),
+        /// What the page is called.
+        page_name: String,
+        /// The page's width and height, pixels.
+        page: (usize, usize),
+    },
+}
+
+/// A decoded page: width, height, and rows of BGR bytes.
+pub(super) struct Bgr {
+    pub(super) width: usize,
+    pub(super) height: usize,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Decodes the page as OpenCV's default `imread` does: alpha dropped, grey and palette expanded, 16 bits cut
+/// to the upper 8, turned as its EXIF data says.
+pub(super) fn page(input: &Input) -> Result<Bgr, PageError> {
+    let (mut image, orientation) = decode(input)?;
+    image.apply_orientation(orientation);
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let mut bytes = match image {
+        DynamicImage::ImageRgb8(image) => image.into_raw(),
+        // The `image` crate would round 16 bits; OpenCV (libpng's strip_16) cuts them.
+        DynamicImage::ImageRgb16(image) => image.into_raw().into_iter().map(high_byte).collect(),
+        DynamicImage::ImageRgba16(image) => {
+            image.pixels().flat_map(|p| [p[0], p[1], p[2]].map(high_byte)).collect()
+        }
+        DynamicImage::ImageLuma16(image) => image.pixels().flat_map(|p| [high_byte(p[0]); 3]).collect(),
+        DynamicImage::ImageLumaA16(image) => image.pixels().flat_map(|p| [high_byte(p[0]); 3]).collect(),
+        other => other.into_rgb8().into_raw(),
+    };
+    for pixel in bytes.chunks_exact_mut(3) {
+        pixel.swap(0, 2);
+    }
+    Ok(Bgr { width, height, bytes })
+}
+
+/// Decodes a layer: the pixels whose alpha is exactly 255. EXIF is left alone, as OpenCV does for images that
+/// are read with their alpha.
+pub(super) fn layer(input: &Input) -> Result<Mask, PageError> {
+    let (image, _) = decode(input)?;
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    // Index of alpha and of the next pixel; 16-bit alpha is opaque when its upper byte is.
+    let mask = match &image {
+        DynamicImage::ImageRgba8(image) => {
+            let bytes = image.as_raw();
+            Mask::from_fn(width, height, |r, c| bytes[4 * (r * width + c) + 3] == 255)
+        }
+        DynamicImage::ImageLumaA8(image) => {
+            let bytes = image.as_raw();
+            Mask::from_fn(width, height, |r, c| bytes[2 * (r * width + c) + 1] == 255)
+        }
+        DynamicImage::ImageRgba16(image) => {
+            let values = image.as_raw();
+            Mask::from_fn(width, height, |r, c| high_byte(values[4 * (r * width + c) + 3]) == 255)
+        }
+        DynamicImage::ImageLumaA16(image) => {
+            let values = image.as_raw();
+            Mask::from_fn(width, height, |r, c| high_byte(values[2 * (r * width + c) + 1]) == 255)
+        }
+        _ => return Err(PageError::NoAlpha { input: input.clone() }),
+    };
+    Ok(mask)
+}
+
+fn high_byte(value: u16) -> u8 {
+    (value >> 8) as u8
+}
+
+fn decode(input: &Input) -> Result<(DynamicImage, Orientation), PageError> {
+    let open = |source| PageError::Open { input: input.clone(), source };
+    let file = std::fs::File::open(&input.path).map_err(open)?;
+    let reader = ImageReader::new(std::io::BufReader::new(file)).with_guessed_format().map_err(open)?;
+    decode_reader(input, reader)
+}
+
+fn decode_reader<R: BufRead + Seek>(
+    input: &Input,
+    mut reader: ImageReader<R>,
+) -> Result<(DynamicImage, Orientation), PageError> {
+    // By content, never by name: an upload's name says nothing.
+    if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Jpeg)) {
+        return Err(PageError::Format { input: input.clone() });
+    }
+    let failed = |source| PageError::Decode { input: input.clone(), source };
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MAX_PIXELS * 8 + (64 << 20));
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(failed)?;
+    let (width, height) = decoder.dimensions();
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(PageError::TooLarge { input: input.clone(), width, height });
+    }
+    // A damaged EXIF block is no reason to refuse a page: OpenCV ignores it too.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    Ok((DynamicImage::from_decoder(decoder).map_err(failed)?, orientation))
+}

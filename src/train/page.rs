@@ -1,0 +1,228 @@
+//! A page in memory: its pixels once, and one bit mask for each layer.
+
+use super::decode::{self, Input, PageError};
+use super::mask::Mask;
+use super::samples::PatchShape;
+
+/// One layer to be learned: its image and the name under which its model is handed out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerInput {
+    /// The wire's name of the model, such as `Background Model` or `Model 0`.
+    pub model: String,
+    /// The RGBA image; a pixel belongs to the layer when its alpha is 255.
+    pub input: Input,
+}
+
+/// The images of one page.
+#[derive(Clone, Debug)]
+pub struct PageInputs {
+    /// The page itself, PNG or JPEG.
+    pub image: Input,
+    /// Where the layers (but not the background) count; the whole page when absent.
+    pub regions: Option<Input>,
+    /// The background.
+    pub background: LayerInput,
+    /// The other layers in their order.
+    pub layers: Vec<LayerInput>,
+}
+
+/// A layer of a decoded page.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    /// The wire's name of its model.
+    pub model: String,
+    /// Where it came from.
+    pub input: Input,
+    /// Its pixels, already cut to the selected regions (but for the background).
+    pub mask: Mask,
+}
+
+/// A decoded page with its layers. Shared by all samples: patches are cut out of it when asked for.
+#[derive(Debug)]
+pub struct Page {
+    width: usize,
+    height: usize,
+    /// Rows of BGR bytes.
+    bgr: Vec<u8>,
+    regions: Mask,
+    layers: Vec<Layer>,
+}
+
+impl Page {
+    /// Decodes and checks all images of a page.
+    ///
+    /// # Errors
+    /// [`PageError`], naming the input: a missing file, another format, a layer without alpha or of another size.
+    pub fn load(inputs: &PageInputs) -> Result<Self, PageError> {
+        let page = decode::page(&inputs.image)?;
+        let size = (page.width, page.height);
+        let layer = |input: &Input| {
+            let mask = decode::layer(input)?;
+            let found = (mask.width(), mask.height());
+            if found != size {
+                let page_name = inputs.image.name.clone();
+                return Err(PageError::Size { input: input.clone(), found, page_name, page: size });
+            }
+            Ok(mask)
+        };
+        let regions = match &inputs.regions {
+            Some(input) => layer(input)?,
+            None => Mask::from_fn(size.0, size.1, |_, _| true),
+        };
+        let mut layers = Vec::with_capacity(1 + inputs.layers.len());
+        for (index, LayerInput { model, input }) in
+            std::iter::once(&inputs.background).chain(&inputs.layers).enumerate()
+        {
+            let mut mask = layer(input)?;
+            // The background alone is learned from the whole page.
+            if index > 0 {
+                mask.intersect(&regions);
+            }
+            layers.push(Layer { model: model.clone(), input: input.clone(), mask });
+        }
+        Ok(Self { width: page.width, height: page.height, bgr: page.bytes, regions, layers })
+    }
+
+    /// A page from what is already in memory: `bgr` holds `3 · width · height` bytes, each mask has that size.
+    #[cfg(test)]
+    pub(super) fn from_parts(width: usize, height: usize, bgr: Vec<u8>, layers: Vec<Layer>) -> Self {
+        assert_eq!(bgr.len(), 3 * width * height);
+        Self { width, height, bgr, regions: Mask::from_fn(width, height, |_, _| true), layers }
+    }
+
+    /// Width in pixels.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Height in pixels.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Rows of BGR bytes.
+    pub fn bgr(&self) -> &[u8] {
+        &self.bgr
+    }
+
+    /// Where the layers count.
+    pub fn regions(&self) -> &Mask {
+        &self.regions
+    }
+
+    /// The background, then the other layers in their order.
+    pub fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// Writes the patch whose upper left pixel is (`top`, `left`) as the network's input: HWC, BGR,
+    /// `(255 − value) / 255`. Pixels outside the page are those mirrored at its edge.
+    pub(super) fn crop(&self, top: isize, left: isize, shape: PatchShape, image: &mut [f32]) {
+        let columns = Columns::new(left, shape.width(), self.width);
+        for (y, out) in image.chunks_exact_mut(3 * shape.width()).enumerate() {
+            let row = mirror(top + y as isize, self.height) * self.width;
+            match columns {
+                Columns::Inside(start) => {
+                    let bytes = &self.bgr[3 * (row + start)..][..out.len()];
+                    for (value, byte) in out.iter_mut().zip(bytes) {
+                        *value = network_value(*byte);
+                    }
+                }
+                Columns::Mirrored => {
+                    for (x, pixel) in out.chunks_exact_mut(3).enumerate() {
+                        let at = 3 * (row + mirror(left + x as isize, self.width));
+                        for (value, byte) in pixel.iter_mut().zip(&self.bgr[at..at + 3]) {
+                            *value = network_value(*byte);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes the target of the same patch for layer `index`: 1.0 where the pixel belongs to it, else 0.0.
+    pub(super) fn crop_target(
+        &self,
+        index: usize,
+        top: isize,
+        left: isize,
+        shape: PatchShape,
+        target: &mut [f32],
+    ) {
+        let mask = &self.layers[index].mask;
+        for (y, out) in target.chunks_exact_mut(shape.width()).enumerate() {
+            let row = mirror(top + y as isize, self.height);
+            for (x, value) in out.iter_mut().enumerate() {
+                *value = f32::from(u8::from(mask.get(row, mirror(left + x as isize, self.width))));
+            }
+        }
+    }
+}
+
+/// The network's input for one byte. The quotient is rounded once, so that it equals NumPy's.
+pub(super) fn network_value(byte: u8) -> f32 {
+    f32::from(255 - byte) / 255.0
+}
+
+/// Whether a patch's columns need mirroring at all: most don't.
+#[derive(Clone, Copy)]
+enum Columns {
+    Inside(usize),
+    Mirrored,
+}
+
+impl Columns {
+    fn new(left: isize, width: usize, page_width: usize) -> Self {
+        match usize::try_from(left) {
+            Ok(start) if start + width <= page_width => Self::Inside(start),
+            _ => Self::Mirrored,
+        }
+    }
+}
+
+/// The place inside `0..length` that is seen at `index` when the page is mirrored at its edges, repeatedly
+/// where the patch is larger than the page.
+fn mirror(index: isize, length: usize) -> usize {
+    let period = 2 * length;
+    // The remainder lies in 0..period, so it is not negative.
+    let place = index.rem_euclid(period as isize) as usize;
+    if place < length { place } else { period - 1 - place }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_edge_mirrors() {
+        let seen: Vec<_> = (-4..7).map(|i| mirror(i, 3)).collect();
+        assert_eq!(seen, [2, 2, 1, 0, 0, 1, 2, 2, 1, 0, 0]);
+        assert_eq!(mirror(-100, 1), 0);
+    }
+
+    #[test]
+    fn values_are_those_of_the_classifier() {
+        assert_eq!((network_value(255), network_value(0)), (0.0, 1.0));
+        // Dividing in f64 and rounding, as NumPy may, gives the same f32.
+        for byte in 0..=255u8 {
+            assert_eq!(network_value(byte), ((255.0 - f64::from(byte)) / 255.0) as f32);
+        }
+    }
+
+    #[test]
+    fn a_patch_inside_is_cut_out_and_one_outside_is_mirrored() {
+        let bgr = (0..5 * 4 * 3).map(|i| i as u8).collect();
+        let mask = Mask::from_fn(5, 4, |r, c| r == 1 && c == 2);
+        let input = Input { name: "Background".into(), path: "b.png".into() };
+        let page = Page::from_parts(5, 4, bgr, vec![Layer { model: "M".into(), input, mask }]);
+        let shape = PatchShape::new(4, 4).unwrap();
+        let (mut image, mut target) = (vec![0.0; 48], vec![0.0; 16]);
+        page.crop(0, 1, shape, &mut image);
+        page.crop_target(0, 0, 1, shape, &mut target);
+        assert_eq!(image[0], network_value(3));
+        assert_eq!(image[12], network_value(15 + 3));
+        assert_eq!(target.iter().position(|v| *v == 1.0), Some(4 + 1));
+        page.crop(-2, -2, shape, &mut image);
+        assert_eq!(image[0], network_value(15 + 3), "row 1, column 1 is seen at -2, -2");
+    }
+}
