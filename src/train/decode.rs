@@ -181,3 +181,127 @@ fn decode_reader<R: BufRead + Seek>(
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     Ok((DynamicImage::from_decoder(decoder).map_err(failed)?, orientation))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use image::codecs::{jpeg::JpegEncoder, png::PngEncoder};
+    use image::{ExtendedColorType, ImageEncoder};
+
+    use super::*;
+
+    /// A file in a folder that lives as long as the test.
+    fn file(bytes: &[u8]) -> (tempfile::TempDir, Input) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file.png");
+        std::fs::write(&path, bytes).unwrap();
+        (folder, Input { name: "rgba PNG - Layer 1".to_owned(), path })
+    }
+
+    fn png(bytes: &[u8], width: u32, height: u32, colour: ExtendedColorType) -> Vec<u8> {
+        let mut out = Vec::new();
+        PngEncoder::new(&mut out).write_image(bytes, width, height, colour).unwrap();
+        out
+    }
+
+    fn page_of(bytes: &[u8]) -> Bgr {
+        let (_folder, input) = file(bytes);
+        page(&input).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    #[test]
+    fn every_kind_of_png_becomes_bgr_bytes() {
+        let rgb = page_of(&png(&[1, 2, 3, 4, 5, 6], 2, 1, ExtendedColorType::Rgb8));
+        assert_eq!((rgb.width, rgb.height, rgb.bytes), (2, 1, vec![3, 2, 1, 6, 5, 4]));
+        let rgba = page_of(&png(&[1, 2, 3, 0, 4, 5, 6, 9], 2, 1, ExtendedColorType::Rgba8));
+        assert_eq!(rgba.bytes, [3, 2, 1, 6, 5, 4], "alpha is dropped, not blended");
+        let grey = page_of(&png(&[7, 200], 2, 1, ExtendedColorType::L8));
+        assert_eq!(grey.bytes, [7, 7, 7, 200, 200, 200]);
+        let grey_alpha = page_of(&png(&[7, 0, 200, 9], 2, 1, ExtendedColorType::La8));
+        assert_eq!(grey_alpha.bytes, [7, 7, 7, 200, 200, 200]);
+    }
+
+    #[test]
+    fn sixteen_bits_are_cut_as_opencv_cuts_them() {
+        // 0x01ff would be rounded to 2.
+        let values: Vec<u8> = [0x01ffu16, 0x8080, 0xffff].iter().flat_map(|v| v.to_ne_bytes()).collect();
+        assert_eq!(page_of(&png(&values, 1, 1, ExtendedColorType::Rgb16)).bytes, [255, 128, 1]);
+        assert_eq!(page_of(&png(&values[..2], 1, 1, ExtendedColorType::L16)).bytes, [1, 1, 1]);
+    }
+
+    #[test]
+    fn a_palette_is_expanded() {
+        let mut out = Vec::new();
+        let mut encoder = png::Encoder::new(&mut out, 4, 1);
+        encoder.set_color(png::ColorType::Indexed);
+        encoder.set_depth(png::BitDepth::Two);
+        encoder.set_palette(vec![1, 2, 3, 40, 50, 60]);
+        encoder.write_header().unwrap().write_image_data(&[0b00_01_01_00]).unwrap();
+        assert_eq!(page_of(&out).bytes, [3, 2, 1, 60, 50, 40, 60, 50, 40, 3, 2, 1]);
+    }
+
+    #[test]
+    fn a_jpeg_is_read_and_turned_as_its_exif_says() {
+        // A 16×8 image, left half black, right half white; orientation 6: turn it clockwise to view it.
+        let pixels: Vec<u8> = (0..16 * 8).flat_map(|i| [if i % 16 < 8 { 0 } else { 255 }; 3]).collect();
+        let exif =
+            [&b"II*\0\x08\0\0\0\x01\0"[..], &[0x12, 0x01, 3, 0, 1, 0, 0, 0, 6, 0, 0, 0], &[0, 0, 0, 0]]
+                .concat();
+        let mut out = Vec::new();
+        let mut encoder = JpegEncoder::new_with_quality(Cursor::new(&mut out), 100);
+        encoder.set_exif_metadata(exif).unwrap();
+        encoder.write_image(&pixels, 16, 8, ExtendedColorType::Rgb8).unwrap();
+        let turned = page_of(&out);
+        assert_eq!((turned.width, turned.height), (8, 16));
+        // The left half is now the upper one.
+        assert!(turned.bytes[..3 * 8 * 7].iter().all(|v| *v < 20));
+        assert!(turned.bytes[3 * 8 * 9..].iter().all(|v| *v > 235));
+    }
+
+    #[test]
+    fn only_full_alpha_belongs_to_a_layer() {
+        let bytes =
+            png(&[0, 0, 0, 255, 0, 0, 0, 254, 9, 9, 9, 0, 9, 9, 9, 255], 4, 1, ExtendedColorType::Rgba8);
+        let (_folder, input) = file(&bytes);
+        let mask = layer(&input).unwrap();
+        assert_eq!([0, 1, 2, 3].map(|c| mask.get(0, c)), [true, false, false, true]);
+    }
+
+    #[test]
+    fn a_layer_without_alpha_is_refused() {
+        let (_folder, input) = file(&png(&[1, 2, 3], 1, 1, ExtendedColorType::Rgb8));
+        let error = layer(&input).unwrap_err().to_string();
+        assert!(error.starts_with("rgba PNG - Layer 1 (") && error.contains("no alpha channel"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        let (_folder, input) = file(b"<html>404</html>");
+        assert!(matches!(layer(&input), Err(PageError::Format { .. })));
+        let whole = png(&[0; 4 * 64 * 64], 64, 64, ExtendedColorType::Rgba8);
+        let (_folder, input) = file(&whole[..whole.len() / 2]);
+        assert!(matches!(layer(&input), Err(PageError::Decode { .. })));
+        let (folder, input) = file(b"");
+        folder.close().unwrap();
+        assert!(matches!(layer(&input), Err(PageError::Open { .. })));
+    }
+
+    #[test]
+    fn a_forged_size_is_refused_before_it_is_decoded() {
+        let mut bytes = png(&[0; 4], 1, 1, ExtendedColorType::Rgba8);
+        bytes[16..24].copy_from_slice(&[0, 0, 0x40, 0, 0, 0, 0x40, 0]);
+        let header_sum = crc32(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&header_sum.to_be_bytes());
+        let (_folder, input) = file(&bytes);
+        let error = layer(&input).unwrap_err().to_string();
+        assert!(error.contains("16384x16384 pixels are too many"), "{error}");
+    }
+
+    /// PNG's checksum, bit by bit.
+    fn crc32(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(u32::MAX, |sum, byte| {
+            (0..8).fold(sum ^ u32::from(*byte), |s, _| if s & 1 == 1 { s >> 1 ^ 0xedb8_8320 } else { s >> 1 })
+        })
+    }
+}

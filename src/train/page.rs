@@ -116,11 +116,11 @@ impl Page {
     }
 
     /// Writes the patch whose upper left pixel is (`top`, `left`) as the network's input: HWC, BGR,
-    /// `(255 − value) / 255`. Pixels outside the page are those mirrored at its edge.
-    pub(super) fn crop(&self, top: isize, left: isize, shape: PatchShape, image: &mut [f32]) {
+    /// `(255 − value) / 255`.
+    pub(super) fn crop(&self, top: isize, left: isize, shape: PatchShape, edge: Edge, image: &mut [f32]) {
         let columns = Columns::new(left, shape.width(), self.width);
         for (y, out) in image.chunks_exact_mut(3 * shape.width()).enumerate() {
-            let row = mirror(top + y as isize, self.height) * self.width;
+            let row = edge.inside(top + y as isize, self.height) * self.width;
             match columns {
                 Columns::Inside(start) => {
                     let bytes = &self.bgr[3 * (row + start)..][..out.len()];
@@ -128,9 +128,9 @@ impl Page {
                         *value = network_value(*byte);
                     }
                 }
-                Columns::Mirrored => {
+                Columns::Beyond => {
                     for (x, pixel) in out.chunks_exact_mut(3).enumerate() {
-                        let at = 3 * (row + mirror(left + x as isize, self.width));
+                        let at = 3 * (row + edge.inside(left + x as isize, self.width));
                         for (value, byte) in pixel.iter_mut().zip(&self.bgr[at..at + 3]) {
                             *value = network_value(*byte);
                         }
@@ -147,13 +147,14 @@ impl Page {
         top: isize,
         left: isize,
         shape: PatchShape,
+        edge: Edge,
         target: &mut [f32],
     ) {
         let mask = &self.layers[index].mask;
         for (y, out) in target.chunks_exact_mut(shape.width()).enumerate() {
-            let row = mirror(top + y as isize, self.height);
+            let row = edge.inside(top + y as isize, self.height);
             for (x, value) in out.iter_mut().enumerate() {
-                *value = f32::from(u8::from(mask.get(row, mirror(left + x as isize, self.width))));
+                *value = f32::from(u8::from(mask.get(row, edge.inside(left + x as isize, self.width))));
             }
         }
     }
@@ -164,29 +165,44 @@ pub(super) fn network_value(byte: u8) -> f32 {
     f32::from(255 - byte) / 255.0
 }
 
-/// Whether a patch's columns need mirroring at all: most don't.
+/// Whether a patch's columns all lie on the page: most do, and are copied in one go.
 #[derive(Clone, Copy)]
 enum Columns {
     Inside(usize),
-    Mirrored,
+    Beyond,
 }
 
 impl Columns {
     fn new(left: isize, width: usize, page_width: usize) -> Self {
         match usize::try_from(left) {
             Ok(start) if start + width <= page_width => Self::Inside(start),
-            _ => Self::Mirrored,
+            _ => Self::Beyond,
         }
     }
 }
 
-/// The place inside `0..length` that is seen at `index` when the page is mirrored at its edges, repeatedly
-/// where the patch is larger than the page.
-fn mirror(index: isize, length: usize) -> usize {
-    let period = 2 * length;
-    // The remainder lies in 0..period, so it is not negative.
-    let place = index.rem_euclid(period as isize) as usize;
-    if place < length { place } else { period - 1 - place }
+/// What a patch sees beyond the page's edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Edge {
+    /// The page mirrored, repeatedly where the patch is larger than the page: for learning.
+    Mirror,
+    /// The outermost pixels repeated: what Rodan's classifier shows the network.
+    Replicate,
+}
+
+impl Edge {
+    /// The place inside `0..length` that is seen at `index`.
+    fn inside(self, index: isize, length: usize) -> usize {
+        match self {
+            Self::Replicate => index.clamp(0, length as isize - 1) as usize,
+            Self::Mirror => {
+                let period = 2 * length;
+                // The remainder lies in 0..period, so it is not negative.
+                let place = index.rem_euclid(period as isize) as usize;
+                if place < length { place } else { period - 1 - place }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -194,10 +210,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_edge_mirrors() {
-        let seen: Vec<_> = (-4..7).map(|i| mirror(i, 3)).collect();
+    fn beyond_the_edge_lies_what_was_asked_for() {
+        let seen: Vec<_> = (-4..7).map(|i| Edge::Mirror.inside(i, 3)).collect();
         assert_eq!(seen, [2, 2, 1, 0, 0, 1, 2, 2, 1, 0, 0]);
-        assert_eq!(mirror(-100, 1), 0);
+        assert_eq!(Edge::Mirror.inside(-100, 1), 0);
+        let seen: Vec<_> = (-2..5).map(|i| Edge::Replicate.inside(i, 3)).collect();
+        assert_eq!(seen, [0, 0, 0, 1, 2, 2, 2]);
     }
 
     #[test]
@@ -217,12 +235,12 @@ mod tests {
         let page = Page::from_parts(5, 4, bgr, vec![Layer { model: "M".into(), input, mask }]);
         let shape = PatchShape::new(4, 4).unwrap();
         let (mut image, mut target) = (vec![0.0; 48], vec![0.0; 16]);
-        page.crop(0, 1, shape, &mut image);
-        page.crop_target(0, 0, 1, shape, &mut target);
+        page.crop(0, 1, shape, Edge::Mirror, &mut image);
+        page.crop_target(0, 0, 1, shape, Edge::Mirror, &mut target);
         assert_eq!(image[0], network_value(3));
         assert_eq!(image[12], network_value(15 + 3));
         assert_eq!(target.iter().position(|v| *v == 1.0), Some(4 + 1));
-        page.crop(-2, -2, shape, &mut image);
+        page.crop(-2, -2, shape, Edge::Mirror, &mut image);
         assert_eq!(image[0], network_value(15 + 3), "row 1, column 1 is seen at -2, -2");
     }
 }

@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use thiserror::Error;
 
 use super::decode::Input;
-use super::page::Page;
+use super::page::{Edge, Page};
 use super::samples::{PatchShape, Samples};
 
 /// The original's chance of visiting a pixel.
@@ -76,8 +76,8 @@ impl Samples for LayerSamples {
         let (row, column) = self.centres[index];
         let top = row as isize - (self.shape.height() / 2) as isize;
         let left = column as isize - (self.shape.width() / 2) as isize;
-        self.page.crop(top, left, self.shape, image);
-        self.page.crop_target(self.layer, top, left, self.shape, target);
+        self.page.crop(top, left, self.shape, Edge::Mirror, image);
+        self.page.crop_target(self.layer, top, left, self.shape, Edge::Mirror, target);
     }
 }
 
