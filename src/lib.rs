@@ -4,7 +4,10 @@
 //! RabbitMQ and submits them to Slurm; and `run_trainer`, which runs inside the allocation, trains
 //! one network per page layer and publishes the reply. `ARCHITECTURE.md` draws the modules.
 
+pub mod config;
+pub mod exit_code;
 #[cfg(feature = "trainer")]
 pub mod keras;
+pub mod secret;
 #[cfg(feature = "trainer")]
 pub mod train;
