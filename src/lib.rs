@@ -8,6 +8,8 @@ pub mod config;
 pub mod exit_code;
 #[cfg(feature = "trainer")]
 pub mod keras;
+pub mod report;
 pub mod secret;
 #[cfg(feature = "trainer")]
 pub mod train;
+pub mod wire;
