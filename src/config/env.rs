@@ -67,7 +67,7 @@ pub const VARIABLES: &[Variable] = &[
     variable(
         "MAX_REPLY_BYTES",
         None,
-        "the largest message the broker takes, in bytes; by default what its version takes: 128 MiB, 16 MiB from 4.0",
+        "the largest message the broker takes, in bytes; by default the broker itself says so (128 MiB, 16 MiB from 4.0)",
     ),
     variable(
         "MAX_DOWNLOAD_BYTES",

@@ -29,7 +29,7 @@ pub struct BrokerConfig {
     pub reply_queue_durable: bool,
     /// How long a reply stays in its queue.
     pub reply_ttl: Duration,
-    /// Largest message, bytes; `None`: what the broker's version takes by default.
+    /// Largest message, bytes; `None`: publish and let the broker refuse.
     pub max_reply_bytes: Option<u64>,
 }
 

@@ -11,7 +11,7 @@ use super::settings::{ResourceSettings, SettingsError, SettingsMap, TrainingSett
 use crate::secret::{MASK, Secret};
 
 /// The largest job message that is read: real ones have about 1 kB.
-pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
+pub(super) const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
 /// A job as Rodan asks for it, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
