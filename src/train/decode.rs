@@ -8,6 +8,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use thiserror::Error;
 
 use super::mask::Mask;
+use crate::wire::InputKind;
 
 /// Largest image that is decoded, in pixels. A 600 dpi folio is about 40 megapixels; the limit keeps a forged
 /// header from taking a node's memory (3 bytes a pixel stay, 8 while a 16-bit layer is decoded).
@@ -16,15 +17,15 @@ pub const MAX_PIXELS: u64 = 150_000_000;
 /// One image of a page: what its user calls it and where it lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Input {
-    /// The wire's name, such as `rgba PNG - Layer 1`: errors begin with it.
-    pub name: String,
+    /// What it is; errors begin with the wire's name for it, such as `rgba PNG - Layer 1`.
+    pub kind: InputKind,
     /// The file.
     pub path: PathBuf,
 }
 
 impl std::fmt::Display for Input {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({})", self.name, self.path.display())
+        write!(f, "{} ({})", self.kind, self.path.display())
     }
 }
 
@@ -76,7 +77,7 @@ pub enum PageError {
     },
     /// A layer has another size than the page.
     #[error(
-        "{input}: is {}x{} pixels, but the page ({page_name}) is {}x{}; export every layer at the page's size",
+        "{input}: is {}x{} pixels, but the page is {}x{}; export every layer at the page's size",
         found.0, found.1, page.0, page.1
     )]
     Size {
@@ -84,8 +85,6 @@ pub enum PageError {
         input: Input,
         /// Its width and height, pixels.
         found: (usize, usize),
-        /// What the page is called.
-        page_name: String,
         /// The page's width and height, pixels.
         page: (usize, usize),
     },
@@ -190,13 +189,14 @@ mod tests {
     use image::{ExtendedColorType, ImageEncoder};
 
     use super::*;
+    use crate::wire::Layer;
 
     /// A file in a folder that lives as long as the test.
     fn file(bytes: &[u8]) -> (tempfile::TempDir, Input) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file.png");
         std::fs::write(&path, bytes).unwrap();
-        (folder, Input { name: "rgba PNG - Layer 1".to_owned(), path })
+        (folder, Input { kind: InputKind::Layer(Layer::Numbered(1)), path })
     }
 
     fn png(bytes: &[u8], width: u32, height: u32, colour: ExtendedColorType) -> Vec<u8> {

@@ -4,12 +4,14 @@ mod decode;
 mod mask;
 mod page;
 mod patches;
+mod preview;
 mod samples;
-mod settings;
+mod segment;
 
 pub use decode::{Input, MAX_PIXELS, PageError};
 pub use mask::Mask;
-pub use page::{Layer, LayerInput, Page, PageInputs};
+pub use page::{Page, PageInputs, PageLayer};
 pub use patches::{LayerSamples, SampleError, Split, is_mirrored, sample, samples_per_layer};
+pub use preview::{PreviewError, colour_name, write_preview};
 pub use samples::{PatchShape, PatchShapeError, Samples};
-pub use settings::TrainingSettings;
+pub use segment::{Score, Segmentation};

@@ -1,36 +1,30 @@
 //! A page in memory: its pixels once, and one bit mask for each layer.
 
+use std::path::PathBuf;
+
 use super::decode::{self, Input, PageError};
 use super::mask::Mask;
 use super::samples::PatchShape;
-
-/// One layer to be learned: its image and the name under which its model is handed out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LayerInput {
-    /// The wire's name of the model, such as `Background Model` or `Model 0`.
-    pub model: String,
-    /// The RGBA image; a pixel belongs to the layer when its alpha is 255.
-    pub input: Input,
-}
+use crate::wire::{InputKind, Layer};
 
 /// The images of one page.
 #[derive(Clone, Debug)]
 pub struct PageInputs {
     /// The page itself, PNG or JPEG.
-    pub image: Input,
+    pub image: PathBuf,
     /// Where the layers (but not the background) count; the whole page when absent.
-    pub regions: Option<Input>,
-    /// The background.
-    pub background: LayerInput,
-    /// The other layers in their order.
-    pub layers: Vec<LayerInput>,
+    pub regions: Option<PathBuf>,
+    /// The background: RGBA, a pixel belongs to it when its alpha is 255.
+    pub background: PathBuf,
+    /// The other layers in their order, likewise.
+    pub layers: Vec<(Layer, PathBuf)>,
 }
 
 /// A layer of a decoded page.
 #[derive(Clone, Debug)]
-pub struct Layer {
-    /// The wire's name of its model.
-    pub model: String,
+pub struct PageLayer {
+    /// Which layer it is.
+    pub layer: Layer,
     /// Where it came from.
     pub input: Input,
     /// Its pixels, already cut to the selected regions (but for the background).
@@ -45,7 +39,7 @@ pub struct Page {
     /// Rows of BGR bytes.
     bgr: Vec<u8>,
     regions: Mask,
-    layers: Vec<Layer>,
+    layers: Vec<PageLayer>,
 }
 
 impl Page {
@@ -54,38 +48,37 @@ impl Page {
     /// # Errors
     /// [`PageError`], naming the input: a missing file, another format, a layer without alpha or of another size.
     pub fn load(inputs: &PageInputs) -> Result<Self, PageError> {
-        let page = decode::page(&inputs.image)?;
+        let page = decode::page(&Input { kind: InputKind::Image, path: inputs.image.clone() })?;
         let size = (page.width, page.height);
-        let layer = |input: &Input| {
+        let mask = |input: &Input| {
             let mask = decode::layer(input)?;
             let found = (mask.width(), mask.height());
             if found != size {
-                let page_name = inputs.image.name.clone();
-                return Err(PageError::Size { input: input.clone(), found, page_name, page: size });
+                return Err(PageError::Size { input: input.clone(), found, page: size });
             }
             Ok(mask)
         };
         let regions = match &inputs.regions {
-            Some(input) => layer(input)?,
+            Some(path) => mask(&Input { kind: InputKind::Regions, path: path.clone() })?,
             None => Mask::from_fn(size.0, size.1, |_, _| true),
         };
+        let background = (Layer::Background, inputs.background.clone());
         let mut layers = Vec::with_capacity(1 + inputs.layers.len());
-        for (index, LayerInput { model, input }) in
-            std::iter::once(&inputs.background).chain(&inputs.layers).enumerate()
-        {
-            let mut mask = layer(input)?;
+        for (layer, path) in std::iter::once(&background).chain(&inputs.layers) {
+            let input = Input { kind: InputKind::Layer(*layer), path: path.clone() };
+            let mut mask = mask(&input)?;
             // The background alone is learned from the whole page.
-            if index > 0 {
+            if *layer != Layer::Background {
                 mask.intersect(&regions);
             }
-            layers.push(Layer { model: model.clone(), input: input.clone(), mask });
+            layers.push(PageLayer { layer: *layer, input, mask });
         }
         Ok(Self { width: page.width, height: page.height, bgr: page.bytes, regions, layers })
     }
 
     /// A page from what is already in memory: `bgr` holds `3 · width · height` bytes, each mask has that size.
     #[cfg(test)]
-    pub(super) fn from_parts(width: usize, height: usize, bgr: Vec<u8>, layers: Vec<Layer>) -> Self {
+    pub(super) fn from_parts(width: usize, height: usize, bgr: Vec<u8>, layers: Vec<PageLayer>) -> Self {
         assert_eq!(bgr.len(), 3 * width * height);
         Self { width, height, bgr, regions: Mask::from_fn(width, height, |_, _| true), layers }
     }
@@ -111,7 +104,7 @@ impl Page {
     }
 
     /// The background, then the other layers in their order.
-    pub fn layers(&self) -> &[Layer] {
+    pub fn layers(&self) -> &[PageLayer] {
         &self.layers
     }
 
@@ -231,8 +224,8 @@ mod tests {
     fn a_patch_inside_is_cut_out_and_one_outside_is_mirrored() {
         let bgr = (0..5 * 4 * 3).map(|i| i as u8).collect();
         let mask = Mask::from_fn(5, 4, |r, c| r == 1 && c == 2);
-        let input = Input { name: "Background".into(), path: "b.png".into() };
-        let page = Page::from_parts(5, 4, bgr, vec![Layer { model: "M".into(), input, mask }]);
+        let input = Input { kind: InputKind::Layer(Layer::Background), path: "b.png".into() };
+        let page = Page::from_parts(5, 4, bgr, vec![PageLayer { layer: Layer::Background, input, mask }]);
         let shape = PatchShape::new(4, 4).unwrap();
         let (mut image, mut target) = (vec![0.0; 48], vec![0.0; 16]);
         page.crop(0, 1, shape, Edge::Mirror, &mut image);

@@ -216,14 +216,15 @@ mod tests {
     use rand::SeedableRng;
 
     use super::super::mask::Mask;
-    use super::super::page::Layer;
+    use super::super::page::PageLayer;
     use super::*;
+    use crate::wire::{InputKind, Layer};
 
     fn page(width: usize, height: usize, masks: Vec<Mask>) -> Arc<Page> {
-        let layers = masks.into_iter().enumerate().map(|(i, mask)| Layer {
-            model: format!("Model {i}"),
-            input: Input { name: format!("Layer {i}"), path: format!("layer_{i}.png").into() },
-            mask,
+        let layers = masks.into_iter().enumerate().map(|(i, mask)| {
+            let layer = Layer::Numbered(i as u8);
+            let input = Input { kind: InputKind::Layer(layer), path: format!("layer_{i}.png").into() };
+            PageLayer { layer, input, mask }
         });
         Arc::new(Page::from_parts(width, height, vec![7; 3 * width * height], layers.collect()))
     }
@@ -336,7 +337,7 @@ mod tests {
         let edge = Mask::from_fn(200, 200, |r, _| r < 10);
         let page = page(200, 200, vec![empty, edge]);
         let refusal = |i| sample(&page, i, 100, shape(32), 32, &mut rng(1)).unwrap_err().to_string();
-        assert!(refusal(0).starts_with("Layer 0 (layer_0.png): no pixel"), "{}", refusal(0));
+        assert!(refusal(0).starts_with("rgba PNG - Layer 0 (layer_0.png): no pixel"), "{}", refusal(0));
         assert!(
             refusal(1).contains("all 2000 pixels") && refusal(1).contains("smaller patch"),
             "{}",
