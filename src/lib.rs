@@ -5,6 +5,7 @@
 //! one network per page layer and publishes the reply. `ARCHITECTURE.md` draws the modules.
 
 pub mod broker;
+pub mod cli;
 pub mod config;
 pub mod exit_code;
 #[cfg(feature = "trainer")]

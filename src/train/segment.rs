@@ -61,8 +61,8 @@ impl Segmentation {
 
     /// Adds what the next layer's network sees, in the order of [`Page::layers`].
     ///
-    /// `predict(images, count, probabilities)` is called with up to `batch` windows (NHWC, as in
-    /// [`Samples::write`](super::Samples::write)) and fills one probability for each pixel.
+    /// `predict(images)` is called with up to `batch` windows (NHWC, as in
+    /// [`Samples::write`](super::Samples::write)) and returns one probability for each pixel.
     ///
     /// # Errors
     /// The first error of `predict`.
@@ -71,7 +71,7 @@ impl Segmentation {
         page: &Page,
         shape: PatchShape,
         batch: usize,
-        mut predict: impl FnMut(&[f32], usize, &mut [f32]) -> Result<(), E>,
+        mut predict: impl FnMut(&[f32]) -> Result<Vec<f32>, E>,
     ) -> Result<(), E> {
         let rows = windows(page.height(), shape.height());
         let columns = windows(page.width(), shape.width());
@@ -79,16 +79,11 @@ impl Segmentation {
             rows.iter().flat_map(|row| columns.iter().map(move |column| (row, column))).collect();
         let batch = batch.max(1);
         let mut images = vec![0.0; 3 * shape.pixels() * batch];
-        let mut probabilities = vec![0.0; shape.pixels() * batch];
         for group in all.chunks(batch) {
             for ((row, column), image) in group.iter().zip(images.chunks_exact_mut(3 * shape.pixels())) {
                 page.crop(row.start, column.start, shape, Edge::Replicate, image);
             }
-            let (images, seen) = (
-                &images[..3 * shape.pixels() * group.len()],
-                &mut probabilities[..shape.pixels() * group.len()],
-            );
-            predict(images, group.len(), seen)?;
+            let seen = predict(&images[..3 * shape.pixels() * group.len()])?;
             for ((row, column), seen) in group.iter().zip(seen.chunks_exact(shape.pixels())) {
                 self.take(row, column, shape, seen);
             }
@@ -183,7 +178,7 @@ mod tests {
 
     #[test]
     fn each_pixel_goes_to_the_surest_layer() {
-        // The blue byte is 255 in the left half; one network answers with it, the other with a constant.
+        // The blue byte is 0 in the left part, so the input is 1 there; one network answers with it, the other with a constant.
         let (width, height) = (90, 50);
         let bgr = (0..width * height).flat_map(|i| [if i % width < 40 { 0 } else { 255 }, 9, 9]).collect();
         let left = Mask::from_fn(width, height, |_, c| c < 40);
@@ -197,18 +192,12 @@ mod tests {
         let mut found = Segmentation::new(&page);
         let mut largest = 0;
         found
-            .add_layer(&page, shape, 3, |images, count, out| {
-                largest = largest.max(count);
-                out.iter_mut().zip(images.chunks_exact(3)).for_each(|(p, bgr)| *p = bgr[0]);
-                Ok::<(), ()>(())
+            .add_layer(&page, shape, 3, |images| {
+                largest = largest.max(images.len() / shape.pixels() / 3);
+                Ok::<_, ()>(images.chunks_exact(3).map(|bgr| bgr[0]).collect())
             })
             .unwrap();
-        found
-            .add_layer(&page, shape, 3, |_, _, out| {
-                out.fill(0.5);
-                Ok::<(), ()>(())
-            })
-            .unwrap();
+        found.add_layer(&page, shape, 3, |images| Ok::<_, ()>(vec![0.5; images.len() / 3])).unwrap();
         assert_eq!(largest, 3);
         assert!((0..height).all(|r| (0..width).all(|c| found.label(r, c) == usize::from(c >= 40))));
         assert_eq!(found.score(&page, 0), Score { hits: 40 * 50, extra: 0, missed: 0 });
