@@ -1,6 +1,8 @@
 //! The selectional auto-encoder: fourteen convolutions of [`CONV_LAYERS`], two poolings, two upsamplings, two skip
 //! connections.
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::{Device, Tensor, Var};
 use thiserror::Error;
 
@@ -55,6 +57,8 @@ pub struct Network {
     layers: Vec<Conv>,
     pool: MaxPool,
     loss: BinaryCrossEntropy,
+    /// Shape of the last batch, for which [`Self::buffers`] has memory.
+    last: Mutex<Vec<usize>>,
 }
 
 /// Where each layer of [`CONV_LAYERS`] differs from a plain one.
@@ -100,7 +104,7 @@ impl Network {
         }
         let pool = MaxPool { buffers: buffers.clone() };
         let loss = BinaryCrossEntropy { buffers: buffers.clone() };
-        Ok(Self { parameters, device: device.clone(), backend, buffers, layers, pool, loss })
+        Ok(Self { parameters, device: device.clone(), backend, buffers, layers, pool, loss, last: Mutex::default() })
     }
 
     /// The parameters of each layer: `[k · k · in + 1, out]`, kernel rows (HWI) first, the bias last.
@@ -149,7 +153,7 @@ impl Network {
     /// # Errors
     /// When the images have another shape or the device's memory does not suffice.
     pub fn forward_logits(&self, x: &Tensor) -> Result<Tensor, NetworkError> {
-        check(x)?;
+        self.check(x)?;
         match self.backend {
             Backend::Native => {
                 let x = x.detach().contiguous()?;
@@ -167,7 +171,7 @@ impl Network {
     /// # Errors
     /// As [`Self::forward_logits`].
     pub fn loss_and_gradients(&self, x: &Tensor, targets: &Tensor) -> Result<Step, NetworkError> {
-        check(x)?;
+        self.check(x)?;
         match self.backend {
             Backend::Native => Ok(self.native().step(&x.detach().contiguous()?, &targets.contiguous()?)?),
             Backend::Composed => {
@@ -209,11 +213,19 @@ impl Network {
     pub(super) fn reclaim(&self, tensor: Tensor) -> Result<(), NetworkError> {
         Ok(if self.backend == Backend::Native { self.buffers.reclaim(tensor)? })
     }
-}
 
-fn check(x: &Tensor) -> Result<(), NetworkError> {
-    match x.dims() {
-        [_, h, w, 3] if h.is_multiple_of(4) && w.is_multiple_of(4) && x.elem_count() > 0 => Ok(()),
-        dims => Err(NetworkError::Shape(dims.to_vec())),
+    fn check(&self, x: &Tensor) -> Result<(), NetworkError> {
+        match x.dims() {
+            dims @ [_, h, w, 3] if h.is_multiple_of(4) && w.is_multiple_of(4) && x.elem_count() > 0 => {
+                let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+                // Memory kept for batches of another size would only add to this one's.
+                if *last != dims {
+                    self.buffers.clear();
+                    *last = dims.to_vec();
+                }
+                Ok(())
+            }
+            dims => Err(NetworkError::Shape(dims.to_vec())),
+        }
     }
 }

@@ -16,7 +16,7 @@ const PIXELS: usize = 16 * 1024;
 
 /// Loss of one pixel.
 #[inline]
-pub(super) fn pixel(logit: f32, target: f32) -> f32 {
+pub(crate) fn pixel(logit: f32, target: f32) -> f32 {
     // `clamp` keeps NaN.
     let c = logit.clamp(-CLIP, CLIP);
     let positive = if c < 0.0 { 0.0 } else { c };

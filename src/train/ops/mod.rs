@@ -24,4 +24,4 @@ pub use buffers::Buffers;
 pub use conv::Conv;
 pub(crate) use custom::{AddPoolGradient, with_host};
 pub use custom::{BinaryCrossEntropy, MaxPool};
-pub(crate) use loss::sigmoid;
+pub(crate) use loss::{pixel as pixel_loss, sigmoid};
