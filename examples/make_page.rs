@@ -257,7 +257,7 @@ fn layer(belongs: impl Fn(usize) -> bool) -> Vec<u8> {
 }
 
 /// The files of the page: name and content.
-pub fn files() -> Vec<(&'static str, Vec<u8>)> {
+pub(crate) fn files() -> Vec<(&'static str, Vec<u8>)> {
     let mut dice = Dice(73);
     for _ in 0..8 {
         dice.roll();

@@ -14,7 +14,8 @@ use image::{DynamicImage, GenericImageView, ImageFormat, Rgba};
 mod make_page;
 
 const LAYERS: [&str; 4] = ["background.png", "layer_0.png", "layer_1.png", "layer_2.png"];
-const TINY: [&str; 4] = ["Patch height=32", "Patch width=32", "Maximum number of training epochs=1", "Seed=7"];
+const TINY: [&str; 4] =
+    ["Patch height=32", "Patch width=32", "Maximum number of training epochs=1", "Seed=7"];
 
 fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/page")
@@ -126,8 +127,14 @@ fn a_page_becomes_models_a_picture_and_a_table() {
     // Nothing else is left behind.
     let mut names: Vec<_> = out.read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
-    let expected =
-        ["Background Model.hdf5", "Model 0.hdf5", "Model 1.hdf5", "Model 2.hdf5", "preview.png", "training.json"];
+    let expected = [
+        "Background Model.hdf5",
+        "Model 0.hdf5",
+        "Model 1.hdf5",
+        "Model 2.hdf5",
+        "preview.png",
+        "training.json",
+    ];
     assert_eq!(names, expected);
 }
 

@@ -120,7 +120,11 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
         seed: job.seed(),
     };
     report::write(&arguments.out.join("training.json"), &map, &settings, &job, &trained, &summary)?;
-    Ok(format!("{}models, preview.png and training.json are in {}\n", summary.table(), arguments.out.display()))
+    Ok(format!(
+        "{}models, preview.png and training.json are in {}\n",
+        summary.table(),
+        arguments.out.display()
+    ))
 }
 
 fn row(layer: &TrainedLayer, index: usize, job: &TrainingJob, found: &Segmentation) -> Row {

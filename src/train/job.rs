@@ -225,7 +225,9 @@ impl TrainingJob {
             Ok(fitted) => fitted,
         };
         if !fitted.learned {
-            warn!("{model_name} learned nothing, whatever it was started from: check what was drawn in its layer");
+            warn!(
+                "{model_name} learned nothing, whatever it was started from: check what was drawn in its layer"
+            );
         }
         let path = folder.join(format!("{model_name}.hdf5"));
         keras::write(&path, &fitted.weights, self.shape)?;

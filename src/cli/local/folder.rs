@@ -67,11 +67,11 @@ pub enum FolderError {
     #[error("--set {0:?}: write it as --set \"Patch height=64\"")]
     SetForm(String),
     /// A `--set` of a name that training does not know.
-    #[error(
-        "--set {0:?}: there is no such setting; known are {}",
-        known_settings()
-    )]
-    SetName(String),
+    #[error("--set {name:?}: there is no such setting; known are {}", known_settings())]
+    SetName {
+        /// The name.
+        name: String,
+    },
     /// Settings out of range.
     #[error("{origin}: {source}")]
     Settings {
@@ -164,7 +164,7 @@ pub fn read_settings(folder: &Path, set: &[String]) -> Result<(SettingsMap, Trai
         let (name, value) = argument.split_once('=').ok_or_else(|| FolderError::SetForm(argument.clone()))?;
         let name = name.trim();
         if !is_training_setting(name) {
-            return Err(FolderError::SetName(name.to_owned()));
+            return Err(FolderError::SetName { name: name.to_owned() });
         }
         map.insert(name.to_owned(), value.trim().into());
     }
@@ -206,7 +206,9 @@ mod tests {
         assert!(refusal(&["background.png", "layer_0.png"]).contains("no image.png"));
         assert!(refusal(&["image.png", "layer_0.png"]).contains("no background.png"));
         assert!(refusal(&["image.png", "background.png"]).contains("no layer_0.png"));
-        assert!(refusal(&["image.png", "image.jpg", "background.png", "layer_0.png"]).contains("could both be"));
+        assert!(
+            refusal(&["image.png", "image.jpg", "background.png", "layer_0.png"]).contains("could both be")
+        );
         assert!(refusal(&["image.png", "background.png", "layer_10.png"]).contains("layer_10.png"));
         let error = find_page(Path::new("no/such/folder")).unwrap_err().to_string();
         assert!(error.starts_with("no/such/folder: "), "{error}");

@@ -74,7 +74,8 @@ impl Summary {
                 row.colour.unwrap_or("as it is"),
             );
         }
-        let memory = self.peak_memory.map_or_else(String::new, |bytes| format!(" · peak memory {}", size(bytes)));
+        let memory =
+            self.peak_memory.map_or_else(String::new, |bytes| format!(" · peak memory {}", size(bytes)));
         let _ =
             writeln!(text, "\n{} in all{memory} · {} · seed {}", clock(self.time), self.device, self.seed);
         text
@@ -82,7 +83,7 @@ impl Summary {
 }
 
 /// `m:ss`, or `h:mm:ss` from one hour on.
-pub fn clock(time: Duration) -> String {
+pub(super) fn clock(time: Duration) -> String {
     let seconds = time.as_secs_f64().round() as u64;
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
