@@ -51,14 +51,14 @@ impl Summary {
         let _ = writeln!(
             text,
             "{:<11}{:>12}{:>9}{:>9}{:>7}{:>7}{:>7}{:>8}  {}",
-            "", "samples", "epochs", "accuracy", "prec.", "recall", "F1", "", "colour in"
+            "", "samples", "epochs", "accuracy", "prec.", "recall", "F1", "", "colour"
         );
         let _ = writeln!(
             text,
             "{:<11}{:>12}{:>9}{:>9}{:>7}{:>7}{:>7}{:>8}  {}",
-            "layer", "train/val", "best/run", "valid.", "page", "page", "page", "time", "preview"
+            "layer", "train/val", "best/run", "valid.", "page", "page", "page", "time", "in preview"
         );
-        let _ = writeln!(text, "{}", "-".repeat(79));
+        let _ = writeln!(text, "{}", "-".repeat(80));
         for row in &self.rows {
             let _ = writeln!(
                 text,
@@ -71,7 +71,7 @@ impl Summary {
                 row.score.recall(),
                 row.score.f1(),
                 clock(row.time),
-                row.colour.unwrap_or("as it is"),
+                row.colour.unwrap_or("none"),
             );
         }
         let memory =
