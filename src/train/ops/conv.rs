@@ -124,9 +124,7 @@ impl Conv {
         match self.method() {
             Method::Winograd => {
                 let weights = Panels::new(N * N, input, output, |point, i, row| {
-                    for (o, value) in row.iter_mut().enumerate() {
-                        *value = kernel_points::<Tile, M, N>(point, |r, c| kernel[((r * 3 + c) * input + i) * output + o]);
-                    }
+                    kernel_points::<Tile, M, N>(point, |tap| &kernel[(tap * input + i) * output..][..output], row);
                 });
                 let lowering = Input { images: self.images(extent, x), filtering: TILE };
                 let raising =
@@ -135,9 +133,7 @@ impl Conv {
             }
             Method::Upsample => {
                 let weights = Panels::new(4, input, output, |c, i, row| {
-                    for (o, value) in row.iter_mut().enumerate() {
-                        *value = TAPS[c].iter().map(|tap| kernel[(tap * input + i) * output + o]).sum();
-                    }
+                    sum_taps(TAPS[c], |tap| &kernel[(tap * input + i) * output..][..output], row);
                 });
                 let raising = Sums { width, channels: output, bias, relu };
                 product(grid, &Differences { image }, &weights, &raising, [&mut y, &mut []]);
@@ -221,12 +217,10 @@ impl Conv {
                 self.buffers.give(sums);
                 if self.input_gradient {
                     // The gradient of a `same` convolution is one with the kernel turned by 180°.
+                    let turned = transposed(kernel, input, output);
                     let weights = Panels::new(N * N, output, input, |point, o, row| {
-                        for (i, value) in row.iter_mut().enumerate() {
-                            *value = kernel_points::<Tile, M, N>(point, |r, c| {
-                                kernel[(((2 - r) * 3 + 2 - c) * input + i) * output + o]
-                            });
-                        }
+                        let tap = |tap| &turned[((8 - tap) * output + o) * input..][..input];
+                        kernel_points::<Tile, M, N>(point, tap, row);
                     });
                     let lowering = Input { images: [Some(result), None], filtering: TILE };
                     let raising =
@@ -250,11 +244,10 @@ impl Conv {
                 to_bias.copy_from_slice(&bias[..output]);
                 self.buffers.give(sums);
                 if self.input_gradient {
+                    let turned = transposed(kernel, input, output);
                     let weights = Panels::new(1, 4 * output, input, |_, row, to| {
                         let (c, o) = (row / output, row % output);
-                        for (i, value) in to.iter_mut().enumerate() {
-                            *value = TAPS[c].iter().map(|tap| kernel[(tap * input + i) * output + o]).sum();
-                        }
+                        sum_taps(TAPS[c], |tap| &turned[(tap * output + o) * input..][..input], to);
                     });
                     let lowering = DifferencesGradient { sums: SumsGradient { image: result } };
                     let raising = ToPixels { width, channels: input, bias: None, relu: false };
@@ -307,6 +300,27 @@ impl Conv {
             }
         }
         Gradients { inputs: gx, parameters }
+    }
+}
+
+/// The kernel's taps with channels in and out exchanged: `[taps][out][in]`.
+fn transposed(kernel: &[f32], input: usize, output: usize) -> Vec<f32> {
+    let mut turned = vec![0.0; kernel.len()];
+    let taps = turned.par_chunks_mut(input * output).zip(kernel.par_chunks(input * output));
+    taps.for_each(|(turned, tap)| {
+        for (o, row) in turned.chunks_exact_mut(input).enumerate() {
+            for (i, value) in row.iter_mut().enumerate() {
+                *value = tap[i * output + o];
+            }
+        }
+    });
+    turned
+}
+
+fn sum_taps<'a>(taps: &[usize], tap: impl Fn(usize) -> &'a [f32], row: &mut [f32]) {
+    row.fill(0.0);
+    for &t in taps {
+        row.iter_mut().zip(tap(t)).for_each(|(r, k)| *r += k);
     }
 }
 

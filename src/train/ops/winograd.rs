@@ -244,7 +244,10 @@ impl<F: Filtering<M, N>, const M: usize, const N: usize> Raising for Output<'_, 
                     }
                 }
                 let y = both_ways!(m, N, M, F::output::<S>);
-                let bias = self.bias.map_or(S::splat(0.0), |bias| S::load(&bias[channel..]));
+                let bias = match self.bias {
+                    Some(bias) => S::load(&bias[channel..]),
+                    None => S::splat(0.0),
+                };
                 let (out, channels, channel) = if channel < self.channels[0] {
                     (&mut *out_a, self.channels[0], channel)
                 } else {
@@ -266,18 +269,20 @@ impl<F: Filtering<M, N>, const M: usize, const N: usize> Raising for Output<'_, 
     }
 }
 
-/// `G g Gᵀ` for one pair of channels; `tap(row, column)` reads the 3×3 kernel.
-pub(super) fn kernel_points<F: Filtering<M, N>, const M: usize, const N: usize>(
+/// One row of `G g Gᵀ` at `point`: for one channel in, all channels out. `tap` gives the row of the 3×3 kernel at a
+/// tap (row-major).
+pub(super) fn kernel_points<'a, F: Filtering<M, N>, const M: usize, const N: usize>(
     point: usize,
-    tap: impl Fn(usize, usize) -> f32,
-) -> f32 {
-    let (down, across) = (F::G[point / N], F::G[point % N]);
-    let mut sum = 0.0;
-    for (r, down) in down.into_iter().enumerate() {
-        let line: f32 = across.into_iter().enumerate().map(|(c, across)| across * tap(r, c)).sum();
-        sum += down * line;
+    tap: impl Fn(usize) -> &'a [f32],
+    row: &mut [f32],
+) {
+    row.fill(0.0);
+    for t in 0..9 {
+        let factor = F::G[point / N][t / 3] * F::G[point % N][t % 3];
+        if factor != 0.0 {
+            row.iter_mut().zip(tap(t)).for_each(|(r, k)| *r += factor * k);
+        }
     }
-    sum
 }
 
 /// `Gᵀ u G`: the gradient of a 3×3 kernel from that of its points (`[N * N][pairs]`), as `[9][pairs]`.
