@@ -13,12 +13,19 @@ fn main() {
         let (t, c) = (std::time::Instant::now(), cpu());
         let step = n.loss_and_gradients(&x, &y).unwrap();
         adam.step(n.parameters(), &step.gradients).unwrap();
-        println!("step {s} {:.3} s cpu {:.3} loss {:.4}", t.elapsed().as_secs_f64(), cpu()-c, step.loss);
+        println!("step {s} {:.3} s cpu {:.3} loss {:.4}", t.elapsed().as_secs_f64(), cpu() - c, step.loss);
     }
     let (t, c) = (std::time::Instant::now(), cpu());
     n.forward_logits(&x).unwrap();
-    println!("forward {:.3} cpu {:.3}", t.elapsed().as_secs_f64(), cpu()-c);
-    println!("{}", std::fs::read_to_string("/proc/self/status").unwrap().lines().find(|l| l.starts_with("VmHWM")).unwrap());
+    println!("forward {:.3} cpu {:.3}", t.elapsed().as_secs_f64(), cpu() - c);
+    println!(
+        "{}",
+        std::fs::read_to_string("/proc/self/status")
+            .unwrap()
+            .lines()
+            .find(|l| l.starts_with("VmHWM"))
+            .unwrap()
+    );
 }
 fn cpu() -> f64 {
     let s = std::fs::read_to_string("/proc/self/stat").unwrap();

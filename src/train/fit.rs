@@ -41,7 +41,16 @@ pub struct FitOptions {
 impl FitOptions {
     /// The training contract's values: batch 16, patience 3, learning rate 1e-4, three restarts.
     pub fn new(device: Device, epochs: usize, seed: u64) -> Self {
-        Self { device, epochs, batch_size: 16, patience: 3, learning_rate: 1e-4, seed, initial: None, max_restarts: 3 }
+        Self {
+            device,
+            epochs,
+            batch_size: 16,
+            patience: 3,
+            learning_rate: 1e-4,
+            seed,
+            initial: None,
+            max_restarts: 3,
+        }
     }
 }
 

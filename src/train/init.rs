@@ -63,10 +63,15 @@ mod tests {
             let wanted = (2.0 / fan_in).sqrt();
             let count = kernel.len() as f64;
             let mean = kernel.iter().map(|k| f64::from(*k)).sum::<f64>() / count;
-            let deviation = (kernel.iter().map(|k| (f64::from(*k) - mean).powi(2)).sum::<f64>() / count).sqrt();
+            let deviation =
+                (kernel.iter().map(|k| (f64::from(*k) - mean).powi(2)).sum::<f64>() / count).sqrt();
             let tolerance = 5.0 * wanted / count.sqrt();
             assert!(mean.abs() < tolerance, "{}: mean {mean}", layer.name);
-            assert!((deviation - wanted).abs() < tolerance, "{}: {deviation} instead of {wanted}", layer.name);
+            assert!(
+                (deviation - wanted).abs() < tolerance,
+                "{}: {deviation} instead of {wanted}",
+                layer.name
+            );
             let bound = (2.0 * wanted / TRUNCATED_DEVIATION) as f32 * 1.000_001;
             assert!(kernel.iter().all(|k| k.abs() <= bound), "{}", layer.name);
         }

@@ -104,7 +104,16 @@ impl Network {
         }
         let pool = MaxPool { buffers: buffers.clone() };
         let loss = BinaryCrossEntropy { buffers: buffers.clone() };
-        Ok(Self { parameters, device: device.clone(), backend, buffers, layers, pool, loss, last: Mutex::default() })
+        Ok(Self {
+            parameters,
+            device: device.clone(),
+            backend,
+            buffers,
+            layers,
+            pool,
+            loss,
+            last: Mutex::default(),
+        })
     }
 
     /// The parameters of each layer: `[k · k · in + 1, out]`, kernel rows (HWI) first, the bias last.
@@ -160,7 +169,8 @@ impl Network {
                 Ok(self.native().forward(&x)?)
             }
             Backend::Composed => {
-                let parameters: Vec<Tensor> = self.parameters.iter().map(|p| p.as_tensor().detach()).collect();
+                let parameters: Vec<Tensor> =
+                    self.parameters.iter().map(|p| p.as_tensor().detach()).collect();
                 Ok(composed::network(&x.detach(), &parameters)?)
             }
         }
@@ -211,7 +221,9 @@ impl Network {
 
     /// Gives the memory of a tensor that nobody reads any more to the next step.
     pub(super) fn reclaim(&self, tensor: Tensor) -> Result<(), NetworkError> {
-        Ok(if self.backend == Backend::Native { self.buffers.reclaim(tensor)? })
+        Ok(if self.backend == Backend::Native {
+            self.buffers.reclaim(tensor)?
+        })
     }
 
     fn check(&self, x: &Tensor) -> Result<(), NetworkError> {

@@ -13,16 +13,17 @@ use super::image::Image;
 use super::pointwise;
 use super::simd::{Kernel, Simd, dispatch};
 use super::upsample::{Differences, DifferencesGradient, Sums, SumsGradient, TAPS};
-use super::winograd::{F4, Input, Output, OutputGradient, kernel_gradient, kernel_points, point_of_sums};
+use super::winograd::{F2, F4, Input, Output, OutputGradient, kernel_gradient, kernel_points, point_of_sums};
 
-/// The tile that 3×3 layers use.
-type Tile = F4;
-/// Pixels of the result along a tile's side.
-const M: usize = 4;
-/// Points along a tile's side.
-const N: usize = 6;
-/// Filtering to use.
-const TILE: Tile = F4;
+/// Filtering of 3×3 layers on the way forward: as exact as the direct sum, which decides where ReLU and pooling switch.
+type Forward = F2;
+const FORWARD_SIDE: usize = 2;
+const FORWARD_POINTS: usize = 4;
+
+/// Filtering of the gradients: fewer products, rounding errors still below those that a batch's choice makes.
+type Back = F4;
+const BACK_SIDE: usize = 4;
+const BACK_POINTS: usize = 6;
 
 /// One convolution, `same` padding as TensorFlow pads, stride 1.
 #[derive(Clone, Debug)]
@@ -88,7 +89,9 @@ impl Conv {
     pub(super) fn supported(&self) -> bool {
         let whole = |channels: usize| channels.is_multiple_of(PANEL);
         match self.method() {
-            Method::Upsample => self.kernel == 2 && whole(self.inputs[0]) && whole(self.output) && self.inputs[1] == 0,
+            Method::Upsample => {
+                self.kernel == 2 && whole(self.inputs[0]) && whole(self.output) && self.inputs[1] == 0
+            }
             Method::Winograd => self.kernel == 3,
             Method::Neighbourhoods => self.inputs[1] == 0 && !self.input_gradient,
             Method::Taps => self.inputs[1] == 0 && self.taps_depth() <= 2 * PANEL && whole(self.inputs[0]),
@@ -100,9 +103,13 @@ impl Conv {
         (self.kernel * self.kernel * self.output).next_multiple_of(PANEL)
     }
 
-    fn grid(&self, extent: Extent) -> Grid {
-        let side = if matches!(self.method(), Method::Winograd) { M } else { 1 };
-        Grid { images: extent.batch, rows: extent.height.div_ceil(side), columns: extent.width.div_ceil(side) }
+    fn grid(&self, extent: Extent, winograd_side: usize) -> Grid {
+        let side = if matches!(self.method(), Method::Winograd) { winograd_side } else { 1 };
+        Grid {
+            images: extent.batch,
+            rows: extent.height.div_ceil(side),
+            columns: extent.width.div_ceil(side),
+        }
     }
 
     fn images<'a>(&self, extent: Extent, x: [&'a [f32]; 2]) -> [Option<Image<'a>>; 2] {
@@ -117,18 +124,22 @@ impl Conv {
         let Extent { height, width, .. } = extent;
         let (kernel, bias) = parameters.split_at(self.kernel_len());
         let (input, output, relu) = (self.input(), self.output, self.relu);
-        let grid = self.grid(extent);
+        let grid = self.grid(extent, FORWARD_SIDE);
         let scale = if self.upsample { 4 } else { 1 };
         let mut y = self.buffers.take(extent.pixels() * scale * output);
         let image = Image::new(x[0], height, width, self.inputs[0]);
         match self.method() {
             Method::Winograd => {
-                let weights = Panels::new(N * N, input, output, |point, i, row| {
-                    kernel_points::<Tile, M, N>(point, |tap| &kernel[(tap * input + i) * output..][..output], row);
+                let weights = Panels::new(FORWARD_POINTS * FORWARD_POINTS, input, output, |point, i, row| {
+                    kernel_points::<Forward, FORWARD_SIDE, FORWARD_POINTS>(
+                        point,
+                        |tap| &kernel[(tap * input + i) * output..][..output],
+                        row,
+                    );
                 });
-                let lowering = Input { images: self.images(extent, x), filtering: TILE };
+                let lowering = Input { images: self.images(extent, x), filtering: F2 };
                 let raising =
-                    Output { height, width, channels: [output, 0], bias: Some(bias), relu, filtering: TILE };
+                    Output { height, width, channels: [output, 0], bias: Some(bias), relu, filtering: F2 };
                 product(grid, &lowering, &weights, &raising, [&mut y, &mut []]);
             }
             Method::Upsample => {
@@ -163,22 +174,24 @@ impl Conv {
         }
         let add =
             AddTaps { height, width, channels: output, kernel: self.kernel, depth, bias, relu: self.relu };
-        y.par_chunks_mut(height * width * output).zip(values.par_chunks(height * width * input)).for_each(|(y, x)| {
-            y.par_chunks_mut(ROWS * width * output).enumerate().for_each(|(strip, y)| {
-                let rows = strip * ROWS..((strip + 1) * ROWS).min(height);
-                let reach = add.reach(&rows);
-                let pixels = reach.len() * width;
-                with_scratch([pixels * depth], |[products]| {
-                    dispatch(Products {
-                        size: Size { m: pixels, n: depth, k: input },
-                        left: Left { values: &x[reach.start * width * input..], row: input, column: 1 },
-                        right: Right { values: &weights, row: depth, panel: PANEL },
-                        products,
+        y.par_chunks_mut(height * width * output).zip(values.par_chunks(height * width * input)).for_each(
+            |(y, x)| {
+                y.par_chunks_mut(ROWS * width * output).enumerate().for_each(|(strip, y)| {
+                    let rows = strip * ROWS..((strip + 1) * ROWS).min(height);
+                    let reach = add.reach(&rows);
+                    let pixels = reach.len() * width;
+                    with_scratch([pixels * depth], |[products]| {
+                        dispatch(Products {
+                            size: Size { m: pixels, n: depth, k: input },
+                            left: Left { values: &x[reach.start * width * input..], row: input, column: 1 },
+                            right: Right { values: &weights, row: depth, panel: PANEL },
+                            products,
+                        });
+                        add.run(products, reach.start, rows, y);
                     });
-                    add.run(products, reach.start, rows, y);
                 });
-            });
-        });
+            },
+        );
     }
 
     /// The gradients, from inputs, parameters, the result `y` and its gradient `gy`.
@@ -193,7 +206,7 @@ impl Conv {
         let Extent { height, width, .. } = extent;
         let kernel = &parameters[..self.kernel_len()];
         let (input, output) = (self.input(), self.output);
-        let grid = self.grid(extent);
+        let grid = self.grid(extent, BACK_SIDE);
         let gate = self.relu.then_some(y);
         let scale = if self.upsample { 2 } else { 1 };
         let result = Image::new(gy, height * scale, width * scale, output).gated(gate);
@@ -208,23 +221,29 @@ impl Conv {
         let (to_kernel, to_bias) = parameters.split_at_mut(self.kernel_len());
         match self.method() {
             Method::Winograd => {
-                let left = Input { images: self.images(extent, x), filtering: TILE };
-                let right = OutputGradient { image: result, filtering: TILE };
-                let sums = gradient(grid, &left, &right, point_of_sums(N), &self.buffers);
-                let (points, bias) = sums.split_at(N * N * input * output);
-                kernel_gradient::<Tile, M, N>(points, input * output, to_kernel);
+                let left = Input { images: self.images(extent, x), filtering: F4 };
+                let right = OutputGradient { image: result, filtering: F4 };
+                let sums = gradient(grid, &left, &right, point_of_sums(BACK_POINTS), &self.buffers);
+                let (points, bias) = sums.split_at(BACK_POINTS * BACK_POINTS * input * output);
+                kernel_gradient::<Back, BACK_SIDE, BACK_POINTS>(points, input * output, to_kernel);
                 to_bias.copy_from_slice(&bias[..output]);
                 self.buffers.give(sums);
                 if self.input_gradient {
                     // The gradient of a `same` convolution is one with the kernel turned by 180°.
                     let turned = transposed(kernel, input, output);
-                    let weights = Panels::new(N * N, output, input, |point, o, row| {
+                    let weights = Panels::new(BACK_POINTS * BACK_POINTS, output, input, |point, o, row| {
                         let tap = |tap| &turned[((8 - tap) * output + o) * input..][..input];
-                        kernel_points::<Tile, M, N>(point, tap, row);
+                        kernel_points::<Back, BACK_SIDE, BACK_POINTS>(point, tap, row);
                     });
-                    let lowering = Input { images: [Some(result), None], filtering: TILE };
-                    let raising =
-                        Output { height, width, channels: self.inputs, bias: None, relu: false, filtering: TILE };
+                    let lowering = Input { images: [Some(result), None], filtering: F4 };
+                    let raising = Output {
+                        height,
+                        width,
+                        channels: self.inputs,
+                        bias: None,
+                        relu: false,
+                        filtering: F4,
+                    };
                     product(grid, &lowering, &weights, &raising, gx_out);
                 }
             }

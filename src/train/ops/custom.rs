@@ -2,7 +2,8 @@
 //! own backward pass.
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, InplaceOp3, Layout, Result, Shape, Storage, Tensor, bail,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, InplaceOp3, Layout, Result, Shape, Storage, Tensor,
+    bail,
 };
 
 use super::buffers::Buffers;
@@ -19,7 +20,10 @@ fn host<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
 }
 
 /// Runs `f` with the values of some tensors on the CPU.
-pub(crate) fn with_host<R, const N: usize>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> R) -> Result<R> {
+pub(crate) fn with_host<R, const N: usize>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> R,
+) -> Result<R> {
     let locked = tensors.map(Tensor::storage_and_layout);
     let mut values: [&[f32]; N] = [&[]; N];
     for (values, (storage, layout)) in values.iter_mut().zip(&locked) {
@@ -57,7 +61,8 @@ impl Conv {
     /// As [`Self::new`].
     pub fn concatenated(skip: usize, up: usize, output: usize, buffers: &Buffers) -> Result<Self> {
         let (inputs, buffers) = ([skip, up], buffers.clone());
-        Self { kernel: 3, inputs, output, relu: true, upsample: false, input_gradient: true, buffers }.checked()
+        Self { kernel: 3, inputs, output, relu: true, upsample: false, input_gradient: true, buffers }
+            .checked()
     }
 
     /// Nearest ×2 upsampling, then a 2×2 convolution with ReLU.
@@ -66,7 +71,8 @@ impl Conv {
     /// As [`Self::new`].
     pub fn upsampled(input: usize, output: usize, buffers: &Buffers) -> Result<Self> {
         let (inputs, buffers) = ([input, 0], buffers.clone());
-        Self { kernel: 2, inputs, output, relu: true, upsample: true, input_gradient: true, buffers }.checked()
+        Self { kernel: 2, inputs, output, relu: true, upsample: true, input_gradient: true, buffers }
+            .checked()
     }
 
     fn checked(self) -> Result<Self> {

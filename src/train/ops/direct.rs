@@ -169,7 +169,8 @@ impl AddTaps<'_> {
                     let row = (row + tap / self.kernel).wrapping_sub(before);
                     let column = (column + tap % self.kernel).wrapping_sub(before);
                     if row < self.height && column < self.width {
-                        let from = ((row - first_row) * self.width + column) * self.depth + tap * self.channels;
+                        let from =
+                            ((row - first_row) * self.width + column) * self.depth + tap * self.channels;
                         for (o, p) in out.iter_mut().zip(&products[from..]) {
                             *o += p;
                         }

@@ -59,7 +59,14 @@ pub(super) trait Raising: Sync {
     /// last row of tiles may reach over the image's edge.
     fn values_before(&self, tile_row: usize) -> [usize; 2];
     /// Writes the pixels of `tiles`; matrix `c` of `from` starts at `c * stride`; `out` starts at tile row `first_row`.
-    fn scatter<S: Simd>(&self, tiles: &Tiles, stride: usize, from: &[f32], first_row: usize, out: [&mut [f32]; 2]);
+    fn scatter<S: Simd>(
+        &self,
+        tiles: &Tiles,
+        stride: usize,
+        from: &[f32],
+        first_row: usize,
+        out: [&mut [f32]; 2],
+    );
 }
 
 /// Right-hand matrices, one for each component, each as panels of [`PANEL`] columns.
@@ -88,7 +95,8 @@ impl Panels {
                 let mut row = vec![0.0; padded];
                 for r in 0..depth {
                     fill(c, r, &mut row[..width]);
-                    for (panel, values) in matrix.chunks_exact_mut(depth * PANEL).zip(row.chunks_exact(PANEL)) {
+                    for (panel, values) in matrix.chunks_exact_mut(depth * PANEL).zip(row.chunks_exact(PANEL))
+                    {
                         panel[r * PANEL..(r + 1) * PANEL].copy_from_slice(values);
                     }
                 }
@@ -140,7 +148,10 @@ thread_local! {
 
 /// Lends this thread's scratch memory as slices of the given lengths, 64-byte aligned, contents arbitrary.
 /// `work` must not wait on other rayon jobs: one stolen meanwhile would ask for the same memory.
-pub(super) fn with_scratch<R, const N: usize>(lengths: [usize; N], work: impl FnOnce([&mut [f32]; N]) -> R) -> R {
+pub(super) fn with_scratch<R, const N: usize>(
+    lengths: [usize; N],
+    work: impl FnOnce([&mut [f32]; N]) -> R,
+) -> R {
     SCRATCH.with_borrow_mut(|scratch| work(scratch.take(lengths)))
 }
 
@@ -330,7 +341,13 @@ impl<L: Lowering, R: Lowering> Kernel for GradientBlock<'_, L, R> {
             // The transposed left matrix: rows are channels, columns are tiles.
             let left = Left { values: &self.a[c * self.left_stride..], row: 1, column: k };
             let right = Right { values: &self.b[c * self.right_stride..], row: n, panel: PANEL };
-            multiply::<S>(Size { m: k, n, k: count }, left, right, &mut self.sums[c * k * n..][..k * n], true);
+            multiply::<S>(
+                Size { m: k, n, k: count },
+                left,
+                right,
+                &mut self.sums[c * k * n..][..k * n],
+                true,
+            );
         }
         // Two levels of sums, the block's and the group's: one running sum over a million pixels would lose digits.
         let rows = &self.b[self.bias * self.right_stride..][..count * n];

@@ -56,7 +56,8 @@ pub(super) fn multiply<S: Simd>(size: Size, a: Left<'_>, b: Right<'_>, c: &mut [
         while i < m {
             let left = a.values[i * a.row..].as_ptr();
             let out = c[i * n + j..].as_mut_ptr();
-            let at = Tile { k, left, left_row: a.row, left_column: a.column, right, right_row: b.row, out, n };
+            let at =
+                Tile { k, left, left_row: a.row, left_column: a.column, right, right_row: b.row, out, n };
             // SAFETY: `block::<R>` reads A at rows i..i+R and all k columns, B at all k rows and columns
             // j..j+step, and touches C at rows i..i+R, columns j..j+step. R <= m - i and j + step <= n
             // (n is a multiple of PANEL, PANEL of step), so the asserts above cover all of it.

@@ -33,26 +33,28 @@ pub(super) fn forward(x: &[f32], width: usize, channels: usize, y: &mut [f32]) {
 pub(super) fn backward(x: &[f32], gy: &[f32], width: usize, channels: usize, gx: &mut [f32], add: bool) {
     let corners = corners(width, channels);
     let line = width / 2 * channels;
-    gx.par_chunks_mut(4 * line).zip(x.par_chunks(4 * line)).zip(gy.par_chunks(line)).for_each(|((gx, x), gy)| {
-        if !add {
-            gx.fill(0.0);
-        }
-        for (column, gy) in gy.chunks_exact(channels).enumerate() {
-            let first = 2 * column * channels;
-            let [a, b, c, d] = corners.map(|at| &x[first + at..][..channels]);
-            for (i, &g) in gy.iter().enumerate() {
-                let best = a[i].max(b[i]).max(c[i]).max(d[i]);
-                let corner = if a[i] == best {
-                    0
-                } else if b[i] == best {
-                    1
-                } else if c[i] == best {
-                    2
-                } else {
-                    3
-                };
-                gx[first + corners[corner] + i] += g;
+    gx.par_chunks_mut(4 * line).zip(x.par_chunks(4 * line)).zip(gy.par_chunks(line)).for_each(
+        |((gx, x), gy)| {
+            if !add {
+                gx.fill(0.0);
             }
-        }
-    });
+            for (column, gy) in gy.chunks_exact(channels).enumerate() {
+                let first = 2 * column * channels;
+                let [a, b, c, d] = corners.map(|at| &x[first + at..][..channels]);
+                for (i, &g) in gy.iter().enumerate() {
+                    let best = a[i].max(b[i]).max(c[i]).max(d[i]);
+                    let corner = if a[i] == best {
+                        0
+                    } else if b[i] == best {
+                        1
+                    } else if c[i] == best {
+                        2
+                    } else {
+                        3
+                    };
+                    gx[first + corners[corner] + i] += g;
+                }
+            }
+        },
+    );
 }

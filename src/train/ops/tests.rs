@@ -95,8 +95,14 @@ impl Case {
                     let conv = Conv::concatenated(self.inputs[0], self.inputs[1], self.output, &buffers)?;
                     skip.apply_op3(up, p, conv)
                 } else {
-                    let conv =
-                        Conv::new(self.kernel, self.input(), self.output, self.relu, self.input_gradient, &buffers)?;
+                    let conv = Conv::new(
+                        self.kernel,
+                        self.input(),
+                        self.output,
+                        self.relu,
+                        self.input_gradient,
+                        &buffers,
+                    )?;
                     images[0].apply_op2(p, conv)
                 }
             }
@@ -176,7 +182,10 @@ impl Case {
                 };
                 let got = flat(store.get(&images[image]).unwrap())[at];
                 let error = (f64::from(got) - wanted).abs();
-                assert!(error < 3e-5 * scale, "{backend:?} {self:?}: dx[{pixel}, {channel}] = {got}, not {wanted}");
+                assert!(
+                    error < 3e-5 * scale,
+                    "{backend:?} {self:?}: dx[{pixel}, {channel}] = {got}, not {wanted}"
+                );
             }
         }
     }

@@ -154,7 +154,8 @@ impl Lowering for DifferencesGradient<'_> {
             let to = &mut to[i * 4 * channels..(i + 1) * 4 * channels];
             for channel in (0..channels).step_by(S::LANES) {
                 // Beside the image everything reads as 0, which is what the missing neighbours contribute.
-                let [whole, right, below, beyond] = self.sums.products::<S>(tiles.image, row, column, channel);
+                let [whole, right, below, beyond] =
+                    self.sums.products::<S>(tiles.image, row, column, channel);
                 let [_, left_right, _, left_beyond] =
                     self.sums.products::<S>(tiles.image, row, column - 1, channel);
                 let [_, _, above_below, above_beyond] =

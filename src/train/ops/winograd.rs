@@ -136,7 +136,8 @@ impl<F: Filtering<M, N>, const M: usize, const N: usize> Lowering for Input<'_, 
             for (i, tile_row, tile_column) in tiles.iter() {
                 let to = &mut to[i * depth + first_channel..];
                 let (row, column) = (tile_row * M, tile_column * M);
-                let inside = row > 0 && column > 0 && row + N - 1 <= image.height && column + N - 1 <= image.width;
+                let inside =
+                    row > 0 && column > 0 && row + N - 1 <= image.height && column + N - 1 <= image.width;
                 for channel in (0..image.channels).step_by(S::LANES) {
                     let mut d = [[S::splat(0.0); N]; N];
                     if inside {
