@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing::info;
 
-use super::fit::EpochReport;
+use super::outcome::EpochReport;
 use super::job::{JobObserver, TrainedLayer};
 use crate::wire::Layer;
 
