@@ -11,6 +11,8 @@ pub mod exit_code;
 pub mod keras;
 pub mod ledger;
 pub mod report;
+pub mod retry;
+pub mod rodan;
 pub mod secret;
 pub mod tls;
 #[cfg(feature = "trainer")]
