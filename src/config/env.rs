@@ -75,6 +75,11 @@ pub const VARIABLES: &[Variable] = &[
         "the largest file that is downloaded from Rodan, in bytes",
     ),
     variable(
+        "GRACE_SECONDS",
+        Some("600"),
+        "how long a job that Slurm does not know, or is requeueing, counts as alive, in seconds",
+    ),
+    variable(
         "GIVE_UP_HOURS",
         Some("6"),
         "how long a job waits for Rodan or Slurm to come back before it is answered with an error, in hours",

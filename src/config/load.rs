@@ -75,6 +75,8 @@ pub struct SiteConfig {
     pub slurm_bin: Option<PathBuf>,
     /// How long a job waits for a service to come back.
     pub give_up: Duration,
+    /// How long a job that Slurm does not know counts as alive.
+    pub grace: Duration,
 }
 
 impl SiteConfig {
@@ -269,6 +271,7 @@ impl Reader {
             signal_seconds: self.number("SITE_SIGNAL_SECONDS", 0..=65535),
             slurm_bin: self.get("SITE_SLURM_BIN").map(PathBuf::from),
             give_up: Duration::from_secs(3600 * self.number("GIVE_UP_HOURS", 0..=8760)),
+            grace: Duration::from_secs(self.number("GRACE_SECONDS", 0..=86_400)),
             home: home.to_path_buf(),
             env_file: env_file.map(Path::to_path_buf),
         }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use super::atomic::{sync_directory, write_atomic};
-use super::record::{JobId, RECORD_VERSION, Record};
+use super::record::{JobId, RECORD_VERSION, Record, SlurmJobId};
 use crate::wire::Reply;
 
 /// The spool: `jobs/` (open), `done/` (answered), `rejected/` (messages that were no jobs, and files that are
@@ -66,6 +66,16 @@ impl JobFiles {
     /// Exists once the broker confirmed the reply that the trainer published.
     pub fn delivered(&self) -> PathBuf {
         self.directory.join("delivered")
+    }
+
+    /// Written by the trainer when it starts: Slurm's number of the job that it runs in.
+    pub fn started(&self) -> PathBuf {
+        self.directory.join("started")
+    }
+
+    /// Slurm's number in [`JobFiles::started`].
+    pub fn started_in(&self) -> Option<SlurmJobId> {
+        fs::read_to_string(self.started()).ok()?.trim().parse().ok().map(SlurmJobId)
     }
 
     fn record(&self) -> PathBuf {

@@ -53,7 +53,7 @@ pub(super) fn describe(error: &reqwest::Error) -> String {
         cause = Some(inner);
     }
     if let Some(cause) = cause {
-        text.push_str(&format!(" ({})", crate::report::printable(&cause.to_string(), 200)));
+        text.push_str(&format!(" ({})", crate::text::printable(&cause.to_string(), 200)));
     }
     text
 }

@@ -12,9 +12,9 @@ use tokio::io::AsyncWriteExt as _;
 use super::client::{Client, describe};
 use super::target::{Target, TargetError};
 use crate::config::RodanAddress;
-use crate::report::printable;
 use crate::retry::{Attempt, Policy};
 use crate::secret::Secret;
+use crate::text::printable;
 use crate::wire::{Input, Inputs};
 
 const MOST_REDIRECTS: usize = 5;

@@ -9,9 +9,9 @@ use thiserror::Error;
 use super::client::{Client, describe};
 use super::target::{Target, TargetError};
 use crate::config::RodanConfig;
-use crate::report::printable;
 use crate::retry::{Attempt, Policy};
 use crate::secret::Secret;
+use crate::text::printable;
 
 const PATH: &str = "/api/auth/token/";
 const RETRY: Policy =
