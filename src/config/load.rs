@@ -237,10 +237,8 @@ impl Reader {
         let reply_queue_durable = self.flag("REPLY_QUEUE_DURABLE");
         // 1,000 hours: RabbitMQ takes an expiration of up to 2^32 ms, which is 1,193 hours.
         let reply_ttl = Duration::from_secs(3600 * self.number("REPLY_TTL_HOURS", 1..=1000));
-        let max_reply_bytes = match self.get("MAX_REPLY_BYTES") {
-            Some(_) => Some(self.number("MAX_REPLY_BYTES", 1024..=u64::from(u32::MAX))),
-            None => None,
-        };
+        let is_limited = self.get("MAX_REPLY_BYTES").is_some();
+        let max_reply_bytes = is_limited.then(|| self.number("MAX_REPLY_BYTES", 1024..=u64::from(u32::MAX)));
         Some(BrokerConfig {
             address: address?,
             user,

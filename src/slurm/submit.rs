@@ -75,7 +75,7 @@ fn parsable(line: &str) -> Option<SlurmJobId> {
 /// sbatch's own line, without a banner around it.
 fn reason(output: &Output) -> String {
     let own = |line: &&str| line.contains("error:");
-    let line = output.stderr.lines().chain(output.stdout.lines()).map(str::trim).filter(own).next_back();
+    let line = output.stderr.lines().chain(output.stdout.lines()).map(str::trim).rfind(own);
     let line = line.map(|l| l.split_once("error:").map_or(l, |(_, rest)| rest).trim());
     line.map_or_else(|| output.last_words(), |l| crate::text::printable(l, 300))
 }
