@@ -1,5 +1,6 @@
 //! What a person is told about a job that failed: one sentence or two, what happened and what to change.
 
+use crate::broker::PublishError;
 use crate::slurm::{JobInfo, JobState};
 use crate::wire::ResourceSettings;
 
@@ -52,6 +53,16 @@ fn out_of_memory(job: &JobInfo, asked_for: Option<&ResourceSettings>) -> String 
         ),
         None => format!("The training ran out of memory{used}. Set \"Maximum memory (MB)\" higher."),
     }
+}
+
+/// The error reply of a job that Slurm's warning reached before every layer had a usable model.
+pub const SHORT_OF_TIME: &str = "the training ran out of time before every layer was done; set \"Maximum time (D-HH:MM)\" higher, or train with fewer samples or epochs";
+
+/// The error reply in place of one that is too large.
+pub fn too_large(error: &PublishError) -> String {
+    format!(
+        "The models are trained but can't be sent: {error}. Train fewer layers at once, or ask the operator of RabbitMQ to raise max_message_size."
+    )
 }
 
 /// The error reply for a job that Slurm no longer knows.

@@ -15,6 +15,14 @@ pub fn printable(text: &str, max: usize) -> String {
     shown
 }
 
+/// An error's text as a sentence for a person.
+pub fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default();
+    let rest = chars.as_str().trim_end_matches('.');
+    format!("{first}{rest}.")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

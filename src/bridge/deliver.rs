@@ -1,10 +1,11 @@
 //! Delivering replies that the trainer did not deliver, and error replies.
 
 use super::pass::{BridgeError, Pass};
-use crate::broker::{Envelope, PublishError};
+use crate::broker::PublishError;
 use crate::exit_code::ExitCode;
 use crate::ledger::{Event, Outcome, Record, State};
-use crate::wire::Reply;
+use crate::report;
+use crate::wire::{Envelope, Reply};
 
 impl Pass<'_> {
     /// Spools the error reply of a failed job, and delivers a spooled reply.
@@ -45,7 +46,7 @@ impl Pass<'_> {
         let mut result = self.broker().await?.publish(&envelope, &reply).await;
         let mut reply = reply;
         if let Err(error @ PublishError::TooLarge { .. }) = &result {
-            let sentence = too_large(error);
+            let sentence = report::too_large(error);
             tracing::error!("{}: {sentence}", job.job_id);
             reply = Reply::error(&sentence);
             self.store.write_reply(&job.job_id, &reply)?;
@@ -80,11 +81,4 @@ impl Pass<'_> {
         self.tell(job, "answered", &detail);
         Ok(())
     }
-}
-
-/// The error reply in place of one that is too large.
-pub(super) fn too_large(error: &PublishError) -> String {
-    format!(
-        "The models are trained but can't be sent: {error}. Train fewer layers at once, or ask the operator of RabbitMQ to raise max_message_size."
-    )
 }

@@ -7,7 +7,7 @@ use crate::broker::{Broker, DEFAULT_REPLY_QUEUE};
 use crate::config::Config;
 use crate::ledger::{CorrelationId, JobId};
 use crate::slurm::Request;
-use crate::text::printable;
+use crate::text::{printable, sentence};
 use crate::wire::{JobFile, JobMessage};
 
 /// What `check` would do with the next message.
@@ -45,7 +45,7 @@ pub async fn dry_run(config: &Config) -> Result<DryRun, BridgeError> {
         taken.correlation_id().unwrap_or_else(|| format!("made-up-{}", Timestamp::now().as_millisecond()));
     let reply_to = taken.reply_to().unwrap_or_else(|| DEFAULT_REPLY_QUEUE.to_owned());
     let result = match JobMessage::parse(taken.body()) {
-        Err(error) => DryRun::Rejected { sentence: super::intake::sentence(&error.to_string()) },
+        Err(error) => DryRun::Rejected { sentence: sentence(&error.to_string()) },
         Ok(job) => {
             let id = JobId::from_correlation_id(&CorrelationId(correlation_id.clone()));
             let path = config.site.spool.join("jobs").join(id.as_str()).join("job.json");

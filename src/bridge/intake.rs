@@ -6,6 +6,7 @@ use super::pass::{BridgeError, Pass};
 use crate::broker::{DEFAULT_REPLY_QUEUE, Taken};
 use crate::exit_code::ExitCode;
 use crate::ledger::{CorrelationId, Event, JobId, Record};
+use crate::text::sentence;
 use crate::wire::JobMessage;
 
 impl Pass<'_> {
@@ -82,12 +83,4 @@ fn new_record(taken: &Taken) -> Record {
         tracing::info!("a message without correlation id: it is called {}", record.correlation_id.0);
     }
     record
-}
-
-/// An error's text as a sentence for a person.
-pub(super) fn sentence(text: &str) -> String {
-    let mut chars = text.chars();
-    let first = chars.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default();
-    let rest = chars.as_str().trim_end_matches('.');
-    format!("{first}{rest}.")
 }

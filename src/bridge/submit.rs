@@ -1,12 +1,12 @@
 //! From a received job to a Slurm job: log in, write the job file, call sbatch.
 
-use super::intake::sentence;
 use super::pass::{BridgeError, Pass};
 use crate::exit_code::ExitCode;
 use crate::ledger::{Event, Record, State, write_atomic};
 use crate::rodan::{Client, LoginError, log_in};
 use crate::secret::Secret;
 use crate::slurm::{Request, SubmitError};
+use crate::text::sentence;
 use crate::wire::{JobFile, JobMessage};
 
 impl Pass<'_> {
