@@ -14,9 +14,10 @@ start_munge() {
     chmod 700 "$SLURM/munge"
     [ -s "$SLURM/munge/key" ] || (umask 277 && head -c 1024 /dev/urandom >"$SLURM/munge/key")
     if ! alive "$(cat "$SLURM/run/munged.pid" 2>/dev/null)"; then
-        daemon munged --key-file="$SLURM/munge/key" --socket="$SLURM/run/munge.sock" \
+        # --force: it would rather have a socket that every user can reach; this cluster has one user.
+        daemon munged --force --key-file="$SLURM/munge/key" --socket="$SLURM/run/munge.sock" \
             --pid-file="$SLURM/run/munged.pid" --log-file="$SLURM/munge/munged.log" \
-            --seed-file="$SLURM/munge/seed" --num-threads=2 || return 1
+            --seed-file="$SLURM/munge/seed" --num-threads=2 2>"$SLURM/log/munged.out" || return 1
     fi
     # Slurm starts a requeued job again after twice this time (120 s with the default of munge).
     AUTH_LINES=$"AuthType=auth/munge
@@ -185,8 +186,6 @@ start_slurm() {
     read -r CONTROLLER_PORT DBD_PORT DB_PORT ports <<<"$(free_ports $((3 + NODES)))"
     rm -rf "$SLURM/state" "$SLURM"/run/spool.*
     mkdir -p "$SLURM"/{state,log,run,scratch}
-    # munged wants a socket that every user can reach.
-    chmod 755 "$SLURM" "$SLURM/run"
     export SLURM_CONF=$SLURM/slurm.conf
     start_munge && containment && start_accounting || return 1
     # shellcheck disable=SC2086 # one word for each node
