@@ -95,3 +95,27 @@ pub(crate) fn purpose(name: &str) -> &'static str {
 pub(crate) fn default(name: &str) -> Option<&'static str> {
     VARIABLES.iter().find(|v| v.name == name).and_then(|v| v.default)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_file_shows_every_variable_with_its_default_and_no_other() {
+        let example = include_str!("../../credentials.env.example");
+        let line =
+            |l: &'static str| l.trim_start_matches('#').split_once('=').filter(|(name, _)| is_name(name));
+        let shown: Vec<(&str, &str)> = example.lines().filter_map(line).collect();
+        let names: Vec<&str> = shown.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, VARIABLES.iter().map(|v| v.name).collect::<Vec<_>>());
+        for (variable, (_, value)) in VARIABLES.iter().zip(&shown) {
+            if let Some(default) = variable.default {
+                assert_eq!(*value, default, "{}", variable.name);
+            }
+        }
+    }
+
+    fn is_name(text: &str) -> bool {
+        text.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+    }
+}
