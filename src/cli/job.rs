@@ -23,7 +23,7 @@ use crate::report;
 use crate::retry::{Attempt, Policy};
 use crate::rodan::{Client, ClientError, DownloadError, Downloader};
 use crate::text;
-use crate::train::{PageInputs, PageLayer, Progress, TrainError, TrainingJob, choose_device};
+use crate::train::{PageInputs, Progress, TrainError, TrainingJob, choose_device};
 use crate::wire::{Envelope, InputKind, JobFile, JobFileError, Layer, Reply};
 
 const PUBLISH_RETRY: Policy =
@@ -67,7 +67,9 @@ enum JobError {
     Cancelled,
     #[error("the trained model of \"{layer}\" can't be read back: {source}")]
     Model { layer: String, source: io::Error },
-    #[error("the trainer stopped with a fault of its own; ask the operator of the cluster to look into the job's log")]
+    #[error(
+        "the trainer stopped with a fault of its own; ask the operator of the cluster to look into the job's log"
+    )]
     Panic,
 }
 
@@ -175,7 +177,10 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
     }
     let Ok(config) = config.inspect_err(|error| error!("{error}")) else { return ExitCode::Config };
     let Some(envelope) = envelope else {
-        error!("the job file names no reply queue; the next check delivers the reply in {}", place.reply.display());
+        error!(
+            "the job file names no reply queue; the next check delivers the reply in {}",
+            place.reply.display()
+        );
         return code;
     };
     match runtime.block_on(deliver(&config, &envelope, reply, &place)) {
@@ -184,8 +189,12 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
             code
         }
         Err(error) => {
-            let again = if place.managed.is_some() { "the next check delivers it" } else { "it is not sent again" };
-            fail(ExitCode::NotDelivered, &format!("{error}; the reply is in {}, {again}", place.reply.display()))
+            let again =
+                if place.managed.is_some() { "the next check delivers it" } else { "it is not sent again" };
+            fail(
+                ExitCode::NotDelivered,
+                &format!("{error}; the reply is in {}, {again}", place.reply.display()),
+            )
         }
     }
 }
@@ -234,7 +243,8 @@ fn attempt(
     runtime: &Runtime,
     signals: &Signals,
 ) -> (Option<Envelope>, Reply, ExitCode) {
-    let file = fs::read(&arguments.job_file).map_err(JobError::Read).and_then(|text| Ok(JobFile::parse(&text)?));
+    let file =
+        fs::read(&arguments.job_file).map_err(JobError::Read).and_then(|text| Ok(JobFile::parse(&text)?));
     let envelope = envelope(arguments, file.as_ref().ok());
     let result = file.and_then(|file| {
         let config = config.as_ref().map_err(|_| JobError::Config(ConfigError::Variables(Vec::new())))?;
@@ -276,11 +286,12 @@ fn train(
     drop(downloader); // and with it the token
     let path = |kind: InputKind| scratch.path().join(kind.file_stem());
     let has_regions = file.inputs.iter().any(|i| i.kind == InputKind::Regions);
-    let layer = |layer: Layer| PageLayer { layer, path: path(InputKind::Layer(layer)) };
+    let layers = file.inputs.layers().filter(|layer| *layer != Layer::Background);
     let inputs = PageInputs {
         image: path(InputKind::Image),
         regions: has_regions.then(|| path(InputKind::Regions)),
-        layers: file.inputs.layers().map(layer).collect(),
+        background: path(InputKind::Layer(Layer::Background)),
+        layers: layers.map(|layer| (layer, path(InputKind::Layer(layer)))).collect(),
     };
     let stop_or = |error: TrainError| match (error, signals.stopped()) {
         (TrainError::Stopped { .. }, Some(stopped)) => stopped,
@@ -324,7 +335,8 @@ async fn deliver(
     let publish = async |reply: &Reply| {
         PUBLISH_RETRY
             .run("publishing the reply", async || {
-                let mut broker = Broker::connect(&config.broker).await.map_err(|e| Attempt::Again(e.into(), None))?;
+                let mut broker =
+                    Broker::connect(&config.broker).await.map_err(|e| Attempt::Again(e.into(), None))?;
                 let result = broker.publish(envelope, reply).await;
                 broker.close().await;
                 result.map_err(|error| match error {

@@ -1,5 +1,38 @@
 //! Training: pages, patches, the network and the rules by which it learns. Knows no broker and no Slurm.
 
+mod adam;
+mod batches;
+mod decode;
+mod device;
+mod fit;
+mod init;
+mod job;
+mod mask;
+mod metrics;
+mod native;
+mod network;
+pub mod ops;
+mod page;
+mod patches;
+mod predict;
+mod preview;
+mod progress;
 mod samples;
+mod segment;
 
+pub use adam::{Adam, AdamState};
+pub use decode::{Input, MAX_PIXELS, PageError};
+pub use device::choose_device;
+pub use fit::{EpochReport, FitError, FitObserver, FitOptions, StopReason, Trained, fit};
+pub use init::initial_weights;
+pub use job::{JobObserver, TrainError, TrainedLayer, TrainingJob, train_page};
+pub use mask::Mask;
+pub use metrics::Metrics;
+pub use network::{Backend, Network, NetworkError, Step};
+pub use page::{Page, PageInputs, PageLayer};
+pub use patches::{LayerSamples, SampleError, Split, is_mirrored, sample, samples_per_layer};
+pub use predict::Predictor;
+pub use preview::{PreviewError, colour_name, write_preview};
+pub use progress::Progress;
 pub use samples::{PatchShape, PatchShapeError, Samples};
+pub use segment::{Score, Segmentation};

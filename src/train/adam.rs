@@ -1,0 +1,170 @@
+//! Adam exactly as Keras 2.15 computes it.
+
+use candle_core::{CpuStorage, Device, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail};
+use rayon::prelude::*;
+
+const BETA_1: f64 = 0.9;
+const BETA_2: f64 = 0.999;
+/// Keras adds ε to `√v` before the bias correction (`w -= α·m / (√v + ε)` with the correction inside α); candle's AdamW
+/// and the paper's first form add it to the corrected `√v̂`. Early on that is another step by up to a factor of 30 for
+/// gradients around 1e-7.
+const EPSILON: f64 = 1e-7;
+
+/// Values in one job.
+const PIECE: usize = 1 << 14;
+
+/// The optimiser and its moments.
+pub struct Adam {
+    learning_rate: f64,
+    step: u64,
+    first: Vec<Tensor>,
+    second: Vec<Tensor>,
+}
+
+/// The optimiser's memory, for a checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdamState {
+    /// Steps taken.
+    pub step: u64,
+    /// First moments of each parameter, in the parameters' order.
+    pub first: Vec<Vec<f32>>,
+    /// Second moments.
+    pub second: Vec<Vec<f32>>,
+}
+
+impl Adam {
+    /// An optimiser without memory for `parameters`.
+    ///
+    /// # Errors
+    /// When the device's memory does not suffice.
+    pub fn new(parameters: &[Var], learning_rate: f64) -> Result<Self> {
+        let zeros = || parameters.iter().map(|p| p.zeros_like()).collect::<Result<Vec<_>>>();
+        Ok(Self { learning_rate, step: 0, first: zeros()?, second: zeros()? })
+    }
+
+    /// An optimiser that goes on from `state`.
+    ///
+    /// # Errors
+    /// When `state` belongs to other parameters.
+    pub fn resume(parameters: &[Var], learning_rate: f64, state: AdamState) -> Result<Self> {
+        let load = |moments: Vec<Vec<f32>>| {
+            if moments.len() != parameters.len() {
+                bail!("{} moments for {} parameters", moments.len(), parameters.len());
+            }
+            let pairs = moments.into_iter().zip(parameters);
+            pairs.map(|(m, p)| Tensor::from_vec(m, p.shape(), p.device())).collect::<Result<Vec<_>>>()
+        };
+        Ok(Self { learning_rate, step: state.step, first: load(state.first)?, second: load(state.second)? })
+    }
+
+    /// Copies the memory out.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn state(&self) -> Result<AdamState> {
+        let save = |moments: &[Tensor]| {
+            moments.iter().map(|m| m.flatten_all()?.to_vec1::<f32>()).collect::<Result<Vec<_>>>()
+        };
+        Ok(AdamState { step: self.step, first: save(&self.first)?, second: save(&self.second)? })
+    }
+
+    /// Moves every parameter once, in place.
+    ///
+    /// # Errors
+    /// When a gradient has another shape than its parameter or the device fails.
+    pub fn step(&mut self, parameters: &[Var], gradients: &[Tensor]) -> Result<()> {
+        if gradients.len() != self.first.len() || parameters.len() != self.first.len() {
+            bail!("{} gradients for {} parameters", gradients.len(), self.first.len());
+        }
+        self.step += 1;
+        // Keras takes the powers in f32 (`tf.pow(tf.cast(beta, f32), local_step)`), and so the correction too.
+        let power = |beta: f64| (beta as f32).powf(self.step as f32);
+        let alpha = self.learning_rate as f32 * (1.0 - power(BETA_2)).sqrt() / (1.0 - power(BETA_1));
+        for (i, (parameter, gradient)) in parameters.iter().zip(gradients).enumerate() {
+            let (first, second) = (&mut self.first[i], &mut self.second[i]);
+            if let Device::Cpu = parameter.device() {
+                first.inplace_op2(gradient, &FirstMoment)?;
+                second.inplace_op2(gradient, &SecondMoment)?;
+                parameter.as_tensor().inplace_op3(first, second, &Move { alpha })?;
+            } else {
+                *first = (&*first + ((gradient - &*first)? * (1.0 - BETA_1))?)?;
+                *second = (&*second + ((gradient.sqr()? - &*second)? * (1.0 - BETA_2))?)?;
+                let change = ((&*first * f64::from(alpha))? / (second.sqrt()? + EPSILON)?)?;
+                parameter.set(&(parameter.as_tensor() - change)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn whole<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => bail!("Adam needs contiguous tensors"),
+    }
+}
+
+fn whole_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
+        _ => bail!("Adam needs contiguous f32 tensors"),
+    }
+}
+
+struct FirstMoment;
+
+impl InplaceOp2 for FirstMoment {
+    fn name(&self) -> &'static str {
+        "adam-first-moment"
+    }
+    fn cpu_fwd(&self, m: &mut CpuStorage, lm: &Layout, g: &CpuStorage, lg: &Layout) -> Result<()> {
+        let rate = (1.0 - BETA_1) as f32;
+        whole_mut(m, lm)?.par_chunks_mut(PIECE).zip(whole(g, lg)?.par_chunks(PIECE)).for_each(|(m, g)| {
+            m.iter_mut().zip(g).for_each(|(m, g)| *m += (g - *m) * rate);
+        });
+        Ok(())
+    }
+}
+
+struct SecondMoment;
+
+impl InplaceOp2 for SecondMoment {
+    fn name(&self) -> &'static str {
+        "adam-second-moment"
+    }
+    fn cpu_fwd(&self, v: &mut CpuStorage, lv: &Layout, g: &CpuStorage, lg: &Layout) -> Result<()> {
+        let rate = (1.0 - BETA_2) as f32;
+        whole_mut(v, lv)?.par_chunks_mut(PIECE).zip(whole(g, lg)?.par_chunks(PIECE)).for_each(|(v, g)| {
+            v.iter_mut().zip(g).for_each(|(v, g)| *v += (g * g - *v) * rate);
+        });
+        Ok(())
+    }
+}
+
+struct Move {
+    alpha: f32,
+}
+
+impl InplaceOp3 for Move {
+    fn name(&self) -> &'static str {
+        "adam-move"
+    }
+    fn cpu_fwd(
+        &self,
+        w: &mut CpuStorage,
+        lw: &Layout,
+        m: &CpuStorage,
+        lm: &Layout,
+        v: &CpuStorage,
+        lv: &Layout,
+    ) -> Result<()> {
+        let (m, v) = (whole(m, lm)?, whole(v, lv)?);
+        let moments = m.par_chunks(PIECE).zip(v.par_chunks(PIECE));
+        whole_mut(w, lw)?.par_chunks_mut(PIECE).zip(moments).for_each(|(w, (m, v))| {
+            for ((w, m), v) in w.iter_mut().zip(m).zip(v) {
+                *w -= m * self.alpha / (v.sqrt() + EPSILON as f32);
+            }
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,85 @@
+//! First weights, drawn as Keras draws them but from a seed: He-normal kernels, Glorot-uniform in the last layer, zero
+//! biases.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::keras::{CONV_LAYERS, Weights, WeightsError};
+
+/// Standard deviation of a unit normal truncated at ±2: Keras divides by it so that the truncated one has the
+/// deviation asked for (`VarianceScaling` in keras/initializers).
+const TRUNCATED_DEVIATION: f64 = 0.879_625_661_034_239_8;
+
+/// Weights of an untrained network. The same seed gives the same weights on every machine.
+///
+/// # Errors
+/// Never in practice: the values drawn are finite and as many as the network needs.
+pub fn initial_weights(seed: u64) -> Result<Weights, WeightsError> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut tensors = Vec::with_capacity(2 * CONV_LAYERS.len());
+    for (index, layer) in CONV_LAYERS.iter().enumerate() {
+        let area = (layer.kernel * layer.kernel) as f64;
+        let (fan_in, fan_out) = (area * layer.input as f64, area * layer.output as f64);
+        let kernel = if index + 1 == CONV_LAYERS.len() {
+            let limit = (6.0 / (fan_in + fan_out)).sqrt();
+            (0..layer.kernel_len()).map(|_| ((2.0 * rng.random::<f64>() - 1.0) * limit) as f32).collect()
+        } else {
+            let deviation = (2.0 / fan_in).sqrt() / TRUNCATED_DEVIATION;
+            (0..layer.kernel_len()).map(|_| (truncated_normal(&mut rng) * deviation) as f32).collect()
+        };
+        tensors.extend([kernel, vec![0.0; layer.output]]);
+    }
+    Weights::new(tensors)
+}
+
+/// A unit normal's value, drawn again while it is farther than 2 from 0 (Box and Muller's method).
+fn truncated_normal(rng: &mut ChaCha8Rng) -> f64 {
+    loop {
+        // 1 - u is in (0, 1], so the logarithm is finite.
+        let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+        let value = radius * (std::f64::consts::TAU * rng.random::<f64>()).cos();
+        if value.abs() <= 2.0 {
+            return value;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_have_the_deviation_and_the_bounds_that_keras_gives_them() {
+        let weights = initial_weights(7).unwrap();
+        for (index, layer) in CONV_LAYERS.iter().enumerate() {
+            let (kernel, bias) = weights.layer(index);
+            assert!(bias.iter().all(|b| *b == 0.0));
+            let fan_in = (layer.kernel * layer.kernel * layer.input) as f64;
+            if index + 1 == CONV_LAYERS.len() {
+                let limit = (6.0f64 / 3.0).sqrt() as f32;
+                assert!(kernel.iter().all(|k| k.abs() <= limit));
+                continue;
+            }
+            let wanted = (2.0 / fan_in).sqrt();
+            let count = kernel.len() as f64;
+            let mean = kernel.iter().map(|k| f64::from(*k)).sum::<f64>() / count;
+            let deviation =
+                (kernel.iter().map(|k| (f64::from(*k) - mean).powi(2)).sum::<f64>() / count).sqrt();
+            let tolerance = 5.0 * wanted / count.sqrt();
+            assert!(mean.abs() < tolerance, "{}: mean {mean}", layer.name);
+            assert!(
+                (deviation - wanted).abs() < tolerance,
+                "{}: {deviation} instead of {wanted}",
+                layer.name
+            );
+            let bound = (2.0 * wanted / TRUNCATED_DEVIATION) as f32 * 1.000_001;
+            assert!(kernel.iter().all(|k| k.abs() <= bound), "{}", layer.name);
+        }
+    }
+
+    #[test]
+    fn a_seed_always_gives_the_same_weights() {
+        assert_eq!(initial_weights(1).unwrap(), initial_weights(1).unwrap());
+        assert_ne!(initial_weights(1).unwrap(), initial_weights(2).unwrap());
+    }
+}

@@ -1,0 +1,283 @@
+//! The operations as candle knows them: forward on the CPU, gradients for candle's `backward` and for the network's
+//! own backward pass.
+
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, InplaceOp3, Layout, Result, Shape, Storage, Tensor,
+    bail,
+};
+
+use super::buffers::Buffers;
+use super::conv::{Conv, Extent};
+use super::{loss, pool};
+
+/// The values of a contiguous f32 tensor on the CPU.
+fn host<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let values: &[f32] = storage.as_slice()?;
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&values[start..end]),
+        None => bail!("the operation needs a contiguous tensor, not {layout:?}"),
+    }
+}
+
+/// Runs `f` with the values of some tensors on the CPU.
+pub(crate) fn with_host<R, const N: usize>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> R,
+) -> Result<R> {
+    let locked = tensors.map(Tensor::storage_and_layout);
+    let mut values: [&[f32]; N] = [&[]; N];
+    for (values, (storage, layout)) in values.iter_mut().zip(&locked) {
+        let Storage::Cpu(storage) = &**storage else { bail!("the operation runs on the CPU only") };
+        *values = host(storage, layout)?;
+    }
+    Ok(f(values))
+}
+
+fn to_tensor(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(values, like.shape(), &Device::Cpu)
+}
+
+impl Conv {
+    /// A convolution of images with `input` channels; kernel 3 (ReLU and bias fused) or 1. `input_gradient` false
+    /// spares the gradient of the first layer's image.
+    ///
+    /// # Errors
+    /// When the kernels on the CPU can't compute such a layer.
+    pub fn new(
+        kernel: usize,
+        input: usize,
+        output: usize,
+        relu: bool,
+        input_gradient: bool,
+        buffers: &Buffers,
+    ) -> Result<Self> {
+        let buffers = buffers.clone();
+        Self { kernel, inputs: [input, 0], output, relu, upsample: false, input_gradient, buffers }.checked()
+    }
+
+    /// A 3×3 convolution with ReLU of two images side by side: the skip connection's channels, then the other's.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn concatenated(skip: usize, up: usize, output: usize, buffers: &Buffers) -> Result<Self> {
+        let (inputs, buffers) = ([skip, up], buffers.clone());
+        Self { kernel: 3, inputs, output, relu: true, upsample: false, input_gradient: true, buffers }
+            .checked()
+    }
+
+    /// Nearest ×2 upsampling, then a 2×2 convolution with ReLU.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn upsampled(input: usize, output: usize, buffers: &Buffers) -> Result<Self> {
+        let (inputs, buffers) = ([input, 0], buffers.clone());
+        Self { kernel: 2, inputs, output, relu: true, upsample: true, input_gradient: true, buffers }
+            .checked()
+    }
+
+    fn checked(self) -> Result<Self> {
+        if !self.supported() {
+            bail!("no kernel for {self:?}");
+        }
+        Ok(self)
+    }
+
+    /// Shape of the parameters: kernel rows (HWI) and the bias's by channels out.
+    pub fn parameter_shape(&self) -> (usize, usize) {
+        (self.kernel * self.kernel * self.input() + 1, self.output)
+    }
+
+    fn extent(&self, shapes: &[&Shape], parameters: &Shape) -> Result<Extent> {
+        let (batch, height, width, _) = shapes[0].dims4()?;
+        for (shape, channels) in shapes.iter().zip(self.inputs) {
+            if shape.dims() != [batch, height, width, channels] {
+                bail!("expected an image of {channels} channels, got {shape:?}");
+            }
+        }
+        if parameters.dims2()? != self.parameter_shape() {
+            bail!("expected parameters of shape {:?}, got {parameters:?}", self.parameter_shape());
+        }
+        Ok(Extent { batch, height, width })
+    }
+
+    fn result_shape(&self, extent: Extent) -> Shape {
+        let scale = if self.upsample { 2 } else { 1 };
+        (extent.batch, extent.height * scale, extent.width * scale, self.output).into()
+    }
+
+    /// Gradients of one or two images and of the parameters, in this order.
+    pub(crate) fn gradients(
+        &self,
+        images: [&Tensor; 2],
+        parameters: &Tensor,
+        result: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
+        let grad = grad.contiguous()?;
+        let count = if self.inputs[1] > 0 { 2 } else { 1 };
+        let extent = self.extent(&images.map(Tensor::shape)[..count], parameters.shape())?;
+        let gradients =
+            with_host([images[0], images[1], parameters, result, &grad], |[a, b, parameters, y, gy]| {
+                self.backward(extent, [a, b], parameters, y, gy)
+            })?;
+        let [a, b] = gradients.inputs;
+        Ok([
+            a.map(|a| to_tensor(a, images[0])).transpose()?,
+            b.map(|b| to_tensor(b, images[1])).transpose()?,
+            Some(to_tensor(gradients.parameters, parameters)?),
+        ])
+    }
+}
+
+impl CustomOp2 for Conv {
+    fn name(&self) -> &'static str {
+        "conv"
+    }
+    fn cpu_fwd(
+        &self,
+        image: &CpuStorage,
+        image_layout: &Layout,
+        parameters: &CpuStorage,
+        parameters_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let extent = self.extent(&[image_layout.shape()], parameters_layout.shape())?;
+        let (x, p) = (host(image, image_layout)?, host(parameters, parameters_layout)?);
+        Ok((CpuStorage::F32(self.forward(extent, [x, &[]], p)), self.result_shape(extent)))
+    }
+    fn bwd(
+        &self,
+        image: &Tensor,
+        parameters: &Tensor,
+        result: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [a, _, p] = self.gradients([image, image], parameters, result, grad)?;
+        Ok((a, p))
+    }
+}
+
+impl CustomOp3 for Conv {
+    fn name(&self) -> &'static str {
+        "conv of a concatenation"
+    }
+    fn cpu_fwd(
+        &self,
+        skip: &CpuStorage,
+        skip_layout: &Layout,
+        up: &CpuStorage,
+        up_layout: &Layout,
+        parameters: &CpuStorage,
+        parameters_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let extent = self.extent(&[skip_layout.shape(), up_layout.shape()], parameters_layout.shape())?;
+        let x = [host(skip, skip_layout)?, host(up, up_layout)?];
+        let p = host(parameters, parameters_layout)?;
+        Ok((CpuStorage::F32(self.forward(extent, x, p)), self.result_shape(extent)))
+    }
+    fn bwd(
+        &self,
+        skip: &Tensor,
+        up: &Tensor,
+        parameters: &Tensor,
+        result: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [a, b, p] = self.gradients([skip, up], parameters, result, grad)?;
+        Ok((a, b, p))
+    }
+}
+
+/// Max pooling 2×2 of `[n, h, w, c]` with even `h` and `w`.
+#[derive(Clone, Debug)]
+pub struct MaxPool {
+    /// Where the result's memory comes from.
+    pub buffers: Buffers,
+}
+
+/// Adds the gradient of a max pool to the gradient that reached its image on another way:
+/// `gradient.inplace_op3(image, gradient of the result, &AddPoolGradient)`.
+pub(crate) struct AddPoolGradient;
+
+impl InplaceOp3 for AddPoolGradient {
+    fn name(&self) -> &'static str {
+        "add-max-pool-gradient"
+    }
+    fn cpu_fwd(
+        &self,
+        into: &mut CpuStorage,
+        into_layout: &Layout,
+        image: &CpuStorage,
+        image_layout: &Layout,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+    ) -> Result<()> {
+        let (_, _, width, channels) = image_layout.shape().dims4()?;
+        let (x, gy) = (host(image, image_layout)?, host(grad, grad_layout)?);
+        let (CpuStorage::F32(into), Some((0, end))) = (into, into_layout.contiguous_offsets()) else {
+            bail!("the gradient to add to must be contiguous f32");
+        };
+        pool::backward(x, gy, width, channels, &mut into[..end], true);
+        Ok(())
+    }
+}
+
+impl CustomOp1 for MaxPool {
+    fn name(&self) -> &'static str {
+        "max-pool"
+    }
+    fn cpu_fwd(&self, image: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (batch, height, width, channels) = layout.shape().dims4()?;
+        if height % 2 != 0 || width % 2 != 0 {
+            bail!("max-pool needs an even height and width, got {height}x{width}");
+        }
+        let x = host(image, layout)?;
+        let mut y = self.buffers.take(x.len() / 4);
+        pool::forward(x, width, channels, &mut y);
+        Ok((CpuStorage::F32(y), (batch, height / 2, width / 2, channels).into()))
+    }
+    fn bwd(&self, image: &Tensor, _result: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let (_, _, width, channels) = image.dims4()?;
+        let grad = grad.contiguous()?;
+        let mut gx = self.buffers.take(image.elem_count());
+        with_host([image, &grad], |[x, gy]| pool::backward(x, gy, width, channels, &mut gx, false))?;
+        Ok(Some(to_tensor(gx, image)?))
+    }
+}
+
+/// Mean binary cross entropy of logits against targets of the same shape (see the `loss` module for Keras's clipping).
+#[derive(Clone, Debug)]
+pub struct BinaryCrossEntropy {
+    /// Where the gradient's memory comes from.
+    pub buffers: Buffers,
+}
+
+impl CustomOp2 for BinaryCrossEntropy {
+    fn name(&self) -> &'static str {
+        "binary-cross-entropy"
+    }
+    fn cpu_fwd(
+        &self,
+        logits: &CpuStorage,
+        logits_layout: &Layout,
+        targets: &CpuStorage,
+        targets_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        if logits_layout.shape() != targets_layout.shape() {
+            bail!("logits {logits_layout:?} and targets {targets_layout:?} differ in shape");
+        }
+        let mean = loss::mean(host(logits, logits_layout)?, host(targets, targets_layout)?);
+        Ok((CpuStorage::F32(vec![mean]), Shape::from(())))
+    }
+    fn bwd(
+        &self,
+        logits: &Tensor,
+        targets: &Tensor,
+        _result: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let scale = grad.to_scalar::<f32>()?;
+        let mut out = self.buffers.take(logits.elem_count());
+        with_host([logits, targets], |[x, y]| loss::gradient(x, y, scale, &mut out))?;
+        Ok((Some(to_tensor(out, logits)?), None))
+    }
+}

@@ -1,0 +1,190 @@
+//! Convolutions with too few channels for the transforms: the first layer (3 channels in), computed from
+//! gathered neighbourhoods, and the last ones (2 and 1 channels out), computed by multiplying each pixel by all
+//! taps first and adding the shifted products.
+
+use std::ops::Range;
+
+use super::engine::{Lowering, Raising, Tiles};
+use super::image::Image;
+use super::simd::Simd;
+
+/// Each pixel's `kernel × kernel` neighbourhood as a row: taps row-major, channels innermost (HWI).
+pub(super) struct Neighbourhoods<'a> {
+    pub(super) image: Image<'a>,
+    pub(super) kernel: usize,
+}
+
+impl Lowering for Neighbourhoods<'_> {
+    fn components(&self) -> usize {
+        1
+    }
+    fn depth(&self) -> usize {
+        self.kernel * self.kernel * self.image.channels
+    }
+    #[inline(always)]
+    fn gather<S: Simd>(&self, tiles: &Tiles, _stride: usize, to: &mut [f32]) {
+        let image = &self.image;
+        let depth = self.depth();
+        // `same`: the odd pixel of padding goes below and right.
+        let before = (self.kernel - 1) / 2;
+        let line = self.kernel * image.channels;
+        for (i, row, column) in tiles.iter() {
+            let to = &mut to[i * depth..(i + 1) * depth];
+            let inside_across = column >= before && column - before + self.kernel <= image.width;
+            for (r, to) in to.chunks_exact_mut(line).enumerate() {
+                let row = (row + r).wrapping_sub(before);
+                if row >= image.height {
+                    to.fill(0.0);
+                } else if inside_across {
+                    let from = image.at(tiles.image, row, column - before);
+                    to.copy_from_slice(&image.values[from..from + line]);
+                } else {
+                    for (c, to) in to.chunks_exact_mut(image.channels).enumerate() {
+                        let column = (column + c).wrapping_sub(before);
+                        if column >= image.width {
+                            to.fill(0.0);
+                        } else {
+                            let from = image.at(tiles.image, row, column);
+                            to.copy_from_slice(&image.values[from..from + image.channels]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Each pixel's channels as a row, padded with zeros to `depth`.
+pub(super) struct Pixels<'a> {
+    pub(super) image: Image<'a>,
+    pub(super) depth: usize,
+}
+
+impl Lowering for Pixels<'_> {
+    fn components(&self) -> usize {
+        1
+    }
+    fn depth(&self) -> usize {
+        self.depth
+    }
+    #[inline(always)]
+    fn gather<S: Simd>(&self, tiles: &Tiles, _stride: usize, to: &mut [f32]) {
+        self.image.copy_pixels::<S>(tiles, self.depth, to);
+    }
+}
+
+/// Rows to pixels, with bias and ReLU.
+pub(super) struct ToPixels<'a> {
+    pub(super) width: usize,
+    pub(super) channels: usize,
+    pub(super) bias: Option<&'a [f32]>,
+    pub(super) relu: bool,
+}
+
+impl Raising for ToPixels<'_> {
+    fn values_before(&self, row: usize) -> [usize; 2] {
+        [row * self.width * self.channels, 0]
+    }
+    #[inline(always)]
+    fn scatter<S: Simd>(
+        &self,
+        tiles: &Tiles,
+        _stride: usize,
+        from: &[f32],
+        first_row: usize,
+        [out, _]: [&mut [f32]; 2],
+    ) {
+        for (i, row, column) in tiles.iter() {
+            let out = &mut out[((row - first_row) * self.width + column) * self.channels..];
+            for channel in (0..self.channels).step_by(S::LANES) {
+                let value = S::load(&from[i * self.channels + channel..]);
+                let value = self.bias.map_or(value, |bias| S::add(value, S::load(&bias[channel..])));
+                S::store(&mut out[channel..], if self.relu { S::relu(value) } else { value });
+            }
+        }
+    }
+}
+
+/// For few channels out: the gradient of every tap's product at a pixel, `[taps][channels]` in a row padded to
+/// `depth`: tap `(r, c)` of pixel `p` went to the result at `p − (r, c) + before`.
+pub(super) struct TapGradients<'a> {
+    /// Gradient of the result.
+    pub(super) image: Image<'a>,
+    pub(super) kernel: usize,
+    pub(super) depth: usize,
+}
+
+impl Lowering for TapGradients<'_> {
+    fn components(&self) -> usize {
+        1
+    }
+    fn depth(&self) -> usize {
+        self.depth
+    }
+    #[inline(always)]
+    fn gather<S: Simd>(&self, tiles: &Tiles, _stride: usize, to: &mut [f32]) {
+        let Image { values, gate, height, width, channels } = self.image;
+        let before = (self.kernel - 1) / 2;
+        for (i, row, column) in tiles.iter() {
+            let to = &mut to[i * self.depth..(i + 1) * self.depth];
+            to.fill(0.0);
+            for (tap, to) in to.chunks_exact_mut(channels).take(self.kernel * self.kernel).enumerate() {
+                let row = (row + before).wrapping_sub(tap / self.kernel);
+                let column = (column + before).wrapping_sub(tap % self.kernel);
+                if row < height && column < width {
+                    let from = self.image.at(tiles.image, row, column);
+                    for (c, to) in to.iter_mut().enumerate() {
+                        let open = gate.is_none_or(|gate| gate[from + c] > 0.0);
+                        *to = if open { values[from + c] } else { 0.0 };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds each pixel's tap products (`[h × w][depth]`, one image) to the results of rows `rows`, with bias and ReLU.
+pub(super) struct AddTaps<'a> {
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) channels: usize,
+    pub(super) kernel: usize,
+    pub(super) depth: usize,
+    pub(super) bias: &'a [f32],
+    pub(super) relu: bool,
+}
+
+impl AddTaps<'_> {
+    /// `products` starts at image row `first_row` and holds every row that the kernel reaches from `rows`.
+    pub(super) fn run(&self, products: &[f32], first_row: usize, rows: Range<usize>, out: &mut [f32]) {
+        let before = (self.kernel - 1) / 2;
+        let line = self.width * self.channels;
+        for (row, out) in rows.zip(out.chunks_exact_mut(line)) {
+            for (column, out) in out.chunks_exact_mut(self.channels).enumerate() {
+                out.copy_from_slice(&self.bias[..self.channels]);
+                for tap in 0..self.kernel * self.kernel {
+                    let row = (row + tap / self.kernel).wrapping_sub(before);
+                    let column = (column + tap % self.kernel).wrapping_sub(before);
+                    if row < self.height && column < self.width {
+                        let from =
+                            ((row - first_row) * self.width + column) * self.depth + tap * self.channels;
+                        for (o, p) in out.iter_mut().zip(&products[from..]) {
+                            *o += p;
+                        }
+                    }
+                }
+                if self.relu {
+                    // Not `max`: its answer for a NaN would hide it.
+                    out.iter_mut().for_each(|o| *o = if *o <= 0.0 { 0.0 } else { *o });
+                }
+            }
+        }
+    }
+
+    /// The rows of the image that the kernel reaches from `rows`.
+    pub(super) fn reach(&self, rows: &Range<usize>) -> Range<usize> {
+        let before = (self.kernel - 1) / 2;
+        let after = self.kernel - 1 - before;
+        rows.start.saturating_sub(before)..(rows.end + after).min(self.height)
+    }
+}

@@ -1,0 +1,365 @@
+//! Every convolution here is: turn tiles of the image into rows of matrices ([`Lowering`]), multiply, turn the
+//! products into pixels ([`Raising`]). This file walks the tiles in parallel.
+//!
+//! Results don't depend on the number of threads: a value of an image is computed inside one block of tiles, and
+//! a weight gradient is summed over groups of tiles that only the image's size determines.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::buffers::Buffers;
+use super::gemm::{Left, PANEL, Right, Size, multiply};
+use super::simd::{Kernel, Simd, dispatch};
+
+/// The tiles of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grid {
+    /// Images in the batch.
+    pub(super) images: usize,
+    /// Rows of tiles in one image.
+    pub(super) rows: usize,
+    /// Tiles in one row.
+    pub(super) columns: usize,
+}
+
+/// Some consecutive tiles (row-major) of one image.
+#[derive(Clone, Debug)]
+pub(super) struct Tiles {
+    pub(super) image: usize,
+    pub(super) range: Range<usize>,
+    /// Tiles in one row of the image.
+    pub(super) columns: usize,
+}
+
+impl Tiles {
+    /// `(place in the block, tile row, tile column)` of each tile.
+    #[inline(always)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
+        let Self { range, columns, .. } = self.clone();
+        let first = range.start;
+        range.map(move |t| (t - first, t / columns, t % columns))
+    }
+}
+
+/// Turns tiles of an image into `components` matrices with a row of `depth` values for each tile.
+pub(super) trait Lowering: Sync {
+    /// Number of matrices.
+    fn components(&self) -> usize;
+    /// Values in a row; rows are stored without gaps.
+    fn depth(&self) -> usize;
+    /// Writes all rows; matrix `c` starts at `c * stride`.
+    fn gather<S: Simd>(&self, tiles: &Tiles, stride: usize, to: &mut [f32]);
+}
+
+/// Turns the products of some tiles into pixels.
+pub(super) trait Raising: Sync {
+    /// Values of one image above tile row `tile_row`, in each of the two results (the second may be empty); the
+    /// last row of tiles may reach over the image's edge.
+    fn values_before(&self, tile_row: usize) -> [usize; 2];
+    /// Writes the pixels of `tiles`; matrix `c` of `from` starts at `c * stride`; `out` starts at tile row `first_row`.
+    fn scatter<S: Simd>(
+        &self,
+        tiles: &Tiles,
+        stride: usize,
+        from: &[f32],
+        first_row: usize,
+        out: [&mut [f32]; 2],
+    );
+}
+
+/// Right-hand matrices, one for each component, each as panels of [`PANEL`] columns.
+pub(super) struct Panels {
+    values: Vec<f32>,
+    offset: usize,
+    components: usize,
+    depth: usize,
+    width: usize,
+}
+
+impl Panels {
+    /// Fills the matrices: `fill(component, row, columns)` writes one row of `width` values.
+    pub(super) fn new(
+        components: usize,
+        depth: usize,
+        width: usize,
+        fill: impl Fn(usize, usize, &mut [f32]) + Sync,
+    ) -> Self {
+        let padded = width.next_multiple_of(PANEL);
+        let mut values = vec![0.0; components * depth * padded + ALIGN];
+        let offset = misalignment(&values);
+        let body = &mut values[offset..offset + components * depth * padded];
+        if depth > 0 {
+            body.par_chunks_mut(depth * padded).enumerate().for_each(|(c, matrix)| {
+                let mut row = vec![0.0; padded];
+                for r in 0..depth {
+                    fill(c, r, &mut row[..width]);
+                    for (panel, values) in matrix.chunks_exact_mut(depth * PANEL).zip(row.chunks_exact(PANEL))
+                    {
+                        panel[r * PANEL..(r + 1) * PANEL].copy_from_slice(values);
+                    }
+                }
+            });
+        }
+        Self { values, offset, components, depth, width: padded }
+    }
+
+    #[inline(always)]
+    fn component(&self, c: usize) -> Right<'_> {
+        let len = self.depth * self.width;
+        let start = self.offset + c * len;
+        Right { values: &self.values[start..start + len], row: PANEL, panel: self.depth * PANEL }
+    }
+}
+
+/// f32 values in a cache line: matrices start on one, or every wide load would touch two.
+const ALIGN: usize = 16;
+
+fn misalignment(values: &[f32]) -> usize {
+    values.as_ptr().align_offset(ALIGN * size_of::<f32>()).min(ALIGN)
+}
+
+/// Scratch memory that a thread keeps from one block to the next: fresh pages cost a third of the time.
+#[derive(Default)]
+struct Scratch {
+    values: Vec<f32>,
+}
+
+impl Scratch {
+    fn take<const N: usize>(&mut self, lengths: [usize; N]) -> [&mut [f32]; N] {
+        let total: usize = lengths.iter().map(|l| l.next_multiple_of(ALIGN)).sum::<usize>() + ALIGN;
+        if self.values.len() < total {
+            self.values.resize(total, 0.0);
+        }
+        let offset = misalignment(&self.values);
+        let mut rest = &mut self.values[offset..];
+        lengths.map(|len| {
+            let (head, tail) = std::mem::take(&mut rest).split_at_mut(len.next_multiple_of(ALIGN));
+            rest = tail;
+            &mut head[..len]
+        })
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Lends this thread's scratch memory as slices of the given lengths, 64-byte aligned, contents arbitrary.
+/// `work` must not wait on other rayon jobs: one stolen meanwhile would ask for the same memory.
+pub(super) fn with_scratch<R, const N: usize>(
+    lengths: [usize; N],
+    work: impl FnOnce([&mut [f32]; N]) -> R,
+) -> R {
+    SCRATCH.with_borrow_mut(|scratch| work(scratch.take(lengths)))
+}
+
+/// Distance between two matrices: a cache line more than their size, or the same row of all of them would fall
+/// into the same cache set.
+fn padded_stride(rows: usize, width: usize) -> usize {
+    (rows * width).next_multiple_of(ALIGN) + ALIGN
+}
+
+/// Tiles in a block: as many as keep the matrices around `floats` values, between 16 and 256.
+fn block_tiles(values_per_tile: usize, floats: usize) -> usize {
+    (floats / values_per_tile.max(1)).next_multiple_of(8).clamp(16, 256)
+}
+
+/// Runs `lowering · weights` over the whole grid and writes the results.
+pub(super) fn product(
+    grid: Grid,
+    lowering: &impl Lowering,
+    weights: &Panels,
+    raising: &impl Raising,
+    out: [&mut [f32]; 2],
+) {
+    assert_eq!(lowering.components(), weights.components, "components differ");
+    assert_eq!(lowering.depth(), weights.depth, "depths differ");
+    let components = weights.components;
+    let block = block_tiles(components * (weights.depth + weights.width), 1 << 18);
+    let strip_rows = (block / grid.columns.max(1)).clamp(1, grid.rows.max(1));
+
+    let mut jobs = Vec::new();
+    let [mut out_a, mut out_b] = out;
+    for image in 0..grid.images {
+        for first_row in (0..grid.rows).step_by(strip_rows) {
+            let rows = strip_rows.min(grid.rows - first_row);
+            let (start, end) = (raising.values_before(first_row), raising.values_before(first_row + rows));
+            let (a, rest_a) = std::mem::take(&mut out_a).split_at_mut(end[0] - start[0]);
+            let (b, rest_b) = std::mem::take(&mut out_b).split_at_mut(end[1] - start[1]);
+            (out_a, out_b) = (rest_a, rest_b);
+            jobs.push((image, first_row..first_row + rows, a, b));
+        }
+    }
+    jobs.into_par_iter().for_each(|(image, rows, a, b)| {
+        let mut first = rows.start * grid.columns;
+        let end = rows.end * grid.columns;
+        while first < end {
+            let range = first..(first + block).min(end);
+            first = range.end;
+            let count = range.len();
+            let tiles = Tiles { image, range, columns: grid.columns };
+            let v_stride = padded_stride(count, weights.depth);
+            let m_stride = padded_stride(count, weights.width);
+            with_scratch([components * v_stride, components * m_stride], |[v, m]| {
+                dispatch(ProductBlock {
+                    tiles: &tiles,
+                    lowering,
+                    weights,
+                    raising,
+                    v,
+                    v_stride,
+                    m,
+                    m_stride,
+                    first_row: rows.start,
+                    out: [&mut *a, &mut *b],
+                });
+            });
+        }
+    });
+}
+
+struct ProductBlock<'a, L, R> {
+    tiles: &'a Tiles,
+    lowering: &'a L,
+    weights: &'a Panels,
+    raising: &'a R,
+    v: &'a mut [f32],
+    v_stride: usize,
+    m: &'a mut [f32],
+    m_stride: usize,
+    first_row: usize,
+    out: [&'a mut [f32]; 2],
+}
+
+impl<L: Lowering, R: Raising> Kernel for ProductBlock<'_, L, R> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let (depth, width) = (self.weights.depth, self.weights.width);
+        self.lowering.gather::<S>(self.tiles, self.v_stride, self.v);
+        let size = Size { m: self.tiles.range.len(), n: width, k: depth };
+        for c in 0..self.weights.components {
+            let left = Left { values: &self.v[c * self.v_stride..], row: depth, column: 1 };
+            multiply::<S>(size, left, self.weights.component(c), &mut self.m[c * self.m_stride..], false);
+        }
+        self.raising.scatter::<S>(self.tiles, self.m_stride, self.m, self.first_row, self.out);
+    }
+}
+
+/// The sums over all tiles of `leftᵀ · right` for each component (`[components][left depth][right depth]`),
+/// followed by the sums of the rows of `right`'s component `bias`. What comes after these in the vector is of no
+/// meaning; the vector belongs back in `buffers`.
+pub(super) fn gradient(
+    grid: Grid,
+    left: &impl Lowering,
+    right: &impl Lowering,
+    bias: usize,
+    buffers: &Buffers,
+) -> Vec<f32> {
+    let components = left.components();
+    assert_eq!(components, right.components(), "components differ");
+    let (k, n) = (left.depth(), right.depth());
+    let block = block_tiles(components * (k + n), 1 << 19);
+    let strip_rows = (block / grid.columns.max(1)).clamp(1, grid.rows.max(1));
+    let strips_per_image = grid.rows.div_ceil(strip_rows);
+    let strips = grid.images * strips_per_image;
+    let len = components * k * n + n;
+    // Fixed by the sizes alone, so that the order of summation is: one group an image of the usual batch.
+    let groups = strips.min(GROUPS).max(1);
+
+    let mut sums = buffers.take(groups * len);
+    sums.par_chunks_mut(len).enumerate().for_each(|(group, sums)| {
+        sums.fill(0.0);
+        let (sums, bias_sums) = sums.split_at_mut(components * k * n);
+        for strip in strips * group / groups..strips * (group + 1) / groups {
+            let image = strip / strips_per_image;
+            let first_row = strip % strips_per_image * strip_rows;
+            let mut first = first_row * grid.columns;
+            let end = (first_row + strip_rows).min(grid.rows) * grid.columns;
+            while first < end {
+                let range = first..(first + block).min(end);
+                first = range.end;
+                let count = range.len();
+                let tiles = Tiles { image, range, columns: grid.columns };
+                let left_stride = padded_stride(count, k);
+                let right_stride = padded_stride(count, n);
+                with_scratch([components * left_stride, components * right_stride], |[a, b]| {
+                    dispatch(GradientBlock {
+                        tiles: &tiles,
+                        left,
+                        right,
+                        a,
+                        left_stride,
+                        b,
+                        right_stride,
+                        bias,
+                        sums: &mut *sums,
+                        bias_sums: &mut *bias_sums,
+                    });
+                });
+            }
+        }
+    });
+    let (total, others) = sums.split_at_mut(len);
+    if !others.is_empty() {
+        const PIECE: usize = 4096;
+        total.par_chunks_mut(PIECE).enumerate().for_each(|(piece, total)| {
+            for group in others.chunks_exact(len) {
+                let part = &group[piece * PIECE..][..total.len()];
+                total.iter_mut().zip(part).for_each(|(t, p)| *t += p);
+            }
+        });
+    }
+    sums
+}
+
+/// Parts into which a weight gradient's sum is cut: the most threads that can work on it.
+const GROUPS: usize = 16;
+
+struct GradientBlock<'a, L, R> {
+    tiles: &'a Tiles,
+    left: &'a L,
+    right: &'a R,
+    a: &'a mut [f32],
+    left_stride: usize,
+    b: &'a mut [f32],
+    right_stride: usize,
+    bias: usize,
+    sums: &'a mut [f32],
+    bias_sums: &'a mut [f32],
+}
+
+impl<L: Lowering, R: Lowering> Kernel for GradientBlock<'_, L, R> {
+    #[inline(always)]
+    fn run<S: Simd>(self) {
+        let (k, n) = (self.left.depth(), self.right.depth());
+        let count = self.tiles.range.len();
+        self.left.gather::<S>(self.tiles, self.left_stride, self.a);
+        self.right.gather::<S>(self.tiles, self.right_stride, self.b);
+        for c in 0..self.left.components() {
+            // The transposed left matrix: rows are channels, columns are tiles.
+            let left = Left { values: &self.a[c * self.left_stride..], row: 1, column: k };
+            let right = Right { values: &self.b[c * self.right_stride..], row: n, panel: PANEL };
+            multiply::<S>(
+                Size { m: k, n, k: count },
+                left,
+                right,
+                &mut self.sums[c * k * n..][..k * n],
+                true,
+            );
+        }
+        // Two levels of sums, the block's and the group's: one running sum over a million pixels would lose digits.
+        let rows = &self.b[self.bias * self.right_stride..][..count * n];
+        let mut j = 0;
+        while j + S::LANES <= n {
+            let mut sum = S::splat(0.0);
+            for t in 0..count {
+                sum = S::add(sum, S::load(&rows[t * n + j..]));
+            }
+            let to = &mut self.bias_sums[j..];
+            S::store(to, S::add(S::load(to), sum));
+            j += S::LANES;
+        }
+    }
+}

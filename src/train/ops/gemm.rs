@@ -1,0 +1,132 @@
+//! The matrix product under every convolution: `C (m × n) = A (m × k) · B (k × n)`.
+//!
+//! The products here are small and their operands are laid out by the code that fills them, so nothing is
+//! packed or copied. Each value of `C` is one sum in the order of `k`: the result doesn't depend on how the work
+//! is cut into blocks of rows, hence not on the number of threads.
+
+use super::simd::Simd;
+
+/// Columns of `C` are computed in panels of this width; every width the network multiplies is a multiple of it
+/// or padded to one.
+pub(super) const PANEL: usize = 32;
+
+/// Rows of `C` held in registers together: 8 × 2 registers of sums, 2 of `B`.
+const ROWS: usize = 8;
+
+/// `A`: value `(i, p)` is at `i * row + p * column`.
+#[derive(Clone, Copy)]
+pub(super) struct Left<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) row: usize,
+    pub(super) column: usize,
+}
+
+/// `B`: value `(p, j)` is at `(j / PANEL) * panel + p * row + j % PANEL`.
+#[derive(Clone, Copy)]
+pub(super) struct Right<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) row: usize,
+    pub(super) panel: usize,
+}
+
+/// Sizes of one product; `n` is a multiple of [`PANEL`].
+#[derive(Clone, Copy)]
+pub(super) struct Size {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+}
+
+/// Writes (or with `accumulate` adds) `A · B` to `c`, row-major with rows of `size.n`.
+#[inline(always)]
+pub(super) fn multiply<S: Simd>(size: Size, a: Left<'_>, b: Right<'_>, c: &mut [f32], accumulate: bool) {
+    let Size { m, n, k } = size;
+    if m == 0 || n == 0 || k == 0 {
+        return;
+    }
+    assert!(n.is_multiple_of(PANEL), "width {n} is no multiple of {PANEL}");
+    assert!((m - 1) * a.row + (k - 1) * a.column < a.values.len(), "A is too short");
+    assert!((n / PANEL - 1) * b.panel + (k - 1) * b.row + PANEL <= b.values.len(), "B is too short");
+    assert!(m * n <= c.len(), "C is too short");
+
+    let step = 2 * S::LANES;
+    for j in (0..n).step_by(step) {
+        let right = b.values[(j / PANEL) * b.panel + j % PANEL..].as_ptr();
+        let mut i = 0;
+        while i < m {
+            let left = a.values[i * a.row..].as_ptr();
+            let out = c[i * n + j..].as_mut_ptr();
+            let at =
+                Tile { k, left, left_row: a.row, left_column: a.column, right, right_row: b.row, out, n };
+            // SAFETY: `block::<R>` reads A at rows i..i+R and all k columns, B at all k rows and columns
+            // j..j+step, and touches C at rows i..i+R, columns j..j+step. R <= m - i and j + step <= n
+            // (n is a multiple of PANEL, PANEL of step), so the asserts above cover all of it.
+            unsafe {
+                match m - i {
+                    1 => block::<S, 1>(at, accumulate),
+                    2 => block::<S, 2>(at, accumulate),
+                    3 => block::<S, 3>(at, accumulate),
+                    4..ROWS => block::<S, 4>(at, accumulate),
+                    _ => block::<S, ROWS>(at, accumulate),
+                }
+            }
+            i += match m - i {
+                left @ 1..4 => left,
+                4..ROWS => 4,
+                _ => ROWS,
+            };
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Tile {
+    k: usize,
+    left: *const f32,
+    left_row: usize,
+    left_column: usize,
+    right: *const f32,
+    right_row: usize,
+    out: *mut f32,
+    n: usize,
+}
+
+/// `R` rows by two registers of columns.
+///
+/// # Safety
+/// All that the tile names must lie inside the operands (see [`multiply`]).
+#[inline(always)]
+unsafe fn block<S: Simd, const R: usize>(t: Tile, accumulate: bool) {
+    let mut sums = [[S::splat(0.0); 2]; R];
+    let (mut left, mut right) = (t.left, t.right);
+    for p in 0..t.k {
+        // SAFETY: row p of B and column p of A, inside the operands by this function's contract. The pointers
+        // advance only between rows, so that none is formed past the end.
+        unsafe {
+            if p > 0 {
+                left = left.add(t.left_column);
+                right = right.add(t.right_row);
+            }
+            let b0 = S::load_ptr(right);
+            let b1 = S::load_ptr(right.add(S::LANES));
+            for (i, sum) in sums.iter_mut().enumerate() {
+                let a = S::splat(*left.add(i * t.left_row));
+                sum[0] = S::fma(a, b0, sum[0]);
+                sum[1] = S::fma(a, b1, sum[1]);
+            }
+        }
+    }
+    for (i, sum) in sums.iter().enumerate() {
+        // SAFETY: row i of the tile of C.
+        unsafe {
+            let out = t.out.add(i * t.n);
+            let (mut s0, mut s1) = (sum[0], sum[1]);
+            if accumulate {
+                s0 = S::add(s0, S::load_ptr(out));
+                s1 = S::add(s1, S::load_ptr(out.add(S::LANES)));
+            }
+            S::store_ptr(out, s0);
+            S::store_ptr(out.add(S::LANES), s1);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Images as the convolutions read them: NHWC batches, seen through a ReLU's gradient or put together from two.
+
+use super::engine::Tiles;
+use super::simd::Simd;
+
+/// A batch of images, NHWC.
+#[derive(Clone, Copy)]
+pub(super) struct Image<'a> {
+    /// `[n, height, width, channels]`.
+    pub(super) values: &'a [f32],
+    /// Outputs of a ReLU of the same shape: where they aren't positive, the image reads as 0.
+    pub(super) gate: Option<&'a [f32]>,
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) channels: usize,
+}
+
+impl<'a> Image<'a> {
+    /// A plain batch of shape `[n, height, width, channels]`.
+    pub(super) fn new(values: &'a [f32], height: usize, width: usize, channels: usize) -> Self {
+        Self { values, gate: None, height, width, channels }
+    }
+
+    /// The same, multiplied by the derivative of a ReLU with the outputs `gate` (TensorFlow's: 0 at 0).
+    pub(super) fn gated(self, gate: Option<&'a [f32]>) -> Self {
+        Self { gate, ..self }
+    }
+
+    /// Place of pixel `(row, column)` of image `image`.
+    #[inline(always)]
+    pub(super) fn at(&self, image: usize, row: usize, column: usize) -> usize {
+        ((image * self.height + row) * self.width + column) * self.channels
+    }
+
+    /// Values from `at` on, after the gate.
+    #[inline(always)]
+    pub(super) fn load<S: Simd>(&self, at: usize) -> S::V {
+        let v = S::load(&self.values[at..]);
+        match self.gate {
+            Some(gate) => S::where_positive(S::load(&gate[at..]), v),
+            None => v,
+        }
+    }
+
+    /// As [`Self::load`] for the pixel at `(row, column) + (down, right)`, or zeros outside of the image.
+    #[inline(always)]
+    pub(super) fn load_padded<S: Simd>(
+        &self,
+        image: usize,
+        (row, column): (isize, isize),
+        channel: usize,
+    ) -> S::V {
+        if row < 0 || column < 0 || row >= self.height as isize || column >= self.width as isize {
+            S::splat(0.0)
+        } else {
+            self.load::<S>(self.at(image, row as usize, column as usize) + channel)
+        }
+    }
+
+    /// Copies the rows of tiles that are single pixels; `to` has rows of `depth`.
+    #[inline(always)]
+    pub(super) fn copy_pixels<S: Simd>(&self, tiles: &Tiles, depth: usize, to: &mut [f32]) {
+        for (i, row, column) in tiles.iter() {
+            let from = self.at(tiles.image, row, column);
+            let to = &mut to[i * depth..(i + 1) * depth];
+            let mut ch = 0;
+            while ch + S::LANES <= self.channels {
+                S::store(&mut to[ch..], self.load::<S>(from + ch));
+                ch += S::LANES;
+            }
+            while ch < self.channels {
+                let open = self.gate.is_none_or(|gate| gate[from + ch] > 0.0);
+                to[ch] = if open { self.values[from + ch] } else { 0.0 };
+                ch += 1;
+            }
+            to[self.channels..].fill(0.0);
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The network's operations: convolution with bias and ReLU, max pooling, upsampling, loss, with TensorFlow's gradients.
+//!
+//! Images are NHWC, kernels HWIO, as in Keras. On the CPU they are candle custom operations with their own kernels;
+//! [`composed`] spells them with candle's operations for other devices.
+
+mod buffers;
+pub(crate) mod composed;
+mod conv;
+mod custom;
+mod direct;
+mod engine;
+mod gemm;
+mod image;
+mod loss;
+mod pointwise;
+mod pool;
+mod simd;
+#[cfg(test)]
+mod tests;
+mod upsample;
+mod winograd;
+
+pub use buffers::Buffers;
+pub use conv::Conv;
+pub(crate) use custom::{AddPoolGradient, with_host};
+pub use custom::{BinaryCrossEntropy, MaxPool};
+pub(crate) use loss::{pixel as pixel_loss, sigmoid};

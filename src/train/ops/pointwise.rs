@@ -1,0 +1,63 @@
+//! The 1×1 convolution of the last layer: two channels in, one out. Too little work for matrices.
+
+use rayon::prelude::*;
+
+/// Pixels in one job, and in one partial sum of the gradient: fixed, so that sums don't depend on threads.
+const PIXELS: usize = 16 * 1024;
+
+/// `y = x · kernel + bias` for each pixel; `x` has `input` channels, `y` has `output`.
+pub(super) fn forward(x: &[f32], kernel: &[f32], bias: &[f32], relu: bool, y: &mut [f32]) {
+    let output = bias.len();
+    let input = kernel.len() / output;
+    y.par_chunks_mut(PIXELS * output).zip(x.par_chunks(PIXELS * input)).for_each(|(y, x)| {
+        for (y, x) in y.chunks_exact_mut(output).zip(x.chunks_exact(input)) {
+            for (o, y) in y.iter_mut().enumerate() {
+                let sum = x.iter().zip(kernel[o..].iter().step_by(output)).map(|(x, k)| x * k).sum::<f32>()
+                    + bias[o];
+                // Not `max`: its answer for a NaN would hide it.
+                *y = if relu && sum <= 0.0 { 0.0 } else { sum };
+            }
+        }
+    });
+}
+
+/// Gradients of the input (to `gx`) and of kernel and bias (returned one after the other).
+pub(super) fn backward(
+    x: &[f32],
+    kernel: &[f32],
+    gate: Option<&[f32]>,
+    gy: &[f32],
+    output: usize,
+    gx: &mut [f32],
+) -> Vec<f32> {
+    let input = kernel.len() / output;
+    let gated = |at: usize| match gate {
+        Some(y) if y[at] <= 0.0 => 0.0,
+        _ => gy[at],
+    };
+    let parts: Vec<Vec<f32>> = gx
+        .par_chunks_mut(PIXELS * input)
+        .zip(x.par_chunks(PIXELS * input))
+        .enumerate()
+        .map(|(part, (gx, x))| {
+            let mut sums = vec![0.0; kernel.len() + output];
+            for (p, (gx, x)) in gx.chunks_exact_mut(input).zip(x.chunks_exact(input)).enumerate() {
+                gx.fill(0.0);
+                for o in 0..output {
+                    let g = gated((part * PIXELS + p) * output + o);
+                    for i in 0..input {
+                        gx[i] += g * kernel[i * output + o];
+                        sums[i * output + o] += g * x[i];
+                    }
+                    sums[kernel.len() + o] += g;
+                }
+            }
+            sums
+        })
+        .collect();
+    let mut total = vec![0.0; kernel.len() + output];
+    for part in parts {
+        total.iter_mut().zip(part).for_each(|(t, p)| *t += p);
+    }
+    total
+}

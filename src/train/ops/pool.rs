@@ -1,0 +1,60 @@
+//! Max pooling 2×2. The whole gradient goes to the first maximum of the window in row-major order, as in TensorFlow
+//! (candle's own divides it among four).
+
+use rayon::prelude::*;
+
+/// Places of a window's four pixels, in values from the window's first.
+fn corners(width: usize, channels: usize) -> [usize; 4] {
+    [0, channels, width * channels, (width + 1) * channels]
+}
+
+/// Maximum of each 2×2 window: `x` is `[n, height, width, channels]`, `y` half as high and wide.
+pub(super) fn forward(x: &[f32], width: usize, channels: usize, y: &mut [f32]) {
+    let corners = corners(width, channels);
+    let line = width / 2 * channels;
+    y.par_chunks_mut(line).zip(x.par_chunks(4 * line)).for_each(|(y, x)| {
+        for (column, y) in y.chunks_exact_mut(channels).enumerate() {
+            let [a, b, c, d] = corners.map(|at| &x[2 * column * channels + at..][..channels]);
+            for (i, y) in y.iter_mut().enumerate() {
+                let mut best = a[i];
+                for value in [b[i], c[i], d[i]] {
+                    // NaN must come through, or a diverged training would go unseen.
+                    if value > best || value.is_nan() {
+                        best = value;
+                    }
+                }
+                *y = best;
+            }
+        }
+    });
+}
+
+/// Gradient of `x` into `gx`, added to what is there when `add` says so.
+pub(super) fn backward(x: &[f32], gy: &[f32], width: usize, channels: usize, gx: &mut [f32], add: bool) {
+    let corners = corners(width, channels);
+    let line = width / 2 * channels;
+    gx.par_chunks_mut(4 * line).zip(x.par_chunks(4 * line)).zip(gy.par_chunks(line)).for_each(
+        |((gx, x), gy)| {
+            if !add {
+                gx.fill(0.0);
+            }
+            for (column, gy) in gy.chunks_exact(channels).enumerate() {
+                let first = 2 * column * channels;
+                let [a, b, c, d] = corners.map(|at| &x[first + at..][..channels]);
+                for (i, &g) in gy.iter().enumerate() {
+                    let best = a[i].max(b[i]).max(c[i]).max(d[i]);
+                    let corner = if a[i] == best {
+                        0
+                    } else if b[i] == best {
+                        1
+                    } else if c[i] == best {
+                        2
+                    } else {
+                        3
+                    };
+                    gx[first + corners[corner] + i] += g;
+                }
+            }
+        },
+    );
+}

@@ -1,0 +1,292 @@
+//! Vectors of f32 for the three kinds of processor the trainer meets, chosen when it runs.
+//!
+//! The build targets plain x86-64 (a shipped binary must start on every node), so the kernels are generic over
+//! [`Simd`] and [`dispatch`] runs them inside a function compiled for what the processor has. Everything on the
+//! way from there to an intrinsic is `inline(always)`: code that isn't inlined would be compiled without the
+//! wide registers.
+
+/// One kind of vector register.
+pub(super) trait Simd: Copy {
+    /// Values in one register.
+    const LANES: usize;
+    /// The register.
+    type V: Copy;
+
+    /// The same value in every lane.
+    fn splat(value: f32) -> Self::V;
+    /// The first [`Self::LANES`] values of a slice that has at least so many.
+    fn load(from: &[f32]) -> Self::V;
+    /// Writes the first [`Self::LANES`] values of a slice that has at least so many.
+    fn store(to: &mut [f32], v: Self::V);
+    /// # Safety
+    /// [`Self::LANES`] values must be readable at `from`.
+    unsafe fn load_ptr(from: *const f32) -> Self::V;
+    /// # Safety
+    /// [`Self::LANES`] values must be writable at `to`.
+    unsafe fn store_ptr(to: *mut f32, v: Self::V);
+    /// `a + b`.
+    fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    fn sub(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once where the processor can.
+    fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `max(v, 0)`; NaN stays NaN, so that a diverged training shows.
+    fn relu(v: Self::V) -> Self::V;
+    /// `v` where `y > 0`, else 0: the gradient of a ReLU whose output was `y`.
+    fn where_positive(y: Self::V, v: Self::V) -> Self::V;
+}
+
+/// Work that runs with whatever vectors the processor has.
+pub(super) trait Kernel {
+    /// Does the work; must be `inline(always)`, as must be all that it calls.
+    fn run<S: Simd>(self);
+}
+
+/// What the processor offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    /// Plain arrays of eight values; the compiler makes SSE2 or NEON of them.
+    Portable,
+    /// AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 F.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+impl Level {
+    /// The best that this processor has.
+    pub(super) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            // std caches the answer of cpuid, so asking costs one load.
+            if is_x86_feature_detected!("avx512f") {
+                return Self::Avx512;
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                return Self::Avx2;
+            }
+        }
+        Self::Portable
+    }
+}
+
+/// Runs `kernel` with the processor's best vectors.
+pub(super) fn dispatch(kernel: impl Kernel) {
+    match Level::detect() {
+        Level::Portable => kernel.run::<Portable>(),
+        // SAFETY: `detect` has seen the features that the function needs.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { x86::run_avx2(kernel) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { x86::run_avx512(kernel) },
+    }
+}
+
+/// Arrays that every processor can handle.
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+const WIDE: usize = 8;
+
+#[inline(always)]
+fn each(f: impl Fn(usize) -> f32) -> [f32; WIDE] {
+    let mut v = [0.0; WIDE];
+    for (i, x) in v.iter_mut().enumerate() {
+        *x = f(i);
+    }
+    v
+}
+
+impl Simd for Portable {
+    const LANES: usize = WIDE;
+    type V = [f32; WIDE];
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self::V {
+        [value; WIDE]
+    }
+    #[inline(always)]
+    fn load(from: &[f32]) -> Self::V {
+        each(|i| from[i])
+    }
+    #[inline(always)]
+    fn store(to: &mut [f32], v: Self::V) {
+        to[..WIDE].copy_from_slice(&v);
+    }
+    #[inline(always)]
+    unsafe fn load_ptr(from: *const f32) -> Self::V {
+        // SAFETY: the caller vouches for eight readable values; the read asks for no alignment.
+        unsafe { from.cast::<Self::V>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store_ptr(to: *mut f32, v: Self::V) {
+        // SAFETY: the caller vouches for eight writable values; the write asks for no alignment.
+        unsafe { to.cast::<Self::V>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    fn add(a: Self::V, b: Self::V) -> Self::V {
+        each(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    fn sub(a: Self::V, b: Self::V) -> Self::V {
+        each(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // Not `mul_add`: without the instruction that is a call into the C library for each value.
+        each(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    fn relu(v: Self::V) -> Self::V {
+        each(|i| if v[i] <= 0.0 { 0.0 } else { v[i] })
+    }
+    #[inline(always)]
+    fn where_positive(y: Self::V, v: Self::V) -> Self::V {
+        each(|i| if y[i] > 0.0 { v[i] } else { 0.0 })
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Kernel, Simd};
+
+    #[target_feature(enable = "avx512f,avx2,fma")]
+    pub(super) fn run_avx512(kernel: impl Kernel) {
+        kernel.run::<Avx512>();
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn run_avx2(kernel: impl Kernel) {
+        kernel.run::<Avx2>();
+    }
+
+    /// Sixteen values. Only [`run_avx512`] names this type, and it is entered only where AVX-512 F was
+    /// detected: that is what makes every intrinsic below sound.
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx512;
+
+    impl Simd for Avx512 {
+        const LANES: usize = 16;
+        type V = __m512;
+
+        #[inline(always)]
+        fn splat(value: f32) -> __m512 {
+            // SAFETY: see the type.
+            unsafe { _mm512_set1_ps(value) }
+        }
+        #[inline(always)]
+        fn load(from: &[f32]) -> __m512 {
+            let from = &from[..16];
+            // SAFETY: see the type; the slice above has sixteen values.
+            unsafe { _mm512_loadu_ps(from.as_ptr()) }
+        }
+        #[inline(always)]
+        fn store(to: &mut [f32], v: __m512) {
+            let to = &mut to[..16];
+            // SAFETY: see the type; the slice above has sixteen values.
+            unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
+        }
+        #[inline(always)]
+        unsafe fn load_ptr(from: *const f32) -> __m512 {
+            // SAFETY: see the type; the caller vouches for sixteen readable values.
+            unsafe { _mm512_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn store_ptr(to: *mut f32, v: __m512) {
+            // SAFETY: see the type; the caller vouches for sixteen writable values.
+            unsafe { _mm512_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        fn add(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: see the type.
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        fn sub(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: see the type.
+            unsafe { _mm512_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: see the type.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        fn relu(v: __m512) -> __m512 {
+            // SAFETY: see the type. The instruction answers its second operand when one is NaN.
+            unsafe { _mm512_max_ps(_mm512_setzero_ps(), v) }
+        }
+        #[inline(always)]
+        fn where_positive(y: __m512, v: __m512) -> __m512 {
+            // SAFETY: see the type.
+            unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(y, _mm512_setzero_ps()), v) }
+        }
+    }
+
+    /// Eight values. Only [`run_avx2`] names this type, and it is entered only where AVX2 and FMA were detected.
+    #[derive(Clone, Copy)]
+    pub(super) struct Avx2;
+
+    impl Simd for Avx2 {
+        const LANES: usize = 8;
+        type V = __m256;
+
+        #[inline(always)]
+        fn splat(value: f32) -> __m256 {
+            // SAFETY: see the type.
+            unsafe { _mm256_set1_ps(value) }
+        }
+        #[inline(always)]
+        fn load(from: &[f32]) -> __m256 {
+            let from = &from[..8];
+            // SAFETY: see the type; the slice above has eight values.
+            unsafe { _mm256_loadu_ps(from.as_ptr()) }
+        }
+        #[inline(always)]
+        fn store(to: &mut [f32], v: __m256) {
+            let to = &mut to[..8];
+            // SAFETY: see the type; the slice above has eight values.
+            unsafe { _mm256_storeu_ps(to.as_mut_ptr(), v) }
+        }
+        #[inline(always)]
+        unsafe fn load_ptr(from: *const f32) -> __m256 {
+            // SAFETY: see the type; the caller vouches for eight readable values.
+            unsafe { _mm256_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn store_ptr(to: *mut f32, v: __m256) {
+            // SAFETY: see the type; the caller vouches for eight writable values.
+            unsafe { _mm256_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        fn add(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: see the type.
+            unsafe { _mm256_add_ps(a, b) }
+        }
+        #[inline(always)]
+        fn sub(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: see the type.
+            unsafe { _mm256_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+            // SAFETY: see the type.
+            unsafe { _mm256_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        fn relu(v: __m256) -> __m256 {
+            // SAFETY: see the type. The instruction answers its second operand when one is NaN.
+            unsafe { _mm256_max_ps(_mm256_setzero_ps(), v) }
+        }
+        #[inline(always)]
+        fn where_positive(y: __m256, v: __m256) -> __m256 {
+            // SAFETY: see the type.
+            unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(y, _mm256_setzero_ps()), v) }
+        }
+    }
+}
