@@ -6,4 +6,4 @@ mod publish;
 
 pub use connect::{Broker, BrokerError};
 pub use intake::{JOBS_QUEUE, Taken};
-pub use publish::{DEFAULT_REPLY_QUEUE, Envelope, PublishError};
+pub use publish::{DEFAULT_REPLY_QUEUE, PublishError};

@@ -9,24 +9,13 @@ use lapin::{BasicProperties, Confirmation};
 use thiserror::Error;
 
 use super::connect::{Broker, BrokerError, CALL_DEADLINE, amqp_error, failed, within};
-use crate::wire::Reply;
+use crate::wire::{Envelope, Reply};
 
 /// The queue for replies to messages that name none.
 pub const DEFAULT_REPLY_QUEUE: &str = "hpc-results";
 
 /// How long the broker may take to store and confirm a reply of many megabytes.
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(180);
-
-/// Where a reply goes and how it is recognised.
-#[derive(Clone, Debug)]
-pub struct Envelope {
-    /// The queue: the routing key on the default exchange.
-    pub reply_to: String,
-    /// Rodan's id of the job.
-    pub correlation_id: String,
-    /// The same for every attempt to send the same reply.
-    pub message_id: String,
-}
 
 /// A reply that is not in its queue.
 #[derive(Debug, Error)]

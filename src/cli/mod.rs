@@ -1,4 +1,12 @@
-//! What the programs do, one file for each subcommand: typed arguments in, files and lines out.
+//! The command lines: each parses its arguments, calls the library and maps errors to exit codes.
 
+pub mod check;
+#[cfg(feature = "trainer")]
+pub mod job;
 #[cfg(feature = "trainer")]
 pub mod local;
+mod logging;
+#[cfg(feature = "trainer")]
+pub mod run_trainer;
+
+pub use logging::{LogFormat, Verbosity};

@@ -75,6 +75,11 @@ pub const VARIABLES: &[Variable] = &[
         "the largest file that is downloaded from Rodan, in bytes",
     ),
     variable(
+        "GRACE_SECONDS",
+        Some("600"),
+        "how long a job that Slurm does not know, or is requeueing, counts as alive, in seconds",
+    ),
+    variable(
         "GIVE_UP_HOURS",
         Some("6"),
         "how long a job waits for Rodan or Slurm to come back before it is answered with an error, in hours",
@@ -89,4 +94,28 @@ pub(crate) fn purpose(name: &str) -> &'static str {
 /// The default of a variable in [`VARIABLES`].
 pub(crate) fn default(name: &str) -> Option<&'static str> {
     VARIABLES.iter().find(|v| v.name == name).and_then(|v| v.default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_file_shows_every_variable_with_its_default_and_no_other() {
+        let example = include_str!("../../credentials.env.example");
+        let line =
+            |l: &'static str| l.trim_start_matches('#').split_once('=').filter(|(name, _)| is_name(name));
+        let shown: Vec<(&str, &str)> = example.lines().filter_map(line).collect();
+        let names: Vec<&str> = shown.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, VARIABLES.iter().map(|v| v.name).collect::<Vec<_>>());
+        for (variable, (_, value)) in VARIABLES.iter().zip(&shown) {
+            if let Some(default) = variable.default {
+                assert_eq!(*value, default, "{}", variable.name);
+            }
+        }
+    }
+
+    fn is_name(text: &str) -> bool {
+        text.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+    }
 }

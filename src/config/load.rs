@@ -75,6 +75,8 @@ pub struct SiteConfig {
     pub slurm_bin: Option<PathBuf>,
     /// How long a job waits for a service to come back.
     pub give_up: Duration,
+    /// How long a job that Slurm does not know counts as alive.
+    pub grace: Duration,
 }
 
 impl SiteConfig {
@@ -235,10 +237,8 @@ impl Reader {
         let reply_queue_durable = self.flag("REPLY_QUEUE_DURABLE");
         // 1,000 hours: RabbitMQ takes an expiration of up to 2^32 ms, which is 1,193 hours.
         let reply_ttl = Duration::from_secs(3600 * self.number("REPLY_TTL_HOURS", 1..=1000));
-        let max_reply_bytes = match self.get("MAX_REPLY_BYTES") {
-            Some(_) => Some(self.number("MAX_REPLY_BYTES", 1024..=u64::from(u32::MAX))),
-            None => None,
-        };
+        let is_limited = self.get("MAX_REPLY_BYTES").is_some();
+        let max_reply_bytes = is_limited.then(|| self.number("MAX_REPLY_BYTES", 1024..=u64::from(u32::MAX)));
         Some(BrokerConfig {
             address: address?,
             user,
@@ -269,6 +269,7 @@ impl Reader {
             signal_seconds: self.number("SITE_SIGNAL_SECONDS", 0..=65535),
             slurm_bin: self.get("SITE_SLURM_BIN").map(PathBuf::from),
             give_up: Duration::from_secs(3600 * self.number("GIVE_UP_HOURS", 0..=8760)),
+            grace: Duration::from_secs(self.number("GRACE_SECONDS", 0..=86_400)),
             home: home.to_path_buf(),
             env_file: env_file.map(Path::to_path_buf),
         }

@@ -25,7 +25,7 @@ struct Holder {
 ///
 /// The kernel's lock ends with the process, whatever ends it. It may not reach across nodes (NFS without a lock
 /// manager, Lustre mounted with `localflock`), so the file also names host, process and a heartbeat: a lock that
-/// another host wrote counts until its heartbeat is [`STALE_AFTER`] old.
+/// another host wrote counts until its heartbeat is ten minutes old.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
@@ -93,7 +93,7 @@ impl Lock {
         Ok(lock)
     }
 
-    /// Says that the holder is alive. To be called well within [`STALE_AFTER`].
+    /// Says that the holder is alive. To be called more often than every ten minutes.
     ///
     /// # Errors
     /// When the lock file can't be written.

@@ -27,10 +27,10 @@ impl JobId {
         Self(format!("x-{}", &hex_sha256(id.0.as_bytes())[..32]))
     }
 
-    /// The same id for a later job that came with a correlation id that is already known.
+    /// The id of the `count`-th later job that came with a correlation id that is already known.
     #[must_use]
-    pub fn again(&self, body_sha256: &str) -> Self {
-        Self(format!("{}-{}", self.0.chars().take(50).collect::<String>(), &body_sha256[..12]))
+    pub fn again(&self, body_sha256: &str, count: u32) -> Self {
+        Self(format!("x-{}", &hex_sha256(format!("{self} {body_sha256} {count}").as_bytes())[..32]))
     }
 
     /// A name of a directory in the spool, taken as an id; `None` when it can't be one.
@@ -330,7 +330,7 @@ mod tests {
         fn a_job_id_is_safe_whatever_the_correlation_id(id in ".{0,80}") {
             let job = JobId::from_correlation_id(&CorrelationId(id));
             prop_assert_eq!(JobId::from_directory(job.as_str()), Some(job.clone()));
-            let again = job.again(&hex_sha256(b""));
+            let again = job.again(&hex_sha256(b""), 1);
             prop_assert!(JobId::from_directory(again.as_str()).is_some());
         }
     }

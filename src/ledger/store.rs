@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use super::atomic::{sync_directory, write_atomic};
-use super::record::{JobId, RECORD_VERSION, Record};
-use crate::wire::Reply;
+use super::record::{JobId, RECORD_VERSION, Record, SlurmJobId};
+use crate::wire::{Envelope, Reply};
 
 /// The spool: `jobs/` (open), `done/` (answered), `rejected/` (messages that were no jobs, and files that are
 /// not ours).
@@ -66,6 +66,31 @@ impl JobFiles {
     /// Exists once the broker confirmed the reply that the trainer published.
     pub fn delivered(&self) -> PathBuf {
         self.directory.join("delivered")
+    }
+
+    /// Written by the trainer when it starts: Slurm's number of the job that it runs in.
+    pub fn started(&self) -> PathBuf {
+        self.directory.join("started")
+    }
+
+    /// True when `job_file` is the one that `check` wrote: its record lies beside it.
+    pub fn is_record_of(&self, job_file: &Path) -> bool {
+        job_file.file_name() == self.job_file().file_name() && self.record().is_file()
+    }
+
+    /// Where the reply of this job goes, as its record says.
+    pub fn envelope(&self) -> Option<Envelope> {
+        let record: Record = serde_json::from_slice(&fs::read(self.record()).ok()?).ok()?;
+        Some(Envelope {
+            reply_to: record.reply_to,
+            correlation_id: record.correlation_id.0,
+            message_id: record.message_id,
+        })
+    }
+
+    /// Slurm's number in [`JobFiles::started`].
+    pub fn started_in(&self) -> Option<SlurmJobId> {
+        fs::read_to_string(self.started()).ok()?.trim().parse().ok().map(SlurmJobId)
     }
 
     fn record(&self) -> PathBuf {

@@ -172,6 +172,9 @@ impl TrainingJob {
     /// Trains all layers, background first, and writes `<model name>.hdf5` into `folder` for each as soon as it
     /// is done: a file that is there is whole.
     ///
+    /// When `observer` asks for the end while the last layer trains, and that layer has an epoch to show, its best
+    /// epoch is kept and the page is done.
+    ///
     /// # Errors
     /// [`TrainError::Fit`], [`TrainError::Write`], or [`TrainError::Stopped`] when `observer` asked for it.
     pub fn train(
@@ -191,7 +194,8 @@ impl TrainingJob {
         );
         let mut trained = Vec::with_capacity(self.layers.len());
         for (layer, prepared) in self.page.layers().iter().map(|l| l.layer).zip(&self.layers) {
-            let done = self.train_layer(layer, prepared, device, folder, observer)?;
+            let last = trained.len() + 1 == self.layers.len();
+            let done = self.train_layer(layer, prepared, last, device, folder, observer)?;
             observer.layer_finished(&done);
             trained.push(done);
         }
@@ -202,6 +206,7 @@ impl TrainingJob {
         &self,
         layer: Layer,
         prepared: &PreparedLayer,
+        last: bool,
         device: &Device,
         folder: &Path,
         observer: &mut dyn JobObserver,
@@ -219,7 +224,12 @@ impl TrainingJob {
         let mut inner = LayerObserver { layer, job: observer };
         let fitted = match fit(train, validation, &options, &mut inner) {
             Ok(fitted) if fitted.stopped == StopReason::Interrupted => {
-                return Err(TrainError::Stopped { model: model_name });
+                // With this layer every one has a model: its best epoch so far is worth more than none.
+                if !last {
+                    return Err(TrainError::Stopped { model: model_name });
+                }
+                warn!("{model_name}: stopped early, its best epoch so far ({}) is kept", fitted.best_epoch);
+                fitted
             }
             Err(FitError::Interrupted) => return Err(TrainError::Stopped { model: model_name }),
             Err(source) => return Err(TrainError::Fit { model: model_name, source }),

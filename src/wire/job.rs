@@ -82,8 +82,6 @@ pub struct JobFile {
     pub correlation_id: Option<String>,
     /// Message id of the reply, so that a reply that had to be sent twice can be told.
     pub message_id: Option<String>,
-    /// True when `check` wrote the file: then it is removed once the reply is spooled.
-    pub managed: bool,
 }
 
 #[derive(Deserialize)]
@@ -94,8 +92,6 @@ struct RawJobFile {
     reply_to: Option<String>,
     correlation_id: Option<String>,
     message_id: Option<String>,
-    #[serde(default)]
-    managed: bool,
 }
 
 /// A job file that can't be used.
@@ -132,7 +128,6 @@ impl JobFile {
             reply_to: raw.reply_to,
             correlation_id: raw.correlation_id,
             message_id: raw.message_id,
-            managed: raw.managed,
         })
     }
 
@@ -165,7 +160,6 @@ impl JobFile {
             "reply_to": reply_to,
             "correlation_id": correlation_id,
             "message_id": message_id,
-            "managed": true,
             "token": token,
         });
         Value::to_string(&value)
@@ -188,7 +182,7 @@ mod tests {
         let text = JobFile::text(&job, "amq.reply", "c-1", "m-1", &Secret::new("t0ken"));
         let file = JobFile::parse(text.expose().as_bytes()).unwrap();
         assert_eq!(file.inputs, job.inputs);
-        assert_eq!((file.token.expose(), file.managed), ("t0ken", true));
+        assert_eq!(file.token.expose(), "t0ken");
         assert_eq!(file.reply_to.as_deref(), Some("amq.reply"));
         assert!(text.expose().contains("\"Later\":{\"x\":1}"), "unknown settings are kept");
         assert!(!JobFile::masked_text(&job, "r", "c", "m").contains("t0ken"));
@@ -199,7 +193,7 @@ mod tests {
     fn a_file_written_by_hand_needs_three_parts_only() {
         let text = JOB.replacen('{', "{\"token\": \"abc\",", 1);
         let file = JobFile::parse(text.as_bytes()).unwrap();
-        assert!(!file.managed && file.reply_to.is_none());
+        assert!(file.reply_to.is_none());
     }
 
     #[test]

@@ -136,7 +136,7 @@ impl Inputs {
         let mut inputs = Vec::with_capacity(map.len());
         for (name, location) in map {
             let kind = InputKind::from_name(name)
-                .ok_or_else(|| InputsError::Unknown(crate::report::printable(name, 60)))?;
+                .ok_or_else(|| InputsError::Unknown(crate::text::printable(name, 60)))?;
             if location.trim().is_empty() {
                 return Err(InputsError::Empty(name.clone()));
             }

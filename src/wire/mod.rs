@@ -8,6 +8,6 @@ mod walltime;
 
 pub use job::{JobFile, JobFileError, JobMessage, MessageError};
 pub use layer::{Input, InputKind, Inputs, InputsError, Layer};
-pub use reply::{Reply, ReplyError};
+pub use reply::{Envelope, Reply, ReplyError};
 pub use settings::{ResourceSettings, SettingsError, SettingsMap, TrainingSettings, is_training_setting};
 pub use walltime::{Walltime, WalltimeError};

@@ -7,6 +7,17 @@ use thiserror::Error;
 
 use super::layer::Layer;
 
+/// Where a reply goes and how it is recognised.
+#[derive(Clone, Debug)]
+pub struct Envelope {
+    /// The queue: the routing key on the default exchange.
+    pub reply_to: String,
+    /// Rodan's id of the job.
+    pub correlation_id: String,
+    /// The same for every attempt to send the same reply.
+    pub message_id: String,
+}
+
 /// The body of a reply, ready to be spooled and published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {

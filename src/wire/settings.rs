@@ -80,7 +80,7 @@ impl Reader<'_> {
                 None
             }),
             Some(value) => integer(value).filter(|n| (low..=high).contains(n)).or_else(|| {
-                let got = crate::report::printable(&value.to_string(), 40);
+                let got = crate::text::printable(&value.to_string(), 40);
                 let what =
                     format!("the setting \"{name}\" must be a whole number from {low} to {high}, not {got}");
                 self.problems.push(what);
