@@ -7,13 +7,13 @@
 use std::path::Path;
 
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use image::{ExtendedColorType, ImageEncoder};
+use image::{ExtendedColorType, ImageEncoder, ImageResult};
 
 const WIDTH: usize = 600;
 const HEIGHT: usize = 800;
 const SYSTEMS: usize = 7;
 /// Distance of two staves, and of two lines of a staff, in pixels.
-const SYSTEM_PITCH: f64 = 104.0;
+const SYSTEM_PITCH: f64 = 100.0;
 const LINE_PITCH: f64 = 13.0;
 const LEFT: f64 = 62.0;
 const RIGHT: f64 = 540.0;
@@ -127,7 +127,7 @@ fn write_page(dice: &mut Dice) -> [Ink; 3] {
             }
         }
         write_neumes(&mut neumes, dice, |x| top + at(x));
-        write_words(&mut text, dice, top + 3.0 * LINE_PITCH + 16.0);
+        write_words(&mut text, dice, top + 3.0 * LINE_PITCH + 11.0);
     }
     [neumes, staff, text]
 }
@@ -150,7 +150,7 @@ fn write_neumes(ink: &mut Ink, dice: &mut Dice, line: impl Fn(f64) -> f64) {
             if x > RIGHT - 6.0 {
                 break;
             }
-            place = (place + [-2, -1, 1, 2][dice.pick(4)]).clamp(-1, 7);
+            place = (place + [-2, -1, 1, 2][dice.pick(4)]).clamp(-1, 6);
             let y = line(x) + LINE_PITCH / 2.0 * f64::from(place) + dice.between(-0.7, 0.7);
             let half = dice.between(4.4, 5.3);
             ink.square(x, y, half, dice.between(-0.06, 0.12), turned);
@@ -242,22 +242,29 @@ fn paint(dice: &mut Dice, [neumes, staff, text]: &[Ink; 3]) -> Vec<u8> {
     bytes
 }
 
-fn png(bytes: &[u8], colour: ExtendedColorType, filter: FilterType) -> Vec<u8> {
+fn png(bytes: &[u8], colour: ExtendedColorType) -> ImageResult<Vec<u8>> {
     let mut file = Vec::new();
-    PngEncoder::new_with_quality(&mut file, CompressionType::Best, filter)
-        .write_image(bytes, WIDTH as u32, HEIGHT as u32, colour)
-        .expect("the buffer has the size of the page and memory takes every write");
-    file
+    // Few shades and no gradients: unfiltered rows compress best.
+    PngEncoder::new_with_quality(&mut file, CompressionType::Best, FilterType::NoFilter).write_image(
+        bytes,
+        WIDTH as u32,
+        HEIGHT as u32,
+        colour,
+    )?;
+    Ok(file)
 }
 
 /// A layer as RGBA: black and opaque where a pixel belongs to it, else empty. Nobody reads a layer's colours.
-fn layer(belongs: impl Fn(usize) -> bool) -> Vec<u8> {
+fn layer(belongs: impl Fn(usize) -> bool) -> ImageResult<Vec<u8>> {
     let pixels = (0..WIDTH * HEIGHT).flat_map(|at| [0, 0, 0, if belongs(at) { 255 } else { 0 }]);
-    png(&pixels.collect::<Vec<u8>>(), ExtendedColorType::Rgba8, FilterType::NoFilter)
+    png(&pixels.collect::<Vec<u8>>(), ExtendedColorType::Rgba8)
 }
 
 /// The files of the page: name and content.
-pub(crate) fn files() -> Vec<(&'static str, Vec<u8>)> {
+///
+/// # Errors
+/// When the PNG encoder fails.
+pub(crate) fn files() -> ImageResult<Vec<(&'static str, Vec<u8>)>> {
     let mut dice = Dice(73);
     for _ in 0..8 {
         dice.roll();
@@ -272,21 +279,21 @@ pub(crate) fn files() -> Vec<(&'static str, Vec<u8>)> {
         (LEFT - 22.0..RIGHT + 22.0).contains(&x)
             && (TOP - 22.0..TOP + SYSTEM_PITCH * SYSTEMS as f64 - 16.0).contains(&y)
     };
-    vec![
-        ("image.png", png(&page, ExtendedColorType::Rgb8, FilterType::NoFilter)),
-        ("background.png", layer(|at| owner(at).is_none())),
-        ("regions.png", layer(inside)),
-        ("layer_0.png", layer(|at| owner(at) == Some(0))),
-        ("layer_1.png", layer(|at| owner(at) == Some(1))),
-        ("layer_2.png", layer(|at| owner(at) == Some(2))),
-    ]
+    Ok(vec![
+        ("image.png", png(&page, ExtendedColorType::Rgb8)?),
+        ("background.png", layer(|at| owner(at).is_none())?),
+        ("regions.png", layer(inside)?),
+        ("layer_0.png", layer(|at| owner(at) == Some(0))?),
+        ("layer_1.png", layer(|at| owner(at) == Some(1))?),
+        ("layer_2.png", layer(|at| owner(at) == Some(2))?),
+    ])
 }
 
 #[allow(dead_code)] // A test includes this file for `files` alone.
-fn main() -> std::io::Result<()> {
+fn main() -> ImageResult<()> {
     let folder = std::env::args().nth(1).unwrap_or_else(|| "examples/page".to_owned());
     std::fs::create_dir_all(&folder)?;
-    for (name, content) in files() {
+    for (name, content) in files()? {
         std::fs::write(Path::new(&folder).join(name), content)?;
     }
     Ok(())

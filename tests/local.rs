@@ -1,6 +1,7 @@
 //! `run_trainer --local`: a page in a folder becomes models, a picture and a table; a bad page a clear sentence.
 #![cfg(feature = "trainer")]
 #![allow(missing_docs)]
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -244,7 +245,7 @@ fn an_output_folder_that_can_not_be_written_is_named() {
 #[test]
 fn the_example_page_is_what_its_generator_draws() {
     let mut total = 0;
-    for (name, content) in make_page::files() {
+    for (name, content) in make_page::files().unwrap() {
         assert!(std::fs::read(example().join(name)).unwrap() == content, "{name} differs: run the generator");
         total += content.len();
     }
