@@ -3,6 +3,8 @@
 //! Parameters are one matrix of shape `[k · k · in + 1, out]`: the kernel in Keras's order (HWIO), the bias as the last
 //! row. One tensor instead of two leaves candle's three-operand limit room for the two halves of a concatenation.
 
+use std::marker::PhantomData;
+
 use rayon::prelude::*;
 
 use super::buffers::Buffers;
@@ -137,9 +139,15 @@ impl Conv {
                         row,
                     );
                 });
-                let lowering = Input { images: self.images(extent, x), filtering: F2 };
-                let raising =
-                    Output { height, width, channels: [output, 0], bias: Some(bias), relu, filtering: F2 };
+                let lowering = Input { images: self.images(extent, x), filtering: PhantomData::<Forward> };
+                let raising = Output {
+                    height,
+                    width,
+                    channels: [output, 0],
+                    bias: Some(bias),
+                    relu,
+                    filtering: PhantomData::<Forward>,
+                };
                 product(grid, &lowering, &weights, &raising, [&mut y, &mut []]);
             }
             Method::Upsample => {
@@ -221,8 +229,8 @@ impl Conv {
         let (to_kernel, to_bias) = parameters.split_at_mut(self.kernel_len());
         match self.method() {
             Method::Winograd => {
-                let left = Input { images: self.images(extent, x), filtering: F4 };
-                let right = OutputGradient { image: result, filtering: F4 };
+                let left = Input { images: self.images(extent, x), filtering: PhantomData::<Back> };
+                let right = OutputGradient { image: result, filtering: PhantomData::<Back> };
                 let sums = gradient(grid, &left, &right, point_of_sums(BACK_POINTS), &self.buffers);
                 let (points, bias) = sums.split_at(BACK_POINTS * BACK_POINTS * input * output);
                 kernel_gradient::<Back, BACK_SIDE, BACK_POINTS>(points, input * output, to_kernel);
@@ -235,14 +243,14 @@ impl Conv {
                         let tap = |tap| &turned[((8 - tap) * output + o) * input..][..input];
                         kernel_points::<Back, BACK_SIDE, BACK_POINTS>(point, tap, row);
                     });
-                    let lowering = Input { images: [Some(result), None], filtering: F4 };
+                    let lowering = Input { images: [Some(result), None], filtering: PhantomData::<Back> };
                     let raising = Output {
                         height,
                         width,
                         channels: self.inputs,
                         bias: None,
                         relu: false,
-                        filtering: F4,
+                        filtering: PhantomData::<Back>,
                     };
                     product(grid, &lowering, &weights, &raising, gx_out);
                 }

@@ -266,7 +266,7 @@ pub(super) fn gradient(
     let strips = grid.images * strips_per_image;
     let len = components * k * n + n;
     // Fixed by the sizes alone, so that the order of summation is: one group an image of the usual batch.
-    let groups = strips.min(GROUPS).max(1);
+    let groups = strips.clamp(1, GROUPS);
 
     let mut sums = buffers.take(groups * len);
     sums.par_chunks_mut(len).enumerate().for_each(|(group, sums)| {

@@ -5,6 +5,8 @@
 //! The gradient of the kernel uses the transposed algorithm, the gradient of the image is a convolution with the
 //! turned kernel.
 
+use std::marker::PhantomData;
+
 use super::engine::{Lowering, Raising, Tiles};
 use super::image::Image;
 use super::simd::Simd;
@@ -118,7 +120,7 @@ macro_rules! both_ways {
 /// then of the other.
 pub(super) struct Input<'a, F, const M: usize, const N: usize> {
     pub(super) images: [Option<Image<'a>>; 2],
-    pub(super) filtering: F,
+    pub(super) filtering: PhantomData<F>,
 }
 
 impl<F: Filtering<M, N>, const M: usize, const N: usize> Lowering for Input<'_, F, M, N> {
@@ -172,7 +174,7 @@ impl<F: Filtering<M, N>, const M: usize, const N: usize> Lowering for Input<'_, 
 /// Point `(1, 1)` is the sum of the tile's pixels (see [`point_of_sums`]).
 pub(super) struct OutputGradient<'a, F, const M: usize, const N: usize> {
     pub(super) image: Image<'a>,
-    pub(super) filtering: F,
+    pub(super) filtering: PhantomData<F>,
 }
 
 /// The point that evaluates the polynomial at 1 both ways, in a grid of `n × n`.
@@ -218,7 +220,7 @@ pub(super) struct Output<'a, F, const M: usize, const N: usize> {
     pub(super) channels: [usize; 2],
     pub(super) bias: Option<&'a [f32]>,
     pub(super) relu: bool,
-    pub(super) filtering: F,
+    pub(super) filtering: PhantomData<F>,
 }
 
 impl<F: Filtering<M, N>, const M: usize, const N: usize> Raising for Output<'_, F, M, N> {
