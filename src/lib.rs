@@ -4,7 +4,21 @@
 //! RabbitMQ and submits them to Slurm; and `run_trainer`, which runs inside the allocation, trains
 //! one network per page layer and publishes the reply. `ARCHITECTURE.md` draws the modules.
 
+pub mod bridge;
+pub mod broker;
+pub mod cli;
+pub mod config;
+pub mod exit_code;
 #[cfg(feature = "trainer")]
 pub mod keras;
+pub mod ledger;
+pub mod report;
+pub mod retry;
+pub mod rodan;
+pub mod secret;
+pub mod slurm;
+pub mod text;
+pub mod tls;
 #[cfg(feature = "trainer")]
 pub mod train;
+pub mod wire;

@@ -1,5 +1,12 @@
 //! The Keras HDF5 model file: the only form in which a trained network leaves this program.
 
 mod layers;
+mod model_config;
+mod read;
+mod topology;
+mod write;
 
 pub use layers::{CONV_LAYERS, ConvLayer, PARAMETER_COUNT, Weights, WeightsError};
+pub use read::{Model, ReadError, ReadProblem, from_bytes, read};
+pub use topology::TopologyError;
+pub use write::{WriteError, to_bytes, write};

@@ -2,10 +2,14 @@
 
 mod adam;
 mod batches;
+mod decode;
+mod device;
 mod fit;
 #[cfg(test)]
 mod fit_tests;
 mod init;
+mod job;
+mod mask;
 mod metrics;
 mod native;
 mod network;
@@ -13,14 +17,27 @@ mod network;
 mod network_tests;
 pub mod ops;
 mod outcome;
+mod page;
+mod patches;
 mod predict;
+mod preview;
+mod progress;
 mod samples;
+mod segment;
 
 pub use adam::{Adam, AdamState};
-pub use fit::fit;
+pub use decode::{Input, MAX_PIXELS, PageError};
+pub use device::choose_device;
+pub use fit::{EpochReport, FitError, FitObserver, FitOptions, StopReason, Trained, fit};
 pub use init::initial_weights;
+pub use job::{JobObserver, TrainError, TrainedLayer, TrainingJob, train_page};
+pub use mask::Mask;
 pub use metrics::Metrics;
 pub use network::{Backend, Network, NetworkError, Step};
-pub use outcome::{EpochReport, FitError, FitObserver, FitOptions, StopReason, Trained};
+pub use page::{Page, PageInputs, PageLayer};
+pub use patches::{LayerSamples, SampleError, Split, is_mirrored, sample, samples_per_layer};
 pub use predict::Predictor;
+pub use preview::{PreviewError, colour_name, write_preview};
+pub use progress::Progress;
 pub use samples::{PatchShape, PatchShapeError, Samples};
+pub use segment::{Score, Segmentation};

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=hpc-trainer
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --gres=gpu:1
+#SBATCH --cpus-per-task=6
+#SBATCH --mem=32000
+#SBATCH --time=0-06:00
+#SBATCH --signal=B:USR1@120
+#SBATCH --output=hpc-trainer-%j.log
+#
+# The batch script: `check` submits it with the job's own requests, which win over the lines above. Those are for use
+# by hand:
+#
+#   sbatch hpc_training.sh JOB_FILE REPLY_QUEUE CORRELATION_ID
+set -eu
+unset CDPATH
+umask 077
+
+# Slurm runs a copy of this file from its spool, so $0 does not lead home.
+HPC_TRAINER_HOME=${HPC_TRAINER_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}
+export HPC_TRAINER_HOME
+
+# ── The site's modules ────────────────────────────────────────────────────────────────────────────────────────────
+# Everything a site needs before the program starts goes here, or into site.sh beside this file, which an update
+# leaves alone. For example:
+#   module load cuda/12.2 cudnn/8.9
+if [ -f "$HPC_TRAINER_HOME/site.sh" ]; then
+    set +eu # the site's own code, and `module` itself, need not be strict
+    # shellcheck source=/dev/null
+    . "$HPC_TRAINER_HOME/site.sh"
+    set -eu
+fi
+# ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+# As many threads as Slurm gave cores; more would only wait for each other.
+threads=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-}}
+if [ -n "$threads" ]; then
+    export OMP_NUM_THREADS="$threads" RAYON_NUM_THREADS="$threads"
+fi
+
+# find_binary NAME: its path, or nothing.
+find_binary() {
+    local directory
+    for directory in "$HPC_TRAINER_HOME" "$HPC_TRAINER_HOME/bin" "$HPC_TRAINER_HOME/target/release"; do
+        if [ -f "$directory/$1" ] && [ -x "$directory/$1" ]; then
+            printf '%s\n' "$directory/$1"
+            return
+        fi
+    done
+}
+
+# A build with CUDA needs the driver's libraries to start at all, so it is chosen only where a GPU answers.
+trainer=
+if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
+    trainer=$(find_binary run_trainer-cuda)
+fi
+[ -n "$trainer" ] || trainer=$(find_binary run_trainer)
+if [ -z "$trainer" ]; then
+    echo "hpc_training.sh: there is no program run_trainer in $HPC_TRAINER_HOME, its bin or its target/release." >&2
+    echo "Build it there: cargo build --release" >&2
+    exit 127
+fi
+
+# exec: Slurm's warning ahead of the time limit (--signal=B:…) goes to this process, and it has to be the trainer.
+exec "$trainer" "$@"

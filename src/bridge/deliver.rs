@@ -1,0 +1,84 @@
+//! Delivering replies that the trainer did not deliver, and error replies.
+
+use super::pass::{BridgeError, Pass};
+use crate::broker::PublishError;
+use crate::exit_code::ExitCode;
+use crate::ledger::{Event, Outcome, Record, State};
+use crate::report;
+use crate::wire::{Envelope, Reply};
+
+impl Pass<'_> {
+    /// Spools the error reply of a failed job, and delivers a spooled reply.
+    pub(super) async fn deliver_if_due(&mut self, job: &mut Record) -> Result<(), BridgeError> {
+        if let State::Failed { sentence } = &job.state {
+            // A valid result wins over whatever ended the job that made it.
+            let outcome = if self.store.reply(&job.job_id).is_some_and(|r| r.error_sentence().is_none()) {
+                Outcome::Models
+            } else {
+                self.store.write_reply(&job.job_id, &Reply::error(sentence))?;
+                Outcome::Error
+            };
+            self.apply(job, Event::ReplySpooled(outcome))?;
+        }
+        match job.state {
+            State::ResultSpooled { .. } => self.deliver(job).await,
+            State::Replied => Ok(self.store.finish(&job.job_id)?),
+            _ => Ok(()),
+        }
+    }
+
+    async fn deliver(&mut self, job: &mut Record) -> Result<(), BridgeError> {
+        let reply = match self.store.reply(&job.job_id) {
+            Some(reply) => reply,
+            None => {
+                let reply =
+                    Reply::error("The cluster lost the result of the training. Run the workflow again.");
+                self.store.write_reply(&job.job_id, &reply)?;
+                reply
+            }
+        };
+        let envelope = Envelope {
+            reply_to: job.reply_to.clone(),
+            correlation_id: job.correlation_id.0.clone(),
+            message_id: job.message_id.clone(),
+        };
+        self.beat();
+        let mut result = self.broker().await?.publish(&envelope, &reply).await;
+        let mut reply = reply;
+        if let Err(error @ PublishError::TooLarge { .. }) = &result {
+            let sentence = report::too_large(error);
+            tracing::error!("{}: {sentence}", job.job_id);
+            reply = Reply::error(&sentence);
+            self.store.write_reply(&job.job_id, &reply)?;
+            self.apply(job, Event::ReplySpooled(Outcome::Error))?;
+            result = self.broker().await?.publish(&envelope, &reply).await;
+        }
+        match result {
+            Ok(()) => {
+                self.apply(job, Event::Delivered)?;
+                self.finish(job, reply.error_sentence().as_deref())
+            }
+            Err(PublishError::Broker(error)) => {
+                // The connection is in doubt: the next job gets a new one.
+                self.broker = None;
+                self.waits(job, ExitCode::NotDelivered, error.to_string())
+            }
+            Err(error) => self.waits(job, ExitCode::NotDelivered, error.to_string()),
+        }
+    }
+
+    /// Files an answered job away and says so.
+    pub(super) fn finish(&mut self, job: &mut Record, error: Option<&str>) -> Result<(), BridgeError> {
+        if job.state != State::Replied {
+            self.apply(job, Event::Delivered)?;
+        }
+        self.store.finish(&job.job_id)?;
+        let queue = &job.reply_to;
+        let detail = match error {
+            Some(_) => format!("an error reply is in the queue '{queue}'"),
+            None => format!("the models are in the queue '{queue}'"),
+        };
+        self.tell(job, "answered", &detail);
+        Ok(())
+    }
+}

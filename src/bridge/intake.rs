@@ -1,0 +1,86 @@
+//! Taking a message: record first, acknowledgement second.
+
+use jiff::Timestamp;
+
+use super::pass::{BridgeError, Pass};
+use crate::broker::{DEFAULT_REPLY_QUEUE, Taken};
+use crate::exit_code::ExitCode;
+use crate::ledger::{CorrelationId, Event, JobId, Record};
+use crate::text::sentence;
+use crate::wire::JobMessage;
+
+impl Pass<'_> {
+    /// Takes the next message and returns its job; `None` when there is none.
+    ///
+    /// A message that is no job becomes a failed job, so that it is answered like any other.
+    pub(super) async fn take_one(&mut self) -> Result<Option<Record>, BridgeError> {
+        loop {
+            let Some(taken) = self.broker().await?.take().await? else { return Ok(None) };
+            if let Some(known) = self.known(&taken)? {
+                // Its acknowledgement was lost with an earlier pass, or it was sent twice. It has its one answer.
+                self.broker().await?.acknowledge(taken).await?;
+                self.tell(&known, "duplicate", "the message was taken before; it is not taken again");
+                continue;
+            }
+            let mut job = new_record(&taken);
+            // Where another job came with the same correlation id, this one gets an id of its own here.
+            let free = ids(&job).find(|id| self.store.find(id).is_none());
+            if let Some(free) = free {
+                job.job_id = free;
+            }
+            self.store.create(&job, taken.body())?;
+            if let Err(error) = JobMessage::parse(taken.body()) {
+                let kept = self.store.keep_rejected(&job.job_id, taken.body())?;
+                tracing::warn!("{}: the message is kept in {}", job.job_id, kept.display());
+                self.fails(&mut job, ExitCode::Rejected, sentence(&error.to_string()))?;
+            }
+            let unanswerable = taken.reply_to().is_none() && taken.correlation_id().is_none();
+            self.broker().await?.acknowledge(taken).await?;
+            if unanswerable && matches!(job.state, crate::ledger::State::Failed { .. }) {
+                // Nobody waits for an answer that names no queue and no job: it would circulate for ever.
+                self.apply(&mut job, Event::ReplySpooled(crate::ledger::Outcome::Error))?;
+                self.apply(&mut job, Event::Delivered)?;
+                self.store.finish(&job.job_id)?;
+                continue;
+            }
+            return Ok(Some(job));
+        }
+    }
+
+    /// The job of a message that was taken before.
+    fn known(&self, taken: &Taken) -> Result<Option<Record>, BridgeError> {
+        let fresh = new_record(taken);
+        if fresh.correlation_id_generated {
+            // Without a correlation id only the content tells, and only where the broker says that it hands the
+            // message out again: two such messages may well be two jobs.
+            let same = |job: &Record| job.correlation_id_generated && job.body_sha256 == fresh.body_sha256;
+            return Ok(if taken.redelivered() {
+                self.store.open_jobs()?.into_iter().find(same)
+            } else {
+                None
+            });
+        }
+        let same =
+            |job: &Record| job.body_sha256 == fresh.body_sha256 && job.correlation_id == fresh.correlation_id;
+        Ok(ids(&fresh).map_while(|id| self.store.find(&id)).find(same))
+    }
+}
+
+/// The ids that a job may have: its own, then those for jobs that share its correlation id.
+fn ids(job: &Record) -> impl Iterator<Item = JobId> {
+    let later = |count| job.job_id.again(&job.body_sha256, count);
+    std::iter::once(job.job_id.clone()).chain((1..).map(later))
+}
+
+fn new_record(taken: &Taken) -> Record {
+    let given = taken.correlation_id();
+    let id = CorrelationId(given.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string()));
+    let reply_to = taken.reply_to().unwrap_or_else(|| DEFAULT_REPLY_QUEUE.to_owned());
+    let job_id = JobId::from_correlation_id(&id);
+    let mut record = Record::new(job_id, id, reply_to, taken.body(), Timestamp::now());
+    record.correlation_id_generated = given.is_none();
+    if record.correlation_id_generated {
+        tracing::info!("a message without correlation id: it is called {}", record.correlation_id.0);
+    }
+    record
+}

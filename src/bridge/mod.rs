@@ -1,0 +1,11 @@
+//! One pass of `check`: look after the open jobs, deliver replies, take new jobs, submit them.
+
+mod deliver;
+mod dry_run;
+mod intake;
+mod pass;
+mod reconcile;
+mod submit;
+
+pub use dry_run::{DryRun, dry_run};
+pub use pass::{BridgeError, Happening, Outcome, Pass, run};

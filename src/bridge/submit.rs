@@ -1,0 +1,103 @@
+//! From a received job to a Slurm job: log in, write the job file, call sbatch.
+
+use super::pass::{BridgeError, Pass};
+use crate::exit_code::ExitCode;
+use crate::ledger::{Event, Record, State, write_atomic};
+use crate::rodan::{Client, LoginError, log_in};
+use crate::secret::Secret;
+use crate::slurm::{Request, SubmitError};
+use crate::text::sentence;
+use crate::wire::{JobFile, JobMessage};
+
+impl Pass<'_> {
+    /// Submits a job that is not yet with Slurm. Whatever fails is either answered or tried again in the next pass.
+    pub(super) async fn submit_if_due(&mut self, job: &mut Record) -> Result<(), BridgeError> {
+        if !matches!(job.state, State::Received | State::Submitting { .. }) {
+            return Ok(());
+        }
+        if matches!(job.state, State::Submitting { .. }) {
+            if !self.slurm_answered {
+                return Ok(()); // the job may exist: it must not be submitted twice
+            }
+            if self.is_given_up(job) {
+                let sentence = "The cluster did not take the job in time. Run the workflow again, or ask the operator of the cluster.";
+                return self.fails(job, ExitCode::Slurm, sentence.to_owned());
+            }
+        }
+        let message = self.store.message(&job.job_id)?;
+        let parsed = match JobMessage::parse(&message) {
+            Ok(parsed) => parsed,
+            Err(error) => return self.fails(job, ExitCode::Rejected, sentence(&error.to_string())),
+        };
+        let Some(token) = self.token(job).await? else { return Ok(()) };
+        let path = self.store.files(&job.job_id).job_file();
+        let text = JobFile::text(&parsed, &job.reply_to, &job.correlation_id.0, &job.message_id, &token);
+        if let Err(error) = write_atomic(&path, text.expose().as_bytes()) {
+            let why = format!("{} can't be written: {error}", path.display());
+            return self.waits(job, ExitCode::Spool, why);
+        }
+        let request = Request::new(&self.config.site, &job.job_id.slurm_name(), &parsed.resources, &path);
+        tracing::debug!("{}: {}", job.job_id, request.command_line());
+        self.apply(job, Event::SubmitStarted)?;
+        self.beat();
+        match self.slurm.submit(&request).await {
+            Ok(slurm_id) => {
+                self.apply(job, Event::Accepted(slurm_id))?;
+                let r = &parsed.resources;
+                let detail =
+                    format!("Slurm job {slurm_id} ({} CPUs, {} MB, {})", r.cpus, r.memory_mb, r.walltime);
+                self.tell(job, "submitted", &detail);
+                Ok(())
+            }
+            Err(SubmitError::Refused(reason)) => {
+                let sentence = format!(
+                    "The cluster refuses the job: {}. Change \"CPUs\", \"Maximum memory (MB)\" or \"Maximum time (D-HH:MM)\", or ask the operator of the cluster.",
+                    reason.trim_end_matches('.')
+                );
+                self.fails(job, ExitCode::Slurm, sentence)
+            }
+            Err(error) => self.waits(job, ExitCode::Slurm, error.to_string()),
+        }
+    }
+
+    /// Rodan's token, asked for once a pass; `None` when the job has to wait or has failed.
+    async fn token(&mut self, job: &mut Record) -> Result<Option<Secret>, BridgeError> {
+        if let Some(token) = &self.token {
+            return Ok(Some(token.clone()));
+        }
+        let client = match &self.http {
+            Some(client) => client.clone(),
+            None => match Client::new() {
+                Ok(client) => self.http.insert(client).clone(),
+                Err(error) => {
+                    self.waits(job, ExitCode::Rodan, error.to_string())?;
+                    return Ok(None);
+                }
+            },
+        };
+        self.beat();
+        match log_in(&client, &self.config.rodan).await {
+            Ok(token) => {
+                self.token = Some(token.clone());
+                Ok(Some(token))
+            }
+            Err(error @ LoginError::Unavailable { .. }) if !self.is_given_up(job) => {
+                self.waits(job, ExitCode::Rodan, error.to_string())?;
+                Ok(None)
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                let sentence = match error {
+                    LoginError::Unavailable { .. } => {
+                        "The cluster could not reach Rodan to fetch the page. Run the workflow again, or ask the operator of the HPC bridge."
+                    }
+                    LoginError::Refused { .. } | LoginError::NotRodan { .. } => {
+                        "The cluster could not log in to Rodan to fetch the page. Ask the operator of the HPC bridge to check its Rodan account."
+                    }
+                };
+                self.fails(job, ExitCode::Rodan, sentence.to_owned())?;
+                Ok(None)
+            }
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! One connection to RabbitMQ, with a deadline on every call.
+
+use std::future::Future;
+use std::time::Duration;
+
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::types::LongString;
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
+use thiserror::Error;
+
+use crate::config::BrokerConfig;
+
+/// How long a connection may take to be made, with TLS and login.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long the broker may take to answer a small request.
+pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A connection to RabbitMQ with one open channel.
+pub struct Broker {
+    pub(super) connection: Connection,
+    pub(super) channel: Channel,
+    pub(super) config: BrokerConfig,
+}
+
+/// The broker can't be used.
+#[derive(Debug, Error)]
+pub enum BrokerError {
+    /// No connection.
+    #[error(
+        "can't reach RabbitMQ at {address}: {detail}; check RABBITMQ_HOST, the port, TLS and the firewall"
+    )]
+    Unreachable {
+        /// Host, port and whether TLS is used.
+        address: String,
+        /// What the system says.
+        detail: String,
+    },
+    /// Wrong user or password.
+    #[error("RabbitMQ at {address} refuses the login of {user}; check RABBITMQ_USER and RABBITMQ_PASSWORD")]
+    Login {
+        /// Host, port and whether TLS is used.
+        address: String,
+        /// The user name.
+        user: String,
+    },
+    /// The virtual host is absent or closed to this user.
+    #[error(
+        "RabbitMQ at {address} does not let {user} into the vhost '{vhost}'; check the path of RABBITMQ_HOST and the user's permissions"
+    )]
+    Vhost {
+        /// Host, port and whether TLS is used.
+        address: String,
+        /// The user name.
+        user: String,
+        /// The virtual host.
+        vhost: String,
+    },
+    /// It stopped answering.
+    #[error("RabbitMQ does not answer ({action} took more than {} s)", deadline.as_secs())]
+    Silent {
+        /// What was asked.
+        action: &'static str,
+        /// How long it was waited for.
+        deadline: Duration,
+    },
+    /// It refused a request, or the connection broke.
+    #[error("RabbitMQ: {action} failed: {detail}")]
+    Failed {
+        /// What was asked.
+        action: &'static str,
+        /// What the broker says.
+        detail: String,
+    },
+}
+
+/// Waits for the broker's answer, but not for ever.
+pub(super) async fn within<T>(
+    deadline: Duration,
+    action: &'static str,
+    call: impl Future<Output = lapin::Result<T>>,
+) -> Result<lapin::Result<T>, BrokerError> {
+    tokio::time::timeout(deadline, call).await.map_err(|_| BrokerError::Silent { action, deadline })
+}
+
+pub(super) fn failed(action: &'static str) -> impl FnOnce(lapin::Error) -> BrokerError {
+    move |error| BrokerError::Failed { action, detail: error.to_string() }
+}
+
+/// The AMQP error behind a failure, where there is one.
+pub(super) fn amqp_error(error: &lapin::Error) -> Option<&AMQPErrorKind> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => Some(error.kind()),
+        _ => None,
+    }
+}
+
+impl Broker {
+    /// Connects, logs in and opens a channel.
+    ///
+    /// # Errors
+    /// When the broker can't be reached, does not answer, or refuses the login or the virtual host.
+    pub async fn connect(config: &BrokerConfig) -> Result<Self, BrokerError> {
+        let address = &config.address;
+        if address.tls {
+            crate::tls::install_provider();
+        }
+        let uri = AMQPUri {
+            scheme: if address.tls { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
+            authority: AMQPAuthority {
+                userinfo: AMQPUserInfo {
+                    username: config.user.clone(),
+                    password: config.password.expose().to_owned(),
+                },
+                host: address.host.clone(),
+                port: address.port,
+            },
+            vhost: address.vhost.clone(),
+            query: AMQPQueryString { heartbeat: Some(60), ..Default::default() },
+        };
+        let name = LongString::from(format!("hpc-trainer {}", env!("CARGO_PKG_VERSION")));
+        let properties = ConnectionProperties::default().with_connection_name(name);
+        let action = "connecting";
+        let connection = within(CONNECT_DEADLINE, action, Connection::connect_uri(uri, properties))
+            .await
+            .map_err(|error| BrokerError::Unreachable {
+                address: address.to_string(),
+                detail: error.to_string(),
+            })?
+            .map_err(|error| refusal(config, &error))?;
+        let channel =
+            within(CALL_DEADLINE, action, connection.create_channel()).await?.map_err(failed(action))?;
+        Ok(Self { connection, channel, config: config.clone() })
+    }
+
+    /// Opens a new channel after the broker closed the last one, as it does with every refusal.
+    pub(super) async fn reopen(&mut self) -> Result<(), BrokerError> {
+        let action = "opening a channel";
+        self.channel =
+            within(CALL_DEADLINE, action, self.connection.create_channel()).await?.map_err(failed(action))?;
+        Ok(())
+    }
+
+    /// Says good-bye. What was published and confirmed is safe without it.
+    pub async fn close(self) {
+        let goodbye = self.connection.close(200, "done".into());
+        if let Ok(Err(error)) = within(CALL_DEADLINE, "closing", goodbye).await {
+            tracing::debug!("closing the connection to RabbitMQ: {error}");
+        }
+    }
+}
+
+fn refusal(config: &BrokerConfig, error: &lapin::Error) -> BrokerError {
+    let (address, user) = (config.address.to_string(), config.user.clone());
+    match amqp_error(error) {
+        Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) => BrokerError::Login { address, user },
+        Some(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)) => {
+            BrokerError::Vhost { address, user, vhost: config.address.vhost.clone() }
+        }
+        _ => BrokerError::Unreachable { address, detail: error.to_string() },
+    }
+}

@@ -1,0 +1,9 @@
+//! RabbitMQ: taking jobs and publishing replies.
+
+mod connect;
+mod intake;
+mod publish;
+
+pub use connect::{Broker, BrokerError};
+pub use intake::{JOBS_QUEUE, Taken};
+pub use publish::{DEFAULT_REPLY_QUEUE, PublishError};

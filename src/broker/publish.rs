@@ -1,0 +1,170 @@
+//! Publishing a reply so that it either is in its queue or is known not to be.
+
+use std::time::Duration;
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{BasicProperties, Confirmation};
+use thiserror::Error;
+
+use super::connect::{Broker, BrokerError, CALL_DEADLINE, amqp_error, failed, within};
+use crate::wire::{Envelope, Reply};
+
+/// The queue for replies to messages that name none.
+pub const DEFAULT_REPLY_QUEUE: &str = "hpc-results";
+
+/// How long the broker may take to store and confirm a reply of many megabytes.
+const PUBLISH_DEADLINE: Duration = Duration::from_secs(180);
+
+/// A reply that is not in its queue.
+#[derive(Debug, Error)]
+pub enum PublishError {
+    /// The broker can't be used; the reply stays in the spool.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The queue is absent and can't be declared.
+    #[error(
+        "the reply queue '{queue}' does not exist and can't be declared: {detail}; RabbitMQ 4.3 and later want REPLY_QUEUE_DURABLE=1"
+    )]
+    NoQueue {
+        /// The queue.
+        queue: String,
+        /// What the broker says.
+        detail: String,
+    },
+    /// The broker refused to store the message.
+    #[error("RabbitMQ did not accept the reply for the queue '{0}' (negative confirmation)")]
+    Refused(String),
+    /// The message is larger than the broker takes.
+    #[error("the reply has {size} bytes, more than the {} that RabbitMQ takes in one message", limit_text(*.limit))]
+    TooLarge {
+        /// Size of the body.
+        size: u64,
+        /// The limit, where it is known.
+        limit: Option<u64>,
+    },
+}
+
+fn limit_text(limit: Option<u64>) -> String {
+    limit.map_or_else(|| "number".to_owned(), |n| n.to_string())
+}
+
+/// The limit in the broker's text "message size N is larger than configured max size M".
+fn limit_in(text: &str) -> Option<u64> {
+    text.contains("larger than")
+        .then(|| text.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).next_back())?
+}
+
+impl Broker {
+    /// Publishes a reply (persistent, mandatory, with an expiration) and waits for the broker's confirmation.
+    ///
+    /// An absent queue is declared as Rodan declares it: non-durable unless configured otherwise, not exclusive, no
+    /// auto-delete. The reply is offered first and the queue declared only when the broker returns it, so that a
+    /// queue that exists with other arguments, or belongs to one connection only, is never touched.
+    ///
+    /// # Errors
+    /// When the reply is not known to be in its queue.
+    pub async fn publish(&mut self, envelope: &Envelope, reply: &Reply) -> Result<(), PublishError> {
+        let size = reply.body().len() as u64;
+        if let Some(limit) = self.config.max_reply_bytes.filter(|limit| size > *limit) {
+            return Err(PublishError::TooLarge { size, limit: Some(limit) });
+        }
+        if self.offer(envelope, reply).await? {
+            return Ok(());
+        }
+        self.declare_reply_queue(&envelope.reply_to).await?;
+        if self.offer(envelope, reply).await? {
+            return Ok(());
+        }
+        Err(PublishError::NoQueue {
+            queue: envelope.reply_to.clone(),
+            detail: "it was declared and vanished".into(),
+        })
+    }
+
+    /// True when the broker stored the message, false when no queue took it.
+    async fn offer(&mut self, envelope: &Envelope, reply: &Reply) -> Result<bool, PublishError> {
+        let action = "publishing a reply";
+        let select = self.channel.confirm_select(ConfirmSelectOptions::default());
+        within(CALL_DEADLINE, action, select).await?.map_err(failed(action))?;
+        let expiration = self.config.reply_ttl.as_millis().to_string();
+        let properties = BasicProperties::default()
+            .with_correlation_id(short(&envelope.correlation_id))
+            .with_message_id(short(&envelope.message_id))
+            .with_content_type("application/json".into())
+            .with_delivery_mode(2)
+            .with_expiration(short(&expiration));
+        let options = BasicPublishOptions { mandatory: true, immediate: false };
+        let publish = async {
+            let confirm = self
+                .channel
+                .basic_publish("".into(), short(&envelope.reply_to), options, reply.body(), properties)
+                .await?;
+            confirm.await
+        };
+        match within(PUBLISH_DEADLINE, action, publish).await? {
+            Ok(Confirmation::Ack(None)) => Ok(true),
+            Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => Ok(false),
+            Ok(Confirmation::Nack(None) | Confirmation::NotRequested) => {
+                Err(PublishError::Refused(envelope.reply_to.clone()))
+            }
+            Err(error) => match amqp_error(&error) {
+                Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)) => {
+                    self.reopen().await?;
+                    Err(PublishError::TooLarge {
+                        size: reply.body().len() as u64,
+                        limit: limit_in(&error.to_string()),
+                    })
+                }
+                _ => Err(failed(action)(error).into()),
+            },
+        }
+    }
+
+    async fn declare_reply_queue(&mut self, queue: &str) -> Result<(), PublishError> {
+        let action = "declaring the reply queue";
+        let options = QueueDeclareOptions { durable: self.config.reply_queue_durable, ..Default::default() };
+        let declare = self.channel.queue_declare(short(queue), options, FieldTable::default());
+        match within(CALL_DEADLINE, action, declare).await? {
+            Ok(_) => {
+                tracing::info!("declared the absent reply queue '{queue}'");
+                Ok(())
+            }
+            Err(error) => {
+                let detail = error.to_string();
+                self.reopen().await?;
+                // Somebody declared it in between, with other arguments: it exists, which is all that is needed.
+                match amqp_error(&error) {
+                    Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
+                        if detail.contains("inequivalent") =>
+                    {
+                        Ok(())
+                    }
+                    _ => Err(PublishError::NoQueue { queue: queue.to_owned(), detail }),
+                }
+            }
+        }
+    }
+}
+
+/// A short string of AMQP: at most 255 bytes. Ids of ours and of properties that came over AMQP always fit.
+fn short(text: &str) -> ShortString {
+    let mut end = text.len().min(255);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_read_from_the_brokers_words() {
+        let text = "PRECONDITION_FAILED - message size 31000000 is larger than configured max size 16777216";
+        assert_eq!(limit_in(text), Some(16_777_216));
+        assert_eq!(limit_in("PRECONDITION_FAILED - inequivalent arg 'durable' 1"), None);
+    }
+}

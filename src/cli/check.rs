@@ -1,0 +1,118 @@
+//! `check`: one pass on the login node.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use serde_json::json;
+
+use super::logging::{LogFormat, Verbosity};
+use crate::bridge::{self, DryRun, Happening, Outcome};
+use crate::config::{Config, Sources};
+use crate::exit_code::ExitCode;
+
+/// Takes training jobs from RabbitMQ, submits them to Slurm, and answers the ones that failed
+///
+/// Meant for cron: one pass, then the end. Nothing to do: exit code 0 in silence.
+#[derive(Debug, Parser)]
+#[command(
+    name = "check",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Exit codes: 0 done or nothing to do, 1 internal fault, 2 command line, 3 configuration, 4 RabbitMQ,\n\
+5 Rodan, 6 Slurm, 7 spool, 8 a message was no job, 9 a job failed, 10 a reply is not delivered yet.\n\
+Whatever went wrong, nothing is lost: the next pass carries on."
+)]
+pub struct Arguments {
+    /// Configuration file [default: credentials.env in $HPC_TRAINER_HOME, else here]
+    #[arg(long, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+    /// Directory of the job records, on the shared filesystem [default: $SPOOL_DIR]
+    #[arg(long, value_name = "DIR")]
+    spool: Option<PathBuf>,
+    /// Take at most this many new jobs; 0 looks after the open ones only
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    max_jobs: u32,
+    /// Show the next job, its job file and the sbatch command; take nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    verbosity: Verbosity,
+}
+
+/// Runs `check` and returns its exit code.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    arguments.verbosity.start(tracing::Level::WARN);
+    let sources = Sources::of_process(arguments.env_file.as_deref());
+    let config = match Config::load(&sources, arguments.spool.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return fail(ExitCode::Config, &error),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(ExitCode::Internal, &error),
+    };
+    let code = runtime.block_on(async {
+        if arguments.dry_run { show(arguments, &config).await } else { pass(arguments, &config).await }
+    });
+    // Nothing that is still open is worth waiting for.
+    runtime.shutdown_background();
+    code
+}
+
+fn fail(code: ExitCode, error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("check: {error}");
+    code
+}
+
+async fn pass(arguments: &Arguments, config: &Config) -> ExitCode {
+    let Verbosity { verbose, quiet, log_format } = arguments.verbosity;
+    let mut tell = |h: Happening| match log_format {
+        LogFormat::Json => println!("{}", json!(h)),
+        LogFormat::Text if !quiet || matches!(h.what, "failed" | "waiting") => {
+            println!("{}  {:<9}  {}", h.job, h.what, h.detail);
+        }
+        LogFormat::Text => {}
+    };
+    match bridge::run(config, arguments.max_jobs, &mut tell).await {
+        Ok(Outcome::Busy(who)) => {
+            println!("check: another check is at work ({who}); nothing done");
+            ExitCode::Success
+        }
+        Ok(Outcome::Done(code)) => {
+            if verbose > 0 && code == ExitCode::Success {
+                eprintln!("check: done");
+            }
+            code
+        }
+        Err(error) => fail(error.exit_code(), &error),
+    }
+}
+
+async fn show(arguments: &Arguments, config: &Config) -> ExitCode {
+    let json = arguments.verbosity.log_format == LogFormat::Json;
+    match bridge::dry_run(config).await {
+        Ok(DryRun::Nothing) if json => println!("{}", json!({"next": null})),
+        Ok(DryRun::Nothing) => println!("There is no job in the queue."),
+        Ok(DryRun::Rejected { sentence }) => {
+            match json {
+                true => println!("{}", json!({"next": "rejected", "error": sentence})),
+                false => println!("The next message is no job. The reply would say:\n  {sentence}"),
+            }
+            return ExitCode::Rejected;
+        }
+        Ok(DryRun::Job { properties, job_file, command }) if json => {
+            println!(
+                "{}",
+                json!({"next": "job", "properties": properties, "job_file": job_file, "command": command})
+            );
+        }
+        Ok(DryRun::Job { properties, job_file, command }) => {
+            println!(
+                "The next job ({properties}) stays in the queue.\nJob file:\n  {job_file}\nCommand:\n  {command}"
+            );
+        }
+        Err(error) => return fail(error.exit_code(), &error),
+    }
+    ExitCode::Success
+}

@@ -1,0 +1,364 @@
+//! `run_trainer JOB_FILE [REPLY_QUEUE] [CORRELATION_ID]`: one job inside a Slurm allocation.
+//!
+//! The reply is written to disk before it is published: a node that can't reach the broker, or dies, leaves it to
+//! the next `check`.
+
+use std::fs;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::runtime::Runtime;
+use tracing::{error, info, warn};
+
+use crate::broker::{Broker, DEFAULT_REPLY_QUEUE, PublishError};
+use crate::config::{ConfigError, Sources, TrainerConfig};
+use crate::exit_code::ExitCode;
+use crate::ledger::{JobFiles, write_atomic};
+use crate::report;
+use crate::retry::{Attempt, Policy};
+use crate::rodan::{Client, ClientError, DownloadError, Downloader};
+use crate::text;
+use crate::train::{PageInputs, Progress, TrainError, TrainingJob, choose_device};
+use crate::wire::{Envelope, InputKind, JobFile, JobFileError, Layer, Reply};
+
+const PUBLISH_RETRY: Policy =
+    Policy { attempts: 4, first_wait: Duration::from_secs(2), longest_wait: Duration::from_secs(15) };
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct JobArgs {
+    /// The job file.
+    pub job_file: PathBuf,
+    /// The reply queue, where it is not the job file's.
+    pub reply_queue: Option<String>,
+    /// The correlation id, where it is not the job file's.
+    pub correlation_id: Option<String>,
+    /// `--env-file`.
+    pub env_file: Option<PathBuf>,
+    /// No progress bar.
+    pub quiet: bool,
+}
+
+/// Why a job has no models. The text is fit for the person who started the workflow.
+#[derive(Debug, Error)]
+enum JobError {
+    #[error("the trainer is not set up on the compute node; ask the operator of the HPC bridge")]
+    Config(#[from] ConfigError),
+    #[error("the job file can't be read on the compute node: {0}")]
+    Read(io::Error),
+    #[error(transparent)]
+    File(#[from] JobFileError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Download(#[from] DownloadError),
+    #[error("no scratch directory on the compute node ({0}); ask the operator of the cluster")]
+    Scratch(io::Error),
+    #[error(transparent)]
+    Train(TrainError),
+    #[error("{}", report::SHORT_OF_TIME)]
+    Time,
+    #[error("the training was cancelled on the cluster before it had a result; run the workflow again")]
+    Cancelled,
+    #[error("the trained model of \"{layer}\" can't be read back: {source}")]
+    Model { layer: String, source: io::Error },
+    #[error(
+        "the trainer stopped with a fault of its own; ask the operator of the cluster to look into the job's log"
+    )]
+    Panic,
+}
+
+impl JobError {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) => ExitCode::Config,
+            Self::Read(_) | Self::File(_) => ExitCode::Rejected,
+            Self::Client(_) | Self::Download(_) => ExitCode::Rodan,
+            Self::Train(error) if error.is_input() => ExitCode::Input,
+            Self::Time | Self::Cancelled => ExitCode::Stopped,
+            Self::Panic => ExitCode::Internal,
+            Self::Scratch(_) | Self::Train(_) | Self::Model { .. } => ExitCode::Training,
+        }
+    }
+}
+
+/// The files around a job file. `check` keeps a record beside it; a job file written by hand stands alone, and then
+/// nothing of it is removed.
+struct Place {
+    managed: Option<JobFiles>,
+    reply: PathBuf,
+    delivered: PathBuf,
+}
+
+impl Place {
+    fn of(job_file: &Path) -> Self {
+        let directory = job_file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let files = JobFiles::new(directory);
+        if files.is_record_of(job_file) {
+            return Self { reply: files.reply(), delivered: files.delivered(), managed: Some(files) };
+        }
+        Self {
+            managed: None,
+            reply: job_file.with_extension("reply.json"),
+            delivered: job_file.with_extension("delivered"),
+        }
+    }
+
+    /// Writes the reply down; from here on it can't be lost.
+    fn spool(&self, job_file: &Path, reply: &Reply) -> io::Result<()> {
+        write_atomic(&self.reply, reply.body())?;
+        if self.managed.is_some()
+            && let Err(error) = fs::remove_file(job_file)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            warn!("the job file {} can't be removed: {error}", job_file.display());
+        }
+        Ok(())
+    }
+}
+
+/// The flags that signals raise.
+struct Signals {
+    /// Raised by each of them: training ends at the next step.
+    stop: Arc<AtomicBool>,
+    /// SIGUSR1: Slurm's warning ahead of the time limit.
+    time: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn watch() -> io::Result<Self> {
+        use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+        let signals = Self { stop: Arc::default(), time: Arc::default() };
+        signal_hook::flag::register(SIGUSR1, Arc::clone(&signals.time))?;
+        for signal in [SIGINT, SIGTERM, SIGUSR1] {
+            signal_hook::flag::register(signal, Arc::clone(&signals.stop))?;
+        }
+        Ok(signals)
+    }
+
+    fn stopped(&self) -> Option<JobError> {
+        if !self.stop.load(Ordering::Relaxed) {
+            return None;
+        }
+        Some(if self.time.load(Ordering::Relaxed) { JobError::Time } else { JobError::Cancelled })
+    }
+}
+
+/// Runs the job to its one reply and returns the exit code.
+pub fn run(arguments: &JobArgs) -> ExitCode {
+    let signals = match Signals::watch() {
+        Ok(signals) => signals,
+        Err(error) => return fail(ExitCode::Internal, &format!("can't watch for signals: {error}")),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(ExitCode::Internal, &error.to_string()),
+    };
+    let place = Place::of(&arguments.job_file);
+    if let Some(files) = &place.managed {
+        note_start(files);
+    }
+    let config = TrainerConfig::load(&Sources::of_process(arguments.env_file.as_deref()));
+    let (envelope, reply, code) = match spooled(&place) {
+        Some(reply) => {
+            info!("an earlier run of this job left its reply; it is delivered now");
+            (envelope(arguments, None), reply, ExitCode::Success)
+        }
+        None => attempt(arguments, &config, &runtime, &signals),
+    };
+    if let Err(error) = place.spool(&arguments.job_file, &reply) {
+        error!("the reply can't be written to {}: {error}", place.reply.display());
+        // It may still be published.
+    }
+    let Ok(config) = config.inspect_err(|error| error!("{error}")) else { return ExitCode::Config };
+    let Some(envelope) = envelope else {
+        error!(
+            "the job file names no reply queue; the next check delivers the reply in {}",
+            place.reply.display()
+        );
+        return code;
+    };
+    match runtime.block_on(deliver(&config, &envelope, reply, &place)) {
+        Ok(()) => {
+            info!("the reply is in the queue '{}'", envelope.reply_to);
+            code
+        }
+        Err(error) => {
+            let again =
+                if place.managed.is_some() { "the next check delivers it" } else { "it is not sent again" };
+            fail(
+                ExitCode::NotDelivered,
+                &format!("{error}; the reply is in {}, {again}", place.reply.display()),
+            )
+        }
+    }
+}
+
+fn fail(code: ExitCode, error: &str) -> ExitCode {
+    error!("{error}");
+    code
+}
+
+/// Says which Slurm job runs this: `check` looks here when sbatch's answer was lost.
+fn note_start(files: &JobFiles) {
+    if let Ok(id) = std::env::var("SLURM_JOB_ID")
+        && let Err(error) = write_atomic(&files.started(), id.as_bytes())
+    {
+        warn!("{} can't be written: {error}", files.started().display());
+    }
+}
+
+fn spooled(place: &Place) -> Option<Reply> {
+    place.managed.as_ref()?;
+    Reply::from_body(fs::read(&place.reply).ok()?).ok()
+}
+
+/// Where the reply goes: the command line wins over the job file, the record over nothing.
+fn envelope(arguments: &JobArgs, file: Option<&JobFile>) -> Option<Envelope> {
+    let record = || JobFiles::new(arguments.job_file.parent()?).envelope();
+    let recorded = if file.is_none() { record() } else { None };
+    let given = |argument: &Option<String>, of_file: Option<&Option<String>>| {
+        argument.clone().filter(|a| !a.is_empty()).or_else(|| of_file.cloned().flatten())
+    };
+    let correlation_id = given(&arguments.correlation_id, file.map(|f| &f.correlation_id))
+        .or_else(|| recorded.as_ref().map(|e| e.correlation_id.clone()))?;
+    let reply_to = given(&arguments.reply_queue, file.map(|f| &f.reply_to))
+        .or_else(|| recorded.as_ref().map(|e| e.reply_to.clone()))
+        .unwrap_or_else(|| DEFAULT_REPLY_QUEUE.to_owned());
+    let message_id = file
+        .and_then(|f| f.message_id.clone())
+        .or_else(|| recorded.map(|e| e.message_id))
+        .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    Some(Envelope { reply_to, correlation_id, message_id })
+}
+
+fn attempt(
+    arguments: &JobArgs,
+    config: &Result<TrainerConfig, ConfigError>,
+    runtime: &Runtime,
+    signals: &Signals,
+) -> (Option<Envelope>, Reply, ExitCode) {
+    let file =
+        fs::read(&arguments.job_file).map_err(JobError::Read).and_then(|text| Ok(JobFile::parse(&text)?));
+    let envelope = envelope(arguments, file.as_ref().ok());
+    let result = file.and_then(|file| {
+        let config = config.as_ref().map_err(|_| JobError::Config(ConfigError::Variables(Vec::new())))?;
+        // A fault in training must not keep the workflow waiting: it becomes an error reply like any other.
+        panic::catch_unwind(AssertUnwindSafe(|| train(arguments, file, config, runtime, signals)))
+            .unwrap_or(Err(JobError::Panic))
+    });
+    match result {
+        Ok(reply) => (envelope, reply, ExitCode::Success),
+        Err(error) => {
+            error!("{error}");
+            (envelope, Reply::error(&text::sentence(&error.to_string())), error.exit_code())
+        }
+    }
+}
+
+fn train(
+    arguments: &JobArgs,
+    file: JobFile,
+    config: &TrainerConfig,
+    runtime: &Runtime,
+    signals: &Signals,
+) -> Result<Reply, JobError> {
+    let scratch = scratch().map_err(JobError::Scratch)?;
+    info!("downloading {} files from {}", file.inputs.iter().count(), config.rodan);
+    let downloader = Downloader {
+        client: Client::new()?,
+        rodan: config.rodan.clone(),
+        token: file.token,
+        limit: config.max_download,
+        retry: Downloader::RETRY,
+    };
+    runtime.block_on(async {
+        tokio::select! {
+            fetched = downloader.fetch(&file.inputs, scratch.path()) => fetched.map_err(JobError::from),
+            stopped = stopped(signals) => Err(stopped),
+        }
+    })?;
+    drop(downloader); // and with it the token
+    let path = |kind: InputKind| scratch.path().join(kind.file_stem());
+    let has_regions = file.inputs.iter().any(|i| i.kind == InputKind::Regions);
+    let layers = file.inputs.layers().filter(|layer| *layer != Layer::Background);
+    let inputs = PageInputs {
+        image: path(InputKind::Image),
+        regions: has_regions.then(|| path(InputKind::Regions)),
+        background: path(InputKind::Layer(Layer::Background)),
+        layers: layers.map(|layer| (layer, path(InputKind::Layer(layer)))).collect(),
+    };
+    let stop_or = |error: TrainError| match (error, signals.stopped()) {
+        (TrainError::Stopped { .. }, Some(stopped)) => stopped,
+        (error, _) => JobError::Train(error),
+    };
+    let job = TrainingJob::prepare(&inputs, &file.settings).map_err(stop_or)?;
+    let (device, _) = choose_device();
+    let mut progress = Progress::new(arguments.quiet, Arc::clone(&signals.stop));
+    let trained = job.train(&device, scratch.path(), &mut progress).map_err(stop_or)?;
+    let models = trained
+        .iter()
+        .map(|t| match fs::read(&t.path) {
+            Ok(bytes) => Ok((t.layer, bytes)),
+            Err(source) => Err(JobError::Model { layer: t.layer.input_name(), source }),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Reply::models(models.iter().map(|(layer, bytes)| (*layer, bytes.as_slice()))))
+}
+
+/// A private directory on the node's own disk where there is one; removed at the end.
+fn scratch() -> io::Result<tempfile::TempDir> {
+    let of_slurm = std::env::var_os("SLURM_TMPDIR").map(PathBuf::from).filter(|d| d.is_dir());
+    tempfile::Builder::new().prefix("hpc-trainer-").tempdir_in(of_slurm.unwrap_or_else(std::env::temp_dir))
+}
+
+async fn stopped(signals: &Signals) -> JobError {
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if let Some(error) = signals.stopped() {
+            return error;
+        }
+    }
+}
+
+async fn deliver(
+    config: &TrainerConfig,
+    envelope: &Envelope,
+    reply: Reply,
+    place: &Place,
+) -> Result<(), PublishError> {
+    let publish = async |reply: &Reply| {
+        PUBLISH_RETRY
+            .run("publishing the reply", async || {
+                let mut broker =
+                    Broker::connect(&config.broker).await.map_err(|e| Attempt::Again(e.into(), None))?;
+                let result = broker.publish(envelope, reply).await;
+                broker.close().await;
+                result.map_err(|error| match error {
+                    PublishError::TooLarge { .. } => Attempt::GiveUp(error),
+                    error => Attempt::Again(error, None),
+                })
+            })
+            .await
+    };
+    let mut result = publish(&reply).await;
+    if let Err(error @ PublishError::TooLarge { .. }) = &result {
+        let sentence = report::too_large(error);
+        error!("{sentence}");
+        let reply = Reply::error(&sentence);
+        if let Err(error) = write_atomic(&place.reply, reply.body()) {
+            warn!("{} can't be written: {error}", place.reply.display());
+        }
+        result = publish(&reply).await;
+    }
+    result?;
+    if let Err(error) = write_atomic(&place.delivered, b"") {
+        warn!("{} can't be written: {error}", place.delivered.display());
+    }
+    Ok(())
+}

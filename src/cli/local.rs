@@ -1,0 +1,166 @@
+//! `run_trainer --local PAGE_DIR --out DIR`: a page in a folder, without broker, Slurm or Rodan.
+
+mod folder;
+mod report;
+mod summary;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use thiserror::Error;
+use tracing::info;
+
+pub use folder::{FolderError, find_page, read_settings};
+pub use report::ReportError;
+pub use summary::{Row, Summary, peak_memory};
+
+use crate::exit_code::ExitCode;
+use crate::train::{
+    Predictor, PreviewError, Progress, Segmentation, TrainError, TrainedLayer, TrainingJob, choose_device,
+    colour_name, write_preview,
+};
+use crate::wire::Layer;
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct LocalArgs {
+    /// The folder of the page.
+    pub page: PathBuf,
+    /// Where models, picture and report go; made when it is not there.
+    pub out: PathBuf,
+    /// `NAME=VALUE` settings that win over `settings.json`.
+    pub set: Vec<String>,
+    /// No progress bar.
+    pub quiet: bool,
+}
+
+/// Why a local run did not end with models.
+#[derive(Debug, Error)]
+pub enum LocalError {
+    /// The folder or its settings can't be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The output folder can't be made or written.
+    #[error("{}: can't be used for the output: {source}; give --out a folder that you may write", path.display())]
+    Out {
+        /// The folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The page can't be used, or the training failed.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    /// A trained network can't be run on the page.
+    #[error("the models are written, but the page can't be predicted with them: {0}")]
+    Predict(#[from] crate::train::NetworkError),
+    /// The picture can't be written.
+    #[error(transparent)]
+    Preview(#[from] PreviewError),
+    /// The report can't be written.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// The signals that end a run can't be watched.
+    #[error("can't watch for Ctrl-C: {0}")]
+    Signals(#[source] std::io::Error),
+}
+
+impl LocalError {
+    /// The exit code that tells a script what went wrong.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Folder(_) | Self::Out { .. } | Self::Preview(_) | Self::Report(_) => ExitCode::Input,
+            Self::Train(error) if error.is_input() => ExitCode::Input,
+            Self::Train(TrainError::Stopped { .. }) => ExitCode::Stopped,
+            Self::Train(_) | Self::Predict(_) => ExitCode::Training,
+            Self::Signals(_) => ExitCode::Internal,
+        }
+    }
+}
+
+/// Trains the page in the folder; returns the table that is to be shown.
+///
+/// Writes `<model name>.hdf5` for each layer, `preview.png` and `training.json`. Everything that can be wrong
+/// with the input is found before the first layer is trained and before anything is written.
+///
+/// # Errors
+/// [`LocalError`], in one sentence that names the file and what to change.
+pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
+    let started = Instant::now();
+    let stop = watch_signals().map_err(LocalError::Signals)?;
+    let inputs = find_page(&arguments.page)?;
+    let (map, settings) = read_settings(&arguments.page, &arguments.set)?;
+    let job = TrainingJob::prepare(&inputs, &settings)?;
+    make_writable(&arguments.out)
+        .map_err(|source| LocalError::Out { path: arguments.out.clone(), source })?;
+
+    let (device, device_name) = choose_device();
+    let mut progress = Progress::new(arguments.quiet, stop);
+    let trained = job.train(&device, &arguments.out, &mut progress)?;
+
+    info!("predicting the page");
+    let page = job.page();
+    let mut found = Segmentation::new(page);
+    for layer in &trained {
+        let predictor = Predictor::new(&layer.weights, &device)?;
+        found.add_layer(page, job.shape(), settings.batch_size as usize, |images| {
+            predictor.predict(images, job.shape().height(), job.shape().width())
+        })?;
+    }
+    write_preview(&arguments.out.join("preview.png"), page, &found)?;
+
+    let rows = trained.iter().enumerate().map(|(index, layer)| row(layer, index, &job, &found)).collect();
+    let summary = Summary {
+        rows,
+        time: started.elapsed(),
+        peak_memory: peak_memory(),
+        device: device_name,
+        seed: job.seed(),
+    };
+    report::write(&arguments.out.join("training.json"), &map, &settings, &job, &trained, &summary)?;
+    Ok(format!(
+        "{}models, preview.png and training.json are in {}\n",
+        summary.table(),
+        arguments.out.display()
+    ))
+}
+
+fn row(layer: &TrainedLayer, index: usize, job: &TrainingJob, found: &Segmentation) -> Row {
+    let accuracy = layer.best().and_then(|report| report.validation).map_or(0.0, |metrics| metrics.accuracy);
+    Row {
+        name: match layer.layer {
+            Layer::Numbered(number) => format!("Layer {number}"),
+            other => other.input_name(),
+        },
+        train: layer.train_samples,
+        validation: layer.validation_samples,
+        best_epoch: layer.best_epoch,
+        epochs: layer.history.len(),
+        accuracy,
+        score: found.score(job.page(), index),
+        time: layer.time,
+        colour: colour_name(job.page(), index),
+    }
+}
+
+/// Makes the folder and tries it: hours later would be too late to learn that nothing can be written.
+fn make_writable(folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    tempfile::Builder::new().prefix(".try-").tempfile_in(folder).map(drop)
+}
+
+/// A flag that becomes true with the first Ctrl-C or SIGTERM; the second ends the program at once.
+fn watch_signals() -> std::io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            i32::from(ExitCode::Stopped as u8),
+            Arc::clone(&stop),
+        )?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}

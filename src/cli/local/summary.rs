@@ -1,0 +1,141 @@
+//! The table at the end of a local run: what each layer learned from and how well.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::train::Score;
+
+/// One layer's line.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The layer, as its user calls it.
+    pub name: String,
+    /// Samples learned from.
+    pub train: usize,
+    /// Samples validated with.
+    pub validation: usize,
+    /// The epoch whose weights were kept, from 1.
+    pub best_epoch: usize,
+    /// Epochs run.
+    pub epochs: usize,
+    /// Share of validation pixels that are right in the best epoch.
+    pub accuracy: f64,
+    /// How well the layer was found on the whole page, inside the regions.
+    pub score: Score,
+    /// How long its training took.
+    pub time: Duration,
+    /// Its colour in the picture, if it has one.
+    pub colour: Option<&'static str>,
+}
+
+/// The whole table; no line is longer than 80 columns.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// One line for each layer.
+    pub rows: Vec<Row>,
+    /// From the start to now.
+    pub time: Duration,
+    /// Largest resident memory of the process in bytes, where the system tells.
+    pub peak_memory: Option<u64>,
+    /// What computed, such as `CPU`.
+    pub device: String,
+    /// Where all chance came from.
+    pub seed: u64,
+}
+
+impl Summary {
+    /// The table as text, each line ended.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String can't fail.
+        let _ = writeln!(
+            text,
+            "{:<11}{:>12}{:>9}{:>9}{:>7}{:>7}{:>7}{:>8}  {}",
+            "", "samples", "epochs", "accuracy", "prec.", "recall", "F1", "", "colour in"
+        );
+        let _ = writeln!(
+            text,
+            "{:<11}{:>12}{:>9}{:>9}{:>7}{:>7}{:>7}{:>8}  {}",
+            "layer", "train/val", "best/run", "valid.", "page", "page", "page", "time", "preview"
+        );
+        let _ = writeln!(text, "{}", "-".repeat(79));
+        for row in &self.rows {
+            let _ = writeln!(
+                text,
+                "{:<11}{:>12}{:>9}{:>9.4}{:>7.3}{:>7.3}{:>7.3}{:>8}  {}",
+                row.name,
+                format!("{}/{}", row.train, row.validation),
+                format!("{}/{}", row.best_epoch, row.epochs),
+                row.accuracy,
+                row.score.precision(),
+                row.score.recall(),
+                row.score.f1(),
+                clock(row.time),
+                row.colour.unwrap_or("as it is"),
+            );
+        }
+        let memory =
+            self.peak_memory.map_or_else(String::new, |bytes| format!(" · peak memory {}", size(bytes)));
+        let _ =
+            writeln!(text, "\n{} in all{memory} · {} · seed {}", clock(self.time), self.device, self.seed);
+        text
+    }
+}
+
+/// `m:ss`, or `h:mm:ss` from one hour on.
+pub(super) fn clock(time: Duration) -> String {
+    let seconds = time.as_secs_f64().round() as u64;
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
+fn size(bytes: u64) -> String {
+    let mebibytes = bytes as f64 / f64::from(1 << 20);
+    if mebibytes < 1000.0 { format!("{mebibytes:.0} MiB") } else { format!("{:.1} GiB", mebibytes / 1024.0) }
+}
+
+/// Largest resident memory that this process has had, in bytes; none where `/proc` does not tell.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_widest_table_fits_80_columns() {
+        let row = Row {
+            name: "Background".into(),
+            train: 800_000,
+            validation: 99_999,
+            best_epoch: 1000,
+            epochs: 1000,
+            accuracy: 1.0,
+            score: Score { hits: 1, extra: 0, missed: 0 },
+            time: Duration::from_secs(99 * 3600),
+            colour: Some("vermillion"),
+        };
+        let summary = Summary {
+            rows: vec![row],
+            time: Duration::from_secs(3661),
+            peak_memory: Some(30 << 30),
+            device: "NVIDIA GPU (CUDA)".into(),
+            seed: u64::from(u32::MAX),
+        };
+        let table = summary.table();
+        for line in table.lines() {
+            assert!(line.chars().count() <= 80, "{}: {line}", line.chars().count());
+        }
+        assert!(table.contains("1:01:01 in all · peak memory 30.0 GiB"), "{table}");
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn the_peak_memory_is_known() {
+        assert!(peak_memory().unwrap() > 1 << 20);
+    }
+}

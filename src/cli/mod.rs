@@ -1,0 +1,12 @@
+//! The command lines: each parses its arguments, calls the library and maps errors to exit codes.
+
+pub mod check;
+#[cfg(feature = "trainer")]
+pub mod job;
+#[cfg(feature = "trainer")]
+pub mod local;
+mod logging;
+#[cfg(feature = "trainer")]
+pub mod run_trainer;
+
+pub use logging::{LogFormat, Verbosity};

@@ -1,0 +1,84 @@
+//! `run_trainer`: a job inside an allocation, or a page in a folder.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use super::job::{self, JobArgs};
+use super::local::{self, LocalArgs};
+use super::logging::Verbosity;
+use crate::exit_code::ExitCode;
+
+/// Trains one network for each layer of a manuscript page
+///
+/// As a job: reads JOB_FILE, downloads the page from Rodan, and publishes the models to the reply queue. With --local:
+/// takes the page from a folder and leaves the models in another, without broker, Slurm, Rodan or GPU.
+#[derive(Debug, Parser)]
+#[command(
+    name = "run_trainer",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Exit codes: 0 the models are delivered (or written), 1 internal fault, 2 command line, 3 configuration,\n\
+5 Rodan, 8 the job file is no job, 9 training failed, 10 the reply is not delivered yet, 11 an input\n\
+can't be used, 12 stopped before there was a result. As a job, each of them has sent its one reply."
+)]
+pub struct Arguments {
+    /// The job file: JSON with inputs, settings and token
+    #[arg(value_name = "JOB_FILE", required_unless_present = "local", conflicts_with = "local")]
+    job_file: Option<PathBuf>,
+    /// Queue of the reply [default: the job file's reply_to, else hpc-results]
+    #[arg(value_name = "REPLY_QUEUE", conflicts_with = "local")]
+    reply_queue: Option<String>,
+    /// Correlation id of the reply [default: the job file's correlation_id]
+    #[arg(value_name = "CORRELATION_ID", conflicts_with = "local")]
+    correlation_id: Option<String>,
+    /// Folder with image.png (or .jpg), background.png, regions.png, layer_0.png …, settings.json
+    #[arg(long, value_name = "PAGE_DIR", requires = "out")]
+    local: Option<PathBuf>,
+    /// Folder for the models, preview.png and training.json; made when it is not there
+    #[arg(long, value_name = "DIR", requires = "local")]
+    out: Option<PathBuf>,
+    /// A setting that wins over settings.json, such as "Patch height=64"; may be given more than once
+    #[arg(long, value_name = "NAME=VALUE", requires = "local")]
+    set: Vec<String>,
+    /// Configuration file [default: credentials.env in $HPC_TRAINER_HOME, else here]
+    #[arg(long, value_name = "FILE", conflicts_with = "local")]
+    env_file: Option<PathBuf>,
+    #[command(flatten)]
+    verbosity: Verbosity,
+}
+
+/// Runs `run_trainer` and returns its exit code.
+pub fn run(arguments: Arguments) -> ExitCode {
+    arguments.verbosity.start(tracing::Level::INFO);
+    use_the_cores_of_the_allocation();
+    let quiet = arguments.verbosity.quiet;
+    if let (Some(page), Some(out)) = (arguments.local, arguments.out) {
+        return match local::run(&LocalArgs { page, out, set: arguments.set, quiet }) {
+            Ok(summary) => {
+                print!("{summary}");
+                ExitCode::Success
+            }
+            Err(error) => {
+                eprintln!("run_trainer: {error}");
+                error.exit_code()
+            }
+        };
+    }
+    // clap asks for a job file where there is no --local.
+    let Some(job_file) = arguments.job_file else { return ExitCode::Usage };
+    let Arguments { reply_queue, correlation_id, env_file, .. } = arguments;
+    job::run(&JobArgs { job_file, reply_queue, correlation_id, env_file, quiet })
+}
+
+/// One thread for each core that Slurm gave, and no more; elsewhere rayon takes what the system allows.
+fn use_the_cores_of_the_allocation() {
+    let given = std::env::var("SLURM_CPUS_PER_TASK").ok().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+    if let Some(threads) = given
+        && std::env::var_os("RAYON_NUM_THREADS").is_none()
+        && let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()
+    {
+        tracing::warn!("the number of threads can't be set: {error}");
+    }
+}

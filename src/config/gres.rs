@@ -1,0 +1,92 @@
+//! The site's table from a job's memory to the Slurm resource and partition that it gets.
+
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// What a job asks Slurm for beside CPUs, memory and time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gres {
+    /// `--gres`, such as `gpu:v100l:1`; `None` asks for nothing.
+    pub gres: Option<String>,
+    /// `--partition`, where the row names one.
+    pub partition: Option<String>,
+}
+
+/// Rows of "up to this much memory: this resource", smallest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GresTable {
+    rows: Vec<(u64, Gres)>,
+}
+
+/// A table that can't be read.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum GresTableError {
+    /// A row is not `MEMORY_MB=GRES` or `MEMORY_MB=GRES@PARTITION`.
+    #[error("row '{0}' is not MEMORY_MB=GRES or MEMORY_MB=GRES@PARTITION (MEMORY_MB may be *)")]
+    Row(String),
+    /// The memory of a row is not a number or `*`.
+    #[error("row '{0}' does not begin with a number of MB or *")]
+    Memory(String),
+}
+
+/// A word that is safe as the value of an sbatch option.
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-:.=,/".contains(c))
+}
+
+impl FromStr for GresTable {
+    type Err = GresTableError;
+
+    /// Reads rows separated by commas or semicolons; spaces are free.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut rows = Vec::new();
+        for row in text.split([',', ';']).map(str::trim).filter(|r| !r.is_empty()) {
+            let (memory, rest) = row.split_once('=').ok_or_else(|| GresTableError::Row(row.into()))?;
+            let memory = match memory.trim() {
+                "*" => u64::MAX,
+                number => number.parse().map_err(|_| GresTableError::Memory(row.into()))?,
+            };
+            let (gres, partition) = match rest.split_once('@') {
+                Some((gres, partition)) => (gres.trim(), Some(partition.trim())),
+                None => (rest.trim(), None),
+            };
+            if !is_word(gres) || partition.is_some_and(|p| !is_word(p)) {
+                return Err(GresTableError::Row(row.into()));
+            }
+            let gres = (gres != "none").then(|| gres.to_owned());
+            rows.push((memory, Gres { gres, partition: partition.map(str::to_owned) }));
+        }
+        rows.sort_by_key(|(memory, _)| *memory);
+        Ok(Self { rows })
+    }
+}
+
+impl GresTable {
+    /// The first row whose memory suffices for `memory_mb`; `None` when no row does.
+    pub fn get(&self, memory_mb: u64) -> Option<&Gres> {
+        self.rows.iter().find(|(limit, _)| memory_mb <= *limit).map(|(_, gres)| gres)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_row_that_suffices_is_taken() {
+        let table: GresTable = "*=gpu:v100l:1@long; 64000 = gpu:p100l:1, 8000=none".parse().unwrap();
+        let gres = |mb| table.get(mb).cloned().unwrap();
+        assert_eq!(gres(8000), Gres::default());
+        assert_eq!(gres(8001).gres.as_deref(), Some("gpu:p100l:1"));
+        assert_eq!(gres(64001), Gres { gres: Some("gpu:v100l:1".into()), partition: Some("long".into()) });
+        assert_eq!("100=gpu:1".parse::<GresTable>().unwrap().get(101), None);
+    }
+
+    #[test]
+    fn rows_that_are_not_rows_are_named() {
+        assert_eq!("gpu:1".parse::<GresTable>(), Err(GresTableError::Row("gpu:1".into())));
+        assert_eq!("8G=gpu:1".parse::<GresTable>(), Err(GresTableError::Memory("8G=gpu:1".into())));
+        assert_eq!("1=gpu:1 --wrap".parse::<GresTable>(), Err(GresTableError::Row("1=gpu:1 --wrap".into())));
+    }
+}

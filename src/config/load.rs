@@ -1,0 +1,474 @@
+//! Reads `credentials.env` and the process environment, and resolves them into what the programs need.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use super::address::{BrokerAddress, RodanAddress};
+use super::env::{default, purpose};
+use super::gres::{Gres, GresTable};
+use crate::secret::Secret;
+
+/// How to reach RabbitMQ and how replies are published there.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// Where it listens.
+    pub address: BrokerAddress,
+    /// User name.
+    pub user: String,
+    /// Password.
+    pub password: Secret,
+    /// Whether an absent reply queue is declared durable.
+    pub reply_queue_durable: bool,
+    /// How long a reply stays in its queue.
+    pub reply_ttl: Duration,
+    /// Largest message, bytes; `None`: publish and let the broker refuse.
+    pub max_reply_bytes: Option<u64>,
+}
+
+/// How to reach Rodan.
+#[derive(Clone, Debug)]
+pub struct RodanConfig {
+    /// Where it is.
+    pub address: RodanAddress,
+    /// User name, also sent as e-mail address.
+    pub user: String,
+    /// Password.
+    pub password: Secret,
+}
+
+/// What the site wants: directories and Slurm options.
+#[derive(Clone, Debug)]
+pub struct SiteConfig {
+    /// Directory of the installation: of `run_check`, `hpc_training.sh` and `credentials.env`.
+    pub home: PathBuf,
+    /// The file that the configuration was read from, handed on to the trainer.
+    pub env_file: Option<PathBuf>,
+    /// Directory of the job records.
+    pub spool: PathBuf,
+    /// Directory of the Slurm logs.
+    pub logs: PathBuf,
+    /// Script that sbatch runs.
+    pub batch_script: PathBuf,
+    /// `--account`.
+    pub account: Option<String>,
+    /// `--partition`.
+    pub partition: Option<String>,
+    /// `--qos`.
+    pub qos: Option<String>,
+    /// `--constraint`.
+    pub constraint: Option<String>,
+    /// `--gres` where the table has no row; `None` asks for none.
+    pub gres: Option<String>,
+    /// Memory to gres and partition.
+    pub gres_table: GresTable,
+    /// Seconds before the time limit at which Slurm warns the trainer.
+    pub signal_seconds: u64,
+    /// Directory of Slurm's commands, where `PATH` does not hold it.
+    pub slurm_bin: Option<PathBuf>,
+    /// How long a job waits for a service to come back.
+    pub give_up: Duration,
+    /// How long a job that Slurm does not know counts as alive.
+    pub grace: Duration,
+}
+
+impl SiteConfig {
+    /// The generic resource and the partition for a job of this memory.
+    pub fn gres_for(&self, memory_mb: u64) -> Gres {
+        let row = self.gres_table.get(memory_mb).cloned();
+        let default = || Gres { gres: self.gres.clone(), partition: None };
+        let mut gres = row.unwrap_or_else(default);
+        gres.partition = gres.partition.or_else(|| self.partition.clone());
+        gres
+    }
+}
+
+/// Everything `check` needs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// RabbitMQ.
+    pub broker: BrokerConfig,
+    /// Rodan.
+    pub rodan: RodanConfig,
+    /// The site.
+    pub site: SiteConfig,
+}
+
+/// What `run_trainer` needs: no Rodan password (the job file holds a token) and no Slurm options.
+#[derive(Clone, Debug)]
+pub struct TrainerConfig {
+    /// RabbitMQ.
+    pub broker: BrokerConfig,
+    /// Where Rodan is.
+    pub rodan: RodanAddress,
+    /// Largest download, bytes.
+    pub max_download: u64,
+}
+
+/// A configuration that can't be used. Its text names every problem at once and no secret.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file that was asked for can't be read.
+    #[error("can't read {}: {source}; copy credentials.env.example to it and fill it in", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The file is open to others.
+    #[error("{} holds passwords but others may read it (mode {mode:04o}); run: chmod 600 {}", path.display(), path.display())]
+    Permissions {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A line of the file is not `NAME=value`.
+    #[error(
+        "{} line {line} is not NAME=value; put a value that holds spaces, quotes, # or $ in single quotes",
+        path.display()
+    )]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+    },
+    /// Variables are missing or wrong.
+    #[error("{}", list(.0))]
+    Variables(Vec<String>),
+}
+
+fn list(problems: &[String]) -> String {
+    let mut text = match problems.len() {
+        1 => "the configuration has 1 problem:".to_owned(),
+        n => format!("the configuration has {n} problems:"),
+    };
+    for problem in problems {
+        let _ = write!(text, "\n  {problem}"); // writing to a String can't fail
+    }
+    text
+}
+
+/// Collects values and problems, so that every problem is reported at once.
+struct Reader {
+    values: HashMap<String, String>,
+    problems: Vec<String>,
+}
+
+impl Reader {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.values
+            .get(name)
+            .map(String::as_str)
+            .map(str::trim)
+            .filter(|v| !v.is_empty())
+            .or_else(|| default(name))
+    }
+
+    fn optional(&self, name: &str) -> Option<String> {
+        self.get(name).map(str::to_owned)
+    }
+
+    fn required(&mut self, name: &str) -> String {
+        self.optional(name).unwrap_or_else(|| {
+            self.problems.push(format!("{name} is not set: it is {}", purpose(name)));
+            String::new()
+        })
+    }
+
+    fn parsed<T, E: std::fmt::Display>(
+        &mut self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        match parse(self.get(name)?) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.problems.push(format!("{name} {error}; it is {}", purpose(name)));
+                None
+            }
+        }
+    }
+
+    /// A whole number within `range`; the variable has a default.
+    fn number(&mut self, name: &str, range: std::ops::RangeInclusive<u64>) -> u64 {
+        let (low, high) = (*range.start(), *range.end());
+        self.parsed(name, |text| match u64::from_str(text) {
+            Ok(n) if range.contains(&n) => Ok(n),
+            _ => Err(format!("must be a whole number from {low} to {high}")),
+        })
+        .unwrap_or(low)
+    }
+
+    fn flag(&mut self, name: &str) -> bool {
+        self.parsed(name, |text| match text.to_ascii_lowercase().as_str() {
+            "1" | "true" | "yes" | "on" => Ok(true),
+            "0" | "false" | "no" | "off" => Ok(false),
+            _ => Err("must be 1 or 0"),
+        })
+        .unwrap_or_default()
+    }
+
+    /// The value of an sbatch option: one word, so that nothing else can be smuggled in with it.
+    fn word(&mut self, name: &str) -> Option<String> {
+        self.parsed(name, |text| {
+            let fits = |c: char| c.is_ascii_alphanumeric() || "_-:.=,/&|[]*".contains(c);
+            if text.starts_with('-') || !text.chars().all(fits) {
+                return Err("must be one word of letters, digits and _-:.=,/&|[]*");
+            }
+            Ok(text.to_owned())
+        })
+    }
+
+    fn broker(&mut self) -> Option<BrokerConfig> {
+        let user = self.required("RABBITMQ_USER");
+        let password = Secret::new(self.required("RABBITMQ_PASSWORD"));
+        self.required("RABBITMQ_HOST");
+        let address = self.parsed("RABBITMQ_HOST", BrokerAddress::parse);
+        let reply_queue_durable = self.flag("REPLY_QUEUE_DURABLE");
+        // 1,000 hours: RabbitMQ takes an expiration of up to 2^32 ms, which is 1,193 hours.
+        let reply_ttl = Duration::from_secs(3600 * self.number("REPLY_TTL_HOURS", 1..=1000));
+        let is_limited = self.get("MAX_REPLY_BYTES").is_some();
+        let max_reply_bytes = is_limited.then(|| self.number("MAX_REPLY_BYTES", 1024..=u64::from(u32::MAX)));
+        Some(BrokerConfig {
+            address: address?,
+            user,
+            password,
+            reply_queue_durable,
+            reply_ttl,
+            max_reply_bytes,
+        })
+    }
+
+    fn rodan_address(&mut self) -> Option<RodanAddress> {
+        self.required("RODAN_HOST");
+        self.parsed("RODAN_HOST", RodanAddress::parse)
+    }
+
+    fn site(&mut self, home: &Path, env_file: Option<&Path>, spool: Option<&Path>) -> SiteConfig {
+        let path = |reader: &Self, name| home.join(reader.get(name).unwrap_or_default());
+        SiteConfig {
+            spool: spool.map_or_else(|| path(self, "SPOOL_DIR"), Path::to_path_buf),
+            logs: path(self, "LOG_DIR"),
+            batch_script: path(self, "BATCH_SCRIPT"),
+            account: self.word("SITE_ACCOUNT"),
+            partition: self.word("SITE_PARTITION"),
+            qos: self.word("SITE_QOS"),
+            constraint: self.word("SITE_CONSTRAINT"),
+            gres: self.word("SITE_GRES").filter(|g| g != "none"),
+            gres_table: self.parsed("SITE_GRES_TABLE", GresTable::from_str).unwrap_or_default(),
+            signal_seconds: self.number("SITE_SIGNAL_SECONDS", 0..=65535),
+            slurm_bin: self.get("SITE_SLURM_BIN").map(PathBuf::from),
+            give_up: Duration::from_secs(3600 * self.number("GIVE_UP_HOURS", 0..=8760)),
+            grace: Duration::from_secs(self.number("GRACE_SECONDS", 0..=86_400)),
+            home: home.to_path_buf(),
+            env_file: env_file.map(Path::to_path_buf),
+        }
+    }
+}
+
+/// The files and variables that configuration comes from.
+pub struct Sources<'a> {
+    /// `--env-file`; by default `credentials.env` in the home directory, if it exists.
+    pub env_file: Option<&'a Path>,
+    /// The process environment, which wins over the file.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl Sources<'_> {
+    /// `--env-file` and the environment of this process; values that are not UTF-8 are left out.
+    pub fn of_process(env_file: Option<&Path>) -> Sources<'_> {
+        let pair = |(k, v): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((k.into_string().ok()?, v.into_string().ok()?))
+        };
+        Sources { env_file, environment: std::env::vars_os().filter_map(pair).collect() }
+    }
+
+    /// Directory of the installation: `HPC_TRAINER_HOME`, else the directory of the env file, else the current one.
+    fn home(&self) -> PathBuf {
+        let of_file = || Some(absolute(self.env_file?).parent()?.to_path_buf());
+        match self.environment.get("HPC_TRAINER_HOME").filter(|h| !h.is_empty()) {
+            Some(home) => absolute(Path::new(home)),
+            None => of_file().unwrap_or_else(|| absolute(Path::new("."))),
+        }
+    }
+
+    fn read(&self) -> Result<(Reader, PathBuf, Option<PathBuf>), ConfigError> {
+        let home = self.home();
+        let file =
+            match (self.env_file, self.environment.get("HPC_TRAINER_ENV_FILE").filter(|f| !f.is_empty())) {
+                (Some(file), _) => Some(absolute(file)),
+                (None, Some(file)) => Some(absolute(Path::new(file))),
+                (None, None) => Some(home.join("credentials.env")).filter(|f| f.exists()),
+            };
+        let mut values = match &file {
+            Some(file) => read_file(file)?,
+            None => HashMap::new(),
+        };
+        values.extend(self.environment.iter().map(|(k, v)| (k.clone(), v.clone())));
+        Ok((Reader { values, problems: Vec::new() }, home, file))
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
+fn read_file(path: &Path) -> Result<HashMap<String, String>, ConfigError> {
+    let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
+    let mode = fs::metadata(path).map_err(read)?.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(ConfigError::Permissions { path: path.to_path_buf(), mode });
+    }
+    let text = fs::read_to_string(path).map_err(read)?;
+    let mut values = HashMap::new();
+    for pair in dotenvy::from_read_iter(text.as_bytes()) {
+        match pair {
+            Ok((name, value)) => values.insert(name, value),
+            // The error repeats the line, which may hold a password: only its number may be told.
+            Err(dotenvy::Error::LineParse(bad, _)) => {
+                let first = bad.lines().next().unwrap_or_default().trim_end();
+                let line = text.lines().position(|l| l.trim_end() == first).map_or(0, |n| n + 1);
+                return Err(ConfigError::Syntax { path: path.to_path_buf(), line });
+            }
+            Err(_) => return Err(ConfigError::Syntax { path: path.to_path_buf(), line: 0 }),
+        };
+    }
+    Ok(values)
+}
+
+impl Config {
+    /// Reads everything `check` needs. `spool` (`--spool`) wins over `SPOOL_DIR`.
+    ///
+    /// # Errors
+    /// When the file can't be read or is open to others, or variables are missing or wrong: all of them at once.
+    pub fn load(sources: &Sources<'_>, spool: Option<&Path>) -> Result<Self, ConfigError> {
+        let (mut reader, home, file) = sources.read()?;
+        let broker = reader.broker();
+        let user = reader.required("RODAN_USER");
+        let password = Secret::new(reader.required("RODAN_PASSWORD"));
+        let address = reader.rodan_address();
+        let spool = spool.map(absolute);
+        let site = reader.site(&home, file.as_deref(), spool.as_deref());
+        reader.number("MAX_DOWNLOAD_BYTES", 1..=u64::MAX); // the trainer's, but wrong here is wrong there
+        match (broker, address) {
+            (Some(broker), Some(address)) if reader.problems.is_empty() => {
+                Ok(Self { broker, rodan: RodanConfig { address, user, password }, site })
+            }
+            _ => Err(ConfigError::Variables(reader.problems)),
+        }
+    }
+}
+
+impl TrainerConfig {
+    /// Reads what `run_trainer` needs.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load(sources: &Sources<'_>) -> Result<Self, ConfigError> {
+        let (mut reader, _, _) = sources.read()?;
+        let broker = reader.broker();
+        let rodan = reader.rodan_address();
+        let max_download = reader.number("MAX_DOWNLOAD_BYTES", 1..=u64::MAX);
+        match (broker, rodan) {
+            (Some(broker), Some(rodan)) if reader.problems.is_empty() => {
+                Ok(Self { broker, rodan, max_download })
+            }
+            _ => Err(ConfigError::Variables(reader.problems)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    const SIX: &str = "export RABBITMQ_USER=tester\nRABBITMQ_PASSWORD='s3$cret#'\nRABBITMQ_HOST=rabbit\n\
+                       # a comment\nexport RODAN_USER=me@example.org\nRODAN_PASSWORD=\"pass word\"\nRODAN_HOST=rodan\n";
+
+    fn file(text: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("credentials.env");
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        (dir, path)
+    }
+
+    fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let (_dir, path) = file(text, 0o600);
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Config::load(&Sources { env_file: Some(&path), environment }, None)
+    }
+
+    #[test]
+    fn the_six_variables_suffice_with_and_without_export() {
+        let config = load(SIX, &[]).unwrap();
+        assert_eq!(config.broker.password.expose(), "s3$cret#");
+        assert_eq!(config.rodan.password.expose(), "pass word");
+        assert_eq!(config.rodan.user, "me@example.org");
+        assert!(config.site.spool.ends_with("spool"));
+        assert_eq!(config.site.gres_for(1000), Gres { gres: Some("gpu:1".into()), partition: None });
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("s3$cret") && !shown.contains("pass word"), "{shown}");
+    }
+
+    #[test]
+    fn the_process_environment_wins() {
+        let config = load(SIX, &[("RABBITMQ_HOST", "amqps://other/v"), ("SITE_PARTITION", "gpu")]).unwrap();
+        assert_eq!(config.broker.address.host, "other");
+        assert_eq!(config.site.gres_for(1).partition.as_deref(), Some("gpu"));
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once_with_its_purpose() {
+        let text = "RABBITMQ_USER=u\nRABBITMQ_HOST=http://x\nRODAN_USER=\nREPLY_QUEUE_DURABLE=maybe\nSITE_ACCOUNT='--wrap x'\nGIVE_UP_HOURS=-1\n";
+        let error = load(text, &[]).unwrap_err().to_string();
+        for part in [
+            "8 problems",
+            "RABBITMQ_PASSWORD is not set: it is the password for RabbitMQ",
+            "RABBITMQ_HOST must begin with amqp://",
+            "REPLY_QUEUE_DURABLE must be 1 or 0",
+            "RODAN_USER is not set",
+            "RODAN_PASSWORD is not set",
+            "RODAN_HOST is not set",
+            "SITE_ACCOUNT must be one word",
+            "GIVE_UP_HOURS must be a whole number",
+        ] {
+            assert!(error.contains(part), "{part:?} is not in {error}");
+        }
+    }
+
+    #[test]
+    fn a_bad_line_is_named_by_number_and_not_shown() {
+        let error = load("RODAN_USER=x\nRODAN_PASSWORD=top 'secret\n", &[]).unwrap_err();
+        assert!(matches!(error, ConfigError::Syntax { line: 2, .. }), "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("secret"));
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_refused() {
+        let (_dir, path) = file(SIX, 0o640);
+        let sources = Sources { env_file: Some(&path), environment: BTreeMap::new() };
+        let error = Config::load(&sources, None).unwrap_err().to_string();
+        assert!(error.contains("0640") && error.contains("chmod 600"), "{error}");
+    }
+
+    #[test]
+    fn the_trainer_needs_no_rodan_password() {
+        let (_dir, path) =
+            file("RABBITMQ_USER=u\nRABBITMQ_PASSWORD=p\nRABBITMQ_HOST=h\nRODAN_HOST=r\n", 0o600);
+        let sources = Sources { env_file: Some(&path), environment: BTreeMap::new() };
+        assert_eq!(TrainerConfig::load(&sources).unwrap().max_download, 1 << 30);
+    }
+}

@@ -1,0 +1,344 @@
+//! One job's record and the states that it goes through.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+/// Rodan's id of a job: it comes from outside and can be any text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CorrelationId(pub String);
+
+/// Our id of a job: safe as a file name and as a Slurm job name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(String);
+
+impl JobId {
+    /// The correlation id itself where it is safe, else a hash of it.
+    pub fn from_correlation_id(id: &CorrelationId) -> Self {
+        let safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if (1..=64).contains(&id.0.len()) && id.0.chars().all(safe) && !id.0.starts_with(['-', '_']) {
+            return Self(id.0.clone());
+        }
+        Self(format!("x-{}", &hex_sha256(id.0.as_bytes())[..32]))
+    }
+
+    /// The id of the `count`-th later job that came with a correlation id that is already known.
+    #[must_use]
+    pub fn again(&self, body_sha256: &str, count: u32) -> Self {
+        Self(format!("x-{}", &hex_sha256(format!("{self} {body_sha256} {count}").as_bytes())[..32]))
+    }
+
+    /// A name of a directory in the spool, taken as an id; `None` when it can't be one.
+    pub fn from_directory(name: &str) -> Option<Self> {
+        let safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        ((1..=64).contains(&name.len()) && name.chars().all(safe)).then(|| Self(name.to_owned()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name of its Slurm job, by which a job is found whose number is not known.
+    pub fn slurm_name(&self) -> String {
+        format!("hpct-{}", self.0)
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Slurm's number of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SlurmJobId(pub u64);
+
+impl fmt::Display for SlurmJobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a spooled reply holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The models.
+    Models,
+    /// An error for the person who started the workflow.
+    Error,
+}
+
+/// Where a job stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "name", rename_all = "snake_case")]
+pub enum State {
+    /// Its message is on disk; it may or may not be acknowledged yet.
+    Received,
+    /// sbatch is about to be called, or was called and its answer is not known.
+    Submitting {
+        /// Number of calls so far, this one included.
+        attempts: u32,
+    },
+    /// Slurm has it and it waits for resources.
+    Submitted {
+        /// Slurm's number.
+        slurm_id: SlurmJobId,
+    },
+    /// Slurm runs it.
+    Running {
+        /// Slurm's number.
+        slurm_id: SlurmJobId,
+    },
+    /// It ended without a result; the error reply is still to be spooled.
+    Failed {
+        /// What the error reply says.
+        sentence: String,
+    },
+    /// Its reply is on disk and not yet delivered.
+    ResultSpooled {
+        /// What the reply holds.
+        outcome: Outcome,
+    },
+    /// The broker confirmed its reply: the end.
+    Replied,
+}
+
+/// What can happen to a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// sbatch is about to be called.
+    SubmitStarted,
+    /// Slurm accepted the job, or a job of its name was found.
+    Accepted(SlurmJobId),
+    /// Slurm started it.
+    Started,
+    /// Slurm put it back into its queue.
+    Requeued,
+    /// It ended, or can't begin, without a result.
+    Failed(String),
+    /// A reply is on disk.
+    ReplySpooled(Outcome),
+    /// The broker confirmed the reply.
+    Delivered,
+}
+
+/// An event that can't happen in a state: a fault of the program or of a record that somebody edited.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("a job in state {state:?} can't take the event {event:?}")]
+pub struct TransitionError {
+    /// The state.
+    pub state: State,
+    /// The event.
+    pub event: Event,
+}
+
+impl State {
+    /// The state after `event`.
+    ///
+    /// # Errors
+    /// When the event can't happen in this state.
+    pub fn next(&self, event: Event) -> Result<Self, TransitionError> {
+        use Event as E;
+        use State as S;
+        Ok(match (self, event) {
+            (S::Received, E::SubmitStarted) => S::Submitting { attempts: 1 },
+            (S::Submitting { attempts }, E::SubmitStarted) => {
+                S::Submitting { attempts: attempts.saturating_add(1) }
+            }
+            (S::Submitting { .. }, E::Accepted(slurm_id)) => S::Submitted { slurm_id },
+            (S::Submitted { slurm_id } | S::Running { slurm_id }, E::Started) => {
+                S::Running { slurm_id: *slurm_id }
+            }
+            (S::Submitted { slurm_id } | S::Running { slurm_id }, E::Requeued) => {
+                S::Submitted { slurm_id: *slurm_id }
+            }
+            (
+                S::Received
+                | S::Submitting { .. }
+                | S::Submitted { .. }
+                | S::Running { .. }
+                | S::Failed { .. },
+                E::Failed(sentence),
+            ) => S::Failed { sentence },
+            // A valid result wins over whatever Slurm says of the job that made it.
+            (S::Failed { .. }, E::ReplySpooled(outcome)) => S::ResultSpooled { outcome },
+            (S::Submitting { .. } | S::Submitted { .. } | S::Running { .. }, E::ReplySpooled(outcome)) => {
+                S::ResultSpooled { outcome }
+            }
+            (S::ResultSpooled { .. }, E::ReplySpooled(outcome)) => S::ResultSpooled { outcome },
+            (S::ResultSpooled { .. } | S::Replied, E::Delivered) => S::Replied,
+            (state, event) => return Err(TransitionError { state: state.clone(), event }),
+        })
+    }
+
+    /// Slurm's number, where it is known.
+    pub fn slurm_id(&self) -> Option<SlurmJobId> {
+        match self {
+            Self::Submitted { slurm_id } | Self::Running { slurm_id } => Some(*slurm_id),
+            _ => None,
+        }
+    }
+}
+
+/// Version of the record's form; an older one is read, a newer one is left alone.
+pub(super) const RECORD_VERSION: u32 = 1;
+
+/// One job, as it is kept on disk. It holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Form of this record.
+    pub version: u32,
+    /// Our id.
+    pub job_id: JobId,
+    /// Rodan's id.
+    pub correlation_id: CorrelationId,
+    /// True when the message had no correlation id and we made one.
+    #[serde(default)]
+    pub correlation_id_generated: bool,
+    /// Queue that the reply goes to.
+    pub reply_to: String,
+    /// Message id of the reply, the same however often it is sent.
+    pub message_id: String,
+    /// SHA-256 of the message's body, hexadecimal: tells a redelivery from another job.
+    pub body_sha256: String,
+    /// When the message was taken.
+    pub received_at: Timestamp,
+    /// When the state last changed.
+    pub changed_at: Timestamp,
+    /// Where the job stands.
+    pub state: State,
+    /// Slurm's number, kept after the end.
+    #[serde(default)]
+    pub slurm_id: Option<SlurmJobId>,
+    /// Since when Slurm does not know the job any more.
+    #[serde(default)]
+    pub missing_since: Option<Timestamp>,
+    /// What last went wrong and will be tried again.
+    #[serde(default)]
+    pub last_error: Option<String>,
+}
+
+impl Record {
+    /// A record for a message that was just taken.
+    pub fn new(
+        job_id: JobId,
+        correlation_id: CorrelationId,
+        reply_to: String,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            version: RECORD_VERSION,
+            job_id,
+            correlation_id,
+            correlation_id_generated: false,
+            reply_to,
+            message_id: uuid::Uuid::new_v4().to_string(),
+            body_sha256: hex_sha256(body),
+            received_at: now,
+            changed_at: now,
+            state: State::Received,
+            slurm_id: None,
+            missing_since: None,
+            last_error: None,
+        }
+    }
+
+    /// Lets `event` happen at `now`. The caller saves the record.
+    ///
+    /// # Errors
+    /// When the event can't happen in the job's state.
+    pub fn apply(&mut self, event: Event, now: Timestamp) -> Result<(), TransitionError> {
+        self.state = self.state.next(event)?;
+        self.slurm_id = self.state.slurm_id().or(self.slurm_id);
+        self.changed_at = now;
+        self.missing_since = None;
+        Ok(())
+    }
+}
+
+/// SHA-256 in hexadecimal.
+pub(crate) fn hex_sha256(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}"); // writing to a String can't fail
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            Just(Event::SubmitStarted),
+            (1u64..9).prop_map(|id| Event::Accepted(SlurmJobId(id))),
+            Just(Event::Started),
+            Just(Event::Requeued),
+            "[a-z]{0,4}".prop_map(Event::Failed),
+            prop_oneof![Just(Outcome::Models), Just(Outcome::Error)].prop_map(Event::ReplySpooled),
+            Just(Event::Delivered),
+        ]
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: a reply is sent only after it was spooled, an answered job stays
+        /// answered, and an event that can't happen changes nothing.
+        #[test]
+        fn a_job_is_answered_only_after_its_reply_is_on_disk(events in prop::collection::vec(event(), 0..40)) {
+            let mut state = State::Received;
+            let (mut spooled, mut replied) = (false, false);
+            for event in events {
+                let Ok(next) = state.next(event.clone()) else { continue };
+                spooled |= matches!(event, Event::ReplySpooled(_));
+                prop_assert!(!replied || next == State::Replied);
+                if next == State::Replied {
+                    prop_assert!(spooled);
+                    replied = true;
+                }
+                if let (Some(before), Some(after)) = (state.slurm_id(), next.slurm_id()) {
+                    prop_assert_eq!(before, after, "a job has one Slurm job");
+                }
+                state = next;
+            }
+        }
+
+        #[test]
+        fn every_state_survives_the_disk(events in prop::collection::vec(event(), 0..20)) {
+            let mut record = Record::new(
+                JobId("a".into()), CorrelationId("a".into()), "q".into(), b"{}", Timestamp::UNIX_EPOCH);
+            for event in events {
+                let _ = record.apply(event, Timestamp::UNIX_EPOCH);
+            }
+            let text = serde_json::to_string(&record).unwrap();
+            prop_assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
+        }
+
+        #[test]
+        fn a_job_id_is_safe_whatever_the_correlation_id(id in ".{0,80}") {
+            let job = JobId::from_correlation_id(&CorrelationId(id));
+            prop_assert_eq!(JobId::from_directory(job.as_str()), Some(job.clone()));
+            let again = job.again(&hex_sha256(b""), 1);
+            prop_assert!(JobId::from_directory(again.as_str()).is_some());
+        }
+    }
+
+    #[test]
+    fn a_uuid_stays_as_it_is() {
+        let id = "3f0b5a52-6f0e-4a3e-9d55-0d7a1c1f9a10";
+        assert_eq!(JobId::from_correlation_id(&CorrelationId(id.into())).as_str(), id);
+        assert!(JobId::from_correlation_id(&CorrelationId("../x".into())).as_str().starts_with("x-"));
+    }
+}

@@ -1,0 +1,391 @@
+//! The spool directory: one directory per job, files mode 0600, directories 0700.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use thiserror::Error;
+
+use super::atomic::{sync_directory, write_atomic};
+use super::record::{JobId, RECORD_VERSION, Record, SlurmJobId};
+use crate::wire::{Envelope, Reply};
+
+/// The spool: `jobs/` (open), `done/` (answered), `rejected/` (messages that were no jobs, and files that are
+/// not ours).
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// A spool that can't be used.
+#[derive(Debug, Error)]
+#[error("the spool {} {action}: {source}; SPOOL_DIR must be a directory that this account can write", path.display())]
+pub struct StoreError {
+    /// The file or directory.
+    path: PathBuf,
+    /// What was tried.
+    action: &'static str,
+    /// What the system says.
+    source: io::Error,
+}
+
+/// The files of one job, as `check` and the trainer share them.
+#[derive(Clone, Debug)]
+pub struct JobFiles {
+    directory: PathBuf,
+}
+
+impl JobFiles {
+    /// The files in a job's directory.
+    pub fn new(directory: &Path) -> Self {
+        Self { directory: directory.to_path_buf() }
+    }
+
+    /// The job's directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What the trainer reads; it holds a token.
+    pub fn job_file(&self) -> PathBuf {
+        self.directory.join("job.json")
+    }
+
+    /// The message as it came.
+    pub fn message(&self) -> PathBuf {
+        self.directory.join("message.json")
+    }
+
+    /// The reply, before and after it is delivered.
+    pub fn reply(&self) -> PathBuf {
+        self.directory.join("reply.json")
+    }
+
+    /// Exists once the broker confirmed the reply that the trainer published.
+    pub fn delivered(&self) -> PathBuf {
+        self.directory.join("delivered")
+    }
+
+    /// Written by the trainer when it starts: Slurm's number of the job that it runs in.
+    pub fn started(&self) -> PathBuf {
+        self.directory.join("started")
+    }
+
+    /// True when `job_file` is the one that `check` wrote: its record lies beside it.
+    pub fn is_record_of(&self, job_file: &Path) -> bool {
+        job_file.file_name() == self.job_file().file_name() && self.record().is_file()
+    }
+
+    /// Where the reply of this job goes, as its record says.
+    pub fn envelope(&self) -> Option<Envelope> {
+        let record: Record = serde_json::from_slice(&fs::read(self.record()).ok()?).ok()?;
+        Some(Envelope {
+            reply_to: record.reply_to,
+            correlation_id: record.correlation_id.0,
+            message_id: record.message_id,
+        })
+    }
+
+    /// Slurm's number in [`JobFiles::started`].
+    pub fn started_in(&self) -> Option<SlurmJobId> {
+        fs::read_to_string(self.started()).ok()?.trim().parse().ok().map(SlurmJobId)
+    }
+
+    fn record(&self) -> PathBuf {
+        self.directory.join("record.json")
+    }
+}
+
+impl Store {
+    /// Opens the spool and makes its directories.
+    ///
+    /// # Errors
+    /// When they can't be made or written.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let store = Self { root: root.to_path_buf() };
+        for directory in [root.to_path_buf(), store.jobs(), store.done(), store.rejected()] {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&directory)
+                .map_err(|source| StoreError { path: directory.clone(), action: "can't be made", source })?;
+        }
+        // The lock file and the records need a directory that can be written; say so before anything is taken.
+        tempfile::Builder::new()
+            .prefix(".probe-")
+            .tempfile_in(store.jobs())
+            .map_err(|source| StoreError { path: store.jobs(), action: "can't be written", source })?;
+        Ok(store)
+    }
+
+    fn jobs(&self) -> PathBuf {
+        self.root.join("jobs")
+    }
+
+    fn done(&self) -> PathBuf {
+        self.root.join("done")
+    }
+
+    fn rejected(&self) -> PathBuf {
+        self.root.join("rejected")
+    }
+
+    /// The lock file of the spool.
+    pub fn lock_path(&self) -> PathBuf {
+        self.root.join("lock")
+    }
+
+    /// The files of an open job.
+    pub fn files(&self, id: &JobId) -> JobFiles {
+        JobFiles::new(&self.jobs().join(id.as_str()))
+    }
+
+    /// All open jobs, oldest first. What is no job of ours is moved to `rejected/`, with a line in the log.
+    ///
+    /// # Errors
+    /// When the directory can't be read.
+    pub fn open_jobs(&self) -> Result<Vec<Record>, StoreError> {
+        let error = |source| StoreError { path: self.jobs(), action: "can't be read", source };
+        let mut records = Vec::new();
+        for entry in fs::read_dir(self.jobs()).map_err(error)? {
+            let name = entry.map_err(error)?.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with('.') {
+                continue; // a probe or a temporary file of a run that was killed
+            }
+            match self.read(&name) {
+                Ok(record) => records.push(record),
+                Err(Unreadable::Newer(version)) => {
+                    tracing::error!(
+                        "{name}: its record has version {version}, this program knows {RECORD_VERSION}; left alone"
+                    );
+                }
+                Err(Unreadable::Unfinished) => {
+                    self.set_aside(&name, "it has no record: its message was not taken")
+                }
+                Err(Unreadable::Foreign(why)) => self.set_aside(&name, &why),
+            }
+        }
+        records.sort_by(|a, b| (a.received_at, &a.job_id).cmp(&(b.received_at, &b.job_id)));
+        Ok(records)
+    }
+
+    fn read(&self, name: &str) -> Result<Record, Unreadable> {
+        let id = JobId::from_directory(name)
+            .ok_or_else(|| Unreadable::Foreign("its name is not a job's".into()))?;
+        let text = match fs::read(self.files(&id).record()) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Unreadable::Unfinished),
+            Err(e) => return Err(Unreadable::Foreign(e.to_string())),
+        };
+        parse(&text, &id)
+    }
+
+    fn set_aside(&self, name: &str, why: &str) {
+        let target = self.rejected().join(format!("{}-{name}", Timestamp::now().as_millisecond()));
+        match fs::rename(self.jobs().join(name), &target) {
+            Ok(()) => {
+                tracing::warn!("{name} in the spool is no job of ours ({why}); moved to {}", target.display())
+            }
+            Err(error) => {
+                tracing::error!("{name} in the spool is no job of ours ({why}) and can't be moved: {error}")
+            }
+        }
+    }
+
+    /// The record of a job, open or done.
+    pub fn find(&self, id: &JobId) -> Option<Record> {
+        let done = JobFiles::new(&self.done().join(id.as_str()));
+        let text = fs::read(self.files(id).record()).or_else(|_| fs::read(done.record())).ok()?;
+        parse(&text, id).ok()
+    }
+
+    /// Makes the directory of a new job and writes the message and the record.
+    ///
+    /// # Errors
+    /// When that fails; the message must not be acknowledged then.
+    pub fn create(&self, record: &Record, message: &[u8]) -> Result<(), StoreError> {
+        let files = self.files(&record.job_id);
+        let error =
+            |source| StoreError { path: files.directory().to_path_buf(), action: "can't be written", source };
+        DirBuilder::new().recursive(true).mode(0o700).create(files.directory()).map_err(error)?;
+        write_atomic(&files.message(), message).map_err(error)?;
+        self.save(record)?;
+        sync_directory(&self.jobs()).map_err(error)
+    }
+
+    /// Writes a job's record.
+    ///
+    /// # Errors
+    /// When it can't be written; the step that follows must not be taken then.
+    pub fn save(&self, record: &Record) -> Result<(), StoreError> {
+        let path = self.files(&record.job_id).record();
+        let write = || write_atomic(&path, &serde_json::to_vec_pretty(record).map_err(io::Error::other)?);
+        write().map_err(|source| StoreError { path: path.clone(), action: "can't be written", source })
+    }
+
+    /// The message of an open job.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn message(&self, id: &JobId) -> Result<Vec<u8>, StoreError> {
+        let path = self.files(id).message();
+        fs::read(&path).map_err(|source| StoreError { path: path.clone(), action: "can't be read", source })
+    }
+
+    /// The spooled reply of an open job; `None` when there is none or it is torn.
+    pub fn reply(&self, id: &JobId) -> Option<Reply> {
+        Reply::from_body(fs::read(self.files(id).reply()).ok()?).ok()
+    }
+
+    /// Spools a reply, then removes the job file: its token is not needed any more.
+    ///
+    /// # Errors
+    /// When the reply can't be written.
+    pub fn write_reply(&self, id: &JobId, reply: &Reply) -> Result<(), StoreError> {
+        let files = self.files(id);
+        write_atomic(&files.reply(), reply.body()).map_err(|source| StoreError {
+            path: files.reply(),
+            action: "can't be written",
+            source,
+        })?;
+        remove_if_there(&files.job_file());
+        Ok(())
+    }
+
+    /// Moves an answered job to `done/`, without its reply and its token.
+    ///
+    /// # Errors
+    /// When it can't be moved; the next pass tries again.
+    pub fn finish(&self, id: &JobId) -> Result<(), StoreError> {
+        let files = self.files(id);
+        remove_if_there(&files.job_file());
+        remove_if_there(&files.reply());
+        let target = self.done().join(id.as_str());
+        let error = |source| StoreError { path: target.clone(), action: "can't be written", source };
+        fs::rename(files.directory(), &target).map_err(error)?;
+        sync_directory(&self.jobs()).and_then(|()| sync_directory(&self.done())).map_err(error)
+    }
+
+    /// Keeps a message that is no job, for the operator.
+    ///
+    /// # Errors
+    /// When it can't be written; the message must not be acknowledged then.
+    pub fn keep_rejected(&self, id: &JobId, message: &[u8]) -> Result<PathBuf, StoreError> {
+        let path = self.rejected().join(format!("{}-{id}.message", Timestamp::now().as_millisecond()));
+        write_atomic(&path, message).map_err(|source| StoreError {
+            path: path.clone(),
+            action: "can't be written",
+            source,
+        })?;
+        Ok(path)
+    }
+}
+
+enum Unreadable {
+    Unfinished,
+    Newer(u64),
+    Foreign(String),
+}
+
+fn parse(text: &[u8], id: &JobId) -> Result<Record, Unreadable> {
+    let foreign = |e: serde_json::Error| Unreadable::Foreign(format!("its record can't be read: {e}"));
+    let value: serde_json::Value = serde_json::from_slice(text).map_err(foreign)?;
+    match value.get("version").and_then(serde_json::Value::as_u64) {
+        Some(version) if version > u64::from(RECORD_VERSION) => return Err(Unreadable::Newer(version)),
+        _ => {}
+    }
+    let record: Record = serde_json::from_value(value).map_err(foreign)?;
+    if record.job_id != *id {
+        return Err(Unreadable::Foreign(format!("its record is that of {}", record.job_id)));
+    }
+    Ok(record)
+}
+
+fn remove_if_there(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("can't remove {}: {error}", path.display());
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::super::record::{CorrelationId, Event};
+    use super::*;
+
+    fn record(id: &str) -> Record {
+        let id = CorrelationId(id.into());
+        Record::new(JobId::from_correlation_id(&id), id, "queue".into(), b"body", Timestamp::now())
+    }
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("spool")).unwrap();
+        (dir, store)
+    }
+
+    #[test]
+    fn a_job_is_kept_until_it_is_done_and_known_afterwards() {
+        let (_dir, store) = store();
+        let mut job = record("a");
+        store.create(&job, b"body").unwrap();
+        job.apply(Event::SubmitStarted, Timestamp::now()).unwrap();
+        store.save(&job).unwrap();
+        assert_eq!(store.open_jobs().unwrap(), [job.clone()]);
+        assert_eq!(store.message(&job.job_id).unwrap(), b"body");
+        fs::write(store.files(&job.job_id).job_file(), "token").unwrap();
+        store.write_reply(&job.job_id, &Reply::error("x")).unwrap();
+        assert!(!store.files(&job.job_id).job_file().exists(), "the token goes when the reply is spooled");
+        assert_eq!(store.reply(&job.job_id), Some(Reply::error("x")));
+        store.finish(&job.job_id).unwrap();
+        assert!(store.open_jobs().unwrap().is_empty());
+        assert_eq!(store.find(&job.job_id), Some(job));
+    }
+
+    #[test]
+    fn nobody_else_can_read_the_spool() {
+        let (_dir, store) = store();
+        let job = record("a");
+        store.create(&job, b"body").unwrap();
+        let files = store.files(&job.job_id);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(files.directory()), 0o700);
+        assert_eq!((mode(&files.message()), mode(&files.record())), (0o600, 0o600));
+    }
+
+    #[test]
+    fn torn_and_foreign_files_are_set_aside_and_stop_nothing() {
+        let (_dir, store) = store();
+        store.create(&record("good"), b"body").unwrap();
+        for (name, text) in [("torn", "{\"version\": 1, \"job_id\": \"to"), ("other", "{}")] {
+            fs::create_dir(store.jobs().join(name)).unwrap();
+            fs::write(store.jobs().join(name).join("record.json"), text).unwrap();
+        }
+        fs::write(store.jobs().join("a file"), "").unwrap();
+        fs::create_dir(store.jobs().join("unfinished")).unwrap();
+        let newer =
+            serde_json::to_string(&record("newer")).unwrap().replace("\"version\":1", "\"version\":99");
+        fs::create_dir(store.jobs().join("newer")).unwrap();
+        fs::write(store.jobs().join("newer/record.json"), newer).unwrap();
+        let open = store.open_jobs().unwrap();
+        assert_eq!(open.iter().map(|r| r.job_id.as_str()).collect::<Vec<_>>(), ["good"]);
+        assert_eq!(fs::read_dir(store.rejected()).unwrap().count(), 4);
+        assert!(store.jobs().join("newer").exists());
+    }
+
+    #[test]
+    fn an_unwritable_spool_is_an_error_that_says_what_to_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = Store::open(&file.join("spool")).unwrap_err().to_string();
+        assert!(error.contains("SPOOL_DIR must be a directory"), "{error}");
+    }
+}

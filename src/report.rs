@@ -1,0 +1,109 @@
+//! What a person is told about a job that failed: one sentence or two, what happened and what to change.
+
+use crate::broker::PublishError;
+use crate::slurm::{JobInfo, JobState};
+use crate::wire::ResourceSettings;
+
+/// The error reply for a job that Slurm ended before there was a result.
+pub fn ended(job: &JobInfo, asked_for: Option<&ResourceSettings>) -> String {
+    let number = job.id;
+    let ran = if job.elapsed.is_empty() { String::new() } else { format!(" after {}", job.elapsed) };
+    match &job.state {
+        JobState::Timeout | JobState::Deadline => {
+            let limit = asked_for.map_or_else(String::new, |r| format!(" (asked for {})", r.walltime));
+            format!(
+                "The training ran out of time{limit} and was stopped{ran}. Set \"Maximum time (D-HH:MM)\" higher, or train with fewer samples or epochs."
+            )
+        }
+        JobState::OutOfMemory => out_of_memory(job, asked_for),
+        JobState::Failed if near_the_limit(job, asked_for) => out_of_memory(job, asked_for),
+        JobState::Cancelled => format!(
+            "The training (Slurm job {number}) was cancelled on the cluster{ran}. Run the workflow again, or ask the operator of the cluster why."
+        ),
+        JobState::NodeFail | JobState::BootFail => format!(
+            "The cluster's node that ran the training (Slurm job {number}) failed{ran}. Run the workflow again."
+        ),
+        JobState::Preempted | JobState::Revoked => format!(
+            "The cluster took back the node from the training (Slurm job {number}){ran}. Run the workflow again."
+        ),
+        state => {
+            let code = job.exit_code.as_deref().map_or_else(String::new, |c| format!(", exit code {c}"));
+            format!(
+                "The training (Slurm job {number}) ended{ran} without a result ({state}{code}). Ask the operator of the cluster to look into the job's log."
+            )
+        }
+    }
+}
+
+fn near_the_limit(job: &JobInfo, asked_for: Option<&ResourceSettings>) -> bool {
+    match (job.used_mb, asked_for) {
+        // Slurm samples memory: a job that was killed for it was last seen a little below the limit.
+        (Some(used), Some(asked)) => used * 100 >= asked.memory_mb * 95,
+        _ => false,
+    }
+}
+
+fn out_of_memory(job: &JobInfo, asked_for: Option<&ResourceSettings>) -> String {
+    let used = job.used_mb.map_or_else(String::new, |mb| format!(", used {mb} MB"));
+    match asked_for {
+        Some(asked) => format!(
+            "The training ran out of memory: asked for {0} MB{used}. Set \"Maximum memory (MB)\" to {1} or more.",
+            asked.memory_mb,
+            asked.memory_mb * 2
+        ),
+        None => format!("The training ran out of memory{used}. Set \"Maximum memory (MB)\" higher."),
+    }
+}
+
+/// The error reply of a job that Slurm's warning reached before every layer had a usable model.
+pub const SHORT_OF_TIME: &str = "the training ran out of time before every layer was done; set \"Maximum time (D-HH:MM)\" higher, or train with fewer samples or epochs";
+
+/// The error reply in place of one that is too large.
+pub fn too_large(error: &PublishError) -> String {
+    format!(
+        "The models are trained but can't be sent: {error}. Train fewer layers at once, or ask the operator of RabbitMQ to raise max_message_size."
+    )
+}
+
+/// The error reply for a job that Slurm no longer knows.
+pub fn vanished(number: Option<crate::ledger::SlurmJobId>) -> String {
+    let job = number.map_or_else(String::new, |n| format!(" (Slurm job {n})"));
+    format!("The cluster no longer knows the training{job}, and it left no result. Run the workflow again.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::SlurmJobId;
+
+    fn job(state: &str, used_mb: Option<u64>) -> JobInfo {
+        JobInfo {
+            id: SlurmJobId(17),
+            name: "hpct-a".into(),
+            state: JobState::parse(state),
+            reason: String::new(),
+            elapsed: "06:00:12".into(),
+            used_mb,
+            exit_code: Some("1:0".into()),
+        }
+    }
+
+    fn asked() -> ResourceSettings {
+        ResourceSettings { cpus: 6, memory_mb: 2000, walltime: "0-06:00".parse().unwrap(), email: None }
+    }
+
+    #[test]
+    fn each_end_says_what_to_change() {
+        let sentence = |state, used| ended(&job(state, used), Some(&asked()));
+        assert_eq!(
+            sentence("OUT_OF_MEMORY", Some(1990)),
+            "The training ran out of memory: asked for 2000 MB, used 1990 MB. Set \"Maximum memory (MB)\" to 4000 or more."
+        );
+        assert_eq!(sentence("FAILED", Some(1950)), sentence("OUT_OF_MEMORY", Some(1950)));
+        assert!(sentence("FAILED", Some(700)).contains("without a result (FAILED, exit code 1:0)"));
+        assert!(sentence("TIMEOUT", None).contains("(asked for 0-06:00:00) and was stopped after 06:00:12"));
+        assert!(sentence("CANCELLED by 0", None).contains("was cancelled on the cluster"));
+        assert!(sentence("NODE_FAIL", None).contains("failed after 06:00:12. Run the workflow again."));
+        assert!(sentence("COMPLETED", None).contains("without a result (COMPLETED"));
+    }
+}

@@ -1,0 +1,59 @@
+//! The HTTP client that logging in and downloading share.
+
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+use thiserror::Error;
+
+use crate::tls;
+
+/// An HTTP client that follows no redirect by itself: each one is looked at first.
+#[derive(Clone, Debug)]
+pub struct Client(pub(super) reqwest::Client);
+
+/// The client can't be made.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// No root certificates.
+    #[error(transparent)]
+    Roots(#[from] tls::RootsError),
+    /// A proxy setting of the environment that can't be read, or the like.
+    #[error("the HTTP client can't be set up: {0}; check the proxy variables of the environment")]
+    Build(#[from] reqwest::Error),
+}
+
+impl Client {
+    /// Makes a client.
+    ///
+    /// # Errors
+    /// When the system has no root certificates.
+    pub fn new() -> Result<Self, ClientError> {
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls::client_config()?)
+            .redirect(Policy::none())
+            .connect_timeout(Duration::from_secs(15))
+            .read_timeout(Duration::from_secs(30))
+            .user_agent(concat!("hpc-trainer/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self(client))
+    }
+}
+
+/// What went wrong with a request, without the URL: the caller says what was fetched.
+pub(super) fn describe(error: &reqwest::Error) -> String {
+    use std::error::Error as _;
+    let mut text = match () {
+        () if error.is_timeout() => "it did not answer in time".to_owned(),
+        () if error.is_connect() => "no connection".to_owned(),
+        () => "the connection broke".to_owned(),
+    };
+    // The innermost cause says what the system says; reqwest's own texts repeat the URL.
+    let mut cause = error.source();
+    while let Some(inner) = cause.and_then(|c| c.source()) {
+        cause = Some(inner);
+    }
+    if let Some(cause) = cause {
+        text.push_str(&format!(" ({})", crate::text::printable(&cause.to_string(), 200)));
+    }
+    text
+}

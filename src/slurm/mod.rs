@@ -1,0 +1,13 @@
+//! Slurm: what to ask for, submitting, and what became of a job. Knows nothing of training.
+
+mod command;
+mod query;
+mod request;
+mod state;
+mod submit;
+
+pub use command::{Slurm, SlurmError};
+pub use query::JobInfo;
+pub use request::Request;
+pub use state::{JobState, Phase};
+pub use submit::SubmitError;

@@ -1,0 +1,182 @@
+//! What became of our jobs: one call of squeue for all, and one of sacct for those it no longer knows.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+
+use jiff::Timestamp;
+
+use super::command::{Slurm, SlurmError};
+use super::state::JobState;
+use crate::ledger::SlurmJobId;
+
+/// What Slurm knows of one job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobInfo {
+    /// Its number.
+    pub id: SlurmJobId,
+    /// Its name.
+    pub name: String,
+    /// Its state.
+    pub state: JobState,
+    /// Why it waits or ended, in Slurm's word; empty when Slurm says nothing.
+    pub reason: String,
+    /// How long it ran, in Slurm's form.
+    pub elapsed: String,
+    /// Most memory that its batch step used, MB; only sacct tells.
+    pub used_mb: Option<u64>,
+    /// Exit code and signal, such as `1:0`; only sacct tells.
+    pub exit_code: Option<String>,
+}
+
+const SQUEUE_FORMAT: &str = "%i|%T|%r|%M|%j";
+const SACCT_FORMAT: &str = "JobIDRaw,State,Reason,Elapsed,MaxRSS,ExitCode,JobName";
+
+impl Slurm {
+    /// All jobs of this account that Slurm's controller knows, waiting, running or lately ended.
+    ///
+    /// # Errors
+    /// When squeue fails or does not answer: then nothing is known, and nothing must be decided.
+    pub async fn queue(&self) -> Result<Vec<JobInfo>, SlurmError> {
+        let user = rustix::process::getuid().as_raw();
+        let arguments = [
+            OsString::from("--noheader"),
+            "--states=all".into(),
+            format!("--user={user}").into(),
+            format!("--format={SQUEUE_FORMAT}").into(),
+        ];
+        let output = self.run("squeue", &arguments).await?;
+        if !output.success {
+            return Err(SlurmError::Failed { command: "squeue", detail: output.last_words() });
+        }
+        Ok(output.stdout.lines().filter_map(squeue_line).collect())
+    }
+
+    /// What the accounting database knows of jobs of these names that were submitted since `since`; empty where the
+    /// site has none.
+    ///
+    /// # Errors
+    /// When sacct does not answer.
+    pub async fn accounting(&self, names: &[String], since: Timestamp) -> Result<Vec<JobInfo>, SlurmError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        // sacct reads a time as local time: an hour of tolerance for clocks, a day for time zones.
+        let since = since - jiff::SignedDuration::from_hours(25);
+        let arguments = [
+            OsString::from("--noheader"),
+            "--parsable2".into(),
+            format!("--name={}", names.join(",")).into(),
+            format!("--starttime={}", since.strftime("%Y-%m-%dT%H:%M:%S")).into(),
+            format!("--format={SACCT_FORMAT}").into(),
+        ];
+        let output = match self.run("sacct", &arguments).await {
+            Ok(output) => output,
+            Err(SlurmError::Missing { detail, .. }) => {
+                tracing::debug!("no sacct here: {detail}");
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(error),
+        };
+        if !output.success {
+            tracing::debug!("sacct: {}", output.last_words());
+            return Ok(Vec::new());
+        }
+        Ok(sacct_lines(&output.stdout))
+    }
+}
+
+fn squeue_line(line: &str) -> Option<JobInfo> {
+    let mut fields = line.trim().splitn(5, '|');
+    let id = SlurmJobId(fields.next()?.trim().parse().ok()?);
+    let mut next = || fields.next().map(|f| f.trim().to_owned());
+    let (state, reason, elapsed, name) = (next()?, next()?, next()?, next()?);
+    let reason = if reason == "None" { String::new() } else { reason };
+    Some(JobInfo {
+        id,
+        name,
+        state: JobState::parse(&state),
+        reason,
+        elapsed,
+        used_mb: None,
+        exit_code: None,
+    })
+}
+
+/// A job has a line of its own, and one for each step (`4711.batch`) that holds the memory used.
+fn sacct_lines(text: &str) -> Vec<JobInfo> {
+    let mut jobs: Vec<JobInfo> = Vec::new();
+    let mut used: HashMap<SlurmJobId, u64> = HashMap::new();
+    for line in text.lines() {
+        let fields: Vec<&str> = line.trim().splitn(7, '|').collect();
+        let [id, state, reason, elapsed, max_rss, exit_code, name] = fields[..] else { continue };
+        let (number, step) = id.split_once('.').map_or((id, false), |(number, _)| (number, true));
+        let Ok(number) = number.parse().map(SlurmJobId) else { continue };
+        if let Some(mb) = megabytes(max_rss) {
+            let most = used.entry(number).or_default();
+            *most = mb.max(*most);
+        }
+        if !step {
+            let reason = if reason == "None" { String::new() } else { reason.to_owned() };
+            jobs.push(JobInfo {
+                id: number,
+                name: name.to_owned(),
+                state: JobState::parse(state),
+                reason,
+                elapsed: elapsed.to_owned(),
+                used_mb: None,
+                exit_code: Some(exit_code.to_owned()),
+            });
+        }
+    }
+    for job in &mut jobs {
+        job.used_mb = used.get(&job.id).copied();
+    }
+    jobs
+}
+
+/// `1234K`, `1.5G` … in MB, rounded up.
+fn megabytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let (number, bytes) = match text.chars().next_back()? {
+        'K' => (&text[..text.len() - 1], 1024.0),
+        'M' => (&text[..text.len() - 1], 1_048_576.0),
+        'G' => (&text[..text.len() - 1], 1_073_741_824.0),
+        'T' => (&text[..text.len() - 1], 1_099_511_627_776.0),
+        _ => (text, 1.0),
+    };
+    let mb = number.parse::<f64>().ok().filter(|n| (0.0..1e15).contains(n))? * bytes / 1_048_576.0;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
+    Some(mb.ceil() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn squeue_is_read_with_banner_and_odd_names() {
+        let text = "Welcome to the cluster\n17|PENDING|Resources|0:00|hpct-a\n18|RUNNING|None|1-02:03:04|my|job\n19_[1-4]|PENDING|Priority|0:00|array\n";
+        let jobs: Vec<JobInfo> = text.lines().filter_map(squeue_line).collect();
+        assert_eq!(jobs.len(), 2);
+        assert_eq!((jobs[0].name.as_str(), jobs[0].reason.as_str()), ("hpct-a", "Resources"));
+        assert_eq!((jobs[1].name.as_str(), jobs[1].reason.as_str()), ("my|job", ""));
+    }
+
+    #[test]
+    fn sacct_gives_the_memory_of_the_steps_to_the_job() {
+        let text = "17|OUT_OF_MEMORY|None|00:01:02||0:125|hpct-a\n17.batch|OUT_OF_MEMORY||00:01:02|2038000K|0:125|batch\n\
+                    17.extern|COMPLETED||00:01:02|1K|0:0|extern\n18|CANCELLED by 1000|None|00:00:00||0:0|hpct-b\n";
+        let jobs = sacct_lines(text);
+        assert_eq!(jobs.len(), 2);
+        assert_eq!((&jobs[0].state, jobs[0].used_mb), (&JobState::OutOfMemory, Some(1991)));
+        assert_eq!((&jobs[1].state, jobs[1].used_mb), (&JobState::Cancelled, None));
+    }
+
+    #[test]
+    fn memory_in_every_unit() {
+        assert_eq!(
+            ["512K", "1.5G", "3M", "1048577", "", "x", "2T"].map(megabytes),
+            [Some(1), Some(1536), Some(3), Some(2), None, None, Some(2_097_152)]
+        );
+    }
+}

@@ -1,0 +1,158 @@
+//! What a job asks Slurm for, as sbatch's arguments.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::config::SiteConfig;
+use crate::wire::ResourceSettings;
+
+/// One call of sbatch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    arguments: Vec<OsString>,
+}
+
+fn option(name: &str, value: impl AsRef<std::ffi::OsStr>) -> OsString {
+    let mut text = OsString::from(format!("--{name}="));
+    text.push(value);
+    text
+}
+
+/// sbatch replaces `%j` and the like in a file name; `%%` stands for a percent sign.
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().replace('%', "%%")
+}
+
+impl Request {
+    /// The request for a job of `job_name` with these settings; the trainer gets the job file as its argument.
+    pub fn new(site: &SiteConfig, job_name: &str, resources: &ResourceSettings, job_file: &Path) -> Self {
+        let log: PathBuf = site.logs.join(job_name);
+        let gres = site.gres_for(resources.memory_mb);
+        let mut arguments = vec![
+            OsString::from("--parsable"),
+            option("job-name", job_name),
+            option("nodes", "1"),
+            option("ntasks", "1"),
+            option("cpus-per-task", resources.cpus.to_string()),
+            option("mem", format!("{}M", resources.memory_mb)),
+            option("time", resources.walltime.to_string()),
+            option("output", format!("{}-%j.log", escaped(&log))),
+            option("open-mode", "append"),
+            option("chdir", &site.home),
+        ];
+        let optional = [
+            ("gres", gres.gres.as_deref()),
+            ("account", site.account.as_deref()),
+            ("partition", gres.partition.as_deref()),
+            ("qos", site.qos.as_deref()),
+            ("constraint", site.constraint.as_deref()),
+        ];
+        arguments.extend(optional.into_iter().filter_map(|(name, value)| Some(option(name, value?))));
+        if let Some(email) = &resources.email {
+            arguments.push(option("mail-user", email));
+            arguments.push(option("mail-type", "BEGIN,END,FAIL"));
+        }
+        // A warning that comes before the job has done anything helps nobody.
+        let ahead = site.signal_seconds.min(resources.walltime.seconds() / 4);
+        if ahead > 0 {
+            arguments.push(option("signal", format!("B:USR1@{ahead}")));
+        }
+        arguments.push("--".into());
+        arguments.push(site.batch_script.clone().into());
+        arguments.push(job_file.into());
+        Self { arguments }
+    }
+
+    /// The arguments of sbatch.
+    pub fn arguments(&self) -> &[OsString] {
+        &self.arguments
+    }
+
+    /// The command as a person would type it.
+    pub fn command_line(&self) -> String {
+        std::iter::once("sbatch".to_owned())
+            .chain(self.arguments.iter().map(|a| quoted(&a.to_string_lossy())))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@%+".contains(c);
+    if word.chars().all(plain) && !word.is_empty() {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site() -> SiteConfig {
+        SiteConfig {
+            home: "/project/hpc trainer".into(),
+            env_file: None,
+            spool: "/project/spool".into(),
+            logs: "/project/100%/logs".into(),
+            batch_script: "/project/hpc_training.sh".into(),
+            account: None,
+            partition: None,
+            qos: None,
+            constraint: None,
+            gres: Some("gpu:1".into()),
+            gres_table: "64000=gpu:p100l:1@short".parse().unwrap(),
+            signal_seconds: 120,
+            slurm_bin: None,
+            give_up: std::time::Duration::ZERO,
+            grace: std::time::Duration::ZERO,
+        }
+    }
+
+    fn resources() -> ResourceSettings {
+        ResourceSettings { cpus: 6, memory_mb: 257_000, walltime: "0-06:00".parse().unwrap(), email: None }
+    }
+
+    #[test]
+    fn the_request_of_rodans_example() {
+        let request =
+            Request::new(&site(), "hpct-a", &resources(), Path::new("/project/spool/jobs/a/job.json"));
+        assert_eq!(
+            request.command_line(),
+            "sbatch --parsable --job-name=hpct-a --nodes=1 --ntasks=1 --cpus-per-task=6 --mem=257000M \
+             --time=0-06:00:00 --output=/project/100%%/logs/hpct-a-%j.log --open-mode=append \
+             '--chdir=/project/hpc trainer' --gres=gpu:1 --signal=B:USR1@120 -- /project/hpc_training.sh \
+             /project/spool/jobs/a/job.json"
+        );
+    }
+
+    #[test]
+    fn options_of_the_site_and_the_job_appear_only_when_set() {
+        let site = SiteConfig { account: Some("def-prof".into()), qos: Some("normal".into()), ..site() };
+        let short = ResourceSettings {
+            memory_mb: 8000,
+            walltime: "2".parse().unwrap(),
+            email: Some("me@example.org".into()),
+            ..resources()
+        };
+        let line = Request::new(&site, "hpct-a", &short, Path::new("job.json")).command_line();
+        for part in [
+            "--account=def-prof",
+            "--qos=normal",
+            "--gres=gpu:p100l:1",
+            "--partition=short",
+            "--mail-user=me@example.org",
+            "--mail-type=BEGIN,END,FAIL",
+            "--signal=B:USR1@30",
+        ] {
+            assert!(line.contains(part), "{part} is not in {line}");
+        }
+        let none = SiteConfig { gres: None, signal_seconds: 0, ..self::site() };
+        let line = Request::new(&none, "hpct-a", &resources(), Path::new("job.json")).command_line();
+        assert!(
+            ["--gres", "--signal", "--account", "--partition", "--mail"].iter().all(|o| !line.contains(o)),
+            "{line}"
+        );
+    }
+}

@@ -1,0 +1,136 @@
+//! Calling sbatch, and what its words mean.
+
+use thiserror::Error;
+
+use super::command::{Output, Slurm, SlurmError};
+use super::request::Request;
+use crate::ledger::SlurmJobId;
+
+/// A job that sbatch did not accept, as far as is known.
+#[derive(Debug, Error)]
+pub enum SubmitError {
+    /// Slurm can't be reached, or is at a limit that will pass: the job may be submitted later. It may also exist
+    /// already: look for its name first.
+    #[error("Slurm can't take the job now: {0}")]
+    Later(String),
+    /// Slurm will never accept this job.
+    #[error("Slurm refuses the job: {0}")]
+    Refused(String),
+    /// sbatch itself could not be run.
+    #[error(transparent)]
+    Command(#[from] SlurmError),
+}
+
+/// Words of sbatch that speak of the cluster's condition, not of the job (from Slurm's `slurm_errno.c`).
+const PASSING: [&str; 12] = [
+    "unable to contact slurm controller",
+    "socket timed out",
+    "connection refused",
+    "transport endpoint",
+    "temporarily",
+    "zero bytes were transmitted",
+    "slurm backup controller",
+    "protocol authentication error",
+    "job violates accounting/qos policy (job submit limit",
+    "maxsubmitjob",
+    "too many jobs",
+    "slurmctld is too busy",
+];
+
+impl Slurm {
+    /// Submits a job.
+    ///
+    /// # Errors
+    /// When it was not accepted, or it is not known whether it was.
+    pub async fn submit(&self, request: &Request) -> Result<SlurmJobId, SubmitError> {
+        let output = self.run("sbatch", request.arguments()).await?;
+        read_answer(&output)
+    }
+}
+
+fn read_answer(output: &Output) -> Result<SlurmJobId, SubmitError> {
+    if output.success {
+        // A site's banner may stand before or after the number, on either stream.
+        let mut lines = output.stdout.lines().map(str::trim);
+        return lines.rfind_map(parsable).ok_or_else(|| {
+            SubmitError::Later(format!("sbatch did not name the job's number: {}", output.last_words()))
+        });
+    }
+    let said = format!("{}\n{}", output.stderr, output.stdout).to_lowercase();
+    let reason = reason(output);
+    if PASSING.iter().any(|words| said.contains(words)) {
+        Err(SubmitError::Later(reason))
+    } else {
+        Err(SubmitError::Refused(reason))
+    }
+}
+
+/// `JOBID` or `JOBID;CLUSTER`, as `--parsable` prints it.
+fn parsable(line: &str) -> Option<SlurmJobId> {
+    let number = line.split(';').next()?;
+    (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+        .then(|| number.parse().ok().map(SlurmJobId))?
+}
+
+/// sbatch's own line, without a banner around it.
+fn reason(output: &Output) -> String {
+    let own = |line: &&str| line.contains("error:");
+    let line = output.stderr.lines().chain(output.stdout.lines()).map(str::trim).rfind(own);
+    let line = line.map(|l| l.split_once("error:").map_or(l, |(_, rest)| rest).trim());
+    line.map_or_else(|| output.last_words(), |l| crate::text::printable(l, 300))
+}
+
+/// `Iterator::rfind` with a mapping.
+trait RFindMap: DoubleEndedIterator {
+    fn rfind_map<T>(&mut self, f: impl Fn(Self::Item) -> Option<T>) -> Option<T>;
+}
+
+impl<I: DoubleEndedIterator> RFindMap for I {
+    fn rfind_map<T>(&mut self, f: impl Fn(Self::Item) -> Option<T>) -> Option<T> {
+        self.rev().find_map(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(success: bool, stdout: &str, stderr: &str) -> Result<u64, String> {
+        let output = Output { success, stdout: stdout.into(), stderr: stderr.into() };
+        read_answer(&output).map(|id| id.0).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_number_is_found_in_spite_of_a_banner() {
+        assert_eq!(answer(true, "4711\n", ""), Ok(4711));
+        assert_eq!(answer(true, "4711;cedar\n", ""), Ok(4711));
+        let banner =
+            "****\nWelcome to cluster 9, 2026\nMaintenance on\n\n4711\nRemember: be nice to 12 nodes\n";
+        assert_eq!(answer(true, banner, "sbatch: NOTE: your account has 3 core-years\n"), Ok(4711));
+    }
+
+    #[test]
+    fn an_answer_without_a_number_is_not_a_refusal() {
+        let error = answer(true, "Submitted, I think\n", "").unwrap_err();
+        assert!(error.starts_with("Slurm can't take the job now: sbatch did not name"), "{error}");
+    }
+
+    #[test]
+    fn refusals_and_passing_troubles_are_told_apart() {
+        let invalid = "Welcome!\nsbatch: error: Batch job submission failed: Invalid account or account/partition combination specified\nBye\n";
+        assert_eq!(
+            answer(false, "", invalid).unwrap_err(),
+            "Slurm refuses the job: Batch job submission failed: Invalid account or account/partition combination specified"
+        );
+        for passing in [
+            "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
+            "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
+            "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+        ] {
+            assert!(
+                answer(false, "", passing).unwrap_err().starts_with("Slurm can't take the job now"),
+                "{passing}"
+            );
+        }
+    }
+}

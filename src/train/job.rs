@@ -1,0 +1,304 @@
+//! All layers of a page, one after another: what `--local` and a job from the broker have in common.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use thiserror::Error;
+use tracing::{info, warn};
+
+use super::decode::PageError;
+use super::fit::{self, EpochReport, FitError, FitObserver, FitOptions, StopReason};
+use super::page::{Page, PageInputs};
+use super::patches::{self, SampleError, Split};
+use super::samples::{PatchShape, PatchShapeError, Samples as _};
+use crate::keras::{self, Weights, WriteError};
+use crate::wire::{Layer, TrainingSettings};
+
+/// How often a layer that learns nothing is started again from other weights.
+const MAX_RESTARTS: usize = 3;
+
+/// A page decoded, checked and sampled: everything that can be wrong with the input is found before the first
+/// layer is trained.
+#[derive(Debug)]
+pub struct TrainingJob {
+    page: Arc<Page>,
+    settings: TrainingSettings,
+    shape: PatchShape,
+    seed: u64,
+    layers: Vec<PreparedLayer>,
+}
+
+#[derive(Debug)]
+struct PreparedLayer {
+    split: Split,
+    /// Seed of its first weights and of the order of its samples.
+    seed: u64,
+}
+
+/// A layer that was trained and whose model is written.
+#[derive(Clone, Debug)]
+pub struct TrainedLayer {
+    /// Which layer it is.
+    pub layer: Layer,
+    /// The wire's name of its model, such as `Background Model`.
+    pub model_name: String,
+    /// The model file.
+    pub path: PathBuf,
+    /// What the file holds.
+    pub weights: Weights,
+    /// Number of samples learned from.
+    pub train_samples: usize,
+    /// Number of samples validated with.
+    pub validation_samples: usize,
+    /// One report for each epoch, of the start that was kept.
+    pub history: Vec<EpochReport>,
+    /// The epoch whose weights were kept.
+    pub best_epoch: usize,
+    /// How often the layer was started again because it learned nothing.
+    pub restarts: usize,
+    /// False when the last start learned nothing either.
+    pub learned: bool,
+    /// How long all that took.
+    pub time: Duration,
+}
+
+/// What is told while a page is trained. Every method may be left out.
+pub trait JobObserver {
+    /// A layer begins; it has `train` samples to learn from and at most `epochs` epochs.
+    fn layer_started(&mut self, _layer: Layer, _train: usize, _validation: usize, _epochs: u32) {}
+    /// A step of an epoch is done.
+    fn step(&mut self, _layer: Layer, _epoch: usize, _step: usize, _steps: usize, _loss: f32) {}
+    /// An epoch is done.
+    fn epoch(&mut self, _layer: Layer, _report: &EpochReport) {}
+    /// A layer's model is written.
+    fn layer_finished(&mut self, _layer: &TrainedLayer) {}
+    /// True when training is to end as soon as it can.
+    fn stop_requested(&self) -> bool {
+        false
+    }
+}
+
+/// Why a page could not be trained.
+#[derive(Debug, Error)]
+pub enum TrainError {
+    /// An image can't be used.
+    #[error(transparent)]
+    Page(#[from] PageError),
+    /// A layer has no usable pixel.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    /// The patch size is none for this network.
+    #[error(transparent)]
+    Patch(#[from] PatchShapeError),
+    /// The training itself failed.
+    #[error("{model}: the training failed: {source}")]
+    Fit {
+        /// The wire's name of the model.
+        model: String,
+        /// What failed.
+        source: FitError,
+    },
+    /// A model can't be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The observer asked for it.
+    #[error("the training was stopped before {model} was done")]
+    Stopped {
+        /// The wire's name of the first model that was not finished.
+        model: String,
+    },
+}
+
+impl TrainError {
+    /// True when the page or the settings are at fault, and not the machine or the program.
+    pub fn is_input(&self) -> bool {
+        matches!(self, Self::Page(_) | Self::Sample(_) | Self::Patch(_))
+    }
+}
+
+impl TrainingJob {
+    /// Decodes and checks the page and draws the samples of every layer.
+    ///
+    /// # Errors
+    /// [`TrainError`], with the wire's name of the input that can't be used.
+    pub fn prepare(inputs: &PageInputs, settings: &TrainingSettings) -> Result<Self, TrainError> {
+        let shape = PatchShape::new(settings.patch_height as usize, settings.patch_width as usize)?;
+        let page = Arc::new(Page::load(inputs)?);
+        // 32 bits, so that a person can type a drawn seed again.
+        let seed = settings.seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 32);
+        if patches::is_mirrored(&page, shape) {
+            warn!(
+                "the page ({}x{}) is not larger than two patches ({}x{}): patches are completed by mirroring it at its edges",
+                page.height(),
+                page.width(),
+                shape.height(),
+                shape.width()
+            );
+        }
+        let n = patches::samples_per_layer(&page, settings.max_samples);
+        let mut layers = Vec::with_capacity(page.layers().len());
+        for index in 0..page.layers().len() {
+            // A stream for each layer: what one draws does not change what the next one draws.
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(index as u64);
+            let seed = rng.next_u64();
+            let exact_below = 2 * settings.batch_size as usize;
+            let split = patches::sample(&page, index, n, shape, exact_below, &mut rng)?;
+            layers.push(PreparedLayer { split, seed });
+        }
+        Ok(Self { page, settings: *settings, shape, seed, layers })
+    }
+
+    /// The page.
+    pub fn page(&self) -> &Page {
+        &self.page
+    }
+
+    /// Size of the samples.
+    pub fn shape(&self) -> PatchShape {
+        self.shape
+    }
+
+    /// Where all chance comes from: the setting's, or what was drawn.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Trains all layers, background first, and writes `<model name>.hdf5` into `folder` for each as soon as it
+    /// is done: a file that is there is whole.
+    ///
+    /// When `observer` asks for the end while the last layer trains, and that layer has an epoch to show, its best
+    /// epoch is kept and the page is done.
+    ///
+    /// # Errors
+    /// [`TrainError::Fit`], [`TrainError::Write`], or [`TrainError::Stopped`] when `observer` asked for it.
+    pub fn train(
+        &self,
+        device: &Device,
+        folder: &Path,
+        observer: &mut dyn JobObserver,
+    ) -> Result<Vec<TrainedLayer>, TrainError> {
+        info!(
+            "page {}x{}, patches {}x{}, {} layers, seed {}",
+            self.page.height(),
+            self.page.width(),
+            self.shape.height(),
+            self.shape.width(),
+            self.layers.len(),
+            self.seed
+        );
+        let mut trained = Vec::with_capacity(self.layers.len());
+        for (layer, prepared) in self.page.layers().iter().map(|l| l.layer).zip(&self.layers) {
+            let last = trained.len() + 1 == self.layers.len();
+            let done = self.train_layer(layer, prepared, last, device, folder, observer)?;
+            observer.layer_finished(&done);
+            trained.push(done);
+        }
+        Ok(trained)
+    }
+
+    fn train_layer(
+        &self,
+        layer: Layer,
+        prepared: &PreparedLayer,
+        last: bool,
+        device: &Device,
+        folder: &Path,
+        observer: &mut dyn JobObserver,
+    ) -> Result<TrainedLayer, TrainError> {
+        let started = Instant::now();
+        let model_name = layer.model_name();
+        let Split { train, validation } = &prepared.split;
+        observer.layer_started(layer, train.len(), validation.len(), self.settings.epochs);
+        let options = FitOptions {
+            batch_size: self.settings.batch_size as usize,
+            patience: self.settings.patience as usize,
+            max_restarts: MAX_RESTARTS,
+            ..FitOptions::new(device.clone(), self.settings.epochs as usize, prepared.seed)
+        };
+        let mut inner = LayerObserver { layer, job: observer };
+        let fitted = match fit::fit(train, validation, &options, &mut inner) {
+            Ok(fitted) if fitted.stopped == StopReason::Interrupted => {
+                // With this layer every one has a model: its best epoch so far is worth more than none.
+                if !last {
+                    return Err(TrainError::Stopped { model: model_name });
+                }
+                warn!("{model_name}: stopped early, its best epoch so far ({}) is kept", fitted.best_epoch);
+                fitted
+            }
+            Err(FitError::Interrupted) => return Err(TrainError::Stopped { model: model_name }),
+            Err(source) => return Err(TrainError::Fit { model: model_name, source }),
+            Ok(fitted) => fitted,
+        };
+        if !fitted.learned {
+            warn!(
+                "{model_name} learned nothing, whatever it was started from: check what was drawn in its layer"
+            );
+        }
+        let path = folder.join(format!("{model_name}.hdf5"));
+        keras::write(&path, &fitted.weights, self.shape)?;
+        Ok(TrainedLayer {
+            layer,
+            model_name,
+            path,
+            weights: fitted.weights,
+            train_samples: train.len(),
+            validation_samples: validation.len(),
+            history: fitted.history,
+            best_epoch: fitted.best_epoch,
+            restarts: fitted.restarts,
+            learned: fitted.learned,
+            time: started.elapsed(),
+        })
+    }
+}
+
+impl TrainedLayer {
+    /// The report of the epoch whose weights were kept.
+    pub fn best(&self) -> Option<&EpochReport> {
+        self.history.iter().find(|report| report.epoch == self.best_epoch)
+    }
+}
+
+/// Tells the job's observer which layer it is about.
+struct LayerObserver<'a> {
+    layer: Layer,
+    job: &'a mut dyn JobObserver,
+}
+
+impl FitObserver for LayerObserver<'_> {
+    fn on_step(&mut self, epoch: usize, step: usize, steps: usize, loss: f32) {
+        self.job.step(self.layer, epoch, step, steps, loss);
+    }
+
+    fn on_epoch(&mut self, report: &EpochReport) {
+        self.job.epoch(self.layer, report);
+    }
+
+    fn on_restart(&mut self, restart: usize, seed: u64) {
+        let model = self.layer.model_name();
+        warn!("{model} learned nothing: start {} from other weights (seed {seed})", restart + 1);
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.job.stop_requested()
+    }
+}
+
+/// Decodes a page and trains all its layers: [`TrainingJob::prepare`], then [`TrainingJob::train`].
+///
+/// # Errors
+/// As those two.
+pub fn train_page(
+    inputs: &PageInputs,
+    settings: &TrainingSettings,
+    device: &Device,
+    folder: &Path,
+    observer: &mut dyn JobObserver,
+) -> Result<Vec<TrainedLayer>, TrainError> {
+    TrainingJob::prepare(inputs, settings)?.train(device, folder, observer)
+}

@@ -1,0 +1,347 @@
+//! Which patches of a page a layer is learned from.
+//!
+//! The rule is the original trainer's: every pixel of the layer that lies a patch away from the page's edge
+//! is visited with probability 1/100 and becomes a patch's centre with probability min(1, 100·n/count), where
+//! `n` is the smaller of the asked number of samples and the pixel count of the smallest layer. In row order
+//! the last fifth (the lower part of the page) is for validation. Three cases that the original can't handle
+//! are settled here: see [`sample`].
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use thiserror::Error;
+
+use super::decode::Input;
+use super::page::{Edge, Page};
+use super::samples::{PatchShape, Samples};
+
+/// The original's chance of visiting a pixel.
+const VISIT: f64 = 0.01;
+
+/// A layer gets at least this many samples where it has the pixels: 8 to learn from, 2 to validate with.
+const HANDFUL: u64 = 10;
+
+/// A layer without a usable pixel.
+#[derive(Debug, Error)]
+pub enum SampleError {
+    /// No pixel belongs to the layer.
+    #[error(
+        "{input}: no pixel belongs to this layer{}; mark at least some pixels in it (alpha 255) or leave the layer out of the job",
+        if *.cut { " inside the selected regions" } else { "" }
+    )]
+    Empty {
+        /// The layer.
+        input: Input,
+        /// True when selected regions may have cut the layer's pixels off.
+        cut: bool,
+    },
+    /// All pixels of the layer lie near the page's edge.
+    #[error(
+        "{input}: all {pixels} pixels of this layer lie less than a patch ({}x{}) from the page's edge; choose a smaller patch",
+        shape.height(), shape.width()
+    )]
+    NoCentre {
+        /// The layer.
+        input: Input,
+        /// Number of its pixels.
+        pixels: u64,
+        /// The patch size.
+        shape: PatchShape,
+    },
+}
+
+/// The samples of one layer: patches of the page around given centres, cut out when asked for.
+#[derive(Clone, Debug)]
+pub struct LayerSamples {
+    page: Arc<Page>,
+    layer: usize,
+    shape: PatchShape,
+    /// Row and column of each centre, in row order.
+    centres: Vec<(u32, u32)>,
+}
+
+impl Samples for LayerSamples {
+    fn shape(&self) -> PatchShape {
+        self.shape
+    }
+
+    fn len(&self) -> usize {
+        self.centres.len()
+    }
+
+    fn write(&self, index: usize, image: &mut [f32], target: &mut [f32]) {
+        let (row, column) = self.centres[index];
+        let top = row as isize - (self.shape.height() / 2) as isize;
+        let left = column as isize - (self.shape.width() / 2) as isize;
+        self.page.crop(top, left, self.shape, Edge::Mirror, image);
+        self.page.crop_target(self.layer, top, left, self.shape, Edge::Mirror, target);
+    }
+}
+
+/// What a layer is learned from and what it is judged by.
+#[derive(Clone, Debug)]
+pub struct Split {
+    /// The upper part of the page.
+    pub train: LayerSamples,
+    /// The last 20 % in row order.
+    pub validation: LayerSamples,
+}
+
+/// The number `n` of the patch rule: the asked number of samples, but not more than the smallest layer has
+/// pixels.
+pub fn samples_per_layer(page: &Page, max_samples: u32) -> u64 {
+    page.layers().iter().map(|layer| layer.mask.count()).min().unwrap_or(0).min(u64::from(max_samples))
+}
+
+/// True when the page is so small that patches are completed by mirroring it at its edges.
+pub fn is_mirrored(page: &Page, shape: PatchShape) -> bool {
+    centres_along(page.height(), shape.height()).1 || centres_along(page.width(), shape.width()).1
+}
+
+/// Draws the samples of layer `index` of the page (0 is the background); `n` is [`samples_per_layer`]'s.
+///
+/// Where the original fails or is left to chance:
+/// - In a direction in which the page is not larger than two patches no centre would be left: there every
+///   pixel may be a centre, and patches are completed by mirroring the page at its edge.
+/// - When fewer than `exact_below` samples are expected (two batches), their number is not left to chance,
+///   and it is at least ten where the layer has as many pixels: a rare layer, or one beside it, still learns.
+/// - Validation gets at least one sample; a single sample serves for both.
+///
+/// # Errors
+/// [`SampleError`] when the layer has no pixel, or none that may be a centre.
+pub fn sample(
+    page: &Arc<Page>,
+    index: usize,
+    n: u64,
+    shape: PatchShape,
+    exact_below: usize,
+    rng: &mut ChaCha8Rng,
+) -> Result<Split, SampleError> {
+    let layer = &page.layers()[index];
+    let pixels = layer.mask.count();
+    let input = || layer.input.clone();
+    if pixels == 0 {
+        return Err(SampleError::Empty { input: input(), cut: index > 0 });
+    }
+    let (rows, _) = centres_along(page.height(), shape.height());
+    let (columns, _) = centres_along(page.width(), shape.width());
+    let bits = || {
+        rows.clone().flat_map(|row| {
+            let columns = columns.clone();
+            layer.mask.row_words(row, columns.start, columns.end).map(move |(start, bits)| (row, start, bits))
+        })
+    };
+    let eligible: u64 = bits().map(|(_, _, bits)| u64::from(bits.count_ones())).sum();
+    if eligible == 0 {
+        return Err(SampleError::NoCentre { input: input(), pixels, shape });
+    }
+
+    let chance = VISIT * (n as f64 / VISIT / pixels as f64).min(1.0);
+    let expected = eligible as f64 * chance;
+    let ranks = if expected < exact_below as f64 {
+        let count = (expected.round() as u64).max(HANDFUL.min(n.max(1))).min(eligible);
+        choose(count, eligible, rng)
+    } else {
+        visit(chance, eligible, rng)
+    };
+    let mut centres = at_ranks(bits(), &ranks);
+    let total = centres.len();
+    // Keras's `validation_split` rounds the training part down.
+    let validation = if total == 1 { centres.clone() } else { centres.split_off(total * 4 / 5) };
+    let samples = |centres| LayerSamples { page: Arc::clone(page), layer: index, shape, centres };
+    Ok(Split { train: samples(centres), validation: samples(validation) })
+}
+
+/// Where centres may lie along one direction, and whether that needs mirroring.
+fn centres_along(length: usize, patch: usize) -> (Range<usize>, bool) {
+    if length > 2 * patch + 1 { (patch..length - patch - 1, false) } else { (0..length, true) }
+}
+
+/// The ranks (places among `eligible` pixels in row order) that are met when each is taken with this chance.
+fn visit(chance: f64, eligible: u64, rng: &mut ChaCha8Rng) -> Vec<u64> {
+    let mut ranks = Vec::with_capacity((eligible as f64 * chance * 1.1) as usize + 16);
+    // The gaps between taken pixels have a geometric distribution: no need to look at each pixel.
+    let scale = (-chance).ln_1p();
+    let mut rank = 0.0f64;
+    loop {
+        // 1 − random lies in (0, 1]: its logarithm is finite.
+        rank += ((1.0 - rng.random::<f64>()).ln() / scale).floor();
+        if rank >= eligible as f64 {
+            return ranks;
+        }
+        ranks.push(rank as u64);
+        rank += 1.0;
+    }
+}
+
+/// Exactly `count` different ranks below `eligible`, each set as likely as another (Floyd's method).
+fn choose(count: u64, eligible: u64, rng: &mut ChaCha8Rng) -> Vec<u64> {
+    let mut chosen = BTreeSet::new();
+    for limit in eligible - count..eligible {
+        let rank = rng.random_range(0..=limit);
+        if !chosen.insert(rank) {
+            chosen.insert(limit);
+        }
+    }
+    chosen.into_iter().collect()
+}
+
+/// The pixels at these ascending ranks.
+fn at_ranks(words: impl Iterator<Item = (usize, usize, u64)>, ranks: &[u64]) -> Vec<(u32, u32)> {
+    let mut centres = Vec::with_capacity(ranks.len());
+    let mut wanted = ranks.iter().copied().peekable();
+    let mut passed = 0;
+    for (row, start, mut bits) in words {
+        let end = passed + u64::from(bits.count_ones());
+        while let Some(rank) = wanted.next_if(|rank| *rank < end) {
+            while passed < rank {
+                bits &= bits - 1;
+                passed += 1;
+            }
+            centres.push((row as u32, start as u32 + bits.trailing_zeros()));
+        }
+        passed = end;
+        if wanted.peek().is_none() {
+            break;
+        }
+    }
+    centres
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::super::mask::Mask;
+    use super::super::page::PageLayer;
+    use super::*;
+    use crate::wire::{InputKind, Layer};
+
+    fn page(width: usize, height: usize, masks: Vec<Mask>) -> Arc<Page> {
+        let layers = masks.into_iter().enumerate().map(|(i, mask)| {
+            let layer = Layer::Numbered(i as u8);
+            let input = Input { kind: InputKind::Layer(layer), path: format!("layer_{i}.png").into() };
+            PageLayer { layer, input, mask }
+        });
+        Arc::new(Page::from_parts(width, height, vec![7; 3 * width * height], layers.collect()))
+    }
+
+    fn rng(seed: u64) -> ChaCha8Rng {
+        ChaCha8Rng::seed_from_u64(seed)
+    }
+
+    fn shape(side: usize) -> PatchShape {
+        PatchShape::new(side, side).unwrap()
+    }
+
+    fn centres(split: &Split) -> Vec<(u32, u32)> {
+        split.train.centres.iter().chain(&split.validation.centres).copied().collect()
+    }
+
+    #[test]
+    fn counts_are_the_originals() {
+        // 1000 × 800 pixels, all of one layer: the rule expects eligible / 100 = 6622 samples.
+        let full = page(1000, 800, vec![Mask::from_fn(1000, 800, |_, _| true)]);
+        let n = samples_per_layer(&full, 100_000);
+        assert_eq!(n, 100_000);
+        let eligible = (1000.0 - 65.0) * (800.0 - 65.0);
+        let found = centres(&sample(&full, 0, n, shape(32), 32, &mut rng(1)).unwrap()).len() as f64;
+        assert!((found - eligible / 100.0).abs() < 5.0 * (eligible / 100.0f64).sqrt(), "{found}");
+        // Asked for 1000: n / count of the eligible pixels.
+        let found = centres(&sample(&full, 0, 1000, shape(32), 32, &mut rng(1)).unwrap()).len() as f64;
+        let expected = eligible * 1000.0 / 800_000.0;
+        assert!((found - expected).abs() < 5.0 * expected.sqrt(), "{found} {expected}");
+    }
+
+    #[test]
+    fn every_centre_is_a_pixel_of_the_layer_a_patch_from_the_edge_in_row_order() {
+        let mask = Mask::from_fn(300, 400, |r, c| (r + c) % 3 == 0);
+        let page = page(300, 400, vec![mask.clone()]);
+        let split = sample(&page, 0, 5000, PatchShape::new(64, 32).unwrap(), 32, &mut rng(3)).unwrap();
+        let all = centres(&split);
+        assert!(all.len() > 100 && all.is_sorted());
+        assert!(all.iter().all(|(r, c)| mask.get(*r as usize, *c as usize)));
+        assert!(all.iter().all(|(r, c)| (64..400 - 65).contains(r) && (32..300 - 33).contains(c)));
+        assert_eq!(split.train.len(), all.len() * 4 / 5);
+    }
+
+    #[test]
+    fn sampling_is_even_and_reproducible() {
+        let page = page(400, 400, vec![Mask::from_fn(400, 400, |_, _| true)]);
+        let draw = |seed| centres(&sample(&page, 0, 100_000, shape(32), 32, &mut rng(seed)).unwrap());
+        assert_eq!(draw(5), draw(5));
+        assert_ne!(draw(5), draw(6));
+        let upper = (0..40).map(|s| draw(s).iter().filter(|(r, _)| *r < 200).count() as f64).sum::<f64>();
+        let all = (0..40).map(|s| draw(s).len() as f64).sum::<f64>();
+        // Rows 32…199 of 32…366.
+        assert!((upper / all - 168.0 / 335.0).abs() < 0.01, "{}", upper / all);
+    }
+
+    #[test]
+    fn a_sample_is_the_patch_around_its_centre() {
+        let mask = Mask::from_fn(100, 100, |r, c| (r, c) == (50, 60));
+        let page = page(100, 100, vec![mask]);
+        let split = sample(&page, 0, 1, shape(8), 32, &mut rng(1)).unwrap();
+        assert_eq!(centres(&split), [(50, 60), (50, 60)], "one sample serves both parts");
+        let (mut image, mut target) = (vec![0.0; 192], vec![0.0; 64]);
+        split.train.write(0, &mut image, &mut target);
+        assert_eq!(target.iter().position(|v| *v == 1.0), Some(4 * 8 + 4));
+        assert_eq!(target.iter().sum::<f32>(), 1.0);
+    }
+
+    #[test]
+    fn a_rare_layer_leaves_everyone_a_handful() {
+        let rare = Mask::from_fn(500, 500, |r, c| (240..246).contains(&r) && (240..246).contains(&c));
+        let common = Mask::from_fn(500, 500, |_, _| true);
+        let page = page(500, 500, vec![common, rare]);
+        let n = samples_per_layer(&page, 10_000);
+        assert_eq!(n, 36);
+        for index in 0..2 {
+            let count = centres(&sample(&page, index, n, shape(32), 32, &mut rng(1)).unwrap()).len();
+            assert!((10..=36).contains(&count), "layer {index}: {count}");
+        }
+        // The exact number, whatever the seed.
+        let draw = |seed| centres(&sample(&page, 0, n, shape(32), 32, &mut rng(seed)).unwrap()).len();
+        assert!((0..20).all(|seed| draw(seed) == draw(0)));
+    }
+
+    #[test]
+    fn validation_always_gets_a_sample() {
+        for pixels in 1..8usize {
+            let page =
+                page(100, 100, vec![Mask::from_fn(100, 100, |r, c| r == 50 && c >= 40 && c < 40 + pixels)]);
+            let split = sample(&page, 0, 100, shape(8), 32, &mut rng(1)).unwrap();
+            assert!(!split.train.is_empty() && !split.validation.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_page_of_two_patches_is_mirrored_and_sampled_everywhere() {
+        let page = page(129, 40, vec![Mask::from_fn(129, 40, |_, _| true)]);
+        assert!(is_mirrored(&page, shape(64)) && !is_mirrored(&page, shape(16)));
+        let split = sample(&page, 0, 10_000, shape(64), 32, &mut rng(1)).unwrap();
+        let mut image = vec![9.0; 3 * 64 * 64];
+        let mut target = vec![9.0; 64 * 64];
+        for index in 0..split.train.len() {
+            split.train.write(index, &mut image, &mut target);
+            assert!(target.iter().all(|v| *v == 1.0));
+        }
+    }
+
+    #[test]
+    fn a_layer_without_a_usable_pixel_is_named() {
+        let empty = Mask::from_fn(200, 200, |_, _| false);
+        let edge = Mask::from_fn(200, 200, |r, _| r < 10);
+        let page = page(200, 200, vec![empty, edge]);
+        let refusal = |i| sample(&page, i, 100, shape(32), 32, &mut rng(1)).unwrap_err().to_string();
+        assert!(refusal(0).starts_with("rgba PNG - Layer 0 (layer_0.png): no pixel"), "{}", refusal(0));
+        assert!(
+            refusal(1).contains("all 2000 pixels") && refusal(1).contains("smaller patch"),
+            "{}",
+            refusal(1)
+        );
+    }
+}

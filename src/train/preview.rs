@@ -1,0 +1,89 @@
+//! The picture of what was learned: the page with each found layer in a colour of its own.
+
+use std::path::{Path, PathBuf};
+
+use image::{Rgb, RgbImage};
+use thiserror::Error;
+
+use super::page::Page;
+use super::segment::Segmentation;
+use crate::wire::Layer;
+
+/// Name and colour of each layer but the background, in their order: Okabe and Ito's palette, which people
+/// with any colour vision can tell apart, then Paul Tol's wine, olive and grey for the rest of ten layers.
+const PALETTE: [(&str, [u8; 3]); 10] = [
+    ("blue", [0, 114, 178]),
+    ("vermillion", [213, 94, 0]),
+    ("green", [0, 158, 115]),
+    ("purple", [204, 121, 167]),
+    ("sky blue", [86, 180, 233]),
+    ("orange", [230, 159, 0]),
+    ("yellow", [240, 228, 66]),
+    ("wine", [136, 34, 85]),
+    ("olive", [153, 153, 51]),
+    ("grey", [90, 90, 90]),
+];
+
+/// Share of the layer's colour in the picture; the rest is the page, so that the strokes stay visible.
+const OPACITY: f32 = 0.8;
+
+/// A picture that could not be written.
+#[derive(Debug, Error)]
+#[error("{}: can't write the picture: {source}; check that the folder is writable and has room", path.display())]
+pub struct PreviewError {
+    /// The file.
+    pub path: PathBuf,
+    /// What the image crate said.
+    pub source: image::ImageError,
+}
+
+/// The name of the colour in which layer `index` of the page is drawn; none for the background.
+pub fn colour_name(page: &Page, index: usize) -> Option<&'static str> {
+    colour(page, index).map(|(name, _)| name)
+}
+
+fn colour(page: &Page, index: usize) -> Option<(&'static str, [u8; 3])> {
+    match page.layers().get(index)?.layer {
+        Layer::Background => None,
+        // A number keeps its colour when a layer before it is missing.
+        Layer::Numbered(number) => Some(PALETTE[usize::from(number) % PALETTE.len()]),
+        Layer::Music => Some(PALETTE[0]),
+        Layer::Staff => Some(PALETTE[1]),
+        Layer::Text => Some(PALETTE[2]),
+    }
+}
+
+/// Writes the page with the found layers in colours as PNG; the background is left as it is.
+///
+/// # Errors
+/// When the file can't be written.
+pub fn write_preview(path: &Path, page: &Page, found: &Segmentation) -> Result<(), PreviewError> {
+    let colours: Vec<_> = (0..page.layers().len()).map(|index| colour(page, index)).collect();
+    let mut picture = RgbImage::new(page.width() as u32, page.height() as u32);
+    for ((column, row, pixel), bgr) in picture.enumerate_pixels_mut().zip(page.bgr().chunks_exact(3)) {
+        let seen = [bgr[2], bgr[1], bgr[0]];
+        *pixel = Rgb(match colours[found.label(row as usize, column as usize)] {
+            None => seen,
+            Some((_, colour)) => std::array::from_fn(|i| {
+                (OPACITY * f32::from(colour[i]) + (1.0 - OPACITY) * f32::from(seen[i])).round() as u8
+            }),
+        });
+    }
+    let failed = |source| PreviewError { path: path.to_owned(), source };
+    picture.save_with_format(path, image::ImageFormat::Png).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_differ_clearly() {
+        for (index, (_, left)) in PALETTE.iter().enumerate() {
+            for (_, right) in &PALETTE[index + 1..] {
+                let distance: u32 = left.iter().zip(right).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
+                assert!(distance > 60, "{left:?} {right:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The messages exchanged with Rodan: the only place that knows Rodan's key names.
+
+mod job;
+mod layer;
+mod reply;
+mod settings;
+mod walltime;
+
+pub use job::{JobFile, JobFileError, JobMessage, MessageError};
+pub use layer::{Input, InputKind, Inputs, InputsError, Layer};
+pub use reply::{Envelope, Reply, ReplyError};
+pub use settings::{ResourceSettings, SettingsError, SettingsMap, TrainingSettings, is_training_setting};
+pub use walltime::{Walltime, WalltimeError};

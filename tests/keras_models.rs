@@ -1,0 +1,78 @@
+//! The model file against its real consumer: TensorFlow 2.15.1 opens ours, we open Keras's.
+//!
+//! `HPC_TRAINER_TEST_PYTHON` names a Python with `tensorflow-cpu==2.15.1`; `run_tests` makes one and sets it.
+#![cfg(feature = "trainer")]
+#![allow(missing_docs)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use hpc_trainer::keras::{self, CONV_LAYERS, Weights};
+use hpc_trainer::train::PatchShape;
+
+/// The interpreter, or none after saying loudly that the test did not run.
+fn python(test: &str) -> Option<PathBuf> {
+    let python = std::env::var_os("HPC_TRAINER_TEST_PYTHON").map(PathBuf::from);
+    if python.is_none() {
+        // Written past the test harness's capture: a skipped check must be seen in a green run.
+        let message = format!(
+            "\n*** SKIPPED {test}: set HPC_TRAINER_TEST_PYTHON to a Python with tensorflow-cpu==2.15.1 ***\n"
+        );
+        let _ = std::fs::write("/dev/stderr", message);
+    }
+    python
+}
+
+fn script(python: &Path, mode: &str, folder: &Path) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keras/check_models.py");
+    let output = Command::new(python).arg(script).arg(mode).arg(folder).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// Values in −1…1 from a linear congruential generator: reproducible without a crate's version mattering.
+fn noise(seed: u64) -> impl FnMut() -> f32 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// Uniform weights of the variance that keeps a ReLU network's signal alive, with biases that are not zero.
+fn random_weights(seed: u64) -> Weights {
+    let mut next = noise(seed);
+    let mut tensors = Vec::new();
+    for layer in CONV_LAYERS {
+        let bound = (6.0 / (layer.kernel * layer.kernel * layer.input) as f32).sqrt();
+        tensors.push((0..layer.kernel_len()).map(|_| next() * bound).collect());
+        tensors.push((0..layer.output).map(|_| 0.05 + 0.05 * next()).collect());
+    }
+    Weights::new(tensors).unwrap()
+}
+
+#[test]
+fn tensorflow_opens_what_was_written() {
+    let Some(python) = python("tensorflow_opens_what_was_written") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for (seed, height, width) in [(1, 32, 64), (2, 64, 32)] {
+        let shape = PatchShape::new(height, width).unwrap();
+        keras::write(&folder.path().join(format!("ours-{seed}.hdf5")), &random_weights(seed), shape).unwrap();
+    }
+    let said = script(&python, "check", folder.path());
+    assert_eq!(said.lines().filter(|line| line.starts_with("ok ")).count(), 2, "{said}");
+}
+
+#[test]
+fn what_keras_saved_is_opened() {
+    let Some(python) = python("what_keras_saved_is_opened") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    script(&python, "save", folder.path());
+    for name in ["keras", "masking"] {
+        let model = keras::read(&folder.path().join(format!("{name}.hdf5"))).unwrap();
+        assert_eq!(model.shape, Some(PatchShape::new(32, 64).unwrap()), "{name}");
+    }
+    let error = keras::read(&folder.path().join("other.hdf5")).unwrap_err().to_string();
+    assert!(error.contains("kernel_size is [3,3], expected [2,2]"), "{error}");
+}

@@ -1,0 +1,250 @@
+//! `run_trainer --local`: a page in a folder becomes models, a picture and a table; a bad page a clear sentence.
+#![cfg(feature = "trainer")]
+#![allow(missing_docs)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use hpc_trainer::keras;
+use hpc_trainer::train::PatchShape;
+use image::{DynamicImage, GenericImageView, ImageFormat, Rgba};
+
+/// The generator of the example page, drawn again here.
+#[path = "../examples/make_page.rs"]
+mod make_page;
+
+const LAYERS: [&str; 4] = ["background.png", "layer_0.png", "layer_1.png", "layer_2.png"];
+const TINY: [&str; 4] =
+    ["Patch height=32", "Patch width=32", "Maximum number of training epochs=1", "Seed=7"];
+
+fn example() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/page")
+}
+
+/// A page to spoil: a part of the example page with neumes, lines and letters, and a place for the output.
+struct Page {
+    folder: tempfile::TempDir,
+}
+
+impl Page {
+    fn new() -> Self {
+        Self::cut(150, 150)
+    }
+
+    fn cut(width: u32, height: u32) -> Self {
+        let page = Self { folder: tempfile::tempdir().unwrap() };
+        for name in LAYERS.into_iter().chain(["image.png", "regions.png"]) {
+            let whole = image::open(example().join(name)).unwrap();
+            page.put(name, &whole.crop_imm(70, 40, width, height));
+        }
+        page
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn get(&self, name: &str) -> DynamicImage {
+        image::open(self.path(name)).unwrap()
+    }
+
+    fn put(&self, name: &str, image: &DynamicImage) {
+        image.save_with_format(self.path(name), ImageFormat::Png).unwrap();
+    }
+
+    fn out(&self) -> PathBuf {
+        self.path("out")
+    }
+
+    fn run(&self, set: &[&str]) -> Output {
+        self.run_into(&self.out(), set)
+    }
+
+    fn run_into(&self, out: &Path, set: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_run_trainer"));
+        command.env_clear().arg("--local").arg(self.folder.path()).arg("--out").arg(out);
+        for setting in set {
+            command.args(["--set", setting]);
+        }
+        command.output().unwrap()
+    }
+
+    /// Runs with few samples, which must succeed; returns what was said.
+    fn trained(&self) -> (String, String) {
+        let output = self.run(&[&TINY[..], &["Maximum number of samples per label=20"]].concat());
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{out}\n{err}");
+        (out, err)
+    }
+
+    /// Runs on input that can't be used: exit code 11, one sentence with all `parts`, nothing written.
+    #[track_caller]
+    fn refused(&self, set: &[&str], parts: &[&str]) {
+        let output = self.run(&[&TINY[..], set].concat());
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(11), "{err}");
+        let sentences: Vec<_> = err.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(sentences.len(), 1, "{err}");
+        for part in parts {
+            assert!(sentences[0].contains(part), "{part:?} is not in: {err}");
+        }
+        let written: Vec<_> = self.out().read_dir().into_iter().flatten().collect();
+        assert!(written.is_empty(), "{written:?}");
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn a_page_becomes_models_a_picture_and_a_table() {
+    let page = Page::new();
+    let (table, _) = page.trained();
+    let out = page.out();
+    for name in ["Background Model", "Model 0", "Model 1", "Model 2"] {
+        let model = keras::read(&out.join(format!("{name}.hdf5"))).unwrap();
+        assert_eq!(model.shape, Some(PatchShape::new(32, 32).unwrap()), "{name}");
+    }
+    let preview = image::open(out.join("preview.png")).unwrap();
+    assert_eq!(preview.dimensions(), (150, 150));
+
+    let report = json(&out.join("training.json"));
+    assert_eq!(report["seed"], 7);
+    assert_eq!(report["settings"]["Patch height"], "32");
+    assert_eq!(report["layers"].as_array().unwrap().len(), 4);
+    assert_eq!(report["layers"][1]["model"], "Model 0");
+    assert!(report["layers"][1]["history"][0]["validation_accuracy"].is_number(), "{report}");
+
+    for part in ["Background", "Layer 0", "Layer 1", "Layer 2", "peak memory", "seed 7", "blue"] {
+        assert!(table.contains(part), "{part:?} is not in:\n{table}");
+    }
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
+    // Nothing else is left behind.
+    let mut names: Vec<_> = out.read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    let expected = [
+        "Background Model.hdf5",
+        "Model 0.hdf5",
+        "Model 1.hdf5",
+        "Model 2.hdf5",
+        "preview.png",
+        "training.json",
+    ];
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_models() {
+    let page = Page::new();
+    std::fs::remove_file(page.path("layer_1.png")).unwrap();
+    std::fs::remove_file(page.path("layer_2.png")).unwrap();
+    page.trained();
+    let first = std::fs::read(page.out().join("Model 0.hdf5")).unwrap();
+    page.trained();
+    assert!(first == std::fs::read(page.out().join("Model 0.hdf5")).unwrap(), "another model");
+}
+
+#[test]
+fn grey_16_bit_and_jpeg_pages_and_pages_without_regions_are_trained() {
+    let page = Page::new();
+    for name in ["layer_1.png", "layer_2.png", "regions.png"] {
+        std::fs::remove_file(page.path(name)).unwrap();
+    }
+    let whole = page.get("image.png");
+    page.put("image.png", &DynamicImage::ImageLuma16(whole.to_luma16()));
+    page.trained();
+    std::fs::remove_file(page.path("image.png")).unwrap();
+    whole.save_with_format(page.path("image.jpg"), ImageFormat::Jpeg).unwrap();
+    page.trained();
+}
+
+#[test]
+fn a_page_smaller_than_two_patches_is_mirrored() {
+    let page = Page::cut(62, 60);
+    let (_, log) = page.trained();
+    assert!(log.contains("mirror"), "{log}");
+}
+
+#[test]
+fn layer_numbers_may_have_gaps() {
+    let page = Page::new();
+    std::fs::rename(page.path("layer_2.png"), page.path("layer_7.png")).unwrap();
+    std::fs::remove_file(page.path("layer_1.png")).unwrap();
+    page.trained();
+    assert!(page.out().join("Model 7.hdf5").exists() && !page.out().join("Model 1.hdf5").exists());
+}
+
+#[test]
+fn a_missing_image_is_named() {
+    let page = Page::new();
+    std::fs::remove_file(page.path("image.png")).unwrap();
+    page.refused(&[], &["there is no image.png"]);
+}
+
+#[test]
+fn a_file_that_is_no_image_is_named() {
+    let page = Page::new();
+    std::fs::write(page.path("layer_1.png"), "<html>not found</html>").unwrap();
+    page.refused(&[], &["rgba PNG - Layer 1", "layer_1.png", "neither a PNG nor a JPEG"]);
+}
+
+#[test]
+fn a_layer_of_another_size_is_named_with_both_sizes() {
+    let page = Page::new();
+    let layer = page.get("layer_2.png").crop_imm(0, 0, 150, 149);
+    page.put("layer_2.png", &layer);
+    page.refused(&[], &["rgba PNG - Layer 2", "150x149", "150x150"]);
+}
+
+#[test]
+fn a_layer_without_alpha_is_named() {
+    let page = Page::new();
+    let layer = page.get("layer_0.png");
+    page.put("layer_0.png", &DynamicImage::ImageRgb8(layer.to_rgb8()));
+    page.refused(&[], &["rgba PNG - Layer 0", "no alpha channel"]);
+}
+
+#[test]
+fn an_empty_layer_is_named_before_anything_is_trained() {
+    let page = Page::new();
+    // All but full alpha: nothing belongs to the layer.
+    let mut layer = page.get("layer_2.png").to_rgba8();
+    layer.pixels_mut().for_each(|p| *p = Rgba([0, 0, 0, p[3].min(254)]));
+    page.put("layer_2.png", &DynamicImage::ImageRgba8(layer));
+    page.refused(&[], &["rgba PNG - Layer 2", "no pixel belongs to this layer"]);
+}
+
+#[test]
+fn bad_settings_are_named() {
+    let page = Page::new();
+    page.refused(&["Patch height=33"], &["--set", "Patch height", "multiple of 4"]);
+    page.refused(&["Patch hight=32"], &["Patch hight", "no such setting"]);
+    page.refused(&["Patch height"], &["--set \"Patch height=64\""]);
+    std::fs::write(page.path("settings.json"), "[1]").unwrap();
+    page.refused(&[], &["settings.json", "not a JSON object"]);
+}
+
+#[test]
+fn an_output_folder_that_can_not_be_written_is_named() {
+    let page = Page::new();
+    std::fs::write(page.path("file"), "").unwrap();
+    let output = page.run_into(&page.path("file"), &TINY);
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(11), "{err}");
+    assert!(err.contains("file: can't be used for the output"), "{err}");
+}
+
+#[test]
+fn the_example_page_is_what_its_generator_draws() {
+    let mut total = 0;
+    for (name, content) in make_page::files() {
+        assert!(std::fs::read(example().join(name)).unwrap() == content, "{name} differs: run the generator");
+        total += content.len();
+    }
+    assert!(total < 600_000, "{total} bytes");
+}

@@ -1,0 +1,189 @@
+//! `run_check` and `hpc_training.sh`, with a program in place that prints what it was given.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, and says where")]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+mod support;
+use support::program::{Finished, Program};
+use support::services::repository;
+
+/// A home with the scripts, in a directory whose name has spaces.
+struct Home(tempfile::TempDir);
+
+impl Home {
+    fn new() -> Self {
+        let home = Self(tempfile::tempdir().unwrap());
+        fs::create_dir(home.path()).unwrap();
+        for script in ["run_check", "hpc_training.sh"] {
+            fs::copy(repository().join(script), home.path().join(script)).unwrap();
+        }
+        home
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("my site's home")
+    }
+
+    /// Puts a program there that prints `who`, its arguments, its umask, its process id and its environment.
+    fn program(&self, place: &str, who: &str) -> &Self {
+        let path = self.path().join(place);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        script(
+            &path,
+            &format!(
+                "echo who={who}; for a; do echo \"arg=$a\"; done; echo umask=$(umask); echo pid=$$; env"
+            ),
+        );
+        self
+    }
+
+    fn run(&self, name: &str) -> Program {
+        Program::new(self.path().join(name)).current_dir("/")
+    }
+}
+
+fn script(path: &Path, text: &str) {
+    fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[track_caller]
+fn assert_says(finished: &Finished, line: &str) {
+    assert!(finished.stdout.lines().any(|said| said == line), "no line «{line}»\n{finished}");
+}
+
+#[test]
+fn run_check_hands_its_arguments_home_and_a_strict_umask_to_check() {
+    let home = Home::new();
+    let finished =
+        home.program("check", "check").run("run_check").args(["--max-jobs", "a b", ""]).run().success();
+    assert_says(&finished, "who=check");
+    assert_says(&finished, "arg=--max-jobs");
+    assert_says(&finished, "arg=a b");
+    assert_says(&finished, "arg=");
+    assert_says(&finished, "umask=0077");
+    assert_says(&finished, &format!("HPC_TRAINER_HOME={}", home.path().display()));
+}
+
+#[test]
+fn run_check_works_with_no_environment_at_all() {
+    let home = Home::new();
+    home.program("check", "check");
+    let env = Program::new("/usr/bin/env").arg("-i").arg(home.path().join("run_check")).current_dir("/");
+    assert_says(&env.run().success(), "who=check");
+}
+
+#[test]
+fn run_check_finds_its_home_through_links() {
+    let home = Home::new();
+    home.program("check", "check");
+    let elsewhere = tempfile::tempdir().unwrap();
+    symlink(home.path().join("run_check"), elsewhere.path().join("first")).unwrap();
+    symlink("first", elsewhere.path().join("second")).unwrap();
+    let finished = Program::new("./second").current_dir(elsewhere.path()).run().success();
+    assert_says(&finished, &format!("HPC_TRAINER_HOME={}", home.path().display()));
+}
+
+#[test]
+fn run_check_is_replaced_by_check_so_that_signals_reach_it() {
+    let home = Home::new();
+    let running = home.program("check", "check").run("run_check").start();
+    let id = running.id();
+    assert_says(&running.wait().success(), &format!("pid={id}"));
+}
+
+#[test]
+fn run_check_looks_in_bin_and_in_target_too() {
+    let home = Home::new();
+    home.program("target/release/check", "built");
+    assert_says(&home.run("run_check").run().success(), "who=built");
+    home.program("bin/check", "installed");
+    assert_says(&home.run("run_check").run().success(), "who=installed");
+}
+
+#[test]
+fn run_check_without_a_program_says_how_to_build_it() {
+    let home = Home::new();
+    // A directory of that name is no program.
+    fs::create_dir(home.path().join("check")).unwrap();
+    let finished = home.run("run_check").run();
+    assert_eq!(finished.code(), Some(127), "{finished}");
+    assert!(
+        finished.stderr.contains("cargo build --release --no-default-features --bin check"),
+        "{finished}"
+    );
+    assert!(finished.stderr.contains(&home.path().display().to_string()), "{finished}");
+}
+
+#[test]
+fn the_batch_script_hands_its_arguments_and_slurms_cores_to_the_trainer() {
+    let home = Home::new();
+    let job = home
+        .program("run_trainer", "cpu")
+        .run("hpc_training.sh")
+        .env("HPC_TRAINER_HOME", home.path())
+        .env("SLURM_CPUS_PER_TASK", "6")
+        .args(["job file.json", "hpc-results", "an-id"]);
+    let running = job.start();
+    let id = running.id();
+    let finished = running.wait().success();
+    assert_says(&finished, "who=cpu");
+    assert_says(&finished, "arg=job file.json");
+    assert_says(&finished, "arg=an-id");
+    assert_says(&finished, "OMP_NUM_THREADS=6");
+    assert_says(&finished, "RAYON_NUM_THREADS=6");
+    assert_says(&finished, "umask=0077");
+    // Slurm's `--signal=B:` reaches the process of the batch script: that has to be the trainer itself.
+    assert_says(&finished, &format!("pid={id}"));
+}
+
+#[test]
+fn the_batch_script_takes_the_directory_of_sbatch_or_its_own_as_home() {
+    let home = Home::new();
+    home.program("run_trainer", "cpu");
+    // Slurm runs a copy of it.
+    let copy = tempfile::tempdir().unwrap().keep().join("slurm_script");
+    fs::copy(home.path().join("hpc_training.sh"), &copy).unwrap();
+    let submitted = Program::new(&copy).env("SLURM_SUBMIT_DIR", home.path()).current_dir("/");
+    assert_says(&submitted.run().success(), "who=cpu");
+    let by_hand = Program::new(&copy).current_dir(home.path());
+    assert_says(&by_hand.run().success(), "who=cpu");
+    fs::remove_dir_all(copy.parent().unwrap()).unwrap();
+}
+
+#[test]
+fn the_batch_script_reads_the_sites_own_lines_even_careless_ones() {
+    let home = Home::new();
+    home.program("run_trainer", "cpu");
+    fs::write(home.path().join("site.sh"), "false\necho \"$no_such_variable\"\nexport FROM_SITE=yes\n")
+        .unwrap();
+    let job = home.run("hpc_training.sh").env("HPC_TRAINER_HOME", home.path());
+    assert_says(&job.run().success(), "FROM_SITE=yes");
+}
+
+#[test]
+fn the_batch_script_takes_the_cuda_build_only_where_a_gpu_answers() {
+    let home = Home::new();
+    home.program("run_trainer", "cpu").program("bin/run_trainer-cuda", "cuda");
+    let tools = tempfile::tempdir().unwrap();
+    let run = || {
+        let path = format!("{}:/usr/bin:/bin", tools.path().display());
+        home.run("hpc_training.sh").env("HPC_TRAINER_HOME", home.path()).env("PATH", path).run().success()
+    };
+    script(&tools.path().join("nvidia-smi"), "exit 9");
+    assert_says(&run(), "who=cpu");
+    script(&tools.path().join("nvidia-smi"), "exit 0");
+    assert_says(&run(), "who=cuda");
+    fs::remove_dir_all(home.path().join("bin")).unwrap();
+    assert_says(&run(), "who=cpu");
+}
+
+#[test]
+fn the_batch_script_without_a_trainer_says_how_to_build_it() {
+    let home = Home::new();
+    let finished = home.run("hpc_training.sh").env("HPC_TRAINER_HOME", home.path()).run();
+    assert_eq!(finished.code(), Some(127), "{finished}");
+    assert!(finished.stderr.contains("cargo build --release"), "{finished}");
+}

@@ -1,0 +1,291 @@
+//! A vhost of the private RabbitMQ for one test, and Rodan's side of the queues in it.
+//!
+//! Every call opens a connection of its own: a test may rest for minutes between two of them.
+
+use std::fs::OpenOptions;
+use std::future::Future;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions,
+    ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
+};
+use lapin::tcp::OwnedTLSConfig;
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use serde_json::Value;
+
+use super::services::Services;
+
+/// The queue that Rodan publishes jobs to.
+pub(crate) const JOBS: &str = "hpc-jobs";
+/// The queue that Rodan reads replies from.
+pub(crate) const RESULTS: &str = "hpc-results";
+
+/// One test's own vhost: no other test uses it, before or after.
+pub(crate) struct Vhost {
+    name: String,
+    host: String,
+    port: String,
+    tls_port: String,
+    user: String,
+    password: String,
+    ca_file: PathBuf,
+}
+
+/// A message as it was found in a queue.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) body: Vec<u8>,
+    pub(crate) properties: BasicProperties,
+    pub(crate) redelivered: bool,
+}
+
+impl Message {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.body)))
+    }
+
+    pub(crate) fn correlation_id(&self) -> Option<&str> {
+        self.properties.correlation_id().as_ref().map(|id| id.as_str())
+    }
+}
+
+impl Vhost {
+    /// Takes the next vhost that no test of this run has had. Test processes run side by side, and a file that can be
+    /// made only once decides.
+    pub(crate) fn lease(services: &Services) -> Self {
+        let variable = |name: &str| services.variable(name).to_owned();
+        let pool: u32 = variable("HPC_TRAINER_TEST_VHOSTS").parse().expect("a number of vhosts");
+        let taken = |number: &u32| {
+            let lock = services.directory().join("vhosts").join(format!("test-{number}"));
+            OpenOptions::new().write(true).create_new(true).open(lock).is_ok()
+        };
+        let number = (1..=pool + 1000).find(taken).expect("a vhost that is still free");
+        let name = format!("test-{number}");
+        if number > pool {
+            add_vhost(services, &name);
+        }
+        Self {
+            name,
+            host: variable("HPC_TRAINER_TEST_AMQP_HOST"),
+            port: variable("HPC_TRAINER_TEST_AMQP_PORT"),
+            tls_port: variable("HPC_TRAINER_TEST_AMQPS_PORT"),
+            user: variable("HPC_TRAINER_TEST_AMQP_USER"),
+            password: variable("HPC_TRAINER_TEST_AMQP_PASSWORD"),
+            ca_file: services.ca_file().to_owned(),
+        }
+    }
+
+    pub(crate) fn user(&self) -> &str {
+        &self.user
+    }
+
+    pub(crate) fn password(&self) -> &str {
+        &self.password
+    }
+
+    /// `RABBITMQ_HOST` for the plain port, without user and password.
+    pub(crate) fn url(&self) -> String {
+        format!("amqp://{}:{}/{}", self.host, self.port, self.name)
+    }
+
+    /// `RABBITMQ_HOST` for the TLS port; the certificate is good for `localhost` and its address.
+    pub(crate) fn tls_url(&self) -> String {
+        format!("amqps://{}:{}/{}", self.host, self.tls_port, self.name)
+    }
+
+    fn with_login(&self, url: &str) -> String {
+        url.replacen("://", &format!("://{}:{}@", self.user, self.password), 1)
+    }
+
+    /// Does something on a channel over the plain port.
+    pub(crate) fn on_channel<T, F: Future<Output = T>>(&self, work: impl FnOnce(Channel) -> F) -> T {
+        on_channel(&self.with_login(&self.url()), OwnedTLSConfig::default(), work)
+            .expect("the broker answers")
+    }
+
+    /// The same over the TLS port, trusting `ca` (PEM) alone beside the system's roots.
+    pub(crate) fn on_tls_channel<T, F: Future<Output = T>>(
+        &self,
+        ca: &str,
+        work: impl FnOnce(Channel) -> F,
+    ) -> lapin::Result<T> {
+        let config = OwnedTLSConfig { identity: None, cert_chain: Some(ca.to_owned()) };
+        on_channel(&self.with_login(&self.tls_url()), config, work)
+    }
+
+    /// Declares both queues with Rodan's arguments.
+    pub(crate) fn declare_queues(&self) {
+        self.on_channel(|channel| async move { declare_as_rodan(&channel).await })
+    }
+
+    /// Publishes a job exactly as Rodan does, answers to go to `hpc-results`: both queues declared, the properties
+    /// `reply_to` and `correlation_id` and no others. Gives the correlation id.
+    pub(crate) fn publish_job(&self, job: &Value) -> String {
+        let correlation_id = uuid::Uuid::new_v4().to_string();
+        let properties = BasicProperties::default()
+            .with_reply_to(RESULTS.into())
+            .with_correlation_id(correlation_id.as_str().into());
+        self.publish(JOBS, job.to_string().as_bytes(), properties);
+        correlation_id
+    }
+
+    /// Publishes any bytes with any properties, after declaring Rodan's queues. Returns when the broker has them.
+    pub(crate) fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) {
+        self.on_channel(|channel| async move {
+            declare_as_rodan(&channel).await;
+            channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+            let confirm = channel
+                .basic_publish("".into(), queue.into(), BasicPublishOptions::default(), body, properties)
+                .await
+                .expect("the publish is sent");
+            confirm.await.expect("the broker confirms");
+        })
+    }
+
+    /// Waits for the reply to a job as Rodan does: consumes `hpc-results`, takes what has its correlation id and puts
+    /// every other message back, again and again.
+    ///
+    /// # Panics
+    /// When none comes within `limit`.
+    #[track_caller]
+    pub(crate) fn receive_reply(&self, correlation_id: &str, limit: Duration) -> Message {
+        self.try_receive_reply(correlation_id, limit)
+            .unwrap_or_else(|| panic!("no reply for {correlation_id} within {limit:?}"))
+    }
+
+    /// [`Vhost::receive_reply`], `None` where no reply came.
+    pub(crate) fn try_receive_reply(&self, correlation_id: &str, limit: Duration) -> Option<Message> {
+        let wait = async |channel: Channel| {
+            declare_as_rodan(&channel).await;
+            let mut replies = channel
+                .basic_consume(
+                    RESULTS.into(),
+                    "".into(),
+                    BasicConsumeOptions::default(),
+                    FieldTable::default(),
+                )
+                .await
+                .expect("a consumer");
+            while let Some(delivery) = replies.next().await {
+                let delivery = delivery.expect("the broker goes on delivering");
+                if delivery
+                    .properties
+                    .correlation_id()
+                    .as_ref()
+                    .is_some_and(|id| id.as_str() == correlation_id)
+                {
+                    delivery.ack(BasicAckOptions::default()).await.expect("ack");
+                    return message(delivery);
+                }
+                // Rodan does not wait here; a test should not take a core while it does.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let again = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+                delivery.nack(again).await.expect("nack");
+            }
+            panic!("the broker ended the consumer of {RESULTS}")
+        };
+        self.on_channel(|channel| async move { tokio::time::timeout(limit, wait(channel)).await.ok() })
+    }
+
+    /// What lies in a queue, in order; it stays there (marked as redelivered). Empty for a queue that does not exist.
+    pub(crate) fn leftovers(&self, queue: &str) -> Vec<Message> {
+        if !self.queue_exists(queue) {
+            return Vec::new();
+        }
+        self.on_channel(|channel| async move {
+            let mut messages = Vec::new();
+            // Unacknowledged messages go back to the head of the queue, in order, when the channel closes.
+            while let Some(found) =
+                channel.basic_get(queue.into(), BasicGetOptions::default()).await.expect("basic_get")
+            {
+                messages.push(message(found.delivery));
+            }
+            messages
+        })
+    }
+
+    /// How many messages wait in a queue; `None` where there is no such queue.
+    pub(crate) fn waiting(&self, queue: &str) -> Option<u32> {
+        self.on_channel(|channel| async move {
+            let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let queue = channel.queue_declare(queue.into(), passive, FieldTable::default()).await.ok()?;
+            Some(queue.message_count())
+        })
+    }
+
+    pub(crate) fn queue_exists(&self, queue: &str) -> bool {
+        self.waiting(queue).is_some()
+    }
+
+    /// Declares a queue with arguments of the test's choice.
+    pub(crate) fn declare(&self, queue: &str, options: QueueDeclareOptions) -> lapin::Result<()> {
+        self.on_channel(|channel| async move {
+            channel.queue_declare(queue.into(), options, FieldTable::default()).await.map(drop)
+        })
+    }
+
+    pub(crate) fn purge(&self, queue: &str) {
+        self.on_channel(|channel| async move {
+            channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await.expect("purge")
+        });
+    }
+
+    pub(crate) fn delete(&self, queue: &str) {
+        self.on_channel(|channel| async move {
+            channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("delete")
+        });
+    }
+}
+
+/// Non-durable, non-exclusive, no auto-delete, on the default exchange.
+async fn declare_as_rodan(channel: &Channel) {
+    for queue in [JOBS, RESULTS] {
+        channel
+            .queue_declare(queue.into(), QueueDeclareOptions::default(), FieldTable::default())
+            .await
+            .unwrap_or_else(|error| panic!("Rodan could not declare {queue}: {error}"));
+    }
+}
+
+fn message(delivery: lapin::message::Delivery) -> Message {
+    Message { body: delivery.data, properties: delivery.properties, redelivered: delivery.redelivered }
+}
+
+fn on_channel<T, F: Future<Output = T>>(
+    url: &str,
+    tls: OwnedTLSConfig,
+    work: impl FnOnce(Channel) -> F,
+) -> lapin::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let connecting = Connection::connect_with_config(
+            url,
+            ConnectionProperties::default(),
+            tls,
+            lapin::runtime::default_runtime()?,
+        );
+        let connection = tokio::time::timeout(Duration::from_secs(20), connecting)
+            .await
+            .unwrap_or_else(|_| panic!("no connection to the broker within 20 s"))?;
+        let result = work(connection.create_channel().await?).await;
+        // A test may have had its channel closed by the broker, which is no matter here.
+        drop(connection.close(200, "done".into()).await);
+        Ok(result)
+    })
+}
+
+/// Where a run has more tests than the pool has vhosts: about two seconds.
+fn add_vhost(services: &Services, name: &str) {
+    let user = services.variable("HPC_TRAINER_TEST_AMQP_USER");
+    for arguments in [vec!["add_vhost", name], vec!["set_permissions", "-p", name, user, ".*", ".*", ".*"]] {
+        let output = Command::new(services.directory().join("broker/ctl")).args(&arguments).output();
+        let output = output.expect("broker/ctl starts");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}

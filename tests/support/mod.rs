@@ -1,0 +1,44 @@
+//! What the integration tests share. Each file says what it stands for:
+//!
+//! - [`services`]: the private broker and cluster that `./run_tests` has started, or one of a test's own;
+//! - [`broker`]: a vhost for one test, and Rodan's side of the queues;
+//! - [`rodan`]: the stand-in for Rodan's HTTP side;
+//! - [`slurm`]: what Slurm says about a job;
+//! - [`program`]: runs a program with a clean environment and a deadline;
+//! - [`site`]: a directory like an operator's, with `run_check`, the batch script and `credentials.env`.
+#![allow(dead_code, unused_imports, reason = "every test file compiles all of it and uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on panics, and says where"
+)]
+
+pub(crate) mod broker;
+pub(crate) mod program;
+pub(crate) mod rodan;
+pub(crate) mod services;
+pub(crate) mod site;
+pub(crate) mod slurm;
+
+use std::time::{Duration, Instant};
+
+/// Polls until `look` finds something.
+///
+/// # Panics
+/// After `limit`, naming what was waited for.
+pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "waited {limit:?} for {what}, in vain");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A port on which nobody listens.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}

@@ -1,0 +1,186 @@
+//! Runs programs as cron or Slurm would: nothing in the environment but what the test gives, and never for ever.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::Read;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// The `check` of this build.
+pub(crate) fn check() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_check"))
+}
+
+/// The `run_trainer` of this build; a build without the feature `trainer` has none.
+pub(crate) fn run_trainer() -> Option<&'static Path> {
+    option_env!("CARGO_BIN_EXE_run_trainer").map(Path::new)
+}
+
+/// A program about to run. Its environment is empty but for `PATH` and what [`Program::env`] adds.
+pub(crate) struct Program {
+    command: Command,
+    limit: Duration,
+    described: String,
+}
+
+impl Program {
+    pub(crate) fn new(path: impl AsRef<OsStr>) -> Self {
+        let mut command = Command::new(path.as_ref());
+        command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin").stdin(Stdio::null());
+        let described = path.as_ref().to_string_lossy().into_owned();
+        Self { command, limit: Duration::from_secs(60), described }
+    }
+
+    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    pub(crate) fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    pub(crate) fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub(crate) fn current_dir(mut self, dir: impl AsRef<Path>) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    /// How long it may run (60 s unless told).
+    pub(crate) fn limit(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    /// When it can't be started, or still runs after the limit: then it is killed with all its children, and the
+    /// panic shows what it had written.
+    pub(crate) fn run(self) -> Finished {
+        self.start().wait()
+    }
+
+    /// Starts it and leaves it running, for tests that interfere.
+    pub(crate) fn start(mut self) -> Running {
+        // A process group of its own, so that a kill reaches its children too.
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = self
+            .command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{} can't be started: {error}", self.described));
+        let stdout = collect(child.stdout.take().expect("piped above"));
+        let stderr = collect(child.stderr.take().expect("piped above"));
+        Running { child, stdout, stderr, end: Instant::now() + self.limit, described: self.described }
+    }
+}
+
+/// A program under way. Dropped, it is killed.
+pub(crate) struct Running {
+    child: std::process::Child,
+    stdout: JoinHandle<Vec<u8>>,
+    stderr: JoinHandle<Vec<u8>>,
+    end: Instant,
+    described: String,
+}
+
+impl Running {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be waited for").is_none()
+    }
+
+    /// Sends a signal to the program alone, by its name: `TERM`, `USR1`, `KILL`.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status();
+        assert!(sent.expect("kill can be started").success(), "SIG{name} did not reach {}", self.described);
+    }
+
+    /// Waits for its end; panics when the limit comes first.
+    pub(crate) fn wait(mut self) -> Finished {
+        let mut late = false;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
+                break status;
+            }
+            if Instant::now() >= self.end {
+                late = true;
+                kill_group(self.id());
+                break self.child.wait().expect("a child can be waited for");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let stdout = take(&mut self.stdout);
+        let stderr = take(&mut self.stderr);
+        let finished = Finished { status, stdout, stderr };
+        assert!(!late, "{} did not end in time\n{finished}", self.described);
+        finished
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            kill_group(self.child.id());
+            drop(self.child.wait());
+        }
+    }
+}
+
+fn kill_group(id: u32) {
+    drop(Command::new("kill").args(["-KILL", "--", &format!("-{id}")]).status());
+}
+
+fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        drop(pipe.read_to_end(&mut bytes));
+        bytes
+    })
+}
+
+fn take(reader: &mut JoinHandle<Vec<u8>>) -> String {
+    let reader = std::mem::replace(reader, std::thread::spawn(Vec::new));
+    String::from_utf8_lossy(&reader.join().expect("the reader does not panic")).into_owned()
+}
+
+/// How a program ended. Displayed, it shows everything, for the message of an assertion.
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Finished {
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// Asserts exit code 0 and hands itself on.
+    #[track_caller]
+    pub(crate) fn success(self) -> Self {
+        assert!(self.status.success(), "{self}");
+        self
+    }
+}
+
+impl fmt::Display for Finished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => writeln!(f, "exit code {code}")?,
+            (None, signal) => writeln!(f, "ended by signal {signal:?}")?,
+        }
+        write!(f, "── stdout\n{}── stderr\n{}", self.stdout, self.stderr)
+    }
+}

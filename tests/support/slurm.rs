@@ -1,0 +1,121 @@
+//! What Slurm says about a job, asked with its own commands.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::program::{Finished, Program};
+use super::wait_for;
+
+/// States in which a job will not run again.
+const ENDED: [&str; 9] = [
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "OUT_OF_MEMORY",
+    "NODE_FAIL",
+    "DEADLINE",
+    "BOOT_FAIL",
+    "REVOKED",
+];
+
+/// The cluster of a `slurm.conf`.
+pub(crate) struct Cluster {
+    conf: PathBuf,
+}
+
+impl Cluster {
+    pub(crate) fn new(conf: impl Into<PathBuf>) -> Self {
+        Self { conf: conf.into() }
+    }
+
+    /// For the environment of a program that calls Slurm: `SLURM_CONF`.
+    pub(crate) fn conf(&self) -> &Path {
+        &self.conf
+    }
+
+    /// A Slurm command for this cluster: `cluster.command("sinfo").arg("-h").run()`.
+    pub(crate) fn command(&self, name: &str) -> Program {
+        Program::new(name).env("SLURM_CONF", &self.conf).env("LC_ALL", "C").env("HOME", "/tmp")
+    }
+
+    /// `sbatch --parsable` with these arguments, in `directory`; gives the job's id.
+    pub(crate) fn submit<'a>(
+        &self,
+        directory: &Path,
+        arguments: impl IntoIterator<Item = &'a str>,
+    ) -> String {
+        let sbatch = self.command("sbatch").arg("--parsable").args(arguments).current_dir(directory);
+        sbatch.run().success().stdout.trim().to_owned()
+    }
+
+    /// The fields of `scontrol show job`, such as `JobState`, `Command`, `WorkDir`, `TRES`, `StdOut`; `None` for a
+    /// job that Slurm does not know (any more).
+    pub(crate) fn job(&self, id: &str) -> Option<HashMap<String, String>> {
+        let shown: Finished = self.command("scontrol").args(["-o", "show", "job", id]).run();
+        shown.status.success().then(|| fields(shown.stdout.trim()))
+    }
+
+    /// Ids of the jobs with this name that Slurm still knows, finished ones too.
+    pub(crate) fn jobs_named(&self, name: &str) -> Vec<String> {
+        let squeue =
+            self.command("squeue").args(["-h", "--states=all", "-o", "%A", &format!("--name={name}")]);
+        squeue.run().success().stdout.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// Waits until a job's state is one of these, and gives its fields.
+    pub(crate) fn wait_for_state(
+        &self,
+        id: &str,
+        states: &[&str],
+        limit: Duration,
+    ) -> HashMap<String, String> {
+        wait_for(&format!("job {id} to be {states:?}"), limit, || {
+            self.job(id)
+                .filter(|job| job.get("JobState").is_some_and(|state| states.contains(&state.as_str())))
+        })
+    }
+
+    /// Waits until a job has ended, in whatever way, and gives its fields.
+    pub(crate) fn wait_for_end(&self, id: &str, limit: Duration) -> HashMap<String, String> {
+        self.wait_for_state(id, &ENDED, limit)
+    }
+
+    pub(crate) fn cancel(&self, id: &str) {
+        self.command("scancel").arg(id).run().success();
+    }
+
+    /// `scontrol update` with these settings, such as `NodeName=node1 State=DOWN Reason=test`.
+    pub(crate) fn update(&self, settings: &[&str]) {
+        self.command("scontrol").arg("update").args(settings).run().success();
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<String> {
+        let sinfo = self.command("sinfo").args(["-h", "-N", "-o", "%N"]).run().success();
+        sinfo.stdout.split_whitespace().map(str::to_owned).collect()
+    }
+}
+
+/// `A=1 B=two words C=x=y`: a new field starts at a word that has a name and `=`.
+fn fields(line: &str) -> HashMap<String, String> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    for word in line.split(' ') {
+        match (word.split_once('='), found.last_mut()) {
+            (Some((name, value)), _) if is_field_name(name) => {
+                found.push((name.to_owned(), value.to_owned()))
+            }
+            (_, Some((_, value))) => {
+                value.push(' ');
+                value.push_str(word);
+            }
+            (_, None) => {}
+        }
+    }
+    found.into_iter().collect()
+}
+
+fn is_field_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_uppercase())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "/:_".contains(c))
+}
