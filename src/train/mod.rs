@@ -5,13 +5,18 @@ mod batches;
 mod decode;
 mod device;
 mod fit;
+#[cfg(test)]
+mod fit_tests;
 mod init;
 mod job;
 mod mask;
 mod metrics;
 mod native;
 mod network;
+#[cfg(test)]
+mod network_tests;
 pub mod ops;
+mod outcome;
 mod page;
 mod patches;
 mod predict;

@@ -221,9 +221,10 @@ impl Network {
 
     /// Gives the memory of a tensor that nobody reads any more to the next step.
     pub(super) fn reclaim(&self, tensor: Tensor) -> Result<(), NetworkError> {
-        Ok(if self.backend == Backend::Native {
-            self.buffers.reclaim(tensor)?
-        })
+        if self.backend == Backend::Native {
+            self.buffers.reclaim(tensor)?;
+        }
+        Ok(())
     }
 
     fn check(&self, x: &Tensor) -> Result<(), NetworkError> {

@@ -3,6 +3,8 @@
 //! Parameters are one matrix of shape `[k · k · in + 1, out]`: the kernel in Keras's order (HWIO), the bias as the last
 //! row. One tensor instead of two leaves candle's three-operand limit room for the two halves of a concatenation.
 
+use std::marker::PhantomData;
+
 use rayon::prelude::*;
 
 use super::buffers::Buffers;
@@ -13,16 +15,17 @@ use super::image::Image;
 use super::pointwise;
 use super::simd::{Kernel, Simd, dispatch};
 use super::upsample::{Differences, DifferencesGradient, Sums, SumsGradient, TAPS};
-use super::winograd::{F4, Input, Output, OutputGradient, kernel_gradient, kernel_points, point_of_sums};
+use super::winograd::{F2, F4, Input, Output, OutputGradient, kernel_gradient, kernel_points, point_of_sums};
 
-/// The tile that 3×3 layers use.
-type Tile = F4;
-/// Pixels of the result along a tile's side.
-const M: usize = 4;
-/// Points along a tile's side.
-const N: usize = 6;
-/// Filtering to use.
-const TILE: Tile = F4;
+/// Filtering of 3×3 layers on the way forward: as exact as the direct sum, which decides where ReLU and pooling switch.
+type Forward = F2;
+const FORWARD_SIDE: usize = 2;
+const FORWARD_POINTS: usize = 4;
+
+/// Filtering of the gradients: fewer products, rounding errors still below those that a batch's choice makes.
+type Back = F4;
+const BACK_SIDE: usize = 4;
+const BACK_POINTS: usize = 6;
 
 /// One convolution, `same` padding as TensorFlow pads, stride 1.
 #[derive(Clone, Debug)]
@@ -102,8 +105,8 @@ impl Conv {
         (self.kernel * self.kernel * self.output).next_multiple_of(PANEL)
     }
 
-    fn grid(&self, extent: Extent) -> Grid {
-        let side = if matches!(self.method(), Method::Winograd) { M } else { 1 };
+    fn grid(&self, extent: Extent, winograd_side: usize) -> Grid {
+        let side = if matches!(self.method(), Method::Winograd) { winograd_side } else { 1 };
         Grid {
             images: extent.batch,
             rows: extent.height.div_ceil(side),
@@ -123,29 +126,33 @@ impl Conv {
         let Extent { height, width, .. } = extent;
         let (kernel, bias) = parameters.split_at(self.kernel_len());
         let (input, output, relu) = (self.input(), self.output, self.relu);
-        let grid = self.grid(extent);
+        let grid = self.grid(extent, FORWARD_SIDE);
         let scale = if self.upsample { 4 } else { 1 };
         let mut y = self.buffers.take(extent.pixels() * scale * output);
         let image = Image::new(x[0], height, width, self.inputs[0]);
         match self.method() {
             Method::Winograd => {
-                let weights = Panels::new(N * N, input, output, |point, i, row| {
-                    for (o, value) in row.iter_mut().enumerate() {
-                        *value = kernel_points::<Tile, M, N>(point, |r, c| {
-                            kernel[((r * 3 + c) * input + i) * output + o]
-                        });
-                    }
+                let weights = Panels::new(FORWARD_POINTS * FORWARD_POINTS, input, output, |point, i, row| {
+                    kernel_points::<Forward, FORWARD_SIDE, FORWARD_POINTS>(
+                        point,
+                        |tap| &kernel[(tap * input + i) * output..][..output],
+                        row,
+                    );
                 });
-                let lowering = Input { images: self.images(extent, x), filtering: TILE };
-                let raising =
-                    Output { height, width, channels: [output, 0], bias: Some(bias), relu, filtering: TILE };
+                let lowering = Input { images: self.images(extent, x), filtering: PhantomData::<Forward> };
+                let raising = Output {
+                    height,
+                    width,
+                    channels: [output, 0],
+                    bias: Some(bias),
+                    relu,
+                    filtering: PhantomData::<Forward>,
+                };
                 product(grid, &lowering, &weights, &raising, [&mut y, &mut []]);
             }
             Method::Upsample => {
                 let weights = Panels::new(4, input, output, |c, i, row| {
-                    for (o, value) in row.iter_mut().enumerate() {
-                        *value = TAPS[c].iter().map(|tap| kernel[(tap * input + i) * output + o]).sum();
-                    }
+                    sum_taps(TAPS[c], |tap| &kernel[(tap * input + i) * output..][..output], row);
                 });
                 let raising = Sums { width, channels: output, bias, relu };
                 product(grid, &Differences { image }, &weights, &raising, [&mut y, &mut []]);
@@ -207,7 +214,7 @@ impl Conv {
         let Extent { height, width, .. } = extent;
         let kernel = &parameters[..self.kernel_len()];
         let (input, output) = (self.input(), self.output);
-        let grid = self.grid(extent);
+        let grid = self.grid(extent, BACK_SIDE);
         let gate = self.relu.then_some(y);
         let scale = if self.upsample { 2 } else { 1 };
         let result = Image::new(gy, height * scale, width * scale, output).gated(gate);
@@ -222,30 +229,28 @@ impl Conv {
         let (to_kernel, to_bias) = parameters.split_at_mut(self.kernel_len());
         match self.method() {
             Method::Winograd => {
-                let left = Input { images: self.images(extent, x), filtering: TILE };
-                let right = OutputGradient { image: result, filtering: TILE };
-                let sums = gradient(grid, &left, &right, point_of_sums(N), &self.buffers);
-                let (points, bias) = sums.split_at(N * N * input * output);
-                kernel_gradient::<Tile, M, N>(points, input * output, to_kernel);
+                let left = Input { images: self.images(extent, x), filtering: PhantomData::<Back> };
+                let right = OutputGradient { image: result, filtering: PhantomData::<Back> };
+                let sums = gradient(grid, &left, &right, point_of_sums(BACK_POINTS), &self.buffers);
+                let (points, bias) = sums.split_at(BACK_POINTS * BACK_POINTS * input * output);
+                kernel_gradient::<Back, BACK_SIDE, BACK_POINTS>(points, input * output, to_kernel);
                 to_bias.copy_from_slice(&bias[..output]);
                 self.buffers.give(sums);
                 if self.input_gradient {
                     // The gradient of a `same` convolution is one with the kernel turned by 180°.
-                    let weights = Panels::new(N * N, output, input, |point, o, row| {
-                        for (i, value) in row.iter_mut().enumerate() {
-                            *value = kernel_points::<Tile, M, N>(point, |r, c| {
-                                kernel[(((2 - r) * 3 + 2 - c) * input + i) * output + o]
-                            });
-                        }
+                    let turned = transposed(kernel, input, output);
+                    let weights = Panels::new(BACK_POINTS * BACK_POINTS, output, input, |point, o, row| {
+                        let tap = |tap| &turned[((8 - tap) * output + o) * input..][..input];
+                        kernel_points::<Back, BACK_SIDE, BACK_POINTS>(point, tap, row);
                     });
-                    let lowering = Input { images: [Some(result), None], filtering: TILE };
+                    let lowering = Input { images: [Some(result), None], filtering: PhantomData::<Back> };
                     let raising = Output {
                         height,
                         width,
                         channels: self.inputs,
                         bias: None,
                         relu: false,
-                        filtering: TILE,
+                        filtering: PhantomData::<Back>,
                     };
                     product(grid, &lowering, &weights, &raising, gx_out);
                 }
@@ -266,11 +271,10 @@ impl Conv {
                 to_bias.copy_from_slice(&bias[..output]);
                 self.buffers.give(sums);
                 if self.input_gradient {
+                    let turned = transposed(kernel, input, output);
                     let weights = Panels::new(1, 4 * output, input, |_, row, to| {
                         let (c, o) = (row / output, row % output);
-                        for (i, value) in to.iter_mut().enumerate() {
-                            *value = TAPS[c].iter().map(|tap| kernel[(tap * input + i) * output + o]).sum();
-                        }
+                        sum_taps(TAPS[c], |tap| &turned[(tap * output + o) * input..][..input], to);
                     });
                     let lowering = DifferencesGradient { sums: SumsGradient { image: result } };
                     let raising = ToPixels { width, channels: input, bias: None, relu: false };
@@ -323,6 +327,27 @@ impl Conv {
             }
         }
         Gradients { inputs: gx, parameters }
+    }
+}
+
+/// The kernel's taps with channels in and out exchanged: `[taps][out][in]`.
+fn transposed(kernel: &[f32], input: usize, output: usize) -> Vec<f32> {
+    let mut turned = vec![0.0; kernel.len()];
+    let taps = turned.par_chunks_mut(input * output).zip(kernel.par_chunks(input * output));
+    taps.for_each(|(turned, tap)| {
+        for (o, row) in turned.chunks_exact_mut(input).enumerate() {
+            for (i, value) in row.iter_mut().enumerate() {
+                *value = tap[i * output + o];
+            }
+        }
+    });
+    turned
+}
+
+fn sum_taps<'a>(taps: &[usize], tap: impl Fn(usize) -> &'a [f32], row: &mut [f32]) {
+    row.fill(0.0);
+    for &t in taps {
+        row.iter_mut().zip(tap(t)).for_each(|(r, k)| *r += k);
     }
 }
 

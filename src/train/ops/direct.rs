@@ -98,7 +98,10 @@ impl Raising for ToPixels<'_> {
             let out = &mut out[((row - first_row) * self.width + column) * self.channels..];
             for channel in (0..self.channels).step_by(S::LANES) {
                 let value = S::load(&from[i * self.channels + channel..]);
-                let value = self.bias.map_or(value, |bias| S::add(value, S::load(&bias[channel..])));
+                let value = match self.bias {
+                    Some(bias) => S::add(value, S::load(&bias[channel..])),
+                    None => value,
+                };
                 S::store(&mut out[channel..], if self.relu { S::relu(value) } else { value });
             }
         }

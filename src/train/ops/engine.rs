@@ -260,13 +260,13 @@ pub(super) fn gradient(
     let components = left.components();
     assert_eq!(components, right.components(), "components differ");
     let (k, n) = (left.depth(), right.depth());
-    let block = block_tiles(components * (k + n), 1 << 19);
+    let block = block_tiles(components * (k + n), 1 << 18);
     let strip_rows = (block / grid.columns.max(1)).clamp(1, grid.rows.max(1));
     let strips_per_image = grid.rows.div_ceil(strip_rows);
     let strips = grid.images * strips_per_image;
     let len = components * k * n + n;
     // Fixed by the sizes alone, so that the order of summation is: one group an image of the usual batch.
-    let groups = strips.min(GROUPS).max(1);
+    let groups = strips.clamp(1, GROUPS);
 
     let mut sums = buffers.take(groups * len);
     sums.par_chunks_mut(len).enumerate().for_each(|(group, sums)| {

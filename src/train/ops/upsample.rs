@@ -9,6 +9,18 @@ use super::engine::{Lowering, Raising, Tiles};
 use super::image::Image;
 use super::simd::Simd;
 
+/// A pixel with its right, lower and diagonal neighbours; zeros outside of the image.
+#[inline(always)]
+fn square<S: Simd>(from: &Image<'_>, image: usize, row: isize, column: isize, channel: usize) -> [S::V; 4] {
+    // No closure: one that isn't inlined would be compiled without the wide registers.
+    [
+        from.load_padded::<S>(image, (row, column), channel),
+        from.load_padded::<S>(image, (row, column + 1), channel),
+        from.load_padded::<S>(image, (row + 1, column), channel),
+        from.load_padded::<S>(image, (row + 1, column + 1), channel),
+    ]
+}
+
 /// The four differences of each small pixel with its right, lower and diagonal neighbours.
 pub(super) struct Differences<'a> {
     pub(super) image: Image<'a>,
@@ -28,9 +40,7 @@ impl Lowering for Differences<'_> {
             let (row, column) = (row as isize, column as isize);
             let to = &mut to[i * image.channels..];
             for channel in (0..image.channels).step_by(S::LANES) {
-                let at =
-                    |down, right| image.load_padded::<S>(tiles.image, (row + down, column + right), channel);
-                let (here, right, below, beyond) = (at(0, 0), at(0, 1), at(1, 0), at(1, 1));
+                let [here, right, below, beyond] = square::<S>(image, tiles.image, row, column, channel);
                 S::store(&mut to[channel..], here);
                 S::store(&mut to[stride + channel..], S::sub(right, here));
                 let below_here = S::sub(below, here);
@@ -96,9 +106,7 @@ pub(super) struct SumsGradient<'a> {
 impl SumsGradient<'_> {
     #[inline(always)]
     fn products<S: Simd>(&self, image: usize, row: isize, column: isize, channel: usize) -> [S::V; 4] {
-        let at =
-            |down, right| self.image.load_padded::<S>(image, (2 * row + down, 2 * column + right), channel);
-        let (y00, y01, y10, y11) = (at(0, 0), at(0, 1), at(1, 0), at(1, 1));
+        let [y00, y01, y10, y11] = square::<S>(&self.image, image, 2 * row, 2 * column, channel);
         let (right, below) = (S::add(y01, y11), S::add(y10, y11));
         [S::add(S::add(y00, y10), right), right, below, y11]
     }

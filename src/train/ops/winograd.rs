@@ -5,6 +5,8 @@
 //! The gradient of the kernel uses the transposed algorithm, the gradient of the image is a convolution with the
 //! turned kernel.
 
+use std::marker::PhantomData;
+
 use super::engine::{Lowering, Raising, Tiles};
 use super::image::Image;
 use super::simd::Simd;
@@ -118,7 +120,7 @@ macro_rules! both_ways {
 /// then of the other.
 pub(super) struct Input<'a, F, const M: usize, const N: usize> {
     pub(super) images: [Option<Image<'a>>; 2],
-    pub(super) filtering: F,
+    pub(super) filtering: PhantomData<F>,
 }
 
 impl<F: Filtering<M, N>, const M: usize, const N: usize> Lowering for Input<'_, F, M, N> {
@@ -172,7 +174,7 @@ impl<F: Filtering<M, N>, const M: usize, const N: usize> Lowering for Input<'_, 
 /// Point `(1, 1)` is the sum of the tile's pixels (see [`point_of_sums`]).
 pub(super) struct OutputGradient<'a, F, const M: usize, const N: usize> {
     pub(super) image: Image<'a>,
-    pub(super) filtering: F,
+    pub(super) filtering: PhantomData<F>,
 }
 
 /// The point that evaluates the polynomial at 1 both ways, in a grid of `n × n`.
@@ -218,7 +220,7 @@ pub(super) struct Output<'a, F, const M: usize, const N: usize> {
     pub(super) channels: [usize; 2],
     pub(super) bias: Option<&'a [f32]>,
     pub(super) relu: bool,
-    pub(super) filtering: F,
+    pub(super) filtering: PhantomData<F>,
 }
 
 impl<F: Filtering<M, N>, const M: usize, const N: usize> Raising for Output<'_, F, M, N> {
@@ -245,7 +247,10 @@ impl<F: Filtering<M, N>, const M: usize, const N: usize> Raising for Output<'_, 
                     }
                 }
                 let y = both_ways!(m, N, M, F::output::<S>);
-                let bias = self.bias.map_or(S::splat(0.0), |bias| S::load(&bias[channel..]));
+                let bias = match self.bias {
+                    Some(bias) => S::load(&bias[channel..]),
+                    None => S::splat(0.0),
+                };
                 let (out, channels, channel) = if channel < self.channels[0] {
                     (&mut *out_a, self.channels[0], channel)
                 } else {
@@ -267,18 +272,20 @@ impl<F: Filtering<M, N>, const M: usize, const N: usize> Raising for Output<'_, 
     }
 }
 
-/// `G g Gᵀ` for one pair of channels; `tap(row, column)` reads the 3×3 kernel.
-pub(super) fn kernel_points<F: Filtering<M, N>, const M: usize, const N: usize>(
+/// One row of `G g Gᵀ` at `point`: for one channel in, all channels out. `tap` gives the row of the 3×3 kernel at a
+/// tap (row-major).
+pub(super) fn kernel_points<'a, F: Filtering<M, N>, const M: usize, const N: usize>(
     point: usize,
-    tap: impl Fn(usize, usize) -> f32,
-) -> f32 {
-    let (down, across) = (F::G[point / N], F::G[point % N]);
-    let mut sum = 0.0;
-    for (r, down) in down.into_iter().enumerate() {
-        let line: f32 = across.into_iter().enumerate().map(|(c, across)| across * tap(r, c)).sum();
-        sum += down * line;
+    tap: impl Fn(usize) -> &'a [f32],
+    row: &mut [f32],
+) {
+    row.fill(0.0);
+    for t in 0..9 {
+        let factor = F::G[point / N][t / 3] * F::G[point % N][t % 3];
+        if factor != 0.0 {
+            row.iter_mut().zip(tap(t)).for_each(|(r, k)| *r += factor * k);
+        }
     }
-    sum
 }
 
 /// `Gᵀ u G`: the gradient of a 3×3 kernel from that of its points (`[N * N][pairs]`), as `[9][pairs]`.

@@ -1,0 +1,150 @@
+//! What goes into a training and what comes out of it.
+
+use candle_core::Device;
+use thiserror::Error;
+
+use super::metrics::Metrics;
+use super::network::NetworkError;
+use crate::keras::{Weights, WeightsError};
+
+/// How to train.
+#[derive(Clone, Debug)]
+pub struct FitOptions {
+    /// Where to compute.
+    pub device: Device,
+    /// Most epochs.
+    pub epochs: usize,
+    /// Samples in one step.
+    pub batch_size: usize,
+    /// Epochs without a better one after which training stops.
+    pub patience: usize,
+    /// Adam's learning rate.
+    pub learning_rate: f64,
+    /// Decides first weights and the samples' order.
+    pub seed: u64,
+    /// Weights to start from instead of random ones. A restart draws random ones all the same.
+    pub initial: Option<Weights>,
+    /// How often a network that learns nothing is replaced by one from another seed.
+    pub max_restarts: usize,
+}
+
+impl FitOptions {
+    /// The training contract's values: batch 16, patience 3, learning rate 1e-4, three restarts.
+    pub fn new(device: Device, epochs: usize, seed: u64) -> Self {
+        Self {
+            device,
+            epochs,
+            batch_size: 16,
+            patience: 3,
+            learning_rate: 1e-4,
+            seed,
+            initial: None,
+            max_restarts: 3,
+        }
+    }
+}
+
+/// What an epoch came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EpochReport {
+    /// Number of the epoch, from 1.
+    pub epoch: usize,
+    /// Mean loss of the epoch's steps, each weighted by its samples.
+    pub training_loss: f64,
+    /// Metrics of the validation samples after the epoch; nothing when there are none.
+    pub validation: Option<Metrics>,
+    /// Whether it is the best so far.
+    pub best: bool,
+    /// Seconds it took, with validation.
+    pub seconds: f64,
+}
+
+/// Why training ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// All epochs were trained.
+    Epochs,
+    /// No better epoch for as long as the patience lasts.
+    Patience,
+    /// The observer asked for it.
+    Interrupted,
+}
+
+/// A trained network.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// Weights of the best epoch: highest validation accuracy, or lowest training loss without validation samples.
+    pub weights: Weights,
+    /// Every epoch of the last start.
+    pub history: Vec<EpochReport>,
+    /// Number of the best epoch.
+    pub best_epoch: usize,
+    /// How often training was started anew.
+    pub restarts: usize,
+    /// False when the last start, too, learned nothing.
+    pub learned: bool,
+    /// Why training ended.
+    pub stopped: StopReason,
+}
+
+/// Watches training and may end it.
+pub trait FitObserver {
+    /// A step was done: `step` of `steps` (from 1) of `epoch` (from 1), with its batch's loss.
+    fn on_step(&mut self, epoch: usize, step: usize, steps: usize, loss: f32) {
+        let _ = (epoch, step, steps, loss);
+    }
+    /// An epoch was trained and validated.
+    fn on_epoch(&mut self, report: &EpochReport) {
+        let _ = report;
+    }
+    /// The network learned nothing; start number `restart` (from 1) follows, with weights from `seed`.
+    fn on_restart(&mut self, restart: usize, seed: u64) {
+        let _ = (restart, seed);
+    }
+    /// Asked after every step: whether to end now.
+    fn stop_requested(&self) -> bool {
+        false
+    }
+}
+
+/// Training that can't go on.
+#[derive(Debug, Error)]
+pub enum FitError {
+    /// There is nothing to train on.
+    #[error("there are no training samples")]
+    NoSamples,
+    /// Validation patches of another size than the training patches.
+    #[error("training and validation patches differ in size")]
+    Shapes,
+    /// An option without which nothing can be trained is 0.
+    #[error("{0} must be at least 1")]
+    Zero(&'static str),
+    /// The loss became NaN or infinite.
+    #[error("training diverged: the loss of epoch {epoch}, step {step} is {loss}")]
+    Diverged {
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Step, from 1.
+        step: usize,
+        /// What the loss was.
+        loss: f32,
+    },
+    /// The observer asked to end before one epoch was finished, so that there are no weights worth keeping.
+    #[error("training was interrupted before the end of its first epoch")]
+    Interrupted,
+    /// The network couldn't be computed.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+}
+
+impl From<candle_core::Error> for FitError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Network(error.into())
+    }
+}
+
+impl From<WeightsError> for FitError {
+    fn from(error: WeightsError) -> Self {
+        Self::Network(error.into())
+    }
+}
