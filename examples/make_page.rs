@@ -11,18 +11,18 @@ use image::{ExtendedColorType, ImageEncoder};
 
 const WIDTH: usize = 600;
 const HEIGHT: usize = 800;
-const SYSTEMS: usize = 6;
+const SYSTEMS: usize = 7;
 /// Distance of two staves, and of two lines of a staff, in pixels.
-const SYSTEM_PITCH: f64 = 120.0;
+const SYSTEM_PITCH: f64 = 104.0;
 const LINE_PITCH: f64 = 13.0;
 const LEFT: f64 = 62.0;
 const RIGHT: f64 = 540.0;
-const TOP: f64 = 62.0;
+const TOP: f64 = 48.0;
 
 /// Ink colours as darkening of red, green and blue: 1 leaves no light.
 const NEUME_INK: [f64; 3] = [0.86, 0.86, 0.82];
 const STAFF_INK: [f64; 3] = [0.25, 0.62, 0.62];
-const TEXT_INK: [f64; 3] = [0.70, 0.76, 0.80];
+const TEXT_INK: [f64; 3] = [0.50, 0.66, 0.80];
 
 /// A linear congruential generator (Knuth's MMIX constants): the page must not change with a crate's version.
 struct Dice(u64);
@@ -127,7 +127,7 @@ fn write_page(dice: &mut Dice) -> [Ink; 3] {
             }
         }
         write_neumes(&mut neumes, dice, |x| top + at(x));
-        write_words(&mut text, dice, top + 3.0 * LINE_PITCH + 22.0);
+        write_words(&mut text, dice, top + 3.0 * LINE_PITCH + 16.0);
     }
     [neumes, staff, text]
 }

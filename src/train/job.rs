@@ -11,7 +11,8 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::decode::PageError;
-use super::fit::{self, EpochReport, FitError, FitObserver, FitOptions, StopReason};
+use super::fit::fit;
+use super::outcome::{EpochReport, FitError, FitObserver, FitOptions, StopReason};
 use super::page::{Page, PageInputs};
 use super::patches::{self, SampleError, Split};
 use super::samples::{PatchShape, PatchShapeError, Samples as _};
@@ -221,7 +222,7 @@ impl TrainingJob {
             ..FitOptions::new(device.clone(), self.settings.epochs as usize, prepared.seed)
         };
         let mut inner = LayerObserver { layer, job: observer };
-        let fitted = match fit::fit(train, validation, &options, &mut inner) {
+        let fitted = match fit(train, validation, &options, &mut inner) {
             Ok(fitted) if fitted.stopped == StopReason::Interrupted => {
                 // With this layer every one has a model: its best epoch so far is worth more than none.
                 if !last {

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing::info;
 
-use super::fit::EpochReport;
 use super::job::{JobObserver, TrainedLayer};
+use super::outcome::EpochReport;
 use crate::wire::Layer;
 
 /// Shows progress on stderr and passes on the wish to stop.

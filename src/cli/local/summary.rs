@@ -5,6 +5,12 @@ use std::time::Duration;
 
 use crate::train::Score;
 
+/// The two lines above the columns.
+const HEAD: [[&str; 9]; 2] = [
+    ["", "samples", "epochs", "accuracy", "prec.", "recall", "F1", "", "colour"],
+    ["layer", "train/val", "best/run", "valid.", "page", "page", "page", "time", "in preview"],
+];
+
 /// One layer's line.
 #[derive(Clone, Debug)]
 pub struct Row {
@@ -48,17 +54,13 @@ impl Summary {
     pub fn table(&self) -> String {
         let mut text = String::new();
         // Writing to a String can't fail.
-        let _ = writeln!(
-            text,
-            "{:<11}{:>12}{:>9}{:>9}{:>7}{:>7}{:>7}{:>8}  {}",
-            "", "samples", "epochs", "accuracy", "prec.", "recall", "F1", "", "colour in"
-        );
-        let _ = writeln!(
-            text,
-            "{:<11}{:>12}{:>9}{:>9}{:>7}{:>7}{:>7}{:>8}  {}",
-            "layer", "train/val", "best/run", "valid.", "page", "page", "page", "time", "preview"
-        );
-        let _ = writeln!(text, "{}", "-".repeat(79));
+        for [layer, samples, epochs, accuracy, precision, recall, f1, time, colour] in HEAD {
+            let _ = writeln!(
+                text,
+                "{layer:<11}{samples:>12}{epochs:>9}{accuracy:>9}{precision:>7}{recall:>7}{f1:>7}{time:>8}  {colour}"
+            );
+        }
+        let _ = writeln!(text, "{}", "-".repeat(80));
         for row in &self.rows {
             let _ = writeln!(
                 text,
@@ -71,7 +73,7 @@ impl Summary {
                 row.score.recall(),
                 row.score.f1(),
                 clock(row.time),
-                row.colour.unwrap_or("as it is"),
+                row.colour.unwrap_or("none"),
             );
         }
         let memory =
