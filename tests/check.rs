@@ -6,100 +6,20 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
 
 use lapin::BasicProperties;
 use serde_json::{Value, json};
 
-use support::broker::{JOBS, RESULTS, Vhost};
-use support::program::{Finished, Program};
+use support::SECONDS;
+use support::broker::{JOBS, RESULTS};
+use support::desk::{Desk, job, with_setting};
+use support::program::{Program, expect};
 use support::rodan::{Answer, Generation, Rodan, Setup};
 use support::services::Services;
-use support::site::Site;
-use support::slurm::Cluster;
-
-const SECONDS: fn(u64) -> Duration = Duration::from_secs;
-
-/// A login node with everything in place, and a batch script of the test.
-struct Desk {
-    vhost: Vhost,
-    cluster: Cluster,
-    rodan: Rodan,
-    site: Site,
-}
-
-impl Desk {
-    fn new(batch_script: &str) -> Self {
-        Self::with_rodan(batch_script, Rodan::start())
-    }
-
-    fn with_rodan(batch_script: &str, rodan: Rodan) -> Self {
-        let services = Services::shared();
-        let (vhost, cluster, mut site) = (services.vhost(), services.cluster(), Site::new());
-        let setup = rodan.setup().clone();
-        site.use_broker(&vhost).use_rodan(&rodan.url(), &setup.user, &setup.password);
-        let script = site.path().join("batch.sh");
-        fs::write(&script, format!("#!/bin/bash\n{batch_script}\n")).unwrap();
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).unwrap();
-        site.set("BATCH_SCRIPT", "batch.sh").set("GRACE_SECONDS", "1");
-        Self { vhost, cluster, rodan, site }
-    }
-
-    fn check(&self) -> Program {
-        self.site.run_check(&self.cluster)
-    }
-
-    fn slurm_job(&self, correlation_id: &str) -> String {
-        let jobs = self.cluster.jobs_named(&format!("hpct-{correlation_id}"));
-        assert_eq!(jobs.len(), 1, "one Slurm job for {correlation_id}: {jobs:?}");
-        jobs[0].clone()
-    }
-
-    /// The error reply of a job, of which there must be just one.
-    fn error_reply(&self, correlation_id: &str) -> String {
-        let reply = self.vhost.receive_reply(correlation_id, SECONDS(5));
-        assert_eq!(
-            self.vhost.try_receive_reply(correlation_id, Duration::from_millis(200)).map(|r| r.body),
-            None
-        );
-        let text = reply.json();
-        assert_eq!(text.as_object().unwrap().len(), 1, "{text}");
-        text["error"].as_str().unwrap().to_owned()
-    }
-
-    fn record(&self, correlation_id: &str) -> Option<Value> {
-        let text = fs::read(self.site.spool().join("jobs").join(correlation_id).join("record.json")).ok()?;
-        Some(serde_json::from_slice(&text).unwrap())
-    }
-}
-
-fn job() -> Value {
-    json!({
-        "inputs": {"Image": "/uploads/page.png", "Background": "/uploads/background.png",
-                   "Selected Regions": "/uploads/regions.png", "rgba PNG - Layer 0": "/uploads/layer_0.png"},
-        "settings": {"Maximum number of training epochs": 1, "Maximum number of samples per label": 100,
-                     "Patch height": 32, "Patch width": 32, "CPUs": 1, "Maximum memory (MB)": 500,
-                     "Maximum time (D-HH:MM)": "0-00:10", "Slurm Notification Email": ""}
-    })
-}
-
-fn with_setting(name: &str, value: Value) -> Value {
-    let mut job = job();
-    job["settings"][name] = value;
-    job
-}
-
-#[track_caller]
-fn expect(finished: &Finished, code: i32, stderr: &[&str]) {
-    assert_eq!(finished.code(), Some(code), "{finished}");
-    for part in stderr {
-        assert!(finished.stderr.contains(part), "{part:?} is not in\n{finished}");
-    }
-}
 
 #[test]
 fn nothing_to_do_is_silence() {
-    let desk = Desk::new("exit 0");
+    let desk = Desk::with_script("exit 0");
     let finished = desk.check().run().success();
     assert_eq!((finished.stdout.as_str(), finished.stderr.as_str()), ("", ""), "the queue does not exist");
     assert!(!desk.vhost.queue_exists(JOBS), "check never declares hpc-jobs");
@@ -113,7 +33,7 @@ fn nothing_to_do_is_silence() {
 
 #[test]
 fn a_job_is_taken_recorded_and_submitted_with_what_it_asks_for() {
-    let desk = Desk::new("env > \"$1.env\"; sleep 60");
+    let desk = Desk::with_script("env > \"$1.env\"; sleep 60");
     let mut asked = with_setting("CPUs", json!(2));
     asked["settings"]["Slurm Notification Email"] = json!("me@example.org");
     asked["settings"]["Maximum time (D-HH:MM)"] = json!("90");
@@ -158,8 +78,8 @@ fn a_job_is_taken_recorded_and_submitted_with_what_it_asks_for() {
 
 #[test]
 fn several_jobs_share_one_login() {
-    let desk = Desk::with_rodan(
-        "sleep 60",
+    let desk = Desk::with(
+        Some("sleep 60"),
         Rodan::with(Setup { generation: Generation::Old, user: "hpc".into(), ..Setup::default() }),
     );
     let ids: Vec<String> = (0..3).map(|_| desk.vhost.publish_job(&job())).collect();
@@ -177,7 +97,7 @@ fn several_jobs_share_one_login() {
 
 #[test]
 fn a_dry_run_shows_everything_and_takes_nothing() {
-    let desk = Desk::new("exit 0");
+    let desk = Desk::with_script("exit 0");
     let finished = desk.check().arg("--dry-run").run().success();
     assert_eq!(finished.stdout, "There is no job in the queue.\n");
     let id = desk.vhost.publish_job(&job());
@@ -199,7 +119,7 @@ fn a_dry_run_shows_everything_and_takes_nothing() {
 
 #[test]
 fn a_trainer_that_dies_is_answered_by_the_next_pass() {
-    let desk = Desk::new("exit 3");
+    let desk = Desk::with_script("exit 3");
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
     desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
@@ -217,7 +137,7 @@ fn a_trainer_that_dies_is_answered_by_the_next_pass() {
 
 #[test]
 fn a_cancelled_job_is_answered_with_a_sentence_of_its_own() {
-    let desk = Desk::new("sleep 300");
+    let desk = Desk::with_script("sleep 300");
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
     let slurm_id = desk.slurm_job(&id);
@@ -235,7 +155,7 @@ fn a_cancelled_job_is_answered_with_a_sentence_of_its_own() {
 #[test]
 fn a_reply_that_the_trainer_left_behind_is_delivered() {
     // As on a node without a route to the broker: the reply is on disk, the job is over.
-    let desk = Desk::new(r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/reply.json"; exit 10"#);
+    let desk = Desk::with_script(r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/reply.json"; exit 10"#);
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
     desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
@@ -250,7 +170,7 @@ fn a_reply_that_the_trainer_left_behind_is_delivered() {
 
 #[test]
 fn bad_messages_are_answered_kept_and_stop_nothing() {
-    let desk = Desk::new("sleep 60");
+    let desk = Desk::with_script("sleep 60");
     let properties =
         |id: &str| BasicProperties::default().with_reply_to(RESULTS.into()).with_correlation_id(id.into());
     desk.vhost.publish(JOBS, b"{\"inputs\": oops", properties("bad-json"));
@@ -274,7 +194,7 @@ fn bad_messages_are_answered_kept_and_stop_nothing() {
 
 #[test]
 fn a_message_without_an_address_is_still_a_job() {
-    let desk = Desk::new("exit 1");
+    let desk = Desk::with_script("exit 1");
     desk.vhost.publish(JOBS, job().to_string().as_bytes(), BasicProperties::default());
     let finished = desk.check().run().success();
     let id = finished.stdout.split_whitespace().next().unwrap().to_owned();
@@ -285,7 +205,7 @@ fn a_message_without_an_address_is_still_a_job() {
 
 #[test]
 fn a_refused_sbatch_is_an_error_reply() {
-    let mut desk = Desk::new("exit 0");
+    let mut desk = Desk::with_script("exit 0");
     desk.site.set("SITE_PARTITION", "nowhere");
     let id = desk.vhost.publish_job(&job());
     let finished = desk.check().run();
@@ -300,7 +220,7 @@ fn a_refused_sbatch_is_an_error_reply() {
 
 #[test]
 fn a_refused_login_is_an_error_reply_and_names_no_password() {
-    let mut desk = Desk::new("exit 0");
+    let mut desk = Desk::with_script("exit 0");
     desk.site.set("RODAN_PASSWORD", "wr0ng-password");
     let id = desk.vhost.publish_job(&job());
     let finished = desk.check().arg("-vv").run();
@@ -311,7 +231,7 @@ fn a_refused_login_is_an_error_reply_and_names_no_password() {
 
 #[test]
 fn while_rodan_is_away_jobs_wait() {
-    let desk = Desk::new("sleep 60");
+    let desk = Desk::with_script("sleep 60");
     desk.rodan.answer_next("/api/auth/token/", 3, &Answer::Status(502));
     let id = desk.vhost.publish_job(&job());
     let finished = desk.check().run();
@@ -325,7 +245,7 @@ fn while_rodan_is_away_jobs_wait() {
 
 #[test]
 fn a_job_does_not_wait_for_rodan_for_ever() {
-    let mut desk = Desk::new("exit 0");
+    let mut desk = Desk::with_script("exit 0");
     desk.rodan.answer_next("/api/auth/token/", 3, &Answer::Status(502));
     desk.site.set("GIVE_UP_HOURS", "0");
     let id = desk.vhost.publish_job(&job());
@@ -335,7 +255,7 @@ fn a_job_does_not_wait_for_rodan_for_ever() {
 
 #[test]
 fn while_slurm_is_away_jobs_wait_and_are_submitted_once() {
-    let desk = Desk::new("sleep 60");
+    let desk = Desk::with_script("sleep 60");
     let id = desk.vhost.publish_job(&job());
     let away = desk.site.path().join("slurm.conf");
     let conf = fs::read_to_string(desk.cluster.conf()).unwrap();
@@ -358,7 +278,7 @@ fn while_slurm_is_away_jobs_wait_and_are_submitted_once() {
 
 #[test]
 fn a_job_whose_number_was_never_learned_is_found_by_its_name() {
-    let desk = Desk::new("sleep 60");
+    let desk = Desk::with_script("sleep 60");
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
     let slurm_id = desk.slurm_job(&id);
@@ -375,7 +295,7 @@ fn a_job_whose_number_was_never_learned_is_found_by_its_name() {
 
 #[test]
 fn a_redelivered_message_is_not_a_second_job() {
-    let desk = Desk::new("sleep 60");
+    let desk = Desk::with_script("sleep 60");
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
     let again =
@@ -393,7 +313,7 @@ fn a_redelivered_message_is_not_a_second_job() {
 
 #[test]
 fn two_checks_at_once_are_one() {
-    let desk = Desk::new("sleep 60");
+    let desk = Desk::with_script("sleep 60");
     desk.rodan.answer_next("/api/auth/token/", 1, &Answer::Late(SECONDS(3)));
     let id = desk.vhost.publish_job(&job());
     let first = desk.check().start();
@@ -408,7 +328,7 @@ fn two_checks_at_once_are_one() {
 
 #[test]
 fn the_reply_queue_is_declared_as_rodan_declares_it() {
-    let desk = Desk::new("exit 0");
+    let desk = Desk::with_script("exit 0");
     let properties =
         BasicProperties::default().with_reply_to("rodan.replies.7".into()).with_correlation_id("x".into());
     desk.vhost.publish(JOBS, b"{}", properties);
@@ -420,7 +340,7 @@ fn the_reply_queue_is_declared_as_rodan_declares_it() {
 
 #[test]
 fn an_oversize_reply_becomes_an_error_reply_that_names_the_limit() {
-    let mut desk = Desk::new(
+    let mut desk = Desk::with_script(
         r#"(printf '{"Background Model":"'; head -c 3000 /dev/zero | tr '\0' A; echo '"}') > "${1%/*}/reply.json""#,
     );
     desk.site.set("MAX_REPLY_BYTES", "2048");
@@ -435,7 +355,7 @@ fn an_oversize_reply_becomes_an_error_reply_that_names_the_limit() {
 #[test]
 fn the_broker_over_tls() {
     let services = Services::shared();
-    let mut desk = Desk::new("exit 0");
+    let mut desk = Desk::with_script("exit 0");
     desk.site.set("RABBITMQ_HOST", desk.vhost.tls_url());
     desk.check().env("SSL_CERT_FILE", services.ca_file()).run().success();
     let finished = desk.check().run();
@@ -444,7 +364,7 @@ fn the_broker_over_tls() {
 
 #[test]
 fn a_broker_that_refuses_is_named_with_what_to_check() {
-    let mut desk = Desk::new("exit 0");
+    let mut desk = Desk::with_script("exit 0");
     desk.site.set("RABBITMQ_PASSWORD", "wr0ng-password");
     let finished = desk.check().arg("-vv").run();
     expect(&finished, 4, &["refuses the login of", "RABBITMQ_USER and RABBITMQ_PASSWORD"]);
@@ -459,7 +379,7 @@ fn a_broker_that_refuses_is_named_with_what_to_check() {
 
 #[test]
 fn a_configuration_with_problems_takes_nothing() {
-    let mut desk = Desk::new("exit 0");
+    let mut desk = Desk::with_script("exit 0");
     desk.vhost.publish_job(&job());
     desk.site.unset("RODAN_PASSWORD").set("RABBITMQ_HOST", "ftp://x").set("SITE_GRES_TABLE", "lots");
     let finished = desk.check().run();
@@ -485,7 +405,7 @@ fn a_configuration_with_problems_takes_nothing() {
 
 #[test]
 fn an_unwritable_spool_takes_nothing() {
-    let desk = Desk::new("exit 0");
+    let desk = Desk::with_script("exit 0");
     desk.vhost.publish_job(&job());
     let spool = desk.site.path().join("credentials.env/spool");
     let finished = desk.check().arg("--spool").arg(&spool).run();
@@ -495,7 +415,7 @@ fn an_unwritable_spool_takes_nothing() {
 
 #[test]
 fn foreign_files_in_the_spool_are_set_aside() {
-    let desk = Desk::new("exit 0");
+    let desk = Desk::with_script("exit 0");
     desk.check().run().success();
     fs::create_dir(desk.site.spool().join("jobs/torn")).unwrap();
     fs::write(desk.site.spool().join("jobs/torn/record.json"), "{\"version\":").unwrap();

@@ -22,13 +22,13 @@ impl Pass<'_> {
         }
         match job.state {
             State::ResultSpooled { .. } => self.deliver(job).await,
-            State::Replied => Ok(self.store.finish(&job.job_id)?),
+            State::Replied => self.finish(job),
             _ => Ok(()),
         }
     }
 
     async fn deliver(&mut self, job: &mut Record) -> Result<(), BridgeError> {
-        let reply = match self.store.reply(&job.job_id) {
+        let mut reply = match self.store.reply(&job.job_id) {
             Some(reply) => reply,
             None => {
                 let reply =
@@ -44,7 +44,6 @@ impl Pass<'_> {
         };
         self.beat();
         let mut result = self.broker().await?.publish(&envelope, &reply).await;
-        let mut reply = reply;
         if let Err(error @ PublishError::TooLarge { .. }) = &result {
             let sentence = report::too_large(error);
             tracing::error!("{}: {sentence}", job.job_id);
@@ -56,7 +55,7 @@ impl Pass<'_> {
         match result {
             Ok(()) => {
                 self.apply(job, Event::Delivered)?;
-                self.finish(job, reply.error_sentence().as_deref())
+                self.finish(job)
             }
             Err(PublishError::Broker(error)) => {
                 // The connection is in doubt: the next job gets a new one.
@@ -68,17 +67,11 @@ impl Pass<'_> {
     }
 
     /// Files an answered job away and says so.
-    pub(super) fn finish(&mut self, job: &mut Record, error: Option<&str>) -> Result<(), BridgeError> {
-        if job.state != State::Replied {
-            self.apply(job, Event::Delivered)?;
-        }
+    fn finish(&mut self, job: &mut Record) -> Result<(), BridgeError> {
+        let is_error = self.store.reply(&job.job_id).is_some_and(|reply| reply.error_sentence().is_some());
         self.store.finish(&job.job_id)?;
-        let queue = &job.reply_to;
-        let detail = match error {
-            Some(_) => format!("an error reply is in the queue '{queue}'"),
-            None => format!("the models are in the queue '{queue}'"),
-        };
-        self.tell(job, "answered", &detail);
+        let what = if is_error { "an error reply is" } else { "the models are" };
+        self.tell(job, "answered", &format!("{what} in the queue '{}'", job.reply_to));
         Ok(())
     }
 }

@@ -157,17 +157,19 @@ impl Pass<'_> {
         self.fails(job, ExitCode::Training, sentence)
     }
 
+    /// The broker confirmed the reply that the trainer published: what is left is to file the job away.
     fn answered_by_the_trainer(&mut self, job: &mut Record) -> Result<(), BridgeError> {
-        let sentence = self.store.reply(&job.job_id).and_then(|reply| reply.error_sentence());
-        let outcome = if sentence.is_some() { Outcome::Error } else { Outcome::Models };
         if !matches!(job.state, State::ResultSpooled { .. } | State::Replied) {
             if let (State::Submitting { .. }, Some(id)) =
                 (&job.state, self.store.files(&job.job_id).started_in())
             {
                 self.apply(job, Event::Accepted(id))?;
             }
+            let is_error =
+                self.store.reply(&job.job_id).is_some_and(|reply| reply.error_sentence().is_some());
+            let outcome = if is_error { Outcome::Error } else { Outcome::Models };
             self.apply(job, Event::ReplySpooled(outcome))?;
         }
-        self.finish(job, sentence.as_deref())
+        self.apply(job, Event::Delivered)
     }
 }

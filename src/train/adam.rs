@@ -168,3 +168,69 @@ impl InplaceOp3 for Move {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three values and their gradients in four steps: ordinary, around ε, large and vanishing.
+    const GRADIENTS: [[f32; 3]; 4] =
+        [[0.1, 1e-7, -3.0], [-0.2, 1e-7, 2.5], [0.05, -3e-7, 0.0], [0.0, 0.0, 1e-3]];
+
+    /// What `tf.keras.optimizers.Adam(1e-4)` of TensorFlow 2.15.1 made of them, from (1, -0.5, 0.25).
+    const KERAS: [[f32; 3]; 4] = [
+        [0.999_9, -0.500_003_04, 0.250_1],
+        [0.999_936_6, -0.500_007_33, 0.250_103_8],
+        [0.999_950_23, -0.500_004_95, 0.250_106_75],
+        [0.999_961_44, -0.500_003_04, 0.250_109_14],
+    ];
+
+    fn values(var: &Var) -> Vec<f32> {
+        var.to_vec1().unwrap()
+    }
+
+    fn gradient(step: usize) -> Tensor {
+        Tensor::new(&GRADIENTS[step], &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn four_steps_are_those_of_keras() {
+        let parameter = Var::new(&[1f32, -0.5, 0.25], &Device::Cpu).unwrap();
+        let parameters = [parameter];
+        let mut adam = Adam::new(&parameters, 1e-4).unwrap();
+        for (step, wanted) in KERAS.iter().enumerate() {
+            adam.step(&parameters, &[gradient(step)]).unwrap();
+            for (got, wanted) in values(&parameters[0]).iter().zip(wanted) {
+                assert!((got - wanted).abs() <= 6e-8, "step {step}: {got} instead of {wanted}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_optimiser_goes_on_from_its_state_to_the_bit() {
+        let start = || [Var::new(&[1f32, -0.5, 0.25], &Device::Cpu).unwrap()];
+        let (whole, parts) = (start(), start());
+        let mut adam = Adam::new(&whole, 1e-4).unwrap();
+        let mut first = Adam::new(&parts, 1e-4).unwrap();
+        for step in 0..2 {
+            adam.step(&whole, &[gradient(step)]).unwrap();
+            first.step(&parts, &[gradient(step)]).unwrap();
+        }
+        let mut second = Adam::resume(&parts, 1e-4, first.state().unwrap()).unwrap();
+        for step in 2..4 {
+            adam.step(&whole, &[gradient(step)]).unwrap();
+            second.step(&parts, &[gradient(step)]).unwrap();
+        }
+        assert_eq!(values(&whole[0]), values(&parts[0]));
+        assert_eq!(adam.state().unwrap(), second.state().unwrap());
+    }
+
+    #[test]
+    fn a_state_of_other_parameters_is_refused() {
+        let parameters = [Var::new(&[1f32, 2.0], &Device::Cpu).unwrap()];
+        let state = AdamState { step: 1, first: vec![vec![0.0; 3]], second: vec![vec![0.0; 2]] };
+        assert!(Adam::resume(&parameters, 1e-4, state).is_err());
+        let state = AdamState { step: 1, first: vec![], second: vec![] };
+        assert!(Adam::resume(&parameters, 1e-4, state).is_err());
+    }
+}

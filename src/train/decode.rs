@@ -25,7 +25,11 @@ pub struct Input {
 
 impl std::fmt::Display for Input {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({})", self.kind, self.path.display())
+        // A downloaded file has a name of our own, without an extension, which says nothing to whoever sent the job.
+        match self.path.extension() {
+            Some(_) => write!(f, "{} ({})", self.kind, self.path.display()),
+            None => write!(f, "the input \"{}\"", self.kind),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::init::initial_weights;
 use super::metrics::{Metrics, Tally};
 use super::network::Network;
 use super::ops::with_host;
-use super::outcome::{EpochReport, FitError, FitObserver, FitOptions, StopReason, Trained};
+pub use super::outcome::{EpochReport, FitError, FitObserver, FitOptions, StopReason, Trained};
 use super::samples::Samples;
 use crate::keras::Weights;
 

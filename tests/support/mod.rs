@@ -5,6 +5,7 @@
 //! - [`rodan`]: the stand-in for Rodan's HTTP side;
 //! - [`slurm`]: what Slurm says about a job;
 //! - [`program`]: runs a program with a clean environment and a deadline;
+//! - [`desk`]: all of these together;
 //! - [`site`]: a directory like an operator's, with `run_check`, the batch script and `credentials.env`.
 #![allow(dead_code, unused_imports, reason = "every test file compiles all of it and uses a part")]
 #![allow(
@@ -14,6 +15,7 @@
 )]
 
 pub(crate) mod broker;
+pub(crate) mod desk;
 pub(crate) mod program;
 pub(crate) mod rodan;
 pub(crate) mod services;
@@ -21,6 +23,9 @@ pub(crate) mod site;
 pub(crate) mod slurm;
 
 use std::time::{Duration, Instant};
+
+/// So many seconds.
+pub(crate) const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
 /// Polls until `look` finds something.
 ///

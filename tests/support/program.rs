@@ -184,3 +184,12 @@ impl fmt::Display for Finished {
         write!(f, "── stdout\n{}── stderr\n{}", self.stdout, self.stderr)
     }
 }
+
+/// Asserts the exit code, and that each of these texts is in what the program wrote to standard error.
+#[track_caller]
+pub(crate) fn expect(finished: &Finished, code: i32, stderr: &[&str]) {
+    assert_eq!(finished.code(), Some(code), "{finished}");
+    for part in stderr {
+        assert!(finished.stderr.contains(part), "{part:?} is not in\n{finished}");
+    }
+}

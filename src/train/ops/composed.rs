@@ -6,8 +6,6 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::loss::CLIP;
-
 /// Kernel `[out, in, k, k]` and bias `[1, out, 1, 1]` from parameters `[k · k · in + 1, out]`.
 fn split(parameters: &Tensor, kernel: usize) -> Result<(Tensor, Tensor)> {
     let (rows, output) = parameters.dims2()?;
@@ -71,12 +69,10 @@ pub(crate) fn max_pool(x: &Tensor) -> Result<Tensor> {
 /// `σ(x) − y` is computed and attached.
 pub(crate) fn loss(logits: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
     let x = logits.detach();
-    let inside = x.abs()?.le(f64::from(CLIP))?.to_dtype(DType::F32)?;
-    let clipped = x.clamp(-CLIP, CLIP)?;
-    let log = clipped.abs()?.neg()?.exp()?.affine(1.0, 1.0)?.log()?;
-    let mean = clipped.relu()?.sub(&clipped.mul(targets)?)?.add(&log)?.mean_all()?;
+    let log = x.abs()?.neg()?.exp()?.affine(1.0, 1.0)?.log()?;
+    let mean = x.relu()?.sub(&x.mul(targets)?)?.add(&log)?.mean_all()?;
     let sigmoid = x.neg()?.exp()?.affine(1.0, 1.0)?.recip()?;
-    let gradient = sigmoid.sub(targets)?.mul(&inside)?;
+    let gradient = sigmoid.sub(targets)?;
     let carrier = logits.mul(&gradient.detach())?.sum_all()?.affine(1.0 / logits.elem_count() as f64, 0.0)?;
     Ok((mean, carrier))
 }

@@ -244,7 +244,7 @@ impl CustomOp1 for MaxPool {
     }
 }
 
-/// Mean binary cross entropy of logits against targets of the same shape (see the `loss` module for Keras's clipping).
+/// Mean binary cross entropy of logits against targets of the same shape (unclipped: see the `loss` module).
 #[derive(Clone, Debug)]
 pub struct BinaryCrossEntropy {
     /// Where the gradient's memory comes from.

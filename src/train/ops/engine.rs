@@ -260,7 +260,7 @@ pub(super) fn gradient(
     let components = left.components();
     assert_eq!(components, right.components(), "components differ");
     let (k, n) = (left.depth(), right.depth());
-    let block = block_tiles(components * (k + n), 1 << 19);
+    let block = block_tiles(components * (k + n), 1 << 18);
     let strip_rows = (block / grid.columns.max(1)).clamp(1, grid.rows.max(1));
     let strips_per_image = grid.rows.div_ceil(strip_rows);
     let strips = grid.images * strips_per_image;

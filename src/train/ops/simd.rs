@@ -5,6 +5,8 @@
 //! way from there to an intrinsic is `inline(always)`: code that isn't inlined would be compiled without the
 //! wide registers.
 
+use std::sync::OnceLock;
+
 /// One kind of vector register.
 pub(super) trait Simd: Copy {
     /// Values in one register.
@@ -56,18 +58,28 @@ pub(super) enum Level {
 }
 
 impl Level {
-    /// The best that this processor has.
+    /// The best that this processor has, or less where `HPC_TRAINER_SIMD` says `avx2` or `portable`: so that the
+    /// tests reach the kernels for other processors too.
     pub(super) fn detect() -> Self {
+        static LEVEL: OnceLock<Level> = OnceLock::new();
+        *LEVEL.get_or_init(|| match std::env::var("HPC_TRAINER_SIMD").as_deref() {
+            Ok("portable") => Self::Portable,
+            Ok("avx2") => Self::best(false),
+            _ => Self::best(true),
+        })
+    }
+
+    fn best(wide: bool) -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            // std caches the answer of cpuid, so asking costs one load.
-            if is_x86_feature_detected!("avx512f") {
+            if wide && is_x86_feature_detected!("avx512f") {
                 return Self::Avx512;
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                 return Self::Avx2;
             }
         }
+        let _ = wide; // elsewhere there is one kind only
         Self::Portable
     }
 }

@@ -1,0 +1,120 @@
+//! A login node with everything in place: a vhost, the cluster, the stand-in Rodan with the example page, a site.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::SECONDS;
+use super::broker::Vhost;
+use super::program::Program;
+use super::rodan::Rodan;
+use super::services::{Services, repository};
+use super::site::Site;
+use super::slurm::Cluster;
+
+/// The files of the example page, served by the stand-in as `/uploads/NAME`.
+const PAGE: [&str; 6] =
+    ["image.png", "background.png", "regions.png", "layer_0.png", "layer_1.png", "layer_2.png"];
+
+pub(crate) struct Desk {
+    pub(crate) vhost: Vhost,
+    pub(crate) cluster: Cluster,
+    pub(crate) rodan: Rodan,
+    pub(crate) site: Site,
+}
+
+impl Desk {
+    /// With the repository's own batch script, which runs the trainer.
+    pub(crate) fn new() -> Self {
+        Self::with(None, Rodan::start())
+    }
+
+    /// With a batch script of the test, so that the job ends as the test needs.
+    pub(crate) fn with_script(batch_script: &str) -> Self {
+        Self::with(Some(batch_script), Rodan::start())
+    }
+
+    pub(crate) fn with(batch_script: Option<&str>, rodan: Rodan) -> Self {
+        let services = Services::shared();
+        let (vhost, cluster, mut site) = (services.vhost(), services.cluster(), Site::new());
+        let setup = rodan.setup().clone();
+        site.use_broker(&vhost)
+            .use_rodan(&rodan.url(), &setup.user, &setup.password)
+            .set("GRACE_SECONDS", "1");
+        if let Some(text) = batch_script {
+            let script = site.path().join("batch.sh");
+            fs::write(&script, format!("#!/bin/bash\n{text}\n")).unwrap();
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).unwrap();
+            site.set("BATCH_SCRIPT", "batch.sh");
+        }
+        for name in PAGE {
+            rodan.put(&format!("/uploads/{name}"), page(name));
+        }
+        Self { vhost, cluster, rodan, site }
+    }
+
+    /// `run_check`, as cron starts it.
+    pub(crate) fn check(&self) -> Program {
+        self.site.run_check(&self.cluster)
+    }
+
+    /// Slurm's number of the one job for a correlation id.
+    pub(crate) fn slurm_job(&self, correlation_id: &str) -> String {
+        let jobs = self.cluster.jobs_named(&format!("hpct-{correlation_id}"));
+        assert_eq!(jobs.len(), 1, "one Slurm job for {correlation_id}: {jobs:?}");
+        jobs[0].clone()
+    }
+
+    /// The error reply of a job, of which there must be just one.
+    pub(crate) fn error_reply(&self, correlation_id: &str) -> String {
+        let reply = self.vhost.receive_reply(correlation_id, SECONDS(60));
+        let second = self.vhost.try_receive_reply(correlation_id, Duration::from_millis(200));
+        assert_eq!(second.map(|r| r.body), None, "one reply only");
+        let text = reply.json();
+        assert_eq!(text.as_object().unwrap().len(), 1, "{text}");
+        text["error"].as_str().unwrap_or_else(|| panic!("no error in {text}")).to_owned()
+    }
+
+    /// The directory of an open job in the spool.
+    pub(crate) fn directory(&self, correlation_id: &str) -> PathBuf {
+        self.site.spool().join("jobs").join(correlation_id)
+    }
+
+    /// The record of an open job.
+    pub(crate) fn record(&self, correlation_id: &str) -> Option<Value> {
+        let text = fs::read(self.directory(correlation_id).join("record.json")).ok()?;
+        Some(serde_json::from_slice(&text).unwrap())
+    }
+
+    /// The log of a job's Slurm job.
+    pub(crate) fn log(&self, correlation_id: &str) -> String {
+        let name = format!("hpct-{correlation_id}-{}.log", self.slurm_job(correlation_id));
+        fs::read_to_string(self.site.logs().join(name)).unwrap_or_default()
+    }
+}
+
+/// A file of the example page.
+pub(crate) fn page(name: &str) -> Vec<u8> {
+    fs::read(repository().join("examples/page").join(name)).unwrap()
+}
+
+/// A job as Rodan asks for it, small enough to be trained in seconds.
+pub(crate) fn job() -> Value {
+    json!({
+        "inputs": {"Image": "/uploads/image.png", "Background": "/uploads/background.png",
+                   "Selected Regions": "/uploads/regions.png", "rgba PNG - Layer 0": "/uploads/layer_0.png"},
+        "settings": {"Maximum number of training epochs": 1, "Maximum number of samples per label": 100,
+                     "Patch height": 32, "Patch width": 32, "CPUs": 1, "Maximum memory (MB)": 500,
+                     "Maximum time (D-HH:MM)": "0-00:10", "Slurm Notification Email": ""}
+    })
+}
+
+/// The same with one setting changed.
+pub(crate) fn with_setting(name: &str, value: Value) -> Value {
+    let mut job = job();
+    job["settings"][name] = value;
+    job
+}
