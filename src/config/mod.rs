@@ -4,8 +4,10 @@ mod address;
 mod env;
 mod gres;
 mod load;
+mod resolved;
 
 pub use address::{AddressError, BrokerAddress, RodanAddress};
 pub use env::{VARIABLES, Variable};
 pub use gres::{Gres, GresTable, GresTableError};
-pub use load::{BrokerConfig, Config, ConfigError, RodanConfig, SiteConfig, Sources, TrainerConfig};
+pub use load::{ConfigError, Sources};
+pub use resolved::{BrokerConfig, Config, RodanConfig, SiteConfig, TrainerConfig};

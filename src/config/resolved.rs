@@ -1,0 +1,104 @@
+//! The configuration as the programs use it: typed, complete, read once.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::address::{BrokerAddress, RodanAddress};
+use super::gres::{Gres, GresTable};
+use crate::secret::Secret;
+
+/// How to reach RabbitMQ and how replies are published there.
+#[derive(Clone, Debug)]
+pub struct BrokerConfig {
+    /// Where it listens.
+    pub address: BrokerAddress,
+    /// User name.
+    pub user: String,
+    /// Password.
+    pub password: Secret,
+    /// Whether an absent reply queue is declared durable.
+    pub reply_queue_durable: bool,
+    /// How long a reply stays in its queue.
+    pub reply_ttl: Duration,
+    /// Largest message, bytes; `None`: publish and let the broker refuse.
+    pub max_reply_bytes: Option<u64>,
+}
+
+/// How to reach Rodan.
+#[derive(Clone, Debug)]
+pub struct RodanConfig {
+    /// Where it is.
+    pub address: RodanAddress,
+    /// User name, also sent as e-mail address.
+    pub user: String,
+    /// Password.
+    pub password: Secret,
+}
+
+/// What the site wants: directories and Slurm options.
+#[derive(Clone, Debug)]
+pub struct SiteConfig {
+    /// Directory of the installation: of `run_check`, `hpc_training.sh` and `credentials.env`.
+    pub home: PathBuf,
+    /// The file that the configuration was read from, handed on to the trainer.
+    pub env_file: Option<PathBuf>,
+    /// Directory of the job records.
+    pub spool: PathBuf,
+    /// Directory of the Slurm logs.
+    pub logs: PathBuf,
+    /// Script that sbatch runs.
+    pub batch_script: PathBuf,
+    /// `--account`.
+    pub account: Option<String>,
+    /// `--partition`.
+    pub partition: Option<String>,
+    /// `--qos`.
+    pub qos: Option<String>,
+    /// `--constraint`.
+    pub constraint: Option<String>,
+    /// `--gres` where the table has no row; `None` asks for none.
+    pub gres: Option<String>,
+    /// Memory to gres and partition.
+    pub gres_table: GresTable,
+    /// Seconds before the time limit at which Slurm warns the trainer.
+    pub signal_seconds: u64,
+    /// Directory of Slurm's commands, where `PATH` does not hold it.
+    pub slurm_bin: Option<PathBuf>,
+    /// How long a job waits for a service to come back.
+    pub give_up: Duration,
+    /// How long a job that Slurm does not know counts as alive.
+    pub grace: Duration,
+}
+
+impl SiteConfig {
+    /// The generic resource and the partition for a job of this memory.
+    pub fn gres_for(&self, memory_mb: u64) -> Gres {
+        let row = self.gres_table.get(memory_mb).cloned();
+        let default = || Gres { gres: self.gres.clone(), partition: None };
+        let mut gres = row.unwrap_or_else(default);
+        gres.partition = gres.partition.or_else(|| self.partition.clone());
+        gres
+    }
+}
+
+/// Everything `check` needs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// RabbitMQ.
+    pub broker: BrokerConfig,
+    /// Rodan.
+    pub rodan: RodanConfig,
+    /// The site.
+    pub site: SiteConfig,
+}
+
+/// What `run_trainer` needs: no Rodan password (the job file holds a token) and no Slurm options.
+#[derive(Clone, Debug)]
+pub struct TrainerConfig {
+    /// RabbitMQ.
+    pub broker: BrokerConfig,
+    /// Where Rodan is.
+    pub rodan: RodanAddress,
+    /// Largest download, bytes.
+    pub max_download: u64,
+}
