@@ -77,6 +77,18 @@ fn a_job_is_taken_recorded_and_submitted_with_what_it_asks_for() {
 }
 
 #[test]
+fn a_site_without_gpus_gets_jobs_without_gpus() {
+    let mut desk = Desk::with_script("#SBATCH --gres=gpu:1\nsleep 60");
+    desk.site.set("SITE_GRES", "none");
+    let id = desk.vhost.publish_job(&job());
+    desk.check().run().success();
+    let slurm_id = desk.slurm_job(&id);
+    let shown = desk.cluster.job(&slurm_id).unwrap();
+    assert!(!format!("{shown:?}").contains("gpu"), "what the batch script asks for does not count: {shown:?}");
+    desk.cluster.cancel(&slurm_id);
+}
+
+#[test]
 fn several_jobs_share_one_login() {
     let desk = Desk::with(
         Some("sleep 60"),

@@ -40,8 +40,9 @@ impl Request {
             option("open-mode", "append"),
             option("chdir", &site.home),
         ];
+        // Said in any case: the batch script asks for a GPU of its own where nothing else is said.
+        arguments.push(option("gres", gres.gres.as_deref().unwrap_or("none")));
         let optional = [
-            ("gres", gres.gres.as_deref()),
             ("account", site.account.as_deref()),
             ("partition", gres.partition.as_deref()),
             ("qos", site.qos.as_deref()),
@@ -150,8 +151,9 @@ mod tests {
         }
         let none = SiteConfig { gres: None, signal_seconds: 0, ..self::site() };
         let line = Request::new(&none, "hpct-a", &resources(), Path::new("job.json")).command_line();
+        assert!(line.contains("--gres=none "), "{line}");
         assert!(
-            ["--gres", "--signal", "--account", "--partition", "--mail"].iter().all(|o| !line.contains(o)),
+            ["--signal", "--account", "--partition", "--mail"].iter().all(|o| !line.contains(o)),
             "{line}"
         );
     }
