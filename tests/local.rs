@@ -84,7 +84,7 @@ impl Page {
         let output = self.run(&[&TINY[..], set].concat());
         let err = text(&output.stderr);
         assert_eq!(output.status.code(), Some(11), "{err}");
-        let sentences: Vec<_> = err.lines().filter(|line| line.starts_with("error: ")).collect();
+        let sentences: Vec<_> = err.lines().filter(|line| line.starts_with("run_trainer: ")).collect();
         assert_eq!(sentences.len(), 1, "{err}");
         for part in parts {
             assert!(sentences[0].contains(part), "{part:?} is not in: {err}");

@@ -10,10 +10,11 @@ use super::segment::Segmentation;
 use crate::wire::Layer;
 
 /// Name and colour of each layer but the background, in their order: Okabe and Ito's palette, which people
-/// with any colour vision can tell apart, then Paul Tol's wine, olive and grey for the rest of ten layers.
+/// with any colour vision can tell apart (its vermillion called red), then Paul Tol's wine, olive and grey for
+/// the rest of ten layers.
 const PALETTE: [(&str, [u8; 3]); 10] = [
     ("blue", [0, 114, 178]),
-    ("vermillion", [213, 94, 0]),
+    ("red", [213, 94, 0]),
     ("green", [0, 158, 115]),
     ("purple", [204, 121, 167]),
     ("sky blue", [86, 180, 233]),

@@ -14,10 +14,13 @@ use crate::wire::Layer;
 /// Shows progress on stderr and passes on the wish to stop.
 #[derive(Debug)]
 pub struct Progress {
-    /// None where stderr is no terminal, or nothing is to be shown.
+    /// Whether a bar is shown instead of lines.
+    terminal: bool,
+    /// The bar of the layer that is being trained.
     bar: Option<ProgressBar>,
     stop: Arc<AtomicBool>,
     epochs: u32,
+    /// What the latest epoch came to, to be shown beside the bar.
     latest: String,
 }
 
@@ -25,27 +28,31 @@ impl Progress {
     /// A bar where stderr is a terminal, unless `quiet`; else lines in the log. Training ends when `stop`
     /// becomes true.
     pub fn new(quiet: bool, stop: Arc<AtomicBool>) -> Self {
-        let bar = (std::io::stderr().is_terminal() && !quiet).then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            if let Ok(style) = ProgressStyle::with_template("{prefix:18} [{bar:24}] {pos}/{len} {msg}") {
-                bar.set_style(style.progress_chars("=> "));
-            }
-            bar
-        });
-        Self { bar, stop, epochs: 0, latest: String::new() }
+        let terminal = std::io::stderr().is_terminal() && !quiet;
+        Self { terminal, bar: None, stop, epochs: 0, latest: String::new() }
     }
+}
+
+fn new_bar(layer: Layer) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    // A template that is wrong leaves the plain style: no reason to fail.
+    if let Ok(style) = ProgressStyle::with_template("{prefix:18} [{bar:24}] {pos}/{len} {msg}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_prefix(layer.model_name());
+    bar
 }
 
 impl JobObserver for Progress {
     fn layer_started(&mut self, layer: Layer, train: usize, validation: usize, epochs: u32) {
+        info!("{}: {train} samples to learn from, {validation} to validate with", layer.model_name());
         self.epochs = epochs;
         self.latest.clear();
-        info!("{}: {train} samples to learn from, {validation} to validate with", layer.model_name());
+        self.bar = self.terminal.then(|| new_bar(layer));
     }
 
-    fn step(&mut self, layer: Layer, epoch: usize, step: usize, steps: usize, loss: f32) {
+    fn step(&mut self, _layer: Layer, epoch: usize, step: usize, steps: usize, loss: f32) {
         let Some(bar) = &self.bar else { return };
-        bar.set_prefix(layer.model_name());
         bar.set_length(steps as u64);
         bar.set_position(step as u64);
         bar.set_message(format!("epoch {epoch}/{}, loss {loss:.4}{}", self.epochs, self.latest));
@@ -70,9 +77,9 @@ impl JobObserver for Progress {
     }
 
     fn layer_finished(&mut self, layer: &TrainedLayer) {
-        if let Some(bar) = &self.bar {
+        // The line that stays is the log's.
+        if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
-            bar.reset();
         }
         info!(
             "{}: done after {} epochs, epoch {} kept, {:.0} s",

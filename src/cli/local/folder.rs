@@ -169,7 +169,7 @@ pub fn read_settings(folder: &Path, set: &[String]) -> Result<(SettingsMap, Trai
         map.insert(name.to_owned(), value.trim().into());
     }
     let settings = TrainingSettings::from_local(&map).map_err(|source| FolderError::Settings {
-        origin: format!("{} with --set", path.display()),
+        origin: if path.exists() { format!("{} with --set", path.display()) } else { "--set".to_owned() },
         source,
     })?;
     Ok((map, settings))

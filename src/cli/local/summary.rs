@@ -8,7 +8,7 @@ use crate::train::Score;
 /// The two lines above the columns.
 const HEAD: [[&str; 9]; 2] = [
     ["", "samples", "epochs", "accuracy", "prec.", "recall", "F1", "", "colour"],
-    ["layer", "train/val", "best/run", "valid.", "page", "page", "page", "time", "in preview"],
+    ["layer", "train/val", "best/run", "valid.", "page", "page", "page", "time", "preview"],
 ];
 
 /// One layer's line.
@@ -60,7 +60,7 @@ impl Summary {
                 "{layer:<11}{samples:>12}{epochs:>9}{accuracy:>9}{precision:>7}{recall:>7}{f1:>7}{time:>8}  {colour}"
             );
         }
-        let _ = writeln!(text, "{}", "-".repeat(80));
+        let _ = writeln!(text, "{}", "-".repeat(79));
         for row in &self.rows {
             let _ = writeln!(
                 text,
@@ -119,7 +119,7 @@ mod tests {
             accuracy: 1.0,
             score: Score { hits: 1, extra: 0, missed: 0 },
             time: Duration::from_secs(99 * 3600),
-            colour: Some("vermillion"),
+            colour: Some("sky blue"),
         };
         let summary = Summary {
             rows: vec![row],
