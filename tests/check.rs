@@ -84,7 +84,10 @@ fn a_site_without_gpus_gets_jobs_without_gpus() {
     desk.check().run().success();
     let slurm_id = desk.slurm_job(&id);
     let shown = desk.cluster.job(&slurm_id).unwrap();
-    assert!(!format!("{shown:?}").contains("gpu"), "what the batch script asks for does not count: {shown:?}");
+    assert!(
+        !format!("{shown:?}").contains("gpu"),
+        "what the batch script asks for does not count: {shown:?}"
+    );
     desk.cluster.cancel(&slurm_id);
 }
 
