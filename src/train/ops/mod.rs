@@ -1,7 +1,7 @@
 //! The network's operations: convolution with bias and ReLU, max pooling, upsampling, loss, with TensorFlow's gradients.
 //!
 //! Images are NHWC, kernels HWIO, as in Keras. On the CPU they are candle custom operations with their own kernels;
-//! [`composed`] spells them with candle's operations for other devices.
+//! `composed` spells them with candle's operations for other devices.
 
 mod buffers;
 pub(crate) mod composed;
