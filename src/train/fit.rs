@@ -82,6 +82,9 @@ fn shuffled(len: usize, seed: u64, epoch: usize) -> Vec<usize> {
     order
 }
 
+/// After so many epochs a network that learns at all has a loss below the base rate's; before, it may need more time.
+const SETTLED: usize = 3;
+
 enum End {
     Stopped(StopReason),
     LearnedNothing,
@@ -141,7 +144,8 @@ impl<'a> Run<'a> {
             let last = self.record(epoch, training_loss, validation, started, observer)?;
             // Once soon, lest hours go into a dead network, and once before it is called the result.
             if epoch == 1 || last.is_some() {
-                self.learned = !self.learned_nothing(tally)?;
+                let undecided = epoch >= SETTLED && tally.is_no_better_than_the_base_rate();
+                self.learned = !(undecided || self.learned_nothing(tally)?);
                 if !self.learned && may_restart {
                     return Ok(End::LearnedNothing);
                 }

@@ -135,11 +135,19 @@ fn targets_without_a_pixel_of_the_layer_are_no_collapse() {
 
 #[test]
 fn patience_ends_a_training_that_gets_no_better() {
-    let options = FitOptions { learning_rate: 0.0, patience: 2, ..options(10) };
+    let options = FitOptions { learning_rate: 0.0, patience: 2, max_restarts: 0, ..options(10) };
     let trained = fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut Watcher::default()).unwrap();
     assert_eq!(trained.stopped, StopReason::Patience);
     assert_eq!((trained.best_epoch, trained.history.len()), (1, 3));
-    assert_eq!(trained.weights, initial_weights(3).unwrap());
+    assert!(trained.weights == initial_weights(3).unwrap());
+}
+
+#[test]
+fn a_network_no_better_than_the_base_rate_at_the_end_is_started_again() {
+    let options = FitOptions { learning_rate: 0.0, patience: 9, max_restarts: 1, ..options(3) };
+    let mut watcher = Watcher::default();
+    let trained = fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut watcher).unwrap();
+    assert_eq!((trained.restarts, watcher.epochs.len(), trained.learned), (1, 6, false));
 }
 
 #[test]

@@ -78,15 +78,42 @@ impl Tally {
         let pixels = self.pixels as f64;
         let mean = self.probability / pixels;
         let deviation = (self.probability_squared / pixels - mean * mean).max(0.0).sqrt();
-        let rate = (self.true_positive + self.false_negative) as f64 / pixels;
-        let entropy = -(rate * rate.ln() + (1.0 - rate) * (1.0 - rate).ln());
-        deviation < 0.02 && self.loss / pixels >= 0.995 * entropy
+        deviation < 0.02 && self.loss / pixels >= 0.995 * self.base_rate_loss()
+    }
+
+    /// True when the loss is no better than that of an output which knows the layer's share of the pixels and nothing
+    /// else.
+    ///
+    /// Where the ReLU of the two-channel layer has died for one of the two kinds of pixels only, those stay near a
+    /// probability of 0.5: the output varies and the accuracy can be high, but among several layers' networks such
+    /// pixels go to the wrong one.
+    pub(super) fn is_no_better_than_the_base_rate(&self) -> bool {
+        self.targets_vary() && self.loss / self.pixels as f64 >= self.base_rate_loss()
+    }
+
+    /// Entropy of the targets, in nats a pixel.
+    fn base_rate_loss(&self) -> f64 {
+        let rate = (self.true_positive + self.false_negative) as f64 / self.pixels as f64;
+        -(rate * rate.ln() + (1.0 - rate) * (1.0 - rate).ln())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_output_that_stays_undecided_about_most_pixels_is_no_better_than_the_base_rate() {
+        let targets: Vec<f32> = (0..100).map(|i| if i < 5 { 1.0 } else { 0.0 }).collect();
+        let undecided: Vec<f32> = targets.iter().map(|t| if *t > 0.5 { 3.0 } else { -0.1 }).collect();
+        let mut tally = Tally::default();
+        tally.add(&undecided, &targets);
+        assert_eq!(tally.metrics().map(|m| m.accuracy), Some(1.0));
+        assert!(tally.is_no_better_than_the_base_rate() && !tally.learned_nothing());
+        let mut tally = Tally::default();
+        tally.add(&targets.iter().map(|t| 6.0 * t - 3.0).collect::<Vec<_>>(), &targets);
+        assert!(!tally.is_no_better_than_the_base_rate());
+    }
 
     #[test]
     fn metrics_are_those_of_a_small_table() {
