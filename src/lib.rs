@@ -8,6 +8,7 @@ pub mod bridge;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod crash;
 pub mod exit_code;
 #[cfg(feature = "trainer")]
 pub mod keras;

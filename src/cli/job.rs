@@ -3,10 +3,13 @@
 //! The reply is written to disk before it is published: a node that can't reach the broker, or dies, leaves it to
 //! the next `check`.
 
+mod deliver;
+mod place;
+
 use std::fs;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,19 +18,17 @@ use thiserror::Error;
 use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
-use crate::broker::{Broker, DEFAULT_REPLY_QUEUE, PublishError};
+use self::deliver::deliver;
+use self::place::Place;
+use crate::broker::DEFAULT_REPLY_QUEUE;
 use crate::config::{ConfigError, Sources, TrainerConfig};
 use crate::exit_code::ExitCode;
 use crate::ledger::{JobFiles, write_atomic};
 use crate::report;
-use crate::retry::{Attempt, Policy};
 use crate::rodan::{Client, ClientError, DownloadError, Downloader};
 use crate::text;
 use crate::train::{PageInputs, Progress, TrainError, TrainingJob, choose_device};
 use crate::wire::{Envelope, InputKind, JobFile, JobFileError, Layer, Reply};
-
-const PUBLISH_RETRY: Policy =
-    Policy { attempts: 4, first_wait: Duration::from_secs(2), longest_wait: Duration::from_secs(15) };
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -84,41 +85,6 @@ impl JobError {
             Self::Panic => ExitCode::Internal,
             Self::Scratch(_) | Self::Train(_) | Self::Model { .. } => ExitCode::Training,
         }
-    }
-}
-
-/// The files around a job file. `check` keeps a record beside it; a job file written by hand stands alone, and then
-/// nothing of it is removed.
-struct Place {
-    managed: Option<JobFiles>,
-    reply: PathBuf,
-    delivered: PathBuf,
-}
-
-impl Place {
-    fn of(job_file: &Path) -> Self {
-        let directory = job_file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let files = JobFiles::new(directory);
-        if files.is_record_of(job_file) {
-            return Self { reply: files.reply(), delivered: files.delivered(), managed: Some(files) };
-        }
-        Self {
-            managed: None,
-            reply: job_file.with_extension("reply.json"),
-            delivered: job_file.with_extension("delivered"),
-        }
-    }
-
-    /// Writes the reply down; from here on it can't be lost.
-    fn spool(&self, job_file: &Path, reply: &Reply) -> io::Result<()> {
-        write_atomic(&self.reply, reply.body())?;
-        if self.managed.is_some()
-            && let Err(error) = fs::remove_file(job_file)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            warn!("the job file {} can't be removed: {error}", job_file.display());
-        }
-        Ok(())
     }
 }
 
@@ -324,41 +290,4 @@ async fn stopped(signals: &Signals) -> JobError {
             return error;
         }
     }
-}
-
-async fn deliver(
-    config: &TrainerConfig,
-    envelope: &Envelope,
-    reply: Reply,
-    place: &Place,
-) -> Result<(), PublishError> {
-    let publish = async |reply: &Reply| {
-        PUBLISH_RETRY
-            .run("publishing the reply", async || {
-                let mut broker =
-                    Broker::connect(&config.broker).await.map_err(|e| Attempt::Again(e.into(), None))?;
-                let result = broker.publish(envelope, reply).await;
-                broker.close().await;
-                result.map_err(|error| match error {
-                    PublishError::TooLarge { .. } => Attempt::GiveUp(error),
-                    error => Attempt::Again(error, None),
-                })
-            })
-            .await
-    };
-    let mut result = publish(&reply).await;
-    if let Err(error @ PublishError::TooLarge { .. }) = &result {
-        let sentence = report::too_large(error);
-        error!("{sentence}");
-        let reply = Reply::error(&sentence);
-        if let Err(error) = write_atomic(&place.reply, reply.body()) {
-            warn!("{} can't be written: {error}", place.reply.display());
-        }
-        result = publish(&reply).await;
-    }
-    result?;
-    if let Err(error) = write_atomic(&place.delivered, b"") {
-        warn!("{} can't be written: {error}", place.delivered.display());
-    }
-    Ok(())
 }

@@ -79,10 +79,43 @@ pub const VARIABLES: &[Variable] = &[
         Some("600"),
         "how long a job that Slurm does not know, or is requeueing, counts as alive, in seconds",
     ),
+    variable("SLURM_TIMEOUT_SECONDS", Some("60"), "how long one of Slurm's commands may take, in seconds"),
     variable(
         "GIVE_UP_HOURS",
         Some("6"),
         "how long a job waits for Rodan or Slurm to come back before it is answered with an error, in hours",
+    ),
+    variable(
+        "MAX_PENDING_HOURS",
+        Some("168"),
+        "how long a job may wait in Slurm's queue before it is taken out and answered with an error, in hours",
+    ),
+    variable(
+        "MAX_OPEN_JOBS",
+        Some("100"),
+        "how many jobs may be open at a time; the others stay in RabbitMQ",
+    ),
+    variable(
+        "WATCHER",
+        Some("1"),
+        "1 when each job gets a second, tiny one that reports its failure at once",
+    ),
+    variable("WATCHER_PARTITION", None, "the Slurm partition of the watcher, where it is not the job's"),
+    variable(
+        "REQUEUE",
+        Some("1"),
+        "1 when a job may go back into Slurm's queue and be resumed there (failed node, preemption, out of time)",
+    ),
+    variable(
+        "ON_TIME_LIMIT",
+        Some("reply"),
+        "what happens short of the time limit: 'reply' with the best so far where every layer has an epoch, or 'requeue'",
+    ),
+    variable("MAX_REQUEUES", Some("10"), "how often a job may requeue itself for more time"),
+    variable(
+        "CHECKPOINT_SECONDS",
+        Some("300"),
+        "how much training, in seconds, may be lost when a node fails; a checkpoint has about 25 MB",
     ),
 ];
 

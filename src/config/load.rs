@@ -14,7 +14,7 @@ use thiserror::Error;
 use super::address::{BrokerAddress, RodanAddress};
 use super::env::{default, purpose};
 use super::gres::GresTable;
-use super::resolved::{BrokerConfig, Config, RodanConfig, SiteConfig, TrainerConfig};
+use super::resolved::{BrokerConfig, Config, OnTimeLimit, RodanConfig, SiteConfig, TrainerConfig};
 use crate::secret::Secret;
 
 /// A configuration that can't be used. Its text names every problem at once and no secret.
@@ -154,6 +154,19 @@ impl Reader {
         })
     }
 
+    fn time_limit(&mut self) -> (OnTimeLimit, u64, Duration) {
+        let on_time_limit = self.parsed("ON_TIME_LIMIT", |text| match text {
+            "reply" => Ok(OnTimeLimit::Reply),
+            "requeue" => Ok(OnTimeLimit::Requeue),
+            _ => Err("must be reply or requeue"),
+        });
+        (
+            on_time_limit.unwrap_or(OnTimeLimit::Reply),
+            self.number("MAX_REQUEUES", 0..=10_000),
+            Duration::from_secs(self.number("CHECKPOINT_SECONDS", 0..=86_400)),
+        )
+    }
+
     fn rodan_address(&mut self) -> Option<RodanAddress> {
         self.required("RODAN_HOST");
         self.parsed("RODAN_HOST", RodanAddress::parse)
@@ -175,6 +188,12 @@ impl Reader {
             slurm_bin: self.get("SITE_SLURM_BIN").map(PathBuf::from),
             give_up: Duration::from_secs(3600 * self.number("GIVE_UP_HOURS", 0..=8760)),
             grace: Duration::from_secs(self.number("GRACE_SECONDS", 0..=86_400)),
+            slurm_timeout: Duration::from_secs(self.number("SLURM_TIMEOUT_SECONDS", 1..=3600)),
+            max_pending: Duration::from_secs(3600 * self.number("MAX_PENDING_HOURS", 1..=8760)),
+            max_open_jobs: usize::try_from(self.number("MAX_OPEN_JOBS", 1..=100_000)).unwrap_or(usize::MAX),
+            watcher: self.flag("WATCHER"),
+            watcher_partition: self.word("WATCHER_PARTITION"),
+            requeue: self.flag("REQUEUE"),
             home: home.to_path_buf(),
             env_file: env_file.map(Path::to_path_buf),
         }
@@ -264,7 +283,9 @@ impl Config {
         let address = reader.rodan_address();
         let spool = spool.map(absolute);
         let site = reader.site(&home, file.as_deref(), spool.as_deref());
-        reader.number("MAX_DOWNLOAD_BYTES", 1..=u64::MAX); // the trainer's, but wrong here is wrong there
+        // The trainer's, but what is wrong there is better known here.
+        reader.number("MAX_DOWNLOAD_BYTES", 1..=u64::MAX);
+        reader.time_limit();
         match (broker, address) {
             (Some(broker), Some(address)) if reader.problems.is_empty() => {
                 Ok(Self { broker, rodan: RodanConfig { address, user, password }, site })
@@ -284,10 +305,18 @@ impl TrainerConfig {
         let broker = reader.broker();
         let rodan = reader.rodan_address();
         let max_download = reader.number("MAX_DOWNLOAD_BYTES", 1..=u64::MAX);
+        let requeue = reader.flag("REQUEUE");
+        let (on_time_limit, max_requeues, checkpoint_every) = reader.time_limit();
         match (broker, rodan) {
-            (Some(broker), Some(rodan)) if reader.problems.is_empty() => {
-                Ok(Self { broker, rodan, max_download })
-            }
+            (Some(broker), Some(rodan)) if reader.problems.is_empty() => Ok(Self {
+                broker,
+                rodan,
+                max_download,
+                requeue,
+                on_time_limit,
+                max_requeues,
+                checkpoint_every,
+            }),
             _ => Err(ConfigError::Variables(reader.problems)),
         }
     }

@@ -10,4 +10,4 @@ pub use address::{AddressError, BrokerAddress, RodanAddress};
 pub use env::{VARIABLES, Variable};
 pub use gres::{Gres, GresTable, GresTableError};
 pub use load::{ConfigError, Sources};
-pub use resolved::{BrokerConfig, Config, RodanConfig, SiteConfig, TrainerConfig};
+pub use resolved::{BrokerConfig, Config, OnTimeLimit, RodanConfig, SiteConfig, TrainerConfig};

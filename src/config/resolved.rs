@@ -68,6 +68,18 @@ pub struct SiteConfig {
     pub give_up: Duration,
     /// How long a job that Slurm does not know counts as alive.
     pub grace: Duration,
+    /// How long one of Slurm's commands may take.
+    pub slurm_timeout: Duration,
+    /// How long a job may wait in Slurm's queue.
+    pub max_pending: Duration,
+    /// How many jobs may be open at a time.
+    pub max_open_jobs: usize,
+    /// Whether each job gets a watcher.
+    pub watcher: bool,
+    /// `--partition` of the watcher.
+    pub watcher_partition: Option<String>,
+    /// Whether Slurm may put a job back into its queue.
+    pub requeue: bool,
 }
 
 impl SiteConfig {
@@ -101,4 +113,21 @@ pub struct TrainerConfig {
     pub rodan: RodanAddress,
     /// Largest download, bytes.
     pub max_download: u64,
+    /// Whether the job may requeue itself.
+    pub requeue: bool,
+    /// What happens short of the time limit.
+    pub on_time_limit: OnTimeLimit,
+    /// How often a job may requeue itself.
+    pub max_requeues: u64,
+    /// How much training may be lost.
+    pub checkpoint_every: Duration,
+}
+
+/// What the trainer does when Slurm warns it of the time limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTimeLimit {
+    /// Replies with the best so far where every layer has an epoch; else requeues, or replies with an error.
+    Reply,
+    /// Requeues in any case.
+    Requeue,
 }

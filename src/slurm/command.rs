@@ -97,7 +97,7 @@ impl Slurm {
         if let Some(file) = &site.env_file {
             environment.push(("HPC_TRAINER_ENV_FILE".into(), file.clone().into()));
         }
-        Self { directory: site.slurm_bin.clone(), environment, deadline: Duration::from_secs(60) }
+        Self { directory: site.slurm_bin.clone(), environment, deadline: site.slurm_timeout }
     }
 
     /// Runs one command to its end.

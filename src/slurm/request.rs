@@ -38,6 +38,8 @@ impl Request {
             option("time", resources.walltime.to_string()),
             option("output", format!("{}-%j.log", escaped(&log))),
             option("open-mode", "append"),
+            // A site's default may be either; a job that comes back goes on from its checkpoint.
+            OsString::from(if site.requeue { "--requeue" } else { "--no-requeue" }),
             option("chdir", &site.home),
         ];
         // Said in any case: the batch script asks for a GPU of its own where nothing else is said.
@@ -107,6 +109,12 @@ mod tests {
             signal_seconds: 120,
             slurm_bin: None,
             give_up: std::time::Duration::ZERO,
+            slurm_timeout: std::time::Duration::from_secs(60),
+            max_pending: std::time::Duration::MAX,
+            max_open_jobs: 100,
+            watcher: true,
+            watcher_partition: None,
+            requeue: true,
             grace: std::time::Duration::ZERO,
         }
     }
