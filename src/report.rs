@@ -26,6 +26,13 @@ pub fn ended(job: &JobInfo, asked_for: Option<&ResourceSettings>) -> String {
         JobState::Preempted | JobState::Revoked => format!(
             "The cluster took back the node from the training (Slurm job {number}){ran}. Run the workflow again."
         ),
+        JobState::Failed if was_killed(job) => {
+            let asked = asked_for.map_or_else(String::new, |r| format!(": it asked for {} MB", r.memory_mb));
+            let more = asked_for.map_or_else(|| "higher".to_owned(), |r| format!("to {}", r.memory_mb * 2));
+            format!(
+                "The training (Slurm job {number}) was killed{ran} and nothing says why. Most often that is too little memory{asked}. Set \"Maximum memory (MB)\" {more}, and ask the operator of the cluster if it happens again."
+            )
+        }
         state => {
             let code = job.exit_code.as_deref().map_or_else(String::new, |c| format!(", exit code {c}"));
             format!(
@@ -33,6 +40,35 @@ pub fn ended(job: &JobInfo, asked_for: Option<&ResourceSettings>) -> String {
             )
         }
     }
+}
+
+/// SIGKILL, as Slurm reports it of a batch script and of what a shell ran.
+fn was_killed(job: &JobInfo) -> bool {
+    matches!(job.exit_code.as_deref(), Some("0:9" | "137:0"))
+}
+
+/// The error reply of a job that never started; `waited` when it waited for longer than the site allows.
+pub fn not_started(
+    reason: &str,
+    asked_for: Option<&ResourceSettings>,
+    waited: Option<std::time::Duration>,
+) -> String {
+    let asked = asked_for.map_or_else(String::new, |r| {
+        format!(" It asked for {} CPUs, {} MB and {}.", r.cpus, r.memory_mb, r.walltime)
+    });
+    let reason = if reason.is_empty() { "without a reason" } else { reason };
+    let what = match waited {
+        Some(waited) => {
+            format!(
+                "The training did not start within {} hours: Slurm still says {reason}.",
+                waited.as_secs() / 3600
+            )
+        }
+        None => format!("The training can't start on this cluster: Slurm says {reason}."),
+    };
+    format!(
+        "{what}{asked} Set \"CPUs\", \"Maximum memory (MB)\" or \"Maximum time (D-HH:MM)\" lower, or ask the operator of the cluster."
+    )
 }
 
 fn near_the_limit(job: &JobInfo, asked_for: Option<&ResourceSettings>) -> bool {

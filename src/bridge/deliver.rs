@@ -42,7 +42,17 @@ impl Pass<'_> {
             correlation_id: job.correlation_id.0.clone(),
             message_id: job.message_id.clone(),
         };
-        self.beat();
+        self.beat()?;
+        // Connected first: without a broker nothing is claimed, and nothing has to be looked up next time.
+        self.broker().await?;
+        if self.store.claim(&job.job_id)? && self.broker().await?.holds(&envelope).await? {
+            tracing::info!(
+                "{}: the reply is in the queue already: an earlier attempt came through",
+                job.job_id
+            );
+            self.apply(job, Event::Delivered)?;
+            return self.finish(job);
+        }
         let mut result = self.broker().await?.publish(&envelope, &reply).await;
         if let Err(error @ PublishError::TooLarge { .. }) = &result {
             let sentence = report::too_large(error);
@@ -68,9 +78,8 @@ impl Pass<'_> {
 
     /// Files an answered job away and says so.
     fn finish(&mut self, job: &mut Record) -> Result<(), BridgeError> {
-        let is_error = self.store.reply(&job.job_id).is_some_and(|reply| reply.error_sentence().is_some());
         self.store.finish(&job.job_id)?;
-        let what = if is_error { "an error reply is" } else { "the models are" };
+        let what = if job.outcome == Some(Outcome::Error) { "an error reply is" } else { "the models are" };
         self.tell(job, "answered", &format!("{what} in the queue '{}'", job.reply_to));
         Ok(())
     }

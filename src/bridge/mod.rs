@@ -6,6 +6,9 @@ mod intake;
 mod pass;
 mod reconcile;
 mod submit;
+mod throttle;
+mod watch;
 
 pub use dry_run::{DryRun, dry_run};
 pub use pass::{BridgeError, Happening, Outcome, Pass, run};
+pub use watch::watch;

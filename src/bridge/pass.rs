@@ -4,6 +4,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use thiserror::Error;
@@ -11,17 +12,20 @@ use thiserror::Error;
 use crate::broker::{Broker, BrokerError};
 use crate::config::Config;
 use crate::exit_code::ExitCode;
-use crate::ledger::{Event, JobId, Lock, LockError, Record, Store, StoreError, TransitionError};
+use crate::ledger::{Event, JobId, Lock, LockError, Record, Role, Store, StoreError, TransitionError};
 use crate::rodan::Client;
 use crate::secret::Secret;
 use crate::slurm::Slurm;
+
+/// How long a pass waits for a watcher, which holds the lock for seconds. Another pass is not waited for.
+const PATIENCE_WITH_A_WATCHER: Duration = Duration::from_secs(30);
 
 /// Something that happened to a job, for the person who reads `check`'s output.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Happening {
     /// Our id of the job.
     pub job: String,
-    /// One word: `submitted`, `found`, `waiting`, `failed`, `answered` or `duplicate`.
+    /// One word: `submitted`, `found`, `waiting`, `cancelled`, `failed`, `answered` or `duplicate`.
     pub what: &'static str,
     /// The details, in a sentence without a full stop.
     pub detail: String,
@@ -84,10 +88,12 @@ pub struct Pass<'a> {
     pub(super) slurm: Slurm,
     pub(super) broker: Option<Broker>,
     pub(super) http: Option<Client>,
-    /// Rodan's token, or what went wrong with the login: asked for once a pass.
+    /// Rodan's token: asked for once a pass.
     pub(super) token: Option<Secret>,
     /// True once Slurm said which of the open jobs it knows: only then may one be submitted again.
     pub(super) slurm_answered: bool,
+    /// Why nothing more is submitted in this pass: what one job met, the next one would meet too.
+    pub(super) no_submissions: Option<(ExitCode, String)>,
     lock: Lock,
     tell: &'a mut dyn FnMut(Happening),
     worst: Option<ExitCode>,
@@ -103,38 +109,69 @@ pub async fn run(
     tell: &mut dyn FnMut(Happening),
 ) -> Result<Outcome, BridgeError> {
     let store = Store::open(&config.site.spool)?;
-    let lock = match Lock::acquire(&store.lock_path(), Timestamp::now()) {
+    let lock = match lock(&store, Role::Check, PATIENCE_WITH_A_WATCHER).await {
         Ok(lock) => lock,
-        Err(LockError::Held(who)) => return Ok(Outcome::Busy(who)),
+        Err(LockError::Held { who, .. }) => return Ok(Outcome::Busy(who)),
         Err(error) => return Err(error.into()),
     };
-    let logs = &config.site.logs;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(logs)
-        .map_err(|source| BridgeError::Logs { path: logs.clone(), source })?;
-    let slurm = Slurm::new(&config.site);
-    let mut pass = Pass {
-        config,
-        store,
-        slurm,
-        broker: None,
-        http: None,
-        token: None,
-        slurm_answered: false,
-        lock,
-        tell,
-        worst: None,
-    };
+    let mut pass = Pass::new(config, store, lock, tell)?;
     let result = pass.steps(max_jobs).await;
-    if let Some(broker) = pass.broker.take() {
-        broker.close().await;
-    }
-    result.map(|()| Outcome::Done(pass.worst.unwrap_or(ExitCode::Success)))
+    pass.end(result).await
 }
 
-impl Pass<'_> {
+/// Takes the spool's lock. What holds it for seconds only is waited for: a watcher always, a pass by watchers.
+pub(super) async fn lock(store: &Store, role: Role, patience: Duration) -> Result<Lock, LockError> {
+    let end = Instant::now() + patience;
+    loop {
+        match Lock::acquire(&store.lock_path(), role, Timestamp::now()) {
+            Err(LockError::Held { role: other, .. })
+                if (role == Role::Watcher || other == Role::Watcher) && Instant::now() < end =>
+            {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+impl<'a> Pass<'a> {
+    /// A pass with the lock in hand.
+    pub(super) fn new(
+        config: &'a Config,
+        store: Store,
+        lock: Lock,
+        tell: &'a mut dyn FnMut(Happening),
+    ) -> Result<Self, BridgeError> {
+        let logs = &config.site.logs;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(logs)
+            .map_err(|source| BridgeError::Logs { path: logs.clone(), source })?;
+        store.sweep();
+        Ok(Self {
+            config,
+            store,
+            slurm: Slurm::new(&config.site),
+            broker: None,
+            http: None,
+            token: None,
+            slurm_answered: false,
+            no_submissions: None,
+            lock,
+            tell,
+            worst: None,
+        })
+    }
+
+    /// Says good-bye to the broker; the lock goes with the pass.
+    pub(super) async fn end(mut self, result: Result<(), BridgeError>) -> Result<Outcome, BridgeError> {
+        if let Some(broker) = self.broker.take() {
+            broker.close().await;
+        }
+        result.map(|()| Outcome::Done(self.worst.unwrap_or(ExitCode::Success)))
+    }
+
     async fn steps(&mut self, max_jobs: u32) -> Result<(), BridgeError> {
         let mut jobs = self.store.open_jobs()?;
         self.reconcile(&mut jobs).await?;
@@ -145,10 +182,14 @@ impl Pass<'_> {
             self.deliver_if_due(job).await?;
         }
         for _ in 0..max_jobs {
-            self.beat();
+            self.beat()?;
+            if !self.may_take(&jobs) {
+                break;
+            }
             let Some(mut job) = self.take_one().await? else { break };
             self.submit_if_due(&mut job).await?;
             self.deliver_if_due(&mut job).await?;
+            jobs.push(job);
         }
         Ok(())
     }
@@ -196,7 +237,9 @@ impl Pass<'_> {
 
     /// The first trouble of a pass decides its exit code.
     pub(super) fn remember(&mut self, code: ExitCode) {
-        self.worst.get_or_insert(code);
+        if code != ExitCode::Success {
+            self.worst.get_or_insert(code);
+        }
     }
 
     /// True when a job has waited for a service for as long as the site allows.
@@ -205,9 +248,8 @@ impl Pass<'_> {
         waited.unsigned_abs() >= self.config.site.give_up && waited.is_positive()
     }
 
-    pub(super) fn beat(&mut self) {
-        if let Err(error) = self.lock.heartbeat(Timestamp::now()) {
-            tracing::warn!("the lock's heartbeat can't be written: {error}");
-        }
+    /// Makes sure, before a step that the world can see, that no other host has taken the lock over.
+    pub(super) fn beat(&mut self) -> Result<(), BridgeError> {
+        Ok(self.lock.heartbeat(Timestamp::now())?)
     }
 }

@@ -4,13 +4,17 @@ use jiff::Timestamp;
 
 use super::pass::{BridgeError, Pass};
 use crate::exit_code::ExitCode;
-use crate::ledger::{Event, Outcome, Record, State};
+use crate::ledger::{Event, Outcome, Progress, Record, State};
 use crate::report;
 use crate::slurm::{JobInfo, JobState, Phase};
-use crate::wire::JobMessage;
+use crate::wire::{JobMessage, ResourceSettings};
 
 /// A job that Slurm calls completed has its reply in the spool; a shared filesystem may show it a little later.
 const REPLY_LAG: std::time::Duration = std::time::Duration::from_secs(60);
+
+fn is_with_slurm(job: &Record) -> bool {
+    matches!(job.state, State::Submitting { .. } | State::Submitted { .. } | State::Running { .. })
+}
 
 impl Pass<'_> {
     /// Brings the records of all open jobs up to date with the spool and with Slurm.
@@ -18,36 +22,45 @@ impl Pass<'_> {
     /// When Slurm gives no answer nothing is decided: the jobs stay as they are.
     pub(super) async fn reconcile(&mut self, jobs: &mut [Record]) -> Result<(), BridgeError> {
         for job in jobs.iter_mut() {
-            if self.store.files(&job.job_id).delivered().exists() {
+            if self.store.files(&job.job_id).is_delivered() {
                 self.answered_by_the_trainer(job)?;
             }
         }
-        let is_open = |job: &Record| {
-            matches!(job.state, State::Submitting { .. } | State::Submitted { .. } | State::Running { .. })
-        };
-        if !jobs.iter().any(is_open) {
-            return Ok(());
-        }
-        let known = match self.ask_slurm(jobs.iter().filter(|j| is_open(j))).await {
-            Ok(known) => {
-                self.slurm_answered = true;
-                known
+        // Twice where a job had to be cancelled: its end is known at once.
+        for round in 0..2 {
+            if !jobs.iter().any(is_with_slurm) {
+                break;
             }
-            Err(error) => {
-                tracing::error!("{error}; the jobs that are with Slurm stay as they are");
-                self.remember(ExitCode::Slurm);
-                return Ok(());
-            }
-        };
-        for job in jobs.iter_mut().filter(|j| is_open(j)) {
-            let name = job.job_id.slurm_name();
-            // The name counts as well as the number: a controller that lost its state gives numbers out again.
-            let matching = known.iter().filter(|info| info.name == name);
-            let info = match job.slurm_id {
-                Some(id) => matching.clone().find(|info| info.id == id),
-                None => matching.clone().next_back(),
+            let known = match self.ask_slurm(jobs.iter().filter(|j| is_with_slurm(j))).await {
+                Ok(known) => {
+                    self.slurm_answered = true;
+                    known
+                }
+                Err(error) => {
+                    tracing::error!("{error}; the jobs that are with Slurm stay as they are");
+                    self.remember(ExitCode::Slurm);
+                    return Ok(());
+                }
             };
-            self.reconcile_one(job, info)?;
+            let mut cancelled = false;
+            for job in jobs.iter_mut().filter(|j| is_with_slurm(j)) {
+                let name = job.job_id.slurm_name();
+                // The name counts as well as the number: a controller that lost its state gives numbers out again.
+                let matching = known.iter().filter(|info| info.name == name);
+                let info = match job.slurm_id {
+                    Some(id) => matching.clone().find(|info| info.id == id),
+                    None => matching.clone().next_back(),
+                };
+                self.reconcile_one(job, info).await?;
+                if let Some(info) = info
+                    && self.cancel_if_hopeless(job, info).await?
+                {
+                    cancelled = true;
+                }
+            }
+            if !cancelled || round > 0 {
+                break;
+            }
         }
         Ok(())
     }
@@ -79,13 +92,14 @@ impl Pass<'_> {
         Ok(known)
     }
 
-    fn reconcile_one(&mut self, job: &mut Record, info: Option<&JobInfo>) -> Result<(), BridgeError> {
+    async fn reconcile_one(&mut self, job: &mut Record, info: Option<&JobInfo>) -> Result<(), BridgeError> {
         if matches!(job.state, State::Submitting { .. }) {
             // sbatch was called and its answer was lost: the job may exist, run, or be over.
             let started = self.store.files(&job.job_id).started_in();
             let Some(slurm_id) = info.map(|i| i.id).or(started) else { return Ok(()) };
             self.apply(job, Event::Accepted(slurm_id))?;
             self.tell(job, "found", &format!("Slurm job {slurm_id}, submitted by an earlier pass"));
+            self.watch(job).await?;
         }
         let phase = info.map_or(Phase::Unknown, |i| i.state.phase());
         let over = matches!(phase, Phase::Ended) || info.is_none();
@@ -103,12 +117,10 @@ impl Pass<'_> {
             }
             (Phase::Waiting | Phase::Active, _) => self.alive(job),
             (Phase::Ended, Some(info)) if info.state == JobState::Completed => {
-                self.after(job, REPLY_LAG.min(self.config.site.grace), |asked| report::ended(info, asked))
+                self.after(job, REPLY_LAG.min(self.config.site.grace), Some(info)).await
             }
-            (Phase::Ended, Some(info)) => self.ended(job, |asked| report::ended(info, asked)),
-            (Phase::PerhapsEnded, Some(info)) => {
-                self.after(job, self.config.site.grace, |asked| report::ended(info, asked))
-            }
+            (Phase::Ended, Some(info)) => self.ended(job, Some(info)).await,
+            (Phase::PerhapsEnded, Some(info)) => self.after(job, self.config.site.grace, Some(info)).await,
             (_, Some(info)) => {
                 tracing::warn!(
                     "{}: Slurm job {} is in the unknown state {}",
@@ -118,10 +130,7 @@ impl Pass<'_> {
                 );
                 Ok(())
             }
-            (_, None) => {
-                let id = job.slurm_id;
-                self.after(job, self.config.site.grace, |_| report::vanished(id))
-            }
+            (_, None) => self.after(job, self.config.site.grace, None).await,
         }
     }
 
@@ -133,28 +142,83 @@ impl Pass<'_> {
     }
 
     /// Decides only once a job has looked the same for `grace`.
-    fn after(
+    async fn after(
         &mut self,
         job: &mut Record,
         grace: std::time::Duration,
-        sentence: impl FnOnce(Option<&crate::wire::ResourceSettings>) -> String,
+        info: Option<&JobInfo>,
     ) -> Result<(), BridgeError> {
         let now = Timestamp::now();
         let since = *job.missing_since.get_or_insert(now);
         if now.duration_since(since).unsigned_abs() >= grace {
-            return self.ended(job, sentence);
+            return self.ended(job, info).await;
         }
         Ok(self.store.save(job)?)
     }
 
-    fn ended(
-        &mut self,
-        job: &mut Record,
-        sentence: impl FnOnce(Option<&crate::wire::ResourceSettings>) -> String,
-    ) -> Result<(), BridgeError> {
-        let message = self.store.message(&job.job_id).ok().and_then(|m| JobMessage::parse(&m).ok());
-        let sentence = sentence(message.as_ref().map(|m| &m.resources));
-        self.fails(job, ExitCode::Training, sentence)
+    /// The job is over without a result: says what happened, from all that is known.
+    async fn ended(&mut self, job: &mut Record, info: Option<&JobInfo>) -> Result<(), BridgeError> {
+        if let Some(verdict) = job.verdict.clone() {
+            return self.fails(job, ExitCode::Training, verdict);
+        }
+        let Some(info) = info else {
+            let sentence = report::vanished(job.slurm_id);
+            return self.fails(job, ExitCode::Training, sentence);
+        };
+        let mut info = info.clone();
+        if info.used_mb.is_none() {
+            // No accounting: the trainer's own note is the only trace of the memory that it used.
+            let note = Progress::read(&self.store.files(&job.job_id).progress());
+            info.used_mb = note.filter(|n| n.slurm_job_id == Some(info.id)).and_then(|n| n.peak_memory_mb);
+        }
+        if info.exit_code.is_none() && info.state == JobState::Failed {
+            info.exit_code = self.slurm.exit_code(info.id).await;
+        }
+        let asked = self.asked_for(job);
+        self.fails(job, ExitCode::Training, report::ended(&info, asked.as_ref()))
+    }
+
+    fn asked_for(&self, job: &Record) -> Option<ResourceSettings> {
+        let message = self.store.message(&job.job_id).ok()?;
+        JobMessage::parse(&message).ok().map(|m| m.resources)
+    }
+
+    /// Takes a job out of Slurm's queue that can't start, or has waited for too long; true when that was done. The error
+    /// reply follows when Slurm says that it is over: it may have started in this very moment.
+    async fn cancel_if_hopeless(&mut self, job: &mut Record, info: &JobInfo) -> Result<bool, BridgeError> {
+        if !matches!(job.state, State::Submitted { .. }) || info.state.phase() != Phase::Waiting {
+            return Ok(false);
+        }
+        let waited = Timestamp::now().duration_since(job.changed_at).unsigned_abs();
+        let site = &self.config.site;
+        if job.verdict.is_none() {
+            let asked = self.asked_for(job);
+            let verdict = if waited >= site.max_pending {
+                report::not_started(&info.reason, asked.as_ref(), Some(site.max_pending))
+            } else if info.is_hopeless() && waited >= site.grace {
+                report::not_started(&info.reason, asked.as_ref(), None)
+            } else {
+                return Ok(false);
+            };
+            job.verdict = Some(verdict);
+            self.store.save(job)?;
+        }
+        self.beat()?;
+        match self.slurm.cancel(info.id).await {
+            Ok(()) => {
+                self.tell(
+                    job,
+                    "cancelled",
+                    &format!("Slurm job {} could not start ({})", info.id, info.reason),
+                );
+                Ok(true)
+            }
+            Err(error) => {
+                tracing::error!("{}: {error}", job.job_id);
+                self.remember(ExitCode::Slurm);
+                Ok(false)
+            }
+        }
     }
 
     /// The broker confirmed the reply that the trainer published: what is left is to file the job away.

@@ -24,6 +24,9 @@ impl Pass<'_> {
                 return self.fails(job, ExitCode::Slurm, sentence.to_owned());
             }
         }
+        if let Some((code, why)) = self.no_submissions.clone() {
+            return self.waits(job, code, why);
+        }
         let message = self.store.message(&job.job_id)?;
         let parsed = match JobMessage::parse(&message) {
             Ok(parsed) => parsed,
@@ -38,8 +41,8 @@ impl Pass<'_> {
         }
         let request = Request::new(&self.config.site, &job.job_id.slurm_name(), &parsed.resources, &path);
         tracing::debug!("{}: {}", job.job_id, request.command_line());
+        self.beat()?;
         self.apply(job, Event::SubmitStarted)?;
-        self.beat();
         match self.slurm.submit(&request).await {
             Ok(slurm_id) => {
                 self.apply(job, Event::Accepted(slurm_id))?;
@@ -47,16 +50,52 @@ impl Pass<'_> {
                 let detail =
                     format!("Slurm job {slurm_id} ({} CPUs, {} MB, {})", r.cpus, r.memory_mb, r.walltime);
                 self.tell(job, "submitted", &detail);
-                Ok(())
+                self.submission_worked()?;
+                self.watch(job).await
+            }
+            Err(error @ SubmitError::Limit(_)) => {
+                // It waits as it would in Slurm's queue, so no time is up.
+                self.no_submissions = Some((ExitCode::Success, error.to_string()));
+                self.waits(job, ExitCode::Success, error.to_string())
             }
             Err(SubmitError::Refused(reason)) => {
+                self.submission_failed(&reason)?;
                 let sentence = format!(
                     "The cluster refuses the job: {}. Change \"CPUs\", \"Maximum memory (MB)\" or \"Maximum time (D-HH:MM)\", or ask the operator of the cluster.",
                     reason.trim_end_matches('.')
                 );
                 self.fails(job, ExitCode::Slurm, sentence)
             }
-            Err(error) => self.waits(job, ExitCode::Slurm, error.to_string()),
+            Err(error) => {
+                self.submission_failed(&error.to_string())?;
+                self.no_submissions = Some((ExitCode::Slurm, error.to_string()));
+                self.waits(job, ExitCode::Slurm, error.to_string())
+            }
+        }
+    }
+
+    /// Gives a job that Slurm has accepted its watcher. Without one `check` reports a failure, later.
+    pub(super) async fn watch(&mut self, job: &mut Record) -> Result<(), BridgeError> {
+        let (Some(slurm_id), None, true) = (job.state.slurm_id(), job.watcher, self.config.site.watcher)
+        else {
+            return Ok(());
+        };
+        let message = self.store.message(&job.job_id)?;
+        let memory_mb = JobMessage::parse(&message).map_or(0, |m| m.resources.memory_mb);
+        let request = Request::watcher(&self.config.site, &job.job_id, slurm_id, memory_mb);
+        match self.slurm.submit(&request).await {
+            Ok(watcher) => {
+                tracing::debug!("{}: watched by Slurm job {watcher}", job.job_id);
+                job.watcher = Some(watcher);
+                Ok(self.store.save(job)?)
+            }
+            Err(error) => {
+                tracing::warn!(
+                    "{}: no watcher, a failure is reported by the next check only: {error}; WATCHER_PARTITION names a partition for small jobs, WATCHER=0 does without",
+                    job.job_id
+                );
+                Ok(())
+            }
         }
     }
 
@@ -75,18 +114,21 @@ impl Pass<'_> {
                 }
             },
         };
-        self.beat();
+        self.beat()?;
         match log_in(&client, &self.config.rodan).await {
             Ok(token) => {
                 self.token = Some(token.clone());
                 Ok(Some(token))
             }
             Err(error @ LoginError::Unavailable { .. }) if !self.is_given_up(job) => {
+                self.submission_failed(&error.to_string())?;
+                self.no_submissions = Some((ExitCode::Rodan, error.to_string()));
                 self.waits(job, ExitCode::Rodan, error.to_string())?;
                 Ok(None)
             }
             Err(error) => {
                 tracing::error!("{error}");
+                self.submission_failed(&error.to_string())?;
                 let sentence = match error {
                     LoginError::Unavailable { .. } => {
                         "The cluster could not reach Rodan to fetch the page. Run the workflow again, or ask the operator of the HPC bridge."

@@ -6,6 +6,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::FieldTable;
 
 use super::connect::{Broker, BrokerError, CALL_DEADLINE, amqp_error, failed, within};
+use crate::crash;
 
 /// The queue that Rodan publishes jobs to.
 pub const JOBS_QUEUE: &str = "hpc-jobs";
@@ -89,10 +90,13 @@ impl Broker {
     /// When the broker does not answer; the message may then come again.
     pub async fn acknowledge(&mut self, taken: Taken) -> Result<(), BrokerError> {
         let action = "acknowledging a job";
+        crash::point("before the acknowledgement");
         let ack = taken.delivery.acker.ack(BasicAckOptions::default());
         within(CALL_DEADLINE, action, ack).await?.map_err(failed(action))?;
         // An acknowledgement has no answer of its own; a request on the same channel is answered after it.
-        self.depth(JOBS_QUEUE).await.map(|_| ())
+        self.depth(JOBS_QUEUE).await?;
+        crash::point("after the acknowledgement");
+        Ok(())
     }
 
     /// Puts a message back into its place in the queue.

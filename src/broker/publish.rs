@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Confirmation};
 use thiserror::Error;
 
 use super::connect::{Broker, BrokerError, CALL_DEADLINE, amqp_error, failed, within};
+use crate::crash;
 use crate::wire::{Envelope, Reply};
 
 /// The queue for replies to messages that name none.
@@ -16,6 +17,9 @@ pub const DEFAULT_REPLY_QUEUE: &str = "hpc-results";
 
 /// How long the broker may take to store and confirm a reply of many megabytes.
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(180);
+
+/// How long a queue is looked through for a reply.
+const SEARCH_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A reply that is not in its queue.
 #[derive(Debug, Error)]
@@ -96,14 +100,18 @@ impl Broker {
             .with_delivery_mode(2)
             .with_expiration(short(&expiration));
         let options = BasicPublishOptions { mandatory: true, immediate: false };
+        crash::point("before publishing");
         let publish = async {
             let confirm = self
                 .channel
                 .basic_publish("".into(), short(&envelope.reply_to), options, reply.body(), properties)
                 .await?;
+            crash::point("after publishing");
             confirm.await
         };
-        match within(PUBLISH_DEADLINE, action, publish).await? {
+        let answer = within(PUBLISH_DEADLINE, action, publish).await?;
+        crash::point("after the confirmation");
+        match answer {
             Ok(Confirmation::Ack(None)) => Ok(true),
             Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => Ok(false),
             Ok(Confirmation::Nack(None) | Confirmation::NotRequested) => {
@@ -120,6 +128,58 @@ impl Broker {
                 _ => Err(failed(action)(error).into()),
             },
         }
+    }
+
+    /// True when the reply lies in its queue already: asked where an earlier attempt was broken off, so that nobody
+    /// knows whether it came through.
+    ///
+    /// The queue's messages are taken, looked at and put back in their order, marked as redelivered. Where a consumer
+    /// passes them round (Rodan puts back what is another workflow's), a few looks are taken. A queue that only another
+    /// connection may read, or none at all, holds nothing for us.
+    ///
+    /// # Errors
+    /// When the broker does not answer.
+    pub async fn holds(&mut self, envelope: &Envelope) -> Result<bool, BrokerError> {
+        const LOOKS: u32 = 5;
+        let action = "looking for a reply in its queue";
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        let declared = self.channel.queue_declare(short(&envelope.reply_to), options, FieldTable::default());
+        let has_consumers = match within(CALL_DEADLINE, action, declared).await? {
+            Ok(queue) => queue.consumer_count() > 0,
+            Err(error) if matches!(amqp_error(&error), Some(AMQPErrorKind::Soft(_))) => {
+                self.reopen().await?;
+                return Ok(false);
+            }
+            Err(error) => return Err(failed(action)(error)),
+        };
+        for look in 0..if has_consumers { LOOKS } else { 1 } {
+            if look > 0 {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            if within(SEARCH_DEADLINE, action, self.search(envelope)).await?.map_err(failed(action))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn search(&self, envelope: &Envelope) -> lapin::Result<bool> {
+        // What this channel has taken goes back when it closes, whatever closes it.
+        let channel = self.connection.create_channel().await?;
+        let wanted = short(&envelope.message_id);
+        let found = loop {
+            let queue = short(&envelope.reply_to);
+            match channel.basic_get(queue, BasicGetOptions { no_ack: false }).await {
+                Ok(Some(message)) if message.properties.message_id().as_ref() == Some(&wanted) => break true,
+                Ok(Some(_)) => {}
+                Ok(None) => break false,
+                // A queue that can't be read this way.
+                Err(error) if matches!(amqp_error(&error), Some(AMQPErrorKind::Soft(_))) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        };
+        channel.close(200, "looked".into()).await?;
+        Ok(found)
     }
 
     async fn declare_reply_queue(&mut self, queue: &str) -> Result<(), PublishError> {

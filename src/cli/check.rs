@@ -9,6 +9,7 @@ use super::logging::{LogFormat, Verbosity};
 use crate::bridge::{self, DryRun, Happening, Outcome};
 use crate::config::{Config, Sources};
 use crate::exit_code::ExitCode;
+use crate::ledger::JobId;
 
 /// Takes training jobs from RabbitMQ, submits them to Slurm, and answers the ones that failed
 ///
@@ -33,6 +34,9 @@ pub struct Arguments {
     /// Take at most this many new jobs; 0 looks after the open ones only
     #[arg(long, value_name = "N", default_value_t = 1)]
     max_jobs: u32,
+    /// Look at this one job until it is answered; for the watcher, slurm/handle_failure.sh
+    #[arg(long, value_name = "ID", conflicts_with_all = ["dry_run", "max_jobs"])]
+    watch: Option<String>,
     /// Show the next job, its job file and the sbatch command; take nothing
     #[arg(long)]
     dry_run: bool,
@@ -74,7 +78,19 @@ async fn pass(arguments: &Arguments, config: &Config) -> ExitCode {
         }
         LogFormat::Text => {}
     };
-    match bridge::run(config, arguments.max_jobs, &mut tell).await {
+    let result = match &arguments.watch {
+        Some(id) => match JobId::from_directory(id) {
+            Some(id) => bridge::watch(config, &id, &mut tell).await,
+            None => {
+                return fail(
+                    ExitCode::Usage,
+                    &format!("--watch: '{id}' is no job's directory in spool/jobs"),
+                );
+            }
+        },
+        None => bridge::run(config, arguments.max_jobs, &mut tell).await,
+    };
+    match result {
         Ok(Outcome::Busy(who)) => {
             println!("check: another check is at work ({who}); nothing done");
             ExitCode::Success

@@ -18,7 +18,7 @@ use thiserror::Error;
 use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
-use self::deliver::deliver;
+use self::deliver::{Delivered, deliver};
 use self::place::Place;
 use crate::broker::DEFAULT_REPLY_QUEUE;
 use crate::config::{ConfigError, Sources, TrainerConfig};
@@ -150,8 +150,19 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
         return code;
     };
     match runtime.block_on(deliver(&config, &envelope, reply, &place)) {
-        Ok(()) => {
+        Ok(Delivered::Now) => {
             info!("the reply is in the queue '{}'", envelope.reply_to);
+            code
+        }
+        Ok(Delivered::Before) => {
+            info!(
+                "the reply is in the queue '{}' already: an earlier attempt came through",
+                envelope.reply_to
+            );
+            code
+        }
+        Ok(Delivered::ByCheck) => {
+            warn!("check has taken this job for dead and answered it; the reply is not sent");
             code
         }
         Err(error) => {

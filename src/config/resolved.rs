@@ -83,6 +83,11 @@ pub struct SiteConfig {
 }
 
 impl SiteConfig {
+    /// The script of the watcher, part of the installation.
+    pub fn watcher_script(&self) -> PathBuf {
+        self.home.join("slurm/handle_failure.sh")
+    }
+
     /// The generic resource and the partition for a job of this memory.
     pub fn gres_for(&self, memory_mb: u64) -> Gres {
         let row = self.gres_table.get(memory_mb).cloned();

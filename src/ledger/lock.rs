@@ -1,7 +1,7 @@
 //! One `check` at a time on one spool, also from two login nodes.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,33 +10,66 @@ use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use uuid::Uuid;
+
+use super::atomic::{create_atomic, write_atomic};
 
 /// How long the lock of another host counts without a new heartbeat.
 pub(super) const STALE_AFTER: Duration = Duration::from_secs(600);
+/// How often a heartbeat is written.
+const BEAT_EVERY: Duration = Duration::from_secs(60);
+
+/// What the holder of the lock is at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// A pass over all jobs.
+    #[default]
+    Check,
+    /// A look at one failed job, which takes seconds.
+    Watcher,
+}
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Holder {
     host: String,
     pid: u32,
     heartbeat: Timestamp,
+    #[serde(default)]
+    token: String,
+    #[serde(default)]
+    role: Role,
 }
 
 /// The lock of the spool, held until dropped.
 ///
-/// The kernel's lock ends with the process, whatever ends it. It may not reach across nodes (NFS without a lock
-/// manager, Lustre mounted with `localflock`), so the file also names host, process and a heartbeat: a lock that
-/// another host wrote counts until its heartbeat is ten minutes old.
+/// Two things make it. The kernel's lock on the file `lock` ends with its process, whatever ends that, but it may not
+/// reach across nodes (NFS without a lock manager, Lustre mounted with `localflock`). So there is also the file
+/// `lock.holder` with host, process and a heartbeat. It is made by a link, which the file server either makes or refuses.
+/// A holder on this host without the kernel's lock is dead; one on another host counts until its heartbeat is ten minutes
+/// old. Before each step the holder makes sure that the file is still its own.
 #[derive(Debug)]
 pub struct Lock {
-    file: File,
+    path: PathBuf,
+    holder: Holder,
+    /// The kernel's lock lives as long as this file is open.
+    _kernel: File,
 }
 
-/// Why the lock can't be had.
+/// Why the lock can't be had, or is not ours any more.
 #[derive(Debug, Error)]
 pub enum LockError {
-    /// Another `check` holds it.
-    #[error("another check is at work: {0}")]
-    Held(String),
+    /// Another process holds it.
+    #[error("another check is at work: {who}")]
+    Held {
+        /// Process, host and heartbeat.
+        who: String,
+        /// What it is at.
+        role: Role,
+    },
+    /// Another host took it for stale: this process stood still for more than ten minutes.
+    #[error("another host has taken the spool's lock over; this pass ends, the other carries on")]
+    Lost,
     /// The lock file can't be used.
     #[error("can't lock {}: {source}", path.display())]
     Io {
@@ -51,21 +84,36 @@ fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn describe(text: &str) -> String {
-    match serde_json::from_str::<Holder>(text) {
-        Ok(holder) => format!("process {} on {}, last seen {}", holder.pid, holder.host, holder.heartbeat),
-        Err(_) => "it has not said who it is yet".to_owned(),
+impl Holder {
+    fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
     }
+
+    fn text(&self) -> io::Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(io::Error::other)
+    }
+
+    fn is_fresh(&self, now: Timestamp) -> bool {
+        now.duration_since(self.heartbeat).unsigned_abs() < STALE_AFTER
+    }
+}
+
+fn held(holder: Option<&Holder>) -> LockError {
+    let who = match holder {
+        Some(h) => format!("process {} on {}, last seen {}", h.pid, h.host, h.heartbeat),
+        None => "it has not said who it is yet".to_owned(),
+    };
+    LockError::Held { who, role: holder.map_or(Role::Check, |h| h.role) }
 }
 
 impl Lock {
     /// Takes the lock of `path`, without waiting.
     ///
     /// # Errors
-    /// [`LockError::Held`] when another process has it, else when the file can't be opened, read or written.
-    pub fn acquire(path: &Path, now: Timestamp) -> Result<Self, LockError> {
+    /// [`LockError::Held`] when another process has it, else when its files can't be read or written.
+    pub fn acquire(path: &Path, role: Role, now: Timestamp) -> Result<Self, LockError> {
         let io = |source| LockError::Io { path: path.to_path_buf(), source };
-        let mut file = OpenOptions::new()
+        let kernel = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -73,45 +121,88 @@ impl Lock {
             .mode(0o600)
             .open(path)
             .map_err(io)?;
-        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
-        let mut text = String::new();
-        file.read_to_string(&mut text).map_err(io)?;
-        match locked {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(LockError::Held(describe(&text))),
+        let file = path.with_extension("holder");
+        let has_kernel_lock = match flock(&kernel, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => true,
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(held(Holder::read(&file).as_ref())),
+            // A filesystem without locks: the holder's file alone decides.
+            Err(rustix::io::Errno::NOLCK | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => false,
             Err(error) => return Err(io(error.into())),
-        }
-        if let Ok(holder) = serde_json::from_str::<Holder>(&text) {
-            let age = now.duration_since(holder.heartbeat);
-            let fresh = age.unsigned_abs() < STALE_AFTER;
-            if holder.host != host_name() && fresh {
-                return Err(LockError::Held(describe(&text)));
+        };
+        let holder = Holder {
+            host: host_name(),
+            pid: std::process::id(),
+            heartbeat: now,
+            token: Uuid::new_v4().to_string(),
+            role,
+        };
+        let text = holder.text().map_err(io)?;
+        // Twice: the one in the way may have been stale.
+        for _ in 0..2 {
+            if create_atomic(&file, &text).map_err(io)? {
+                return Ok(Self { path: file, holder, _kernel: kernel });
+            }
+            let Some(other) = Holder::read(&file) else {
+                // Torn by hand, or gone in this moment.
+                remove_stale(&file, None).map_err(io)?;
+                continue;
+            };
+            let is_dead = if other.host == holder.host {
+                has_kernel_lock || !Path::new(&format!("/proc/{}", other.pid)).exists()
+            } else {
+                !other.is_fresh(now)
+            };
+            if !is_dead || !remove_stale(&file, Some(&other)).map_err(io)? {
+                return Err(held(Some(&other)));
             }
         }
-        let mut lock = Self { file };
-        lock.heartbeat(now).map_err(io)?;
-        Ok(lock)
+        Err(held(Holder::read(&file).as_ref()))
     }
 
-    /// Says that the holder is alive. To be called more often than every ten minutes.
+    /// Makes sure that the lock is still ours, and says from time to time that its holder is alive. To be called before
+    /// each step.
     ///
     /// # Errors
-    /// When the lock file can't be written.
-    pub fn heartbeat(&mut self, now: Timestamp) -> io::Result<()> {
-        let holder = Holder { host: host_name(), pid: std::process::id(), heartbeat: now };
-        let text = serde_json::to_string(&holder).map_err(io::Error::other)?;
-        self.file.rewind()?;
-        self.file.set_len(0)?;
-        self.file.write_all(text.as_bytes())?;
-        self.file.sync_data()
+    /// [`LockError::Lost`] when another process has taken it, or when the file can't be written.
+    pub fn heartbeat(&mut self, now: Timestamp) -> Result<(), LockError> {
+        if Holder::read(&self.path).is_none_or(|h| h.token != self.holder.token) {
+            return Err(LockError::Lost);
+        }
+        if now.duration_since(self.holder.heartbeat).unsigned_abs() < BEAT_EVERY {
+            return Ok(());
+        }
+        self.holder.heartbeat = now;
+        let write = |holder: &Holder| write_atomic(&self.path, &holder.text()?);
+        write(&self.holder).map_err(|source| LockError::Io { path: self.path.clone(), source })
     }
+}
+
+/// Takes the file of a dead holder away; false when somebody else was quicker. A rename, because of several hosts that
+/// try at once just one moves the file, and can then look at what it has moved.
+fn remove_stale(file: &Path, seen: Option<&Holder>) -> io::Result<bool> {
+    let aside = file.with_extension(format!("stale-{}", Uuid::new_v4()));
+    match fs::rename(file, &aside) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    }
+    let moved = Holder::read(&aside);
+    let as_seen = moved.as_ref().map(|h| &h.token) == seen.map(|h| &h.token);
+    if !as_seen {
+        // It is the new lock of a quicker one: back with it. Where there is a newer one still, that one counts, and the
+        // owner of this one will see that at its next step.
+        let _ = fs::hard_link(&aside, file);
+    }
+    fs::remove_file(&aside)?;
+    Ok(as_seen)
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Another host that can't see the kernel's lock reads the file: an empty one is free. If this fails, the
-        // heartbeat grows stale instead.
-        let _ = self.file.set_len(0);
+        if Holder::read(&self.path).is_some_and(|h| h.token == self.holder.token) {
+            // If this fails the next one on this host finds no kernel lock, and others wait for the heartbeat's age.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -119,36 +210,91 @@ impl Drop for Lock {
 mod tests {
     use super::*;
 
-    #[test]
-    fn one_holder_at_a_time() {
+    fn lock() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let lock = Lock::acquire(&path, Timestamp::now()).unwrap();
-        let error = Lock::acquire(&path, Timestamp::now()).unwrap_err().to_string();
-        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        (dir, path)
+    }
+
+    fn take(path: &Path, now: Timestamp) -> Result<Lock, LockError> {
+        Lock::acquire(path, Role::Check, now)
+    }
+
+    fn write_holder(path: &Path, host: &str, heartbeat: Timestamp) {
+        let text = format!(r#"{{"host":"{host}","pid":7,"heartbeat":"{heartbeat}"}}"#);
+        fs::write(path.with_extension("holder"), text).unwrap();
+    }
+
+    #[test]
+    fn one_holder_at_a_time() {
+        let (dir, path) = lock();
+        let lock = Lock::acquire(&path, Role::Watcher, Timestamp::now()).unwrap();
+        let error = take(&path, Timestamp::now()).unwrap_err();
+        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(matches!(error, LockError::Held { role: Role::Watcher, .. }));
         drop(lock);
-        assert!(Lock::acquire(&path, Timestamp::now()).is_ok());
+        assert!(take(&path, Timestamp::now()).is_ok());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "only the kernel's lock file stays");
     }
 
     #[test]
     fn the_lock_of_another_host_counts_until_it_is_stale() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
+        let (_dir, path) = lock();
         let now = Timestamp::now();
-        std::fs::write(&path, format!(r#"{{"host":"elsewhere.example","pid":7,"heartbeat":"{now}"}}"#))
-            .unwrap();
-        assert!(matches!(Lock::acquire(&path, now), Err(LockError::Held(_))));
-        assert!(Lock::acquire(&path, now + STALE_AFTER).is_ok());
+        write_holder(&path, "elsewhere.example", now);
+        assert!(matches!(take(&path, now), Err(LockError::Held { .. })));
+        assert!(take(&path, now + STALE_AFTER).is_ok());
     }
 
     #[test]
     fn a_crashed_holder_on_this_host_does_not_lock_it_for_ever() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let lock = Lock::acquire(&path, Timestamp::now()).unwrap();
-        let text = std::fs::read_to_string(&path).unwrap();
+        let (_dir, path) = lock();
+        write_holder(&path, &host_name(), Timestamp::now()); // as a killed process leaves it
+        assert!(take(&path, Timestamp::now()).is_ok());
+        fs::write(path.with_extension("holder"), "{\"host\":").unwrap();
+        assert!(take(&path, Timestamp::now()).is_ok(), "a torn file is nobody's");
+    }
+
+    #[test]
+    fn a_holder_that_was_taken_for_dead_notices_before_its_next_step() {
+        let (_dir, path) = lock();
+        let now = Timestamp::now();
+        let mut lock = take(&path, now).unwrap();
+        lock.heartbeat(now).unwrap();
+        write_holder(&path, "elsewhere.example", now);
+        assert!(matches!(lock.heartbeat(now), Err(LockError::Lost)));
         drop(lock);
-        std::fs::write(&path, text).unwrap(); // as a killed process leaves it
-        assert!(Lock::acquire(&path, Timestamp::now()).is_ok());
+        assert!(path.with_extension("holder").exists(), "the other's lock stays");
+    }
+
+    #[test]
+    fn a_heartbeat_is_written_once_a_minute() {
+        let (_dir, path) = lock();
+        let now = Timestamp::now();
+        let mut lock = take(&path, now).unwrap();
+        let seen = || Holder::read(&path.with_extension("holder")).unwrap().heartbeat;
+        lock.heartbeat(now + Duration::from_secs(5)).unwrap();
+        assert_eq!(seen(), now);
+        lock.heartbeat(now + BEAT_EVERY).unwrap();
+        assert_eq!(seen(), now + BEAT_EVERY);
+    }
+
+    #[test]
+    fn of_two_hosts_that_find_a_stale_lock_one_gets_it() {
+        let (_dir, path) = lock();
+        let now = Timestamp::now();
+        let holder = path.with_extension("holder");
+        write_holder(&path, "dead.example", now - STALE_AFTER * 2);
+        let seen = Holder::read(&holder).unwrap();
+        // The other host was quicker between our look and our rename.
+        let quick = Holder {
+            token: Uuid::new_v4().to_string(),
+            host: "quick.example".into(),
+            heartbeat: now,
+            ..seen.clone()
+        };
+        fs::write(&holder, quick.text().unwrap()).unwrap();
+        assert!(!remove_stale(&holder, Some(&seen)).unwrap());
+        assert_eq!(Holder::read(&holder).unwrap().host, "quick.example", "its lock is back in place");
     }
 }

@@ -44,6 +44,11 @@ impl JobId {
         &self.0
     }
 
+    /// The name of its watcher's Slurm job.
+    pub fn watcher_name(&self) -> String {
+        format!("hpcw-{}", self.0)
+    }
+
     /// The name of its Slurm job, by which a job is found whose number is not known.
     pub fn slurm_name(&self) -> String {
         format!("hpct-{}", self.0)
@@ -190,7 +195,9 @@ impl State {
 }
 
 /// Version of the record's form; an older one is read, a newer one is left alone.
-pub(super) const RECORD_VERSION: u32 = 1;
+///
+/// 1: the first. 2: `outcome`, `watcher` and `verdict`.
+pub(super) const RECORD_VERSION: u32 = 2;
 
 /// One job, as it is kept on disk. It holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -225,6 +232,15 @@ pub struct Record {
     /// What last went wrong and will be tried again.
     #[serde(default)]
     pub last_error: Option<String>,
+    /// What the reply holds, once it is on disk.
+    #[serde(default)]
+    pub outcome: Option<Outcome>,
+    /// Slurm's number of the watcher.
+    #[serde(default)]
+    pub watcher: Option<SlurmJobId>,
+    /// Why `check` cancels the Slurm job: what the error reply says when it is over.
+    #[serde(default)]
+    pub verdict: Option<String>,
 }
 
 impl Record {
@@ -250,6 +266,9 @@ impl Record {
             slurm_id: None,
             missing_since: None,
             last_error: None,
+            outcome: None,
+            watcher: None,
+            verdict: None,
         }
     }
 
@@ -258,10 +277,16 @@ impl Record {
     /// # Errors
     /// When the event can't happen in the job's state.
     pub fn apply(&mut self, event: Event, now: Timestamp) -> Result<(), TransitionError> {
+        let outcome = match &event {
+            Event::ReplySpooled(outcome) => Some(*outcome),
+            _ => self.outcome,
+        };
         self.state = self.state.next(event)?;
+        self.outcome = outcome;
         self.slurm_id = self.state.slurm_id().or(self.slurm_id);
         self.changed_at = now;
         self.missing_since = None;
+        self.version = RECORD_VERSION;
         Ok(())
     }
 }
@@ -333,6 +358,18 @@ mod tests {
             let again = job.again(&hex_sha256(b""), 1);
             prop_assert!(JobId::from_directory(again.as_str()).is_some());
         }
+    }
+
+    #[test]
+    fn a_record_of_the_first_version_is_read() {
+        let text = r#"{"version":1,"job_id":"a","correlation_id":"a","correlation_id_generated":false,
+            "reply_to":"hpc-results","message_id":"m","body_sha256":"0","received_at":"2026-11-01T10:00:00Z",
+            "changed_at":"2026-11-01T10:00:01Z","state":{"name":"running","slurm_id":17},"slurm_id":17,
+            "missing_since":null,"last_error":null}"#;
+        let mut record: Record = serde_json::from_str(text).unwrap();
+        assert_eq!(record.state, State::Running { slurm_id: SlurmJobId(17) });
+        record.apply(Event::ReplySpooled(Outcome::Models), Timestamp::now()).unwrap();
+        assert_eq!((record.version, record.outcome), (RECORD_VERSION, Some(Outcome::Models)));
     }
 
     #[test]

@@ -8,9 +8,15 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use thiserror::Error;
 
-use super::atomic::{sync_directory, write_atomic};
+use super::atomic::{UNFINISHED, sync_directory, write_atomic};
+use super::breaker::Breaker;
+use super::claim::{Claimed, Publisher, claim};
 use super::record::{JobId, RECORD_VERSION, Record, SlurmJobId};
+use crate::crash;
 use crate::wire::{Envelope, Reply};
+
+/// How the name of the file begins that only shows that the spool can be written.
+const PROBE: &str = ".probe-";
 
 /// The spool: `jobs/` (open), `done/` (answered), `rejected/` (messages that were no jobs, and files that are
 /// not ours).
@@ -66,6 +72,18 @@ impl JobFiles {
     /// Exists once the broker confirmed the reply that the trainer published.
     pub fn delivered(&self) -> PathBuf {
         self.directory.join("delivered")
+    }
+
+    /// Who publishes the reply.
+    pub fn claim(&self) -> PathBuf {
+        self.directory.join("claim")
+    }
+
+    /// True once the trainer's reply was confirmed, as far as the shared filesystem can tell: listing the directory
+    /// makes it ask the server instead of remembering that there was no such file.
+    pub fn is_delivered(&self) -> bool {
+        fs::read_dir(&self.directory)
+            .is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.file_name() == "delivered")))
     }
 
     /// Written by the trainer when it starts: Slurm's number of the job that it runs in.
@@ -133,10 +151,11 @@ impl Store {
                 .map_err(|source| StoreError { path: directory.clone(), action: "can't be made", source })?;
         }
         // The lock file and the records need a directory that can be written; say so before anything is taken.
-        tempfile::Builder::new()
-            .prefix(".probe-")
-            .tempfile_in(store.jobs())
-            .map_err(|source| StoreError { path: store.jobs(), action: "can't be written", source })?;
+        tempfile::Builder::new().prefix(PROBE).tempfile_in(store.jobs()).map_err(|source| StoreError {
+            path: store.jobs(),
+            action: "can't be written",
+            source,
+        })?;
         Ok(store)
     }
 
@@ -150,6 +169,39 @@ impl Store {
 
     fn rejected(&self) -> PathBuf {
         self.root.join("rejected")
+    }
+
+    fn breaker_path(&self) -> PathBuf {
+        self.root.join("breaker.json")
+    }
+
+    /// How submissions went lately.
+    pub fn breaker(&self) -> Breaker {
+        fs::read(self.breaker_path())
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default()
+    }
+
+    /// Remembers how submissions went.
+    ///
+    /// # Errors
+    /// When that can't be written.
+    pub fn save_breaker(&self, breaker: &Breaker) -> Result<(), StoreError> {
+        let path = self.breaker_path();
+        if *breaker == Breaker::default() {
+            remove_if_there(&path);
+            return Ok(());
+        }
+        let write = || write_atomic(&path, &serde_json::to_vec_pretty(breaker).map_err(io::Error::other)?);
+        write().map_err(|source| StoreError { path: path.clone(), action: "can't be written", source })
+    }
+
+    /// Removes what a run that was killed has left half-made. To be called with the lock in hand.
+    pub fn sweep(&self) {
+        for directory in [self.root.clone(), self.jobs(), self.rejected()] {
+            sweep(&directory);
+        }
     }
 
     /// The lock file of the spool.
@@ -182,9 +234,8 @@ impl Store {
                         "{name}: its record has version {version}, this program knows {RECORD_VERSION}; left alone"
                     );
                 }
-                Err(Unreadable::Unfinished) => {
-                    self.set_aside(&name, "it has no record: its message was not taken")
-                }
+                Err(Unreadable::Unfinished) if self.discard_unfinished(&name) => {}
+                Err(Unreadable::Unfinished) => self.set_aside(&name, "it has no record"),
                 Err(Unreadable::Foreign(why)) => self.set_aside(&name, &why),
             }
         }
@@ -203,6 +254,20 @@ impl Store {
         parse(&text, &id)
     }
 
+    /// A run that was killed before it had written the record: the message was not acknowledged and comes again, so
+    /// there is nothing to keep. False where there is more than that.
+    fn discard_unfinished(&self, name: &str) -> bool {
+        let directory = self.jobs().join(name);
+        let ours = |name: &str| name == "message.json" || name.starts_with(UNFINISHED);
+        let Ok(entries) = fs::read_dir(&directory) else { return false };
+        let names: Vec<_> = entries.flatten().map(|e| e.file_name()).collect();
+        if names.iter().any(|n| !ours(&n.to_string_lossy())) {
+            return false;
+        }
+        tracing::debug!("{name}: its message was not taken; it comes again");
+        fs::remove_dir_all(&directory).is_ok()
+    }
+
     fn set_aside(&self, name: &str, why: &str) {
         let target = self.rejected().join(format!("{}-{name}", Timestamp::now().as_millisecond()));
         match fs::rename(self.jobs().join(name), &target) {
@@ -213,6 +278,11 @@ impl Store {
                 tracing::error!("{name} in the spool is no job of ours ({why}) and can't be moved: {error}")
             }
         }
+    }
+
+    /// The record of an open job.
+    pub fn find_open(&self, id: &JobId) -> Option<Record> {
+        parse(&fs::read(self.files(id).record()).ok()?, id).ok()
     }
 
     /// The record of a job, open or done.
@@ -275,18 +345,35 @@ impl Store {
         Ok(())
     }
 
-    /// Moves an answered job to `done/`, without its reply and its token.
+    /// Claims the reply of a job for `check`; true when an earlier attempt may have come through.
+    ///
+    /// # Errors
+    /// When the claim can't be written; the reply must not be published then.
+    pub fn claim(&self, id: &JobId) -> Result<bool, StoreError> {
+        let files = self.files(id);
+        claim(&files, Publisher::Check)
+            .map(|claimed| claimed == Claimed::Again)
+            .map_err(|source| StoreError { path: files.claim(), action: "can't be written", source })
+    }
+
+    /// Moves an answered job to `done/`, without its reply, its token and its checkpoint.
     ///
     /// # Errors
     /// When it can't be moved; the next pass tries again.
     pub fn finish(&self, id: &JobId) -> Result<(), StoreError> {
         let files = self.files(id);
+        crash::point("before filing the job away");
         remove_if_there(&files.job_file());
         remove_if_there(&files.reply());
+        files.remove_checkpoint();
+        sweep(files.directory());
         let target = self.done().join(id.as_str());
         let error = |source| StoreError { path: target.clone(), action: "can't be written", source };
+        crash::point("before moving the job to done");
         fs::rename(files.directory(), &target).map_err(error)?;
-        sync_directory(&self.jobs()).and_then(|()| sync_directory(&self.done())).map_err(error)
+        sync_directory(&self.jobs()).and_then(|()| sync_directory(&self.done())).map_err(error)?;
+        crash::point("after filing the job away");
+        Ok(())
     }
 
     /// Keeps a message that is no job, for the operator.
@@ -322,6 +409,18 @@ fn parse(text: &[u8], id: &JobId) -> Result<Record, Unreadable> {
         return Err(Unreadable::Foreign(format!("its record is that of {}", record.job_id)));
     }
     Ok(record)
+}
+
+/// Removes the half-made files in a directory.
+fn sweep(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if [UNFINISHED, PROBE].iter().any(|prefix| name.starts_with(prefix)) {
+            remove_if_there(&entry.path());
+        }
+    }
 }
 
 fn remove_if_there(path: &Path) {
@@ -390,14 +489,51 @@ mod tests {
         }
         fs::write(store.jobs().join("a file"), "").unwrap();
         fs::create_dir(store.jobs().join("unfinished")).unwrap();
-        let newer =
-            serde_json::to_string(&record("newer")).unwrap().replace("\"version\":1", "\"version\":99");
+        fs::write(store.jobs().join("unfinished/message.json"), "{}").unwrap();
+        fs::write(store.jobs().join("unfinished/.new-x"), "{").unwrap();
+        fs::create_dir(store.jobs().join("no-record")).unwrap();
+        fs::write(store.jobs().join("no-record/reply.json"), "{}").unwrap();
+        let version = format!("\"version\":{RECORD_VERSION}");
+        let newer = serde_json::to_string(&record("newer")).unwrap().replace(&version, "\"version\":99");
         fs::create_dir(store.jobs().join("newer")).unwrap();
         fs::write(store.jobs().join("newer/record.json"), newer).unwrap();
         let open = store.open_jobs().unwrap();
         assert_eq!(open.iter().map(|r| r.job_id.as_str()).collect::<Vec<_>>(), ["good"]);
         assert_eq!(fs::read_dir(store.rejected()).unwrap().count(), 4);
         assert!(store.jobs().join("newer").exists());
+        assert!(!store.jobs().join("unfinished").exists(), "its message comes again");
+    }
+
+    #[test]
+    fn what_a_killed_run_left_half_made_is_swept_away() {
+        let (_dir, store) = store();
+        let job = record("a");
+        store.create(&job, b"body").unwrap();
+        let files = store.files(&job.job_id);
+        let left =
+            [store.jobs().join(".probe-1"), store.root.join(".new-1"), files.directory().join(".new-2")];
+        for path in &left {
+            fs::write(path, "").unwrap();
+        }
+        store.sweep();
+        assert!(!left[0].exists() && !left[1].exists());
+        assert!(left[2].exists(), "the trainer may be at work there");
+        store.finish(&job.job_id).unwrap();
+        assert!(!store.done().join("a/.new-2").exists());
+    }
+
+    #[test]
+    fn the_breaker_is_remembered_and_forgotten() {
+        let (_dir, store) = store();
+        assert_eq!(store.breaker(), Breaker::default());
+        let mut breaker = Breaker::default();
+        breaker.failed("away", Timestamp::now());
+        store.save_breaker(&breaker).unwrap();
+        assert_eq!(store.breaker(), breaker);
+        fs::write(store.breaker_path(), "torn").unwrap();
+        assert_eq!(store.breaker(), Breaker::default());
+        store.save_breaker(&Breaker::default()).unwrap();
+        assert!(!store.breaker_path().exists());
     }
 
     #[test]

@@ -28,6 +28,33 @@ pub struct JobInfo {
     pub exit_code: Option<String>,
 }
 
+/// Reasons to wait that don't pass by themselves: the request fits no node, or the account may not ask for it. From
+/// `man squeue`, "JOB REASON CODES"; a limit for one job ends in `PerJob` or `PerJobLimit`, for one node in `PerNode`.
+const HOPELESS: [&str; 13] = [
+    "AccountNotAllowed",
+    "BadConstraints",
+    "DependencyNeverSatisfied",
+    "InvalidAccount",
+    "InvalidQOS",
+    "JobHoldMaxRequeue",
+    "MaxMemPerLimit",
+    "PartitionConfig",
+    "PartitionNodeLimit",
+    "PartitionTimeLimit",
+    "QOSNotAllowed",
+    "launch failed requeued held",
+    "launch_failed_requeued_held",
+];
+
+impl JobInfo {
+    /// True when the job waits for something that will not come.
+    pub fn is_hopeless(&self) -> bool {
+        let per_job = |suffix: &str| self.reason.trim_end_matches("Limit").ends_with(suffix);
+        self.state.phase() == super::state::Phase::Waiting
+            && (HOPELESS.contains(&self.reason.as_str()) || per_job("PerJob") || per_job("PerNode"))
+    }
+}
+
 const SQUEUE_FORMAT: &str = "%i|%T|%r|%M|%j";
 const SACCT_FORMAT: &str = "JobIDRaw,State,Reason,Elapsed,MaxRSS,ExitCode,JobName";
 
@@ -49,6 +76,15 @@ impl Slurm {
             return Err(SlurmError::Failed { command: "squeue", detail: output.last_words() });
         }
         Ok(output.stdout.lines().filter_map(squeue_line).collect())
+    }
+
+    /// How a job ended, where there is no accounting: exit code and signal, such as `0:9`. Nothing where the controller
+    /// has forgotten it.
+    pub async fn exit_code(&self, id: SlurmJobId) -> Option<String> {
+        let arguments = ["--oneliner".into(), "show".into(), "job".into(), id.to_string().into()];
+        let output = self.run("scontrol", &arguments).await.ok().filter(|output| output.success)?;
+        let word = output.stdout.split_whitespace().find_map(|word| word.strip_prefix("ExitCode="));
+        word.map(str::to_owned)
     }
 
     /// What the accounting database knows of jobs of these names that were submitted since `since`; empty where the

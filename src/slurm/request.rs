@@ -4,7 +4,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::config::SiteConfig;
+use crate::ledger::{JobId, SlurmJobId};
 use crate::wire::ResourceSettings;
+
+/// How long a watcher may take beside the grace time, in minutes.
+const WATCHER_MINUTES: u64 = 10;
 
 /// One call of sbatch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +70,43 @@ impl Request {
         Self { arguments }
     }
 
+    /// The request for the watcher of a job: a tiny job that Slurm starts only once that one has failed, and removes once
+    /// it can't fail any more.
+    ///
+    /// Slurm takes a dependency on a number that it does not know for satisfied, so the watcher may also start too early:
+    /// it looks for itself, for as long as its time suffices.
+    pub fn watcher(site: &SiteConfig, watched: &JobId, slurm_id: SlurmJobId, memory_mb: u64) -> Self {
+        let name = watched.watcher_name();
+        let log = escaped(&site.logs.join(&name));
+        let minutes = site.grace.as_secs().div_ceil(60) + WATCHER_MINUTES;
+        let mut arguments = vec![
+            OsString::from("--parsable"),
+            option("job-name", &name),
+            option("dependency", format!("afternotok:{slurm_id}")),
+            option("kill-on-invalid-dep", "yes"),
+            option("nodes", "1"),
+            option("ntasks", "1"),
+            option("cpus-per-task", "1"),
+            option("mem", "200M"),
+            option("time", minutes.to_string()),
+            option("output", format!("{log}-%j.log")),
+            option("open-mode", "append"),
+            option("chdir", &site.home),
+            option("gres", "none"),
+        ];
+        let partition = site.watcher_partition.clone().or_else(|| site.gres_for(memory_mb).partition);
+        let optional = [
+            ("account", site.account.as_deref()),
+            ("partition", partition.as_deref()),
+            ("qos", site.qos.as_deref()),
+        ];
+        arguments.extend(optional.into_iter().filter_map(|(name, value)| Some(option(name, value?))));
+        arguments.push("--".into());
+        arguments.push(site.watcher_script().into());
+        arguments.push(watched.as_str().into());
+        Self { arguments }
+    }
+
     /// The arguments of sbatch.
     pub fn arguments(&self) -> &[OsString] {
         &self.arguments
@@ -121,6 +162,19 @@ mod tests {
 
     fn resources() -> ResourceSettings {
         ResourceSettings { cpus: 6, memory_mb: 257_000, walltime: "0-06:00".parse().unwrap(), email: None }
+    }
+
+    #[test]
+    fn a_watcher_waits_for_the_failure_of_one_job_and_asks_for_next_to_nothing() {
+        let id = JobId::from_directory("a").unwrap();
+        let mut site = site();
+        site.grace = std::time::Duration::from_secs(601);
+        assert_eq!(
+            Request::watcher(&site, &id, SlurmJobId(17), 1000).command_line(),
+            "sbatch --parsable --job-name=hpcw-a --dependency=afternotok:17 --kill-on-invalid-dep=yes --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=200M --time=21 --output=/project/100%%/logs/hpcw-a-%j.log --open-mode=append '--chdir=/project/hpc trainer' --gres=none -- '/project/hpc trainer/slurm/handle_failure.sh' a"
+        );
+        site.watcher_partition = Some("short".into());
+        assert!(Request::watcher(&site, &id, SlurmJobId(17), 1).command_line().contains("--partition=short"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use super::command::{Output, Slurm, SlurmError};
 use super::request::Request;
+use crate::crash;
 use crate::ledger::SlurmJobId;
 
 /// A job that sbatch did not accept, as far as is known.
@@ -13,6 +14,9 @@ pub enum SubmitError {
     /// already: look for its name first.
     #[error("Slurm can't take the job now: {0}")]
     Later(String),
+    /// The site's limit of jobs at a time is reached: there will be room once others are done.
+    #[error("Slurm takes no more jobs of this account for now: {0}")]
+    Limit(String),
     /// Slurm will never accept this job.
     #[error("Slurm refuses the job: {0}")]
     Refused(String),
@@ -22,7 +26,7 @@ pub enum SubmitError {
 }
 
 /// Words of sbatch that speak of the cluster's condition, not of the job (from Slurm's `slurm_errno.c`).
-const PASSING: [&str; 12] = [
+const PASSING: [&str; 10] = [
     "unable to contact slurm controller",
     "socket timed out",
     "connection refused",
@@ -32,10 +36,15 @@ const PASSING: [&str; 12] = [
     "slurm backup controller",
     "protocol authentication error",
     "job violates accounting/qos policy (job submit limit",
-    "maxsubmitjob",
-    "too many jobs",
     "slurmctld is too busy",
 ];
+
+/// Words that name a limit of jobs at a time: `AssocMaxSubmitJobLimit`, `QOSMaxSubmitJobPerUserLimit` and the like, and
+/// `MaxJobCount` of the whole cluster.
+const LIMITS: [&str; 4] = ["maxsubmitjob", "grpsubmitjob", "too many jobs", "maximum job"];
+
+/// Names of limits for a single job, such as `QOSMaxMemoryPerJob`: it will never fit.
+const TOO_BIG: [&str; 3] = ["perjob", "pernode", "maxwallduration"];
 
 impl Slurm {
     /// Submits a job.
@@ -43,8 +52,22 @@ impl Slurm {
     /// # Errors
     /// When it was not accepted, or it is not known whether it was.
     pub async fn submit(&self, request: &Request) -> Result<SlurmJobId, SubmitError> {
+        crash::point("before sbatch");
         let output = self.run("sbatch", request.arguments()).await?;
+        crash::point("after sbatch");
         read_answer(&output)
+    }
+
+    /// Cancels a job; one that is over or unknown stays as it is.
+    ///
+    /// # Errors
+    /// When scancel fails or does not answer.
+    pub async fn cancel(&self, id: SlurmJobId) -> Result<(), SlurmError> {
+        let output = self.run("scancel", &[id.to_string().into()]).await?;
+        if output.success {
+            return Ok(());
+        }
+        Err(SlurmError::Failed { command: "scancel", detail: output.last_words() })
     }
 }
 
@@ -58,7 +81,12 @@ fn read_answer(output: &Output) -> Result<SlurmJobId, SubmitError> {
     }
     let said = format!("{}\n{}", output.stderr, output.stdout).to_lowercase();
     let reason = reason(output);
-    if PASSING.iter().any(|words| said.contains(words)) {
+    let says = |words: &[&str]| words.iter().any(|words| said.contains(words));
+    if says(&LIMITS) && !says(&TOO_BIG) {
+        Err(SubmitError::Limit(reason))
+    } else if says(&TOO_BIG) {
+        Err(SubmitError::Refused(reason))
+    } else if says(&PASSING) {
         Err(SubmitError::Later(reason))
     } else {
         Err(SubmitError::Refused(reason))
@@ -72,12 +100,14 @@ fn parsable(line: &str) -> Option<SlurmJobId> {
         .then(|| number.parse().ok().map(SlurmJobId))?
 }
 
-/// sbatch's own line, without a banner around it.
+/// sbatch's own lines, without a banner around them. The first of two names the limit that the second speaks of.
 fn reason(output: &Output) -> String {
-    let own = |line: &&str| line.contains("error:");
-    let line = output.stderr.lines().chain(output.stdout.lines()).map(str::trim).rfind(own);
-    let line = line.map(|l| l.split_once("error:").map_or(l, |(_, rest)| rest).trim());
-    line.map_or_else(|| output.last_words(), |l| crate::text::printable(l, 300))
+    let lines = output.stderr.lines().chain(output.stdout.lines());
+    let own: Vec<&str> = lines.filter_map(|l| l.split_once("error:")).map(|(_, text)| text.trim()).collect();
+    match own[..] {
+        [] => output.last_words(),
+        _ => crate::text::printable(&own.join(": "), 300),
+    }
 }
 
 /// `Iterator::rfind` with a mapping.
@@ -125,12 +155,28 @@ mod tests {
         for passing in [
             "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
             "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
-            "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
+            "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)",
         ] {
             assert!(
                 answer(false, "", passing).unwrap_err().starts_with("Slurm can't take the job now"),
                 "{passing}"
             );
+        }
+    }
+
+    #[test]
+    fn a_limit_of_jobs_is_no_refusal_and_a_limit_of_size_is() {
+        const POLICY: &str = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)";
+        for name in ["AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "AssocGrpSubmitJobsLimit"] {
+            let error = answer(false, "", &format!("sbatch: error: {name}\n{POLICY}")).unwrap_err();
+            assert!(
+                error.starts_with("Slurm takes no more jobs of this account for now: Job violates"),
+                "{error}"
+            );
+        }
+        for name in ["QOSMaxMemoryPerJob", "QOSMaxCpuPerJobLimit", "AssocMaxWallDurationPerJobLimit"] {
+            let error = answer(false, "", &format!("sbatch: error: {name}\n{POLICY}")).unwrap_err();
+            assert!(error.starts_with(&format!("Slurm refuses the job: {name}: Batch")), "{error}");
         }
     }
 }

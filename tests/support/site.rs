@@ -22,7 +22,8 @@ impl Site {
     /// A site with the scripts of the repository, links to the programs of this build, an empty spool and logs.
     pub(crate) fn new() -> Self {
         let site = Self { home: new_directory(), settings: Vec::new() };
-        for script in ["run_check", "hpc_training.sh"] {
+        fs::create_dir(site.path().join("slurm")).expect("a directory");
+        for script in ["run_check", "hpc_training.sh", "slurm/handle_failure.sh"] {
             fs::copy(repository().join(script), site.path().join(script)).expect("the scripts can be copied");
         }
         symlink(program::check(), site.path().join("check")).expect("a link to check");

@@ -1,0 +1,69 @@
+//! The watcher's look at one job, inside a Slurm job of its own that starts when the other has failed.
+
+use std::time::{Duration, Instant};
+
+use super::pass::{BridgeError, Happening, Outcome, Pass, lock};
+use crate::config::Config;
+use crate::exit_code::ExitCode;
+use crate::ledger::{JobId, LockError, Record, Role, Store};
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(5);
+/// How long the lock of the spool is waited for.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long it goes on after the grace time; `slurm::Request::watcher` asks for more.
+const EXTRA: Duration = Duration::from_secs(300);
+
+/// Looks at one job until it is answered, and tells `tell` what happens to it.
+///
+/// The job may still look alive: Slurm also starts a watcher whose job it does not know any more, and says so only after
+/// a while. So it looks again, for as long as the grace time and some minutes more; then the rest is left to `check`.
+///
+/// # Errors
+/// When the spool can't be used. An unreachable broker is none: `check` delivers.
+pub async fn watch(
+    config: &Config,
+    id: &JobId,
+    tell: &mut dyn FnMut(Happening),
+) -> Result<Outcome, BridgeError> {
+    let end = Instant::now() + config.site.grace + EXTRA;
+    loop {
+        let store = Store::open(&config.site.spool)?;
+        let code = match lock(&store, Role::Watcher, PATIENCE).await {
+            Ok(lock) => {
+                let Some(job) = store.find_open(id) else { return Ok(Outcome::Done(ExitCode::Success)) };
+                let mut pass = Pass::new(config, store, lock, tell)?;
+                let result = pass.look_at(job).await;
+                // The lock goes here, so that a pass of `check` can get on between two looks.
+                match pass.end(result).await {
+                    Ok(Outcome::Done(code)) => code,
+                    Ok(busy) => return Ok(busy),
+                    Err(error @ (BridgeError::Broker(_) | BridgeError::Lock(_))) => {
+                        tracing::warn!("{error}");
+                        error.exit_code()
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Err(LockError::Held { who, .. }) => {
+                tracing::info!("the spool is in use: {who}");
+                ExitCode::Success
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let store = Store::open(&config.site.spool)?;
+        if store.find_open(id).is_none() || Instant::now() + PAUSE > end {
+            return Ok(Outcome::Done(code));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+impl Pass<'_> {
+    async fn look_at(&mut self, job: Record) -> Result<(), BridgeError> {
+        let mut jobs = [job];
+        self.reconcile(&mut jobs).await?;
+        let [job] = &mut jobs;
+        self.deliver_if_due(job).await
+    }
+}

@@ -1,0 +1,96 @@
+//! Who may publish a job's reply.
+//!
+//! The trainer, the watcher and `check` run on different machines, and a node that Slurm has given up may still be at
+//! work. Before the first byte of a reply goes to the broker its publisher creates the file `claim` in the job's
+//! directory, which only one of them can. A claim that is there already tells that somebody may have published: the reply
+//! queue has to be looked into before the reply is sent again.
+
+use std::fs;
+use std::io;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::atomic::{create_atomic, write_atomic};
+use super::store::JobFiles;
+
+/// Who publishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Publisher {
+    /// `run_trainer`, while its Slurm job is alive.
+    Trainer,
+    /// `check`, or the watcher: whoever holds the lock of the spool, once the Slurm job is over.
+    Check,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Claim {
+    by: Publisher,
+    host: String,
+    pid: u32,
+    at: Timestamp,
+}
+
+/// What a claim comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// Nobody has published before.
+    First,
+    /// An earlier attempt may have published: look before sending again.
+    Again,
+    /// It is not ours to publish: `check` has taken the job over.
+    TakenOver,
+}
+
+/// Claims the reply of a job. `check` takes over whatever claim there is, since it only asks once the job is over; a
+/// trainer takes over a trainer's, which is that of the same job before it was requeued.
+///
+/// # Errors
+/// When the claim can't be written; the reply must not be published then.
+pub fn claim(files: &JobFiles, by: Publisher) -> io::Result<Claimed> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let claim = Claim { by, host, pid: std::process::id(), at: Timestamp::now() };
+    let text = serde_json::to_vec(&claim).map_err(io::Error::other)?;
+    let path = files.claim();
+    if create_atomic(&path, &text)? {
+        return Ok(Claimed::First);
+    }
+    let earlier: Option<Claim> = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    if by == Publisher::Trainer && earlier.is_none_or(|earlier| earlier.by == Publisher::Check) {
+        return Ok(Claimed::TakenOver);
+    }
+    write_atomic(&path, &text)?;
+    Ok(Claimed::Again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn check_takes_a_trainers_claim_over_and_not_the_other_way_round() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = JobFiles::new(dir.path());
+        assert_eq!(claim(&files, Publisher::Trainer).unwrap(), Claimed::First);
+        assert_eq!(claim(&files, Publisher::Trainer).unwrap(), Claimed::Again);
+        assert_eq!(claim(&files, Publisher::Check).unwrap(), Claimed::Again);
+        assert_eq!(claim(&files, Publisher::Trainer).unwrap(), Claimed::TakenOver);
+        assert_eq!(claim(&files, Publisher::Check).unwrap(), Claimed::Again);
+    }
+
+    #[test]
+    fn a_claim_that_can_not_be_read_is_checks() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = JobFiles::new(dir.path());
+        fs::write(files.claim(), "{").unwrap();
+        assert_eq!(claim(&files, Publisher::Trainer).unwrap(), Claimed::TakenOver);
+        assert_eq!(claim(&files, Publisher::Check).unwrap(), Claimed::Again);
+    }
+
+    #[test]
+    fn without_a_directory_nothing_is_claimed() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(claim(&JobFiles::new(&dir.path().join("gone")), Publisher::Trainer).is_err());
+    }
+}
