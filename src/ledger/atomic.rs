@@ -59,8 +59,10 @@ fn directory(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// What a crash point calls the file: its name, or its extension where the name is that of one job.
 fn name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    let extension = path.extension().filter(|e| *e == "message");
+    extension.or(path.file_name()).unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Makes a rename, a new file or a removal in `directory` last.

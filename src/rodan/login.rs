@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::client::{Client, describe};
 use super::target::{Target, TargetError};
 use crate::config::RodanConfig;
+use crate::crash;
 use crate::retry::{Attempt, Policy};
 use crate::secret::Secret;
 use crate::text::printable;
@@ -62,7 +63,10 @@ struct Answer {
 /// # Errors
 /// When Rodan can't be reached (after three attempts), refuses, or is not Rodan.
 pub async fn log_in(client: &Client, config: &RodanConfig) -> Result<Secret, LoginError> {
-    RETRY.run("logging in to Rodan", async || attempt(client, config).await).await
+    crash::point("before the log-in");
+    let token = RETRY.run("logging in to Rodan", async || attempt(client, config).await).await;
+    crash::point("after the log-in");
+    token
 }
 
 async fn attempt(client: &Client, config: &RodanConfig) -> Result<Secret, Attempt<LoginError>> {

@@ -169,12 +169,11 @@ mod tests {
         let id = JobId::from_directory("a").unwrap();
         let mut site = site();
         site.grace = std::time::Duration::from_secs(601);
+        site.watcher_partition = Some("short".into());
         assert_eq!(
             Request::watcher(&site, &id, SlurmJobId(17), 1000).command_line(),
-            "sbatch --parsable --job-name=hpcw-a --dependency=afternotok:17 --kill-on-invalid-dep=yes --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=200M --time=21 --output=/project/100%%/logs/hpcw-a-%j.log --open-mode=append '--chdir=/project/hpc trainer' --gres=none -- '/project/hpc trainer/slurm/handle_failure.sh' a"
+            "sbatch --parsable --job-name=hpcw-a --dependency=afternotok:17 --kill-on-invalid-dep=yes --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=200M --time=21 --output=/project/100%%/logs/hpcw-a-%j.log --open-mode=append '--chdir=/project/hpc trainer' --gres=none --partition=short -- '/project/hpc trainer/slurm/handle_failure.sh' a"
         );
-        site.watcher_partition = Some("short".into());
-        assert!(Request::watcher(&site, &id, SlurmJobId(17), 1).command_line().contains("--partition=short"));
     }
 
     #[test]
@@ -184,7 +183,7 @@ mod tests {
         assert_eq!(
             request.command_line(),
             "sbatch --parsable --job-name=hpct-a --nodes=1 --ntasks=1 --cpus-per-task=6 --mem=257000M \
-             --time=0-06:00:00 --output=/project/100%%/logs/hpct-a-%j.log --open-mode=append \
+             --time=0-06:00:00 --output=/project/100%%/logs/hpct-a-%j.log --open-mode=append --requeue \
              '--chdir=/project/hpc trainer' --gres=gpu:1 --signal=B:USR1@120 -- /project/hpc_training.sh \
              /project/spool/jobs/a/job.json"
         );

@@ -1,0 +1,201 @@
+//! The programs are killed at every point that they pass (before and after each write to the spool, each
+//! acknowledgement, log-in, sbatch, publish and confirmation), and started again as cron or Slurm would: one Slurm job,
+//! one reply, nothing left over. Real RabbitMQ, real Slurm, the stand-in Rodan.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+
+use support::SECONDS;
+use support::broker::{JOBS, RESULTS};
+use support::desk::{Desk, job, with_setting};
+use support::program::{Finished, Program};
+
+/// Points that a program has passed, by name, in their order.
+fn points(log: &Path) -> Vec<String> {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    text.lines().filter_map(|line| line.split_once(' ')).map(|(_, name)| name.to_owned()).collect()
+}
+
+/// Dies at point `at` of this one run; 0 only names the points.
+fn dying(program: Program, at: usize, log: &Path) -> Finished {
+    let _ = fs::remove_file(log);
+    program.env("HPC_TRAINER_DIE_AT", at.to_string()).env("HPC_TRAINER_DIE_LOG", log).run()
+}
+
+/// A file that is new with each run: which point a program died at.
+fn log_of(desk: &Desk) -> std::path::PathBuf {
+    desk.site.path().join("points.txt")
+}
+
+/// Passes of `check`, as cron starts them, until the job is filed away.
+fn settle(desk: &Desk, id: &str) {
+    let done = desk.site.spool().join("done").join(id);
+    support::wait_for("the job to be answered", SECONDS(60), || {
+        let pass = desk.check().limit(SECONDS(60)).run();
+        let fine = matches!(pass.code(), Some(0 | 6 | 8 | 9 | 10));
+        assert!(fine, "{pass}");
+        done.exists().then_some(())
+    });
+    desk.check().run().success();
+}
+
+/// One reply in its queue, one Slurm job (or none, where it never came to that), nothing left in the spool.
+fn assert_one_of_each(desk: &Desk, id: &str, slurm_jobs: usize, what: &str) {
+    let replies = desk.vhost.leftovers(RESULTS);
+    assert_eq!(replies.len(), 1, "replies after {what}");
+    assert_eq!(replies[0].correlation_id(), Some(id), "{what}");
+    assert_eq!(desk.vhost.waiting(JOBS), Some(0), "no message is left after {what}");
+    assert_eq!(desk.cluster.jobs_named(&format!("hpct-{id}")).len(), slurm_jobs, "submissions after {what}");
+    let done = desk.site.spool().join("done").join(id);
+    for file in desk.site.files_below(&desk.site.spool()) {
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        let kept = ["record.json", "message.json", "claim", "started", "delivered", "progress.json"];
+        let expected = file == desk.site.spool().join("lock")
+            || (file.parent() == Some(&done) && kept.contains(&name.as_str()))
+            || file.parent() == Some(&desk.site.spool().join("rejected"));
+        assert!(expected, "{} is left after {what}", file.display());
+    }
+    let token = &desk.rodan.setup().token;
+    let holds_token = |file: &Path| String::from_utf8_lossy(&fs::read(file).unwrap()).contains(token);
+    assert!(!desk.site.files_below(&desk.site.spool()).iter().any(|f| holds_token(f)), "{what}");
+}
+
+/// A job of which Slurm's part is over and which waits for the pass that answers it.
+fn ended_job(script: &str) -> (Desk, String) {
+    let desk = Desk::with_script(script);
+    let id = desk.vhost.publish_job(&job());
+    desk.check().run().success();
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
+    (desk, id)
+}
+
+/// Kills `check` at each point of one pass, each time with a job of its own, brought there by `prepare`.
+fn every_point_of_check(what: &str, slurm_jobs: usize, prepare: impl Fn() -> (Desk, String)) {
+    let (desk, id) = prepare();
+    dying(desk.check(), 0, &log_of(&desk));
+    let names = points(&log_of(&desk));
+    assert!(names.len() > 5, "{names:?}");
+    settle_after_slurm(&desk, &id, slurm_jobs);
+    assert_one_of_each(&desk, &id, slurm_jobs, "no crash at all");
+    for (number, name) in (1..).zip(&names) {
+        let (desk, id) = prepare();
+        let killed = dying(desk.check(), number, &log_of(&desk));
+        assert_eq!(killed.code(), None, "point {number}, {name}: check should have died\n{killed}");
+        assert_eq!(points(&log_of(&desk)).last(), Some(name), "the same points in the same order");
+        settle_after_slurm(&desk, &id, slurm_jobs);
+        assert_one_of_each(&desk, &id, slurm_jobs, &format!("a crash at point {number}, {name}"));
+    }
+    eprintln!("{what}: {} points, {} runs, 0 lost, 0 doubled: {names:?}", names.len(), names.len() + 1);
+}
+
+/// The next pass finds or submits the job; once Slurm is done with it, passes answer it.
+fn settle_after_slurm(desk: &Desk, id: &str, slurm_jobs: usize) {
+    if slurm_jobs > 0 {
+        let number = support::wait_for("the Slurm job", SECONDS(60), || {
+            let jobs = desk.cluster.jobs_named(&format!("hpct-{id}"));
+            if jobs.is_empty() {
+                desk.check().limit(SECONDS(60)).run();
+            }
+            jobs.into_iter().next()
+        });
+        desk.cluster.wait_for_end(&number, SECONDS(60));
+    }
+    settle(desk, id);
+}
+
+#[test]
+fn check_dies_while_it_answers_a_failed_job() {
+    every_point_of_check("check: answer a failed job", 1, || ended_job("exit 3"));
+}
+
+#[test]
+fn check_dies_while_it_delivers_the_trainers_reply() {
+    let script = r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/reply.json"; exit 10"#;
+    every_point_of_check("check: deliver the trainer's reply", 1, || ended_job(script));
+}
+
+#[test]
+fn check_dies_while_it_answers_a_message_that_is_no_job() {
+    every_point_of_check("check: answer a bad message", 0, || {
+        let desk = Desk::with_script("exit 0");
+        let id = desk.vhost.publish_job(&with_setting("CPUs", json!("many")));
+        (desk, id)
+    });
+}
+
+#[test]
+fn check_dies_while_it_submits_a_job_with_its_watcher() {
+    every_point_of_check("check: take, submit, watch", 1, || {
+        let mut desk = Desk::with_script("exit 3");
+        desk.site.set("WATCHER", "1");
+        let id = desk.vhost.publish_job(&job());
+        (desk, id)
+    });
+}
+
+/// The trainer dies at a point of its own; Slurm sees a failed job and `check` does the rest.
+#[test]
+fn the_trainer_dies_wherever_it_may() {
+    let script = |at: usize| {
+        format!(
+            "export HPC_TRAINER_DIE_AT={at} HPC_TRAINER_DIE_LOG=\"$HPC_TRAINER_HOME/points.txt\"\n\
+             exec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\""
+        )
+    };
+    let run = |at: usize| {
+        let desk = Desk::with_script(&script(at));
+        let id = desk.vhost.publish_job(&job());
+        desk.check().run().success();
+        let ended = desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(120));
+        (desk, id, ended["JobState"].clone())
+    };
+    let (desk, id, state) = run(0);
+    let names = points(&log_of(&desk));
+    assert_eq!(state, "COMPLETED", "{}", desk.log(&id));
+    assert!(names.len() > 5, "{names:?}");
+    settle(&desk, &id);
+    assert_one_of_each(&desk, &id, 1, "no crash at all");
+    let mut with_models = 0;
+    for (number, name) in (1..).zip(&names) {
+        let (desk, id, state) = run(number);
+        assert_eq!(state, "FAILED", "point {number}, {name}: {}", desk.log(&id));
+        settle(&desk, &id);
+        assert_one_of_each(&desk, &id, 1, &format!("a crash of the trainer at point {number}, {name}"));
+        let reply = desk.vhost.leftovers(RESULTS).remove(0).json();
+        // From the moment that the models are on disk, they are the answer.
+        with_models += usize::from(reply.get("error").is_none());
+    }
+    let spooled = names.iter().position(|name| name == "after writing reply.json").unwrap();
+    assert!(with_models >= names.len() - spooled, "{with_models} of {names:?}");
+    eprintln!("trainer: {} points, {} runs, 0 lost, 0 doubled: {names:?}", names.len(), names.len() + 1);
+}
+
+/// The one gap that stays: Rodan has read the reply, and the trainer died before it had noted the confirmation. The
+/// queue is empty as if nothing had been sent.
+#[test]
+fn a_reply_that_rodan_read_before_a_crash_is_sent_again_under_the_same_id() {
+    let script = "export HPC_TRAINER_DIE_LOG=\"$HPC_TRAINER_HOME/points.txt\"\n\
+                  exec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\"";
+    let desk = Desk::with_script(script);
+    let id = desk.vhost.publish_job(&job());
+    desk.check().run().success();
+    let first = desk.vhost.receive_reply(&id, SECONDS(120));
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    // As the crash would have left it.
+    fs::remove_file(desk.directory(&id).join("delivered")).unwrap();
+    desk.check().run().success();
+    let second =
+        desk.vhost.try_receive_reply(&id, Duration::from_secs(2)).expect("sent again: nobody can know");
+    assert_eq!(second.body, first.body, "the same reply");
+    assert_eq!(
+        second.properties.message_id(),
+        first.properties.message_id(),
+        "which tells that it is a second copy"
+    );
+}

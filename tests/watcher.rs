@@ -1,0 +1,158 @@
+//! The watcher: a tiny Slurm job beside each training job that reports its failure at once. Real RabbitMQ, real Slurm.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+
+mod support;
+
+use std::time::Instant;
+
+use support::SECONDS;
+use support::broker::RESULTS;
+use support::desk::{Desk, job};
+use support::program::expect;
+
+fn watched(script: &str) -> (Desk, String, String) {
+    let mut desk = Desk::with_script(script);
+    desk.site.set("WATCHER", "1");
+    let id = desk.vhost.publish_job(&job());
+    desk.check().run().success();
+    let watcher = desk.record(&id).unwrap()["watcher"].to_string();
+    assert_eq!(desk.cluster.jobs_named(&format!("hpcw-{id}")), [watcher.as_str()]);
+    (desk, id, watcher)
+}
+
+fn answered(desk: &Desk, id: &str) -> bool {
+    desk.site.spool().join("done").join(id).exists()
+}
+
+#[test]
+fn a_failure_is_answered_within_a_minute_and_without_cron() {
+    let (desk, id, watcher) = watched("sleep 2; exit 3");
+    let slurm_id = desk.slurm_job(&id);
+    desk.cluster.wait_for_end(&slurm_id, SECONDS(30));
+    let failed = Instant::now();
+    let sentence = desk.error_reply(&id);
+    let took = failed.elapsed();
+    eprintln!("from the failure to the reply, with the watcher: {:.1} s", took.as_secs_f64());
+    assert!(took < SECONDS(60), "{took:?}");
+    assert!(sentence.contains("without a result (FAILED"), "{sentence}");
+    let ended = desk.cluster.wait_for_end(&watcher, SECONDS(30));
+    assert_eq!(ended["ExitCode"], "9:0", "as check's: a job failed");
+    assert!(answered(&desk, &id));
+    desk.check().run().success();
+    assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "one answer only");
+}
+
+#[test]
+fn a_cancelled_job_is_a_failure_whether_it_had_started_or_not() {
+    let (desk, id, _) = watched("sleep 300");
+    let slurm_id = desk.slurm_job(&id);
+    desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(20));
+    desk.cluster.cancel(&slurm_id);
+    assert!(desk.error_reply(&id).contains("was cancelled"));
+
+    // More than all nodes together can hold at a time, so it waits.
+    let mut desk = Desk::with_script("sleep 300");
+    desk.site.set("WATCHER", "1").set("GRACE_SECONDS", "600");
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let mut asked = job();
+        asked["settings"]["Maximum memory (MB)"] = 250_000.into();
+        ids.push(desk.vhost.publish_job(&asked));
+    }
+    let third = {
+        let mut asked = job();
+        asked["settings"]["Maximum memory (MB)"] = 290_000.into();
+        desk.vhost.publish_job(&asked)
+    };
+    desk.check().args(["--max-jobs", "3"]).run().success();
+    let pending = desk.slurm_job(&third);
+    assert_eq!(desk.cluster.job(&pending).unwrap()["JobState"], "PENDING");
+    desk.cluster.cancel(&pending);
+    let sentence = desk.error_reply(&third);
+    assert!(sentence.contains("was cancelled"), "{sentence}");
+    for id in ids {
+        desk.cluster.cancel(&desk.slurm_job(&id));
+        desk.error_reply(&id);
+    }
+}
+
+#[test]
+fn of_a_watcher_and_checks_at_the_same_time_one_answers() {
+    for round in 0..3 {
+        let (desk, id, watcher) = watched("sleep 1; exit 3");
+        desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+        let end = Instant::now() + SECONDS(60);
+        while !answered(&desk, &id) && Instant::now() < end {
+            let checks: Vec<_> = (0..2).map(|_| desk.check().start()).collect();
+            for check in checks {
+                let finished = check.wait();
+                assert!(matches!(finished.code(), Some(0 | 9)), "round {round}\n{finished}");
+            }
+        }
+        assert!(desk.error_reply(&id).contains("without a result"));
+        desk.cluster.wait_for_end(&watcher, SECONDS(60));
+        assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "one answer only");
+    }
+}
+
+#[test]
+fn a_lost_watcher_is_made_good_by_check() {
+    let (desk, id, watcher) = watched("sleep 2; exit 3");
+    desk.cluster.cancel(&watcher);
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    assert!(desk.vhost.try_receive_reply(&id, SECONDS(2)).is_none());
+    let before = Instant::now();
+    expect(&desk.check().run(), 9, &[]);
+    assert!(desk.error_reply(&id).contains("without a result"));
+    eprintln!("without the watcher: the wait for cron and {:.1} s", before.elapsed().as_secs_f64());
+}
+
+#[test]
+fn a_watcher_that_starts_too_early_waits_and_answers_nothing_that_is_alive() {
+    // As Slurm does where it does not know the number that is depended on.
+    let desk = Desk::with_script("sleep 300");
+    let id = desk.vhost.publish_job(&job());
+    desk.check().run().success();
+    let slurm_id = desk.slurm_job(&id);
+    let arguments = ["--dependency=afternotok:999999", "--kill-on-invalid-dep=yes", "--mem=100M"];
+    let home = desk.site.path();
+    let script = home.join("slurm/handle_failure.sh");
+    let log = format!("--output={}", desk.site.logs().join("watcher.log").display());
+    let all = arguments.into_iter().chain([log.as_str(), script.to_str().unwrap(), &id]);
+    let watcher = desk.cluster.submit(home, all);
+    desk.cluster.wait_for_state(&watcher, &["RUNNING"], SECONDS(20));
+    desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(20));
+    assert!(desk.vhost.try_receive_reply(&id, SECONDS(4)).is_none(), "the job is alive");
+    desk.check().run().success(); // between two looks the lock is free
+    desk.cluster.cancel(&slurm_id);
+    assert!(desk.error_reply(&id).contains("was cancelled"));
+    desk.cluster.wait_for_end(&watcher, SECONDS(30));
+}
+
+#[test]
+fn the_watcher_of_a_job_that_succeeds_goes_by_itself() {
+    let (desk, id, watcher) =
+        watched(r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/reply.json"; sleep 1; exit 0"#);
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    let ended = desk.cluster.wait_for_end(&watcher, SECONDS(60));
+    assert_eq!(ended["JobState"], "CANCELLED", "it never ran");
+    desk.check().run().success();
+    assert_eq!(desk.vhost.receive_reply(&id, SECONDS(5)).json()["Background Model"], "AAAA");
+}
+
+#[test]
+fn a_site_that_takes_no_watcher_still_takes_the_job() {
+    let mut desk = Desk::with_script("sleep 60");
+    desk.site.set("WATCHER", "1").set("WATCHER_PARTITION", "nowhere");
+    let id = desk.vhost.publish_job(&job());
+    let finished = desk.check().run().success();
+    assert!(finished.stderr.contains("no watcher") && finished.stderr.contains("WATCHER=0"), "{finished}");
+    desk.cluster.cancel(&desk.slurm_job(&id));
+}
+
+#[test]
+fn a_watch_of_nothing_ends_at_once() {
+    let desk = Desk::with_script("exit 0");
+    desk.check().args(["--watch", "unknown"]).run().success();
+    expect(&desk.check().args(["--watch", "../x"]).run(), 2, &["no job's directory"]);
+}
