@@ -1,0 +1,217 @@
+//! Many jobs, many checks, a cluster that is full or away: what is not taken waits, what is taken is answered once.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use support::SECONDS;
+use support::broker::{JOBS, RESULTS};
+use support::desk::{Desk, job, with_setting};
+use support::program::expect;
+
+#[test]
+fn no_more_jobs_are_open_than_the_site_wants() {
+    let mut desk = Desk::with_script("sleep 300");
+    desk.site.set("MAX_OPEN_JOBS", "2");
+    let ids: Vec<String> = (0..4).map(|_| desk.vhost.publish_job(&job())).collect();
+    let finished = desk.check().args(["--max-jobs", "9", "-v"]).run().success();
+    assert!(finished.stderr.contains("2 are open (MAX_OPEN_JOBS=2)"), "{finished}");
+    assert_eq!(desk.vhost.waiting(JOBS), Some(2), "the others stay in RabbitMQ");
+    let finished = desk.check().args(["--max-jobs", "9"]).run().success();
+    assert_eq!(finished.stdout, "", "and nothing is said about it each time");
+    desk.cluster.cancel(&desk.slurm_job(&ids[0]));
+    desk.cluster.wait_for_end(&desk.slurm_job(&ids[0]), SECONDS(30));
+    let finished = desk.check().args(["--max-jobs", "9"]).run();
+    assert!(finished.stdout.contains(&format!("{}  submitted", ids[2])), "one answered, one taken\n{finished}");
+    assert_eq!(desk.vhost.waiting(JOBS), Some(1));
+    for id in &ids[1..3] {
+        desk.cluster.cancel(&desk.slurm_job(id));
+    }
+}
+
+#[test]
+fn after_repeated_refusals_the_intake_pauses_and_says_so() {
+    let mut desk = Desk::with_script("sleep 300");
+    desk.site.set("SITE_PARTITION", "nowhere");
+    let ids: Vec<String> = (0..5).map(|_| desk.vhost.publish_job(&job())).collect();
+    let finished = desk.check().args(["--max-jobs", "9"]).run();
+    expect(&finished, 6, &["no new jobs are taken until", "3 submissions in a row failed", "invalid partition"]);
+    assert_eq!(desk.vhost.waiting(JOBS), Some(2), "the others don't get the same error");
+    for id in &ids[..3] {
+        assert!(desk.error_reply(id).starts_with("The cluster refuses the job"));
+    }
+    desk.site.unset("SITE_PARTITION");
+    expect(&desk.check().run(), 6, &["no new jobs are taken until"]);
+    // The pause is over.
+    let path = desk.site.spool().join("breaker.json");
+    let mut breaker: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(breaker["failures"], 3);
+    breaker["until"] = json!("2026-01-01T00:00:00Z");
+    fs::write(&path, breaker.to_string()).unwrap();
+    let finished = desk.check().args(["--max-jobs", "9"]).run().success();
+    assert_eq!(finished.stdout.matches("submitted").count(), 2, "{finished}");
+    assert!(!path.exists(), "a success forgets the failures");
+    for id in &ids[3..] {
+        desk.cluster.cancel(&desk.slurm_job(id));
+    }
+}
+
+#[test]
+fn while_one_job_waits_for_slurm_no_other_is_taken() {
+    let mut desk = Desk::with_script("sleep 300");
+    let stub = desk.site.path().join("bin");
+    fs::create_dir(&stub).unwrap();
+    // What Slurm says at a site's limit; the other commands are the real ones.
+    let limit = "echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; echo \"sbatch: error: Batch job submission \
+                 failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)\" >&2; exit 1";
+    for (name, text) in [("sbatch", limit), ("squeue", "exec squeue \"$@\""), ("sacct", "exec sacct \"$@\"")] {
+        support::write_script(&stub.join(name), text);
+    }
+    desk.site.set("SITE_SLURM_BIN", stub.to_str().unwrap()).set("GIVE_UP_HOURS", "0");
+    let ids: Vec<String> = (0..3).map(|_| desk.vhost.publish_job(&job())).collect();
+    for _ in 0..4 {
+        let finished = desk.check().args(["--max-jobs", "9"]).run().success();
+        assert!(finished.stdout.contains(&format!("{}  waiting", ids[0])), "{finished}");
+        assert!(finished.stdout.contains("QOSMaxSubmitJobPerUserLimit"), "{finished}");
+        assert_eq!(desk.vhost.waiting(JOBS), Some(2), "the messages stay in the queue");
+    }
+    assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "a limit is no failure, however long it lasts");
+    desk.site.unset("SITE_SLURM_BIN");
+    let finished = desk.check().args(["--max-jobs", "9"]).run().success();
+    assert_eq!(finished.stdout.matches("submitted").count(), 3, "{finished}");
+    for id in &ids {
+        desk.cluster.cancel(&desk.slurm_job(id));
+    }
+}
+
+#[test]
+fn a_job_that_no_node_can_hold_is_taken_out_of_the_queue_and_answered() {
+    let desk = Desk::with_script("exit 0");
+    let id = desk.vhost.publish_job(&with_setting("CPUs", json!(500)));
+    let finished = desk.check().run();
+    if finished.code() == Some(6) {
+        // A Slurm that refuses it at once.
+        assert!(desk.error_reply(&id).starts_with("The cluster refuses the job"));
+        return;
+    }
+    let slurm_id = desk.slurm_job(&id);
+    assert_eq!(desk.cluster.job(&slurm_id).unwrap()["JobState"], "PENDING");
+    desk.check().run().success();
+    let finished = support::wait_for("the grace time", SECONDS(20), || {
+        let finished = desk.check().run();
+        (finished.code() == Some(9)).then_some(finished)
+    });
+    assert!(finished.stdout.contains(&format!("{id}  cancelled")), "{finished}");
+    let sentence = desk.error_reply(&id);
+    for part in ["can't start on this cluster", "500 CPUs, 500 MB", "Set \"CPUs\""] {
+        assert!(sentence.contains(part), "{sentence}");
+    }
+    assert_eq!(desk.cluster.job(&slurm_id).unwrap()["JobState"], "CANCELLED");
+}
+
+#[test]
+fn a_job_does_not_wait_in_slurms_queue_for_ever() {
+    let mut desk = Desk::with_script("sleep 300");
+    desk.site.set("MAX_PENDING_HOURS", "2").set("GRACE_SECONDS", "600");
+    let id = desk.vhost.publish_job(&job());
+    // Held, as an administrator does it.
+    desk.site.set("SITE_CONSTRAINT", "");
+    desk.check().run().success();
+    let slurm_id = desk.slurm_job(&id);
+    desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(20));
+    desk.check().run().success();
+    desk.cluster.command("scontrol").args(["requeuehold", &slurm_id]).run().success();
+    desk.cluster.wait_for_state(&slurm_id, &["PENDING", "REQUEUE_HOLD"], SECONDS(30));
+    desk.check().run().success();
+    assert_eq!(desk.record(&id).unwrap()["state"]["name"], "submitted", "back in the queue");
+    let path = desk.directory(&id).join("record.json");
+    let mut record = desk.record(&id).unwrap();
+    record["changed_at"] = json!("2026-01-01T00:00:00Z");
+    fs::write(&path, record.to_string()).unwrap();
+    expect(&desk.check().run(), 9, &[]);
+    let sentence = desk.error_reply(&id);
+    assert!(sentence.contains("did not start within 2 hours"), "{sentence}");
+}
+
+#[test]
+fn checks_that_run_over_each_other_submit_each_job_once() {
+    let desk = Desk::with_script("exit 3");
+    let ids: Vec<String> = (0..6).map(|_| desk.vhost.publish_job(&job())).collect();
+    let end = Instant::now() + SECONDS(90);
+    while ids.iter().any(|id| !desk.site.spool().join("done").join(id).exists()) {
+        assert!(Instant::now() < end, "not all are answered");
+        let checks: Vec<_> = (0..4).map(|_| desk.check().args(["--max-jobs", "2"]).start()).collect();
+        for check in checks {
+            let finished = check.wait();
+            assert!(matches!(finished.code(), Some(0 | 9)), "{finished}");
+        }
+    }
+    for id in &ids {
+        desk.slurm_job(id); // one
+        desk.error_reply(id); // one
+    }
+    assert_eq!(desk.vhost.waiting(RESULTS), Some(0));
+}
+
+/// A page of 48×48 pixels: background on the left, neumes on the right.
+fn short_page(desk: &Desk) -> Value {
+    let picture = |pixel: &dyn Fn(u32, u32) -> [u8; 4]| {
+        let mut bytes = Vec::new();
+        let mut encoder = png::Encoder::new(&mut bytes, 48, 48);
+        encoder.set_color(png::ColorType::Rgba);
+        let pixels: Vec<u8> = (0..48 * 48).flat_map(|i| pixel(i % 48, i / 48)).collect();
+        encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+        bytes
+    };
+    let half = |right: bool| move |x: u32, _: u32| [0, 0, 0, if (x >= 24) == right { 255 } else { 0 }];
+    desk.rodan
+        .put("/uploads/i.png", picture(&|x, y| [if x >= 24 { 20 } else { 220 }, (y * 5) as u8, 99, 255]))
+        .put("/uploads/b.png", picture(&half(false)))
+        .put("/uploads/0.png", picture(&half(true)));
+    let mut asked = job();
+    asked["inputs"] = json!({"Image": "/uploads/i.png", "Background": "/uploads/b.png",
+        "rgba PNG - Layer 0": "/uploads/0.png"});
+    for (name, value) in [("Maximum number of samples per label", 10), ("Patch height", 16), ("Patch width", 16)] {
+        asked["settings"][name] = json!(value);
+    }
+    asked
+}
+
+#[test]
+fn two_hundred_jobs_are_trained_and_answered_once_each() {
+    const JOBS_AT_ONCE: usize = 200;
+    let mut desk = Desk::new();
+    desk.site.set("MAX_OPEN_JOBS", "500");
+    let asked = short_page(&desk);
+    let started = Instant::now();
+    let ids: Vec<String> = desk.vhost.publish_jobs(&asked, JOBS_AT_ONCE);
+    let published = started.elapsed();
+    let finished = desk.check().args(["--max-jobs", "200"]).limit(SECONDS(300)).run().success();
+    let submitted = started.elapsed() - published;
+    assert_eq!(finished.stdout.matches("submitted").count(), JOBS_AT_ONCE);
+    assert_eq!(desk.rodan.requests_for("/api/auth/token/").len(), 1, "one log-in for all");
+    support::wait_for("all jobs to be answered", SECONDS(400), || {
+        let finished = desk.check().args(["--max-jobs", "0"]).limit(SECONDS(120)).run();
+        assert!(matches!(finished.code(), Some(0)), "{finished}");
+        std::thread::sleep(SECONDS(1));
+        fs::read_dir(desk.site.spool().join("jobs")).unwrap().next().is_none().then_some(())
+    });
+    let mut replies: BTreeMap<String, u32> = BTreeMap::new();
+    for reply in desk.vhost.leftovers(RESULTS) {
+        assert!(reply.json().get("Model 0").is_some(), "{}", reply.json());
+        *replies.entry(reply.correlation_id().unwrap().to_owned()).or_default() += 1;
+    }
+    assert_eq!(replies.len(), JOBS_AT_ONCE);
+    assert!(ids.iter().all(|id| replies.get(id) == Some(&1)), "{replies:?}");
+    eprintln!(
+        "{JOBS_AT_ONCE} jobs: submitted in {:.1} s ({:.0} a second), all answered after {:.0} s",
+        submitted.as_secs_f64(),
+        JOBS_AT_ONCE as f64 / submitted.as_secs_f64(),
+        started.elapsed().as_secs_f64()
+    );
+}
