@@ -7,7 +7,9 @@ use crate::wire::ResourceSettings;
 /// The error reply for a job that Slurm ended before there was a result.
 pub fn ended(job: &JobInfo, asked_for: Option<&ResourceSettings>) -> String {
     let number = job.id;
-    let ran = if job.elapsed.is_empty() { String::new() } else { format!(" after {}", job.elapsed) };
+    // squeue says 0:00 of a job that never ran, sacct 00:00:00.
+    let never_ran = job.elapsed.chars().all(|c| matches!(c, '0' | ':'));
+    let ran = if never_ran { String::new() } else { format!(" after {}", job.elapsed) };
     match &job.state {
         JobState::Timeout | JobState::Deadline => {
             let limit = asked_for.map_or_else(String::new, |r| format!(" (asked for {})", r.walltime));
@@ -141,5 +143,9 @@ mod tests {
         assert!(sentence("CANCELLED by 0", None).contains("was cancelled on the cluster"));
         assert!(sentence("NODE_FAIL", None).contains("failed after 06:00:12. Run the workflow again."));
         assert!(sentence("COMPLETED", None).contains("without a result (COMPLETED"));
+        for elapsed in ["", "0:00", "00:00:00"] {
+            let never_ran = JobInfo { elapsed: elapsed.into(), ..job("CANCELLED", None) };
+            assert!(ended(&never_ran, None).contains("was cancelled on the cluster. Run"), "{elapsed}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The private RabbitMQ: one plain and one TLS port on 127.0.0.1, its own CA, its own epmd, a pool of vhosts.
-# Sourced by `up`; works in $BROKER.
+# Sourced by `up` and `service`; works in $BROKER.
 
 BROKER_USER=tester
 
@@ -113,6 +113,18 @@ stop_broker() {
     rm -rf "$BROKER/pid" "$BROKER/mnesia"
 }
 
+# The server with the files that are there, until it answers on its ports.
+launch_broker() {
+    (
+        # shellcheck source=/dev/null
+        . "$BROKER/env.sh"
+        cd "$BROKER" || exit
+        exec_daemon "$RABBITMQ_SERVER" >>"$BROKER/log/server.out" 2>&1
+    ) &
+    BROKER_PID=$!
+    wait_until 60 broker_answers_or_died && broker_is_ours
+}
+
 start_broker() {
     read -r AMQP_PORT AMQPS_PORT DIST_PORT EPMD_PORT <<<"$(free_ports 4)"
     stop_broker
@@ -123,14 +135,8 @@ start_broker() {
     make_certificates
     write_definitions
     write_broker_config
-    (
-        # shellcheck source=/dev/null
-        . "$BROKER/env.sh"
-        cd "$BROKER" || exit
-        exec_daemon "$RABBITMQ_SERVER" >"$BROKER/log/server.out" 2>&1
-    ) &
-    BROKER_PID=$!
-    wait_until 60 broker_answers_or_died && broker_is_ours || return 1
+    : >"$BROKER/log/server.out"
+    launch_broker || return 1
     mkdir -p "$DIR/vhosts"
     cat >"$BROKER/exports" <<ENV
 export HPC_TRAINER_TEST_AMQP_HOST=127.0.0.1

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Shared by `up` and `down`: messages, free ports, and which processes belong to a test directory.
+# Shared by `up`, `down` and `service`: messages, free ports, and which processes belong to a test directory.
 
 # Every daemon starts with this variable in its environment, set to its directory. That is how `down` finds what
 # it has to end, even where `up` was killed before a pid file was written.

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # The private Slurm: one controller and $NODES nodes on this machine, each with fake GPUs, cores and memory.
-# Sourced by `up`; works in $SLURM.
+# Sourced by `up` and `service`; works in $SLURM.
 
 ME=$(id -un)
 HOST=$(hostname -s)

@@ -14,7 +14,7 @@ use lapin::options::{
     ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
 };
 use lapin::tcp::OwnedTLSConfig;
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::Value;
 
@@ -92,6 +92,11 @@ impl Vhost {
     /// `RABBITMQ_HOST` for the plain port, without user and password.
     pub(crate) fn url(&self) -> String {
         format!("amqp://{}:{}/{}", self.host, self.port, self.name)
+    }
+
+    /// The plain port, as `host:port`.
+    pub(crate) fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
     }
 
     /// `RABBITMQ_HOST` for the TLS port; the certificate is good for `localhost` and its address.
@@ -228,6 +233,17 @@ impl Vhost {
         self.on_channel(|channel| async move {
             channel.queue_declare(queue.into(), options, FieldTable::default()).await.map(drop)
         })
+    }
+
+    /// Declares a queue that takes `length` messages and refuses the next with a negative confirmation.
+    pub(crate) fn declare_with_room_for(&self, length: i32, queue: &str) {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-max-length".into(), AMQPValue::LongInt(length));
+        arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+        self.on_channel(|channel| async move {
+            let declared = channel.queue_declare(queue.into(), QueueDeclareOptions::default(), arguments);
+            declared.await.expect("a queue with a limit")
+        });
     }
 
     pub(crate) fn purge(&self, queue: &str) {

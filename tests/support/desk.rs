@@ -24,6 +24,7 @@ pub(crate) struct Desk {
     pub(crate) cluster: Cluster,
     pub(crate) rodan: Rodan,
     pub(crate) site: Site,
+    pub(crate) services: Services,
 }
 
 impl Desk {
@@ -38,7 +39,11 @@ impl Desk {
     }
 
     pub(crate) fn with(batch_script: Option<&str>, rodan: Rodan) -> Self {
-        let services = Services::shared();
+        Self::on(Services::shared(), batch_script, rodan)
+    }
+
+    /// With services of the test's choice.
+    pub(crate) fn on(services: Services, batch_script: Option<&str>, rodan: Rodan) -> Self {
         let (vhost, cluster, mut site) = (services.vhost(), services.cluster(), Site::new());
         let setup = rodan.setup().clone();
         site.use_broker(&vhost)
@@ -46,16 +51,22 @@ impl Desk {
             .set("GRACE_SECONDS", "1")
             // A failure is reported when the test says so, by its own check.
             .set("WATCHER", "0");
-        if let Some(text) = batch_script {
-            let script = site.path().join("batch.sh");
-            fs::write(&script, format!("#!/bin/bash\n{text}\n")).unwrap();
-            fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).unwrap();
-            site.set("BATCH_SCRIPT", "batch.sh");
-        }
         for name in PAGE {
             rodan.put(&format!("/uploads/{name}"), page(name));
         }
-        Self { vhost, cluster, rodan, site }
+        let mut desk = Self { vhost, cluster, rodan, site, services };
+        if let Some(text) = batch_script {
+            desk.use_script(&format!("#!/bin/bash\n{text}\n"));
+        }
+        desk
+    }
+
+    /// Another batch script for the jobs that are submitted from here on, first line and all.
+    pub(crate) fn use_script(&mut self, text: &str) {
+        let script = self.site.path().join("batch.sh");
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o700)).unwrap();
+        self.site.set("BATCH_SCRIPT", "batch.sh");
     }
 
     /// `run_check`, as cron starts it.

@@ -2,6 +2,7 @@
 //!
 //! - [`services`]: the private broker and cluster that `./run_tests` has started, or one of a test's own;
 //! - [`broker`]: a vhost for one test, and Rodan's side of the queues;
+//! - [`proxy`]: stands before the broker and breaks connections at a chosen moment;
 //! - [`rodan`]: the stand-in for Rodan's HTTP side;
 //! - [`slurm`]: what Slurm says about a job;
 //! - [`program`]: runs a program with a clean environment and a deadline;
@@ -17,6 +18,7 @@
 pub(crate) mod broker;
 pub(crate) mod desk;
 pub(crate) mod program;
+pub(crate) mod proxy;
 pub(crate) mod rodan;
 pub(crate) mod services;
 pub(crate) mod site;

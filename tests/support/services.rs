@@ -16,7 +16,7 @@ pub(crate) fn repository() -> &'static Path {
 pub(crate) struct Services {
     variables: HashMap<String, String>,
     /// Where these services are the test's own.
-    own: Option<OwnServices>,
+    own: Vec<OwnServices>,
 }
 
 impl Services {
@@ -30,7 +30,7 @@ impl Services {
             variables.contains_key("HPC_TRAINER_TEST_SERVICES"),
             "no test services: use ./run_tests, or start them with  eval \"$(./run_tests services)\""
         );
-        Self { variables, own: None }
+        Self { variables, own: Vec::new() }
     }
 
     /// Services of this test's own, for settings that the shared ones don't have: see the top of
@@ -40,14 +40,30 @@ impl Services {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let directory = PathBuf::from(format!("/tmp/hpct.{}.{number}", std::process::id()));
         let own = OwnServices(directory);
-        script("up", &own.0, settings).unwrap_or_else(|error| panic!("{error}"));
+        script("up", &[], &own.0, settings).unwrap_or_else(|error| panic!("{error}"));
         let text = std::fs::read_to_string(own.0.join("env.sh")).expect("up wrote env.sh");
         let variables = text
             .lines()
             .filter_map(|line| line.strip_prefix("export ")?.split_once('='))
             .map(|(name, value)| (name.to_owned(), value.trim_matches('\'').to_owned()))
             .collect();
-        Self { variables, own: Some(own) }
+        Self { variables, own: vec![own] }
+    }
+
+    /// These services with the cluster of others in place of their own: a shared broker and a private Slurm, or the
+    /// other way round.
+    pub(crate) fn with_cluster_of(mut self, other: Self) -> Self {
+        let of_cluster = [
+            "SLURM_CONF",
+            "HPC_TRAINER_TEST_NODES",
+            "HPC_TRAINER_TEST_ACCOUNTING",
+            "HPC_TRAINER_TEST_CGROUP",
+        ];
+        for name in of_cluster {
+            self.variables.insert(name.to_owned(), other.variable(name).to_owned());
+        }
+        self.own.extend(other.own);
+        self
     }
 
     /// A value of `env.sh`.
@@ -75,6 +91,40 @@ impl Services {
     pub(crate) fn cluster(&self) -> Cluster {
         Cluster::new(self.variable("SLURM_CONF"))
     }
+
+    /// Does something to one daemon of private services: see the top of `slurm/test-cluster/service`.
+    ///
+    /// # Panics
+    /// Where these services are not the test's own, or it does not succeed.
+    pub(crate) fn service(&self, action: &str, daemon: &str) {
+        let directory = match daemon {
+            "broker" => self.directory(),
+            _ => self.cluster_directory(),
+        };
+        assert!(self.own.iter().any(|own| own.0 == directory), "{daemon} is not this test's own");
+        script("service", &[action, daemon], directory, &[]).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// A controller that takes connections and says nothing, until the value is dropped.
+    pub(crate) fn pause_slurmctld(&self) -> Paused<'_> {
+        self.service("pause", "slurmctld");
+        Paused(self)
+    }
+
+    /// The directory of the services that the cluster belongs to.
+    fn cluster_directory(&self) -> &Path {
+        let conf = Path::new(self.variable("SLURM_CONF"));
+        conf.ancestors().nth(2).expect("slurm.conf lies in DIR/slurm")
+    }
+}
+
+/// A controller that stands still.
+pub(crate) struct Paused<'a>(&'a Services);
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.0.service("continue", "slurmctld");
+    }
 }
 
 /// Services that end with the test, also when `up` or the test panics.
@@ -82,7 +132,7 @@ struct OwnServices(PathBuf);
 
 impl Drop for OwnServices {
     fn drop(&mut self) {
-        if let Err(error) = script("down", &self.0, &[]) {
+        if let Err(error) = script("down", &[], &self.0, &[]) {
             eprintln!("{error}");
         }
     }
@@ -92,11 +142,20 @@ fn is_ours(name: &str) -> bool {
     name == "SLURM_CONF" || name.starts_with("HPC_TRAINER_TEST_")
 }
 
-fn script(name: &str, directory: &Path, settings: &[(&str, &str)]) -> Result<(), String> {
+fn script(name: &str, arguments: &[&str], directory: &Path, settings: &[(&str, &str)]) -> Result<(), String> {
     let mut command = std::process::Command::new(repository().join("slurm/test-cluster").join(name));
-    let output = command.arg(directory).envs(settings.iter().copied()).output().expect("the script starts");
+    let output = command
+        .args(arguments)
+        .arg(directory)
+        .envs(settings.iter().copied())
+        .output()
+        .expect("the script starts");
     if output.status.success() {
         return Ok(());
     }
-    Err(format!("{name} {} failed: {}", directory.display(), String::from_utf8_lossy(&output.stderr)))
+    Err(format!(
+        "{name} {arguments:?} {} failed: {}",
+        directory.display(),
+        String::from_utf8_lossy(&output.stderr)
+    ))
 }
