@@ -1,8 +1,11 @@
 //! From a received job to a Slurm job: log in, write the job file, call sbatch.
 
+use jiff::Timestamp;
+
 use super::pass::{BridgeError, Pass};
 use crate::exit_code::ExitCode;
 use crate::ledger::{Event, Record, State, write_atomic};
+use crate::report;
 use crate::rodan::{Client, LoginError, log_in};
 use crate::secret::Secret;
 use crate::slurm::{Request, SubmitError};
@@ -19,7 +22,15 @@ impl Pass<'_> {
             if !self.slurm_answered {
                 return Ok(()); // the job may exist: it must not be submitted twice
             }
-            if self.is_given_up(job) {
+            if job.limited {
+                if Timestamp::now().duration_since(job.received_at).unsigned_abs()
+                    >= self.config.site.max_pending
+                {
+                    let why = job.last_error.clone().unwrap_or_default();
+                    let sentence = report::not_started(&why, None, Some(self.config.site.max_pending));
+                    return self.fails(job, ExitCode::Slurm, sentence);
+                }
+            } else if self.is_given_up(job) {
                 let sentence = "The cluster did not take the job in time. Run the workflow again, or ask the operator of the cluster.";
                 return self.fails(job, ExitCode::Slurm, sentence.to_owned());
             }
@@ -54,7 +65,8 @@ impl Pass<'_> {
                 self.watch(job).await
             }
             Err(error @ SubmitError::Limit(_)) => {
-                // It waits as it would in Slurm's queue, so no time is up.
+                // It waits as it would in Slurm's queue.
+                job.limited = true;
                 self.no_submissions = Some((ExitCode::Success, error.to_string()));
                 self.waits(job, ExitCode::Success, error.to_string())
             }
@@ -67,6 +79,7 @@ impl Pass<'_> {
                 self.fails(job, ExitCode::Slurm, sentence)
             }
             Err(error) => {
+                job.limited = false;
                 self.submission_failed(&error.to_string())?;
                 self.no_submissions = Some((ExitCode::Slurm, error.to_string()));
                 self.waits(job, ExitCode::Slurm, error.to_string())

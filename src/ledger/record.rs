@@ -196,7 +196,7 @@ impl State {
 
 /// Version of the record's form; an older one is read, a newer one is left alone.
 ///
-/// 1: the first. 2: `outcome`, `watcher` and `verdict`.
+/// 1: the first. 2: `outcome`, `watcher`, `limited` and `verdict`.
 pub(super) const RECORD_VERSION: u32 = 2;
 
 /// One job, as it is kept on disk. It holds no secret.
@@ -238,6 +238,9 @@ pub struct Record {
     /// Slurm's number of the watcher.
     #[serde(default)]
     pub watcher: Option<SlurmJobId>,
+    /// True while it waits for room under the site's limit of jobs: Slurm is well, so nothing is given up.
+    #[serde(default)]
+    pub limited: bool,
     /// Why `check` cancels the Slurm job: what the error reply says when it is over.
     #[serde(default)]
     pub verdict: Option<String>,
@@ -268,6 +271,7 @@ impl Record {
             last_error: None,
             outcome: None,
             watcher: None,
+            limited: false,
             verdict: None,
         }
     }

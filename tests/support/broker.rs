@@ -140,6 +140,28 @@ impl Vhost {
         correlation_id
     }
 
+    /// The same job many times, over one connection.
+    pub(crate) fn publish_jobs(&self, job: &Value, count: usize) -> Vec<String> {
+        let ids: Vec<String> = (0..count).map(|_| uuid::Uuid::new_v4().to_string()).collect();
+        self.on_channel(|channel| {
+            let (ids, body) = (ids.clone(), job.to_string());
+            async move {
+                declare_as_rodan(&channel).await;
+                channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+                for id in ids {
+                    let properties = BasicProperties::default()
+                        .with_reply_to(RESULTS.into())
+                        .with_correlation_id(id.as_str().into());
+                    let options = BasicPublishOptions::default();
+                    let publish =
+                        channel.basic_publish("".into(), JOBS.into(), options, body.as_bytes(), properties);
+                    publish.await.expect("the publish is sent").await.expect("the broker confirms");
+                }
+            }
+        });
+        ids
+    }
+
     /// Publishes any bytes with any properties, after declaring Rodan's queues. Returns when the broker has them.
     pub(crate) fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) {
         self.on_channel(|channel| async move {

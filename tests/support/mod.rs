@@ -44,6 +44,13 @@ pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() ->
     }
 }
 
+/// A shell script that can be run.
+pub(crate) fn write_script(path: &std::path::Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, format!("#!/bin/bash\n{text}\n")).expect("the script can be written");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).expect("its mode");
+}
+
 /// A port on which nobody listens.
 pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
