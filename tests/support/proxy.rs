@@ -12,12 +12,12 @@ use super::broker::Vhost;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
     /// After so many bytes the connection ends; the broker never sees the next one.
-    CutAfter(u64),
+    Cut(u64),
     /// The connection ends with the broker's first bytes after so many from the client: what the client sent has
     /// arrived, what the broker says about it does not.
-    CutAnswerAfter(u64),
+    CutAnswer(u64),
     /// After so many bytes nothing comes back any more, and the connection stays.
-    SilentAfter(u64),
+    Silence(u64),
 }
 
 /// The proxy: forwards both ways, and ends with the test's process.
@@ -75,12 +75,12 @@ fn connect(client: &TcpStream, broker: &TcpStream, fault: Option<Fault>, happene
         forward(&from, &to, |chunk| {
             let before = count.fetch_add(chunk.len() as u64, Ordering::SeqCst);
             match fault {
-                Some(Fault::CutAfter(bytes)) if before + chunk.len() as u64 > bytes => {
+                Some(Fault::Cut(bytes)) if before + chunk.len() as u64 > bytes => {
                     shown.store(true, Ordering::SeqCst);
                     // At most the length of the chunk, by the line above.
                     Next::Cut(usize::try_from(bytes.saturating_sub(before)).expect("a small number"))
                 }
-                Some(Fault::SilentAfter(_)) => Next::Offer,
+                Some(Fault::Silence(_)) => Next::Offer,
                 _ => Next::Forward,
             }
         });
@@ -89,11 +89,11 @@ fn connect(client: &TcpStream, broker: &TcpStream, fault: Option<Fault>, happene
     let shown = happened.clone();
     thread::spawn(move || {
         forward(&from, &to, |_| match fault {
-            Some(Fault::CutAnswerAfter(bytes)) if sent.load(Ordering::SeqCst) >= bytes => {
+            Some(Fault::CutAnswer(bytes)) if sent.load(Ordering::SeqCst) >= bytes => {
                 shown.store(true, Ordering::SeqCst);
                 Next::Cut(0)
             }
-            Some(Fault::SilentAfter(bytes)) if sent.load(Ordering::SeqCst) >= bytes => {
+            Some(Fault::Silence(bytes)) if sent.load(Ordering::SeqCst) >= bytes => {
                 shown.store(true, Ordering::SeqCst);
                 Next::Swallow
             }

@@ -8,7 +8,7 @@ use super::program::{Finished, Program};
 use super::wait_for;
 
 /// States in which a job will not run again.
-const ENDED: [&str; 9] = [
+const ENDED: [&str; 10] = [
     "COMPLETED",
     "FAILED",
     "CANCELLED",
@@ -17,6 +17,7 @@ const ENDED: [&str; 9] = [
     "NODE_FAIL",
     "DEADLINE",
     "BOOT_FAIL",
+    "PREEMPTED",
     "REVOKED",
 ];
 
@@ -89,6 +90,11 @@ impl Cluster {
     /// `scontrol update` with these settings, such as `NodeName=node1 State=DOWN Reason=test`.
     pub(crate) fn update(&self, settings: &[&str]) {
         self.command("scontrol").arg("update").args(settings).run().success();
+    }
+
+    /// `scontrol create` with these settings, such as `PartitionName=closed Nodes=ALL State=DOWN`.
+    pub(crate) fn create(&self, settings: &[&str]) {
+        self.command("scontrol").arg("create").args(settings).run().success();
     }
 
     pub(crate) fn nodes(&self) -> Vec<String> {

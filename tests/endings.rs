@@ -1,0 +1,372 @@
+//! Every way in which Slurm ends a job without a result, on real clusters with and without accounting, and a
+//! controller that is away: each job is answered once, with a sentence of its own. The tables that the tests print
+//! (`cargo nextest run --test endings --no-capture`) show Slurm's state beside the reply.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+
+mod support;
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use support::SECONDS;
+use support::broker::{JOBS, RESULTS};
+use support::desk::{Desk, job, with_setting};
+use support::program::expect;
+use support::rodan::Rodan;
+use support::services::Services;
+
+/// More than a job of 500 MB may have, for as long as Slurm needs to notice.
+const TOO_MUCH_MEMORY: &str = "exec perl -e '$n = 700e6; $x = \"a\" x $n; sleep 60'";
+
+/// Leaves the models for `check` to deliver.
+const LEAVE_A_REPLY: &str = r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/reply.json""#;
+
+/// A desk before the shared broker and a cluster of its own.
+fn desk_on_cluster(settings: &[(&str, &str)]) -> Desk {
+    let settings: Vec<_> = [("PARTS", "slurm")].into_iter().chain(settings.iter().copied()).collect();
+    let services = Services::shared().with_cluster_of(Services::private(&settings));
+    let mut desk = Desk::on(services, None, Rodan::start());
+    desk.site.set("SITE_GRES", "none");
+    desk
+}
+
+/// A job in Slurm's hands.
+struct Submitted {
+    ending: &'static str,
+    id: String,
+    slurm_id: String,
+    /// What its error reply must say.
+    words: Vec<&'static str>,
+}
+
+/// Submits a job with this batch script, first line and all.
+#[track_caller]
+fn submit(
+    desk: &mut Desk,
+    ending: &'static str,
+    asked: &Value,
+    script: &str,
+    words: &[&'static str],
+) -> Submitted {
+    desk.use_script(script);
+    let id = desk.vhost.publish_job(asked);
+    let finished = desk.check().run();
+    assert!(finished.stdout.contains(&format!("{id}  submitted")), "{finished}");
+    Submitted { ending, slurm_id: desk.slurm_job(&id), id, words: words.to_vec() }
+}
+
+fn bash(text: &str) -> String {
+    format!("#!/bin/bash\n{text}\n")
+}
+
+/// Runs `check` until none of these jobs is open any more.
+fn check_until_answered<'a>(desk: &Desk, jobs: impl IntoIterator<Item = &'a Submitted>) {
+    for job in jobs {
+        support::wait_for(&format!("the answer to {}", job.ending), SECONDS(20), || {
+            desk.record(&job.id).is_none().then_some(()).or_else(|| {
+                let finished = desk.check().run();
+                assert!(matches!(finished.code(), Some(0 | 9)), "{finished}");
+                None
+            })
+        });
+    }
+}
+
+/// Prints a line of the table of endings, and asserts what the one reply says.
+fn show(desk: &Desk, job: &Submitted, ended: &HashMap<String, String>) -> Option<String> {
+    let reply = desk.error_reply(&job.id);
+    eprintln!("{:<28} | {:<13} {:<5} | {reply}", job.ending, ended["JobState"], ended["ExitCode"]);
+    let missing: Vec<_> = job.words.iter().filter(|word| !reply.contains(**word)).collect();
+    (!missing.is_empty()).then(|| format!("{}: {missing:?} not in {reply:?}", job.ending))
+}
+
+/// Everything that ends a job on a cluster without cgroups.
+fn endings(desk: &mut Desk, with_accounting: bool) {
+    // One partition for each thing that befalls a node or a partition.
+    desk.cluster.update(&["PartitionName=main", "Nodes=node1"]);
+    desk.cluster.create(&["PartitionName=fragile", "Nodes=node2"]);
+    desk.cluster.create(&["PartitionName=low", "Nodes=node3", "PriorityTier=1"]);
+    desk.cluster.create(&["PartitionName=urgent", "Nodes=node3", "PriorityTier=10"]);
+    desk.cluster.create(&["PartitionName=closed", "Nodes=node1", "State=DOWN"]);
+    let failed = |code: &'static str| if with_accounting { code } else { "without a result (FAILED)" };
+    // A job that is shorter than five seconds may be answered before the accounting knows of it.
+    let go = desk.site.path().join("go");
+    let when_told =
+        |text: &str| bash(&format!("until [ -e '{}' ]; do sleep 0.1; done; {text}", go.display()));
+    let mut jobs = Vec::new();
+
+    // First what takes a minute and a half.
+    if with_accounting {
+        let script = bash("trap '' USR1; while :; do sleep 1; done");
+        let asked = with_setting("Maximum time (D-HH:MM)", json!("0-00:01"));
+        let words = ["ran out of time (asked for 0-00:01:00)", "\"Maximum time (D-HH:MM)\" higher"];
+        jobs.push(submit(desk, "time limit", &asked, &script, &words));
+    }
+    desk.site.set("SITE_PARTITION", "closed");
+    let words = ["was cancelled on the cluster. Run"];
+    jobs.push(submit(desk, "scancel while it waits", &job(), &bash("exit 0"), &words));
+    let waits = jobs.last().unwrap().slurm_id.clone();
+    // Without --requeue these two end for good.
+    desk.site.set("REQUEUE", "0").set("SITE_PARTITION", "fragile");
+    let sleeps = bash("sleep 300");
+    jobs.push(submit(desk, "node failure", &job(), &sleeps, &["node that ran the training", "failed"]));
+    let on_node2 = jobs.last().unwrap().slurm_id.clone();
+    desk.site.set("SITE_PARTITION", "low");
+    jobs.push(submit(desk, "preemption", &job(), &sleeps, &["took back the node from the training"]));
+    let on_node3 = jobs.last().unwrap().slurm_id.clone();
+    desk.site.unset("REQUEUE").unset("SITE_PARTITION");
+    jobs.push(submit(desk, "scancel while it runs", &job(), &sleeps, &["was cancelled on the cluster"]));
+    let runs = jobs.last().unwrap().slurm_id.clone();
+    let memory: &[&str] = if with_accounting {
+        &["ran out of memory: asked for 500 MB, used ", "\"Maximum memory (MB)\" to 1000 or more"]
+    } else {
+        // Nobody knows what it used.
+        &["without a result (FAILED)"]
+    };
+    jobs.push(submit(desk, "memory, no cgroups", &job(), &when_told(TOO_MUCH_MEMORY), memory));
+    let words = ["without a result (FAILED"];
+    jobs.push(submit(desk, "no interpreter", &job(), "#!/no/such/interpreter\n", &words));
+    let words = [failed("without a result (FAILED, exit code 3:0)"), "look into the job's log"];
+    jobs.push(submit(desk, "exit code 3", &job(), &when_told("exit 3"), &words));
+    let words = [failed("without a result (FAILED, exit code 0:9)")];
+    jobs.push(submit(desk, "killed by SIGKILL", &job(), &when_told("kill -KILL $$"), &words));
+    let words = ["without a result (COMPLETED"];
+    jobs.push(submit(desk, "completed without a reply", &job(), &when_told("exit 0"), &words));
+
+    fs::write(&go, "").unwrap();
+
+    let cluster = &desk.cluster;
+    for slurm_id in [&on_node2, &on_node3, &runs] {
+        cluster.wait_for_state(slurm_id, &["RUNNING"], SECONDS(20));
+    }
+    cluster.wait_for_state(&waits, &["PENDING"], SECONDS(20));
+    cluster.cancel(&waits);
+    cluster.cancel(&runs);
+    cluster.update(&["NodeName=node2", "State=DOWN", "Reason=test"]);
+    let urgent = cluster.submit(
+        desk.site.path(),
+        ["--partition=urgent", "--exclusive", "--mem=100", "--output=/dev/null", "--wrap", "sleep 2"],
+    );
+
+    let ended: Vec<_> = jobs.iter().map(|job| cluster.wait_for_end(&job.slurm_id, SECONDS(120))).collect();
+    assert_eq!(cluster.wait_for_end(&urgent, SECONDS(20))["JobState"], "COMPLETED");
+    check_until_answered(desk, &jobs);
+    eprintln!(
+        "ending, {} accounting | Slurm's state | reply",
+        if with_accounting { "with" } else { "without" }
+    );
+    let wrong: Vec<_> = jobs.iter().zip(&ended).filter_map(|(job, ended)| show(desk, job, ended)).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let finished = desk.check().run().success();
+    assert_eq!((finished.stdout.as_str(), finished.stderr.as_str()), ("", ""));
+    assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "one answer each");
+}
+
+const PREEMPTION: &str = "PreemptType=preempt/partition_prio\nPreemptMode=REQUEUE";
+
+#[test]
+fn endings_with_accounting() {
+    let mut desk = desk_on_cluster(&[("DBD", "1"), ("NODES", "3"), ("SLURM_EXTRA", PREEMPTION)]);
+    endings(&mut desk, true);
+}
+
+#[test]
+fn endings_without_accounting() {
+    let mut desk = desk_on_cluster(&[("NODES", "3"), ("SLURM_EXTRA", PREEMPTION)]);
+    endings(&mut desk, false);
+}
+
+#[test]
+fn a_failed_node_puts_the_job_back_and_its_second_run_is_the_answer() {
+    let mut desk = desk_on_cluster(&[("NODES", "1")]);
+    let script =
+        bash(&format!("if [ -n \"${{SLURM_RESTART_COUNT:-}}\" ]; then {LEAVE_A_REPLY}; else sleep 300; fi"));
+    let job = submit(&mut desk, "node failure, requeued", &job(), &script, &[]);
+    desk.cluster.wait_for_state(&job.slurm_id, &["RUNNING"], SECONDS(20));
+    desk.check().run().success();
+    assert_eq!(desk.record(&job.id).unwrap()["state"]["name"], "running");
+    desk.cluster.update(&["NodeName=node1", "State=DOWN", "Reason=test"]);
+    desk.cluster.wait_for_state(&job.slurm_id, &["PENDING"], SECONDS(20));
+    for _ in 0..2 {
+        let finished = desk.check().run().success();
+        assert_eq!(finished.stdout, "", "a job that is back in the queue is alive\n{finished}");
+    }
+    assert_eq!(desk.record(&job.id).unwrap()["state"]["name"], "submitted");
+    // The node reports for duty by itself, and Slurm starts the job again.
+    desk.cluster.wait_for_end(&job.slurm_id, SECONDS(60));
+    check_until_answered(&desk, [&job]);
+    assert_eq!(desk.vhost.receive_reply(&job.id, SECONDS(5)).json(), json!({"Background Model": "AAAA"}));
+    assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "one answer only");
+}
+
+#[test]
+fn too_much_memory_in_a_cgroup() {
+    // Root, and a machine whose cgroups are of version 1, as Slurm 22.05 wants them.
+    let writable = rustix::fs::access("/sys/fs/cgroup/memory", rustix::fs::Access::WRITE_OK).is_ok();
+    if !writable || !rustix::process::geteuid().is_root() {
+        eprintln!("no cgroups of version 1 to write to: out of memory in a cgroup was not tested");
+        return;
+    }
+    let mut desk = desk_on_cluster(&[("NODES", "1"), ("DBD", "1"), ("CGROUP", "1")]);
+    let words = ["ran out of memory: asked for 500 MB", "\"Maximum memory (MB)\" to 1000 or more"];
+    let job = submit(&mut desk, "memory, cgroups", &job(), &bash(TOO_MUCH_MEMORY), &words);
+    let ended = desk.cluster.wait_for_end(&job.slurm_id, SECONDS(60));
+    check_until_answered(&desk, [&job]);
+    assert_eq!(show(&desk, &job, &ended), None);
+    assert_eq!(ended["JobState"], "OUT_OF_MEMORY");
+}
+
+#[test]
+fn a_number_that_another_job_has_now_is_not_ours() {
+    let desk = Desk::with_script("exit 0");
+    let id = desk.vhost.publish_job(&job());
+    desk.check().run().success();
+    let other = desk.cluster.submit(
+        desk.site.path(),
+        ["--job-name=another", "--mem=100", "--output=/dev/null", "--wrap", "sleep 300"],
+    );
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    // As a controller that lost its state leaves it: it counts from one again.
+    let path = desk.directory(&id).join("record.json");
+    let mut record = desk.record(&id).unwrap();
+    let number: u64 = other.parse().unwrap();
+    record["slurm_id"] = json!(number);
+    record["state"]["slurm_id"] = json!(number);
+    fs::write(&path, record.to_string()).unwrap();
+    let finished = desk.check().run().success();
+    assert_eq!(finished.stdout, "", "perhaps Slurm is starting\n{finished}");
+    support::wait_for("GRACE_SECONDS to pass", SECONDS(20), || {
+        let finished = desk.check().run();
+        finished.stdout.contains(&format!("{id}  answered")).then_some(())
+    });
+    let sentence = desk.error_reply(&id);
+    assert!(sentence.contains(&format!("no longer knows the training (Slurm job {other})")), "{sentence}");
+    assert_eq!(desk.cluster.job(&other).unwrap()["JobName"], "another", "the other job is left alone");
+    desk.cluster.cancel(&other);
+}
+
+#[test]
+fn many_open_jobs_cost_one_question() {
+    let mut desk = Desk::with_script("#SBATCH --hold\nexit 0");
+    let tools = desk.site.path().join("slurm-bin");
+    let calls = desk.site.path().join("calls");
+    fs::create_dir(&tools).unwrap();
+    for name in ["sbatch", "squeue", "sacct", "scancel", "scontrol"] {
+        let path = tools.join(name);
+        let text = format!("#!/bin/sh\necho {name} >>'{}'\nexec {name} \"$@\"\n", calls.display());
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    desk.site.set("SITE_SLURM_BIN", tools.to_str().unwrap());
+    let ids: Vec<String> = (0..60).map(|_| desk.vhost.publish_job(&job())).collect();
+    desk.check().args(["--max-jobs", "60"]).run().success();
+    let count = || {
+        let text = fs::read_to_string(&calls).unwrap_or_default();
+        drop(fs::remove_file(&calls));
+        ["sbatch", "squeue", "sacct"].map(|name| text.lines().filter(|line| *line == name).count())
+    };
+    assert_eq!(count()[0], 60);
+    for id in &ids[..5] {
+        desk.cluster.command("scancel").arg("--name").arg(format!("hpct-{id}")).run().success();
+    }
+    support::wait_for("the end of five jobs", SECONDS(20), || {
+        let state = |id: &String| desk.cluster.job(&desk.slurm_job(id)).unwrap()["JobState"].clone();
+        ids[..5].iter().all(|id| state(id) == "CANCELLED").then_some(())
+    });
+    expect(&desk.check().run(), 9, &[]);
+    let [sbatch, squeue, sacct] = count();
+    assert_eq!((sbatch, squeue), (0, 1), "one question for sixty jobs");
+    assert!(sacct <= 1, "{sacct} calls of sacct");
+    assert_eq!(desk.vhost.waiting(RESULTS), Some(5));
+    for id in &ids {
+        desk.cluster.command("scancel").arg("--name").arg(format!("hpct-{id}")).run().success();
+    }
+}
+
+#[test]
+fn a_controller_that_stands_still_decides_nothing() {
+    let mut desk = desk_on_cluster(&[("NODES", "1")]);
+    desk.site.set("SLURM_TIMEOUT_SECONDS", "3");
+    let job = submit(&mut desk, "running", &job(), &bash("sleep 300"), &["was cancelled"]);
+    desk.cluster.wait_for_state(&job.slurm_id, &["RUNNING"], SECONDS(20));
+    desk.check().run().success();
+    let next = {
+        let _paused = desk.services.pause_slurmctld();
+        let before = desk.record(&job.id);
+        let within = |limit: Duration| {
+            let start = Instant::now();
+            let finished = desk.check().run();
+            expect(&finished, 6, &["squeue did not answer within 3 s", "stay as they are"]);
+            assert!(start.elapsed() < limit, "{:?}", start.elapsed());
+            finished
+        };
+        within(SECONDS(6));
+        assert_eq!(desk.record(&job.id), before);
+        // sbatch gets no answer either; its request may lie in the controller's socket until that goes on.
+        let next = desk.vhost.publish_job(&support::desk::job());
+        let finished = within(SECONDS(10));
+        assert!(finished.stdout.contains(&format!("{next}  waiting")), "{finished}");
+        next
+    };
+    support::wait_for("the second job", SECONDS(20), || {
+        desk.check().run();
+        (desk.record(&next).unwrap()["slurm_id"] != Value::Null).then_some(())
+    });
+    assert_eq!(desk.record(&job.id).unwrap()["state"]["name"], "running");
+    assert_eq!((desk.vhost.waiting(JOBS), desk.vhost.waiting(RESULTS)), (Some(0), Some(0)));
+    let jobs = desk.cluster.jobs_named(&format!("hpct-{next}"));
+    assert_eq!(jobs.len(), 1, "submitted once: {jobs:?}");
+    desk.cluster.cancel(&job.slurm_id);
+    desk.cluster.wait_for_end(&job.slurm_id, SECONDS(30));
+    check_until_answered(&desk, [&job]);
+    assert!(desk.error_reply(&job.id).contains("was cancelled"));
+    desk.cluster.cancel(&jobs[0]);
+}
+
+#[test]
+fn a_controller_that_was_killed_and_came_back_has_lost_nothing() {
+    let mut desk = desk_on_cluster(&[("NODES", "1")]);
+    desk.site.set("SLURM_TIMEOUT_SECONDS", "3");
+    let go = desk.site.path().join("go");
+    let waits = format!("until [ -e '{}' ]; do sleep 0.1; done", go.display());
+    let good = bash(&format!("{waits}; {LEAVE_A_REPLY}"));
+    let good = submit(&mut desk, "good", &job(), &good, &[]);
+    let bad = submit(&mut desk, "bad", &job(), &bash(&format!("{waits}; exit 3")), &["(FAILED"]);
+    let on = submit(&mut desk, "goes on", &job(), &bash("sleep 300"), &[]);
+    for job in [&good, &bad, &on] {
+        desk.cluster.wait_for_state(&job.slurm_id, &["RUNNING"], SECONDS(20));
+    }
+    desk.check().run().success();
+    // The controller writes its state down every few seconds. Once it has this, it has what was before.
+    let comment = format!("Comment=last-{}", on.id);
+    desk.cluster.update(&[&format!("JobId={}", on.slurm_id), &comment]);
+    let saved = desk.cluster.conf().with_file_name("state").join("job_state");
+    support::wait_for("the state to be saved", SECONDS(30), || {
+        let text = fs::read(&saved).ok()?;
+        String::from_utf8_lossy(&text).contains(&comment["Comment=".len()..]).then_some(())
+    });
+    desk.services.service("kill", "slurmctld");
+    fs::write(&go, "").unwrap();
+    support::wait_for("the reply on disk", SECONDS(10), || {
+        desk.directory(&good.id).join("reply.json").exists().then_some(())
+    });
+    let before = [&good, &bad, &on].map(|job| desk.record(&job.id));
+    for _ in 0..2 {
+        expect(&desk.check().run(), 6, &["squeue", "stay as they are"]);
+    }
+    assert_eq!([&good, &bad, &on].map(|job| desk.record(&job.id)), before);
+    desk.services.service("start", "slurmctld");
+    for job in [&good, &bad] {
+        desk.cluster.wait_for_end(&job.slurm_id, SECONDS(60));
+    }
+    check_until_answered(&desk, [&good, &bad]);
+    assert_eq!(desk.vhost.receive_reply(&good.id, SECONDS(5)).json(), json!({"Background Model": "AAAA"}));
+    assert!(desk.error_reply(&bad.id).contains("(FAILED"));
+    assert_eq!(desk.record(&on.id).unwrap()["state"]["name"], "running");
+    assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "one answer each");
+    desk.cluster.cancel(&on.slurm_id);
+}
