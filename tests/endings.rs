@@ -92,8 +92,6 @@ fn endings(desk: &mut Desk, with_accounting: bool) {
     desk.cluster.create(&["PartitionName=low", "Nodes=node3", "PriorityTier=1"]);
     desk.cluster.create(&["PartitionName=urgent", "Nodes=node3", "PriorityTier=10"]);
     desk.cluster.create(&["PartitionName=closed", "Nodes=node1", "State=DOWN"]);
-    let failed = |code: &'static str| if with_accounting { code } else { "without a result (FAILED)" };
-    // A job that is shorter than five seconds may be answered before the accounting knows of it.
     let go = desk.site.path().join("go");
     let when_told =
         |text: &str| bash(&format!("until [ -e '{}' ]; do sleep 0.1; done; {text}", go.display()));
@@ -125,14 +123,14 @@ fn endings(desk: &mut Desk, with_accounting: bool) {
         &["ran out of memory: asked for 500 MB, used ", "\"Maximum memory (MB)\" to 1000 or more"]
     } else {
         // Nobody knows what it used.
-        &["without a result (FAILED)"]
+        &["was killed", "too little memory: it asked for 500 MB", "\"Maximum memory (MB)\" to 1000"]
     };
     jobs.push(submit(desk, "memory, no cgroups", &job(), &when_told(TOO_MUCH_MEMORY), memory));
     let words = ["without a result (FAILED"];
     jobs.push(submit(desk, "no interpreter", &job(), "#!/no/such/interpreter\n", &words));
-    let words = [failed("without a result (FAILED, exit code 3:0)"), "look into the job's log"];
+    let words = ["without a result (FAILED, exit code 3:0)", "look into the job's log"];
     jobs.push(submit(desk, "exit code 3", &job(), &when_told("exit 3"), &words));
-    let words = [failed("without a result (FAILED, exit code 0:9)")];
+    let words = ["was killed", "too little memory"];
     jobs.push(submit(desk, "killed by SIGKILL", &job(), &when_told("kill -KILL $$"), &words));
     let words = ["without a result (COMPLETED"];
     jobs.push(submit(desk, "completed without a reply", &job(), &when_told("exit 0"), &words));

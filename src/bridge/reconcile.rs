@@ -12,6 +12,10 @@ use crate::wire::{JobMessage, ResourceSettings};
 /// A job that Slurm calls completed has its reply in the spool; a shared filesystem may show it a little later.
 const REPLY_LAG: std::time::Duration = std::time::Duration::from_secs(60);
 
+/// The accounting database is behind the controller by so much, and is looked at so often for what it does not have yet.
+const ACCOUNTING_LAG: std::time::Duration = std::time::Duration::from_secs(2);
+const ACCOUNTING_LOOKS: u32 = 2;
+
 fn is_with_slurm(job: &Record) -> bool {
     matches!(job.state, State::Submitting { .. } | State::Submitted { .. } | State::Running { .. })
 }
@@ -77,9 +81,23 @@ impl Pass<'_> {
         };
         let names: Vec<String> = jobs.clone().filter(unlisted).map(|job| job.job_id.slurm_name()).collect();
         let since = jobs.map(|job| job.received_at).min().unwrap_or_else(Timestamp::now);
-        let accounting = self.slurm.accounting(&names, since).await?;
+        let mut accounting = self.slurm.accounting(&names, since).await?;
+        for _ in 0..ACCOUNTING_LOOKS {
+            let Some(rows) = &accounting else { break };
+            // What a failed job had used is known a few seconds later than that it failed.
+            let failed = |info: &&JobInfo| matches!(info.state, JobState::Failed | JobState::OutOfMemory);
+            let has_row = |info: &JobInfo| {
+                let same = |row: &&JobInfo| row.id == info.id && row.name == info.name;
+                rows.iter().find(same).is_some_and(|r| r.state.phase() == Phase::Ended && r.used_mb.is_some())
+            };
+            if queue.iter().filter(|i| names.contains(&i.name)).filter(failed).all(has_row) {
+                break;
+            }
+            tokio::time::sleep(ACCOUNTING_LAG).await;
+            accounting = self.slurm.accounting(&names, since).await?;
+        }
         // Where both know a job the controller is right about its state and the accounting about what it used.
-        let mut known: Vec<JobInfo> = accounting;
+        let mut known: Vec<JobInfo> = accounting.unwrap_or_default();
         for info in queue {
             match known.iter_mut().find(|k| k.id == info.id && k.name == info.name) {
                 Some(k) => {

@@ -87,14 +87,18 @@ impl Slurm {
         word.map(str::to_owned)
     }
 
-    /// What the accounting database knows of jobs of these names that were submitted since `since`; empty where the
+    /// What the accounting database knows of jobs of these names that were submitted since `since`; `None` where the
     /// site has none.
     ///
     /// # Errors
     /// When sacct does not answer.
-    pub async fn accounting(&self, names: &[String], since: Timestamp) -> Result<Vec<JobInfo>, SlurmError> {
+    pub async fn accounting(
+        &self,
+        names: &[String],
+        since: Timestamp,
+    ) -> Result<Option<Vec<JobInfo>>, SlurmError> {
         if names.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
         // sacct reads a time as local time: an hour of tolerance for clocks, a day for time zones.
         let since = since - jiff::SignedDuration::from_hours(25);
@@ -109,15 +113,15 @@ impl Slurm {
             Ok(output) => output,
             Err(SlurmError::Missing { detail, .. }) => {
                 tracing::debug!("no sacct here: {detail}");
-                return Ok(Vec::new());
+                return Ok(None);
             }
             Err(error) => return Err(error),
         };
         if !output.success {
             tracing::debug!("sacct: {}", output.last_words());
-            return Ok(Vec::new());
+            return Ok(None);
         }
-        Ok(sacct_lines(&output.stdout))
+        Ok(Some(sacct_lines(&output.stdout)))
     }
 }
 
