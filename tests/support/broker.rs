@@ -220,6 +220,28 @@ impl Vhost {
         self.on_channel(|channel| async move { tokio::time::timeout(limit, wait(channel)).await.ok() })
     }
 
+    /// Takes replies out of `hpc-results` as they come, and gives `see` each, until there were `count`.
+    ///
+    /// # Panics
+    /// When they don't come within `limit`.
+    pub(crate) fn receive_all(&self, count: usize, limit: Duration, mut see: impl FnMut(Message)) {
+        let mut receive = async |channel: Channel| {
+            declare_as_rodan(&channel).await;
+            let (options, table) = (BasicConsumeOptions::default(), FieldTable::default());
+            channel.basic_qos(1, Default::default()).await.expect("one at a time");
+            let mut replies =
+                channel.basic_consume(RESULTS.into(), "".into(), options, table).await.expect("a consumer");
+            for _ in 0..count {
+                let delivery = replies.next().await.expect("a delivery").expect("the broker goes on");
+                delivery.ack(BasicAckOptions::default()).await.expect("ack");
+                see(message(delivery));
+            }
+        };
+        self.on_channel(|channel| async move {
+            tokio::time::timeout(limit, receive(channel)).await.expect("all replies in time");
+        });
+    }
+
     /// What lies in a queue, in order; it stays there (marked as redelivered). Empty for a queue that does not exist.
     pub(crate) fn leftovers(&self, queue: &str) -> Vec<Message> {
         if !self.queue_exists(queue) {
