@@ -73,6 +73,26 @@ impl JobFiles {
         self.directory.join("started")
     }
 
+    /// How far the training has got, as the trainer last noted.
+    pub fn progress(&self) -> PathBuf {
+        self.directory.join("progress.json")
+    }
+
+    /// Directory of the training under way, from which a job that comes back goes on.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.directory.join("checkpoint")
+    }
+
+    /// Removes the checkpoint: with a reply on disk nobody goes on from it, and it has some 25 MB.
+    pub fn remove_checkpoint(&self) {
+        match fs::remove_dir_all(self.checkpoint()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("can't remove {}: {error}", self.checkpoint().display());
+            }
+            _ => {}
+        }
+    }
+
     /// True when `job_file` is the one that `check` wrote: its record lies beside it.
     pub fn is_record_of(&self, job_file: &Path) -> bool {
         job_file.file_name() == self.job_file().file_name() && self.record().is_file()

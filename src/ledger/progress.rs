@@ -1,0 +1,95 @@
+//! How far a training has got: the trainer's note for `check`, which else knows no more than Slurm does.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::record::SlurmJobId;
+
+/// What a trainer was doing when it last said so.
+///
+/// Where Slurm has no accounting it is also the only trace of the memory that a killed job had used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Slurm's number of the job; none where the trainer was started by hand.
+    pub slurm_job_id: Option<SlurmJobId>,
+    /// How often Slurm had put the job back into its queue.
+    pub restart_count: u64,
+    /// The wire's name of the model under way, such as `Background Model`; empty before the first.
+    pub layer: String,
+    /// Number of that layer, from 1; 0 before the first.
+    pub layer_number: usize,
+    /// How many layers there are.
+    pub layers: usize,
+    /// The epoch under way, from 1; 0 before the first.
+    pub epoch: usize,
+    /// Most epochs that the layer may take.
+    pub epochs: usize,
+    /// Steps of the epoch that are done.
+    pub step: usize,
+    /// Steps in an epoch.
+    pub steps: usize,
+    /// Loss of the latest step.
+    pub loss: Option<f64>,
+    /// Validation accuracy after the latest epoch of this layer.
+    pub accuracy: Option<f64>,
+    /// When that was.
+    pub updated_at: Timestamp,
+    /// Largest resident memory so far, in Slurm's MB (1,048,576 bytes).
+    pub peak_memory_mb: Option<u64>,
+}
+
+impl Progress {
+    /// Reads what was written to `path`; nothing when there is none, or none that can be understood.
+    pub fn read(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
+    }
+
+    /// Writes it to `path` (mode 0600), whole or not at all. It is not flushed to disk: the next one comes soon, and
+    /// nothing depends on it.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        // Temporary files have mode 0600.
+        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(directory)?;
+        serde_json::to_writer(&mut file, self)?;
+        file.flush()?;
+        file.persist(path).map(drop).map_err(|e| e.error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back_and_anything_else_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("progress.json");
+        assert_eq!(Progress::read(&path), None);
+        let progress = Progress {
+            slurm_job_id: Some(SlurmJobId(17)),
+            restart_count: 1,
+            layer: "Model 0".into(),
+            layer_number: 2,
+            layers: 3,
+            epoch: 4,
+            epochs: 15,
+            step: 5,
+            steps: 600,
+            loss: Some(0.25),
+            accuracy: None,
+            updated_at: "2026-01-02T03:04:05Z".parse().unwrap(),
+            peak_memory_mb: Some(700),
+        };
+        progress.write(&path).unwrap();
+        assert_eq!(Progress::read(&path), Some(progress));
+        fs::write(&path, "{\"slurm_job_id\": 17, \"lay").unwrap();
+        assert_eq!(Progress::read(&path), None);
+    }
+}
