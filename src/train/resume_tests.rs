@@ -48,7 +48,7 @@ impl FitObserver for Recorder {
 
 /// Everything but the seconds.
 fn exact(history: &[EpochReport]) -> Vec<EpochReport> {
-    history.iter().cloned().map(|report| EpochReport { seconds: 0.0, ..report }).collect()
+    history.iter().map(|report| EpochReport { seconds: 0.0, ..report.clone() }).collect()
 }
 
 #[track_caller]
