@@ -260,13 +260,12 @@ fn train(
     let allocation = Allocation::of_process();
     let shown = Progress::new(arguments.quiet, Arc::default());
     let mut watch = Watch::new(shown, signals, managed, &allocation, job.layers());
-    watch.suspend_when_warned(allocation.suspends(config));
+    watch.suspend_when_warned(checkpoints.is_some() && allocation.suspends(config));
     let mut trained = job.train_from(checkpoints.as_mut(), &device, scratch.path(), &mut watch);
     if let (Err(TrainError::Stopped { .. }), Some(Signal::Warned), Some(checkpoints)) =
         (&trained, signals.received(), &mut checkpoints)
-        && watch.made_progress()
     {
-        if allocation.requeue(config, runtime) {
+        if watch.made_progress() && checkpoints.is_saved() && allocation.requeue(config, runtime) {
             return Err(JobError::Left);
         }
         // What can't go on later ends here: with the best so far where every layer has an epoch.

@@ -19,6 +19,9 @@ use crate::wire::{InputKind, Layer, TrainingSettings};
 /// Largest checkpoint that is read; ours have 23 MB.
 const MAX_BYTES: u64 = 256 << 20;
 
+/// How the names of files begin that are still being written.
+const FRAGMENT: &str = ".new-";
+
 /// After a checkpoint that could not be written, the next attempt waits at least so long.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
@@ -35,6 +38,8 @@ pub struct Checkpoints {
     found: Option<(Checkpoint, Vec<Weights>)>,
     /// The layers that are done.
     finished: Vec<FinishedLayer>,
+    /// Whether the latest attempt to write one succeeded.
+    saved: bool,
 }
 
 impl Checkpoints {
@@ -58,9 +63,27 @@ impl Checkpoints {
             next: Instant::now() + every,
             found: None,
             finished: Vec::new(),
+            saved: false,
         };
+        checkpoints.remove_fragments();
         checkpoints.look();
         Ok(checkpoints)
+    }
+
+    /// Removes what a run that was killed while it wrote has left: each has 23 MB.
+    fn remove_fragments(&self) {
+        for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(FRAGMENT)
+                && let Err(error) = fs::remove_file(entry.path())
+            {
+                warn!("{} can't be removed: {error}", entry.path().display());
+            }
+        }
+    }
+
+    /// True when the latest checkpoint of this run is on disk: without it there is no use in coming back.
+    pub fn is_saved(&self) -> bool {
+        self.saved
     }
 
     /// Looks for what an earlier run, or this one, has left.
@@ -144,6 +167,7 @@ impl Checkpoints {
             Err(error) => Err(io::Error::other(error)),
         };
         self.next = Instant::now() + self.every;
+        self.saved = written.is_ok();
         match written {
             Ok(len) => tracing::debug!("checkpoint of {len} bytes in {:?}", started.elapsed()),
             Err(error) => {
@@ -233,7 +257,7 @@ fn hash_of_file(path: &Path) -> io::Result<[u8; 32]> {
 /// is its own.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(directory)?;
+    let mut file = tempfile::Builder::new().prefix(FRAGMENT).tempfile_in(directory)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|e| e.error)?;

@@ -292,4 +292,14 @@ fn a_checkpoint_is_written_in_well_under_the_time_that_slurm_gives() {
     assert!((22_000_000..24_000_000).contains(&length), "{length}");
     // Slurm's KillWait is 30 s unless a site says otherwise, in the test cluster 3 s.
     assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(checkpoints.is_saved());
+
+    // What a killed run left is removed, and a full or absent disk ends nothing.
+    let directory = desk.folder.path().join("checkpoint");
+    fs::write(directory.join(".new-x"), "a part").unwrap();
+    drop(desk.open());
+    assert!(!directory.join(".new-x").exists());
+    fs::remove_dir_all(&directory).unwrap();
+    checkpoints.save(1, None);
+    assert!(!checkpoints.is_saved());
 }
