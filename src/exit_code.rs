@@ -30,7 +30,8 @@ pub enum ExitCode {
     NotDelivered = 10,
     /// An input of `--local` can't be used: a missing, unreadable or unfitting file or setting.
     Input = 11,
-    /// The program was told to stop before there was a result.
+    /// The program was told to stop before there was a result. A job that `check` looks after has then sent no reply where
+    /// Slurm ends it: Slurm starts it again, or `check` answers it.
     Stopped = 12,
 }
 

@@ -192,8 +192,9 @@ fn a_node_without_a_route_to_the_broker_leaves_the_reply_to_check() {
 }
 
 #[test]
-fn slurms_early_warning_reaches_the_trainer_and_is_answered() {
-    let desk = Desk::new();
+fn slurms_early_warning_is_answered_where_the_job_may_not_requeue_itself() {
+    let mut desk = Desk::new();
+    desk.site.set("REQUEUE", "0");
     let id = desk.vhost.publish_job(&with_setting("Maximum number of training epochs", json!(10_000)));
     desk.check().run().success();
     let slurm_id = desk.slurm_job(&id);

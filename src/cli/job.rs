@@ -5,13 +5,15 @@
 
 mod deliver;
 mod place;
+mod requeue;
+mod signals;
+mod watch;
 
 use std::fs;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -20,6 +22,9 @@ use tracing::{error, info, warn};
 
 use self::deliver::{Delivered, deliver};
 use self::place::Place;
+use self::requeue::Allocation;
+use self::signals::{Signal, Signals};
+use self::watch::Watch;
 use crate::broker::DEFAULT_REPLY_QUEUE;
 use crate::config::{ConfigError, Sources, TrainerConfig};
 use crate::exit_code::ExitCode;
@@ -27,8 +32,8 @@ use crate::ledger::{JobFiles, write_atomic};
 use crate::report;
 use crate::rodan::{Client, ClientError, DownloadError, Downloader};
 use crate::text;
-use crate::train::{PageInputs, Progress, TrainError, TrainingJob, choose_device};
-use crate::wire::{Envelope, InputKind, JobFile, JobFileError, Layer, Reply};
+use crate::train::{Checkpoints, PageInputs, Progress, TrainError, TrainingJob, choose_device};
+use crate::wire::{Envelope, InputKind, JobFile, JobFileError, Layer, Reply, TrainingSettings};
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -66,6 +71,9 @@ enum JobError {
     Time,
     #[error("the training was cancelled on the cluster before it had a result; run the workflow again")]
     Cancelled,
+    /// The cluster ends the job, and its state says whether for good: there is no reply.
+    #[error("stopped by the cluster, without a reply: it starts the job again, or the next check answers it")]
+    Left,
     #[error("the trained model of \"{layer}\" can't be read back: {source}")]
     Model { layer: String, source: io::Error },
     #[error(
@@ -81,41 +89,14 @@ impl JobError {
             Self::Read(_) | Self::File(_) => ExitCode::Rejected,
             Self::Client(_) | Self::Download(_) => ExitCode::Rodan,
             Self::Train(error) if error.is_input() => ExitCode::Input,
-            Self::Time | Self::Cancelled => ExitCode::Stopped,
+            Self::Time | Self::Cancelled | Self::Left => ExitCode::Stopped,
             Self::Panic => ExitCode::Internal,
             Self::Scratch(_) | Self::Train(_) | Self::Model { .. } => ExitCode::Training,
         }
     }
 }
 
-/// The flags that signals raise.
-struct Signals {
-    /// Raised by each of them: training ends at the next step.
-    stop: Arc<AtomicBool>,
-    /// SIGUSR1: Slurm's warning ahead of the time limit.
-    time: Arc<AtomicBool>,
-}
-
-impl Signals {
-    fn watch() -> io::Result<Self> {
-        use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
-        let signals = Self { stop: Arc::default(), time: Arc::default() };
-        signal_hook::flag::register(SIGUSR1, Arc::clone(&signals.time))?;
-        for signal in [SIGINT, SIGTERM, SIGUSR1] {
-            signal_hook::flag::register(signal, Arc::clone(&signals.stop))?;
-        }
-        Ok(signals)
-    }
-
-    fn stopped(&self) -> Option<JobError> {
-        if !self.stop.load(Ordering::Relaxed) {
-            return None;
-        }
-        Some(if self.time.load(Ordering::Relaxed) { JobError::Time } else { JobError::Cancelled })
-    }
-}
-
-/// Runs the job to its one reply and returns the exit code.
+/// Runs the job to its one reply, or leaves it to Slurm to start it again, and returns the exit code.
 pub fn run(arguments: &JobArgs) -> ExitCode {
     let signals = match Signals::watch() {
         Ok(signals) => signals,
@@ -135,7 +116,10 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
             info!("an earlier run of this job left its reply; it is delivered now");
             (envelope(arguments, None), reply, ExitCode::Success)
         }
-        None => attempt(arguments, &config, &runtime, &signals),
+        None => match attempt(arguments, &config, &runtime, &signals, &place) {
+            Some(ended) => ended,
+            None => return ExitCode::Stopped,
+        },
     };
     if let Err(error) = place.spool(&arguments.job_file, &reply) {
         error!("the reply can't be written to {}: {error}", place.reply.display());
@@ -214,26 +198,32 @@ fn envelope(arguments: &JobArgs, file: Option<&JobFile>) -> Option<Envelope> {
     Some(Envelope { reply_to, correlation_id, message_id })
 }
 
+/// The reply and where it goes; nothing when the job is left without one.
 fn attempt(
     arguments: &JobArgs,
     config: &Result<TrainerConfig, ConfigError>,
     runtime: &Runtime,
     signals: &Signals,
-) -> (Option<Envelope>, Reply, ExitCode) {
+    place: &Place,
+) -> Option<(Option<Envelope>, Reply, ExitCode)> {
     let file =
         fs::read(&arguments.job_file).map_err(JobError::Read).and_then(|text| Ok(JobFile::parse(&text)?));
     let envelope = envelope(arguments, file.as_ref().ok());
     let result = file.and_then(|file| {
         let config = config.as_ref().map_err(|_| JobError::Config(ConfigError::Variables(Vec::new())))?;
         // A fault in training must not keep the workflow waiting: it becomes an error reply like any other.
-        panic::catch_unwind(AssertUnwindSafe(|| train(arguments, file, config, runtime, signals)))
+        panic::catch_unwind(AssertUnwindSafe(|| train(arguments, file, config, runtime, signals, place)))
             .unwrap_or(Err(JobError::Panic))
     });
     match result {
-        Ok(reply) => (envelope, reply, ExitCode::Success),
+        Ok(reply) => Some((envelope, reply, ExitCode::Success)),
+        Err(error @ JobError::Left) => {
+            info!("{error}");
+            None
+        }
         Err(error) => {
             error!("{error}");
-            (envelope, Reply::error(&text::sentence(&error.to_string())), error.exit_code())
+            Some((envelope, Reply::error(&text::sentence(&error.to_string())), error.exit_code()))
         }
     }
 }
@@ -244,7 +234,9 @@ fn train(
     config: &TrainerConfig,
     runtime: &Runtime,
     signals: &Signals,
+    place: &Place,
 ) -> Result<Reply, JobError> {
+    let managed = place.managed.as_ref();
     let scratch = scratch().map_err(JobError::Scratch)?;
     info!("downloading {} files from {}", file.inputs.iter().count(), config.rodan);
     let downloader = Downloader {
@@ -257,7 +249,7 @@ fn train(
     runtime.block_on(async {
         tokio::select! {
             fetched = downloader.fetch(&file.inputs, scratch.path()) => fetched.map_err(JobError::from),
-            stopped = stopped(signals) => Err(stopped),
+            stopped = stopped(signals, managed.is_some()) => Err(stopped),
         }
     })?;
     drop(downloader); // and with it the token
@@ -270,14 +262,32 @@ fn train(
         background: path(InputKind::Layer(Layer::Background)),
         layers: layers.map(|layer| (layer, path(InputKind::Layer(layer)))).collect(),
     };
-    let stop_or = |error: TrainError| match (error, signals.stopped()) {
+    let mut checkpoints =
+        managed.and_then(|files| requeue::checkpoints(files, config, &inputs, &file.settings));
+    let drawn = checkpoints.as_ref().and_then(Checkpoints::seed);
+    let settings = TrainingSettings { seed: file.settings.seed.or(drawn), ..file.settings };
+    let job = TrainingJob::prepare(&inputs, &settings).map_err(JobError::Train)?;
+    let (device, _) = choose_device();
+    let allocation = Allocation::of_process();
+    let shown = Progress::new(arguments.quiet, Arc::default());
+    let mut watch = Watch::new(shown, signals, managed, &allocation, job.layers());
+    watch.suspend_when_warned(checkpoints.is_some() && allocation.suspends(config));
+    let mut trained = job.train_from(checkpoints.as_mut(), &device, scratch.path(), &mut watch);
+    if let (Err(TrainError::Stopped { .. }), Some(Signal::Warned), Some(checkpoints)) =
+        (&trained, signals.received(), &mut checkpoints)
+    {
+        if watch.made_progress() && checkpoints.is_saved() && allocation.requeue(config, runtime) {
+            return Err(JobError::Left);
+        }
+        // What can't go on later ends here: with the best so far where every layer has an epoch.
+        watch.suspend_when_warned(false);
+        checkpoints.look();
+        trained = job.train_from(Some(checkpoints), &device, scratch.path(), &mut watch);
+    }
+    let trained = trained.map_err(|error| match (error, signals.error(managed.is_some())) {
         (TrainError::Stopped { .. }, Some(stopped)) => stopped,
         (error, _) => JobError::Train(error),
-    };
-    let job = TrainingJob::prepare(&inputs, &file.settings).map_err(stop_or)?;
-    let (device, _) = choose_device();
-    let mut progress = Progress::new(arguments.quiet, Arc::clone(&signals.stop));
-    let trained = job.train(&device, scratch.path(), &mut progress).map_err(stop_or)?;
+    })?;
     let models = trained
         .iter()
         .map(|t| match fs::read(&t.path) {
@@ -294,10 +304,10 @@ fn scratch() -> io::Result<tempfile::TempDir> {
     tempfile::Builder::new().prefix("hpc-trainer-").tempdir_in(of_slurm.unwrap_or_else(std::env::temp_dir))
 }
 
-async fn stopped(signals: &Signals) -> JobError {
+async fn stopped(signals: &Signals, managed: bool) -> JobError {
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        if let Some(error) = signals.stopped() {
+        if let Some(error) = signals.error(managed) {
             return error;
         }
     }

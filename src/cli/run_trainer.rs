@@ -21,7 +21,8 @@ use crate::exit_code::ExitCode;
     after_help = "\
 Exit codes: 0 the models are delivered (or written), 1 internal fault, 2 command line, 3 configuration,\n\
 5 Rodan, 8 the job file is no job, 9 training failed, 10 the reply is not delivered yet, 11 an input\n\
-can't be used, 12 stopped before there was a result. As a job, each of them has sent its one reply."
+can't be used, 12 stopped before there was a result. As a job, each of them has sent its one reply, but for\n\
+12 where Slurm ends the job: it is started again, or the next check answers it."
 )]
 pub struct Arguments {
     /// The job file: JSON with inputs, settings and token

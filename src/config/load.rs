@@ -167,6 +167,12 @@ impl Reader {
         )
     }
 
+    /// The directory of Slurm's commands, and how long one may take.
+    fn slurm(&mut self) -> (Option<PathBuf>, Duration) {
+        let directory = self.get("SITE_SLURM_BIN").map(PathBuf::from);
+        (directory, Duration::from_secs(self.number("SLURM_TIMEOUT_SECONDS", 1..=3600)))
+    }
+
     fn rodan_address(&mut self) -> Option<RodanAddress> {
         self.required("RODAN_HOST");
         self.parsed("RODAN_HOST", RodanAddress::parse)
@@ -174,6 +180,7 @@ impl Reader {
 
     fn site(&mut self, home: &Path, env_file: Option<&Path>, spool: Option<&Path>) -> SiteConfig {
         let path = |reader: &Self, name| home.join(reader.get(name).unwrap_or_default());
+        let (slurm_bin, slurm_timeout) = self.slurm();
         SiteConfig {
             spool: spool.map_or_else(|| path(self, "SPOOL_DIR"), Path::to_path_buf),
             logs: path(self, "LOG_DIR"),
@@ -185,10 +192,10 @@ impl Reader {
             gres: self.word("SITE_GRES").filter(|g| g != "none"),
             gres_table: self.parsed("SITE_GRES_TABLE", GresTable::from_str).unwrap_or_default(),
             signal_seconds: self.number("SITE_SIGNAL_SECONDS", 0..=65535),
-            slurm_bin: self.get("SITE_SLURM_BIN").map(PathBuf::from),
+            slurm_bin,
             give_up: Duration::from_secs(3600 * self.number("GIVE_UP_HOURS", 0..=8760)),
             grace: Duration::from_secs(self.number("GRACE_SECONDS", 0..=86_400)),
-            slurm_timeout: Duration::from_secs(self.number("SLURM_TIMEOUT_SECONDS", 1..=3600)),
+            slurm_timeout,
             max_pending: Duration::from_secs(3600 * self.number("MAX_PENDING_HOURS", 1..=8760)),
             max_open_jobs: usize::try_from(self.number("MAX_OPEN_JOBS", 1..=100_000)).unwrap_or(usize::MAX),
             watcher: self.flag("WATCHER"),
@@ -307,6 +314,7 @@ impl TrainerConfig {
         let max_download = reader.number("MAX_DOWNLOAD_BYTES", 1..=u64::MAX);
         let requeue = reader.flag("REQUEUE");
         let (on_time_limit, max_requeues, checkpoint_every) = reader.time_limit();
+        let (slurm_bin, slurm_timeout) = reader.slurm();
         match (broker, rodan) {
             (Some(broker), Some(rodan)) if reader.problems.is_empty() => Ok(Self {
                 broker,
@@ -316,6 +324,8 @@ impl TrainerConfig {
                 on_time_limit,
                 max_requeues,
                 checkpoint_every,
+                slurm_bin,
+                slurm_timeout,
             }),
             _ => Err(ConfigError::Variables(reader.problems)),
         }

@@ -126,6 +126,10 @@ pub struct TrainerConfig {
     pub max_requeues: u64,
     /// How much training may be lost.
     pub checkpoint_every: Duration,
+    /// Directory of Slurm's commands, where `PATH` does not hold it.
+    pub slurm_bin: Option<PathBuf>,
+    /// How long one of Slurm's commands may take.
+    pub slurm_timeout: Duration,
 }
 
 /// What the trainer does when Slurm warns it of the time limit.

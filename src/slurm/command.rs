@@ -88,16 +88,22 @@ impl Output {
 impl Slurm {
     /// The commands of this site, with the environment of this process cut down to what they need.
     pub fn new(site: &SiteConfig) -> Self {
+        let mut slurm = Self::on_node(site.slurm_bin.clone(), site.slurm_timeout);
+        slurm.environment.push(("HPC_TRAINER_HOME".into(), site.home.clone().into()));
+        if let Some(file) = &site.env_file {
+            slurm.environment.push(("HPC_TRAINER_ENV_FILE".into(), file.clone().into()));
+        }
+        slurm
+    }
+
+    /// The commands inside a job: nothing is handed on to a job to come.
+    pub fn on_node(directory: Option<PathBuf>, deadline: Duration) -> Self {
         let mut environment: Vec<(OsString, OsString)> = PASSED_ON
             .iter()
             .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)))
             .collect();
         environment.push(("LC_ALL".into(), "C".into()));
-        environment.push(("HPC_TRAINER_HOME".into(), site.home.clone().into()));
-        if let Some(file) = &site.env_file {
-            environment.push(("HPC_TRAINER_ENV_FILE".into(), file.clone().into()));
-        }
-        Self { directory: site.slurm_bin.clone(), environment, deadline: site.slurm_timeout }
+        Self { directory, environment, deadline }
     }
 
     /// Runs one command to its end.

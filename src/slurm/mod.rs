@@ -3,6 +3,7 @@
 mod command;
 mod query;
 mod request;
+mod requeue;
 mod state;
 mod submit;
 

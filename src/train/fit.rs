@@ -13,7 +13,9 @@ use super::init::initial_weights;
 use super::metrics::{Metrics, Tally};
 use super::network::Network;
 use super::ops::with_host;
-pub use super::outcome::{EpochReport, FitError, FitObserver, FitOptions, StopReason, Trained};
+pub use super::outcome::{
+    Best, EpochReport, FitError, FitObserver, FitOptions, FitState, Stop, StopReason, Trained,
+};
 use super::samples::Samples;
 use crate::keras::Weights;
 
@@ -30,6 +32,21 @@ pub fn fit(
     options: &FitOptions,
     observer: &mut dyn FitObserver,
 ) -> Result<Trained, FitError> {
+    fit_from(train, validation, options, None, observer)
+}
+
+/// [`fit`], going on from `state`, which an earlier run with the same samples and options has left: on the CPU the
+/// result is that of a run which was never interrupted, to the bit.
+///
+/// # Errors
+/// See [`FitError`].
+pub fn fit_from(
+    train: &dyn Samples,
+    validation: &dyn Samples,
+    options: &FitOptions,
+    mut state: Option<FitState>,
+    observer: &mut dyn FitObserver,
+) -> Result<Trained, FitError> {
     if train.is_empty() {
         return Err(FitError::NoSamples);
     }
@@ -42,20 +59,22 @@ pub fn fit(
     if options.batch_size == 0 {
         return Err(FitError::Zero("the batch size"));
     }
-    let mut restarts = 0;
+    let mut restarts = state.as_ref().map_or(0, |state| state.restarts);
     loop {
         let seed = seed_of_start(options.seed, restarts);
-        let weights = match &options.initial {
-            Some(weights) if restarts == 0 => weights.clone(),
-            _ => initial_weights(seed)?,
+        let mut run = match (state.take(), &options.initial) {
+            (Some(state), _) => Run::resume(train, validation, options, seed, state)?,
+            (None, Some(weights)) if restarts == 0 => {
+                Run::start(train, validation, options, seed, weights, 0)?
+            }
+            _ => Run::start(train, validation, options, seed, &initial_weights(seed)?, restarts)?,
         };
-        let mut run = Run::start(train, validation, options, seed, &weights)?;
         match run.train(observer, restarts < options.max_restarts)? {
             End::LearnedNothing => {
                 restarts += 1;
                 observer.on_restart(restarts, seed_of_start(options.seed, restarts));
             }
-            End::Stopped(stopped) => return run.finish(restarts, stopped),
+            End::Stopped(stopped) => return run.finish(stopped),
         }
     }
 }
@@ -90,23 +109,40 @@ enum End {
     LearnedNothing,
 }
 
-struct Best {
-    weights: Weights,
-    epoch: usize,
-    score: f64,
-}
-
-/// One start of the training; between two epochs it is all there is to know.
+/// One start of the training.
 struct Run<'a> {
     train: &'a dyn Samples,
     validation: &'a dyn Samples,
     options: &'a FitOptions,
     seed: u64,
+    restarts: usize,
     network: Network,
     adam: Adam,
     history: Vec<EpochReport>,
     best: Option<Best>,
     learned: bool,
+    epoch: Epoch,
+}
+
+/// The epoch under way.
+struct Epoch {
+    /// Steps done.
+    step: usize,
+    /// Sum of their losses, each times its samples.
+    loss_sum: f64,
+    started: Instant,
+    /// Seconds that it took before this run of the program.
+    seconds: f64,
+}
+
+impl Epoch {
+    fn new() -> Self {
+        Self { step: 0, loss_sum: 0.0, started: Instant::now(), seconds: 0.0 }
+    }
+
+    fn seconds(&self) -> f64 {
+        self.seconds + self.started.elapsed().as_secs_f64()
+    }
 }
 
 impl<'a> Run<'a> {
@@ -116,32 +152,67 @@ impl<'a> Run<'a> {
         options: &'a FitOptions,
         seed: u64,
         weights: &Weights,
+        restarts: usize,
     ) -> Result<Self, FitError> {
         let network = Network::new(weights, &options.device)?;
         let adam = Adam::new(network.parameters(), options.learning_rate)?;
-        Ok(Self {
-            train,
-            validation,
-            options,
-            seed,
-            network,
-            adam,
-            history: Vec::new(),
-            best: None,
-            learned: true,
+        let (history, best, epoch) = (Vec::new(), None, Epoch::new());
+        let learned = true;
+        Ok(Self { train, validation, options, seed, restarts, network, adam, history, best, learned, epoch })
+    }
+
+    fn resume(
+        train: &'a dyn Samples,
+        validation: &'a dyn Samples,
+        options: &'a FitOptions,
+        seed: u64,
+        state: FitState,
+    ) -> Result<Self, FitError> {
+        let FitState { restarts, learned, history, step, loss_sum, seconds, weights, adam, best } = state;
+        let network = Network::new(&weights, &options.device)?;
+        let adam = Adam::resume(network.parameters(), options.learning_rate, adam)?;
+        let epoch = Epoch { step, loss_sum, seconds, ..Epoch::new() };
+        Ok(Self { train, validation, options, seed, restarts, network, adam, history, best, learned, epoch })
+    }
+
+    fn state(&self) -> Result<FitState, FitError> {
+        Ok(FitState {
+            restarts: self.restarts,
+            learned: self.learned,
+            history: self.history.clone(),
+            step: self.epoch.step,
+            loss_sum: self.epoch.loss_sum,
+            seconds: self.epoch.seconds(),
+            weights: self.network.weights()?,
+            adam: self.adam.state()?,
+            best: self.best.clone(),
         })
     }
 
+    fn checkpoint(&self, observer: &mut dyn FitObserver, stopping: bool) {
+        if !observer.checkpoint_due(stopping) {
+            return;
+        }
+        match self.state() {
+            Ok(state) => observer.on_checkpoint(state),
+            // No reason to end: weights that are no numbers any more are found by the next step.
+            Err(error) => tracing::warn!("no checkpoint: {error}"),
+        }
+    }
+
     fn train(&mut self, observer: &mut dyn FitObserver, may_restart: bool) -> Result<End, FitError> {
-        let reason = loop {
+        loop {
             let epoch = self.history.len() + 1;
-            let started = Instant::now();
-            let Some(training_loss) = self.train_epoch(epoch, observer)? else {
+            let tally = if observer.stop() == Stop::No && self.train_epoch(epoch, observer)? {
+                self.evaluate(self.validation, usize::MAX, &|| observer.stop() != Stop::Suspend)?
+            } else {
+                None
+            };
+            let Some(tally) = tally else {
+                self.checkpoint(observer, true);
                 return Ok(End::Stopped(StopReason::Interrupted));
             };
-            let tally = self.evaluate(self.validation, usize::MAX)?;
-            let validation = tally.metrics();
-            let last = self.record(epoch, training_loss, validation, started, observer)?;
+            let last = self.record(epoch, tally.metrics(), observer)?;
             // Once soon, lest hours go into a dead network, and once before it is called the result.
             if epoch == 1 || last.is_some() {
                 let undecided = epoch >= SETTLED && tally.is_no_better_than_the_base_rate();
@@ -150,37 +221,42 @@ impl<'a> Run<'a> {
                     return Ok(End::LearnedNothing);
                 }
             }
-            if observer.stop_requested() {
-                break StopReason::Interrupted;
-            }
             if let Some(reason) = last {
-                break reason;
+                return Ok(End::Stopped(reason));
             }
-        };
-        Ok(End::Stopped(reason))
+        }
     }
 
-    /// Mean loss of the epoch, or nothing when it was broken off.
-    fn train_epoch(&mut self, epoch: usize, observer: &mut dyn FitObserver) -> Result<Option<f64>, FitError> {
+    /// Trains what is left of the epoch; false when it was broken off.
+    fn train_epoch(&mut self, epoch: usize, observer: &mut dyn FitObserver) -> Result<bool, FitError> {
         let order = shuffled(self.train.len(), self.seed, epoch);
-        let steps = order.len().div_ceil(self.options.batch_size);
-        let (mut step, mut sum) = (0, 0.0);
+        let size = self.options.batch_size;
+        let steps = order.len().div_ceil(size);
+        let left = order.get(self.epoch.step.saturating_mul(size)..).unwrap_or_default();
         let mut stopped = false;
         let samples = self.train;
-        batches::for_each(samples, &order, self.options.batch_size, |batch| {
-            step += 1;
+        batches::for_each(samples, left, size, |batch| {
             let len = batch.len as f64;
             let loss = self.step(batch)?;
+            self.epoch.step += 1;
+            let step = self.epoch.step;
             if !loss.is_finite() {
                 return Err(FitError::Diverged { epoch, step, loss });
             }
-            sum += f64::from(loss) * len;
+            self.epoch.loss_sum += f64::from(loss) * len;
             observer.on_step(epoch, step, steps, loss);
-            // After the last step the epoch is as good as done: it is validated, then training ends.
-            stopped = step < steps && observer.stop_requested();
+            stopped = match observer.stop() {
+                Stop::No => false,
+                // After the last step the epoch is as good as done: it is validated, then training ends.
+                Stop::KeepBest => step < steps,
+                Stop::Suspend => true,
+            };
+            if !stopped {
+                self.checkpoint(observer, false);
+            }
             Ok(!stopped)
         })?;
-        Ok((!stopped).then_some(sum / order.len() as f64))
+        Ok(!stopped)
     }
 
     fn tensors(&self, batch: Batch, samples: &dyn Samples) -> Result<(Tensor, Tensor), FitError> {
@@ -205,11 +281,21 @@ impl<'a> Run<'a> {
         Ok(step.loss)
     }
 
-    /// Predictions for the first `most` samples against their targets.
-    fn evaluate(&self, samples: &dyn Samples, most: usize) -> Result<Tally, FitError> {
+    /// Predictions for the first `most` samples against their targets; nothing when `go_on` said no between two batches.
+    fn evaluate(
+        &self,
+        samples: &dyn Samples,
+        most: usize,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Tally>, FitError> {
         let order: Vec<usize> = (0..samples.len().min(most)).collect();
         let mut tally = Tally::default();
+        let mut whole = true;
         batches::for_each(samples, &order, self.options.batch_size, |batch| {
+            whole = go_on();
+            if !whole {
+                return Ok(false);
+            }
             let targets = batch.targets.clone();
             let (x, _) = self.tensors(batch, samples)?;
             let logits = self.network.forward_logits(&x)?;
@@ -219,33 +305,33 @@ impl<'a> Run<'a> {
             self.network.reclaim(logits)?;
             Ok::<_, FitError>(true)
         })?;
-        Ok(tally)
+        Ok(whole.then_some(tally))
     }
 
     fn learned_nothing(&self, validation: Tally) -> Result<bool, FitError> {
         if validation.targets_vary() {
             return Ok(validation.learned_nothing());
         }
-        // Nothing to see in the validation samples: look at some of the others.
-        Ok(self.evaluate(self.train, 4 * self.options.batch_size)?.learned_nothing())
+        // Nothing to see in the validation samples: look at some of the others. A few batches, which nothing breaks off.
+        let tally = self.evaluate(self.train, 4 * self.options.batch_size, &|| true)?;
+        Ok(tally.unwrap_or_default().learned_nothing())
     }
 
     /// Keeps the epoch's report, and its weights if they are the best; says whether it was the last.
     fn record(
         &mut self,
         epoch: usize,
-        training_loss: f64,
         validation: Option<Metrics>,
-        started: Instant,
         observer: &mut dyn FitObserver,
     ) -> Result<Option<StopReason>, FitError> {
+        let done = std::mem::replace(&mut self.epoch, Epoch::new());
+        let training_loss = done.loss_sum / self.train.len() as f64;
         let score = validation.map_or(-training_loss, |metrics| metrics.accuracy);
         let best = self.best.as_ref().is_none_or(|best| score > best.score);
         if best {
             self.best = Some(Best { weights: self.network.weights()?, epoch, score });
         }
-        let seconds = started.elapsed().as_secs_f64();
-        let report = EpochReport { epoch, training_loss, validation, best, seconds };
+        let report = EpochReport { epoch, training_loss, validation, best, seconds: done.seconds() };
         observer.on_epoch(&report);
         self.history.push(report);
         let without_better = epoch - self.best.as_ref().map_or(0, |best| best.epoch);
@@ -258,13 +344,13 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn finish(self, restarts: usize, stopped: StopReason) -> Result<Trained, FitError> {
+    fn finish(self, stopped: StopReason) -> Result<Trained, FitError> {
         let best = self.best.ok_or(FitError::Interrupted)?;
         Ok(Trained {
             weights: best.weights,
             history: self.history,
             best_epoch: best.epoch,
-            restarts,
+            restarts: self.restarts,
             learned: self.learned,
             stopped,
         })

@@ -3,19 +3,20 @@
 use candle_core::Device;
 
 use super::{
-    EpochReport, FitError, FitObserver, FitOptions, PatchShape, Samples, StopReason, fit, initial_weights,
+    EpochReport, FitError, FitObserver, FitOptions, PatchShape, Samples, Stop, StopReason, fit,
+    initial_weights,
 };
 use crate::keras::Weights;
 
 /// Patches with a bright rectangle each, which is the target.
-struct Rectangles {
+pub(super) struct Rectangles {
     len: usize,
     side: usize,
     nothing: bool,
 }
 
 impl Rectangles {
-    fn new(len: usize) -> Self {
+    pub(super) fn new(len: usize) -> Self {
         Self { len, side: 16, nothing: false }
     }
 }
@@ -58,8 +59,8 @@ impl FitObserver for Watcher {
         assert_eq!(restart, self.restarts.len() + 1);
         self.restarts.push(seed);
     }
-    fn stop_requested(&self) -> bool {
-        self.stop_after.is_some_and(|steps| self.steps >= steps)
+    fn stop(&self) -> Stop {
+        if self.stop_after.is_some_and(|steps| self.steps >= steps) { Stop::KeepBest } else { Stop::No }
     }
 }
 
@@ -68,7 +69,7 @@ fn options(epochs: usize) -> FitOptions {
 }
 
 /// Weights whose two-channel layer is dead: its biases are far below 0.
-fn collapsed() -> Weights {
+pub(super) fn collapsed() -> Weights {
     let mut tensors = initial_weights(1).unwrap().tensors().to_vec();
     tensors[2 * 12 + 1] = vec![-1e3; 2];
     Weights::new(tensors).unwrap()

@@ -11,10 +11,12 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::decode::PageError;
-use super::fit::fit;
-use super::outcome::{EpochReport, FitError, FitObserver, FitOptions, StopReason};
+use super::fit::fit_from;
+use super::observe::{JobObserver, LayerObserver};
+use super::outcome::{EpochReport, FitError, FitOptions, FitState, Stop, StopReason};
 use super::page::{Page, PageInputs};
 use super::patches::{self, SampleError, Split};
+use super::resume::{Checkpoints, Resumed};
 use super::samples::{PatchShape, PatchShapeError, Samples as _};
 use crate::keras::{self, Weights, WriteError};
 use crate::wire::{Layer, TrainingSettings};
@@ -65,22 +67,6 @@ pub struct TrainedLayer {
     pub learned: bool,
     /// How long all that took.
     pub time: Duration,
-}
-
-/// What is told while a page is trained. Every method may be left out.
-pub trait JobObserver {
-    /// A layer begins; it has `train` samples to learn from and at most `epochs` epochs.
-    fn layer_started(&mut self, _layer: Layer, _train: usize, _validation: usize, _epochs: u32) {}
-    /// A step of an epoch is done.
-    fn step(&mut self, _layer: Layer, _epoch: usize, _step: usize, _steps: usize, _loss: f32) {}
-    /// An epoch is done.
-    fn epoch(&mut self, _layer: Layer, _report: &EpochReport) {}
-    /// A layer's model is written.
-    fn layer_finished(&mut self, _layer: &TrainedLayer) {}
-    /// True when training is to end as soon as it can.
-    fn stop_requested(&self) -> bool {
-        false
-    }
 }
 
 /// Why a page could not be trained.
@@ -159,6 +145,11 @@ impl TrainingJob {
         &self.page
     }
 
+    /// Number of layers.
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
     /// Size of the samples.
     pub fn shape(&self) -> PatchShape {
         self.shape
@@ -172,13 +163,28 @@ impl TrainingJob {
     /// Trains all layers, background first, and writes `<model name>.hdf5` into `folder` for each as soon as it
     /// is done: a file that is there is whole.
     ///
-    /// When `observer` asks for the end while the last layer trains, and that layer has an epoch to show, its best
-    /// epoch is kept and the page is done.
+    /// When `observer` asks to [keep the best](super::Stop::KeepBest) while the last layer trains, and that layer has
+    /// an epoch to show, its best epoch is kept and the page is done.
     ///
     /// # Errors
     /// [`TrainError::Fit`], [`TrainError::Write`], or [`TrainError::Stopped`] when `observer` asked for it.
     pub fn train(
         &self,
+        device: &Device,
+        folder: &Path,
+        observer: &mut dyn JobObserver,
+    ) -> Result<Vec<TrainedLayer>, TrainError> {
+        self.train_from(None, device, folder, observer)
+    }
+
+    /// [`TrainingJob::train`] with checkpoints: goes on from the one that was found, and leaves one whenever one is due,
+    /// a layer is done, or training ends early.
+    ///
+    /// # Errors
+    /// As [`TrainingJob::train`]. A checkpoint that can't be written is a warning only.
+    pub fn train_from(
+        &self,
+        mut checkpoints: Option<&mut Checkpoints>,
         device: &Device,
         folder: &Path,
         observer: &mut dyn JobObserver,
@@ -192,10 +198,42 @@ impl TrainingJob {
             self.layers.len(),
             self.seed
         );
-        let mut trained = Vec::with_capacity(self.layers.len());
-        for (layer, prepared) in self.page.layers().iter().map(|l| l.layer).zip(&self.layers) {
-            let last = trained.len() + 1 == self.layers.len();
-            let done = self.train_layer(layer, prepared, last, device, folder, observer)?;
+        let layers: Vec<Layer> = self.page.layers().iter().map(|l| l.layer).collect();
+        let resumed = checkpoints.as_mut().and_then(|c| c.take(self.seed, &layers));
+        resumed.iter().for_each(Resumed::report);
+        let (finished, mut state) = resumed.map_or((Vec::new(), None), |r| (r.finished, r.fit));
+        let mut trained = Vec::with_capacity(layers.len());
+        for ((done, weights), (layer, prepared)) in finished.into_iter().zip(layers.iter().zip(&self.layers))
+        {
+            let path = self.write_model(&done.model_name, &weights, folder)?;
+            trained.push(TrainedLayer {
+                layer: *layer,
+                model_name: done.model_name,
+                path,
+                weights,
+                train_samples: prepared.split.train.len(),
+                validation_samples: prepared.split.validation.len(),
+                history: done.history,
+                best_epoch: done.best_epoch,
+                restarts: done.restarts,
+                learned: done.learned,
+                time: Duration::try_from_secs_f64(done.seconds).unwrap_or_default(),
+            });
+        }
+        while let (Some(&layer), Some(prepared)) = (layers.get(trained.len()), self.layers.get(trained.len()))
+        {
+            let last = trained.len() + 1 == layers.len();
+            let mut inner = LayerObserver {
+                layer,
+                number: trained.len() + 1,
+                seed: self.seed,
+                job: observer,
+                checkpoints: checkpoints.as_deref_mut(),
+            };
+            let done = self.train_layer(prepared, last, state.take(), device, folder, &mut inner)?;
+            if let Some(checkpoints) = &mut checkpoints {
+                checkpoints.finish_layer(self.seed, &done);
+            }
             observer.layer_finished(&done);
             trained.push(done);
         }
@@ -204,28 +242,34 @@ impl TrainingJob {
 
     fn train_layer(
         &self,
-        layer: Layer,
         prepared: &PreparedLayer,
         last: bool,
+        state: Option<FitState>,
         device: &Device,
         folder: &Path,
-        observer: &mut dyn JobObserver,
+        observer: &mut LayerObserver<'_>,
     ) -> Result<TrainedLayer, TrainError> {
+        let layer = observer.layer;
         let started = Instant::now();
         let model_name = layer.model_name();
         let Split { train, validation } = &prepared.split;
-        observer.layer_started(layer, train.len(), validation.len(), self.settings.epochs);
+        observer.job.layer_started(
+            layer,
+            observer.number,
+            train.len(),
+            validation.len(),
+            self.settings.epochs,
+        );
         let options = FitOptions {
             batch_size: self.settings.batch_size as usize,
             patience: self.settings.patience as usize,
             max_restarts: MAX_RESTARTS,
             ..FitOptions::new(device.clone(), self.settings.epochs as usize, prepared.seed)
         };
-        let mut inner = LayerObserver { layer, job: observer };
-        let fitted = match fit(train, validation, &options, &mut inner) {
+        let fitted = match fit_from(train, validation, &options, state, observer) {
             Ok(fitted) if fitted.stopped == StopReason::Interrupted => {
                 // With this layer every one has a model: its best epoch so far is worth more than none.
-                if !last {
+                if !last || observer.job.stop() == Stop::Suspend {
                     return Err(TrainError::Stopped { model: model_name });
                 }
                 warn!("{model_name}: stopped early, its best epoch so far ({}) is kept", fitted.best_epoch);
@@ -240,8 +284,7 @@ impl TrainingJob {
                 "{model_name} learned nothing, whatever it was started from: check what was drawn in its layer"
             );
         }
-        let path = folder.join(format!("{model_name}.hdf5"));
-        keras::write(&path, &fitted.weights, self.shape)?;
+        let path = self.write_model(&model_name, &fitted.weights, folder)?;
         Ok(TrainedLayer {
             layer,
             model_name,
@@ -256,37 +299,18 @@ impl TrainingJob {
             time: started.elapsed(),
         })
     }
+
+    fn write_model(&self, model_name: &str, weights: &Weights, folder: &Path) -> Result<PathBuf, WriteError> {
+        let path = folder.join(format!("{model_name}.hdf5"));
+        keras::write(&path, weights, self.shape)?;
+        Ok(path)
+    }
 }
 
 impl TrainedLayer {
     /// The report of the epoch whose weights were kept.
     pub fn best(&self) -> Option<&EpochReport> {
         self.history.iter().find(|report| report.epoch == self.best_epoch)
-    }
-}
-
-/// Tells the job's observer which layer it is about.
-struct LayerObserver<'a> {
-    layer: Layer,
-    job: &'a mut dyn JobObserver,
-}
-
-impl FitObserver for LayerObserver<'_> {
-    fn on_step(&mut self, epoch: usize, step: usize, steps: usize, loss: f32) {
-        self.job.step(self.layer, epoch, step, steps, loss);
-    }
-
-    fn on_epoch(&mut self, report: &EpochReport) {
-        self.job.epoch(self.layer, report);
-    }
-
-    fn on_restart(&mut self, restart: usize, seed: u64) {
-        let model = self.layer.model_name();
-        warn!("{model} learned nothing: start {} from other weights (seed {seed})", restart + 1);
-    }
-
-    fn stop_requested(&self) -> bool {
-        self.job.stop_requested()
     }
 }
 

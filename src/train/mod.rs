@@ -2,6 +2,7 @@
 
 mod adam;
 mod batches;
+mod checkpoint;
 mod decode;
 mod device;
 mod fit;
@@ -15,6 +16,7 @@ mod native;
 mod network;
 #[cfg(test)]
 mod network_tests;
+mod observe;
 pub mod ops;
 mod outcome;
 mod page;
@@ -22,22 +24,29 @@ mod patches;
 mod predict;
 mod preview;
 mod progress;
+mod resume;
+#[cfg(test)]
+mod resume_tests;
 mod samples;
 mod segment;
 
 pub use adam::{Adam, AdamState};
 pub use decode::{Input, MAX_PIXELS, PageError};
 pub use device::choose_device;
-pub use fit::{EpochReport, FitError, FitObserver, FitOptions, StopReason, Trained, fit};
+pub use fit::{
+    Best, EpochReport, FitError, FitObserver, FitOptions, FitState, Stop, StopReason, Trained, fit, fit_from,
+};
 pub use init::initial_weights;
-pub use job::{JobObserver, TrainError, TrainedLayer, TrainingJob, train_page};
+pub use job::{TrainError, TrainedLayer, TrainingJob, train_page};
 pub use mask::Mask;
 pub use metrics::Metrics;
 pub use network::{Backend, Network, NetworkError, Step};
+pub use observe::JobObserver;
 pub use page::{Page, PageInputs, PageLayer};
 pub use patches::{LayerSamples, SampleError, Split, is_mirrored, sample, samples_per_layer};
 pub use predict::Predictor;
 pub use preview::{PreviewError, colour_name, write_preview};
 pub use progress::Progress;
+pub use resume::Checkpoints;
 pub use samples::{PatchShape, PatchShapeError, Samples};
 pub use segment::{Score, Segmentation};

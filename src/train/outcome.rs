@@ -3,6 +3,7 @@
 use candle_core::Device;
 use thiserror::Error;
 
+use super::adam::AdamState;
 use super::metrics::Metrics;
 use super::network::NetworkError;
 use crate::keras::{Weights, WeightsError};
@@ -87,6 +88,54 @@ pub struct Trained {
     pub stopped: StopReason,
 }
 
+/// Whether a training is to end before its time, and for what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stop {
+    /// It goes on.
+    #[default]
+    No,
+    /// It ends after the step, and its best epoch is the result. An epoch whose steps are all done is still validated.
+    KeepBest,
+    /// It ends after the step or the batch of validation under way, to be resumed from its checkpoint.
+    Suspend,
+}
+
+/// A training between two steps: all that the steps to come depend on, and what the report of the whole needs.
+///
+/// The samples' order depends on nothing but seed and epoch, so the number of the step stands for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FitState {
+    /// How often training was started anew.
+    pub restarts: usize,
+    /// Whether this start has learned something, as far as that was looked at.
+    pub learned: bool,
+    /// The finished epochs of this start.
+    pub history: Vec<EpochReport>,
+    /// Steps done in the epoch that follows them.
+    pub step: usize,
+    /// Sum of those steps' losses, each times its samples.
+    pub loss_sum: f64,
+    /// Seconds that this epoch has taken.
+    pub seconds: f64,
+    /// The weights now.
+    pub weights: Weights,
+    /// The optimiser's memory.
+    pub adam: AdamState,
+    /// The best epoch so far.
+    pub best: Option<Best>,
+}
+
+/// The best epoch of a start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Best {
+    /// Number of the epoch.
+    pub epoch: usize,
+    /// What epochs are compared by: more is better.
+    pub score: f64,
+    /// The weights after it.
+    pub weights: Weights,
+}
+
 /// Watches training and may end it.
 pub trait FitObserver {
     /// A step was done: `step` of `steps` (from 1) of `epoch` (from 1), with its batch's loss.
@@ -101,9 +150,18 @@ pub trait FitObserver {
     fn on_restart(&mut self, restart: usize, seed: u64) {
         let _ = (restart, seed);
     }
-    /// Asked after every step: whether to end now.
-    fn stop_requested(&self) -> bool {
+    /// Asked before and after every step, and between the batches of validation.
+    fn stop(&self) -> Stop {
+        Stop::No
+    }
+    /// Asked after every step, and with `stopping` before training ends early: whether the state is wanted.
+    fn checkpoint_due(&self, stopping: bool) -> bool {
+        let _ = stopping;
         false
+    }
+    /// The state that was wanted.
+    fn on_checkpoint(&mut self, state: FitState) {
+        let _ = state;
     }
 }
 

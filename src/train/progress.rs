@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing::info;
 
-use super::job::{JobObserver, TrainedLayer};
-use super::outcome::EpochReport;
+use super::job::TrainedLayer;
+use super::observe::JobObserver;
+use super::outcome::{EpochReport, Stop};
 use crate::wire::Layer;
 
 /// Shows progress on stderr and passes on the wish to stop.
@@ -44,7 +45,7 @@ fn new_bar(layer: Layer) -> ProgressBar {
 }
 
 impl JobObserver for Progress {
-    fn layer_started(&mut self, layer: Layer, train: usize, validation: usize, epochs: u32) {
+    fn layer_started(&mut self, layer: Layer, _number: usize, train: usize, validation: usize, epochs: u32) {
         info!("{}: {train} samples to learn from, {validation} to validate with", layer.model_name());
         self.epochs = epochs;
         self.latest.clear();
@@ -90,7 +91,7 @@ impl JobObserver for Progress {
         );
     }
 
-    fn stop_requested(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+    fn stop(&self) -> Stop {
+        if self.stop.load(Ordering::Relaxed) { Stop::KeepBest } else { Stop::No }
     }
 }

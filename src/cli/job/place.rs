@@ -34,6 +34,7 @@ impl Place {
     /// Writes the reply down; from here on it can't be lost.
     pub(super) fn spool(&self, job_file: &Path, reply: &Reply) -> io::Result<()> {
         write_atomic(&self.reply, reply.body())?;
+        self.managed.iter().for_each(JobFiles::remove_checkpoint);
         if self.managed.is_some()
             && let Err(error) = fs::remove_file(job_file)
             && error.kind() != io::ErrorKind::NotFound

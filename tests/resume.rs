@@ -1,0 +1,238 @@
+//! No training is lost: jobs that are requeued, killed, warned and cancelled in the middle, by a real Slurm.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use support::broker::RESULTS;
+use support::desk::{Desk, job};
+use support::program::{self, Program};
+use support::{SECONDS, wait_for};
+
+const TRAINING: Duration = Duration::from_secs(240);
+
+/// A job of two layers with time to interfere.
+fn long_job(epochs: u32) -> Value {
+    let mut job = job();
+    for (name, value) in [("Maximum number of training epochs", epochs), ("Patience", 10_000), ("Seed", 7)] {
+        job["settings"][name] = json!(value);
+    }
+    job
+}
+
+/// So few that no layer is looked at for having learned nothing: it would be started anew.
+const EPOCHS: u32 = 2;
+
+/// The reply to [`long_job`] when nobody interferes: a trainer started by hand.
+fn uninterrupted() -> &'static Value {
+    static REPLY: OnceLock<Value> = OnceLock::new();
+    REPLY.get_or_init(|| {
+        let desk = Desk::new();
+        let mut file = long_job(EPOCHS);
+        file["token"] = json!(desk.rodan.setup().token);
+        let path = desk.site.path().join("by-hand.json");
+        fs::write(&path, file.to_string()).unwrap();
+        let trainer = Program::new(program::run_trainer().unwrap()).arg(&path).args([RESULTS, "c-1"]);
+        trainer.arg("--env-file").arg(desk.site.credentials()).limit(TRAINING).run().success();
+        desk.vhost.receive_reply("c-1", SECONDS(5)).json()
+    })
+}
+
+/// A job under way.
+struct Job {
+    desk: Desk,
+    id: String,
+    slurm: String,
+}
+
+impl Job {
+    fn submit(mut desk: Desk, asked: &Value, settings: &[(&str, &str)]) -> Self {
+        for (name, value) in settings {
+            desk.site.set(name, *value);
+        }
+        let id = desk.vhost.publish_job(asked);
+        desk.check().run().success();
+        let slurm = desk.slurm_job(&id);
+        Self { desk, id, slurm }
+    }
+
+    fn progress(&self) -> Option<Value> {
+        let text = fs::read(self.desk.directory(&self.id).join("progress.json")).ok()?;
+        Some(serde_json::from_slice(&text).unwrap())
+    }
+
+    /// Waits until the training is in this layer (from 1), with at least so many epochs done.
+    fn wait_until_in(&self, layer: u64, epochs: usize) {
+        let name = if layer == 1 { "Background Model: epoch" } else { "Model 0: epoch" };
+        wait_for("the training to get so far", TRAINING, || {
+            let log = self.desk.log(&self.id);
+            // The background's lines hold the other's name too: «… Model: epoch», not «Model 0: epoch».
+            let done = log.lines().filter(|line| line.contains(name)).count();
+            let progress = self.progress()?;
+            let inside = progress["layer_number"] == layer;
+            assert!(progress["layer_number"].as_u64() <= Some(layer), "too late to interfere:\n{log}");
+            (inside && done >= epochs).then_some(())
+        });
+    }
+
+    fn scontrol_requeue(&self) {
+        self.desk.cluster.command("scontrol").args(["requeue", &self.slurm]).run().success();
+    }
+
+    fn warn(&self) {
+        self.desk.cluster.command("scancel").args(["--signal=USR1", "--batch", &self.slurm]).run().success();
+    }
+
+    /// Waits until Slurm has put the job back into its queue, and has it started soon: by itself it would wait for half
+    /// a minute. At once would be too soon: a node refuses a credential as old as the revoked one («Job credential
+    /// revoked»), to the second.
+    fn wait_for_restart(&self) {
+        let mut requeued = None;
+        wait_for("the restart", SECONDS(60), || {
+            let shown = self.desk.cluster.job(&self.slurm)?;
+            if shown["Restarts"] == "1" && shown["JobState"] == "RUNNING" {
+                return Some(());
+            }
+            if shown["Restarts"] == "1" && requeued.get_or_insert_with(Instant::now).elapsed() > SECONDS(3) {
+                let now = [&format!("JobId={}", self.slurm), "StartTime=now"];
+                self.desk.cluster.command("scontrol").arg("update").args(now).run();
+            }
+            let ended = ["COMPLETED", "FAILED"].contains(&shown["JobState"].as_str());
+            assert!(!ended, "{shown:?}\n{}", self.desk.log(&self.id));
+            None
+        });
+    }
+
+    /// The one reply, of a training that went on where it was, has the models of one that was not interrupted.
+    fn assert_answered_as_uninterrupted(&self) {
+        let reply = self.desk.vhost.try_receive_reply(&self.id, TRAINING);
+        let log = self.desk.log(&self.id);
+        let reply = reply.unwrap_or_else(|| panic!("no reply:\n{log}")).json();
+        assert!(log.contains("going on from a checkpoint"), "{log}");
+        assert!(reply == *uninterrupted(), "the models differ; {:?}\n{log}", reply.get("error"));
+        self.desk.cluster.wait_for_end(&self.slurm, SECONDS(30));
+        assert!(!self.desk.directory(&self.id).join("checkpoint").exists(), "it is of no more use");
+        self.desk.check().run().success();
+        assert_eq!(self.desk.vhost.waiting(RESULTS), Some(0), "one reply only");
+    }
+
+    /// The process of the trainer, found by the job file on its command line.
+    fn trainer(&self) -> String {
+        let wanted = self.desk.directory(&self.id).join("job.json").to_string_lossy().into_owned();
+        let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+        let is_trainer = |path: &PathBuf| {
+            let line = fs::read(path.join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            line.split('\0').next().is_some_and(|p| p.ends_with("run_trainer")) && line.contains(&wanted)
+        };
+        let found: Vec<PathBuf> = processes.filter(is_trainer).collect();
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0].file_name().unwrap().to_string_lossy().into_owned()
+    }
+}
+
+#[test]
+fn a_requeued_job_goes_on_and_gives_the_same_models() {
+    let job = Job::submit(Desk::new(), &long_job(EPOCHS), &[]);
+    job.wait_until_in(2, 1);
+    job.scontrol_requeue();
+    job.wait_for_restart();
+    job.assert_answered_as_uninterrupted();
+    assert!(job.desk.log(&job.id).contains("without a reply"), "SIGTERM is not answered");
+}
+
+#[test]
+fn a_killed_trainer_loses_no_more_than_since_its_last_checkpoint() {
+    let job = Job::submit(Desk::new(), &long_job(EPOCHS), &[("CHECKPOINT_SECONDS", "0")]);
+    job.wait_until_in(1, 1);
+    Program::new("kill").args(["-KILL", &job.trainer()]).run().success();
+    job.desk.cluster.wait_for_end(&job.slurm, SECONDS(30));
+    job.scontrol_requeue();
+    job.wait_for_restart();
+    job.assert_answered_as_uninterrupted();
+    let log = job.desk.log(&job.id);
+    assert_eq!(
+        log.matches("Background Model: epoch 2/").count(),
+        1,
+        "epochs done are not done again:\n{log}"
+    );
+}
+
+#[test]
+fn a_job_warned_before_every_layer_has_an_epoch_requeues_itself() {
+    let job = Job::submit(Desk::new(), &long_job(EPOCHS), &[]);
+    job.wait_until_in(1, 1);
+    job.warn();
+    job.wait_for_restart();
+    job.assert_answered_as_uninterrupted();
+    assert!(job.desk.log(&job.id).contains("waits in the queue again"));
+}
+
+#[test]
+fn a_job_warned_in_its_last_layer_replies_with_the_best_so_far_or_goes_on() {
+    let job = Job::submit(Desk::new(), &long_job(EPOCHS), &[]);
+    job.wait_until_in(2, 1);
+    job.warn();
+    let reply = job.desk.vhost.receive_reply(&job.id, SECONDS(60)).json();
+    assert_eq!(reply.as_object().unwrap().keys().collect::<Vec<_>>(), ["Background Model", "Model 0"]);
+    assert!(job.desk.log(&job.id).contains("stopped early, its best epoch so far"));
+
+    let job = Job::submit(Desk::new(), &long_job(EPOCHS), &[("ON_TIME_LIMIT", "requeue")]);
+    job.wait_until_in(2, 1);
+    job.warn();
+    job.wait_for_restart();
+    job.assert_answered_as_uninterrupted();
+}
+
+#[test]
+fn a_job_that_may_not_requeue_itself_has_the_best_or_an_error_to_show() {
+    let not_again = [("ON_TIME_LIMIT", "requeue"), ("MAX_REQUEUES", "0")];
+    let job = Job::submit(Desk::new(), &long_job(EPOCHS), &not_again);
+    job.wait_until_in(2, 1);
+    job.warn();
+    let reply = job.desk.vhost.receive_reply(&job.id, SECONDS(60)).json();
+    assert!(reply.get("Model 0").is_some(), "{reply}");
+
+    // Slurm refuses: the job was told not to be requeued.
+    let job = Job::submit(Desk::new(), &long_job(EPOCHS), &[("ON_TIME_LIMIT", "requeue")]);
+    job.desk.cluster.update(&[&format!("JobId={}", job.slurm), "Requeue=0"]);
+    job.wait_until_in(2, 1);
+    job.warn();
+    let reply = job.desk.vhost.receive_reply(&job.id, SECONDS(60)).json();
+    assert!(reply.get("Model 0").is_some(), "{reply}");
+    assert!(job.desk.log(&job.id).contains("can't be put back into the queue"));
+}
+
+#[test]
+fn the_time_limit_of_slurm_suspends_a_job_that_goes_on_until_it_is_cancelled() {
+    let mut asked = long_job(10_000);
+    asked["settings"]["Maximum time (D-HH:MM)"] = json!("0-00:01");
+    let job = Job::submit(Desk::new(), &asked, &[("SITE_SIGNAL_SECONDS", "30")]);
+    wait_for("Slurm's own warning", SECONDS(100), || {
+        job.desk.log(&job.id).contains("waits in the queue again").then_some(())
+    });
+    job.wait_for_restart();
+    wait_for("the training to go on", SECONDS(60), || {
+        job.desk.log(&job.id).contains("going on from a checkpoint").then_some(())
+    });
+    wait_for("progress of the second run", SECONDS(60), || {
+        job.progress().filter(|p| p["restart_count"] == 1 && p["step"] != 0).map(drop)
+    });
+    job.desk.cluster.cancel(&job.slurm);
+    let shown = job.desk.cluster.wait_for_end(&job.slurm, SECONDS(30));
+    assert_eq!(shown["JobState"], "CANCELLED");
+    assert_eq!(
+        job.desk.vhost.waiting(RESULTS).unwrap_or_default(),
+        0,
+        "the trainer can't know, and says nothing"
+    );
+    job.desk.check().run();
+    let sentence = job.desk.error_reply(&job.id);
+    assert!(sentence.contains("cancelled on the cluster"), "{sentence}");
+}
