@@ -13,6 +13,8 @@ use support::SECONDS;
 use support::broker::{JOBS, RESULTS};
 use support::desk::{Desk, job, with_setting};
 use support::program::expect;
+use support::rodan::Rodan;
+use support::services::Services;
 
 #[test]
 fn no_more_jobs_are_open_than_the_site_wants() {
@@ -69,31 +71,44 @@ fn after_repeated_refusals_the_intake_pauses_and_says_so() {
 }
 
 #[test]
-fn while_one_job_waits_for_slurm_no_other_is_taken() {
-    let mut desk = Desk::with_script("sleep 300");
-    let stub = desk.site.path().join("bin");
-    fs::create_dir(&stub).unwrap();
-    // What Slurm says at a site's limit; the other commands are the real ones.
-    let limit = "echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2; echo \"sbatch: error: Batch job submission \
-                 failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)\" >&2; exit 1";
-    for (name, text) in [("sbatch", limit), ("squeue", "exec squeue \"$@\""), ("sacct", "exec sacct \"$@\"")]
-    {
-        support::write_script(&stub.join(name), text);
-    }
-    desk.site.set("SITE_SLURM_BIN", stub.to_str().unwrap()).set("GIVE_UP_HOURS", "0");
-    let ids: Vec<String> = (0..3).map(|_| desk.vhost.publish_job(&job())).collect();
-    for _ in 0..4 {
+fn at_the_sites_own_limit_of_jobs_the_messages_stay_in_the_queue() {
+    let settings =
+        [("PARTS", "slurm"), ("DBD", "1"), ("SLURM_EXTRA", "AccountingStorageEnforce=associations,limits")];
+    let services = Services::shared().with_cluster_of(Services::private(&settings));
+    let mut desk = Desk::on(services, Some("sleep 300"), Rodan::start());
+    let sacctmgr = |arguments: &[&str]| {
+        desk.cluster.command("sacctmgr").arg("-i").args(arguments).limit(SECONDS(30)).run().success();
+    };
+    let user =
+        String::from_utf8(std::process::Command::new("id").arg("-un").output().unwrap().stdout).unwrap();
+    let user = user.trim();
+    sacctmgr(&["add", "account", "music"]);
+    sacctmgr(&["add", "user", user, "account=music", "MaxSubmitJobs=1"]);
+    desk.site.set("GIVE_UP_HOURS", "0").set("SITE_ACCOUNT", "music");
+    let ids: Vec<String> = (0..4).map(|_| desk.vhost.publish_job(&job())).collect();
+    // Slurm learns of the account a moment later; until then it refuses, which is another story.
+    support::wait_for("Slurm to know the account", SECONDS(30), || {
+        let test = ["--test-only", "--account=music", "--wrap", "true"];
+        desk.cluster.command("sbatch").args(test).run().status.success().then_some(())
+    });
+    for pass in 0..3 {
         let finished = desk.check().args(["--max-jobs", "9"]).run().success();
-        assert!(finished.stdout.contains(&format!("{}  waiting", ids[0])), "{finished}");
-        assert!(finished.stdout.contains("QOSMaxSubmitJobPerUserLimit"), "{finished}");
-        assert_eq!(desk.vhost.waiting(JOBS), Some(2), "the messages stay in the queue");
+        assert_eq!(finished.stdout.matches("submitted").count(), usize::from(pass == 0), "{finished}");
+        assert!(finished.stdout.contains(&format!("{}  waiting", ids[1])), "{finished}");
+        assert!(finished.stdout.contains("MaxSubmitJob"), "{finished}");
+        assert_eq!(desk.vhost.waiting(JOBS), Some(2), "one waits in the spool, the others in RabbitMQ");
     }
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "a limit is no failure");
-    desk.site.unset("SITE_SLURM_BIN");
-    let finished = desk.check().args(["--max-jobs", "9"]).run().success();
-    assert_eq!(finished.stdout.matches("submitted").count(), 3, "{finished}");
-    for id in &ids {
-        desk.cluster.cancel(&desk.slurm_job(id));
+    for (number, id) in ids.iter().enumerate() {
+        if number > 0 {
+            desk.check().run();
+        }
+        let slurm_id = desk.slurm_job(id);
+        desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(20));
+        desk.cluster.cancel(&slurm_id);
+        desk.cluster.wait_for_end(&slurm_id, SECONDS(30));
+        desk.check().args(["--max-jobs", "0"]).run();
+        assert!(desk.error_reply(id).contains("was cancelled"));
     }
 }
 

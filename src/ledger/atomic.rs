@@ -11,6 +11,8 @@ use crate::crash;
 
 /// How the name of a file begins that is not yet in its place; a crash can leave one behind.
 pub(super) const UNFINISHED: &str = ".new-";
+/// How the name of the file begins that only shows that a directory can be written.
+pub(super) const PROBE: &str = ".probe-";
 
 /// Writes `bytes` to `path` (mode 0600): a temporary file beside it, fsync, rename, fsync of the directory.
 ///
@@ -45,6 +47,21 @@ pub(super) fn create_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     sync_directory(directory(path))?;
     crash::point(&format!("after creating {name}"));
     Ok(true)
+}
+
+/// Removes the half-made files in a directory: what a run that was killed has left. To be called by the only one that
+/// writes there.
+pub fn sweep(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if [UNFINISHED, PROBE].iter().any(|prefix| name.starts_with(prefix))
+            && let Err(error) = fs::remove_file(entry.path())
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!("can't remove {}: {error}", entry.path().display());
+        }
+    }
 }
 
 fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {

@@ -8,7 +8,7 @@ mod progress;
 mod record;
 mod store;
 
-pub use atomic::write_atomic;
+pub use atomic::{sweep, write_atomic};
 pub use breaker::Breaker;
 pub use claim::{Claimed, Publisher, claim};
 pub use lock::{Lock, LockError, Role};

@@ -7,6 +7,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::atomic::UNFINISHED;
 use super::record::SlurmJobId;
 
 /// What a trainer was doing when it last said so.
@@ -56,7 +57,7 @@ impl Progress {
     pub fn write(&self, path: &Path) -> io::Result<()> {
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         // Temporary files have mode 0600.
-        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(directory)?;
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory)?;
         serde_json::to_writer(&mut file, self)?;
         file.flush()?;
         file.persist(path).map(drop).map_err(|e| e.error)

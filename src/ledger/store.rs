@@ -8,15 +8,12 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use thiserror::Error;
 
-use super::atomic::{UNFINISHED, sync_directory, write_atomic};
+use super::atomic::{PROBE, UNFINISHED, sweep, sync_directory, write_atomic};
 use super::breaker::Breaker;
 use super::claim::{Claimed, Publisher, claim};
 use super::record::{JobId, RECORD_VERSION, Record, SlurmJobId};
 use crate::crash;
 use crate::wire::{Envelope, Reply};
-
-/// How the name of the file begins that only shows that the spool can be written.
-const PROBE: &str = ".probe-";
 
 /// The spool: `jobs/` (open), `done/` (answered), `rejected/` (messages that were no jobs, and files that are
 /// not ours).
@@ -409,18 +406,6 @@ fn parse(text: &[u8], id: &JobId) -> Result<Record, Unreadable> {
         return Err(Unreadable::Foreign(format!("its record is that of {}", record.job_id)));
     }
     Ok(record)
-}
-
-/// Removes the half-made files in a directory.
-fn sweep(directory: &Path) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if [UNFINISHED, PROBE].iter().any(|prefix| name.starts_with(prefix)) {
-            remove_if_there(&entry.path());
-        }
-    }
 }
 
 fn remove_if_there(path: &Path) {

@@ -1,7 +1,7 @@
 //! Where checkpoints lie, when one is due, and whether the one that is there belongs to the page.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,13 +14,11 @@ use super::job::TrainedLayer;
 use super::outcome::FitState;
 use super::page::PageInputs;
 use crate::keras::{self, Weights};
+use crate::ledger::{sweep, write_atomic};
 use crate::wire::{InputKind, Layer, TrainingSettings};
 
 /// Largest checkpoint that is read; ours have 23 MB.
 const MAX_BYTES: u64 = 256 << 20;
-
-/// How the names of files begin that are still being written.
-const FRAGMENT: &str = ".new-";
 
 /// After a checkpoint that could not be written, the next attempt waits at least so long.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
@@ -65,20 +63,9 @@ impl Checkpoints {
             finished: Vec::new(),
             saved: false,
         };
-        checkpoints.remove_fragments();
+        sweep(directory); // each half-made one has 23 MB
         checkpoints.look();
         Ok(checkpoints)
-    }
-
-    /// Removes what a run that was killed while it wrote has left: each has 23 MB.
-    fn remove_fragments(&self) {
-        for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(FRAGMENT)
-                && let Err(error) = fs::remove_file(entry.path())
-            {
-                warn!("{} can't be removed: {error}", entry.path().display());
-            }
-        }
     }
 
     /// True when the latest checkpoint of this run is on disk: without it there is no use in coming back.
@@ -163,7 +150,7 @@ impl Checkpoints {
         let started = Instant::now();
         let checkpoint = Checkpoint { seed, finished: self.finished.clone(), fit };
         let written = match checkpoint.to_bytes(&self.fingerprint) {
-            Ok(bytes) => write(&self.file(), &bytes).map(|()| bytes.len()),
+            Ok(bytes) => write_atomic(&self.file(), &bytes).map(|()| bytes.len()),
             Err(error) => Err(io::Error::other(error)),
         };
         self.next = Instant::now() + self.every;
@@ -180,7 +167,7 @@ impl Checkpoints {
     /// Keeps the model of a layer that is done, and writes a checkpoint.
     pub(super) fn finish_layer(&mut self, seed: u64, layer: &TrainedLayer) {
         let kept = fs::read(&layer.path).and_then(|bytes| {
-            write(&self.model_file(&layer.model_name), &bytes)?;
+            write_atomic(&self.model_file(&layer.model_name), &bytes)?;
             Ok(hex(&Sha256::digest(&bytes)))
         });
         match kept {
@@ -251,15 +238,4 @@ fn hash_of_file(path: &Path) -> io::Result<[u8; 32]> {
             length => hash.update(&piece[..length]),
         }
     }
-}
-
-/// Writes a file (mode 0600) so that it is whole or absent, also after a crash: the training knows no spool, so this
-/// is its own.
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().prefix(FRAGMENT).tempfile_in(directory)?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|e| e.error)?;
-    File::open(directory)?.sync_all()
 }
