@@ -150,7 +150,7 @@ fn the_trainer_dies_wherever_it_may() {
     };
     let run = |at: usize| {
         let desk = Desk::with_script(&script(at));
-        let id = desk.vhost.publish_job(&job());
+        let id = desk.vhost.publish_job(&desk.short_job());
         desk.check().run().success();
         let ended = desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(120));
         (desk, id, ended["JobState"].clone())

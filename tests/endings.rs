@@ -219,6 +219,37 @@ fn too_much_memory_in_a_cgroup() {
 }
 
 #[test]
+fn a_preempted_job_is_put_back_and_goes_on_from_its_checkpoint() {
+    let mut desk = desk_on_cluster(&[("NODES", "1"), ("SLURM_EXTRA", PREEMPTION)]);
+    desk.cluster.create(&["PartitionName=urgent", "Nodes=node1", "PriorityTier=10"]);
+    desk.site.set("CHECKPOINT_SECONDS", "0");
+    let mut asked = desk.short_job();
+    asked["settings"]["Maximum number of training epochs"] = json!(60);
+    asked["settings"]["Patience"] = json!(60);
+    asked["settings"]["Seed"] = json!(7);
+    let id = desk.vhost.publish_job(&asked);
+    desk.check().run().success();
+    let slurm_id = desk.slurm_job(&id);
+    support::wait_for("a checkpoint", SECONDS(60), || {
+        desk.directory(&id).join("checkpoint/training.safetensors").exists().then_some(())
+    });
+    let urgent =
+        ["--partition=urgent", "--exclusive", "--mem=100", "--output=/dev/null", "--wrap", "sleep 2"];
+    let urgent = desk.cluster.submit(desk.site.path(), urgent);
+    desk.cluster.wait_for_state(&slurm_id, &["PENDING"], SECONDS(30));
+    let finished = desk.check().run().success();
+    assert_eq!(finished.stdout, "", "a job that is back in the queue is alive\n{finished}");
+    assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "the trainer has not answered for it");
+    desk.cluster.wait_for_end(&urgent, SECONDS(30));
+    let reply = desk.vhost.receive_reply(&id, SECONDS(120)).json();
+    assert_eq!(reply.as_object().unwrap().keys().collect::<Vec<_>>(), ["Background Model", "Model 0"]);
+    assert_eq!(desk.cluster.wait_for_end(&slurm_id, SECONDS(30))["JobState"], "COMPLETED");
+    assert!(desk.log(&id).contains("going on from"), "{}", desk.log(&id));
+    desk.check().run().success();
+    assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "one answer only");
+}
+
+#[test]
 fn a_number_that_another_job_has_now_is_not_ours() {
     let desk = Desk::with_script("exit 0");
     let id = desk.vhost.publish_job(&job());

@@ -180,39 +180,13 @@ fn checks_that_run_over_each_other_submit_each_job_once() {
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0));
 }
 
-/// A page of 48×48 pixels: background on the left, neumes on the right.
-fn short_page(desk: &Desk) -> Value {
-    let picture = |pixel: &dyn Fn(u32, u32) -> [u8; 4]| {
-        let mut bytes = Vec::new();
-        let mut encoder = png::Encoder::new(&mut bytes, 48, 48);
-        encoder.set_color(png::ColorType::Rgba);
-        let pixels: Vec<u8> = (0..48 * 48).flat_map(|i| pixel(i % 48, i / 48)).collect();
-        encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
-        bytes
-    };
-    let half = |right: bool| move |x: u32, _: u32| [0, 0, 0, if (x >= 24) == right { 255 } else { 0 }];
-    desk.rodan
-        .put("/uploads/i.png", picture(&|x, y| [if x >= 24 { 20 } else { 220 }, (y * 5) as u8, 99, 255]))
-        .put("/uploads/b.png", picture(&half(false)))
-        .put("/uploads/0.png", picture(&half(true)));
-    let mut asked = job();
-    asked["inputs"] = json!({"Image": "/uploads/i.png", "Background": "/uploads/b.png",
-        "rgba PNG - Layer 0": "/uploads/0.png"});
-    for (name, value) in
-        [("Maximum number of samples per label", 10), ("Patch height", 16), ("Patch width", 16)]
-    {
-        asked["settings"][name] = json!(value);
-    }
-    asked
-}
-
 #[test]
 fn two_hundred_jobs_are_trained_and_answered_once_each() {
     const JOBS_AT_ONCE: usize = 200;
     let mut desk = Desk::new();
     // The two nodes have one GPU each; without them sixteen jobs run at a time.
     desk.site.set("MAX_OPEN_JOBS", "500").set("SITE_GRES", "none");
-    let asked = short_page(&desk);
+    let asked = desk.short_job();
     let started = Instant::now();
     let ids: Vec<String> = desk.vhost.publish_jobs(&asked, JOBS_AT_ONCE);
     let published = started.elapsed();
