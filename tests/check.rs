@@ -184,6 +184,29 @@ fn a_reply_that_the_trainer_left_behind_is_delivered() {
 }
 
 #[test]
+fn a_reply_that_the_trainer_delivers_while_check_looks_is_not_sent_again() {
+    // The trainer's last steps, and Rodan's, fall between check's look into the spool and its question to Slurm.
+    let mut desk =
+        Desk::with_script(r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/reply.json"; sleep 300"#);
+    let id = desk.vhost.publish_job(&job());
+    desk.check().run().success();
+    let slurm_id = desk.slurm_job(&id);
+    desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(20));
+    let stub = desk.site.path().join("bin");
+    fs::create_dir(&stub).unwrap();
+    let directory = desk.directory(&id);
+    let squeue = format!(
+        "if [ -e '{0}' ]; then touch '{0}/delivered'; scancel {slurm_id}; sleep 5; fi; exec squeue \"$@\"",
+        directory.display()
+    );
+    support::write_script(&stub.join("squeue"), &squeue);
+    desk.site.set("SITE_SLURM_BIN", stub.to_str().unwrap());
+    let finished = desk.check().run().success();
+    assert!(finished.stdout.contains(&format!("{id}  answered   the models are")), "{finished}");
+    assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "Rodan has had it");
+}
+
+#[test]
 fn bad_messages_are_answered_kept_and_stop_nothing() {
     let desk = Desk::with_script("sleep 60");
     let properties =

@@ -151,6 +151,19 @@ fn a_site_that_takes_no_watcher_still_takes_the_job() {
 }
 
 #[test]
+fn a_watcher_looks_into_the_spool_that_check_was_told() {
+    let mut desk = Desk::with_script("exit 3");
+    desk.site.set("WATCHER", "1");
+    let id = desk.vhost.publish_job(&job());
+    let spool = desk.site.path().join("other");
+    desk.check().arg("--spool").arg(&spool).run().success();
+    assert!(desk.error_reply(&id).contains("without a result"));
+    support::wait_for("the job to be filed away", SECONDS(20), || {
+        spool.join("done").join(&id).exists().then_some(())
+    });
+}
+
+#[test]
 fn a_watch_of_nothing_ends_at_once() {
     let desk = Desk::with_script("exit 0");
     desk.check().args(["--watch", "unknown"]).run().success();

@@ -43,6 +43,11 @@ impl Pass<'_> {
             message_id: job.message_id.clone(),
         };
         self.beat()?;
+        if self.store.files(&job.job_id).is_delivered() {
+            // By a trainer that was still at work when Slurm had already given it up.
+            self.apply(job, Event::Delivered)?;
+            return self.finish(job);
+        }
         // Connected first: without a broker nothing is claimed, and nothing has to be looked up next time.
         self.broker().await?;
         if self.store.claim(&job.job_id)? && self.broker().await?.holds(&envelope).await? {

@@ -1,5 +1,7 @@
 //! What became of the open jobs: one query for all of them.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 use super::pass::{BridgeError, Pass};
@@ -10,10 +12,13 @@ use crate::slurm::{JobInfo, JobState, Phase};
 use crate::wire::{JobMessage, ResourceSettings};
 
 /// A job that Slurm calls completed has its reply in the spool; a shared filesystem may show it a little later.
-const REPLY_LAG: std::time::Duration = std::time::Duration::from_secs(60);
+const REPLY_LAG: Duration = Duration::from_secs(60);
+
+/// A job that may be requeued shows its first end for a moment before it is back in the queue.
+const REQUEUE_LAG: Duration = Duration::from_secs(30);
 
 /// The accounting database is behind the controller by so much, and is looked at so often for what it does not have yet.
-const ACCOUNTING_LAG: std::time::Duration = std::time::Duration::from_secs(2);
+const ACCOUNTING_LAG: Duration = Duration::from_secs(2);
 const ACCOUNTING_LOOKS: u32 = 2;
 
 fn is_with_slurm(job: &Record) -> bool {
@@ -120,8 +125,15 @@ impl Pass<'_> {
             self.watch(job).await?;
         }
         let phase = info.map_or(Phase::Unknown, |i| i.state.phase());
-        let over = matches!(phase, Phase::Ended) || info.is_none();
-        if over && let Some(reply) = self.store.reply(&job.job_id) {
+        let over = matches!(phase, Phase::Ended | Phase::PerhapsEnded) || info.is_none();
+        if over && self.store.files(&job.job_id).is_delivered() {
+            // It ended after the look at the beginning of this pass.
+            return self.answered_by_the_trainer(job);
+        }
+        if over
+            && phase != Phase::PerhapsEnded
+            && let Some(reply) = self.store.reply(&job.job_id)
+        {
             // The trainer left its reply and is gone: it is ours to deliver.
             let outcome = if reply.error_sentence().is_some() { Outcome::Error } else { Outcome::Models };
             return self.apply(job, Event::ReplySpooled(outcome));
@@ -138,7 +150,11 @@ impl Pass<'_> {
                 self.after(job, REPLY_LAG.min(self.config.site.grace), Some(info)).await
             }
             (Phase::Ended, Some(info)) => self.ended(job, Some(info)).await,
-            (Phase::PerhapsEnded, Some(info)) => self.after(job, self.config.site.grace, Some(info)).await,
+            (Phase::PerhapsEnded, Some(info)) => {
+                let site = &self.config.site;
+                let wait = if site.requeue { REQUEUE_LAG.min(site.grace) } else { Duration::ZERO };
+                self.after(job, wait, Some(info)).await
+            }
             (_, Some(info)) => {
                 tracing::warn!(
                     "{}: Slurm job {} is in the unknown state {}",
@@ -163,7 +179,7 @@ impl Pass<'_> {
     async fn after(
         &mut self,
         job: &mut Record,
-        grace: std::time::Duration,
+        grace: Duration,
         info: Option<&JobInfo>,
     ) -> Result<(), BridgeError> {
         let now = Timestamp::now();

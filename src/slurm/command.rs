@@ -90,6 +90,8 @@ impl Slurm {
     pub fn new(site: &SiteConfig) -> Self {
         let mut slurm = Self::on_node(site.slurm_bin.clone(), site.slurm_timeout);
         slurm.environment.push(("HPC_TRAINER_HOME".into(), site.home.clone().into()));
+        // For the watcher: `check` may have been told another one than the file says.
+        slurm.environment.push(("SPOOL_DIR".into(), site.spool.clone().into()));
         if let Some(file) = &site.env_file {
             slurm.environment.push(("HPC_TRAINER_ENV_FILE".into(), file.clone().into()));
         }
