@@ -50,30 +50,16 @@ fn a_cancelled_job_is_a_failure_whether_it_had_started_or_not() {
     desk.cluster.cancel(&slurm_id);
     assert!(desk.error_reply(&id).contains("was cancelled"));
 
-    // More than all nodes together can hold at a time, so it waits.
-    let mut desk = Desk::with_script("sleep 300");
-    desk.site.set("WATCHER", "1").set("GRACE_SECONDS", "600");
-    let mut ids = Vec::new();
-    for _ in 0..2 {
-        let mut asked = job();
-        asked["settings"]["Maximum memory (MB)"] = 250_000.into();
-        ids.push(desk.vhost.publish_job(&asked));
-    }
-    let third = {
-        let mut asked = job();
-        asked["settings"]["Maximum memory (MB)"] = 290_000.into();
-        desk.vhost.publish_job(&asked)
-    };
-    desk.check().args(["--max-jobs", "3"]).run().success();
-    let pending = desk.slurm_job(&third);
-    assert_eq!(desk.cluster.job(&pending).unwrap()["JobState"], "PENDING");
-    desk.cluster.cancel(&pending);
-    let sentence = desk.error_reply(&third);
-    assert!(sentence.contains("was cancelled"), "{sentence}");
-    for id in ids {
-        desk.cluster.cancel(&desk.slurm_job(&id));
-        desk.error_reply(&id);
-    }
+    // A partition in which nothing starts.
+    let mut desk = Desk::with_script("exit 0");
+    desk.cluster.create(&["PartitionName=asleep", "Nodes=node1", "State=DOWN"]);
+    desk.site.set("WATCHER", "1").set("SITE_PARTITION", "asleep").set("WATCHER_PARTITION", "main");
+    let id = desk.vhost.publish_job(&job());
+    desk.check().run().success();
+    let slurm_id = desk.slurm_job(&id);
+    desk.cluster.wait_for_state(&slurm_id, &["PENDING"], SECONDS(20));
+    desk.cluster.cancel(&slurm_id);
+    assert!(desk.error_reply(&id).contains("was cancelled"));
 }
 
 #[test]
