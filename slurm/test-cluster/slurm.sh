@@ -4,6 +4,8 @@
 
 ME=$(id -un)
 HOST=$(hostname -s)
+# What stands in for the GPUs of a node: each has to be another device.
+DEVICES=(/dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty)
 
 start_munge() {
     if [ "$AUTH" = none ]; then
@@ -137,9 +139,8 @@ CONF
     for ((i = 1; i <= NODES; i++)); do
         echo "NodeName=node$i NodeHostname=$HOST NodeAddr=127.0.0.1 Port=${port[i - 1]} CPUs=$CPUS" \
             "RealMemory=$MEMORY_MB Gres=gpu:$GPUS State=UNKNOWN" >>"$SLURM/slurm.conf"
-        # The same /dev/null stands in for every GPU of a node.
         for ((g = 0; g < GPUS; g++)); do
-            echo "NodeName=node$i Name=gpu Count=1 File=/dev/null" >>"$SLURM/gres.conf"
+            echo "NodeName=node$i Name=gpu Count=1 File=${DEVICES[g]}" >>"$SLURM/gres.conf"
         done
     done
     echo 'PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 State=UP' >>"$SLURM/slurm.conf"
