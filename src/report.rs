@@ -96,6 +96,9 @@ fn out_of_memory(job: &JobInfo, asked_for: Option<&ResourceSettings>) -> String 
 /// The error reply of a job that Slurm's warning reached before every layer had a usable model.
 pub const SHORT_OF_TIME: &str = "the training ran out of time before every layer was done; set \"Maximum time (D-HH:MM)\" higher, or train with fewer samples or epochs";
 
+/// The error reply of a job that `check cancel` has ended.
+pub const CANCELLED_BY_OPERATOR: &str = "The training was cancelled by the operator of the HPC bridge. Ask the operator why before you run the workflow again.";
+
 /// The error reply in place of one that is too large.
 pub fn too_large(error: &PublishError) -> String {
     format!(

@@ -1,4 +1,6 @@
-//! Foreign text, made fit to be shown.
+//! Foreign text, times and sizes, made fit to be shown.
+
+use std::time::Duration;
 
 /// Shortens a foreign text to at most `max` characters and takes out whatever a terminal could act on.
 pub fn printable(text: &str, max: usize) -> String {
@@ -23,9 +25,38 @@ pub fn sentence(text: &str) -> String {
     format!("{first}{rest}.")
 }
 
+/// A span of time, roughly: `40 s`, `12 min`, `3 h`, `5 d`.
+pub fn span(time: Duration) -> String {
+    match time.as_secs() {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7200 => format!("{} min", s / 60),
+        s @ 7200..172_800 => format!("{} h", s / 3600),
+        s => format!("{} d", s / 86_400),
+    }
+}
+
+/// A size, roughly: `900 B`, `1.2 kB`, `34.5 MB`.
+pub fn size(bytes: u64) -> String {
+    let tenths = |unit: u64, name: &str| format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit);
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => tenths(1_000, "kB"),
+        1_000_000..1_000_000_000 => tenths(1_000_000, "MB"),
+        _ => tenths(1_000_000_000, "GB"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_and_sizes_are_short() {
+        let spans = [0, 119, 120, 7199, 7200, 172_799, 172_800].map(|s| span(Duration::from_secs(s)));
+        assert_eq!(spans, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"]);
+        let sizes = [999, 1_000, 1_250_000, 25_990_000_000].map(size);
+        assert_eq!(sizes, ["999 B", "1.0 kB", "1.2 MB", "25.9 GB"]);
+    }
 
     #[test]
     fn foreign_text_can_not_act_on_a_terminal() {

@@ -52,8 +52,9 @@ fn a_cancelled_job_is_a_failure_whether_it_had_started_or_not() {
 
     // A partition in which nothing starts.
     let mut desk = Desk::with_script("exit 0");
-    desk.cluster.create(&["PartitionName=asleep", "Nodes=node1", "State=DOWN"]);
-    desk.site.set("WATCHER", "1").set("SITE_PARTITION", "asleep").set("WATCHER_PARTITION", "main");
+    let partition = format!("asleep{}", std::process::id());
+    desk.cluster.create(&[&format!("PartitionName={partition}"), "Nodes=node1", "State=DOWN"]);
+    desk.site.set("WATCHER", "1").set("SITE_PARTITION", partition).set("WATCHER_PARTITION", "main");
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
     let slurm_id = desk.slurm_job(&id);

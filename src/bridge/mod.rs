@@ -3,6 +3,7 @@
 mod deliver;
 mod dry_run;
 mod intake;
+pub mod operator;
 mod pass;
 mod reconcile;
 mod submit;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::pass::{BridgeError, Pass};
 use crate::exit_code::ExitCode;
-use crate::ledger::{Event, Outcome, Progress, Record, State};
+use crate::ledger::{Event, Outcome, Progress, Record, SlurmJobId, State};
 use crate::report;
 use crate::slurm::{JobInfo, JobState, Phase};
 use crate::wire::{JobMessage, ResourceSettings};
@@ -20,6 +20,11 @@ const REQUEUE_LAG: Duration = Duration::from_secs(30);
 /// The accounting database is behind the controller by so much, and is looked at so often for what it does not have yet.
 const ACCOUNTING_LAG: Duration = Duration::from_secs(2);
 const ACCOUNTING_LOOKS: u32 = 2;
+
+/// True when the operator has cancelled it, and Slurm may not know that yet.
+pub(super) fn is_cancelled(job: &Record) -> bool {
+    job.verdict.as_deref() == Some(report::CANCELLED_BY_OPERATOR)
+}
 
 fn is_with_slurm(job: &Record) -> bool {
     matches!(job.state, State::Submitting { .. } | State::Submitted { .. } | State::Running { .. })
@@ -62,7 +67,7 @@ impl Pass<'_> {
                 };
                 self.reconcile_one(job, info).await?;
                 if let Some(info) = info
-                    && self.cancel_if_hopeless(job, info).await?
+                    && (self.cancel_if_hopeless(job, info).await? || self.cancel_if_told(job, info).await?)
                 {
                     cancelled = true;
                 }
@@ -220,7 +225,10 @@ impl Pass<'_> {
     /// Takes a job out of Slurm's queue that can't start, or has waited for too long; true when that was done. The error
     /// reply follows when Slurm says that it is over: it may have started in this very moment.
     async fn cancel_if_hopeless(&mut self, job: &mut Record, info: &JobInfo) -> Result<bool, BridgeError> {
-        if !matches!(job.state, State::Submitted { .. }) || info.state.phase() != Phase::Waiting {
+        if !matches!(job.state, State::Submitted { .. })
+            || info.state.phase() != Phase::Waiting
+            || is_cancelled(job)
+        {
             return Ok(false);
         }
         let waited = Timestamp::now().duration_since(job.changed_at).unsigned_abs();
@@ -237,14 +245,30 @@ impl Pass<'_> {
             job.verdict = Some(verdict);
             self.store.save(job)?;
         }
+        self.cancel_slurm_job(job, info.id, &format!("could not start ({})", info.reason)).await
+    }
+
+    /// Carries on with what `check cancel` has begun: Slurm may not have answered then.
+    async fn cancel_if_told(&mut self, job: &mut Record, info: &JobInfo) -> Result<bool, BridgeError> {
+        let is_alive = matches!(info.state.phase(), Phase::Waiting | Phase::Active) && is_with_slurm(job);
+        // A job that is ending has been told before.
+        if !is_alive || !is_cancelled(job) || info.state == JobState::Active("COMPLETING") {
+            return Ok(false);
+        }
+        self.cancel_slurm_job(job, info.id, "by the operator").await
+    }
+
+    /// Calls scancel; true when Slurm took it. `why` is for the person who reads along.
+    pub(super) async fn cancel_slurm_job(
+        &mut self,
+        job: &mut Record,
+        id: SlurmJobId,
+        why: &str,
+    ) -> Result<bool, BridgeError> {
         self.beat()?;
-        match self.slurm.cancel(info.id).await {
+        match self.slurm.cancel(id).await {
             Ok(()) => {
-                self.tell(
-                    job,
-                    "cancelled",
-                    &format!("Slurm job {} could not start ({})", info.id, info.reason),
-                );
+                self.tell(job, "cancelled", &format!("Slurm job {id} {why}"));
                 Ok(true)
             }
             Err(error) => {

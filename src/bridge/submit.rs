@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::pass::{BridgeError, Pass};
+use super::reconcile::is_cancelled;
 use crate::exit_code::ExitCode;
 use crate::ledger::{Event, Record, State, write_atomic};
 use crate::report;
@@ -21,6 +22,9 @@ impl Pass<'_> {
         if matches!(job.state, State::Submitting { .. }) {
             if !self.slurm_answered {
                 return Ok(()); // the job may exist: it must not be submitted twice
+            }
+            if is_cancelled(job) {
+                return self.fails(job, ExitCode::Training, report::CANCELLED_BY_OPERATOR.to_owned());
             }
             if job.limited {
                 if Timestamp::now().duration_since(job.received_at).unsigned_abs()

@@ -1,10 +1,19 @@
-//! `check`: one pass on the login node.
+//! `check`: one pass on the login node, and what its operator asks by hand.
+
+mod cancel;
+mod details;
+mod logs;
+mod output;
+mod purge;
+mod status;
+mod table;
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use serde_json::json;
 
+use self::output::fail;
 use super::logging::{LogFormat, Verbosity};
 use crate::bridge::{self, DryRun, Happening, Outcome};
 use crate::config::{Config, Sources};
@@ -13,12 +22,14 @@ use crate::ledger::JobId;
 
 /// Takes training jobs from RabbitMQ, submits them to Slurm, and answers the ones that failed
 ///
-/// Meant for cron: one pass, then the end. Nothing to do: exit code 0 in silence.
+/// Meant for cron: one pass, then the end. Nothing to do: exit code 0 in silence. The commands are for its operator.
 #[derive(Debug, Parser)]
 #[command(
     name = "check",
     version,
     max_term_width = 100,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
     after_help = "\
 Exit codes: 0 done or nothing to do, 1 internal fault, 2 command line, 3 configuration, 4 RabbitMQ,\n\
 5 Rodan, 6 Slurm, 7 spool, 8 a message was no job, 9 a job failed, 10 a reply is not delivered yet.\n\
@@ -26,10 +37,10 @@ Whatever went wrong, nothing is lost: the next pass carries on."
 )]
 pub struct Arguments {
     /// Configuration file [default: credentials.env in $HPC_TRAINER_HOME, else here]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     env_file: Option<PathBuf>,
     /// Directory of the job records, on the shared filesystem [default: $SPOOL_DIR]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     spool: Option<PathBuf>,
     /// Take at most this many new jobs; 0 looks after the open ones only
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -42,6 +53,16 @@ pub struct Arguments {
     dry_run: bool,
     #[command(flatten)]
     verbosity: Verbosity,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Status(status::Arguments),
+    Logs(logs::Arguments),
+    Cancel(cancel::Arguments),
+    Purge(purge::Arguments),
 }
 
 /// Runs `check` and returns its exit code.
@@ -57,27 +78,35 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Err(error) => return fail(ExitCode::Internal, &error),
     };
     let code = runtime.block_on(async {
-        if arguments.dry_run { show(arguments, &config).await } else { pass(arguments, &config).await }
+        match &arguments.command {
+            Some(Command::Status(status)) => status::run(status, &config).await,
+            Some(Command::Logs(logs)) => logs::run(logs, &config).await,
+            Some(Command::Cancel(cancel)) => cancel::run(cancel, &config, &mut teller(arguments)).await,
+            Some(Command::Purge(purge)) => purge::run(purge, &config).await,
+            None if arguments.dry_run => show(arguments, &config).await,
+            None => pass(arguments, &config).await,
+        }
     });
     // Nothing that is still open is worth waiting for.
     runtime.shutdown_background();
     code
 }
 
-fn fail(code: ExitCode, error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("check: {error}");
-    code
-}
-
-async fn pass(arguments: &Arguments, config: &Config) -> ExitCode {
-    let Verbosity { verbose, quiet, log_format } = arguments.verbosity;
-    let mut tell = |h: Happening| match log_format {
+/// Prints what happens to each job.
+fn teller(arguments: &Arguments) -> impl FnMut(Happening) + use<> {
+    let Verbosity { quiet, log_format, .. } = arguments.verbosity;
+    move |h: Happening| match log_format {
         LogFormat::Json => println!("{}", json!(h)),
         LogFormat::Text if !quiet || matches!(h.what, "failed" | "waiting") => {
             println!("{}  {:<9}  {}", h.job, h.what, h.detail);
         }
         LogFormat::Text => {}
-    };
+    }
+}
+
+async fn pass(arguments: &Arguments, config: &Config) -> ExitCode {
+    let verbose = arguments.verbosity.verbose;
+    let mut tell = teller(arguments);
     let result = match &arguments.watch {
         Some(id) => match JobId::from_directory(id) {
             Some(id) => bridge::watch(config, &id, &mut tell).await,

@@ -22,13 +22,13 @@ pub enum LogFormat {
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Verbosity {
     /// Say more; twice: say everything
-    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet")]
+    #[arg(short, long, action = ArgAction::Count, conflicts_with = "quiet", global = true)]
     pub verbose: u8,
     /// Say only what went wrong
-    #[arg(short, long)]
+    #[arg(short, long, global = true)]
     pub quiet: bool,
     /// Form of the lines
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT", global = true)]
     pub log_format: LogFormat,
 }
 

@@ -7,6 +7,7 @@ mod lock;
 mod progress;
 mod record;
 mod store;
+mod view;
 
 pub use atomic::{sweep, write_atomic};
 pub use breaker::Breaker;
@@ -15,3 +16,4 @@ pub use lock::{Lock, LockError, Role};
 pub use progress::Progress;
 pub use record::{CorrelationId, Event, JobId, Outcome, Record, SlurmJobId, State, TransitionError};
 pub use store::{JobFiles, Store, StoreError};
+pub use view::{HeldBy, Seen};

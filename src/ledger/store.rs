@@ -40,6 +40,12 @@ pub struct JobFiles {
     directory: PathBuf,
 }
 
+impl StoreError {
+    pub(super) fn new(path: &Path, action: &'static str, source: io::Error) -> Self {
+        Self { path: path.to_path_buf(), action, source }
+    }
+}
+
 impl JobFiles {
     /// The files in a job's directory.
     pub fn new(directory: &Path) -> Self {
@@ -128,7 +134,8 @@ impl JobFiles {
         fs::read_to_string(self.started()).ok()?.trim().parse().ok().map(SlurmJobId)
     }
 
-    fn record(&self) -> PathBuf {
+    /// The job's record.
+    pub fn record(&self) -> PathBuf {
         self.directory.join("record.json")
     }
 }
@@ -139,7 +146,7 @@ impl Store {
     /// # Errors
     /// When they can't be made or written.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let store = Self { root: root.to_path_buf() };
+        let store = Self::at(root);
         for directory in [root.to_path_buf(), store.jobs(), store.done(), store.rejected()] {
             DirBuilder::new()
                 .recursive(true)
@@ -156,15 +163,19 @@ impl Store {
         Ok(store)
     }
 
-    fn jobs(&self) -> PathBuf {
+    pub(super) fn at(root: &Path) -> Self {
+        Self { root: root.to_path_buf() }
+    }
+
+    pub(super) fn jobs(&self) -> PathBuf {
         self.root.join("jobs")
     }
 
-    fn done(&self) -> PathBuf {
+    pub(super) fn done(&self) -> PathBuf {
         self.root.join("done")
     }
 
-    fn rejected(&self) -> PathBuf {
+    pub(super) fn rejected(&self) -> PathBuf {
         self.root.join("rejected")
     }
 
@@ -388,13 +399,13 @@ impl Store {
     }
 }
 
-enum Unreadable {
+pub(super) enum Unreadable {
     Unfinished,
     Newer(u64),
     Foreign(String),
 }
 
-fn parse(text: &[u8], id: &JobId) -> Result<Record, Unreadable> {
+pub(super) fn parse(text: &[u8], id: &JobId) -> Result<Record, Unreadable> {
     let foreign = |e: serde_json::Error| Unreadable::Foreign(format!("its record can't be read: {e}"));
     let value: serde_json::Value = serde_json::from_slice(text).map_err(foreign)?;
     match value.get("version").and_then(serde_json::Value::as_u64) {

@@ -2,6 +2,7 @@
 
 mod command;
 mod query;
+mod reason;
 mod request;
 mod requeue;
 mod state;
@@ -9,6 +10,7 @@ mod submit;
 
 pub use command::{Slurm, SlurmError};
 pub use query::JobInfo;
+pub use reason::in_words;
 pub use request::Request;
 pub use state::{JobState, Phase};
 pub use submit::SubmitError;

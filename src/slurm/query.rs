@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -52,6 +53,19 @@ impl JobInfo {
         let per_job = |suffix: &str| self.reason.trim_end_matches("Limit").ends_with(suffix);
         self.state.phase() == super::state::Phase::Waiting
             && (HOPELESS.contains(&self.reason.as_str()) || per_job("PerJob") || per_job("PerNode"))
+    }
+
+    /// How long it ran: `elapsed`, which is `[DAYS-][HOURS:]MINUTES:SECONDS`.
+    pub fn ran_for(&self) -> Option<Duration> {
+        let (days, time) = self.elapsed.split_once('-').unwrap_or(("0", &self.elapsed));
+        let parts: Vec<u64> =
+            time.split(':').map(|part| part.parse::<u32>().ok().map(u64::from)).collect::<Option<_>>()?;
+        let seconds = match parts[..] {
+            [minutes, seconds] => minutes * 60 + seconds,
+            [hours, minutes, seconds] => hours * 3600 + minutes * 60 + seconds,
+            _ => return None,
+        };
+        Some(Duration::from_secs(u64::from(days.parse::<u32>().ok()?) * 86_400 + seconds))
     }
 }
 
@@ -200,6 +214,8 @@ mod tests {
         assert_eq!(jobs.len(), 2);
         assert_eq!((jobs[0].name.as_str(), jobs[0].reason.as_str()), ("hpct-a", "Resources"));
         assert_eq!((jobs[1].name.as_str(), jobs[1].reason.as_str()), ("my|job", ""));
+        let ran_for = |job: &JobInfo| job.ran_for().map(|time| time.as_secs());
+        assert_eq!((ran_for(&jobs[0]), ran_for(&jobs[1])), (Some(0), Some(93_784)));
     }
 
     #[test]

@@ -1,0 +1,310 @@
+//! What is known of the jobs, without the lock and without changing anything.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::find::{FindError, find, shortest};
+use super::logs::logs_of;
+use crate::config::Config;
+use crate::ledger::{HeldBy, JobId, Outcome, Progress, Record, Seen, SlurmJobId, State, Store, StoreError};
+use crate::slurm::{JobInfo, Phase, Slurm, in_words};
+use crate::wire::Reply;
+
+/// Before so much of the training is done, nothing is said about its end.
+const TELLING_PART: f64 = 0.02;
+/// The largest message or error reply that is looked into.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// The bridge as a whole.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// The jobs, oldest first.
+    pub jobs: Vec<JobStatus>,
+    /// What squeue said instead of an answer.
+    pub slurm_error: Option<String>,
+    /// Set while no new jobs are taken.
+    pub paused: Option<Pause>,
+    /// Who holds the spool's lock.
+    pub lock: Option<HeldBy>,
+    /// What lies among the open jobs and can't be read as one: its name, and why.
+    pub unreadable: Vec<(JobId, String)>,
+}
+
+/// The intake's pause.
+#[derive(Debug, Serialize)]
+pub struct Pause {
+    /// How long it lasts.
+    pub until: Timestamp,
+    /// Submissions in a row that failed.
+    pub failures: u32,
+    /// Why the last of them did.
+    pub last: String,
+}
+
+/// What is known of one job.
+#[derive(Debug, Serialize)]
+pub struct JobStatus {
+    /// The beginning of the id that suffices to name it.
+    pub short: String,
+    /// Its record.
+    #[serde(flatten)]
+    pub record: Record,
+    /// True once it is filed away.
+    pub answered: bool,
+    /// What Slurm says of it; nothing where it was not asked, or does not know the job.
+    pub slurm: Option<InSlurm>,
+    /// What Slurm says of its watcher.
+    pub slurm_watcher: Option<InSlurm>,
+    /// The trainer's latest note.
+    pub progress: Option<Progress>,
+    /// When the training ends at the latest, at the pace so far.
+    pub expected_end: Option<Timestamp>,
+}
+
+/// What squeue says of a Slurm job.
+#[derive(Debug, Serialize)]
+pub struct InSlurm {
+    /// Its number.
+    pub id: SlurmJobId,
+    /// Its state, in Slurm's word.
+    pub state: String,
+    /// What the state means.
+    #[serde(skip)]
+    pub phase: Phase,
+    /// Why it waits or ended, in Slurm's word.
+    pub reason: String,
+    /// The same in words, while it waits.
+    pub reason_in_words: Option<&'static str>,
+    /// How long it has run, in Slurm's form.
+    pub elapsed: String,
+}
+
+/// One job, with everything that is on disk about it.
+#[derive(Debug, Serialize)]
+pub struct Details {
+    /// What the table shows too.
+    #[serde(flatten)]
+    pub job: JobStatus,
+    /// What squeue said instead of an answer.
+    pub slurm_error: Option<String>,
+    /// The settings of the message.
+    pub settings: Map<String, Value>,
+    /// What the error reply says, until it is delivered.
+    pub error_reply: Option<String>,
+    /// Its directory in the spool.
+    pub directory: PathBuf,
+    /// Its logs, where Slurm has begun them.
+    pub logs: Vec<PathBuf>,
+    /// The directory of the logs.
+    pub log_directory: PathBuf,
+}
+
+/// All open jobs, with `all` also the answered ones.
+///
+/// # Errors
+/// When the spool can't be read. That Slurm does not answer is part of the result.
+pub async fn status(config: &Config, all: bool) -> Result<Status, StoreError> {
+    let store = Store::unopened(&config.site.spool);
+    let (open, done) = store.ids()?;
+    let mut names = [open.as_slice(), done.as_slice()].concat();
+    names.sort();
+    names.dedup();
+    let mut seen: Vec<Seen> = Vec::new();
+    let mut unreadable = Vec::new();
+    for id in if all { &names } else { &open } {
+        match store.see_or_why(id) {
+            Ok(Some(job)) if all || !job.answered => seen.push(job),
+            Ok(_) => {}
+            Err(why) => unreadable.push((id.clone(), why)),
+        }
+    }
+    seen.sort_by(|a, b| {
+        (a.record.received_at, &a.record.job_id).cmp(&(b.record.received_at, &b.record.job_id))
+    });
+    let (queue, slurm_error) = ask(config, &seen).await;
+    let now = Timestamp::now();
+    let breaker = store.breaker();
+    let paused = breaker.paused_until(now).map(|until| Pause {
+        until,
+        failures: breaker.failures,
+        last: breaker.last.clone(),
+    });
+    let jobs = seen.into_iter().map(|job| JobStatus::new(&job, &names, &queue, now)).collect();
+    Ok(Status { jobs, slurm_error, paused, lock: store.held_by(), unreadable })
+}
+
+/// One job, named by the beginning of its id.
+///
+/// # Errors
+/// When no job is meant, or several, or the spool can't be read.
+pub async fn details(config: &Config, text: &str) -> Result<Details, FindError> {
+    let store = Store::unopened(&config.site.spool);
+    let seen = find(&store, text)?;
+    let (open, done) = store.ids()?;
+    let (queue, slurm_error) = ask(config, std::slice::from_ref(&seen)).await;
+    let log_directory = config.site.logs.clone();
+    let logs = logs_of(&log_directory, &seen.record.job_id).unwrap_or_default();
+    let is_error = seen.record.outcome == Some(Outcome::Error);
+    let error_reply = small(&seen.files.reply())
+        .filter(|_| is_error)
+        .and_then(|body| Reply::from_body(body).ok()?.error_sentence());
+    Ok(Details {
+        settings: small(&seen.files.message()).and_then(|body| settings(&body)).unwrap_or_default(),
+        error_reply,
+        directory: seen.files.directory().to_path_buf(),
+        logs: logs.into_iter().map(|log| log.path).collect(),
+        log_directory,
+        slurm_error,
+        job: JobStatus::new(&seen, &[open, done].concat(), &queue, Timestamp::now()),
+    })
+}
+
+/// One call of squeue, where a job may be with Slurm.
+async fn ask(config: &Config, jobs: &[Seen]) -> (Vec<JobInfo>, Option<String>) {
+    let is_with_slurm = |job: &Seen| {
+        let state = &job.record.state;
+        matches!(state, State::Submitting { .. } | State::Submitted { .. } | State::Running { .. })
+    };
+    if !jobs.iter().any(is_with_slurm) {
+        return (Vec::new(), None);
+    }
+    match Slurm::new(&config.site).queue().await {
+        Ok(queue) => (queue, None),
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    }
+}
+
+impl JobStatus {
+    fn new(seen: &Seen, names: &[JobId], queue: &[JobInfo], now: Timestamp) -> Self {
+        let record = seen.record.clone();
+        let in_slurm = |name: &str, id: Option<SlurmJobId>| {
+            queue.iter().rfind(|info| info.name == name && id.is_none_or(|id| info.id == id))
+        };
+        let info = in_slurm(&record.job_id.slurm_name(), record.slurm_id);
+        let watcher = record.watcher.and_then(|id| in_slurm(&record.job_id.watcher_name(), Some(id)));
+        let progress = Progress::read(&seen.files.progress());
+        let expected_end =
+            info.zip(progress.as_ref()).and_then(|(info, progress)| expected_end(info, progress, now));
+        Self {
+            short: shortest(&record.job_id, names).to_owned(),
+            answered: seen.answered,
+            slurm: info.map(InSlurm::new),
+            slurm_watcher: watcher.map(InSlurm::new),
+            record,
+            progress,
+            expected_end,
+        }
+    }
+}
+
+impl InSlurm {
+    fn new(info: &JobInfo) -> Self {
+        let phase = info.state.phase();
+        Self {
+            id: info.id,
+            state: info.state.to_string(),
+            phase,
+            reason_in_words: in_words(&info.reason).filter(|_| phase == Phase::Waiting),
+            reason: info.reason.clone(),
+            elapsed: info.elapsed.clone(),
+        }
+    }
+}
+
+/// When the training ends at the latest if it goes on at this pace; a layer that learns nothing more ends earlier.
+///
+/// A job that came back went on from a checkpoint, and nobody knows how long that had taken.
+fn expected_end(info: &JobInfo, progress: &Progress, now: Timestamp) -> Option<Timestamp> {
+    let is_of_this_run = progress.slurm_job_id == Some(info.id) && progress.restart_count == 0;
+    if !is_of_this_run || info.state.phase() != Phase::Active {
+        return None;
+    }
+    let done = part_done(progress).filter(|part| (TELLING_PART..1.0).contains(part))?;
+    // The note is a little older than squeue's answer.
+    let noted = Duration::try_from(now.duration_since(progress.updated_at)).unwrap_or_default();
+    let ran_for = info.ran_for()?.checked_sub(noted)?;
+    let left = Duration::try_from_secs_f64(ran_for.as_secs_f64() * (1.0 - done) / done).ok()?;
+    progress.updated_at.checked_add(left).ok()
+}
+
+/// How much of the training is done, from 0 to 1, if every layer takes all of its epochs.
+fn part_done(progress: &Progress) -> Option<f64> {
+    let Progress { layer_number, layers, epoch, epochs, step, steps, .. } = *progress;
+    if layer_number == 0
+        || epoch == 0
+        || layer_number > layers
+        || epoch > epochs
+        || step > steps
+        || steps == 0
+    {
+        return None;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+    let [layer_number, layers, epoch, epochs, step, steps] =
+        [layer_number, layers, epoch, epochs, step, steps].map(|n| n as f64);
+    Some((layer_number - 1.0 + (epoch - 1.0 + step / steps) / epochs) / layers)
+}
+
+fn small(path: &Path) -> Option<Vec<u8>> {
+    fs::metadata(path).ok().filter(|m| m.is_file() && m.len() <= MAX_BYTES)?;
+    fs::read(path).ok()
+}
+
+fn settings(message: &[u8]) -> Option<Map<String, Value>> {
+    let mut message: Value = serde_json::from_slice(message).ok()?;
+    match message.get_mut("settings")?.take() {
+        Value::Object(settings) => Some(settings),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slurm::JobState;
+
+    #[test]
+    fn the_end_is_told_from_the_pace_so_far() {
+        let now: Timestamp = "2026-11-01T10:00:00Z".parse().unwrap();
+        let info = JobInfo {
+            id: SlurmJobId(17),
+            name: "hpct-a".into(),
+            state: JobState::parse("RUNNING"),
+            reason: String::new(),
+            elapsed: "10:10".into(),
+            used_mb: None,
+            exit_code: None,
+        };
+        // One layer and an eighth of the next, of four: 9/32 of the training, in ten minutes.
+        let progress = Progress {
+            slurm_job_id: Some(SlurmJobId(17)),
+            restart_count: 0,
+            layer: "Model 0".into(),
+            layer_number: 2,
+            layers: 4,
+            epoch: 2,
+            epochs: 8,
+            step: 0,
+            steps: 100,
+            loss: None,
+            accuracy: None,
+            updated_at: now - Duration::from_secs(10),
+            peak_memory_mb: None,
+        };
+        let end = expected_end(&info, &progress, now).unwrap();
+        assert_eq!(end.to_string(), "2026-11-01T10:25:23.333333333Z");
+        let early = Progress { layer_number: 1, epoch: 1, step: 1, ..progress.clone() };
+        let resumed = Progress { restart_count: 1, ..progress.clone() };
+        let other = Progress { slurm_job_id: Some(SlurmJobId(16)), ..progress.clone() };
+        let odd = Progress { layers: 1, ..progress.clone() };
+        let future = Progress { updated_at: now - Duration::from_secs(100_000), ..progress };
+        for progress in [early, resumed, other, odd, future] {
+            assert_eq!(expected_end(&info, &progress, now), None, "{progress:?}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! `check logs`: what a job has written.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::output::{fail, print};
+use crate::bridge::operator::{find, logs_of};
+use crate::config::Config;
+use crate::exit_code::ExitCode;
+use crate::ledger::Store;
+
+/// Between two looks for more.
+const PAUSE: Duration = Duration::from_millis(500);
+/// So much is read at once.
+const CHUNK: u64 = 64 * 1024;
+
+/// Print the Slurm logs of a job and of its watcher
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The job: its id, the beginning of it, or its correlation id
+    #[arg(value_name = "ID")]
+    job: String,
+    /// Go on until the job is answered
+    #[arg(short, long)]
+    follow: bool,
+}
+
+pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
+    let store = Store::unopened(&config.site.spool);
+    let id = match find(&store, &arguments.job) {
+        Ok(seen) => seen.record.job_id,
+        Err(error) => return fail(error.exit_code(), &error),
+    };
+    let mut reader = Reader::default();
+    loop {
+        // Looked up before the logs are read: what was written until then is shown.
+        let answered = store.see(&id).is_none_or(|seen| seen.answered);
+        let last = answered || !arguments.follow;
+        let logs = match logs_of(&config.site.logs, &id) {
+            Ok(logs) => logs,
+            Err(error) => {
+                let why = format!("LOG_DIR {} can't be read: {error}", config.site.logs.display());
+                return fail(ExitCode::Spool, &why);
+            }
+        };
+        for log in &logs {
+            match reader.read(&log.path, last || logs.len() > 1, last) {
+                Ok(Ok(())) => {}
+                Ok(Err(code)) => return code,
+                Err(error) => {
+                    return fail(ExitCode::Spool, &format!("{} can't be read: {error}", log.path.display()));
+                }
+            }
+        }
+        if last {
+            if logs.is_empty() {
+                eprintln!("check: there is no log of {id} in {}", config.site.logs.display());
+            } else if arguments.follow {
+                eprintln!("check: {id} is answered");
+            }
+            return ExitCode::Success;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Where the reading of each log has got to, and whose text stands last.
+#[derive(Default)]
+struct Reader {
+    read: HashMap<PathBuf, u64>,
+    shown: Option<PathBuf>,
+}
+
+impl Reader {
+    /// Prints what is new in a log: whole lines, and with `to_the_end` what follows them. The inner error is the code to
+    /// end with because nobody reads any more.
+    fn read(&mut self, path: &Path, named: bool, to_the_end: bool) -> io::Result<Result<(), ExitCode>> {
+        let mut file = File::open(path)?;
+        let start = self.read.entry(path.to_path_buf()).or_default();
+        file.seek(SeekFrom::Start(*start))?;
+        loop {
+            let mut bytes = Vec::new();
+            file.by_ref().take(CHUNK).read_to_end(&mut bytes)?;
+            let is_full = bytes.len() as u64 == CHUNK;
+            let whole = match bytes.iter().rposition(|byte| *byte == b'\n') {
+                Some(newline) => newline + 1,
+                // A line that is longer than a chunk is shown in pieces.
+                None if is_full || to_the_end => bytes.len(),
+                None => 0,
+            };
+            let show = if to_the_end && !is_full { bytes.len() } else { whole };
+            if show == 0 {
+                return Ok(Ok(()));
+            }
+            let mut text = String::new();
+            if named && self.shown.as_deref() != Some(path) {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                text = format!("{}==> {name} <==\n", if self.shown.is_some() { "\n" } else { "" });
+            }
+            self.shown = Some(path.to_path_buf());
+            text.push_str(&shown(&bytes[..show]));
+            if let Err(code) = print(&text) {
+                return Ok(Err(code));
+            }
+            *start += show as u64;
+            file.seek(SeekFrom::Start(*start))?;
+            if !is_full {
+                return Ok(Ok(()));
+            }
+        }
+    }
+}
+
+/// A log's text, without what a terminal could act on.
+fn shown(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { ' ' } else { c }).collect()
+}

@@ -1,0 +1,51 @@
+//! `check status`: what became of the jobs.
+
+use clap::Args;
+use jiff::Timestamp;
+
+use super::output::{fail, print_all};
+use super::{details, table};
+use crate::bridge::operator;
+use crate::config::Config;
+use crate::exit_code::ExitCode;
+
+/// Show the open jobs, or everything about one
+///
+/// Takes no lock and changes nothing.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The job: its id, the beginning of it, or its correlation id
+    #[arg(value_name = "ID")]
+    job: Option<String>,
+    /// Print one JSON object, for programs
+    #[arg(long)]
+    json: bool,
+    /// Show the answered jobs in spool/done as well
+    #[arg(long, conflicts_with = "job")]
+    all: bool,
+}
+
+pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
+    let now = Timestamp::now();
+    let text = if let Some(job) = &arguments.job {
+        match operator::details(config, job).await {
+            Ok(found) if arguments.json => as_json(&found),
+            Ok(found) => Ok(details::render(&found, now)),
+            Err(error) => return fail(error.exit_code(), &error),
+        }
+    } else {
+        match operator::status(config, arguments.all).await {
+            Ok(found) if arguments.json => as_json(&found),
+            Ok(found) => Ok(table::render(&found, now)),
+            Err(error) => return fail(ExitCode::Spool, &error),
+        }
+    };
+    match text {
+        Ok(text) => print_all(&text),
+        Err(error) => fail(ExitCode::Internal, &error),
+    }
+}
+
+fn as_json(found: &impl serde::Serialize) -> serde_json::Result<String> {
+    serde_json::to_string_pretty(found).map(|text| text + "\n")
+}

@@ -1,0 +1,200 @@
+//! The table of the jobs, for a terminal of 80 columns.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::bridge::operator::{JobStatus, Status};
+use crate::ledger::{HeldBy, Outcome, Progress, Role, State};
+use crate::slurm::Phase;
+use crate::text::{printable, span};
+
+/// Columns of the terminal.
+const WIDTH: usize = 80;
+/// With less room than this beside an id, what is to be said of a job has a line of its own.
+const NARROW: usize = 24;
+/// Width of the columns for state and age.
+const STATE: usize = 11;
+const AGE: usize = 7;
+
+/// The table, and what holds the bridge as a whole up.
+pub(super) fn render(status: &Status, now: Timestamp) -> String {
+    let mut text = String::new();
+    if status.jobs.is_empty() {
+        text.push_str("There are no open jobs.\n");
+    } else {
+        rows(&mut text, &status.jobs, now);
+    }
+    if let Some(error) = &status.slurm_error {
+        let sentence =
+            format!("Slurm does not answer ({error}). States are those of the last pass of check.");
+        wrapped(&mut text, &sentence);
+    }
+    if let Some(pause) = &status.paused {
+        let sentence = format!(
+            "No new jobs are taken until {:.0}: {} submissions in a row failed, the last because: {}",
+            pause.until, pause.failures, pause.last
+        );
+        wrapped(&mut text, &sentence);
+    }
+    if let Some(holder) = &status.lock {
+        wrapped(&mut text, &lock(holder, now));
+    }
+    for (id, why) in &status.unreadable {
+        wrapped(&mut text, &format!("{id} in the spool can't be read: {why}"));
+    }
+    text
+}
+
+fn rows(text: &mut String, jobs: &[JobStatus], now: Timestamp) {
+    let slurm_id = |job: &JobStatus| job.record.slurm_id.map_or_else(|| "-".to_owned(), |id| id.to_string());
+    let id_width = jobs.iter().map(|job| job.short.len()).max().unwrap_or(0);
+    let slurm_width = jobs.iter().map(|job| slurm_id(job).len()).max().unwrap_or(0).max("SLURM".len());
+    let before = id_width + slurm_width + STATE + AGE + 8;
+    let room = WIDTH.saturating_sub(before);
+    let mut line = |id: &str, slurm: &str, state: &str, age: &str, rest: &str| {
+        let line = format!("{id:id_width$}  {slurm:>slurm_width$}  {state:STATE$}  {age:>AGE$}  {rest}");
+        let _ = writeln!(text, "{}", line.trim_end()); // writing to a String can't fail
+    };
+    line("ID", "SLURM", "STATE", "AGE", "");
+    for job in jobs {
+        let says = summary(job, now);
+        let beside = says.as_deref().filter(|says| room >= NARROW && says.chars().count() <= room);
+        let age = span(since(job.record.received_at, now));
+        line(&job.short, &slurm_id(job), &state(job), &age, beside.unwrap_or_default());
+        let below = says.clone().filter(|_| beside.is_none());
+        let error = job.record.last_error.as_ref().filter(|_| !job.answered);
+        for says in below.into_iter().chain(error.map(|error| format!("last error: {error}"))) {
+            line(&format!("    {}", printable(&says, WIDTH - 5)), "", "", "", "");
+        }
+    }
+}
+
+/// Where a job stands, in a word or two: Slurm's view where it is newer than the record.
+pub(super) fn state(job: &JobStatus) -> String {
+    match (&job.record.state, job.slurm.as_ref()) {
+        (State::Submitting { .. } | State::Submitted { .. } | State::Running { .. }, Some(info)) => {
+            match info.phase {
+                Phase::Waiting => "waiting".to_owned(),
+                Phase::Active if info.state == "RUNNING" => "running".to_owned(),
+                _ => printable(&info.state.to_lowercase(), STATE - 1),
+            }
+        }
+        (State::Received, _) => "received".to_owned(),
+        (State::Submitting { .. }, None) => "submitting".to_owned(),
+        (State::Submitted { .. }, None) => "waiting".to_owned(),
+        (State::Running { .. }, None) => "running".to_owned(),
+        (State::Failed { .. }, _) => "failed".to_owned(),
+        (State::ResultSpooled { .. }, _) => "to deliver".to_owned(),
+        (State::Replied, _) => "answered".to_owned(),
+    }
+}
+
+/// What else is to be said of a job.
+fn summary(job: &JobStatus, now: Timestamp) -> Option<String> {
+    match &job.record.state {
+        State::Failed { sentence } => return Some(sentence.clone()),
+        State::ResultSpooled { outcome: Outcome::Models } => return Some("the models".to_owned()),
+        State::ResultSpooled { outcome: Outcome::Error } => return Some("an error reply".to_owned()),
+        State::Replied => {
+            return Some(match job.record.outcome {
+                Some(Outcome::Models) => "with the models".to_owned(),
+                Some(Outcome::Error) => "with an error".to_owned(),
+                None => return None,
+            });
+        }
+        _ => {}
+    }
+    if job.record.verdict.is_some() {
+        return Some("is being cancelled".to_owned());
+    }
+    let phase = job.slurm.as_ref().map(|info| info.phase);
+    match phase {
+        Some(Phase::Waiting) => reason(job),
+        Some(Phase::Active) | None => {
+            let mut says = job.progress.as_ref().filter(|_| is_running(job)).map(progress)?;
+            if let Some(end) = job.expected_end {
+                let left = Duration::try_from(end.duration_since(now)).unwrap_or_default();
+                let _ = write!(says, ", ≤ {} left", span(left)); // writing to a String can't fail
+            }
+            Some(says)
+        }
+        _ => Some("over; the next check answers".to_owned()),
+    }
+}
+
+fn is_running(job: &JobStatus) -> bool {
+    matches!(job.record.state, State::Running { .. }) || job.slurm.is_some()
+}
+
+/// Why a job waits.
+pub(super) fn reason(job: &JobStatus) -> Option<String> {
+    let info = job.slurm.as_ref().filter(|info| !info.reason.is_empty())?;
+    let reason = printable(&info.reason, 60);
+    Some(match info.reason_in_words {
+        Some(words) => format!("{words} ({reason})"),
+        None => reason,
+    })
+}
+
+/// How far a training has got.
+pub(super) fn progress(progress: &Progress) -> String {
+    if progress.layer_number == 0 {
+        return "fetching the page".to_owned();
+    }
+    format!(
+        "{} ({}/{}), epoch {}/{}",
+        printable(&progress.layer, 30),
+        progress.layer_number,
+        progress.layers,
+        progress.epoch,
+        progress.epochs
+    )
+}
+
+/// Who holds the lock.
+fn lock(holder: &HeldBy, now: Timestamp) -> String {
+    let HeldBy { host, pid, heartbeat, role } = holder;
+    let who = match role {
+        Role::Check => "a check",
+        Role::Watcher => "a watcher, or a command of the operator",
+    };
+    if holder.is_alive(now) {
+        format!("The spool is locked by {who}: process {pid} on {host}, last seen {heartbeat:.0}.")
+    } else {
+        format!("A lock is left of process {pid} on {host}, which is gone; the next check takes it over.")
+    }
+}
+
+/// The time since then; none for what lies in the future.
+pub(super) fn since(then: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(then)).unwrap_or_default()
+}
+
+/// Adds a sentence, broken into lines of at most 80 columns.
+fn wrapped(text: &mut String, sentence: &str) {
+    wrap(text, sentence, 0);
+}
+
+/// The same, where the first line begins in column `indent` and so do the others.
+pub(super) fn wrap(text: &mut String, sentence: &str, indent: usize) {
+    let mut column = indent;
+    for word in printable(sentence, 2000).split_whitespace() {
+        let width = word.chars().count();
+        if column > indent && column + 1 + width > WIDTH {
+            let _ = write!(text, "\n{:indent$}", ""); // writing to a String can't fail
+            column = indent;
+        } else if column > indent {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += width;
+    }
+    text.push('\n');
+}
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;

@@ -1,0 +1,98 @@
+use serde_json::json;
+
+use super::*;
+use crate::bridge::operator::{InSlurm, Pause};
+use crate::ledger::{CorrelationId, Event, JobId, Record, SlurmJobId};
+
+fn now() -> Timestamp {
+    "2026-11-01T10:00:00Z".parse().unwrap()
+}
+
+fn job(id: &str, events: &[Event]) -> JobStatus {
+    let taken = now() - Duration::from_secs(3000);
+    let id = CorrelationId(id.into());
+    let mut record = Record::new(JobId::from_correlation_id(&id), id, "queue".into(), b"", taken);
+    for event in events {
+        record.apply(event.clone(), taken).unwrap();
+    }
+    JobStatus {
+        short: record.job_id.as_str().chars().take(8).collect(),
+        record,
+        answered: false,
+        slurm: None,
+        slurm_watcher: None,
+        progress: None,
+        expected_end: None,
+    }
+}
+
+fn in_slurm(state: &str, phase: Phase, reason: &str) -> Option<InSlurm> {
+    Some(InSlurm {
+        id: SlurmJobId(17),
+        state: state.into(),
+        phase,
+        reason: reason.into(),
+        reason_in_words: crate::slurm::in_words(reason),
+        elapsed: "1:00".into(),
+    })
+}
+
+fn status(jobs: Vec<JobStatus>) -> Status {
+    Status { jobs, slurm_error: None, paused: None, lock: None, unreadable: Vec::new() }
+}
+
+#[test]
+fn the_table_fits_a_terminal_whatever_comes_from_outside() {
+    let with_slurm = [Event::SubmitStarted, Event::Accepted(SlurmJobId(12_345_678))];
+    let mut waiting = job("waiting-1", &with_slurm);
+    waiting.slurm = in_slurm("PENDING", Phase::Waiting, "Resources");
+    let mut odd = job("odd-reason", &with_slurm);
+    odd.slurm = in_slurm("PENDING", Phase::Waiting, &"ReqNodeNotAvail, UnavailableNodes:n[1-9]".repeat(9));
+    let mut running = job("running-1", &[&with_slurm[..], &[Event::Started]].concat());
+    running.slurm = in_slurm("RUNNING", Phase::Active, "");
+    running.expected_end = Some(now() + Duration::from_secs(2400));
+    running.progress = serde_json::from_value(json!({
+        "slurm_job_id": 17, "restart_count": 0, "layer": "Model\u{1b} 0", "layer_number": 2, "layers": 3,
+        "epoch": 4, "epochs": 15, "step": 1, "steps": 9, "loss": 0.5, "accuracy": null,
+        "updated_at": "2026-11-01T09:59:59Z", "peak_memory_mb": 700
+    }))
+    .unwrap();
+    let mut failed = job("failed-1", &[Event::Failed("It \u{1b}[31mfailed. ".repeat(30))]);
+    failed.record.last_error = Some("no\nroute ".repeat(40));
+    let mut long = job(&"l".repeat(64), &with_slurm);
+    long.short = "l".repeat(64);
+    long.slurm = in_slurm("COMPLETED", Phase::Ended, "");
+    let mut found = status(vec![waiting, odd, running, failed]);
+    found.slurm_error = Some("squeue failed: \u{7} no ".repeat(20));
+    found.paused = Some(Pause { until: now(), failures: 4, last: "no ".repeat(90) });
+    let text = render(&found, now());
+    eprintln!("{text}");
+    for part in [
+        "ID           SLURM  STATE",
+        "waiting-  12345678  waiting       50 min  nodes are busy (Resources)\n",
+        "running-  12345678  running       50 min\n    Model  0 (2/3), epoch 4/15, ≤ 40 min left\n",
+        "    the nodes for it are down or reserved (ReqNodeNotAvail,",
+        "    last error: no route",
+        "Slurm does not answer",
+        "No new jobs are taken until 2026-11-01T10:00:00Z",
+    ] {
+        assert!(text.contains(part), "{part:?} is not in\n{text}");
+    }
+    assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+    let longest = text.lines().map(|line| line.chars().count()).max();
+    assert!(longest <= Some(WIDTH), "{longest:?}\n{text}");
+    let text = render(&status(vec![long]), now());
+    assert!(text.contains("\n    over; the next check answers\n"), "{text}");
+    assert_eq!(render(&status(Vec::new()), now()), "There are no open jobs.\n");
+}
+
+#[test]
+fn a_lock_that_is_left_is_told_from_one_that_is_held() {
+    let mut found = status(Vec::new());
+    let holder = |host: &str| HeldBy { host: host.into(), pid: 7, heartbeat: now(), role: Role::Check };
+    found.lock = Some(holder("elsewhere.example"));
+    let text = render(&found, now());
+    assert!(text.contains("locked by a check: process 7 on elsewhere.example"), "{text}");
+    let text = render(&found, now() + Duration::from_secs(900));
+    assert!(text.contains("which is gone"), "{text}");
+}

@@ -1,0 +1,250 @@
+//! What the operator does by hand: `check status`, `logs`, `cancel` and `purge`. Real RabbitMQ, real Slurm.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use support::SECONDS;
+use support::broker::RESULTS;
+use support::desk::{Desk, job};
+use support::program::{Finished, expect};
+
+/// Notes its progress as the trainer does, and writes a line into its log.
+const RUNS: &str = r#"echo "a line of the log"
+cat > "${1%/*}/progress.json" <<END
+{"slurm_job_id":$SLURM_JOB_ID,"restart_count":0,"layer":"Model 0","layer_number":2,"layers":2,"epoch":3,"epochs":15,
+"step":5,"steps":600,"loss":0.25,"accuracy":0.9,"updated_at":"$(date -u +%FT%TZ)","peak_memory_mb":321}
+END
+sleep 300"#;
+
+fn run(desk: &Desk, arguments: &[&str]) -> Finished {
+    let finished = desk.check().args(arguments).limit(SECONDS(120)).run();
+    assert!(!finished.to_string().contains("wr0ng") && !finished.stdout.contains("\"token\""), "{finished}");
+    finished
+}
+
+/// A job that Slurm runs.
+fn running(desk: &Desk) -> String {
+    let id = desk.vhost.publish_job(&job());
+    desk.check().run().success();
+    desk.cluster.wait_for_state(&desk.slurm_job(&id), &["RUNNING"], SECONDS(20));
+    id
+}
+
+/// A job that was answered with an error, and its directory.
+fn answered(desk: &mut Desk) -> (String, PathBuf) {
+    desk.use_script("#!/bin/bash\necho a last word; exit 3\n");
+    let id = desk.vhost.publish_job(&job());
+    desk.check().run().success();
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    expect(&desk.check().run(), 9, &[]);
+    desk.error_reply(&id);
+    let done = desk.site.spool().join("done").join(&id);
+    (id, done)
+}
+
+#[track_caller]
+fn says(finished: &Finished, parts: &[&str]) {
+    for part in parts {
+        assert!(finished.stdout.contains(part), "{part:?} is not in\n{finished}");
+    }
+    for line in finished.stdout.lines() {
+        assert!(line.chars().count() <= 80, "{line:?} is wider than a terminal");
+    }
+}
+
+#[test]
+fn status_shows_why_a_job_waits_and_how_far_another_has_got() {
+    let desk = Desk::with_script(RUNS);
+    says(
+        &{
+            desk.check().run().success();
+            run(&desk, &["status"])
+        }
+        .success(),
+        &["There are no open jobs."],
+    );
+    let id = running(&desk);
+    desk.check().run().success();
+    let note = desk.directory(&id).join("progress.json");
+    support::wait_for("the note", SECONDS(20), || note.exists().then_some(()));
+    // The partition of the other one is closed.
+    // A name of its own: the shared cluster keeps it.
+    let partition = format!("closed{}", std::process::id());
+    desk.cluster.create(&[&format!("PartitionName={partition}"), "Nodes=ALL", "State=DOWN"]);
+    let mut waits = Desk::with_script("exit 0");
+    waits.site.set("SITE_PARTITION", partition);
+    let other = waits.vhost.publish_job(&job());
+    waits.check().run().success();
+
+    let before = desk.site.files_below(&desk.site.spool());
+    let finished = run(&desk, &["status"]).success();
+    eprintln!("{finished}");
+    says(&finished, &["ID", &id[..8], &desk.slurm_job(&id), "running", "Model 0 (2/2), epoch 3/15"]);
+    let finished = run(&waits, &["status"]).success();
+    eprintln!("{finished}");
+    says(&finished, &[&other[..8], "waiting", "its partition is closed (PartitionDown)"]);
+
+    let finished = run(&desk, &["status", &id[..5]]).success();
+    eprintln!("{finished}");
+    for part in [
+        format!("job             {id}"),
+        format!("correlation id  {id}"),
+        format!("reply queue     {RESULTS}"),
+        "progress        Model 0 (2/2), epoch 3/15, step 5/600".into(),
+        "peak memory     321 MB".into(),
+        format!("hpct-{id}-{}.log", desk.slurm_job(&id)),
+        "Maximum memory (MB): 500".into(),
+    ] {
+        assert!(finished.stdout.contains(&part), "{part:?} is not in\n{finished}");
+    }
+    let shown: Value = serde_json::from_str(&run(&desk, &["status", "--json"]).success().stdout).unwrap();
+    assert_eq!(shown["jobs"][0]["job_id"], id.as_str());
+    assert_eq!(shown["jobs"][0]["slurm"]["state"], "RUNNING");
+    let shown: Value =
+        serde_json::from_str(&run(&desk, &["status", &id, "--json"]).success().stdout).unwrap();
+    assert_eq!((&shown["job_id"], &shown["settings"]["CPUs"]), (&json!(id), &json!(1)));
+    assert_eq!(desk.site.files_below(&desk.site.spool()), before, "nothing is written");
+    desk.cluster.cancel(&desk.slurm_job(&id));
+    waits.cluster.cancel(&waits.slurm_job(&other));
+}
+
+#[test]
+fn status_without_slurm_shows_the_records_and_says_so() {
+    let mut desk = Desk::with_script(RUNS);
+    let id = running(&desk);
+    let slurm_id = desk.slurm_job(&id);
+    desk.site.set("SITE_SLURM_BIN", "/nowhere");
+    let finished = run(&desk, &["status"]).success();
+    eprintln!("{finished}");
+    says(&finished, &[&id[..8], &slurm_id, "waiting", "Slurm does not answer"]);
+    // What can't be done now is written down, and done by a later pass.
+    let finished = run(&desk, &["cancel", &id]);
+    expect(&finished, 6, &["marked as cancelled"]);
+    assert_eq!(desk.vhost.waiting(RESULTS), Some(0));
+    desk.site.unset("SITE_SLURM_BIN");
+    let error = support::wait_for("the answer", SECONDS(60), || {
+        desk.check().run();
+        desk.record(&id).is_none().then(|| desk.error_reply(&id))
+    });
+    assert!(error.contains("cancelled by the operator"), "{error}");
+}
+
+#[test]
+fn a_beginning_that_several_jobs_share_is_refused() {
+    let mut desk = Desk::with_script("exit 0");
+    // Jobs that are not with Slurm need none.
+    desk.site.set("SITE_PARTITION", "nowhere");
+    desk.check().run().success();
+    for id in ["same-beginning-1", "same-beginning-2"] {
+        let record = json!({"version": 2, "job_id": id, "correlation_id": id, "reply_to": RESULTS,
+            "message_id": "m", "body_sha256": "0", "received_at": "2026-01-01T00:00:00Z",
+            "changed_at": "2026-01-01T00:00:00Z", "state": {"name": "received"}});
+        fs::create_dir(desk.directory(id)).unwrap();
+        fs::write(desk.directory(id).join("record.json"), record.to_string()).unwrap();
+        fs::write(desk.directory(id).join("message.json"), job().to_string()).unwrap();
+    }
+    for command in ["status", "logs", "cancel"] {
+        let finished = run(&desk, &[command, "same"]);
+        expect(&finished, 2, &["'same' may be any of 2: same-beginning-1, same-beginning-2"]);
+        expect(&run(&desk, &[command, "nobody"]), 2, &["there is no job 'nobody'"]);
+    }
+    says(&run(&desk, &["status"]).success(), &["same-beginning-1      -  received"]);
+    let finished = run(&desk, &["cancel", "same-beginning-1"]).success();
+    assert!(finished.stdout.contains("same-beginning-1 is over and answered with an error."), "{finished}");
+    assert!(desk.error_reply("same-beginning-1").contains("cancelled by the operator"));
+    assert!(desk.record("same-beginning-2").is_some());
+    says(&run(&desk, &["cancel", "same-beginning-1"]).success(), &["was answered before"]);
+    expect(&run(&desk, &["--max-jobs", "3", "status"]), 2, &["cannot be used with"]);
+    assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "one answer only");
+}
+
+#[test]
+fn a_cancelled_job_gets_one_error_reply() {
+    let mut desk = Desk::with_script(RUNS);
+    desk.site.set("WATCHER", "1");
+    let id = running(&desk);
+    let slurm_id = desk.slurm_job(&id);
+    let finished = run(&desk, &["cancel", &id[..9]]).success();
+    eprintln!("{finished}");
+    assert!(finished.stdout.contains(&format!("{id}  cancelled  Slurm job {slurm_id}")), "{finished}");
+    assert_eq!(desk.cluster.wait_for_end(&slurm_id, SECONDS(30))["JobState"], "CANCELLED");
+    let sentence = desk.error_reply(&id);
+    assert!(sentence.starts_with("The training was cancelled by the operator"), "{sentence}");
+    assert!(desk.site.spool().join("done").join(&id).exists());
+    desk.check().run().success();
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "one answer only");
+}
+
+#[test]
+fn logs_are_printed_and_followed_until_the_answer() {
+    let desk = Desk::with_script("echo first; sleep 4; printf 'se\\033[31mcond'; exit 3");
+    let id = running(&desk);
+    let follows = desk.check().args(["logs", &id, "-f"]).start();
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    expect(&desk.check().run(), 9, &[]);
+    let finished = follows.wait().success();
+    assert!(finished.stdout.contains("first\n") && finished.stdout.contains("se [31mcond"), "{finished}");
+    assert!(finished.stderr.contains("is answered"), "{finished}");
+    let finished = run(&desk, &["logs", &id[..8]]).success();
+    assert!(finished.stdout.contains("first\nse [31mcond"), "{finished}");
+}
+
+#[test]
+fn purge_removes_what_is_old_and_answered_and_nothing_else() {
+    let mut desk = Desk::with_script("exit 3");
+    let (young, young_done) = answered(&mut desk);
+    let (old, old_done) = answered(&mut desk);
+    let (odd, odd_done) = answered(&mut desk);
+    let log = |id: &str| desk.site.logs().join(format!("hpct-{id}-{}.log", desk.slurm_job(id)));
+    let logs = [log(&young), log(&old), log(&odd)];
+    let day = "2026-01-01T00:00:00Z";
+    for done in [&old_done, &odd_done] {
+        let path = done.join("record.json");
+        let mut record: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        record["changed_at"] = json!(day);
+        fs::write(&path, record.to_string()).unwrap();
+    }
+    for path in &logs[1..] {
+        let file = fs::File::options().append(true).open(path).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + SECONDS(1_767_225_600)).unwrap();
+    }
+    fs::write(odd_done.join("notes.txt"), "of the operator").unwrap();
+    let rejected = desk.site.spool().join("rejected");
+    for name in ["1767225600000-x.message", "notes.txt"] {
+        fs::write(rejected.join(name), "text").unwrap();
+    }
+    fs::write(desk.site.logs().join("hpct-stranger-1.log"), "").unwrap();
+    let all =
+        || [desk.site.files_below(&desk.site.spool()), desk.site.files_below(&desk.site.logs())].concat();
+    let before = all();
+    for wrong in ["30", "30m", "0d"] {
+        expect(&run(&desk, &["purge", "--older", wrong]), 2, &["--older"]);
+    }
+    let finished = run(&desk, &["purge", "--older", "2d", "--dry-run"]).success();
+    eprintln!("{finished}");
+    says(
+        &finished,
+        &[&format!("done/{old}"), "rejected/1767225600000-x.message", "would be removed in all (3"],
+    );
+    assert_eq!(all(), before, "a dry run changes nothing");
+    let finished = run(&desk, &["purge", "--older", "2d"]).success();
+    says(&finished, &["removed in all (3 of 3)"]);
+    assert!(finished.stderr.contains("left alone"), "{finished}");
+    let gone: Vec<_> = before.iter().filter(|path| !path.exists()).collect();
+    assert!(!old_done.exists() && !logs[1].exists() && young_done.exists() && odd_done.exists());
+    let is_meant = |path: &PathBuf| {
+        path.starts_with(&old_done) || *path == logs[1] || path.ends_with("1767225600000-x.message")
+    };
+    assert!(gone.iter().all(|path| is_meant(path)), "{gone:?}");
+    says(&run(&desk, &["purge", "--older", "1h"]).success(), &["There is nothing that old."]);
+    let finished = run(&desk, &["status", "--all"]).success();
+    says(&finished, &[&young[..8], &odd[..8], "answered", "with an error"]);
+    assert!(!finished.stdout.contains(&old[..8]), "{finished}");
+}
