@@ -12,7 +12,7 @@ mod watch;
 use std::fs;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,8 +32,11 @@ use crate::ledger::{JobFiles, write_atomic};
 use crate::report;
 use crate::rodan::{Client, ClientError, DownloadError, Downloader};
 use crate::text;
-use crate::train::{Checkpoints, PageInputs, Progress, TrainError, TrainingJob, choose_device};
-use crate::wire::{Envelope, InputKind, JobFile, JobFileError, Layer, Reply, TrainingSettings};
+use crate::train::{
+    ArchiveError, Checkpoints, PageInputs, Progress, TrainError, TrainingInputs, TrainingJob, choose_device,
+    unpack,
+};
+use crate::wire::{Envelope, InputKind, Inputs, JobFile, JobFileError, Layer, Reply, TrainingSettings};
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -66,6 +69,8 @@ enum JobError {
     #[error("no scratch directory on the compute node ({0}); ask the operator of the cluster")]
     Scratch(io::Error),
     #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
     Train(TrainError),
     #[error("{}", report::SHORT_OF_TIME)]
     Time,
@@ -89,9 +94,10 @@ impl JobError {
             Self::Read(_) | Self::File(_) => ExitCode::Rejected,
             Self::Client(_) | Self::Download(_) => ExitCode::Rodan,
             Self::Train(error) if error.is_input() => ExitCode::Input,
+            Self::Archive(error) if error.is_input() => ExitCode::Input,
             Self::Time | Self::Cancelled | Self::Left => ExitCode::Stopped,
             Self::Panic => ExitCode::Internal,
-            Self::Scratch(_) | Self::Train(_) | Self::Model { .. } => ExitCode::Training,
+            Self::Scratch(_) | Self::Archive(_) | Self::Train(_) | Self::Model { .. } => ExitCode::Training,
         }
     }
 }
@@ -253,15 +259,7 @@ fn train(
         }
     })?;
     drop(downloader); // and with it the token
-    let path = |kind: InputKind| scratch.path().join(kind.file_stem());
-    let has_regions = file.inputs.iter().any(|i| i.kind == InputKind::Regions);
-    let layers = file.inputs.layers().filter(|layer| *layer != Layer::Background);
-    let inputs = PageInputs {
-        image: path(InputKind::Image),
-        regions: has_regions.then(|| path(InputKind::Regions)),
-        background: path(InputKind::Layer(Layer::Background)),
-        layers: layers.map(|layer| (layer, path(InputKind::Layer(layer)))).collect(),
-    };
+    let inputs = local_inputs(&file.inputs, scratch.path(), config.max_download)?;
     let mut checkpoints =
         managed.and_then(|files| requeue::checkpoints(files, config, &inputs, &file.settings));
     let drawn = checkpoints.as_ref().and_then(Checkpoints::seed);
@@ -296,6 +294,29 @@ fn train(
         })
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Reply::models(models.iter().map(|(layer, bytes)| (*layer, bytes.as_slice()))))
+}
+
+/// What was downloaded into `folder`: the page, the pages in zips, and the models to go on from.
+fn local_inputs(inputs: &Inputs, folder: &Path, limit: u64) -> Result<TrainingInputs, JobError> {
+    let path = |kind: InputKind| folder.join(kind.file_stem());
+    let mut pages = Vec::new();
+    if inputs.has_page() {
+        let has_regions = inputs.iter().any(|i| i.kind == InputKind::Regions);
+        let layers = inputs.layers().filter(|layer| *layer != Layer::Background);
+        pages.push(PageInputs {
+            label: None,
+            image: path(InputKind::Image),
+            regions: has_regions.then(|| path(InputKind::Regions)),
+            background: path(InputKind::Layer(Layer::Background)),
+            layers: layers.map(|layer| (layer, path(InputKind::Layer(layer)))).collect(),
+        });
+    }
+    for archive in inputs.archives() {
+        let file = path(archive);
+        pages.extend(unpack(archive, &file, &file.with_extension("pages"), limit)?);
+    }
+    let models = inputs.models().map(|layer| (layer, path(InputKind::Model(layer)))).collect();
+    Ok(TrainingInputs { pages, models })
 }
 
 /// A private directory on the node's own disk where there is one; removed at the end.

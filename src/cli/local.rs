@@ -1,4 +1,4 @@
-//! `run_trainer --local PAGE_DIR --out DIR`: a page in a folder, without broker, Slurm or Rodan.
+//! `run_trainer --local PAGE_DIR --out DIR`: pages in folders, without broker, Slurm or Rodan.
 
 mod folder;
 mod report;
@@ -12,22 +12,24 @@ use std::time::Instant;
 use thiserror::Error;
 use tracing::info;
 
-pub use folder::{FolderError, find_page, read_settings};
+pub use folder::{FolderError, find_models, find_page, read_settings};
 pub use report::ReportError;
 pub use summary::{Row, Summary, peak_memory};
 
 use crate::exit_code::ExitCode;
 use crate::train::{
-    Predictor, PreviewError, Progress, Segmentation, TrainError, TrainedLayer, TrainingJob, choose_device,
-    colour_name, write_preview,
+    PageInputs, Predictor, PreviewError, Progress, Score, Segmentation, TrainError, TrainedLayer,
+    TrainingInputs, TrainingJob, choose_device, colour_name, write_preview,
 };
 use crate::wire::Layer;
 
 /// What the command line says.
 #[derive(Clone, Debug)]
 pub struct LocalArgs {
-    /// The folder of the page.
-    pub page: PathBuf,
+    /// The folders of the pages.
+    pub pages: Vec<PathBuf>,
+    /// A folder with models to go on from.
+    pub models: Option<PathBuf>,
     /// Where models, picture and report go; made when it is not there.
     pub out: PathBuf,
     /// `NAME=VALUE` settings that win over `settings.json`.
@@ -80,9 +82,10 @@ impl LocalError {
     }
 }
 
-/// Trains the page in the folder; returns the table that is to be shown.
+/// Trains the pages in the folders; returns the table that is to be shown.
 ///
-/// Writes `<model name>.hdf5` for each layer, `preview.png` and `training.json`. Everything that can be wrong
+/// Writes `<model name>.hdf5` for each layer, `preview.png` (of several pages `preview_1.png` …) and `training.json`.
+/// The settings are those of the first folder. Everything that can be wrong
 /// with the input is found before the first layer is trained and before anything is written.
 ///
 /// # Errors
@@ -90,9 +93,16 @@ impl LocalError {
 pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     let started = Instant::now();
     let stop = watch_signals().map_err(LocalError::Signals)?;
-    let inputs = find_page(&arguments.page)?;
-    let (map, settings) = read_settings(&arguments.page, &arguments.set)?;
-    let job = TrainingJob::prepare(&inputs, &settings)?;
+    let several = arguments.pages.len() > 1;
+    let page = |folder: &PathBuf| {
+        let label = several.then(|| folder.display().to_string());
+        find_page(folder).map(|page| PageInputs { label, ..page })
+    };
+    let pages = arguments.pages.iter().map(page).collect::<Result<_, _>>()?;
+    let models = arguments.models.as_deref().map_or(Ok(Vec::new()), find_models)?;
+    let first = arguments.pages.first().map_or(Path::new("."), PathBuf::as_path);
+    let (map, settings) = read_settings(first, &arguments.set)?;
+    let job = TrainingJob::prepare(&TrainingInputs { pages, models }, &settings)?;
     make_writable(&arguments.out)
         .map_err(|source| LocalError::Out { path: arguments.out.clone(), source })?;
 
@@ -100,18 +110,25 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     let mut progress = Progress::new(arguments.quiet, stop);
     let trained = job.train(&device, &arguments.out, &mut progress)?;
 
-    info!("predicting the page");
-    let page = job.page();
-    let mut found = Segmentation::new(page);
-    for layer in &trained {
-        let predictor = Predictor::new(&layer.weights, &device)?;
-        found.add_layer(page, job.shape(), settings.batch_size as usize, |images| {
-            predictor.predict(images, job.shape().height(), job.shape().width())
-        })?;
+    info!("predicting the page{}", if several { "s" } else { "" });
+    let layers: Vec<Layer> = trained.iter().map(|layer| layer.layer).collect();
+    let mut scores = vec![Score::default(); layers.len()];
+    for (number, page) in job.pages().iter().enumerate() {
+        let mut found = Segmentation::new(page);
+        for layer in &trained {
+            let predictor = Predictor::new(&layer.weights, &device)?;
+            found.add_layer(page, job.shape(), settings.batch_size as usize, |images| {
+                predictor.predict(images, job.shape().height(), job.shape().width())
+            })?;
+        }
+        let name = if several { format!("preview_{}.png", number + 1) } else { "preview.png".into() };
+        write_preview(&arguments.out.join(name), page, &layers, &found)?;
+        for (index, (score, layer)) in scores.iter_mut().zip(&layers).enumerate() {
+            *score += found.score(page, index, *layer);
+        }
     }
-    write_preview(&arguments.out.join("preview.png"), page, &found)?;
 
-    let rows = trained.iter().enumerate().map(|(index, layer)| row(layer, index, &job, &found)).collect();
+    let rows = trained.iter().zip(scores).map(|(layer, score)| row(layer, score)).collect();
     let summary = Summary {
         rows,
         time: started.elapsed(),
@@ -121,13 +138,14 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     };
     report::write(&arguments.out.join("training.json"), &map, &settings, &job, &trained, &summary)?;
     Ok(format!(
-        "{}models, preview.png and training.json are in {}\n",
+        "{}models, {} and training.json are in {}\n",
         summary.table(),
+        if several { "previews" } else { "preview.png" },
         arguments.out.display()
     ))
 }
 
-fn row(layer: &TrainedLayer, index: usize, job: &TrainingJob, found: &Segmentation) -> Row {
+fn row(layer: &TrainedLayer, score: Score) -> Row {
     let accuracy = layer.best().and_then(|report| report.validation).map_or(0.0, |metrics| metrics.accuracy);
     Row {
         name: match layer.layer {
@@ -139,9 +157,9 @@ fn row(layer: &TrainedLayer, index: usize, job: &TrainingJob, found: &Segmentati
         best_epoch: layer.best_epoch,
         epochs: layer.history.len(),
         accuracy,
-        score: found.score(job.page(), index),
+        score,
         time: layer.time,
-        colour: colour_name(job.page(), index),
+        colour: colour_name(layer.layer),
     }
 }
 

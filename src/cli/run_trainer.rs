@@ -34,9 +34,13 @@ pub struct Arguments {
     /// Correlation id of the reply [default: the job file's correlation_id]
     #[arg(value_name = "CORRELATION_ID", conflicts_with = "local")]
     correlation_id: Option<String>,
-    /// Folder with image.png (or .jpg), background.png, regions.png, layer_0.png …, settings.json
+    /// Folder with image.png (or .jpg), background.png, regions.png, layer_0.png …, settings.json; may be given more
+    /// than once to learn from several pages, with the first one's settings
     #[arg(long, value_name = "PAGE_DIR", requires = "out")]
-    local: Option<PathBuf>,
+    local: Vec<PathBuf>,
+    /// Folder with models to go on from, such as an earlier --out
+    #[arg(long, value_name = "DIR", requires = "local")]
+    models: Option<PathBuf>,
     /// Folder for the models, preview.png and training.json; made when it is not there
     #[arg(long, value_name = "DIR", requires = "local")]
     out: Option<PathBuf>,
@@ -55,8 +59,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
     arguments.verbosity.start(tracing::Level::INFO);
     use_the_cores_of_the_allocation();
     let quiet = arguments.verbosity.quiet;
-    if let (Some(page), Some(out)) = (arguments.local, arguments.out) {
-        return match local::run(&LocalArgs { page, out, set: arguments.set, quiet }) {
+    if let Some(out) = arguments.out {
+        let Arguments { local: pages, models, set, .. } = arguments;
+        return match local::run(&LocalArgs { pages, models, out, set, quiet }) {
             Ok(summary) => {
                 print!("{summary}");
                 ExitCode::Success

@@ -1,5 +1,6 @@
 //! All layers of a page, one after another: what `--local` and a job from the broker have in common.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,21 +15,21 @@ use super::decode::PageError;
 use super::fit::fit_from;
 use super::observe::{JobObserver, LayerObserver};
 use super::outcome::{EpochReport, FitError, FitOptions, FitState, Stop, StopReason};
-use super::page::{Page, PageInputs};
+use super::page::{Page, PageInputs, TrainingInputs};
 use super::patches::{self, SampleError, Split};
 use super::resume::{Checkpoints, Resumed};
 use super::samples::{PatchShape, PatchShapeError, Samples as _};
-use crate::keras::{self, Weights, WriteError};
-use crate::wire::{Layer, TrainingSettings};
+use crate::keras::{self, ReadProblem, Weights, WriteError};
+use crate::wire::{InputKind, Layer, TrainingSettings};
 
 /// How often a layer that learns nothing is started again from other weights.
 const MAX_RESTARTS: usize = 3;
 
-/// A page decoded, checked and sampled: everything that can be wrong with the input is found before the first
+/// Pages decoded, checked and sampled: everything that can be wrong with the input is found before the first
 /// layer is trained.
 #[derive(Debug)]
 pub struct TrainingJob {
-    page: Arc<Page>,
+    pages: Vec<Arc<Page>>,
     settings: TrainingSettings,
     shape: PatchShape,
     seed: u64,
@@ -37,7 +38,10 @@ pub struct TrainingJob {
 
 #[derive(Debug)]
 struct PreparedLayer {
+    layer: Layer,
     split: Split,
+    /// What it goes on from, where not from random weights.
+    initial: Option<Weights>,
     /// Seed of its first weights and of the order of its samples.
     seed: u64,
 }
@@ -72,9 +76,35 @@ pub struct TrainedLayer {
 /// Why a page could not be trained.
 #[derive(Debug, Error)]
 pub enum TrainError {
+    /// There is no page.
+    #[error("there is no page to learn from")]
+    NoPage,
     /// An image can't be used.
-    #[error(transparent)]
-    Page(#[from] PageError),
+    #[error("{}{source}", label.as_ref().map(|label| format!("{label}: ")).unwrap_or_default())]
+    Page {
+        /// What its user calls the page, where there are several.
+        label: Option<String>,
+        /// The image, and what is wrong with it.
+        source: PageError,
+    },
+    /// A model to go on from can't be used.
+    #[error("the input \"{input}\" can't be used: {source}")]
+    Model {
+        /// Which model.
+        input: InputKind,
+        /// What is wrong with it.
+        source: Box<ReadProblem>,
+    },
+    /// A model to go on from is of a layer that no page has.
+    #[error(
+        "the input \"{input}\" belongs to no layer that is trained (there are {layers}); leave the model out, or add the layer"
+    )]
+    NoLayer {
+        /// Which model.
+        input: InputKind,
+        /// The models that are trained.
+        layers: String,
+    },
     /// A layer has no usable pixel.
     #[error(transparent)]
     Sample(#[from] SampleError),
@@ -103,21 +133,28 @@ pub enum TrainError {
 impl TrainError {
     /// True when the page or the settings are at fault, and not the machine or the program.
     pub fn is_input(&self) -> bool {
-        matches!(self, Self::Page(_) | Self::Sample(_) | Self::Patch(_))
+        !matches!(self, Self::Fit { .. } | Self::Write(_) | Self::Stopped { .. })
     }
 }
 
 impl TrainingJob {
-    /// Decodes and checks the page and draws the samples of every layer.
+    /// Decodes and checks the pages, reads the models to go on from, and draws the samples of every layer.
     ///
     /// # Errors
     /// [`TrainError`], with the wire's name of the input that can't be used.
-    pub fn prepare(inputs: &PageInputs, settings: &TrainingSettings) -> Result<Self, TrainError> {
+    pub fn prepare(inputs: &TrainingInputs, settings: &TrainingSettings) -> Result<Self, TrainError> {
         let shape = PatchShape::new(settings.patch_height as usize, settings.patch_width as usize)?;
-        let page = Arc::new(Page::load(inputs)?);
+        let load = |page: &PageInputs| {
+            let named = |source| TrainError::Page { label: page.label.clone(), source };
+            Page::load(page).map(Arc::new).map_err(named)
+        };
+        let pages = inputs.pages.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+        if pages.is_empty() {
+            return Err(TrainError::NoPage);
+        }
         // 32 bits, so that a person can type a drawn seed again.
         let seed = settings.seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 32);
-        if patches::is_mirrored(&page, shape) {
+        for page in pages.iter().filter(|page| patches::is_mirrored(page, shape)) {
             warn!(
                 "the page ({}x{}) is not larger than two patches ({}x{}): patches are completed by mirroring it at its edges",
                 page.height(),
@@ -126,23 +163,25 @@ impl TrainingJob {
                 shape.width()
             );
         }
-        let n = patches::samples_per_layer(&page, settings.max_samples);
-        let mut layers = Vec::with_capacity(page.layers().len());
-        for index in 0..page.layers().len() {
+        let all = patches::layers_of(&pages);
+        let mut models = read_models(&inputs.models, &all)?;
+        let n = patches::samples_per_layer(&pages, settings.max_samples);
+        let mut layers = Vec::with_capacity(all.len());
+        for (index, layer) in all.into_iter().enumerate() {
             // A stream for each layer: what one draws does not change what the next one draws.
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(index as u64);
             let seed = rng.next_u64();
             let exact_below = 2 * settings.batch_size as usize;
-            let split = patches::sample(&page, index, n, shape, exact_below, &mut rng)?;
-            layers.push(PreparedLayer { split, seed });
+            let split = patches::sample(&pages, layer, n, shape, exact_below, &mut rng)?;
+            layers.push(PreparedLayer { layer, split, initial: models.remove(&layer), seed });
         }
-        Ok(Self { page, settings: *settings, shape, seed, layers })
+        Ok(Self { pages, settings: *settings, shape, seed, layers })
     }
 
-    /// The page.
-    pub fn page(&self) -> &Page {
-        &self.page
+    /// The pages.
+    pub fn pages(&self) -> &[Arc<Page>] {
+        &self.pages
     }
 
     /// Number of layers.
@@ -189,16 +228,18 @@ impl TrainingJob {
         folder: &Path,
         observer: &mut dyn JobObserver,
     ) -> Result<Vec<TrainedLayer>, TrainError> {
+        let sizes: Vec<_> =
+            self.pages.iter().map(|page| format!("{}x{}", page.height(), page.width())).collect();
         info!(
-            "page {}x{}, patches {}x{}, {} layers, seed {}",
-            self.page.height(),
-            self.page.width(),
+            "page{} {}, patches {}x{}, {} layers, seed {}",
+            if sizes.len() == 1 { "" } else { "s" },
+            sizes.join(" "),
             self.shape.height(),
             self.shape.width(),
             self.layers.len(),
             self.seed
         );
-        let layers: Vec<Layer> = self.page.layers().iter().map(|l| l.layer).collect();
+        let layers: Vec<Layer> = self.layers.iter().map(|l| l.layer).collect();
         let resumed = checkpoints.as_mut().and_then(|c| c.take(self.seed, &layers));
         resumed.iter().for_each(Resumed::report);
         let (finished, mut state) = resumed.map_or((Vec::new(), None), |r| (r.finished, r.fit));
@@ -260,7 +301,11 @@ impl TrainingJob {
             validation.len(),
             self.settings.epochs,
         );
+        if prepared.initial.is_some() {
+            info!("{model_name}: goes on from the model that was given");
+        }
         let options = FitOptions {
+            initial: prepared.initial.clone(),
             batch_size: self.settings.batch_size as usize,
             patience: self.settings.patience as usize,
             max_restarts: MAX_RESTARTS,
@@ -314,12 +359,29 @@ impl TrainedLayer {
     }
 }
 
+/// The models to go on from; each must be of a layer in `layers`.
+fn read_models(
+    models: &[(Layer, PathBuf)],
+    layers: &BTreeSet<Layer>,
+) -> Result<BTreeMap<Layer, Weights>, TrainError> {
+    let read = |(layer, path): &(Layer, PathBuf)| {
+        let input = InputKind::Model(*layer);
+        if !layers.contains(layer) {
+            let names: Vec<_> = layers.iter().map(|layer| layer.model_name()).collect();
+            return Err(TrainError::NoLayer { input, layers: names.join(", ") });
+        }
+        let unusable = |error: keras::ReadError| TrainError::Model { input, source: Box::new(error.problem) };
+        Ok((*layer, keras::read(path).map_err(unusable)?.weights))
+    };
+    models.iter().map(read).collect()
+}
+
 /// Decodes a page and trains all its layers: [`TrainingJob::prepare`], then [`TrainingJob::train`].
 ///
 /// # Errors
 /// As those two.
 pub fn train_page(
-    inputs: &PageInputs,
+    inputs: &TrainingInputs,
     settings: &TrainingSettings,
     device: &Device,
     folder: &Path,

@@ -1,6 +1,7 @@
 //! Training: pages, patches, the network and the rules by which it learns. Knows no broker and no Slurm.
 
 mod adam;
+mod archive;
 mod batches;
 mod checkpoint;
 mod decode;
@@ -31,6 +32,7 @@ mod samples;
 mod segment;
 
 pub use adam::{Adam, AdamState};
+pub use archive::{ArchiveError, unpack};
 pub use decode::{Input, MAX_PIXELS, PageError};
 pub use device::choose_device;
 pub use fit::{
@@ -42,7 +44,7 @@ pub use mask::Mask;
 pub use metrics::Metrics;
 pub use network::{Backend, Network, NetworkError, Step};
 pub use observe::JobObserver;
-pub use page::{Page, PageInputs, PageLayer};
+pub use page::{Page, PageInputs, PageLayer, TrainingInputs};
 pub use patches::{LayerSamples, SampleError, Split, is_mirrored, sample, samples_per_layer};
 pub use predict::Predictor;
 pub use preview::{PreviewError, colour_name, write_preview};

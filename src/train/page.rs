@@ -7,9 +7,27 @@ use super::mask::Mask;
 use super::samples::PatchShape;
 use crate::wire::{InputKind, Layer};
 
+/// What a training starts from.
+#[derive(Clone, Debug, Default)]
+pub struct TrainingInputs {
+    /// The pages, at least one.
+    pub pages: Vec<PageInputs>,
+    /// Keras models of layers that are not to start from random weights.
+    pub models: Vec<(Layer, PathBuf)>,
+}
+
+impl TrainingInputs {
+    /// One page, from random weights.
+    pub fn of_page(page: PageInputs) -> Self {
+        Self { pages: vec![page], models: Vec::new() }
+    }
+}
+
 /// The images of one page.
 #[derive(Clone, Debug)]
 pub struct PageInputs {
+    /// What its user calls the page, where there are several: errors begin with it.
+    pub label: Option<String>,
     /// The page itself, PNG or JPEG.
     pub image: PathBuf,
     /// Where the layers (but not the background) count; the whole page when absent.
@@ -101,6 +119,11 @@ impl Page {
     /// Where the layers count.
     pub fn regions(&self) -> &Mask {
         &self.regions
+    }
+
+    /// Place of a layer in [`Page::layers`], where the page has it.
+    pub fn index_of(&self, layer: Layer) -> Option<usize> {
+        self.layers.iter().position(|l| l.layer == layer)
     }
 
     /// The background, then the other layers in their order.

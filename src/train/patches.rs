@@ -3,11 +3,13 @@
 //! The rule is the original trainer's: every pixel of the layer that lies a patch away from the page's edge
 //! is visited with probability 1/100 and becomes a patch's centre with probability min(1, 100·n/count), where
 //! `n` is the smaller of the asked number of samples and the pixel count of the smallest layer. In row order
-//! the last fifth (the lower part of the page) is for validation. Three cases that the original can't handle
-//! are settled here: see [`sample`].
+//! the last fifth (the lower part of the page) is for validation. With several pages a layer's count is that of
+//! all of them, and each page's last fifth is for validation. Three cases that the original can't handle are
+//! settled here: see [`sample`].
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rand::RngExt;
@@ -17,6 +19,7 @@ use thiserror::Error;
 use super::decode::Input;
 use super::page::{Edge, Page};
 use super::samples::{PatchShape, Samples};
+use crate::wire::{InputKind, Layer};
 
 /// The original's chance of visiting a pixel.
 const VISIT: f64 = 0.01;
@@ -53,14 +56,23 @@ pub enum SampleError {
     },
 }
 
-/// The samples of one layer: patches of the page around given centres, cut out when asked for.
+/// A pixel around which a patch is cut out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Centre {
+    /// Place in [`LayerSamples::pages`].
+    page: u32,
+    row: u32,
+    column: u32,
+}
+
+/// The samples of one layer: patches of its pages around given centres, cut out when asked for.
 #[derive(Clone, Debug)]
 pub struct LayerSamples {
-    page: Arc<Page>,
-    layer: usize,
+    /// The pages that have the layer, and its place in each.
+    pages: Vec<(Arc<Page>, usize)>,
     shape: PatchShape,
-    /// Row and column of each centre, in row order.
-    centres: Vec<(u32, u32)>,
+    /// The centres, page by page in row order.
+    centres: Vec<Centre>,
 }
 
 impl Samples for LayerSamples {
@@ -73,27 +85,39 @@ impl Samples for LayerSamples {
     }
 
     fn write(&self, index: usize, image: &mut [f32], target: &mut [f32]) {
-        let (row, column) = self.centres[index];
-        let top = row as isize - (self.shape.height() / 2) as isize;
-        let left = column as isize - (self.shape.width() / 2) as isize;
-        self.page.crop(top, left, self.shape, Edge::Mirror, image);
-        self.page.crop_target(self.layer, top, left, self.shape, Edge::Mirror, target);
+        let centre = self.centres[index];
+        let (page, layer) = &self.pages[centre.page as usize];
+        let top = centre.row as isize - (self.shape.height() / 2) as isize;
+        let left = centre.column as isize - (self.shape.width() / 2) as isize;
+        page.crop(top, left, self.shape, Edge::Mirror, image);
+        page.crop_target(*layer, top, left, self.shape, Edge::Mirror, target);
     }
 }
 
 /// What a layer is learned from and what it is judged by.
 #[derive(Clone, Debug)]
 pub struct Split {
-    /// The upper part of the page.
+    /// The upper part of each page.
     pub train: LayerSamples,
-    /// The last 20 % in row order.
+    /// The last 20 % of each page in row order.
     pub validation: LayerSamples,
 }
 
+/// All layers that are on some page, in their order.
+pub(super) fn layers_of(pages: &[Arc<Page>]) -> BTreeSet<Layer> {
+    pages.iter().flat_map(|page| page.layers()).map(|layer| layer.layer).collect()
+}
+
 /// The number `n` of the patch rule: the asked number of samples, but not more than the smallest layer has
-/// pixels.
-pub fn samples_per_layer(page: &Page, max_samples: u32) -> u64 {
-    page.layers().iter().map(|layer| layer.mask.count()).min().unwrap_or(0).min(u64::from(max_samples))
+/// pixels on all pages.
+pub fn samples_per_layer(pages: &[Arc<Page>], max_samples: u32) -> u64 {
+    let count =
+        |layer| -> u64 { with_layer(pages, layer).map(|(page, i)| page.layers()[i].mask.count()).sum() };
+    layers_of(pages).into_iter().map(count).min().unwrap_or(0).min(u64::from(max_samples))
+}
+
+fn with_layer(pages: &[Arc<Page>], layer: Layer) -> impl Iterator<Item = (&Arc<Page>, usize)> {
+    pages.iter().filter_map(move |page| Some((page, page.index_of(layer)?)))
 }
 
 /// True when the page is so small that patches are completed by mirroring it at its edges.
@@ -101,40 +125,46 @@ pub fn is_mirrored(page: &Page, shape: PatchShape) -> bool {
     centres_along(page.height(), shape.height()).1 || centres_along(page.width(), shape.width()).1
 }
 
-/// Draws the samples of layer `index` of the page (0 is the background); `n` is [`samples_per_layer`]'s.
+/// Draws the samples of a layer from the pages that have it; `n` is [`samples_per_layer`]'s.
 ///
 /// Where the original fails or is left to chance:
-/// - In a direction in which the page is not larger than two patches no centre would be left: there every
+/// - In a direction in which a page is not larger than two patches no centre would be left: there every
 ///   pixel may be a centre, and patches are completed by mirroring the page at its edge.
 /// - When fewer than `exact_below` samples are expected (two batches), their number is not left to chance,
 ///   and it is at least ten where the layer has as many pixels: a rare layer, or one beside it, still learns.
-/// - Validation gets at least one sample; a single sample serves for both.
+/// - Both parts get at least one sample; a single sample serves for both.
 ///
 /// # Errors
 /// [`SampleError`] when the layer has no pixel, or none that may be a centre.
 pub fn sample(
-    page: &Arc<Page>,
-    index: usize,
+    pages: &[Arc<Page>],
+    layer: Layer,
     n: u64,
     shape: PatchShape,
     exact_below: usize,
     rng: &mut ChaCha8Rng,
 ) -> Result<Split, SampleError> {
-    let layer = &page.layers()[index];
-    let pixels = layer.mask.count();
-    let input = || layer.input.clone();
+    let pages: Vec<(Arc<Page>, usize)> = with_layer(pages, layer).map(|(p, i)| (Arc::clone(p), i)).collect();
+    let masks: Vec<_> = pages.iter().map(|(page, index)| &page.layers()[*index]).collect();
+    let input = || {
+        let unknown = || Input { kind: InputKind::Layer(layer), path: PathBuf::new() };
+        masks.first().map_or_else(unknown, |layer| layer.input.clone())
+    };
+    let pixels = masks.iter().map(|layer| layer.mask.count()).sum();
     if pixels == 0 {
-        return Err(SampleError::Empty { input: input(), cut: index > 0 });
+        return Err(SampleError::Empty { input: input(), cut: layer != Layer::Background });
     }
-    let (rows, _) = centres_along(page.height(), shape.height());
-    let (columns, _) = centres_along(page.width(), shape.width());
     let bits = || {
-        rows.clone().flat_map(|row| {
-            let columns = columns.clone();
-            layer.mask.row_words(row, columns.start, columns.end).map(move |(start, bits)| (row, start, bits))
+        pages.iter().enumerate().flat_map(|(place, (page, index))| {
+            let (rows, _) = centres_along(page.height(), shape.height());
+            let (columns, _) = centres_along(page.width(), shape.width());
+            let mask = &page.layers()[*index].mask;
+            let words =
+                move |row| mask.row_words(row, columns.start, columns.end).map(move |(s, b)| (row, s, b));
+            rows.flat_map(words).map(move |(row, start, bits)| Word { page: place, row, start, bits })
         })
     };
-    let eligible: u64 = bits().map(|(_, _, bits)| u64::from(bits.count_ones())).sum();
+    let eligible: u64 = bits().map(|word| u64::from(word.bits.count_ones())).sum();
     if eligible == 0 {
         return Err(SampleError::NoCentre { input: input(), pixels, shape });
     }
@@ -147,12 +177,33 @@ pub fn sample(
     } else {
         visit(chance, eligible, rng)
     };
-    let mut centres = at_ranks(bits(), &ranks);
-    let total = centres.len();
-    // Keras's `validation_split` rounds the training part down.
-    let validation = if total == 1 { centres.clone() } else { centres.split_off(total * 4 / 5) };
-    let samples = |centres| LayerSamples { page: Arc::clone(page), layer: index, shape, centres };
-    Ok(Split { train: samples(centres), validation: samples(validation) })
+    let centres = at_ranks(bits(), &ranks);
+    let (mut train, mut validation) = (Vec::with_capacity(centres.len()), Vec::new());
+    for of_page in centres.chunk_by(|left, right| left.page == right.page) {
+        // Keras's `validation_split` rounds the training part down.
+        let (upper, lower) = of_page.split_at(of_page.len() * 4 / 5);
+        train.extend_from_slice(upper);
+        validation.extend_from_slice(lower);
+    }
+    if train.is_empty() {
+        // One sample on each page: the last page judges what the others teach.
+        train.clone_from(&centres);
+        validation = train.split_off(train.len() - 1);
+        if train.is_empty() {
+            train.clone_from(&validation);
+        }
+    }
+    let samples = |centres| LayerSamples { pages: pages.clone(), shape, centres };
+    Ok(Split { train: samples(train), validation: samples(validation) })
+}
+
+/// Up to 64 pixels of a row that may be centres.
+struct Word {
+    page: usize,
+    row: usize,
+    /// Column of the lowest bit.
+    start: usize,
+    bits: u64,
 }
 
 /// Where centres may lie along one direction, and whether that needs mirroring.
@@ -190,18 +241,19 @@ fn choose(count: u64, eligible: u64, rng: &mut ChaCha8Rng) -> Vec<u64> {
 }
 
 /// The pixels at these ascending ranks.
-fn at_ranks(words: impl Iterator<Item = (usize, usize, u64)>, ranks: &[u64]) -> Vec<(u32, u32)> {
+fn at_ranks(words: impl Iterator<Item = Word>, ranks: &[u64]) -> Vec<Centre> {
     let mut centres = Vec::with_capacity(ranks.len());
     let mut wanted = ranks.iter().copied().peekable();
     let mut passed = 0;
-    for (row, start, mut bits) in words {
+    for Word { page, row, start, mut bits } in words {
         let end = passed + u64::from(bits.count_ones());
         while let Some(rank) = wanted.next_if(|rank| *rank < end) {
             while passed < rank {
                 bits &= bits - 1;
                 passed += 1;
             }
-            centres.push((row as u32, start as u32 + bits.trailing_zeros()));
+            let column = start as u32 + bits.trailing_zeros();
+            centres.push(Centre { page: page as u32, row: row as u32, column });
         }
         passed = end;
         if wanted.peek().is_none() {
@@ -218,19 +270,22 @@ mod tests {
     use super::super::mask::Mask;
     use super::super::page::PageLayer;
     use super::*;
-    use crate::wire::{InputKind, Layer};
 
-    fn page(width: usize, height: usize, masks: Vec<Mask>) -> Arc<Page> {
+    fn page(width: usize, height: usize, masks: Vec<Mask>) -> [Arc<Page>; 1] {
         let layers = masks.into_iter().enumerate().map(|(i, mask)| {
             let layer = Layer::Numbered(i as u8);
             let input = Input { kind: InputKind::Layer(layer), path: format!("layer_{i}.png").into() };
             PageLayer { layer, input, mask }
         });
-        Arc::new(Page::from_parts(width, height, vec![7; 3 * width * height], layers.collect()))
+        [Arc::new(Page::from_parts(width, height, vec![7; 3 * width * height], layers.collect()))]
     }
 
     fn rng(seed: u64) -> ChaCha8Rng {
         ChaCha8Rng::seed_from_u64(seed)
+    }
+
+    fn layer(index: usize) -> Layer {
+        Layer::Numbered(index as u8)
     }
 
     fn shape(side: usize) -> PatchShape {
@@ -238,7 +293,7 @@ mod tests {
     }
 
     fn centres(split: &Split) -> Vec<(u32, u32)> {
-        split.train.centres.iter().chain(&split.validation.centres).copied().collect()
+        split.train.centres.iter().chain(&split.validation.centres).map(|c| (c.row, c.column)).collect()
     }
 
     #[test]
@@ -248,10 +303,10 @@ mod tests {
         let n = samples_per_layer(&full, 100_000);
         assert_eq!(n, 100_000);
         let eligible = (1000.0 - 65.0) * (800.0 - 65.0);
-        let found = centres(&sample(&full, 0, n, shape(32), 32, &mut rng(1)).unwrap()).len() as f64;
+        let found = centres(&sample(&full, layer(0), n, shape(32), 32, &mut rng(1)).unwrap()).len() as f64;
         assert!((found - eligible / 100.0).abs() < 5.0 * (eligible / 100.0f64).sqrt(), "{found}");
         // Asked for 1000: n / count of the eligible pixels.
-        let found = centres(&sample(&full, 0, 1000, shape(32), 32, &mut rng(1)).unwrap()).len() as f64;
+        let found = centres(&sample(&full, layer(0), 1000, shape(32), 32, &mut rng(1)).unwrap()).len() as f64;
         let expected = eligible * 1000.0 / 800_000.0;
         assert!((found - expected).abs() < 5.0 * expected.sqrt(), "{found} {expected}");
     }
@@ -260,7 +315,7 @@ mod tests {
     fn every_centre_is_a_pixel_of_the_layer_a_patch_from_the_edge_in_row_order() {
         let mask = Mask::from_fn(300, 400, |r, c| (r + c) % 3 == 0);
         let page = page(300, 400, vec![mask.clone()]);
-        let split = sample(&page, 0, 5000, PatchShape::new(64, 32).unwrap(), 32, &mut rng(3)).unwrap();
+        let split = sample(&page, layer(0), 5000, PatchShape::new(64, 32).unwrap(), 32, &mut rng(3)).unwrap();
         let all = centres(&split);
         assert!(all.len() > 100 && all.is_sorted());
         assert!(all.iter().all(|(r, c)| mask.get(*r as usize, *c as usize)));
@@ -271,7 +326,7 @@ mod tests {
     #[test]
     fn sampling_is_even_and_reproducible() {
         let page = page(400, 400, vec![Mask::from_fn(400, 400, |_, _| true)]);
-        let draw = |seed| centres(&sample(&page, 0, 100_000, shape(32), 32, &mut rng(seed)).unwrap());
+        let draw = |seed| centres(&sample(&page, layer(0), 100_000, shape(32), 32, &mut rng(seed)).unwrap());
         assert_eq!(draw(5), draw(5));
         assert_ne!(draw(5), draw(6));
         let upper = (0..40).map(|s| draw(s).iter().filter(|(r, _)| *r < 200).count() as f64).sum::<f64>();
@@ -284,7 +339,7 @@ mod tests {
     fn a_sample_is_the_patch_around_its_centre() {
         let mask = Mask::from_fn(100, 100, |r, c| (r, c) == (50, 60));
         let page = page(100, 100, vec![mask]);
-        let split = sample(&page, 0, 1, shape(8), 32, &mut rng(1)).unwrap();
+        let split = sample(&page, layer(0), 1, shape(8), 32, &mut rng(1)).unwrap();
         assert_eq!(centres(&split), [(50, 60), (50, 60)], "one sample serves both parts");
         let (mut image, mut target) = (vec![0.0; 192], vec![0.0; 64]);
         split.train.write(0, &mut image, &mut target);
@@ -300,11 +355,11 @@ mod tests {
         let n = samples_per_layer(&page, 10_000);
         assert_eq!(n, 36);
         for index in 0..2 {
-            let count = centres(&sample(&page, index, n, shape(32), 32, &mut rng(1)).unwrap()).len();
+            let count = centres(&sample(&page, layer(index), n, shape(32), 32, &mut rng(1)).unwrap()).len();
             assert!((10..=36).contains(&count), "layer {index}: {count}");
         }
         // The exact number, whatever the seed.
-        let draw = |seed| centres(&sample(&page, 0, n, shape(32), 32, &mut rng(seed)).unwrap()).len();
+        let draw = |seed| centres(&sample(&page, layer(0), n, shape(32), 32, &mut rng(seed)).unwrap()).len();
         assert!((0..20).all(|seed| draw(seed) == draw(0)));
     }
 
@@ -313,7 +368,7 @@ mod tests {
         for pixels in 1..8usize {
             let page =
                 page(100, 100, vec![Mask::from_fn(100, 100, |r, c| r == 50 && c >= 40 && c < 40 + pixels)]);
-            let split = sample(&page, 0, 100, shape(8), 32, &mut rng(1)).unwrap();
+            let split = sample(&page, layer(0), 100, shape(8), 32, &mut rng(1)).unwrap();
             assert!(!split.train.is_empty() && !split.validation.is_empty());
         }
     }
@@ -321,8 +376,8 @@ mod tests {
     #[test]
     fn a_page_of_two_patches_is_mirrored_and_sampled_everywhere() {
         let page = page(129, 40, vec![Mask::from_fn(129, 40, |_, _| true)]);
-        assert!(is_mirrored(&page, shape(64)) && !is_mirrored(&page, shape(16)));
-        let split = sample(&page, 0, 10_000, shape(64), 32, &mut rng(1)).unwrap();
+        assert!(is_mirrored(&page[0], shape(64)) && !is_mirrored(&page[0], shape(16)));
+        let split = sample(&page, layer(0), 10_000, shape(64), 32, &mut rng(1)).unwrap();
         let mut image = vec![9.0; 3 * 64 * 64];
         let mut target = vec![9.0; 64 * 64];
         for index in 0..split.train.len() {
@@ -336,12 +391,43 @@ mod tests {
         let empty = Mask::from_fn(200, 200, |_, _| false);
         let edge = Mask::from_fn(200, 200, |r, _| r < 10);
         let page = page(200, 200, vec![empty, edge]);
-        let refusal = |i| sample(&page, i, 100, shape(32), 32, &mut rng(1)).unwrap_err().to_string();
+        let refusal = |i| sample(&page, layer(i), 100, shape(32), 32, &mut rng(1)).unwrap_err().to_string();
         assert!(refusal(0).starts_with("rgba PNG - Layer 0 (layer_0.png): no pixel"), "{}", refusal(0));
         assert!(
             refusal(1).contains("all 2000 pixels") && refusal(1).contains("smaller patch"),
             "{}",
             refusal(1)
         );
+    }
+    #[test]
+    fn several_pages_share_the_samples_by_their_pixels_and_each_is_validated() {
+        let [large] = page(400, 400, vec![Mask::from_fn(400, 400, |_, _| true)]);
+        let [small] = page(200, 300, vec![Mask::from_fn(200, 300, |r, _| r >= 100); 2]);
+        let pages = [large, small];
+        assert_eq!(samples_per_layer(&pages, 1 << 30), 200 * 200, "the layer that is on one page only");
+        let split = sample(&pages, layer(0), 100_000, shape(32), 32, &mut rng(4)).unwrap();
+        let count =
+            |samples: &LayerSamples, page| samples.centres.iter().filter(|c| c.page == page).count() as f64;
+        for (page, eligible) in [(0, 335.0 * 335.0), (1, 135.0 * 167.0)] {
+            let (train, validation) = (count(&split.train, page), count(&split.validation, page));
+            let expected: f64 = eligible / 100.0;
+            assert!((train + validation - expected).abs() < 5.0 * expected.sqrt(), "{train} {validation}");
+            assert!((validation / (train + validation) - 0.2).abs() < 0.02);
+        }
+        // The second layer is on the second page only: every patch is centred on one of its pixels there.
+        let split = sample(&pages, layer(1), 100_000, shape(32), 32, &mut rng(4)).unwrap();
+        let (mut image, mut target) = (vec![0.0; 3 * 32 * 32], vec![0.0; 32 * 32]);
+        for index in 0..split.train.len() {
+            split.train.write(index, &mut image, &mut target);
+            assert_eq!(target[16 * 32 + 16], 1.0);
+        }
+    }
+
+    #[test]
+    fn a_sample_on_each_of_two_pages_teaches_and_judges() {
+        let [one] = page(100, 100, vec![Mask::from_fn(100, 100, |r, c| (r, c) == (50, 60))]);
+        let split = sample(&[one.clone(), one], layer(0), 2, shape(8), 32, &mut rng(1)).unwrap();
+        assert_eq!((split.train.len(), split.validation.len()), (1, 1));
+        assert_ne!(split.train.centres[0].page, split.validation.centres[0].page);
     }
 }

@@ -38,13 +38,13 @@ pub struct PreviewError {
     pub source: image::ImageError,
 }
 
-/// The name of the colour in which layer `index` of the page is drawn; none for the background.
-pub fn colour_name(page: &Page, index: usize) -> Option<&'static str> {
-    colour(page, index).map(|(name, _)| name)
+/// The name of the colour in which a layer is drawn; none for the background.
+pub fn colour_name(layer: Layer) -> Option<&'static str> {
+    colour(layer).map(|(name, _)| name)
 }
 
-fn colour(page: &Page, index: usize) -> Option<(&'static str, [u8; 3])> {
-    match page.layers().get(index)?.layer {
+fn colour(layer: Layer) -> Option<(&'static str, [u8; 3])> {
+    match layer {
         Layer::Background => None,
         // A number keeps its colour when a layer before it is missing.
         Layer::Numbered(number) => Some(PALETTE[usize::from(number) % PALETTE.len()]),
@@ -54,12 +54,18 @@ fn colour(page: &Page, index: usize) -> Option<(&'static str, [u8; 3])> {
     }
 }
 
-/// Writes the page with the found layers in colours as PNG; the background is left as it is.
+/// Writes the page with the found layers in colours as PNG; the background is left as it is. `layers` are those of
+/// `found` in their order.
 ///
 /// # Errors
 /// When the file can't be written.
-pub fn write_preview(path: &Path, page: &Page, found: &Segmentation) -> Result<(), PreviewError> {
-    let colours: Vec<_> = (0..page.layers().len()).map(|index| colour(page, index)).collect();
+pub fn write_preview(
+    path: &Path,
+    page: &Page,
+    layers: &[Layer],
+    found: &Segmentation,
+) -> Result<(), PreviewError> {
+    let colours: Vec<_> = layers.iter().copied().map(colour).collect();
     let mut picture = RgbImage::new(page.width() as u32, page.height() as u32);
     for ((column, row, pixel), bgr) in picture.enumerate_pixels_mut().zip(page.bgr().chunks_exact(3)) {
         let seen = [bgr[2], bgr[1], bgr[0]];

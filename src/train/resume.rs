@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::checkpoint::{Checkpoint, FinishedLayer, hex};
 use super::job::TrainedLayer;
 use super::outcome::FitState;
-use super::page::PageInputs;
+use super::page::TrainingInputs;
 use crate::keras::{self, Weights};
 use crate::ledger::{sweep, write_atomic};
 use crate::wire::{InputKind, Layer, TrainingSettings};
@@ -50,7 +50,7 @@ impl Checkpoints {
     pub fn open(
         directory: &Path,
         every: Duration,
-        inputs: &PageInputs,
+        inputs: &TrainingInputs,
         settings: &TrainingSettings,
     ) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
@@ -210,7 +210,7 @@ impl Resumed {
 }
 
 /// SHA-256 of the settings and the files that a training depends on.
-fn fingerprint(inputs: &PageInputs, settings: &TrainingSettings) -> io::Result<String> {
+fn fingerprint(inputs: &TrainingInputs, settings: &TrainingSettings) -> io::Result<String> {
     let mut all = Sha256::new();
     let TrainingSettings { epochs, max_samples, patch_height, patch_width, batch_size, patience, seed } =
         *settings;
@@ -218,13 +218,19 @@ fn fingerprint(inputs: &PageInputs, settings: &TrainingSettings) -> io::Result<S
         all.update(number.to_le_bytes());
     }
     all.update(format!("{seed:?}"));
-    let background = (InputKind::Layer(Layer::Background), &inputs.background);
-    let layers = inputs.layers.iter().map(|(layer, path)| (InputKind::Layer(*layer), path));
-    let regions = inputs.regions.iter().map(|path| (InputKind::Regions, path));
-    for (kind, path) in
-        [(InputKind::Image, &inputs.image), background].into_iter().chain(regions).chain(layers)
-    {
-        all.update(format!("\n{kind}\n"));
+    for page in &inputs.pages {
+        let background = (InputKind::Layer(Layer::Background), &page.background);
+        let layers = page.layers.iter().map(|(layer, path)| (InputKind::Layer(*layer), path));
+        let regions = page.regions.iter().map(|path| (InputKind::Regions, path));
+        for (kind, path) in
+            [(InputKind::Image, &page.image), background].into_iter().chain(regions).chain(layers)
+        {
+            all.update(format!("\n{kind}\n"));
+            all.update(hash_of_file(path)?);
+        }
+    }
+    for (layer, path) in &inputs.models {
+        all.update(format!("\n{}\n", InputKind::Model(*layer)));
         all.update(hash_of_file(path)?);
     }
     Ok(hex(&all.finalize()))

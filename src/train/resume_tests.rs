@@ -11,7 +11,7 @@ use super::checkpoint::{Checkpoint, CheckpointError};
 use super::fit_tests::{Rectangles, collapsed};
 use super::{
     Checkpoints, EpochReport, FitObserver, FitOptions, FitState, JobObserver, PageInputs, Stop, StopReason,
-    TrainError, Trained, TrainedLayer, TrainingJob, fit, fit_from,
+    TrainError, Trained, TrainedLayer, TrainingInputs, TrainingJob, fit, fit_from,
 };
 use crate::wire::{Layer, TrainingSettings};
 
@@ -160,7 +160,7 @@ impl JobObserver for Interrupter {
 /// The example page in a folder of its own, with two layers.
 struct Desk {
     folder: tempfile::TempDir,
-    inputs: PageInputs,
+    inputs: TrainingInputs,
     settings: TrainingSettings,
 }
 
@@ -173,12 +173,13 @@ impl Desk {
             fs::copy(page.join(name), &path).unwrap();
             path
         };
-        let inputs = PageInputs {
+        let inputs = TrainingInputs::of_page(PageInputs {
+            label: None,
             image: copy("image.png"),
             regions: Some(copy("regions.png")),
             background: copy("background.png"),
             layers: vec![(Layer::Numbered(0), copy("layer_0.png"))],
-        };
+        });
         let settings = TrainingSettings {
             epochs: 2,
             max_samples: 20,
@@ -259,9 +260,9 @@ fn a_checkpoint_that_does_not_fit_is_passed_over() {
     desk.settings.epochs += 1;
     assert_eq!(desk.open().seed(), None, "other settings");
     desk.settings.epochs -= 1;
-    let layer = desk.inputs.layers[0].1.clone();
+    let layer = desk.inputs.pages[0].layers[0].1.clone();
     let drawn = fs::read(&layer).unwrap();
-    fs::copy(&desk.inputs.background, &layer).unwrap();
+    fs::copy(&desk.inputs.pages[0].background, &layer).unwrap();
     assert_eq!(desk.open().seed(), None, "another page");
     fs::write(&layer, drawn).unwrap();
     assert!(desk.open().seed().is_some());

@@ -3,6 +3,7 @@
 
 use super::page::{Edge, Page};
 use super::samples::PatchShape;
+use crate::wire::Layer;
 
 /// Width of a window's rim that is not used, in pixels, as in Rodan's classifier: near its edge the network
 /// sees too little. Small windows give up an eighth of their side, or little would be left of them.
@@ -12,11 +13,19 @@ const RIM: usize = 25;
 #[derive(Debug)]
 pub struct Segmentation {
     width: usize,
-    /// Place of the layer in [`Page::layers`].
+    /// Place of the layer in the order in which they were added.
     labels: Vec<u8>,
     /// The probability that put it there.
     best: Vec<f32>,
     added: u8,
+}
+
+impl std::ops::AddAssign for Score {
+    fn add_assign(&mut self, other: Self) {
+        self.hits += other.hits;
+        self.extra += other.extra;
+        self.missed += other.missed;
+    }
 }
 
 /// How well the pixels given to a layer agree with those drawn.
@@ -59,7 +68,7 @@ impl Segmentation {
         Self { width: page.width(), labels: vec![0; pixels], best: vec![-1.0; pixels], added: 0 }
     }
 
-    /// Adds what the next layer's network sees, in the order of [`Page::layers`].
+    /// Adds what the next layer's network sees.
     ///
     /// `predict(images)` is called with up to `batch` windows (NHWC, as in
     /// [`Samples::write`](super::Samples::write)) and returns one probability for each pixel.
@@ -108,21 +117,21 @@ impl Segmentation {
         }
     }
 
-    /// The place of the pixel's layer in [`Page::layers`].
+    /// The pixel's layer, as its place in the order in which they were added.
     pub fn label(&self, row: usize, column: usize) -> usize {
         usize::from(self.labels[row * self.width + column])
     }
 
-    /// How well layer `index` of the page was found, inside the selected regions.
-    pub fn score(&self, page: &Page, index: usize) -> Score {
+    /// How well `layer`, the `index`-th that was added, was found on the page inside the selected regions.
+    pub fn score(&self, page: &Page, index: usize, layer: Layer) -> Score {
         let mut score = Score::default();
-        let drawn = &page.layers()[index].mask;
+        let drawn = page.index_of(layer).map(|index| &page.layers()[index].mask);
         for row in 0..page.height() {
             for column in 0..page.width() {
                 if !page.regions().get(row, column) {
                     continue;
                 }
-                match (self.label(row, column) == index, drawn.get(row, column)) {
+                match (self.label(row, column) == index, drawn.is_some_and(|drawn| drawn.get(row, column))) {
                     (true, true) => score.hits += 1,
                     (true, false) => score.extra += 1,
                     (false, true) => score.missed += 1,
@@ -159,7 +168,7 @@ mod tests {
     use super::super::mask::Mask;
     use super::super::page::PageLayer;
     use super::*;
-    use crate::wire::{InputKind, Layer};
+    use crate::wire::InputKind;
 
     #[test]
     fn windows_cover_the_page_once() {
@@ -200,9 +209,12 @@ mod tests {
         found.add_layer(&page, shape, 3, |images| Ok::<_, ()>(vec![0.5; images.len() / 3])).unwrap();
         assert_eq!(largest, 3);
         assert!((0..height).all(|r| (0..width).all(|c| found.label(r, c) == usize::from(c >= 40))));
-        assert_eq!(found.score(&page, 0), Score { hits: 40 * 50, extra: 0, missed: 0 });
-        assert_eq!(found.score(&page, 1), Score { hits: 45 * 50, extra: 5 * 50, missed: 0 });
-        let score = found.score(&page, 1);
+        assert_eq!(found.score(&page, 0, Layer::Background), Score { hits: 40 * 50, extra: 0, missed: 0 });
+        assert_eq!(
+            found.score(&page, 1, Layer::Numbered(0)),
+            Score { hits: 45 * 50, extra: 5 * 50, missed: 0 }
+        );
+        let score = found.score(&page, 1, Layer::Numbered(0));
         assert_eq!((score.precision(), score.recall()), (0.9, 1.0));
         assert!((score.f1() - 1.8 / 1.9).abs() < 1e-12);
     }

@@ -35,7 +35,7 @@ pub struct TrainingSettings {
     pub patch_width: u32,
     /// Patches in one training step, 1 to 1024.
     pub batch_size: u32,
-    /// Epochs without a better validation accuracy after which training stops, 1 to 10,000.
+    /// Epochs without a better validation accuracy after which training stops, 0 to 10,000; 0 is as 1, as in Keras.
     pub patience: u32,
     /// Seed of every random choice; `None`: the trainer draws one and logs it.
     pub seed: Option<u64>,
@@ -153,7 +153,7 @@ impl TrainingSettings {
             patch_height: reader.patch(PATCH_HEIGHT, defaults[2]),
             patch_width: reader.patch(PATCH_WIDTH, defaults[3]),
             batch_size: reader.small(BATCH_SIZE, Some(16), 1, 1024),
-            patience: reader.small(PATIENCE, Some(3), 1, 10_000),
+            patience: reader.small(PATIENCE, Some(3), 0, 10_000),
             seed: match map.get(SEED) {
                 None | Some(Value::Null) => None,
                 Some(_) => Some(reader.number(SEED, None, 0, u64::MAX)),

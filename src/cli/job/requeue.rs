@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use crate::config::{OnTimeLimit, TrainerConfig};
 use crate::ledger::{JobFiles, SlurmJobId};
 use crate::slurm::Slurm;
-use crate::train::{Checkpoints, PageInputs};
+use crate::train::{Checkpoints, TrainingInputs};
 use crate::wire::TrainingSettings;
 
 /// Short of the time limit nobody waits long for Slurm.
@@ -64,7 +64,7 @@ impl Allocation {
 pub(super) fn checkpoints(
     files: &JobFiles,
     config: &TrainerConfig,
-    inputs: &PageInputs,
+    inputs: &TrainingInputs,
     settings: &TrainingSettings,
 ) -> Option<Checkpoints> {
     Checkpoints::open(&files.checkpoint(), config.checkpoint_every, inputs, settings)

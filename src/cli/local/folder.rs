@@ -41,6 +41,14 @@ pub enum FolderError {
         /// The other.
         second: &'static str,
     },
+    /// A folder of models that can't be used.
+    #[error("{}: {problem}", folder.display())]
+    Models {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong, and what to change.
+        problem: String,
+    },
     /// A layer whose number no model can have.
     #[error("{}: layers are numbered from layer_0.png to layer_9.png; rename it", path.display())]
     LayerNumber {
@@ -137,7 +145,36 @@ pub fn find_page(folder: &Path) -> Result<PageInputs, FolderError> {
         return Err(missing("layer_0.png … layer_9.png", "export at least one layer as an RGBA PNG"));
     }
     let regions = has("regions.png").then(|| path_of(InputKind::Regions));
-    Ok(PageInputs { image: folder.join(image), regions, background, layers })
+    Ok(PageInputs { label: None, image: folder.join(image), regions, background, layers })
+}
+
+/// Finds the models to go on from: files named like those that training writes, such as `Model 0.hdf5`, or `.h5`.
+///
+/// # Errors
+/// [`FolderError`], when there is none, or one twice.
+pub fn find_models(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, FolderError> {
+    std::fs::read_dir(folder)
+        .map_err(|source| FolderError::Models { folder: folder.to_owned(), problem: source.to_string() })?;
+    let mut models = Vec::new();
+    let named = [Layer::Background, Layer::Music, Layer::Staff, Layer::Text];
+    for layer in named.into_iter().chain((0..=9).map(Layer::Numbered)) {
+        let files =
+            ["hdf5", "h5"].map(|extension| folder.join(format!("{}.{extension}", layer.model_name())));
+        match files.iter().filter(|file| file.is_file()).collect::<Vec<_>>()[..] {
+            [] => {}
+            [file] => models.push((layer, file.clone())),
+            _ => {
+                let problem =
+                    format!("{} is there twice, as .hdf5 and as .h5; leave one", layer.model_name());
+                return Err(FolderError::Models { folder: folder.to_owned(), problem });
+            }
+        }
+    }
+    if models.is_empty() {
+        let problem = "there is no model in it; they are named Background Model.hdf5, Model 0.hdf5 …".into();
+        return Err(FolderError::Models { folder: folder.to_owned(), problem });
+    }
+    Ok(models)
 }
 
 /// Reads `settings.json` of the folder, where there is one, and the `NAME=VALUE`s of `--set`, which win. Names

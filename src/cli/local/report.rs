@@ -25,7 +25,7 @@ struct Report<'a> {
     version: &'static str,
     seed: u64,
     device: &'a str,
-    page: Size,
+    pages: Vec<Size>,
     patch: Size,
     /// As they were given, by the wire's names; unknown ones included.
     settings: &'a SettingsMap,
@@ -115,7 +115,7 @@ pub(super) fn write(
         version: env!("CARGO_PKG_VERSION"),
         seed: job.seed(),
         device: &summary.device,
-        page: Size { height: job.page().height(), width: job.page().width() },
+        pages: job.pages().iter().map(|page| Size { height: page.height(), width: page.width() }).collect(),
         patch: Size { height: job.shape().height(), width: job.shape().width() },
         settings: map,
         effective: Effective {
