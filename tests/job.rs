@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -94,6 +95,64 @@ fn a_job_that_rodan_published_comes_back_as_models_that_keras_opens() {
     }
     assert_eq!((desk.vhost.waiting(JOBS), desk.vhost.waiting(RESULTS)), (Some(0), Some(0)));
     open_with_tensorflow(folder.path());
+}
+
+/// A page in a zip, as Rodan's newer trainer sends it.
+fn zip_of(entries: &[(&str, &str)]) -> Vec<u8> {
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, file) in entries {
+        zip.start_file(*name, zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(&page(file)).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+#[test]
+fn pages_in_zips_and_models_to_go_on_from_become_models() {
+    let desk = Desk::new();
+    let sample = [
+        ("Image.png", "image.png"),
+        ("rgba PNG - Selected regions.png", "regions.png"),
+        ("rgba PNG - Background layer.png", "background.png"),
+        ("rgba PNG - Layer 0.png", "layer_0.png"),
+    ];
+    let folders = ["a/Image.png", "a/rgba PNG - Layer 0 (Background).png", "a/rgba PNG - Layer 1.png"];
+    let files = ["image.png", "background.png", "layer_1.png"];
+    let several: Vec<_> = folders.into_iter().zip(files).collect();
+    desk.rodan.put("/uploads/one.zip", zip_of(&sample)).put("/uploads/many.zip", zip_of(&several));
+    let mut asked = with_setting("Patience", json!(0));
+    asked["inputs"] = json!({"Sample 2": "/uploads/one.zip", "Multi-Sample Zip": "/uploads/many.zip"});
+    let id = desk.vhost.publish_job(&asked);
+    desk.check().run().success();
+    let reply = desk.vhost.try_receive_reply(&id, TRAINING);
+    let reply = reply.unwrap_or_else(|| panic!("no reply; the job's log:\n{}", desk.log(&id))).json();
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(models(&reply, folder.path()), ["Background Model", "Model 0", "Model 1"]);
+    assert!(desk.log(&id).contains("pages 800x600 800x600"), "{}", desk.log(&id));
+
+    // The next job goes on from one of these, and an odd zip is answered with what is wrong in it.
+    let model = fs::read(folder.path().join("Model 0.hdf5")).unwrap();
+    desk.rodan.put("/uploads/model.hdf5", model);
+    asked["inputs"] = json!({"Sample 1": "/uploads/one.zip", "Model 0": "/uploads/model.hdf5"});
+    let finished = trainer(&desk, &job_file(&desk, &asked)).args([RESULTS, "c-2"]).run().success();
+    assert!(finished.stderr.contains("Model 0: goes on from the model that was given"), "{finished}");
+    assert_eq!(
+        models(&desk.vhost.receive_reply("c-2", SECONDS(10)).json(), folder.path()),
+        ["Background Model", "Model 0"]
+    );
+    let cases = [
+        (zip_of(&[("../../Image.png", "image.png")]), "\"../../Image.png\" is no name of a file"),
+        (zip_of(&sample[..2]), "has no rgba PNG - Background layer"),
+        (b"no zip".to_vec(), "\"Sample 1\" is not a zip"),
+    ];
+    for (number, (zip, part)) in cases.into_iter().enumerate() {
+        desk.rodan.put("/uploads/one.zip", zip);
+        let id = format!("odd-{number}");
+        let finished = trainer(&desk, &job_file(&desk, &asked)).args([RESULTS, &id]).run();
+        expect(&finished, 11, &[]);
+        let error = desk.vhost.receive_reply(&id, SECONDS(10)).json();
+        assert!(error["error"].as_str().unwrap().contains(part), "{part:?} is not in {error}");
+    }
 }
 
 #[test]

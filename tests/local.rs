@@ -62,12 +62,16 @@ impl Page {
     }
 
     fn run_into(&self, out: &Path, set: &[&str]) -> Output {
+        self.command(out, set).output().unwrap()
+    }
+
+    fn command(&self, out: &Path, set: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_run_trainer"));
         command.env_clear().arg("--local").arg(self.folder.path()).arg("--out").arg(out);
         for setting in set {
             command.args(["--set", setting]);
         }
-        command.output().unwrap()
+        command
     }
 
     /// Runs with few samples, which must succeed; returns what was said.
@@ -141,14 +145,103 @@ fn a_page_becomes_models_a_picture_and_a_table() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_models() {
+fn the_same_seed_gives_the_same_models_whatever_the_number_of_threads() {
     let page = Page::new();
     std::fs::remove_file(page.path("layer_1.png")).unwrap();
     std::fs::remove_file(page.path("layer_2.png")).unwrap();
-    page.trained();
-    let first = std::fs::read(page.out().join("Model 0.hdf5")).unwrap();
-    page.trained();
-    assert!(first == std::fs::read(page.out().join("Model 0.hdf5")).unwrap(), "another model");
+    let model_of = |threads: &str| {
+        let set = [&TINY[..], &["Maximum number of samples per label=40"]].concat();
+        let output = page.command(&page.out(), &set).env("RAYON_NUM_THREADS", threads).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        std::fs::read(page.out().join("Model 0.hdf5")).unwrap()
+    };
+    let first = model_of("1");
+    assert!(first == model_of("1"), "another model from the same seed");
+    assert!(first == model_of("3"), "another model with three threads");
+}
+
+#[test]
+fn several_pages_are_learned_from_together() {
+    let (one, two) = (Page::new(), Page::cut(180, 160));
+    std::fs::remove_file(two.path("layer_2.png")).unwrap();
+    std::fs::remove_file(two.path("regions.png")).unwrap();
+    let set = [&TINY[..], &["Maximum number of samples per label=60"]].concat();
+    let alone = one.run(&set);
+    let samples = |out: &Path| -> Vec<u64> {
+        let report = json(&out.join("training.json"));
+        let of = |layer: &serde_json::Value| layer["train_samples"].as_u64().unwrap();
+        report["layers"].as_array().unwrap().iter().map(of).collect()
+    };
+    assert!(alone.status.success(), "{}", text(&alone.stderr));
+    let of_one = samples(&one.out());
+    let both = one.command(&one.out(), &set).arg("--local").arg(two.folder.path()).output().unwrap();
+    assert!(both.status.success(), "{}", text(&both.stderr));
+    assert_eq!(json(&one.out().join("training.json"))["pages"][1]["width"], 180);
+    for (name, size) in [("preview_1.png", (150, 150)), ("preview_2.png", (180, 160))] {
+        assert_eq!(image::open(one.out().join(name)).unwrap().dimensions(), size);
+    }
+    assert_eq!(samples(&one.out()).len(), of_one.len(), "a layer that is on one page only is trained too");
+
+    // An error says on which page.
+    std::fs::remove_file(two.path("layer_1.png")).unwrap();
+    std::fs::write(two.path("layer_0.png"), "no image").unwrap();
+    let output = one.command(&one.out(), &set).arg("--local").arg(two.folder.path()).output().unwrap();
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(11), "{err}");
+    let place = format!("{}: rgba PNG - Layer 0", two.folder.path().display());
+    assert!(err.contains(&place), "{err}");
+}
+
+#[test]
+fn training_goes_on_from_models() {
+    let page = Page::new();
+    let learned = page.path("learned");
+    let set = [
+        "Patch height=32",
+        "Patch width=32",
+        "Maximum number of samples per label=60",
+        "Batch Size=4",
+        "Seed=7",
+    ];
+    let epochs = |n| format!("Maximum number of training epochs={n}");
+    let loss = |out: &Path, layer: usize| {
+        json(&out.join("training.json"))["layers"][layer]["history"][0]["training_loss"].as_f64().unwrap()
+    };
+    let first = page.run_into(&learned, &[&set[..], &[&epochs(6)]].concat());
+    assert!(first.status.success(), "{}", text(&first.stderr));
+    // One layer starts anew.
+    std::fs::remove_file(learned.join("Model 2.hdf5")).unwrap();
+    let second =
+        page.command(&page.out(), &[&set[..], &[&epochs(1)]].concat()).arg("--models").arg(&learned).output();
+    let second = second.unwrap();
+    assert!(second.status.success(), "{}", text(&second.stderr));
+    assert!(text(&second.stderr).contains("Model 0: goes on from the model that was given"));
+    for layer in [0, 1, 2] {
+        let (cold, warm) = (loss(&learned, layer), loss(&page.out(), layer));
+        assert!(warm < 0.9 * cold, "layer {layer}: {warm} after {cold}");
+    }
+    assert_eq!(loss(&learned, 3).to_bits(), loss(&page.out(), 3).to_bits());
+}
+
+#[test]
+fn models_that_can_not_be_gone_on_from_are_named() {
+    let page = Page::new();
+    let models = page.path("models");
+    std::fs::create_dir(&models).unwrap();
+    let refused = |part: &str| {
+        let output = page.command(&page.out(), &TINY).arg("--models").arg(&models).output().unwrap();
+        let err = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(11), "{err}");
+        assert!(err.contains(part), "{part:?} is not in: {err}");
+        assert!(!page.out().exists());
+    };
+    refused("there is no model in it");
+    std::fs::write(models.join("Model 1.h5"), "no model").unwrap();
+    refused("the input \"Model 1\" can't be used: not a readable HDF5 file");
+    std::fs::rename(models.join("Model 1.h5"), models.join("Model 9.h5")).unwrap();
+    refused("\"Model 9\" belongs to no layer that is trained");
+    std::fs::write(models.join("Model 9.hdf5"), "no model").unwrap();
+    refused("Model 9 is there twice");
 }
 
 #[test]
@@ -159,6 +252,8 @@ fn grey_16_bit_and_jpeg_pages_and_pages_without_regions_are_trained() {
     }
     let whole = page.get("image.png");
     page.put("image.png", &DynamicImage::ImageLuma16(whole.to_luma16()));
+    page.trained();
+    page.put("image.png", &DynamicImage::ImageRgba8(whole.to_rgba8()));
     page.trained();
     std::fs::remove_file(page.path("image.png")).unwrap();
     whole.save_with_format(page.path("image.jpg"), ImageFormat::Jpeg).unwrap();

@@ -85,7 +85,7 @@ pub enum TrainError {
         /// What its user calls the page, where there are several.
         label: Option<String>,
         /// The image, and what is wrong with it.
-        source: PageError,
+        source: Box<PageError>,
     },
     /// A model to go on from can't be used.
     #[error("the input \"{input}\" can't be used: {source}")]
@@ -145,7 +145,7 @@ impl TrainingJob {
     pub fn prepare(inputs: &TrainingInputs, settings: &TrainingSettings) -> Result<Self, TrainError> {
         let shape = PatchShape::new(settings.patch_height as usize, settings.patch_width as usize)?;
         let load = |page: &PageInputs| {
-            let named = |source| TrainError::Page { label: page.label.clone(), source };
+            let named = |error| TrainError::Page { label: page.label.clone(), source: Box::new(error) };
             Page::load(page).map(Arc::new).map_err(named)
         };
         let pages = inputs.pages.iter().map(load).collect::<Result<Vec<_>, _>>()?;
