@@ -102,3 +102,37 @@ fn what_keras_saved_is_opened() {
     let error = keras::read(&folder.path().join("other.hdf5")).unwrap_err().to_string();
     assert!(error.contains("kernel_size is [3,3], expected [2,2]"), "{error}");
 }
+
+#[test]
+fn a_page_is_segmented_as_by_keras_with_models_that_keras_wrote() {
+    let python = python();
+    let folder = tempfile::tempdir().unwrap();
+    let models = folder.path().join("models");
+    script(&python, "save", folder.path());
+    std::fs::create_dir(&models).unwrap();
+    for (from, to) in [("keras", "Background Model"), ("masking", "Model 0")] {
+        let from = folder.path().join(format!("{from}.hdf5"));
+        std::fs::rename(from, models.join(format!("{to}.hdf5"))).unwrap();
+    }
+    let (width, height) = (150, 110);
+    let mut next = noise(9);
+    let pixels = (0..3 * width * height).map(|_| (next().abs() * 255.0) as u8).collect();
+    let page = image::RgbImage::from_raw(width, height, pixels).unwrap();
+    page.save(folder.path().join("page.png")).unwrap();
+    script(&python, "segment", folder.path());
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_run_trainer"));
+    command.arg("--predict").arg(folder.path().join("page.png")).arg("--models").arg(&models);
+    let output = command.arg("--out").arg(folder.path().join("out")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let layer = image::open(folder.path().join("out/Layer 0.png")).unwrap().to_rgba8();
+    let ours = layer.pixels().map(|pixel| u8::from(pixel[3] == 255));
+    let theirs = std::fs::read(folder.path().join("labels.u8")).unwrap();
+    assert!(theirs.contains(&0) && theirs.contains(&1), "the models agree everywhere: nothing to compare");
+    // Only where both are as sure as each other but for rounding may the choice differ.
+    let gaps = read_floats(&folder.path().join("gap.f32"));
+    let differ: Vec<f32> =
+        ours.zip(theirs).zip(gaps).filter(|((a, b), _)| a != b).map(|(_, gap)| gap).collect();
+    println!("{} of {} pixels differ", differ.len(), width * height);
+    assert!(differ.iter().all(|gap| *gap < TOLERANCE), "{differ:?}");
+}

@@ -220,7 +220,7 @@ fn training_goes_on_from_models() {
         let (cold, warm) = (loss(&learned, layer), loss(&page.out(), layer));
         assert!(warm < 0.9 * cold, "layer {layer}: {warm} after {cold}");
     }
-    assert_eq!(loss(&learned, 3).to_bits(), loss(&page.out(), 3).to_bits());
+    assert!(!text(&second.stderr).contains("Model 2: goes on"));
 }
 
 #[test]

@@ -12,9 +12,9 @@ use std::time::Instant;
 use thiserror::Error;
 use tracing::info;
 
-pub use folder::{FolderError, find_models, find_page, read_settings};
+pub use folder::{FolderError, find_models, find_page, parse_settings, read_settings};
 pub use report::ReportError;
-pub use summary::{Row, Summary, peak_memory};
+pub use summary::{Footer, Row, Summary, peak_memory};
 
 use crate::exit_code::ExitCode;
 use crate::train::{
@@ -164,13 +164,13 @@ fn row(layer: &TrainedLayer, score: Score) -> Row {
 }
 
 /// Makes the folder and tries it: hours later would be too late to learn that nothing can be written.
-fn make_writable(folder: &Path) -> std::io::Result<()> {
+pub(super) fn make_writable(folder: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     tempfile::Builder::new().prefix(".try-").tempfile_in(folder).map(drop)
 }
 
 /// A flag that becomes true with the first Ctrl-C or SIGTERM; the second ends the program at once.
-fn watch_signals() -> std::io::Result<Arc<AtomicBool>> {
+pub(super) fn watch_signals() -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register_conditional_shutdown(

@@ -7,6 +7,8 @@ pub mod job;
 pub mod local;
 mod logging;
 #[cfg(feature = "trainer")]
+pub mod predict;
+#[cfg(feature = "trainer")]
 pub mod run_trainer;
 
 pub use logging::{LogFormat, Verbosity};

@@ -7,12 +7,14 @@ use clap::Parser;
 use super::job::{self, JobArgs};
 use super::local::{self, LocalArgs};
 use super::logging::Verbosity;
+use super::predict::{self, PredictArgs};
 use crate::exit_code::ExitCode;
 
 /// Trains one network for each layer of a manuscript page
 ///
 /// As a job: reads JOB_FILE, downloads the page from Rodan, and publishes the models to the reply queue. With --local:
-/// takes the page from a folder and leaves the models in another, without broker, Slurm, Rodan or GPU.
+/// takes the page from a folder and leaves the models in another, without broker, Slurm, Rodan or GPU. With --predict:
+/// cuts a page into layers with such models.
 #[derive(Debug, Parser)]
 #[command(
     name = "run_trainer",
@@ -26,29 +28,32 @@ can't be used, 12 stopped before there was a result. As a job, each of them has 
 )]
 pub struct Arguments {
     /// The job file: JSON with inputs, settings and token
-    #[arg(value_name = "JOB_FILE", required_unless_present = "local", conflicts_with = "local")]
+    #[arg(value_name = "JOB_FILE", required_unless_present_any = ["local", "predict"], conflicts_with_all = ["local", "predict"])]
     job_file: Option<PathBuf>,
     /// Queue of the reply [default: the job file's reply_to, else hpc-results]
-    #[arg(value_name = "REPLY_QUEUE", conflicts_with = "local")]
+    #[arg(value_name = "REPLY_QUEUE")]
     reply_queue: Option<String>,
     /// Correlation id of the reply [default: the job file's correlation_id]
-    #[arg(value_name = "CORRELATION_ID", conflicts_with = "local")]
+    #[arg(value_name = "CORRELATION_ID")]
     correlation_id: Option<String>,
     /// Folder with image.png (or .jpg), background.png, regions.png, layer_0.png …, settings.json; may be given more
     /// than once to learn from several pages, with the first one's settings
     #[arg(long, value_name = "PAGE_DIR", requires = "out")]
     local: Vec<PathBuf>,
-    /// Folder with models to go on from, such as an earlier --out
-    #[arg(long, value_name = "DIR", requires = "local")]
+    /// Cuts this page (PNG or JPEG) into layers with the models in --models, as Rodan's classifier does
+    #[arg(long, value_name = "IMAGE", requires_all = ["models", "out"], conflicts_with = "local")]
+    predict: Option<PathBuf>,
+    /// Folder with models, such as an earlier --out: to predict with, or to go on training from
+    #[arg(long, value_name = "DIR", requires = "out")]
     models: Option<PathBuf>,
-    /// Folder for the models, preview.png and training.json; made when it is not there
-    #[arg(long, value_name = "DIR", requires = "local")]
+    /// Folder for the models, preview.png and training.json, or for the layers; made when it is not there
+    #[arg(long, value_name = "DIR", conflicts_with = "job_file")]
     out: Option<PathBuf>,
     /// A setting that wins over settings.json, such as "Patch height=64"; may be given more than once
-    #[arg(long, value_name = "NAME=VALUE", requires = "local")]
+    #[arg(long, value_name = "NAME=VALUE", requires = "out")]
     set: Vec<String>,
     /// Configuration file [default: credentials.env in $HPC_TRAINER_HOME, else here]
-    #[arg(long, value_name = "FILE", conflicts_with = "local")]
+    #[arg(long, value_name = "FILE", conflicts_with = "out")]
     env_file: Option<PathBuf>,
     #[command(flatten)]
     verbosity: Verbosity,
@@ -60,15 +65,21 @@ pub fn run(arguments: Arguments) -> ExitCode {
     use_the_cores_of_the_allocation();
     let quiet = arguments.verbosity.quiet;
     if let Some(out) = arguments.out {
-        let Arguments { local: pages, models, set, .. } = arguments;
-        return match local::run(&LocalArgs { pages, models, out, set, quiet }) {
-            Ok(summary) => {
-                print!("{summary}");
+        let Arguments { local: pages, predict, models, set, .. } = arguments;
+        let result = match (predict, models) {
+            (Some(image), Some(models)) => predict::run(&PredictArgs { image, models, out, set })
+                .map_err(|error| (error.exit_code(), error.to_string())),
+            (_, models) => local::run(&LocalArgs { pages, models, out, set, quiet })
+                .map_err(|error| (error.exit_code(), error.to_string())),
+        };
+        return match result {
+            Ok(table) => {
+                print!("{table}");
                 ExitCode::Success
             }
-            Err(error) => {
+            Err((code, error)) => {
                 eprintln!("run_trainer: {error}");
-                error.exit_code()
+                code
             }
         };
     }

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use super::adam::Adam;
 use super::batches::{self, Batch};
 use super::init::initial_weights;
-use super::metrics::{Metrics, Tally};
+use super::metrics::Tally;
 use super::network::Network;
 use super::ops::with_host;
 pub use super::outcome::{
@@ -103,6 +103,18 @@ fn shuffled(len: usize, seed: u64, epoch: usize) -> Vec<usize> {
 
 /// After so many epochs a network that learns at all has a loss below the base rate's; before, it may need more time.
 const SETTLED: usize = 3;
+
+/// Steps after which a network whose output hardly varies is taken for dead.
+const GROWN_UP: usize = 100;
+
+/// Standard deviation of probabilities that are all the same but for rounding.
+const ALL_THE_SAME: f64 = 1e-5;
+
+/// Standard deviation below which the output of dead networks stayed, and that of others did not.
+const HARDLY_VARIES: f64 = 0.02;
+
+/// A loss is lower than another by more than chance when it is below this share of it.
+const CLEARLY_LOWER: f64 = 0.99;
 
 enum End {
     Stopped(StopReason),
@@ -212,11 +224,12 @@ impl<'a> Run<'a> {
                 self.checkpoint(observer, true);
                 return Ok(End::Stopped(StopReason::Interrupted));
             };
-            let last = self.record(epoch, tally.metrics(), observer)?;
-            // Once soon, lest hours go into a dead network, and once before it is called the result.
-            if epoch == 1 || last.is_some() {
-                let undecided = epoch >= SETTLED && tally.is_no_better_than_the_base_rate();
-                self.learned = !(undecided || self.learned_nothing(tally)?);
+            let undecided = tally.is_no_better_than_the_base_rate();
+            let last = self.record(epoch, &tally, observer)?;
+            // Soon, lest hours go into a dead network, and once before it is called the result.
+            if epoch == 1 || undecided || last.is_some() {
+                let hopeless = undecided && last.is_some() && epoch >= SETTLED;
+                self.learned = !(hopeless || self.learned_nothing(epoch, tally)?);
                 if !self.learned && may_restart {
                     return Ok(End::LearnedNothing);
                 }
@@ -308,25 +321,36 @@ impl<'a> Run<'a> {
         Ok(whole.then_some(tally))
     }
 
-    fn learned_nothing(&self, validation: Tally) -> Result<bool, FitError> {
+    fn learned_nothing(&self, epoch: usize, validation: Tally) -> Result<bool, FitError> {
+        let steps = epoch * self.train.len().div_ceil(self.options.batch_size);
+        // A young network's output varies little too, but it does vary.
+        let flat = if steps < GROWN_UP { ALL_THE_SAME } else { HARDLY_VARIES };
         if validation.targets_vary() {
-            return Ok(validation.learned_nothing());
+            return Ok(validation.learned_nothing(flat));
         }
         // Nothing to see in the validation samples: look at some of the others. A few batches, which nothing breaks off.
         let tally = self.evaluate(self.train, 4 * self.options.batch_size, &|| true)?;
-        Ok(tally.unwrap_or_default().learned_nothing())
+        Ok(tally.unwrap_or_default().learned_nothing(flat))
     }
 
     /// Keeps the epoch's report, and its weights if they are the best; says whether it was the last.
+    ///
+    /// Where few pixels belong to a layer a constant output is already so accurate that no epoch is better until the
+    /// network has learned a good deal. Until then the best epoch, and patience, go by the validation loss.
     fn record(
         &mut self,
         epoch: usize,
-        validation: Option<Metrics>,
+        tally: &Tally,
         observer: &mut dyn FitObserver,
     ) -> Result<Option<StopReason>, FitError> {
         let done = std::mem::replace(&mut self.epoch, Epoch::new());
         let training_loss = done.loss_sum / self.train.len() as f64;
-        let score = validation.map_or(-training_loss, |metrics| metrics.accuracy);
+        let validation = tally.metrics();
+        let score = match validation {
+            Some(metrics) if tally.is_accurate_by_chance() => -metrics.loss,
+            Some(metrics) => metrics.accuracy,
+            None => -training_loss,
+        };
         let best = self.best.as_ref().is_none_or(|best| score > best.score);
         if best {
             self.best = Some(Best { weights: self.network.weights()?, epoch, score });
@@ -334,7 +358,9 @@ impl<'a> Run<'a> {
         let report = EpochReport { epoch, training_loss, validation, best, seconds: done.seconds() };
         observer.on_epoch(&report);
         self.history.push(report);
-        let without_better = epoch - self.best.as_ref().map_or(0, |best| best.epoch);
+        let waiting = self.best.as_ref().is_some_and(|best| best.score < 0.0) && validation.is_some();
+        let better = if waiting { self.last_lower_loss() } else { self.best.as_ref().map_or(0, |b| b.epoch) };
+        let without_better = epoch - better;
         Ok(if without_better >= self.options.patience && without_better > 0 {
             Some(StopReason::Patience)
         } else if epoch >= self.options.epochs {
@@ -342,6 +368,18 @@ impl<'a> Run<'a> {
         } else {
             None
         })
+    }
+
+    /// The latest epoch whose validation loss was clearly lower than any before.
+    fn last_lower_loss(&self) -> usize {
+        let (mut lowest, mut at) = (f64::INFINITY, 0);
+        for report in &self.history {
+            let loss = report.validation.map_or(f64::INFINITY, |metrics| metrics.loss);
+            if loss < CLEARLY_LOWER * lowest {
+                (lowest, at) = (loss, report.epoch);
+            }
+        }
+        at
     }
 
     fn finish(self, stopped: StopReason) -> Result<Trained, FitError> {

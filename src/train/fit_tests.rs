@@ -78,8 +78,8 @@ pub(super) fn collapsed() -> Weights {
 #[test]
 fn a_simple_pattern_is_learned_and_the_best_epoch_kept() {
     let mut watcher = Watcher::default();
-    // Accuracy stands at the base rate for some epochs while the loss falls: hence the patience.
-    let options = FitOptions { patience: 10, seed: 4, ..options(8) };
+    // Accuracy stands at the base rate for some epochs while the loss falls: that alone doesn't end the training.
+    let options = FitOptions { patience: 2, seed: 4, ..options(8) };
     let trained = fit(&Rectangles::new(24), &Rectangles::new(3), &options, &mut watcher).unwrap();
     assert_eq!(trained.history, watcher.epochs[watcher.epochs.len() - trained.history.len()..]);
     assert!(trained.learned);
@@ -141,6 +141,23 @@ fn patience_ends_a_training_that_gets_no_better() {
     assert_eq!(trained.stopped, StopReason::Patience);
     assert_eq!((trained.best_epoch, trained.history.len()), (1, 3));
     assert!(trained.weights == initial_weights(3).unwrap());
+}
+
+#[test]
+fn a_network_that_has_only_begun_to_learn_is_neither_ended_nor_replaced() {
+    let options = FitOptions { patience: 2, seed: 4, max_restarts: 0, ..options(5) };
+    let mut watcher = Watcher::default();
+    let (train, validation) = (Rectangles::new(16), Rectangles::new(2));
+    let trained = fit(&train, &validation, &options, &mut watcher).unwrap();
+    let accuracies: Vec<_> = trained.history.iter().map(|r| r.validation.unwrap().accuracy).collect();
+    assert_eq!((trained.stopped, trained.best_epoch), (StopReason::Epochs, 5), "{:?}", trained.history);
+    assert!(
+        accuracies[..4].iter().all(|a| *a <= accuracies[0]),
+        "{accuracies:?}: accuracy alone would have ended it"
+    );
+    let restarting = FitOptions { max_restarts: 3, epochs: 2, ..options };
+    let trained = fit(&train, &validation, &restarting, &mut watcher).unwrap();
+    assert_eq!(trained.restarts, 0);
 }
 
 #[test]

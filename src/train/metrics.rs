@@ -66,19 +66,19 @@ impl Tally {
         positive > 0 && positive < self.pixels
     }
 
-    /// True when the output says nothing about the image: it hardly varies while the targets do, and its loss is no
-    /// better than that of the base rate.
+    /// True when the output says nothing about the image: it varies by a standard deviation of less than `flat` while
+    /// the targets vary, and its loss is no better than that of the base rate.
     ///
     /// The ReLU of the two-channel layer before the last can die for all pixels; then every logit is the last bias and
-    /// no gradient reaches the kernels again. A standard deviation below 0.02 was seen in those runs and not in others.
-    pub(super) fn learned_nothing(&self) -> bool {
+    /// no gradient reaches the kernels again.
+    pub(super) fn learned_nothing(&self, flat: f64) -> bool {
         if !self.targets_vary() {
             return false;
         }
         let pixels = self.pixels as f64;
         let mean = self.probability / pixels;
         let deviation = (self.probability_squared / pixels - mean * mean).max(0.0).sqrt();
-        deviation < 0.02 && self.loss / pixels >= 0.995 * self.base_rate_loss()
+        deviation < flat && self.loss / pixels >= 0.995 * self.base_rate_loss()
     }
 
     /// True when the loss is no better than that of an output which knows the layer's share of the pixels and nothing
@@ -89,6 +89,15 @@ impl Tally {
     /// pixels go to the wrong one.
     pub(super) fn is_no_better_than_the_base_rate(&self) -> bool {
         self.targets_vary() && self.loss / self.pixels as f64 >= self.base_rate_loss()
+    }
+
+    /// True when a constant output would be right for as many pixels, or the loss is [no better than the base rate's]
+    /// (Self::is_no_better_than_the_base_rate): then the accuracy says nothing about what was learned.
+    pub(super) fn is_accurate_by_chance(&self) -> bool {
+        let positive = self.true_positive + self.false_negative;
+        let right = self.pixels - self.false_positive - self.false_negative;
+        self.is_no_better_than_the_base_rate()
+            || (self.targets_vary() && right <= positive.max(self.pixels - positive))
     }
 
     /// Entropy of the targets, in nats a pixel.
@@ -109,10 +118,14 @@ mod tests {
         let mut tally = Tally::default();
         tally.add(&undecided, &targets);
         assert_eq!(tally.metrics().map(|m| m.accuracy), Some(1.0));
-        assert!(tally.is_no_better_than_the_base_rate() && !tally.learned_nothing());
+        assert!(tally.is_no_better_than_the_base_rate() && !tally.learned_nothing(0.02));
         let mut tally = Tally::default();
         tally.add(&targets.iter().map(|t| 6.0 * t - 3.0).collect::<Vec<_>>(), &targets);
-        assert!(!tally.is_no_better_than_the_base_rate());
+        assert!(!tally.is_no_better_than_the_base_rate() && !tally.is_accurate_by_chance());
+        // It has begun to tell the pixels apart, but calls none positive yet.
+        let mut tally = Tally::default();
+        tally.add(&targets.iter().map(|t| t - 3.0).collect::<Vec<_>>(), &targets);
+        assert!(!tally.is_no_better_than_the_base_rate() && tally.is_accurate_by_chance());
     }
 
     #[test]
@@ -124,16 +137,16 @@ mod tests {
         let metrics = tally.metrics().unwrap();
         assert_eq!((metrics.precision, metrics.recall, metrics.f1), (0.5, 0.5, 0.5));
         assert!((metrics.accuracy - 0.6).abs() < 1e-12);
-        assert!(!tally.learned_nothing());
+        assert!(!tally.learned_nothing(0.02));
     }
 
     #[test]
     fn only_a_constant_output_for_varied_targets_has_learned_nothing() {
         let mut constant = Tally::default();
         constant.add(&[0.1; 8], &[1., 0., 1., 0., 1., 0., 1., 0.]);
-        assert!(constant.learned_nothing());
+        assert!(constant.learned_nothing(1e-5));
         let mut nothing_to_learn = Tally::default();
         nothing_to_learn.add(&[-5.0; 8], &[0.0; 8]);
-        assert!(!nothing_to_learn.learned_nothing());
+        assert!(!nothing_to_learn.learned_nothing(0.02));
     }
 }

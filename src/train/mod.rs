@@ -4,6 +4,7 @@ mod adam;
 mod archive;
 mod batches;
 mod checkpoint;
+mod cutout;
 mod decode;
 mod device;
 mod fit;
@@ -33,6 +34,7 @@ mod segment;
 
 pub use adam::{Adam, AdamState};
 pub use archive::{ArchiveError, unpack};
+pub use cutout::write_cutout;
 pub use decode::{Input, MAX_PIXELS, PageError};
 pub use device::choose_device;
 pub use fit::{

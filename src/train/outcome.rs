@@ -74,7 +74,8 @@ pub enum StopReason {
 /// A trained network.
 #[derive(Clone, Debug)]
 pub struct Trained {
-    /// Weights of the best epoch: highest validation accuracy, or lowest training loss without validation samples.
+    /// Weights of the best epoch: highest validation accuracy; lowest validation loss where no epoch was more accurate
+    /// than a constant output; lowest training loss without validation samples.
     pub weights: Weights,
     /// Every epoch of the last start.
     pub history: Vec<EpochReport>,
@@ -130,7 +131,7 @@ pub struct FitState {
 pub struct Best {
     /// Number of the epoch.
     pub epoch: usize,
-    /// What epochs are compared by: more is better.
+    /// What epochs are compared by, more is better: the validation accuracy, or minus a loss (see [`Trained::weights`]).
     pub score: f64,
     /// The weights after it.
     pub weights: Weights,

@@ -1,6 +1,6 @@
 //! A page in memory: its pixels once, and one bit mask for each layer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::decode::{self, Input, PageError};
 use super::mask::Mask;
@@ -92,6 +92,16 @@ impl Page {
             layers.push(PageLayer { layer: *layer, input, mask });
         }
         Ok(Self { width: page.width, height: page.height, bgr: page.bytes, regions, layers })
+    }
+
+    /// An image alone, without layers: to be predicted.
+    ///
+    /// # Errors
+    /// [`PageError`], when the file is missing, of another format, damaged or too large.
+    pub fn of_image(path: &Path) -> Result<Self, PageError> {
+        let page = decode::page(&Input { kind: InputKind::Image, path: path.to_owned() })?;
+        let regions = Mask::from_fn(page.width, page.height, |_, _| true);
+        Ok(Self { width: page.width, height: page.height, bgr: page.bytes, regions, layers: Vec::new() })
     }
 
     /// A page from what is already in memory: `bgr` holds `3 · width · height` bytes, each mask has that size.

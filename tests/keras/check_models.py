@@ -7,6 +7,10 @@
     check_models.py save FOLDER     save models of this network as Keras does: keras.hdf5 (trained, with Adam
                                     slots), masking.hdf5 (with the successor's Masking layer), both with
                                     NAME.x.f32 and NAME.y.f32; and other.hdf5, another network.
+    check_models.py segment FOLDER  page.png in the folder, segmented by the models in FOLDER/models as Rodan's
+                                    classifier does: windows that overlap by their rim, the page's border
+                                    replicated, each pixel to the surest model (in the order of the files' names).
+                                    Writes labels.u8, and gap.f32: by how much the surest was surer than the next.
 
 Raw files are little-endian float32, (N, H, W, channels). Exit status 0 only when all is right.
 """
@@ -114,7 +118,34 @@ def save(folder):
         build(32, 64, second_kernel=3).save(str(folder / "other.hdf5"))
 
 
+def segment(folder):
+    image = tf.io.decode_png((folder / "page.png").read_bytes(), channels=3).numpy()[..., ::-1]
+    height, width = image.shape[:2]
+    seen = []
+    for path in sorted((folder / "models").iterdir()):
+        model = load_strictly(path)
+        sides = model.input_shape[1:3]
+        rims = [min(25, side // 8) for side in sides]
+        steps = [side - 2 * rim for side, rim in zip(sides, rims)]
+        spare = [(rim, side) for rim, side in zip(rims, sides)]
+        padded = (255.0 - np.pad(image, [*spare, (0, 0)], mode="edge").astype(np.float32)) / 255.0
+        result = np.zeros((height + sides[0], width + sides[1]), np.float32)
+        for row in range(0, height, steps[0]):
+            for column in range(0, width, steps[1]):
+                window = padded[None, row : row + sides[0], column : column + sides[1]]
+                found = model.predict(window, verbose=0)[0, rims[0] : rims[0] + steps[0], rims[1] : rims[1] + steps[1], 0]
+                result[row : row + steps[0], column : column + steps[1]] = found
+        seen.append(result[:height, :width])
+    seen = np.stack(seen)
+    np.argmax(seen, axis=0).astype(np.uint8).tofile(folder / "labels.u8")
+    ordered = np.sort(seen, axis=0)
+    (ordered[-1] - ordered[-2]).astype("<f4").tofile(folder / "gap.f32")
+
+
 def main(arguments):
+    if len(arguments) == 2 and arguments[0] == "segment":
+        segment(Path(arguments[1]))
+        return 0
     if len(arguments) == 2 and arguments[0] == "save":
         save(Path(arguments[1]))
         return 0

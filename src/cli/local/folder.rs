@@ -177,6 +177,30 @@ pub fn find_models(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, FolderError> 
     Ok(models)
 }
 
+/// The `NAME=VALUE`s of `--set`, each checked by itself against what training takes.
+///
+/// # Errors
+/// [`FolderError`], when a name or a value is wrong.
+pub fn parse_settings(set: &[String]) -> Result<SettingsMap, FolderError> {
+    let map = parse_set(set)?;
+    TrainingSettings::from_local(&map)
+        .map_err(|source| FolderError::Settings { origin: "--set".to_owned(), source })?;
+    Ok(map)
+}
+
+fn parse_set(set: &[String]) -> Result<SettingsMap, FolderError> {
+    let mut map = SettingsMap::new();
+    for argument in set {
+        let (name, value) = argument.split_once('=').ok_or_else(|| FolderError::SetForm(argument.clone()))?;
+        let name = name.trim();
+        if !is_training_setting(name) {
+            return Err(FolderError::SetName { name: name.to_owned() });
+        }
+        map.insert(name.to_owned(), value.trim().into());
+    }
+    Ok(map)
+}
+
 /// Reads `settings.json` of the folder, where there is one, and the `NAME=VALUE`s of `--set`, which win. Names
 /// that training does not know are kept in the file's map and ignored.
 ///
@@ -197,14 +221,7 @@ pub fn read_settings(folder: &Path, set: &[String]) -> Result<(SettingsMap, Trai
             TrainingSettings::from_local(&map).map_err(|source| FolderError::Settings { origin, source })?;
         return Ok((map, settings));
     }
-    for argument in set {
-        let (name, value) = argument.split_once('=').ok_or_else(|| FolderError::SetForm(argument.clone()))?;
-        let name = name.trim();
-        if !is_training_setting(name) {
-            return Err(FolderError::SetName { name: name.to_owned() });
-        }
-        map.insert(name.to_owned(), value.trim().into());
-    }
+    map.extend(parse_set(set)?);
     let settings = TrainingSettings::from_local(&map).map_err(|source| FolderError::Settings {
         origin: if path.exists() { format!("{} with --set", path.display()) } else { "--set".to_owned() },
         source,

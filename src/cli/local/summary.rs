@@ -1,6 +1,6 @@
 //! The table at the end of a local run: what each layer learned from and how well.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use crate::train::Score;
@@ -76,11 +76,30 @@ impl Summary {
                 row.colour.unwrap_or("none"),
             );
         }
-        let memory =
-            self.peak_memory.map_or_else(String::new, |bytes| format!(" · peak memory {}", size(bytes)));
-        let _ =
-            writeln!(text, "\n{} in all{memory} · {} · seed {}", clock(self.time), self.device, self.seed);
+        let footer = Footer { time: self.time, peak_memory: self.peak_memory, device: &self.device };
+        let _ = writeln!(text, "\n{footer} · seed {}", self.seed);
         text
+    }
+}
+
+/// The line below a table: how long it took, how much memory, and what computed.
+#[derive(Clone, Copy, Debug)]
+pub struct Footer<'a> {
+    /// From the start to now.
+    pub time: Duration,
+    /// Largest resident memory of the process in bytes, where the system tells.
+    pub peak_memory: Option<u64>,
+    /// What computed, such as `CPU`.
+    pub device: &'a str,
+}
+
+impl fmt::Display for Footer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in all", clock(self.time))?;
+        if let Some(bytes) = self.peak_memory {
+            write!(f, " · peak memory {}", size(bytes))?;
+        }
+        write!(f, " · {}", self.device)
     }
 }
 
