@@ -1,5 +1,10 @@
 //! First weights, drawn as Keras draws them but from a seed: He-normal kernels, Glorot-uniform in the last layer, zero
-//! biases.
+//! biases. One thing is not left to chance: the last layer's two weights have different signs.
+//!
+//! What they weigh has passed a ReLU, so with two positive weights no logit is below the last bias. A layer with few
+//! pixels then closes both channels nearly everywhere, no gradient comes back from there, and all those pixels stay near
+//! a probability of 0.5, since the bias moves by the learning rate a step. With two negative weights it is the layer's own
+//! pixels that can't get above 0.5. Half of all plain draws are such.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -22,7 +27,9 @@ pub fn initial_weights(seed: u64) -> Result<Weights, WeightsError> {
         let (fan_in, fan_out) = (area * layer.input as f64, area * layer.output as f64);
         let kernel = if index + 1 == CONV_LAYERS.len() {
             let limit = (6.0 / (fan_in + fan_out)).sqrt();
-            (0..layer.kernel_len()).map(|_| ((2.0 * rng.random::<f64>() - 1.0) * limit) as f32).collect()
+            let mut draw = || ((2.0 * rng.random::<f64>() - 1.0) * limit) as f32;
+            let first = draw();
+            vec![first, draw().copysign(-first)]
         } else {
             let deviation = (2.0 / fan_in).sqrt() / TRUNCATED_DEVIATION;
             (0..layer.kernel_len()).map(|_| (truncated_normal(&mut rng) * deviation) as f32).collect()
@@ -75,6 +82,18 @@ mod tests {
             let bound = (2.0 * wanted / TRUNCATED_DEVIATION) as f32 * 1.000_001;
             assert!(kernel.iter().all(|k| k.abs() <= bound), "{}", layer.name);
         }
+    }
+
+    #[test]
+    fn the_last_layer_can_say_yes_and_no() {
+        let positive = |seed| {
+            let weights = initial_weights(seed).unwrap();
+            let [one, other] = weights.layer(13).0 else { panic!("two channels") };
+            assert!(one * other < 0.0, "{one} {other}");
+            usize::from(*one > 0.0)
+        };
+        let first: usize = (0..12).map(positive).sum();
+        assert!((1..12).contains(&first), "either may be the positive one: {first} of 12");
     }
 
     #[test]
