@@ -109,7 +109,7 @@ fn json(path: &Path) -> serde_json::Value {
 #[test]
 fn a_page_becomes_models_a_picture_and_a_table() {
     let page = Page::new();
-    let (table, _) = page.trained();
+    let (table, log) = page.trained();
     let out = page.out();
     for name in ["Background Model", "Model 0", "Model 1", "Model 2"] {
         let model = keras::read(&out.join(format!("{name}.hdf5"))).unwrap();
@@ -123,7 +123,14 @@ fn a_page_becomes_models_a_picture_and_a_table() {
     assert_eq!(report["settings"]["Patch height"], "32");
     assert_eq!(report["layers"].as_array().unwrap().len(), 4);
     assert_eq!(report["layers"][1]["model"], "Model 0");
-    assert!(report["layers"][1]["history"][0]["validation_accuracy"].is_number(), "{report}");
+    let epoch = &report["layers"][1]["history"][0];
+    let [accuracy, precision, recall, f1] = ["accuracy", "precision", "recall", "f1"].map(|name| {
+        epoch[format!("validation_{name}")].as_f64().unwrap_or_else(|| panic!("{name}: {report}"))
+    });
+    let mean = if f1 == 0.0 { 0.0 } else { 2.0 * precision * recall / (precision + recall) };
+    assert!((f1 - mean).abs() < 1e-9, "{epoch}");
+    let line = format!("accuracy {accuracy:.4}, F1 {f1:.4} (best)");
+    assert!(log.lines().any(|l| l.contains("Model 0: epoch 1/1") && l.contains(&line)), "{line}\n{log}");
 
     for part in ["Background", "Layer 0", "Layer 1", "Layer 2", "peak memory", "seed 7", "blue"] {
         assert!(table.contains(part), "{part:?} is not in:\n{table}");

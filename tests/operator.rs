@@ -18,7 +18,7 @@ use support::program::{Finished, expect};
 const RUNS: &str = r#"echo "a line of the log"
 cat > "${1%/*}/progress.json" <<END
 {"slurm_job_id":$SLURM_JOB_ID,"restart_count":0,"layer":"Model 0","layer_number":2,"layers":2,"epoch":3,"epochs":15,
-"step":5,"steps":600,"loss":0.25,"accuracy":0.9,"updated_at":"$(date -u +%FT%TZ)","peak_memory_mb":321}
+"step":5,"steps":600,"loss":0.25,"accuracy":0.9,"f1":0.75,"updated_at":"$(date -u +%FT%TZ)","peak_memory_mb":321}
 END
 sleep 300"#;
 
@@ -97,6 +97,7 @@ fn status_shows_why_a_job_waits_and_how_far_another_has_got() {
         format!("correlation id  {id}"),
         format!("reply queue     {RESULTS}"),
         "progress        Model 0 (2/2), epoch 3/15, step 5/600".into(),
+        "F1              0.7500".into(),
         "peak memory     321 MB".into(),
         format!("hpct-{id}-{}.log", desk.slurm_job(&id)),
         "Maximum memory (MB): 500".into(),

@@ -37,6 +37,9 @@ pub struct Progress {
     pub loss: Option<f64>,
     /// Validation accuracy after the latest epoch of this layer.
     pub accuracy: Option<f64>,
+    /// F1 of the layer's pixels in the validation samples after that epoch; notes of older trainers have none.
+    #[serde(default)]
+    pub f1: Option<f64>,
     /// When that was.
     pub updated_at: Timestamp,
     /// Largest resident memory so far, in Slurm's MB (1,048,576 bytes).
@@ -84,7 +87,8 @@ mod tests {
             step: 5,
             steps: 600,
             loss: Some(0.25),
-            accuracy: None,
+            accuracy: Some(0.5),
+            f1: Some(0.75),
             updated_at: "2026-01-02T03:04:05Z".parse().unwrap(),
             peak_memory_mb: Some(700),
         };

@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing::info;
 
 use super::job::TrainedLayer;
+use super::metrics::Metrics;
 use super::observe::JobObserver;
 use super::outcome::{EpochReport, Stop};
 use crate::wire::Layer;
@@ -44,6 +45,24 @@ fn new_bar(layer: Layer) -> ProgressBar {
     bar
 }
 
+/// What the latest epoch came to, beside the bar of the next.
+fn beside_the_bar(report: &EpochReport) -> String {
+    report.validation.map_or_else(String::new, |metrics| {
+        format!(", accuracy {:.4}, F1 {:.4}", metrics.accuracy, metrics.f1)
+    })
+}
+
+/// An epoch's line in the log.
+fn line(report: &EpochReport, epochs: u32) -> String {
+    let validation = report.validation.map_or_else(String::new, |metrics| {
+        let Metrics { loss, accuracy, f1, .. } = metrics;
+        format!(", validation loss {loss:.4}, accuracy {accuracy:.4}, F1 {f1:.4}")
+    });
+    let best = if report.best { " (best)" } else { "" };
+    let EpochReport { epoch, training_loss, seconds, .. } = report;
+    format!("epoch {epoch}/{epochs}, loss {training_loss:.4}{validation}{best}, {seconds:.1} s")
+}
+
 impl JobObserver for Progress {
     fn layer_started(&mut self, layer: Layer, _number: usize, train: usize, validation: usize, epochs: u32) {
         info!("{}: {train} samples to learn from, {validation} to validate with", layer.model_name());
@@ -60,21 +79,11 @@ impl JobObserver for Progress {
     }
 
     fn epoch(&mut self, layer: Layer, report: &EpochReport) {
-        let accuracy = report.validation.map_or(0.0, |metrics| metrics.accuracy);
         if self.bar.is_some() {
-            self.latest = format!(", accuracy {accuracy:.4}");
+            self.latest = beside_the_bar(report);
             return;
         }
-        let loss = report.validation.map_or(0.0, |metrics| metrics.loss);
-        info!(
-            "{}: epoch {}/{}, loss {:.4}, validation loss {loss:.4}, accuracy {accuracy:.4}{}, {:.1} s",
-            layer.model_name(),
-            report.epoch,
-            self.epochs,
-            report.training_loss,
-            if report.best { " (best)" } else { "" },
-            report.seconds
-        );
+        info!("{}: {}", layer.model_name(), line(report, self.epochs));
     }
 
     fn layer_finished(&mut self, layer: &TrainedLayer) {
@@ -93,5 +102,30 @@ impl JobObserver for Progress {
 
     fn stop(&self) -> Stop {
         if self.stop.load(Ordering::Relaxed) { Stop::KeepBest } else { Stop::No }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_epoch_says_what_it_came_to() {
+        let metrics = Metrics { loss: 0.25, accuracy: 0.98125, precision: 0.9, recall: 0.8, f1: 0.84706 };
+        let report = EpochReport {
+            epoch: 3,
+            training_loss: 0.5,
+            validation: Some(metrics),
+            best: true,
+            seconds: 1.25,
+        };
+        let said =
+            "epoch 3/15, loss 0.5000, validation loss 0.2500, accuracy 0.9812, F1 0.8471 (best), 1.2 s";
+        assert_eq!(line(&report, 15), said);
+        assert_eq!(beside_the_bar(&report), ", accuracy 0.9812, F1 0.8471");
+        // Without validation samples there is nothing to say, and no 0.
+        let unvalidated = EpochReport { validation: None, best: false, ..report };
+        assert_eq!(line(&unvalidated, 15), "epoch 3/15, loss 0.5000, 1.2 s");
+        assert_eq!(beside_the_bar(&unvalidated), "");
     }
 }

@@ -293,6 +293,7 @@ mod tests {
             steps: 100,
             loss: None,
             accuracy: None,
+            f1: None,
             updated_at: now - Duration::from_secs(10),
             peak_memory_mb: None,
         };

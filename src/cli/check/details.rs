@@ -59,6 +59,7 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
         lines.add("progress", format!("{}, step {}/{}", progress(note), note.step, note.steps));
         lines.add_some("loss", note.loss.map(|loss| format!("{loss:.4}")));
         lines.add_some("accuracy", note.accuracy.map(|accuracy| format!("{accuracy:.4}")));
+        lines.add_some("F1", note.f1.map(|f1| format!("{f1:.4}")));
         lines.add("noted", at(note.updated_at));
         lines.add_some("restarts", (note.restart_count > 0).then(|| note.restart_count.to_string()));
         lines.add_some("peak memory", note.peak_memory_mb.map(|mb| format!("{mb} MB")));

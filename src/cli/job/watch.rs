@@ -49,6 +49,7 @@ impl Watch {
             steps: 0,
             loss: None,
             accuracy: None,
+            f1: None,
             updated_at: Timestamp::now(),
             peak_memory_mb: None,
         };
@@ -100,6 +101,7 @@ impl JobObserver for Watch {
             steps: 0,
             loss: None,
             accuracy: None,
+            f1: None,
             ..self.note.clone()
         };
         self.write();
@@ -118,6 +120,7 @@ impl JobObserver for Watch {
     fn epoch(&mut self, layer: Layer, report: &EpochReport) {
         self.shown.epoch(layer, report);
         self.note.accuracy = report.validation.map(|metrics| metrics.accuracy);
+        self.note.f1 = report.validation.map(|metrics| metrics.f1);
         self.write();
     }
 

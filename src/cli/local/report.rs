@@ -71,6 +71,9 @@ struct Epoch {
     training_loss: f64,
     validation_loss: Option<f64>,
     validation_accuracy: Option<f64>,
+    validation_precision: Option<f64>,
+    validation_recall: Option<f64>,
+    validation_f1: Option<f64>,
     seconds: f64,
 }
 
@@ -80,6 +83,9 @@ impl From<&EpochReport> for Epoch {
             training_loss: report.training_loss,
             validation_loss: report.validation.map(|metrics| metrics.loss),
             validation_accuracy: report.validation.map(|metrics| metrics.accuracy),
+            validation_precision: report.validation.map(|metrics| metrics.precision),
+            validation_recall: report.validation.map(|metrics| metrics.recall),
+            validation_f1: report.validation.map(|metrics| metrics.f1),
             seconds: report.seconds,
         }
     }
