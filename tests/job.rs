@@ -6,6 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -87,6 +88,19 @@ fn a_job_that_rodan_published_comes_back_as_models_that_keras_opens() {
     let finished = desk.check().run().success();
     assert!(finished.stdout.contains(&format!("{id}  answered   the models are in the queue")), "{finished}");
     let done = desk.site.spool().join("done").join(&id);
+    let report = fs::read_to_string(done.join("report.html")).unwrap();
+    assert_eq!(fs::metadata(done.join("report.html")).unwrap().permissions().mode() & 0o777, 0o600);
+    for part in
+        ["seed<td>7<", "Layer 2", "data:image/jpeg;base64,", "download<td>", "800 × 600", "CPUs<td>1<"]
+    {
+        assert!(report.contains(part), "{part} is not in the report:\n{report}");
+    }
+    assert!(!report.contains("://") && !report.contains(desk.vhost.password()), "{report}");
+    let status = desk.check().args(["status", &id]).run().success();
+    assert!(
+        status.stdout.contains(&format!("report          {}", done.join("report.html").display())),
+        "{status}"
+    );
     let left: Vec<PathBuf> = desk.site.files_below(&desk.site.spool());
     assert!(left.iter().all(|f| f.starts_with(&done) || f.ends_with("lock")), "{left:?}");
     let token = desk.rodan.setup().token.clone();
@@ -244,10 +258,38 @@ fn a_node_without_a_route_to_the_broker_leaves_the_reply_to_check() {
     assert_eq!(shown["ExitCode"], "10:0", "{}", desk.log(&id));
     assert!(desk.directory(&id).join("reply.json").exists());
     assert!(!desk.directory(&id).join("job.json").exists(), "the token is not needed any more");
+    let report = fs::read_to_string(desk.directory(&id).join("report.html")).unwrap();
+    assert!(report.contains("There is no picture: the trainer ended before it was drawn"), "{report}");
     desk.check().run().success();
     let reply = desk.vhost.receive_reply(&id, SECONDS(5));
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(models(&reply.json(), folder.path()), ["Background Model", "Model 0"]);
+}
+
+#[test]
+fn a_report_takes_no_time_that_is_not_there_and_is_no_reason_to_fail() {
+    let cases = [
+        (
+            "export SLURM_JOB_END_TIME=$(date +%s)",
+            "no picture in the report: the job was near its time limit",
+        ),
+        ("mkdir \"${1%/*}/report.html\"", "no report: "),
+    ];
+    for (first, said) in cases {
+        let desk = Desk::with_script(&format!("{first}\nexec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\""));
+        let id = desk.vhost.publish_job(&desk.short_job());
+        desk.check().run().success();
+        let shown = desk.cluster.wait_for_end(&desk.slurm_job(&id), TRAINING);
+        let log = desk.log(&id);
+        assert_eq!(shown["JobState"], "COMPLETED", "{log}");
+        assert!(log.contains(said), "{said:?} is not in\n{log}");
+        let reply = desk.vhost.receive_reply(&id, SECONDS(5)).json();
+        assert!(reply.get("Model 0").is_some(), "{reply}");
+        let report = fs::read_to_string(desk.directory(&id).join("report.html"));
+        let text = "There is no picture: the job was near its time limit.";
+        assert!(report.is_err() || report.is_ok_and(|html| html.contains(text)), "{first}");
+        desk.check().run().success();
+    }
 }
 
 #[test]

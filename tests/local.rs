@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use base64::Engine as _;
 use hpc_trainer::keras;
 use hpc_trainer::train::PatchShape;
 use image::{DynamicImage, GenericImageView, ImageFormat, Rgba};
@@ -135,8 +136,32 @@ fn a_page_becomes_models_a_picture_and_a_table() {
     for part in ["Background", "Layer 0", "Layer 1", "Layer 2", "peak memory", "seed 7", "blue"] {
         assert!(table.contains(part), "{part:?} is not in:\n{table}");
     }
-    let fits = |line: &str| line.chars().count() <= 80 || line.contains("training.json are in");
+    let fits = |line: &str| {
+        line.chars().count() <= 80 || line.contains("training.json are in") || line.starts_with("to look at:")
+    };
     assert!(table.lines().all(fits), "{table}");
+    let last = format!("to look at: {}", out.join("report.html").display());
+    assert_eq!(table.lines().last(), Some(last.as_str()));
+    let html = std::fs::read_to_string(out.join("report.html")).unwrap();
+    let number = |name: &str| format!("{:.4}", report["layers"][1][name].as_f64().unwrap());
+    let on_the_page =
+        format!("Layer 0<td>{}<td>{}<td>{}<", number("precision"), number("recall"), number("f1"));
+    for part in [
+        on_the_page.as_str(),
+        &format!("<td>{accuracy:.4}<td>{precision:.4}<td>{recall:.4}<td>{f1:.4}<"),
+        "Patch height<td>32<",
+        "max samples<td>20<",
+        "seed<td>7<",
+        "150 × 150",
+        "CPU (",
+    ] {
+        assert!(html.contains(part), "{part:?} is not in\n{html}");
+    }
+    assert_eq!(html.matches("<svg role=\"img\"").count(), 8, "two charts a layer");
+    let picture =
+        html.split("data:image/jpeg;base64,").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    let picture = base64::engine::general_purpose::STANDARD.decode(picture).unwrap();
+    assert_eq!(image::load_from_memory(&picture).unwrap().dimensions(), (150, 150));
     // Nothing else is left behind.
     let mut names: Vec<_> = out.read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
@@ -146,6 +171,7 @@ fn a_page_becomes_models_a_picture_and_a_table() {
         "Model 1.hdf5",
         "Model 2.hdf5",
         "preview.png",
+        "report.html",
         "training.json",
     ];
     assert_eq!(names, expected);

@@ -217,6 +217,7 @@ fn purge_removes_what_is_old_and_answered_and_nothing_else() {
         file.set_modified(std::time::UNIX_EPOCH + SECONDS(1_767_225_600)).unwrap();
     }
     fs::write(odd_done.join("notes.txt"), "of the operator").unwrap();
+    fs::write(old_done.join("report.html"), "<!DOCTYPE html>").unwrap();
     let rejected = desk.site.spool().join("rejected");
     for name in ["1767225600000-x.message", "notes.txt"] {
         fs::write(rejected.join(name), "text").unwrap();

@@ -4,7 +4,10 @@
 //! the next `check`.
 
 mod deliver;
+mod finished;
+mod inputs;
 mod place;
+
 mod requeue;
 mod signals;
 mod watch;
@@ -12,15 +15,17 @@ mod watch;
 use std::fs;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
 use self::deliver::{Delivered, deliver};
+use self::finished::Finished;
+use self::inputs::{local_inputs, scratch};
 use self::place::Place;
 use self::requeue::Allocation;
 use self::signals::{Signal, Signals};
@@ -32,11 +37,8 @@ use crate::ledger::{JobFiles, write_atomic};
 use crate::report;
 use crate::rodan::{Client, ClientError, DownloadError, Downloader};
 use crate::text;
-use crate::train::{
-    ArchiveError, Checkpoints, PageInputs, Progress, TrainError, TrainingInputs, TrainingJob, choose_device,
-    unpack,
-};
-use crate::wire::{Envelope, InputKind, Inputs, JobFile, JobFileError, Layer, Reply, TrainingSettings};
+use crate::train::{ArchiveError, Checkpoints, Progress, TrainError, TrainingJob, choose_device};
+use crate::wire::{Envelope, JobFile, JobFileError, Reply, TrainingSettings};
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -117,10 +119,10 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
         note_start(files);
     }
     let config = TrainerConfig::load(&Sources::of_process(arguments.env_file.as_deref()));
-    let (envelope, reply, code) = match spooled(&place) {
+    let Ended { envelope, reply, code, finished } = match spooled(&place) {
         Some(reply) => {
             info!("an earlier run of this job left its reply; it is delivered now");
-            (envelope(arguments, None), reply, ExitCode::Success)
+            Ended { envelope: envelope(arguments, None), reply, code: ExitCode::Success, finished: None }
         }
         None => match attempt(arguments, &config, &runtime, &signals, &place) {
             Some(ended) => ended,
@@ -131,6 +133,9 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
         error!("the reply can't be written to {}: {error}", place.reply.display());
         // It may still be published.
     }
+    if let Some(finished) = &finished {
+        finished.report(&place);
+    }
     let Ok(config) = config.inspect_err(|error| error!("{error}")) else { return ExitCode::Config };
     let Some(envelope) = envelope else {
         error!(
@@ -140,30 +145,38 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
         return code;
     };
     match runtime.block_on(deliver(&config, &envelope, reply, &place)) {
-        Ok(Delivered::Now) => {
-            info!("the reply is in the queue '{}'", envelope.reply_to);
-            code
-        }
-        Ok(Delivered::Before) => {
-            info!(
-                "the reply is in the queue '{}' already: an earlier attempt came through",
-                envelope.reply_to
-            );
-            code
-        }
+        Ok(Delivered::Now) => info!("the reply is in the queue '{}'", envelope.reply_to),
+        Ok(Delivered::Before) => info!(
+            "the reply is in the queue '{}' already: an earlier attempt came through",
+            envelope.reply_to
+        ),
         Ok(Delivered::ByCheck) => {
             warn!("check has taken this job for dead and answered it; the reply is not sent");
-            code
+            return code;
         }
         Err(error) => {
             let again =
                 if place.managed.is_some() { "the next check delivers it" } else { "it is not sent again" };
-            fail(
+            return fail(
                 ExitCode::NotDelivered,
                 &format!("{error}; the reply is in {}, {again}", place.reply.display()),
-            )
+            );
         }
     }
+    // Nobody waits for this any more.
+    if let Some(finished) = &finished {
+        finished.report_with_pictures(&place, &signals);
+    }
+    code
+}
+
+/// How a job ended.
+struct Ended {
+    envelope: Option<Envelope>,
+    reply: Reply,
+    code: ExitCode,
+    /// The training, where it has models.
+    finished: Option<Finished>,
 }
 
 fn fail(code: ExitCode, error: &str) -> ExitCode {
@@ -211,7 +224,7 @@ fn attempt(
     runtime: &Runtime,
     signals: &Signals,
     place: &Place,
-) -> Option<(Option<Envelope>, Reply, ExitCode)> {
+) -> Option<Ended> {
     let file =
         fs::read(&arguments.job_file).map_err(JobError::Read).and_then(|text| Ok(JobFile::parse(&text)?));
     let envelope = envelope(arguments, file.as_ref().ok());
@@ -222,14 +235,17 @@ fn attempt(
             .unwrap_or(Err(JobError::Panic))
     });
     match result {
-        Ok(reply) => Some((envelope, reply, ExitCode::Success)),
+        Ok((reply, finished)) => {
+            Some(Ended { envelope, reply, code: ExitCode::Success, finished: Some(finished) })
+        }
         Err(error @ JobError::Left) => {
             info!("{error}");
             None
         }
         Err(error) => {
             error!("{error}");
-            Some((envelope, Reply::error(&text::sentence(&error.to_string())), error.exit_code()))
+            let reply = Reply::error(&text::sentence(&error.to_string()));
+            Some(Ended { envelope, reply, code: error.exit_code(), finished: None })
         }
     }
 }
@@ -241,7 +257,8 @@ fn train(
     runtime: &Runtime,
     signals: &Signals,
     place: &Place,
-) -> Result<Reply, JobError> {
+) -> Result<(Reply, Finished), JobError> {
+    let started = Instant::now();
     let managed = place.managed.as_ref();
     let scratch = scratch().map_err(JobError::Scratch)?;
     info!("downloading {} files from {}", file.inputs.iter().count(), config.rodan);
@@ -259,13 +276,15 @@ fn train(
         }
     })?;
     drop(downloader); // and with it the token
+    let downloaded = started.elapsed();
     let inputs = local_inputs(&file.inputs, scratch.path(), config.max_download)?;
     let mut checkpoints =
         managed.and_then(|files| requeue::checkpoints(files, config, &inputs, &file.settings));
     let drawn = checkpoints.as_ref().and_then(Checkpoints::seed);
     let settings = TrainingSettings { seed: file.settings.seed.or(drawn), ..file.settings };
     let job = TrainingJob::prepare(&inputs, &settings).map_err(JobError::Train)?;
-    let (device, _) = choose_device();
+    let prepared = started.elapsed().saturating_sub(downloaded);
+    let (device, device_name) = choose_device();
     let allocation = Allocation::of_process();
     let shown = Progress::new(arguments.quiet, Arc::default());
     let mut watch = Watch::new(shown, signals, managed, &allocation, job.layers());
@@ -293,36 +312,13 @@ fn train(
             Err(source) => Err(JobError::Model { layer: t.layer.input_name(), source }),
         })
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(Reply::models(models.iter().map(|(layer, bytes)| (*layer, bytes.as_slice()))))
-}
-
-/// What was downloaded into `folder`: the page, the pages in zips, and the models to go on from.
-fn local_inputs(inputs: &Inputs, folder: &Path, limit: u64) -> Result<TrainingInputs, JobError> {
-    let path = |kind: InputKind| folder.join(kind.file_stem());
-    let mut pages = Vec::new();
-    if inputs.has_page() {
-        let has_regions = inputs.iter().any(|i| i.kind == InputKind::Regions);
-        let layers = inputs.layers().filter(|layer| *layer != Layer::Background);
-        pages.push(PageInputs {
-            label: None,
-            image: path(InputKind::Image),
-            regions: has_regions.then(|| path(InputKind::Regions)),
-            background: path(InputKind::Layer(Layer::Background)),
-            layers: layers.map(|layer| (layer, path(InputKind::Layer(layer)))).collect(),
-        });
-    }
-    for archive in inputs.archives() {
-        let file = path(archive);
-        pages.extend(unpack(archive, &file, &file.with_extension("pages"), limit)?);
-    }
-    let models = inputs.models().map(|layer| (layer, path(InputKind::Model(layer)))).collect();
-    Ok(TrainingInputs { pages, models })
-}
-
-/// A private directory on the node's own disk where there is one; removed at the end.
-fn scratch() -> io::Result<tempfile::TempDir> {
-    let of_slurm = std::env::var_os("SLURM_TMPDIR").map(PathBuf::from).filter(|d| d.is_dir());
-    tempfile::Builder::new().prefix("hpc-trainer-").tempdir_in(of_slurm.unwrap_or_else(std::env::temp_dir))
+    let reply = Reply::models(models.iter().map(|(layer, bytes)| (*layer, bytes.as_slice())));
+    let labels = inputs.pages.into_iter().map(|page| page.label).collect();
+    let (given, layers) = (file.given, trained);
+    Ok((
+        reply,
+        Finished { job, layers, settings, given, labels, device, device_name, started, downloaded, prepared },
+    ))
 }
 
 async fn stopped(signals: &Signals, managed: bool) -> JobError {

@@ -9,17 +9,22 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use jiff::Timestamp;
 use thiserror::Error;
 use tracing::info;
 
 pub use folder::{FolderError, find_models, find_page, parse_settings, read_settings};
 pub use report::ReportError;
+pub(super) use report::effective_settings;
 pub use summary::{Footer, Row, Summary, peak_memory};
+pub(crate) use summary::{clock, size};
 
+use super::look::{look, picture};
+use super::report_html::{self, Content, LayerPart, MOST_PICTURES, PagePart, Pictures, layer_name};
 use crate::exit_code::ExitCode;
 use crate::train::{
-    PageInputs, Predictor, PreviewError, Progress, Score, Segmentation, TrainError, TrainedLayer,
-    TrainingInputs, TrainingJob, choose_device, colour_name, write_preview,
+    PageInputs, PreviewError, Progress, Score, TrainError, TrainedLayer, TrainingInputs, TrainingJob,
+    choose_device, colour_name, write_preview,
 };
 use crate::wire::Layer;
 
@@ -84,7 +89,8 @@ impl LocalError {
 
 /// Trains the pages in the folders; returns the table that is to be shown.
 ///
-/// Writes `<model name>.hdf5` for each layer, `preview.png` (of several pages `preview_1.png` …) and `training.json`.
+/// Writes `<model name>.hdf5` for each layer, `preview.png` (of several pages `preview_1.png` …), `training.json` and
+/// `report.html`.
 /// The settings are those of the first folder. Everything that can be wrong
 /// with the input is found before the first layer is trained and before anything is written.
 ///
@@ -102,7 +108,9 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     let models = arguments.models.as_deref().map_or(Ok(Vec::new()), find_models)?;
     let first = arguments.pages.first().map_or(Path::new("."), PathBuf::as_path);
     let (map, settings) = read_settings(first, &arguments.set)?;
-    let job = TrainingJob::prepare(&TrainingInputs { pages, models }, &settings)?;
+    let inputs = TrainingInputs { pages, models };
+    let job = TrainingJob::prepare(&inputs, &settings)?;
+    let prepared = started.elapsed();
     make_writable(&arguments.out)
         .map_err(|source| LocalError::Out { path: arguments.out.clone(), source })?;
 
@@ -111,24 +119,22 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     let trained = job.train(&device, &arguments.out, &mut progress)?;
 
     info!("predicting the page{}", if several { "s" } else { "" });
+    let predicting = Instant::now();
     let layers: Vec<Layer> = trained.iter().map(|layer| layer.layer).collect();
-    let mut scores = vec![Score::default(); layers.len()];
-    for (number, page) in job.pages().iter().enumerate() {
-        let mut found = Segmentation::new(page);
-        for layer in &trained {
-            let predictor = Predictor::new(&layer.weights, &device)?;
-            found.add_layer(page, job.shape(), settings.batch_size as usize, |images| {
-                predictor.predict(images, job.shape().height(), job.shape().width())
-            })?;
-        }
+    let mut pictures = Vec::new();
+    let extent = (job.pages().len(), settings.batch_size as usize);
+    let scores = look(&job, &trained, &device, extent, &|| Ok(()), |number, page, found| {
         let name = if several { format!("preview_{}.png", number + 1) } else { "preview.png".into() };
-        write_preview(&arguments.out.join(name), page, &layers, &found)?;
-        for (index, (score, layer)) in scores.iter_mut().zip(&layers).enumerate() {
-            *score += found.score(page, index, *layer);
+        let path = arguments.out.join(name);
+        write_preview(&path, page, &layers, found)?;
+        if number < MOST_PICTURES {
+            pictures.push(picture(page, &layers, found).map_err(|source| PreviewError { path, source })?);
         }
-    }
+        Ok::<_, LocalError>(())
+    })?;
+    let predicted = predicting.elapsed();
 
-    let rows = trained.iter().zip(scores).map(|(layer, score)| row(layer, score)).collect();
+    let rows = trained.iter().zip(&scores).map(|(layer, score)| row(layer, *score)).collect();
     let summary = Summary {
         rows,
         time: started.elapsed(),
@@ -137,21 +143,36 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
         seed: job.seed(),
     };
     report::write(&arguments.out.join("training.json"), &map, &settings, &job, &trained, &summary)?;
+    let labels: Vec<_> = inputs.pages.iter().map(|page| page.label.clone()).collect();
+    let html = report_html::render(&Content {
+        ended: Timestamp::now(),
+        pages: PagePart::all(&job, &labels),
+        patch: (job.shape().height(), job.shape().width()),
+        seed: job.seed(),
+        device: &summary.device,
+        given: &map,
+        effective: effective_settings(&settings),
+        layers: LayerPart::all(&trained, &scores),
+        pictures: Pictures::Drawn(pictures),
+        steps: vec![("prepare", prepared), ("predict", predicted)],
+        whole: summary.time,
+        peak_memory: summary.peak_memory,
+    });
+    let path = arguments.out.join("report.html");
+    std::fs::write(&path, html).map_err(|source| ReportError { path: path.clone(), source })?;
     Ok(format!(
-        "{}models, {} and training.json are in {}\n",
+        "{}models, {} and training.json are in {}\nto look at: {}\n",
         summary.table(),
         if several { "previews" } else { "preview.png" },
-        arguments.out.display()
+        arguments.out.display(),
+        path.display()
     ))
 }
 
 fn row(layer: &TrainedLayer, score: Score) -> Row {
     let accuracy = layer.best().and_then(|report| report.validation).map_or(0.0, |metrics| metrics.accuracy);
     Row {
-        name: match layer.layer {
-            Layer::Numbered(number) => format!("Layer {number}"),
-            other => other.input_name(),
-        },
+        name: layer_name(layer.layer),
         train: layer.train_samples,
         validation: layer.validation_samples,
         best_epoch: layer.best_epoch,

@@ -7,7 +7,11 @@ pub mod job;
 pub mod local;
 mod logging;
 #[cfg(feature = "trainer")]
+mod look;
+#[cfg(feature = "trainer")]
 pub mod predict;
+#[cfg(feature = "trainer")]
+mod report_html;
 #[cfg(feature = "trainer")]
 pub mod run_trainer;
 

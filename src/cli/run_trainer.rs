@@ -46,7 +46,7 @@ pub struct Arguments {
     /// Folder with models, such as an earlier --out: to predict with, or to go on training from
     #[arg(long, value_name = "DIR", requires = "out")]
     models: Option<PathBuf>,
-    /// Folder for the models, preview.png and training.json, or for the layers; made when it is not there
+    /// Folder for the models, preview.png, training.json and report.html, or for the layers; made when it is not there
     #[arg(long, value_name = "DIR", conflicts_with = "job_file")]
     out: Option<PathBuf>,
     /// A setting that wins over settings.json, such as "Patch height=64"; may be given more than once

@@ -99,6 +99,17 @@ impl JobFiles {
         self.directory.join("progress.json")
     }
 
+    /// What a person looks at after the training: curves, figures, the page as the models see it.
+    pub fn report(&self) -> PathBuf {
+        self.directory.join("report.html")
+    }
+
+    /// The files of the same job once it is answered and moved to `done/`.
+    pub fn filed_away(&self) -> Option<Self> {
+        let (jobs, name) = (self.directory.parent()?, self.directory.file_name()?);
+        Some(Self { directory: jobs.parent()?.join("done").join(name) })
+    }
+
     /// Directory of the training under way, from which a job that comes back goes on.
     pub fn checkpoint(&self) -> PathBuf {
         self.directory.join("checkpoint")

@@ -131,6 +131,7 @@ impl JobFiles {
             (self.reply(), false),
             (self.delivered(), false),
             (self.claim(), false),
+            (self.report(), false),
             (self.checkpoint(), true),
         ];
         let is_known = |entry: io::Result<fs::DirEntry>| {

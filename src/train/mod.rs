@@ -49,7 +49,7 @@ pub use observe::JobObserver;
 pub use page::{Page, PageInputs, PageLayer, TrainingInputs};
 pub use patches::{LayerSamples, SampleError, Split, is_mirrored, sample, samples_per_layer};
 pub use predict::Predictor;
-pub use preview::{PreviewError, colour_name, write_preview};
+pub use preview::{PreviewError, colour_name, draw_preview, layer_colour, write_preview};
 pub use progress::Progress;
 pub use resume::Checkpoints;
 pub use samples::{PatchShape, PatchShapeError, Samples};

@@ -74,6 +74,8 @@ pub struct JobFile {
     pub inputs: Inputs,
     /// How to train.
     pub settings: TrainingSettings,
+    /// All settings as they came, for the report.
+    pub given: SettingsMap,
     /// Rodan's token.
     pub token: Secret,
     /// Where the reply goes, unless the command line says otherwise.
@@ -124,6 +126,7 @@ impl JobFile {
         Ok(Self {
             inputs: Inputs::new(&raw.job.inputs)?,
             settings: TrainingSettings::from_job(&raw.job.settings)?,
+            given: raw.job.settings,
             token: raw.token,
             reply_to: raw.reply_to,
             correlation_id: raw.correlation_id,

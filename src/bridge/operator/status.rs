@@ -98,6 +98,8 @@ pub struct Details {
     pub error_reply: Option<String>,
     /// Its directory in the spool.
     pub directory: PathBuf,
+    /// What a person looks at after the training, where the trainer has made it.
+    pub report: Option<PathBuf>,
     /// Its logs, where Slurm has begun them.
     pub logs: Vec<PathBuf>,
     /// The directory of the logs.
@@ -157,6 +159,7 @@ pub async fn details(config: &Config, text: &str) -> Result<Details, FindError> 
         settings: small(&seen.files.message()).and_then(|body| settings(&body)).unwrap_or_default(),
         error_reply,
         directory: seen.files.directory().to_path_buf(),
+        report: Some(seen.files.report()).filter(|path| path.is_file()),
         logs: logs.into_iter().map(|log| log.path).collect(),
         log_directory,
         slurm_error,

@@ -78,6 +78,9 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
         (_, None) => {}
     }
     lines.path("directory", &found.directory);
+    if let Some(report) = &found.report {
+        lines.path("report", report);
+    }
     for log in &found.logs {
         lines.path("log", log);
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use crate::ledger::{JobFiles, write_atomic};
+use crate::ledger::{JobFiles, sweep, write_atomic};
 use crate::wire::Reply;
 
 /// The files around a job file. `check` keeps a record beside it; a job file written by hand stands alone, and then
@@ -15,6 +15,8 @@ pub(super) struct Place {
     pub(super) managed: Option<JobFiles>,
     pub(super) reply: PathBuf,
     pub(super) delivered: PathBuf,
+    /// What a person looks at.
+    pub(super) report: PathBuf,
 }
 
 impl Place {
@@ -22,12 +24,28 @@ impl Place {
         let directory = job_file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let files = JobFiles::new(directory);
         if files.is_record_of(job_file) {
-            return Self { reply: files.reply(), delivered: files.delivered(), managed: Some(files) };
+            let (reply, delivered, report) = (files.reply(), files.delivered(), files.report());
+            return Self { managed: Some(files), reply, delivered, report };
         }
         Self {
             managed: None,
             reply: job_file.with_extension("reply.json"),
             delivered: job_file.with_extension("delivered"),
+            report: job_file.with_extension("report.html"),
+        }
+    }
+
+    /// Writes the report. A job whose reply is delivered may have been filed away in the meantime: then there.
+    pub(super) fn write_report(&self, html: &[u8]) -> io::Result<()> {
+        let written = write_atomic(&self.report, html);
+        let moved = self.managed.as_ref().and_then(JobFiles::filed_away);
+        match (written, moved) {
+            (Err(error), Some(moved)) if error.kind() == io::ErrorKind::NotFound => {
+                write_atomic(&moved.report(), html)?;
+                sweep(moved.directory()); // what was moved half-made
+                Ok(())
+            }
+            (written, _) => written,
         }
     }
 
@@ -42,5 +60,42 @@ impl Place {
             warn!("the job file {} can't be removed: {error}", job_file.display());
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_report_follows_a_job_that_is_filed_away() {
+        let spool = tempfile::tempdir().unwrap();
+        let (open, done) = (spool.path().join("jobs/a"), spool.path().join("done/a"));
+        fs::create_dir_all(&open).unwrap();
+        fs::create_dir(spool.path().join("done")).unwrap();
+        fs::write(open.join("record.json"), "{}").unwrap();
+        let place = Place::of(&open.join("job.json"));
+        place.write_report(b"first").unwrap();
+        assert_eq!(fs::read(open.join("report.html")).unwrap(), b"first");
+        fs::write(open.join(".new-1"), "half").unwrap();
+        fs::rename(&open, &done).unwrap();
+        place.write_report(b"second").unwrap();
+        let report = done.join("report.html");
+        assert_eq!(fs::read(&report).unwrap(), b"second");
+        assert_eq!(fs::metadata(&report).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(!open.exists() && !done.join(".new-1").exists());
+        fs::remove_dir_all(&done).unwrap();
+        assert!(place.write_report(b"third").is_err(), "a job that is gone is not made anew");
+        assert!(!open.exists() && !done.exists());
+    }
+
+    #[test]
+    fn a_job_file_written_by_hand_has_its_report_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Place::of(&folder.path().join("mine.json"));
+        place.write_report(b"html").unwrap();
+        assert_eq!(fs::read(folder.path().join("mine.report.html")).unwrap(), b"html");
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::summary::Summary;
@@ -48,6 +49,25 @@ struct Effective {
     max_samples: u32,
     batch_size: u32,
     patience: u32,
+}
+
+impl From<&TrainingSettings> for Effective {
+    fn from(settings: &TrainingSettings) -> Self {
+        Self {
+            epochs: settings.epochs,
+            max_samples: settings.max_samples,
+            batch_size: settings.batch_size,
+            patience: settings.patience,
+        }
+    }
+}
+
+/// What was made of the settings, by name, for the other report.
+pub(in crate::cli) fn effective_settings(settings: &TrainingSettings) -> Map<String, Value> {
+    match serde_json::to_value(Effective::from(settings)) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    }
 }
 
 #[derive(Serialize)]
@@ -124,12 +144,7 @@ pub(super) fn write(
         pages: job.pages().iter().map(|page| Size { height: page.height(), width: page.width() }).collect(),
         patch: Size { height: job.shape().height(), width: job.shape().width() },
         settings: map,
-        effective: Effective {
-            epochs: settings.epochs,
-            max_samples: settings.max_samples,
-            batch_size: settings.batch_size,
-            patience: settings.patience,
-        },
+        effective: Effective::from(settings),
         layers: layers.collect(),
         seconds: summary.time.as_secs_f64(),
         peak_memory_bytes: summary.peak_memory,
