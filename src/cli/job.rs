@@ -33,11 +33,13 @@ use self::watch::Watch;
 use crate::broker::DEFAULT_REPLY_QUEUE;
 use crate::config::{ConfigError, Sources, TrainerConfig};
 use crate::exit_code::ExitCode;
-use crate::ledger::{JobFiles, write_atomic};
+use crate::ledger::{CorrelationId, JobFiles, JobId, write_atomic};
 use crate::report;
 use crate::rodan::{Client, ClientError, DownloadError, Downloader};
 use crate::text;
-use crate::train::{ArchiveError, Checkpoints, Progress, TrainError, TrainingJob, choose_device};
+use crate::train::{
+    ArchiveError, Checkpoints, EventLogs, Progress, TrainError, TrainingJob, WithEvents, choose_device,
+};
 use crate::wire::{Envelope, JobFile, JobFileError, Reply, TrainingSettings};
 
 /// What the command line says.
@@ -217,6 +219,19 @@ fn envelope(arguments: &JobArgs, file: Option<&JobFile>) -> Option<Envelope> {
     Some(Envelope { reply_to, correlation_id, message_id })
 }
 
+/// What the job is called where a directory is named after it: its id in the spool; without one, what its correlation id
+/// would make of it.
+fn name(arguments: &JobArgs, file: &JobFile, place: &Place) -> String {
+    let in_spool =
+        || place.managed.as_ref()?.directory().file_name()?.to_str().and_then(JobId::from_directory);
+    let id = in_spool().unwrap_or_else(|| {
+        let stem = || arguments.job_file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let id = envelope(arguments, Some(file)).map_or_else(stem, |envelope| envelope.correlation_id);
+        JobId::from_correlation_id(&CorrelationId(id))
+    });
+    id.to_string()
+}
+
 /// The reply and where it goes; nothing when the job is left without one.
 fn attempt(
     arguments: &JobArgs,
@@ -259,6 +274,7 @@ fn train(
     place: &Place,
 ) -> Result<(Reply, Finished), JobError> {
     let started = Instant::now();
+    let name = name(arguments, &file, place);
     let managed = place.managed.as_ref();
     let scratch = scratch().map_err(JobError::Scratch)?;
     info!("downloading {} files from {}", file.inputs.iter().count(), config.rodan);
@@ -286,18 +302,20 @@ fn train(
     let prepared = started.elapsed().saturating_sub(downloaded);
     let (device, device_name) = choose_device();
     let allocation = Allocation::of_process();
+    let events = config.tensorboard.as_ref().map(|base| EventLogs::new(&base.join(&name)));
     let shown = Progress::new(arguments.quiet, Arc::default());
-    let mut watch = Watch::new(shown, signals, managed, &allocation, job.layers());
-    watch.suspend_when_warned(checkpoints.is_some() && allocation.suspends(config));
+    let inner = Watch::new(shown, signals, managed, &allocation, job.layers());
+    let mut watch = WithEvents { inner, events };
+    watch.inner.suspend_when_warned(checkpoints.is_some() && allocation.suspends(config));
     let mut trained = job.train_from(checkpoints.as_mut(), &device, scratch.path(), &mut watch);
     if let (Err(TrainError::Stopped { .. }), Some(Signal::Warned), Some(checkpoints)) =
         (&trained, signals.received(), &mut checkpoints)
     {
-        if watch.made_progress() && checkpoints.is_saved() && allocation.requeue(config, runtime) {
+        if watch.inner.made_progress() && checkpoints.is_saved() && allocation.requeue(config, runtime) {
             return Err(JobError::Left);
         }
         // What can't go on later ends here: with the best so far where every layer has an epoch.
-        watch.suspend_when_warned(false);
+        watch.inner.suspend_when_warned(false);
         checkpoints.look();
         trained = job.train_from(Some(checkpoints), &device, scratch.path(), &mut watch);
     }

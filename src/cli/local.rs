@@ -23,8 +23,8 @@ use super::look::{look, picture};
 use super::report_html::{self, Content, LayerPart, MOST_PICTURES, PagePart, Pictures, layer_name};
 use crate::exit_code::ExitCode;
 use crate::train::{
-    PageInputs, PreviewError, Progress, Score, TrainError, TrainedLayer, TrainingInputs, TrainingJob,
-    choose_device, colour_name, write_preview,
+    EventLogs, PageInputs, PreviewError, Progress, Score, TrainError, TrainedLayer, TrainingInputs,
+    TrainingJob, WithEvents, choose_device, colour_name, write_preview,
 };
 use crate::wire::Layer;
 
@@ -39,6 +39,8 @@ pub struct LocalArgs {
     pub out: PathBuf,
     /// `NAME=VALUE` settings that win over `settings.json`.
     pub set: Vec<String>,
+    /// Where TensorBoard's event files go, where they are wanted.
+    pub tensorboard: Option<PathBuf>,
     /// No progress bar.
     pub quiet: bool,
 }
@@ -115,8 +117,9 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
         .map_err(|source| LocalError::Out { path: arguments.out.clone(), source })?;
 
     let (device, device_name) = choose_device();
-    let mut progress = Progress::new(arguments.quiet, stop);
-    let trained = job.train(&device, &arguments.out, &mut progress)?;
+    let events = arguments.tensorboard.as_deref().map(EventLogs::new);
+    let mut observer = WithEvents { inner: Progress::new(arguments.quiet, stop), events };
+    let trained = job.train(&device, &arguments.out, &mut observer)?;
 
     info!("predicting the page{}", if several { "s" } else { "" });
     let predicting = Instant::now();

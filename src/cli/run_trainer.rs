@@ -52,6 +52,9 @@ pub struct Arguments {
     /// A setting that wins over settings.json, such as "Patch height=64"; may be given more than once
     #[arg(long, value_name = "NAME=VALUE", requires = "out")]
     set: Vec<String>,
+    /// Writes the curves of the training to event files for TensorBoard, a directory a layer
+    #[arg(long, value_name = "DIR", requires = "local")]
+    tensorboard: Option<PathBuf>,
     /// Configuration file [default: credentials.env in $HPC_TRAINER_HOME, else here]
     #[arg(long, value_name = "FILE", conflicts_with = "out")]
     env_file: Option<PathBuf>,
@@ -65,11 +68,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
     use_the_cores_of_the_allocation();
     let quiet = arguments.verbosity.quiet;
     if let Some(out) = arguments.out {
-        let Arguments { local: pages, predict, models, set, .. } = arguments;
+        let Arguments { local: pages, predict, models, set, tensorboard, .. } = arguments;
         let result = match (predict, models) {
             (Some(image), Some(models)) => predict::run(&PredictArgs { image, models, out, set })
                 .map_err(|error| (error.exit_code(), error.to_string())),
-            (_, models) => local::run(&LocalArgs { pages, models, out, set, quiet })
+            (_, models) => local::run(&LocalArgs { pages, models, out, set, tensorboard, quiet })
                 .map_err(|error| (error.exit_code(), error.to_string())),
         };
         return match result {

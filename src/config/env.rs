@@ -30,6 +30,11 @@ pub const VARIABLES: &[Variable] = &[
     variable("SPOOL_DIR", Some("spool"), "the directory for job records, on the shared filesystem"),
     variable("LOG_DIR", Some("logs"), "the directory for the Slurm logs, on the shared filesystem"),
     variable("BATCH_SCRIPT", Some("hpc_training.sh"), "the script that sbatch runs"),
+    variable(
+        "TENSORBOARD_DIR",
+        None,
+        "the directory for TensorBoard's event files, with a directory for each job; without it none are written",
+    ),
     variable("SITE_ACCOUNT", None, "the Slurm account that jobs are charged to"),
     variable("SITE_PARTITION", None, "the Slurm partition (or partitions, comma-separated)"),
     variable("SITE_QOS", None, "the Slurm quality of service"),

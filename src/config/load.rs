@@ -308,8 +308,9 @@ impl TrainerConfig {
     /// # Errors
     /// As [`Config::load`].
     pub fn load(sources: &Sources<'_>) -> Result<Self, ConfigError> {
-        let (mut reader, _, _) = sources.read()?;
+        let (mut reader, home, _) = sources.read()?;
         let broker = reader.broker();
+        let tensorboard = reader.get("TENSORBOARD_DIR").map(|directory| home.join(directory));
         let rodan = reader.rodan_address();
         let max_download = reader.number("MAX_DOWNLOAD_BYTES", 1..=u64::MAX);
         let requeue = reader.flag("REQUEUE");
@@ -324,6 +325,7 @@ impl TrainerConfig {
                 on_time_limit,
                 max_requeues,
                 checkpoint_every,
+                tensorboard,
                 slurm_bin,
                 slurm_timeout,
             }),

@@ -126,6 +126,8 @@ pub struct TrainerConfig {
     pub max_requeues: u64,
     /// How much training may be lost.
     pub checkpoint_every: Duration,
+    /// Directory of TensorBoard's event files, where they are wanted.
+    pub tensorboard: Option<PathBuf>,
     /// Directory of Slurm's commands, where `PATH` does not hold it.
     pub slurm_bin: Option<PathBuf>,
     /// How long one of Slurm's commands may take.

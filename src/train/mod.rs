@@ -7,6 +7,7 @@ mod checkpoint;
 mod cutout;
 mod decode;
 mod device;
+mod events;
 mod fit;
 #[cfg(test)]
 mod fit_tests;
@@ -37,6 +38,7 @@ pub use archive::{ArchiveError, unpack};
 pub use cutout::write_cutout;
 pub use decode::{Input, MAX_PIXELS, PageError};
 pub use device::choose_device;
+pub use events::{EventLogs, WithEvents};
 pub use fit::{
     Best, EpochReport, FitError, FitObserver, FitOptions, FitState, Stop, StopReason, Trained, fit, fit_from,
 };
