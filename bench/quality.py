@@ -230,6 +230,8 @@ def main():
         parser.add_argument(f"--{name}", type=int, help=SETTINGS[name])
     parser.add_argument("--share", type=float, default=0.65, help="upper part that is trained on, without a test page")
     parser.add_argument("--trainer", help="run_trainer to compare")
+    parser.add_argument("--only", choices=["ours", "Keras"], help="one of the trainers, without the other")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting for run_trainer only")
     parser.add_argument("--json", help="file for all figures")
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
@@ -252,7 +254,7 @@ def main():
         same = ["--patch", options.patch] + [w for n in SETTINGS for w in (f"--{n}", getattr(options, n))]
         results, means = [], {}
         for seed in map(int, options.seeds.split(",")):
-            for trainer in ("ours", "Keras"):
+            for trainer in [options.only] if options.only else ["ours", "Keras"]:
                 out = work / f"{trainer}-{seed}"
                 out.mkdir()
                 if trainer == "ours":
@@ -260,6 +262,7 @@ def main():
                     sets |= {"Patch height": options.patch, "Patch width": options.patch, "Seed": seed}
                     command = [options.trainer, "--local", str(pages[0]), "--out", str(out)]
                     command += [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+                    command += [word for given in options.set for word in ("--set", given)]
                     cost = measured(command)
                     report = json.loads((out / "training.json").read_text())["layers"]
                     best = lambda layer: layer["history"][layer["best_epoch"] - 1]["validation_accuracy"]
@@ -287,11 +290,16 @@ def main():
                 for name, count in again.items():
                     if count:
                         print(f"  {name}: started {count} times more because it had learned nothing")
+        for given in options.set:
+            print(f"\nrun_trainer with {given}", end="")
         print(f"\nMean F1 of {len(names)} layers, seeds {options.seeds}; {options.epochs} epochs, {options.samples} samples, "
               f"{options.patch}x{options.patch}, batch {options.batch}")
         for place in ("trained", "unseen"):
-            ours, keras = (float(np.mean(means[trainer, place])) for trainer in ("ours", "Keras"))
-            print(f"  {place:<8} page: ours {ours:.4f}, Keras {keras:.4f}, difference {ours - keras:+.4f}")
+            found = {trainer: float(np.mean(means[trainer, place])) for trainer, of in means if of == place}
+            text = ", ".join(f"{trainer} {mean:.4f}" for trainer, mean in found.items())
+            if len(found) == 2:
+                text += f", difference {found['ours'] - found['Keras']:+.4f}"
+            print(f"  {place:<8} page: {text}")
         if options.json:
             Path(options.json).write_text(json.dumps(results, indent=1))
 

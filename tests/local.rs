@@ -194,6 +194,44 @@ fn the_same_seed_gives_the_same_models_whatever_the_number_of_threads() {
 }
 
 #[test]
+fn patches_may_cover_the_layer_and_vary_and_another_metric_may_decide() {
+    let page = Page::new();
+    std::fs::remove_file(page.path("layer_1.png")).unwrap();
+    std::fs::remove_file(page.path("layer_2.png")).unwrap();
+    let settings = [
+        "Maximum number of samples per label=20",
+        "Early stopping metric=f1",
+        "Patch selection=covering",
+        "Augmentation: brightness (%)=10",
+        "Augmentation: shift (pixels)=8",
+        "Augmentation: flip=horizontal",
+    ];
+    let run = |settings: &[&str]| {
+        let output = page.run(&[&TINY[..], settings].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let models = ["Background Model", "Model 0"];
+        let read = |name| std::fs::read(page.out().join(format!("{name}.hdf5"))).unwrap();
+        (models.map(read), text(&output.stderr))
+    };
+    let (models, log) = run(&settings);
+    let too_few = "places of the layer are in no patch; raise \"Maximum number of samples per label\"";
+    assert!(log.contains("Background Model") && log.contains(too_few), "{log}");
+    let effective = &json(&page.out().join("training.json"))["effective"];
+    assert_eq!(effective["early_stopping_metric"], "F1");
+    assert_eq!(effective["patch_selection"], "covering");
+    assert_eq!(
+        (&effective["brightness_percent"], &effective["shift_pixels"], &effective["flip"]),
+        (&10.into(), &8.into(), &"horizontal".into())
+    );
+    assert!(run(&settings).0 == models, "the same seed gave other models");
+    for setting in 2..settings.len() {
+        let others: Vec<_> =
+            settings.iter().enumerate().filter(|(i, _)| *i != setting).map(|(_, s)| *s).collect();
+        assert!(run(&others).0 != models, "{} changed nothing", settings[setting]);
+    }
+}
+
+#[test]
 fn several_pages_are_learned_from_together() {
     let (one, two) = (Page::new(), Page::cut(180, 160));
     std::fs::remove_file(two.path("layer_2.png")).unwrap();
@@ -355,6 +393,8 @@ fn bad_settings_are_named() {
     let page = Page::new();
     page.refused(&["Patch height=33"], &["--set", "Patch height", "multiple of 4"]);
     page.refused(&["Patch hight=32"], &["Patch hight", "no such setting"]);
+    page.refused(&["Augmentation: shift (pixels)=17"], &["shift (pixels)", "from 0 to 16, not \"17\""]);
+    page.refused(&["Patch selection=all"], &["must be \"random\" or \"covering\", not all"]);
     page.refused(&["Patch height"], &["--set \"Patch height=64\""]);
     std::fs::write(page.path("settings.json"), "[1]").unwrap();
     page.refused(&[], &["settings.json", "not a JSON object"]);

@@ -8,8 +8,8 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::adam::Adam;
+use super::augment::Augmented;
 use super::batches::{self, Batch};
-use super::init::initial_weights;
 use super::metrics::Tally;
 use super::network::Network;
 use super::ops::with_host;
@@ -17,7 +17,9 @@ pub use super::outcome::{
     Best, EpochReport, FitError, FitObserver, FitOptions, FitState, Stop, StopReason, Trained,
 };
 use super::samples::Samples;
+use super::start::{has_silent_channel, starting_weights};
 use crate::keras::Weights;
+use crate::wire::StoppingMetric;
 
 /// Trains one network.
 ///
@@ -67,7 +69,10 @@ pub fn fit_from(
             (None, Some(weights)) if restarts == 0 => {
                 Run::start(train, validation, options, seed, weights, 0)?
             }
-            _ => Run::start(train, validation, options, seed, &initial_weights(seed)?, restarts)?,
+            _ => {
+                let weights = starting_weights(seed, train, options.batch_size, &options.device)?;
+                Run::start(train, validation, options, seed, &weights, restarts)?
+            }
         };
         match run.train(observer, restarts < options.max_restarts)? {
             End::LearnedNothing => {
@@ -230,7 +235,7 @@ impl<'a> Run<'a> {
             if epoch == 1 || undecided || last.is_some() {
                 let hopeless = undecided && last.is_some() && epoch >= SETTLED;
                 self.learned = !(hopeless || self.learned_nothing(epoch, tally)?);
-                if !self.learned && may_restart {
+                if may_restart && (!self.learned || (epoch == 1 && self.is_half_dead()?)) {
                     return Ok(End::LearnedNothing);
                 }
             }
@@ -247,7 +252,9 @@ impl<'a> Run<'a> {
         let steps = order.len().div_ceil(size);
         let left = order.get(self.epoch.step.saturating_mul(size)..).unwrap_or_default();
         let mut stopped = false;
-        let samples = self.train;
+        let varied =
+            Augmented { samples: self.train, how: self.options.augmentation, seed: self.seed, epoch };
+        let samples: &dyn Samples = if varied.how.is_none() { self.train } else { &varied };
         batches::for_each(samples, left, size, |batch| {
             let len = batch.len as f64;
             let loss = self.step(batch)?;
@@ -333,10 +340,21 @@ impl<'a> Run<'a> {
         Ok(tally.unwrap_or_default().learned_nothing(flat))
     }
 
+    /// True when the network has lost one of the two channels that it decides by. A model that was given may have been
+    /// good enough without.
+    fn is_half_dead(&self) -> Result<bool, FitError> {
+        if self.options.initial.is_some() && self.restarts == 0 {
+            return Ok(false);
+        }
+        let Self { train, options, .. } = self;
+        has_silent_channel(&self.network.weights()?, *train, options.batch_size, &options.device)
+    }
+
     /// Keeps the epoch's report, and its weights if they are the best; says whether it was the last.
     ///
     /// Where few pixels belong to a layer a constant output is already so accurate that no epoch is better until the
-    /// network has learned a good deal. Until then the best epoch, and patience, go by the validation loss.
+    /// network has learned a good deal. Until then the best epoch, and patience, go by the validation loss, as they do with
+    /// F1 until the network has found a pixel of the layer.
     fn record(
         &mut self,
         epoch: usize,
@@ -346,10 +364,15 @@ impl<'a> Run<'a> {
         let done = std::mem::replace(&mut self.epoch, Epoch::new());
         let training_loss = done.loss_sum / self.train.len() as f64;
         let validation = tally.metrics();
-        let score = match validation {
-            Some(metrics) if tally.is_accurate_by_chance() => -metrics.loss,
-            Some(metrics) => metrics.accuracy,
-            None => -training_loss,
+        let score = match (validation, self.options.metric) {
+            (None, _) => -training_loss,
+            (Some(metrics), StoppingMetric::Accuracy) if !tally.is_accurate_by_chance() => metrics.accuracy,
+            (Some(metrics), StoppingMetric::F1)
+                if metrics.f1 > 0.0 && !tally.is_no_better_than_the_base_rate() =>
+            {
+                metrics.f1
+            }
+            (Some(metrics), _) => -metrics.loss,
         };
         let best = self.best.as_ref().is_none_or(|best| score > best.score);
         if best {

@@ -2,11 +2,13 @@
 
 use candle_core::Device;
 
+use super::start::starting_weights;
 use super::{
-    EpochReport, FitError, FitObserver, FitOptions, PatchShape, Samples, Stop, StopReason, fit,
-    initial_weights,
+    Adam, EpochReport, FitError, FitObserver, FitOptions, FitState, Network, PatchShape, Samples, Stop,
+    StopReason, fit, fit_from, initial_weights,
 };
 use crate::keras::Weights;
+use crate::wire::{Augmentation, Flip, StoppingMetric};
 
 /// Patches with a bright rectangle each, which is the target.
 pub(super) struct Rectangles {
@@ -19,6 +21,10 @@ impl Rectangles {
     pub(super) fn new(len: usize) -> Self {
         Self { len, side: 16, nothing: false }
     }
+
+    pub(super) fn empty(len: usize) -> Self {
+        Self { nothing: true, ..Self::new(len) }
+    }
 }
 
 impl Samples for Rectangles {
@@ -28,16 +34,26 @@ impl Samples for Rectangles {
     fn len(&self) -> usize {
         self.len
     }
-    fn write(&self, index: usize, image: &mut [f32], target: &mut [f32]) {
-        let (top, left) = (index * 5 % 9, index * 3 % 8);
+    fn write_shifted(
+        &self,
+        index: usize,
+        (rows, columns): (isize, isize),
+        image: &mut [f32],
+        target: &mut [f32],
+    ) {
+        let (top, left) = ((index * 5 % 9) as isize - rows, (index * 3 % 8) as isize - columns);
         for (at, (pixel, target)) in image.chunks_exact_mut(3).zip(target).enumerate() {
-            let (row, column) = (at / self.side, at % self.side);
+            let (row, column) = ((at / self.side) as isize, (at % self.side) as isize);
             let inside = (top..top + 6).contains(&row) && (left..left + 8).contains(&column) && !self.nothing;
             pixel.fill(if inside { 0.9 } else { 0.1 });
             *target = f32::from(u8::from(inside));
         }
     }
 }
+
+struct Nobody;
+
+impl FitObserver for Nobody {}
 
 #[derive(Default)]
 struct Watcher {
@@ -140,12 +156,15 @@ fn patience_ends_a_training_that_gets_no_better() {
     let trained = fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut Watcher::default()).unwrap();
     assert_eq!(trained.stopped, StopReason::Patience);
     assert_eq!((trained.best_epoch, trained.history.len()), (1, 3));
-    assert!(trained.weights == initial_weights(3).unwrap());
+    let train = Rectangles::new(4);
+    assert!(trained.weights == starting_weights(3, &train, options.batch_size, &Device::Cpu).unwrap());
 }
 
 #[test]
 fn a_network_that_has_only_begun_to_learn_is_neither_ended_nor_replaced() {
-    let options = FitOptions { patience: 2, seed: 4, max_restarts: 0, ..options(5) };
+    // Weights as they were drawn: with those that a start takes it would be too easy.
+    let initial = Some(initial_weights(4).unwrap());
+    let options = FitOptions { patience: 2, seed: 4, max_restarts: 0, initial, ..options(5) };
     let mut watcher = Watcher::default();
     let (train, validation) = (Rectangles::new(16), Rectangles::new(2));
     let trained = fit(&train, &validation, &options, &mut watcher).unwrap();
@@ -162,10 +181,15 @@ fn a_network_that_has_only_begun_to_learn_is_neither_ended_nor_replaced() {
 
 #[test]
 fn a_network_no_better_than_the_base_rate_at_the_end_is_started_again() {
-    let options = FitOptions { learning_rate: 0.0, patience: 9, max_restarts: 1, ..options(3) };
+    // Its output is near 0.5 for all pixels, and stays so.
+    let initial = Some(initial_weights(3).unwrap());
+    let options = FitOptions { learning_rate: 0.0, patience: 9, max_restarts: 1, initial, ..options(3) };
     let mut watcher = Watcher::default();
     let trained = fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut watcher).unwrap();
-    assert_eq!((trained.restarts, watcher.epochs.len(), trained.learned), (1, 6, false));
+    assert_eq!((trained.restarts, watcher.epochs.len()), (1, 6));
+    let options = FitOptions { max_restarts: 0, ..options };
+    let trained = fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut watcher).unwrap();
+    assert!(!trained.learned);
 }
 
 #[test]
@@ -213,4 +237,61 @@ fn what_cannot_be_trained_is_refused() {
     assert!(matches!(fit(&some, &none, &options(0), &mut watcher), Err(FitError::Zero(_))));
     let no_batch = FitOptions { batch_size: 0, ..options(1) };
     assert!(matches!(fit(&some, &none, &no_batch, &mut watcher), Err(FitError::Zero(_))));
+}
+
+#[test]
+fn a_network_with_a_dead_channel_is_replaced_after_its_first_epoch_unless_it_was_given() {
+    let mut tensors = starting_weights(1, &Rectangles::new(4), 4, &Device::Cpu).unwrap().tensors().to_vec();
+    tensors[2 * 12 + 1][0] = -1e3;
+    let half = Weights::new(tensors).unwrap();
+    let state = |restarts| FitState {
+        restarts,
+        learned: true,
+        history: Vec::new(),
+        step: 0,
+        loss_sum: 0.0,
+        seconds: 0.0,
+        adam: Adam::new(Network::new(&half, &Device::Cpu).unwrap().parameters(), 1e-3)
+            .unwrap()
+            .state()
+            .unwrap(),
+        weights: half.clone(),
+        best: None,
+    };
+    let (train, validation) = (Rectangles::new(8), Rectangles::new(2));
+    let run = |initial, restarts| {
+        let options = FitOptions { initial, ..options(2) };
+        fit_from(&train, &validation, &options, Some(state(restarts)), &mut Nobody).unwrap()
+    };
+    assert_eq!(run(None, 0).restarts, 1);
+    assert_eq!(run(Some(half.clone()), 0).restarts, 0);
+    assert_eq!(run(Some(half.clone()), 1).restarts, 2);
+}
+
+#[test]
+fn the_best_epoch_is_the_one_of_the_chosen_metric() {
+    let best = |metric| {
+        let options = FitOptions { metric, patience: 9, seed: 4, ..options(8) };
+        let trained =
+            fit(&Rectangles::new(16), &Rectangles::new(4), &options, &mut Watcher::default()).unwrap();
+        let validation: Vec<_> = trained.history.iter().map(|report| report.validation.unwrap()).collect();
+        (validation[trained.best_epoch - 1], validation)
+    };
+    let (accurate, all) = best(StoppingMetric::Accuracy);
+    assert!(all.iter().all(|metrics| metrics.accuracy <= accurate.accuracy));
+    let (found, all) = best(StoppingMetric::F1);
+    assert!(all.iter().all(|metrics| metrics.f1 <= found.f1) && found.f1 > 0.9, "{all:?}");
+    let (low, all) = best(StoppingMetric::Loss);
+    assert!(all.iter().all(|metrics| metrics.loss >= low.loss));
+}
+
+#[test]
+fn augmented_samples_train_other_weights_and_the_same_ones_again() {
+    let run = |augmentation| {
+        let options = FitOptions { augmentation, ..options(2) };
+        fit(&Rectangles::new(6), &Rectangles::new(2), &options, &mut Watcher::default()).unwrap().weights
+    };
+    let varied = Augmentation { shift: 2, brightness: 10, flip: Flip::Both };
+    assert!(run(varied) == run(varied));
+    assert!(run(varied) != run(Augmentation::default()));
 }

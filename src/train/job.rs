@@ -173,7 +173,14 @@ impl TrainingJob {
             rng.set_stream(index as u64);
             let seed = rng.next_u64();
             let exact_below = 2 * settings.batch_size as usize;
-            let split = patches::sample(&pages, layer, n, shape, exact_below, &mut rng)?;
+            let split = patches::sample(&pages, layer, n, shape, settings.selection, exact_below, &mut rng)?;
+            if split.not_covered > 0 {
+                warn!(
+                    "{}: {} places of the layer are in no patch; raise \"Maximum number of samples per label\" to see them",
+                    layer.model_name(),
+                    split.not_covered
+                );
+            }
             layers.push(PreparedLayer { layer, split, initial: models.remove(&layer), seed });
         }
         Ok(Self { pages, settings: *settings, shape, seed, layers })
@@ -293,7 +300,7 @@ impl TrainingJob {
         let layer = observer.layer;
         let started = Instant::now();
         let model_name = layer.model_name();
-        let Split { train, validation } = &prepared.split;
+        let Split { train, validation, .. } = &prepared.split;
         observer.job.layer_started(
             layer,
             observer.number,
@@ -308,6 +315,8 @@ impl TrainingJob {
             initial: prepared.initial.clone(),
             batch_size: self.settings.batch_size as usize,
             patience: self.settings.patience as usize,
+            metric: self.settings.metric,
+            augmentation: self.settings.augmentation,
             max_restarts: MAX_RESTARTS,
             ..FitOptions::new(device.clone(), self.settings.epochs as usize, prepared.seed)
         };

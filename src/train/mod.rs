@@ -2,11 +2,13 @@
 
 mod adam;
 mod archive;
+mod augment;
 mod batches;
 mod checkpoint;
 mod cutout;
 mod decode;
 mod device;
+mod draw;
 mod events;
 mod fit;
 #[cfg(test)]
@@ -32,6 +34,7 @@ mod resume;
 mod resume_tests;
 mod samples;
 mod segment;
+mod start;
 
 pub use adam::{Adam, AdamState};
 pub use archive::{ArchiveError, unpack};

@@ -7,6 +7,7 @@ use super::adam::AdamState;
 use super::metrics::Metrics;
 use super::network::NetworkError;
 use crate::keras::{Weights, WeightsError};
+use crate::wire::{Augmentation, StoppingMetric};
 
 /// How to train.
 #[derive(Clone, Debug)]
@@ -25,6 +26,10 @@ pub struct FitOptions {
     pub seed: u64,
     /// Weights to start from instead of random ones. A restart draws random ones all the same.
     pub initial: Option<Weights>,
+    /// What makes an epoch better than another.
+    pub metric: StoppingMetric,
+    /// How training samples vary from epoch to epoch.
+    pub augmentation: Augmentation,
     /// How often a network that learns nothing is replaced by one from another seed.
     pub max_restarts: usize,
 }
@@ -40,6 +45,8 @@ impl FitOptions {
             learning_rate: 1e-4,
             seed,
             initial: None,
+            metric: StoppingMetric::default(),
+            augmentation: Augmentation::default(),
             max_restarts: 3,
         }
     }
@@ -74,8 +81,8 @@ pub enum StopReason {
 /// A trained network.
 #[derive(Clone, Debug)]
 pub struct Trained {
-    /// Weights of the best epoch: highest validation accuracy; lowest validation loss where no epoch was more accurate
-    /// than a constant output; lowest training loss without validation samples.
+    /// Weights of the best epoch by [`FitOptions::metric`]; by the validation loss where no epoch was more accurate than a
+    /// constant output, or found any pixel; by the training loss without validation samples.
     pub weights: Weights,
     /// Every epoch of the last start.
     pub history: Vec<EpochReport>,
@@ -131,7 +138,7 @@ pub struct FitState {
 pub struct Best {
     /// Number of the epoch.
     pub epoch: usize,
-    /// What epochs are compared by, more is better: the validation accuracy, or minus a loss (see [`Trained::weights`]).
+    /// What epochs are compared by, more is better: the metric, or minus a loss (see [`Trained::weights`]).
     pub score: f64,
     /// The weights after it.
     pub weights: Weights,

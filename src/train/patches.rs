@@ -5,21 +5,22 @@
 //! `n` is the smaller of the asked number of samples and the pixel count of the smallest layer. In row order
 //! the last fifth (the lower part of the page) is for validation. With several pages a layer's count is that of
 //! all of them, and each page's last fifth is for validation. Three cases that the original can't handle are
-//! settled here: see [`sample`].
+//! settled here: see [`sample`]. With [`PatchSelection::Covering`] as many pixels are drawn, but first such that patches show
+//! the whole layer.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use thiserror::Error;
 
 use super::decode::Input;
+use super::draw::{Word, choose, cover, visit};
 use super::page::{Edge, Page};
 use super::samples::{PatchShape, Samples};
-use crate::wire::{InputKind, Layer};
+use crate::wire::{InputKind, Layer, PatchSelection};
 
 /// The original's chance of visiting a pixel.
 const VISIT: f64 = 0.01;
@@ -84,11 +85,17 @@ impl Samples for LayerSamples {
         self.centres.len()
     }
 
-    fn write(&self, index: usize, image: &mut [f32], target: &mut [f32]) {
+    fn write_shifted(
+        &self,
+        index: usize,
+        (rows, columns): (isize, isize),
+        image: &mut [f32],
+        target: &mut [f32],
+    ) {
         let centre = self.centres[index];
         let (page, layer) = &self.pages[centre.page as usize];
-        let top = centre.row as isize - (self.shape.height() / 2) as isize;
-        let left = centre.column as isize - (self.shape.width() / 2) as isize;
+        let top = centre.row as isize - (self.shape.height() / 2) as isize + rows;
+        let left = centre.column as isize - (self.shape.width() / 2) as isize + columns;
         page.crop(top, left, self.shape, Edge::Mirror, image);
         page.crop_target(*layer, top, left, self.shape, Edge::Mirror, target);
     }
@@ -101,6 +108,9 @@ pub struct Split {
     pub train: LayerSamples,
     /// The last 20 % of each page in row order.
     pub validation: LayerSamples,
+    /// Places of the pages that no patch shows although [`PatchSelection::Covering`] was asked for: there are too few
+    /// patches.
+    pub not_covered: usize,
 }
 
 /// All layers that are on some page, in their order.
@@ -141,6 +151,7 @@ pub fn sample(
     layer: Layer,
     n: u64,
     shape: PatchShape,
+    selection: PatchSelection,
     exact_below: usize,
     rng: &mut ChaCha8Rng,
 ) -> Result<Split, SampleError> {
@@ -171,11 +182,11 @@ pub fn sample(
 
     let chance = VISIT * (n as f64 / VISIT / pixels as f64).min(1.0);
     let expected = eligible as f64 * chance;
-    let ranks = if expected < exact_below as f64 {
-        let count = (expected.round() as u64).max(HANDFUL.min(n.max(1))).min(eligible);
-        choose(count, eligible, rng)
-    } else {
-        visit(chance, eligible, rng)
+    let count = (expected.round() as u64).max(HANDFUL.min(n.max(1))).min(eligible);
+    let (ranks, not_covered) = match selection {
+        PatchSelection::Covering => cover(bits(), shape, count, eligible, rng),
+        PatchSelection::Random if expected < exact_below as f64 => (choose(count, eligible, rng), 0),
+        PatchSelection::Random => (visit(chance, eligible, rng), 0),
     };
     let centres = at_ranks(bits(), &ranks);
     let (mut train, mut validation) = (Vec::with_capacity(centres.len()), Vec::new());
@@ -194,50 +205,12 @@ pub fn sample(
         }
     }
     let samples = |centres| LayerSamples { pages: pages.clone(), shape, centres };
-    Ok(Split { train: samples(train), validation: samples(validation) })
-}
-
-/// Up to 64 pixels of a row that may be centres.
-struct Word {
-    page: usize,
-    row: usize,
-    /// Column of the lowest bit.
-    start: usize,
-    bits: u64,
+    Ok(Split { train: samples(train), validation: samples(validation), not_covered })
 }
 
 /// Where centres may lie along one direction, and whether that needs mirroring.
 fn centres_along(length: usize, patch: usize) -> (Range<usize>, bool) {
     if length > 2 * patch + 1 { (patch..length - patch - 1, false) } else { (0..length, true) }
-}
-
-/// The ranks (places among `eligible` pixels in row order) that are met when each is taken with this chance.
-fn visit(chance: f64, eligible: u64, rng: &mut ChaCha8Rng) -> Vec<u64> {
-    let mut ranks = Vec::with_capacity((eligible as f64 * chance * 1.1) as usize + 16);
-    // The gaps between taken pixels have a geometric distribution: no need to look at each pixel.
-    let scale = (-chance).ln_1p();
-    let mut rank = 0.0f64;
-    loop {
-        // 1 − random lies in (0, 1]: its logarithm is finite.
-        rank += ((1.0 - rng.random::<f64>()).ln() / scale).floor();
-        if rank >= eligible as f64 {
-            return ranks;
-        }
-        ranks.push(rank as u64);
-        rank += 1.0;
-    }
-}
-
-/// Exactly `count` different ranks below `eligible`, each set as likely as another (Floyd's method).
-fn choose(count: u64, eligible: u64, rng: &mut ChaCha8Rng) -> Vec<u64> {
-    let mut chosen = BTreeSet::new();
-    for limit in eligible - count..eligible {
-        let rank = rng.random_range(0..=limit);
-        if !chosen.insert(rank) {
-            chosen.insert(limit);
-        }
-    }
-    chosen.into_iter().collect()
 }
 
 /// The pixels at these ascending ranks.
@@ -284,6 +257,8 @@ mod tests {
         ChaCha8Rng::seed_from_u64(seed)
     }
 
+    const RANDOM: PatchSelection = PatchSelection::Random;
+
     fn layer(index: usize) -> Layer {
         Layer::Numbered(index as u8)
     }
@@ -303,10 +278,12 @@ mod tests {
         let n = samples_per_layer(&full, 100_000);
         assert_eq!(n, 100_000);
         let eligible = (1000.0 - 65.0) * (800.0 - 65.0);
-        let found = centres(&sample(&full, layer(0), n, shape(32), 32, &mut rng(1)).unwrap()).len() as f64;
+        let found =
+            centres(&sample(&full, layer(0), n, shape(32), RANDOM, 32, &mut rng(1)).unwrap()).len() as f64;
         assert!((found - eligible / 100.0).abs() < 5.0 * (eligible / 100.0f64).sqrt(), "{found}");
         // Asked for 1000: n / count of the eligible pixels.
-        let found = centres(&sample(&full, layer(0), 1000, shape(32), 32, &mut rng(1)).unwrap()).len() as f64;
+        let found =
+            centres(&sample(&full, layer(0), 1000, shape(32), RANDOM, 32, &mut rng(1)).unwrap()).len() as f64;
         let expected = eligible * 1000.0 / 800_000.0;
         assert!((found - expected).abs() < 5.0 * expected.sqrt(), "{found} {expected}");
     }
@@ -315,7 +292,8 @@ mod tests {
     fn every_centre_is_a_pixel_of_the_layer_a_patch_from_the_edge_in_row_order() {
         let mask = Mask::from_fn(300, 400, |r, c| (r + c) % 3 == 0);
         let page = page(300, 400, vec![mask.clone()]);
-        let split = sample(&page, layer(0), 5000, PatchShape::new(64, 32).unwrap(), 32, &mut rng(3)).unwrap();
+        let split =
+            sample(&page, layer(0), 5000, PatchShape::new(64, 32).unwrap(), RANDOM, 32, &mut rng(3)).unwrap();
         let all = centres(&split);
         assert!(all.len() > 100 && all.is_sorted());
         assert!(all.iter().all(|(r, c)| mask.get(*r as usize, *c as usize)));
@@ -326,7 +304,8 @@ mod tests {
     #[test]
     fn sampling_is_even_and_reproducible() {
         let page = page(400, 400, vec![Mask::from_fn(400, 400, |_, _| true)]);
-        let draw = |seed| centres(&sample(&page, layer(0), 100_000, shape(32), 32, &mut rng(seed)).unwrap());
+        let draw =
+            |seed| centres(&sample(&page, layer(0), 100_000, shape(32), RANDOM, 32, &mut rng(seed)).unwrap());
         assert_eq!(draw(5), draw(5));
         assert_ne!(draw(5), draw(6));
         let upper = (0..40).map(|s| draw(s).iter().filter(|(r, _)| *r < 200).count() as f64).sum::<f64>();
@@ -339,7 +318,7 @@ mod tests {
     fn a_sample_is_the_patch_around_its_centre() {
         let mask = Mask::from_fn(100, 100, |r, c| (r, c) == (50, 60));
         let page = page(100, 100, vec![mask]);
-        let split = sample(&page, layer(0), 1, shape(8), 32, &mut rng(1)).unwrap();
+        let split = sample(&page, layer(0), 1, shape(8), RANDOM, 32, &mut rng(1)).unwrap();
         assert_eq!(centres(&split), [(50, 60), (50, 60)], "one sample serves both parts");
         let (mut image, mut target) = (vec![0.0; 192], vec![0.0; 64]);
         split.train.write(0, &mut image, &mut target);
@@ -355,11 +334,13 @@ mod tests {
         let n = samples_per_layer(&page, 10_000);
         assert_eq!(n, 36);
         for index in 0..2 {
-            let count = centres(&sample(&page, layer(index), n, shape(32), 32, &mut rng(1)).unwrap()).len();
+            let count =
+                centres(&sample(&page, layer(index), n, shape(32), RANDOM, 32, &mut rng(1)).unwrap()).len();
             assert!((10..=36).contains(&count), "layer {index}: {count}");
         }
         // The exact number, whatever the seed.
-        let draw = |seed| centres(&sample(&page, layer(0), n, shape(32), 32, &mut rng(seed)).unwrap()).len();
+        let draw =
+            |seed| centres(&sample(&page, layer(0), n, shape(32), RANDOM, 32, &mut rng(seed)).unwrap()).len();
         assert!((0..20).all(|seed| draw(seed) == draw(0)));
     }
 
@@ -368,7 +349,7 @@ mod tests {
         for pixels in 1..8usize {
             let page =
                 page(100, 100, vec![Mask::from_fn(100, 100, |r, c| r == 50 && c >= 40 && c < 40 + pixels)]);
-            let split = sample(&page, layer(0), 100, shape(8), 32, &mut rng(1)).unwrap();
+            let split = sample(&page, layer(0), 100, shape(8), RANDOM, 32, &mut rng(1)).unwrap();
             assert!(!split.train.is_empty() && !split.validation.is_empty());
         }
     }
@@ -377,7 +358,7 @@ mod tests {
     fn a_page_of_two_patches_is_mirrored_and_sampled_everywhere() {
         let page = page(129, 40, vec![Mask::from_fn(129, 40, |_, _| true)]);
         assert!(is_mirrored(&page[0], shape(64)) && !is_mirrored(&page[0], shape(16)));
-        let split = sample(&page, layer(0), 10_000, shape(64), 32, &mut rng(1)).unwrap();
+        let split = sample(&page, layer(0), 10_000, shape(64), RANDOM, 32, &mut rng(1)).unwrap();
         let mut image = vec![9.0; 3 * 64 * 64];
         let mut target = vec![9.0; 64 * 64];
         for index in 0..split.train.len() {
@@ -391,7 +372,8 @@ mod tests {
         let empty = Mask::from_fn(200, 200, |_, _| false);
         let edge = Mask::from_fn(200, 200, |r, _| r < 10);
         let page = page(200, 200, vec![empty, edge]);
-        let refusal = |i| sample(&page, layer(i), 100, shape(32), 32, &mut rng(1)).unwrap_err().to_string();
+        let refusal =
+            |i| sample(&page, layer(i), 100, shape(32), RANDOM, 32, &mut rng(1)).unwrap_err().to_string();
         assert!(refusal(0).starts_with("rgba PNG - Layer 0 (layer_0.png): no pixel"), "{}", refusal(0));
         assert!(
             refusal(1).contains("all 2000 pixels") && refusal(1).contains("smaller patch"),
@@ -405,7 +387,7 @@ mod tests {
         let [small] = page(200, 300, vec![Mask::from_fn(200, 300, |r, _| r >= 100); 2]);
         let pages = [large, small];
         assert_eq!(samples_per_layer(&pages, 1 << 30), 200 * 200, "the layer that is on one page only");
-        let split = sample(&pages, layer(0), 100_000, shape(32), 32, &mut rng(4)).unwrap();
+        let split = sample(&pages, layer(0), 100_000, shape(32), RANDOM, 32, &mut rng(4)).unwrap();
         let count =
             |samples: &LayerSamples, page| samples.centres.iter().filter(|c| c.page == page).count() as f64;
         for (page, eligible) in [(0, 335.0 * 335.0), (1, 135.0 * 167.0)] {
@@ -415,7 +397,7 @@ mod tests {
             assert!((validation / (train + validation) - 0.2).abs() < 0.02);
         }
         // The second layer is on the second page only: every patch is centred on one of its pixels there.
-        let split = sample(&pages, layer(1), 100_000, shape(32), 32, &mut rng(4)).unwrap();
+        let split = sample(&pages, layer(1), 100_000, shape(32), RANDOM, 32, &mut rng(4)).unwrap();
         let (mut image, mut target) = (vec![0.0; 3 * 32 * 32], vec![0.0; 32 * 32]);
         for index in 0..split.train.len() {
             split.train.write(index, &mut image, &mut target);
@@ -426,8 +408,42 @@ mod tests {
     #[test]
     fn a_sample_on_each_of_two_pages_teaches_and_judges() {
         let [one] = page(100, 100, vec![Mask::from_fn(100, 100, |r, c| (r, c) == (50, 60))]);
-        let split = sample(&[one.clone(), one], layer(0), 2, shape(8), 32, &mut rng(1)).unwrap();
+        let split = sample(&[one.clone(), one], layer(0), 2, shape(8), RANDOM, 32, &mut rng(1)).unwrap();
         assert_eq!((split.train.len(), split.validation.len()), (1, 1));
         assert_ne!(split.train.centres[0].page, split.validation.centres[0].page);
+    }
+
+    #[test]
+    fn covering_patches_show_every_pixel_that_may_be_a_centre_and_tell_when_they_are_too_few() {
+        // A large area, in which nearly all random patches would be, and some specks.
+        let speck = |r: usize, c: usize| r % 150 == 100 && c % 170 == 100;
+        let mask = Mask::from_fn(600, 500, |r, c| (c < 200 && r < 300) || speck(r, c));
+        let page = page(600, 500, vec![mask]);
+        let draw = |selection, n, seed| {
+            sample(&page, layer(0), n, shape(64), selection, 32, &mut rng(seed)).unwrap()
+        };
+        let unseen = |split: &Split| {
+            let mut seen = vec![false; 600 * 500];
+            for (row, column) in centres(split) {
+                for r in row - 32..row + 32 {
+                    let start = (600 * r + column) as usize - 32;
+                    seen[start..start + 64].fill(true);
+                }
+            }
+            let mask = &page[0].layers()[0].mask;
+            let places = (64..500 - 65).flat_map(|r| (64..600 - 65).map(move |c| (r, c)));
+            places.filter(|(r, c)| mask.get(*r, *c) && !seen[600 * r + c]).count()
+        };
+        let split = draw(PatchSelection::Covering, 500, 1);
+        assert_eq!((unseen(&split), split.not_covered), (0, 0));
+        let count = centres(&split).len();
+        assert!((count as f64 - centres(&draw(RANDOM, 500, 1)).len() as f64).abs() < 6.0 * 18.0, "{count}");
+        assert!(unseen(&draw(RANDOM, 500, 1)) > 0, "random patches leave out some speck");
+        let few = draw(PatchSelection::Covering, 20, 1);
+        assert!(few.not_covered > 0 && unseen(&few) > 0);
+        assert_eq!(
+            centres(&draw(PatchSelection::Covering, 500, 2)),
+            centres(&draw(PatchSelection::Covering, 500, 2))
+        );
     }
 }

@@ -13,7 +13,7 @@ use super::{
     Checkpoints, EpochReport, FitObserver, FitOptions, FitState, JobObserver, PageInputs, Stop, StopReason,
     TrainError, Trained, TrainedLayer, TrainingInputs, TrainingJob, fit, fit_from,
 };
-use crate::wire::{Layer, TrainingSettings};
+use crate::wire::{Augmentation, Flip, Layer, PatchSelection, StoppingMetric, TrainingSettings};
 
 /// Keeps the file of every state that it is offered, and suspends after so many steps.
 #[derive(Default)]
@@ -188,6 +188,9 @@ impl Desk {
             batch_size: 8,
             patience: 3,
             seed: None,
+            metric: StoppingMetric::default(),
+            selection: PatchSelection::default(),
+            augmentation: Augmentation { brightness: 10, shift: 4, flip: Flip::Horizontal },
         };
         Self { folder, inputs, settings }
     }

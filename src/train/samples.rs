@@ -65,5 +65,10 @@ pub trait Samples: Sync {
 
     /// Writes sample `index` to `image` (HWC, BGR, `(255 - value) / 255`; length `3 * pixels`) and its target
     /// to `target` (HW, 1.0 where the pixel belongs to the layer, else 0.0; length `pixels`).
-    fn write(&self, index: usize, image: &mut [f32], target: &mut [f32]);
+    fn write(&self, index: usize, image: &mut [f32], target: &mut [f32]) {
+        self.write_shifted(index, (0, 0), image, target);
+    }
+
+    /// [`Samples::write`] of what lies so many rows farther down and columns farther right.
+    fn write_shifted(&self, index: usize, shift: (isize, isize), image: &mut [f32], target: &mut [f32]);
 }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 use thiserror::Error;
 
+use super::choices::{Augmentation, Choice, PatchSelection, StoppingMetric};
 use super::walltime::Walltime;
 
 /// The `settings` object of a message, as it came; unknown names stay in it.
@@ -17,10 +18,31 @@ const PATCH_WIDTH: &str = "Patch width";
 const BATCH_SIZE: &str = "Batch Size";
 const PATIENCE: &str = "Patience";
 const SEED: &str = "Seed";
+const METRIC: &str = "Early stopping metric";
+const SELECTION: &str = "Patch selection";
+const BRIGHTNESS: &str = "Augmentation: brightness (%)";
+const SHIFT: &str = "Augmentation: shift (pixels)";
+const FLIP: &str = "Augmentation: flip";
 const CPUS: &str = "CPUs";
 const MEMORY: &str = "Maximum memory (MB)";
 const WALLTIME: &str = "Maximum time (D-HH:MM)";
 const EMAIL: &str = "Slurm Notification Email";
+
+/// The names of the settings that training understands: what `--set` may name.
+pub const TRAINING_SETTINGS: [&str; 12] = [
+    EPOCHS,
+    SAMPLES,
+    PATCH_HEIGHT,
+    PATCH_WIDTH,
+    BATCH_SIZE,
+    PATIENCE,
+    SEED,
+    METRIC,
+    SELECTION,
+    BRIGHTNESS,
+    SHIFT,
+    FLIP,
+];
 
 /// How the layers are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +57,16 @@ pub struct TrainingSettings {
     pub patch_width: u32,
     /// Patches in one training step, 1 to 1024.
     pub batch_size: u32,
-    /// Epochs without a better validation accuracy after which training stops, 0 to 10,000; 0 is as 1, as in Keras.
+    /// Epochs without a better one after which training stops, 0 to 10,000; 0 is as 1, as in Keras.
     pub patience: u32,
     /// Seed of every random choice; `None`: the trainer draws one and logs it.
     pub seed: Option<u64>,
+    /// What makes an epoch better than another.
+    pub metric: StoppingMetric,
+    /// Which patches are learned from.
+    pub selection: PatchSelection,
+    /// How they vary.
+    pub augmentation: Augmentation,
 }
 
 /// What the job asks Slurm for.
@@ -106,6 +134,21 @@ impl Reader<'_> {
         side
     }
 
+    fn choice<T: Choice>(&mut self, name: &'static str) -> T {
+        let value = match self.map.get(name) {
+            None | Some(Value::Null) => return T::default(),
+            Some(Value::String(text)) => text.trim().to_owned(),
+            Some(other) => other.to_string(),
+        };
+        if let Some((_, choice)) = T::WORDS.iter().find(|(word, _)| word.eq_ignore_ascii_case(&value)) {
+            return *choice;
+        }
+        let words: Vec<_> = T::WORDS.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        let got = crate::text::printable(&value, 40);
+        self.problems.push(format!("the setting \"{name}\" must be {}, not {got}", words.join(" or ")));
+        T::default()
+    }
+
     fn finish<T>(self, value: T) -> Result<T, SettingsError> {
         if self.problems.is_empty() { Ok(value) } else { Err(SettingsError(self.problems)) }
     }
@@ -129,7 +172,7 @@ fn integer(value: &Value) -> Option<u64> {
 }
 
 impl TrainingSettings {
-    /// Reads the training settings of a job; only batch size, patience and seed may be left out.
+    /// Reads the training settings of a job; only the numbers of epochs and samples and the patch size must be there.
     ///
     /// # Errors
     /// When settings are missing or out of range: all of them at once.
@@ -147,16 +190,27 @@ impl TrainingSettings {
 
     fn read(map: &SettingsMap, defaults: [Option<u64>; 4]) -> Result<Self, SettingsError> {
         let mut reader = Reader { map, problems: Vec::new() };
+        let (epochs, max_samples) =
+            (reader.small(EPOCHS, defaults[0], 1, 10_000), reader.small(SAMPLES, defaults[1], 1, 10_000_000));
+        let patch_height = reader.patch(PATCH_HEIGHT, defaults[2]);
+        let patch_width = reader.patch(PATCH_WIDTH, defaults[3]);
         let settings = Self {
-            epochs: reader.small(EPOCHS, defaults[0], 1, 10_000),
-            max_samples: reader.small(SAMPLES, defaults[1], 1, 10_000_000),
-            patch_height: reader.patch(PATCH_HEIGHT, defaults[2]),
-            patch_width: reader.patch(PATCH_WIDTH, defaults[3]),
+            epochs,
+            max_samples,
+            patch_height,
+            patch_width,
             batch_size: reader.small(BATCH_SIZE, Some(16), 1, 1024),
             patience: reader.small(PATIENCE, Some(3), 0, 10_000),
             seed: match map.get(SEED) {
                 None | Some(Value::Null) => None,
                 Some(_) => Some(reader.number(SEED, None, 0, u64::MAX)),
+            },
+            metric: reader.choice(METRIC),
+            selection: reader.choice(SELECTION),
+            augmentation: Augmentation {
+                brightness: reader.small(BRIGHTNESS, Some(0), 0, 50),
+                shift: reader.small(SHIFT, Some(0), 0, patch_height.min(patch_width) / 2),
+                flip: reader.choice(FLIP),
             },
         };
         reader.finish(settings)
@@ -213,11 +267,6 @@ fn is_email(text: &str) -> bool {
             .is_some_and(|(user, host)| word(user, "._%+-") && word(host, ".-") && host.contains('.'))
 }
 
-/// True for the name of a setting that training understands: what `--set` may name.
-pub fn is_training_setting(name: &str) -> bool {
-    [EPOCHS, SAMPLES, PATCH_HEIGHT, PATCH_WIDTH, BATCH_SIZE, PATIENCE, SEED].contains(&name)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -249,6 +298,9 @@ mod tests {
             batch_size: 16,
             patience: 3,
             seed: None,
+            metric: StoppingMetric::Accuracy,
+            selection: PatchSelection::Random,
+            augmentation: Augmentation::default(),
         };
         assert_eq!(training, expected);
         let resources = ResourceSettings::from_job(&rodan()).unwrap();
@@ -288,5 +340,23 @@ mod tests {
     fn a_seed_may_be_any_64_bit_number() {
         assert_eq!(TrainingSettings::from_job(&with(SEED, json!(u64::MAX))).unwrap().seed, Some(u64::MAX));
         assert!(TrainingSettings::from_job(&with(SEED, json!(-1))).is_err());
+    }
+
+    #[test]
+    fn choices_are_words_and_the_shift_stays_within_the_patch() {
+        let read = |name, value| TrainingSettings::from_job(&with(name, value));
+        assert_eq!(read(METRIC, json!("f1")).unwrap().metric, StoppingMetric::F1);
+        assert_eq!(read(SELECTION, json!(" covering ")).unwrap().selection, PatchSelection::Covering);
+        assert!(read(FLIP, json!("horizontal")).unwrap().augmentation.flip.horizontal());
+        assert_eq!(read(SHIFT, json!(64)).unwrap().augmentation.shift, 64);
+        for (name, value, part) in [
+            (METRIC, json!("speed"), "must be \"accuracy\" or \"F1\" or \"loss\", not speed"),
+            (FLIP, json!(true), "must be \"none\" or \"horizontal\" or \"vertical\" or \"both\", not true"),
+            (SHIFT, json!(65), "must be a whole number from 0 to 64, not 65"),
+            (BRIGHTNESS, json!(51), "from 0 to 50"),
+        ] {
+            let error = read(name, value).unwrap_err().to_string();
+            assert!(error.contains(part), "{part} is not in {error}");
+        }
     }
 }

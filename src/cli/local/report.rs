@@ -49,6 +49,11 @@ struct Effective {
     max_samples: u32,
     batch_size: u32,
     patience: u32,
+    early_stopping_metric: &'static str,
+    patch_selection: &'static str,
+    brightness_percent: u32,
+    shift_pixels: u32,
+    flip: &'static str,
 }
 
 impl From<&TrainingSettings> for Effective {
@@ -58,6 +63,11 @@ impl From<&TrainingSettings> for Effective {
             max_samples: settings.max_samples,
             batch_size: settings.batch_size,
             patience: settings.patience,
+            early_stopping_metric: settings.metric.name(),
+            patch_selection: settings.selection.name(),
+            brightness_percent: settings.augmentation.brightness,
+            shift_pixels: settings.augmentation.shift,
+            flip: settings.augmentation.flip.name(),
         }
     }
 }
