@@ -62,7 +62,9 @@ fn job_file(desk: &Desk, job: &Value) -> PathBuf {
 
 #[test]
 fn a_job_that_rodan_published_comes_back_as_models_that_keras_opens() {
-    let desk = Desk::new();
+    let mut desk = Desk::new();
+    let curves = desk.site.path().join("curves");
+    desk.site.set("TENSORBOARD_DIR", curves.to_str().unwrap());
     let mut asked = with_setting("Seed", json!(7));
     asked["inputs"]["rgba PNG - Layer 2"] = json!("/uploads/layer_2.png");
     let id = desk.vhost.publish_job(&asked);
@@ -87,6 +89,13 @@ fn a_job_that_rodan_published_comes_back_as_models_that_keras_opens() {
     }
     let finished = desk.check().run().success();
     assert!(finished.stdout.contains(&format!("{id}  answered   the models are in the queue")), "{finished}");
+    for layer in ["Background Model", "Model 0", "Model 2"] {
+        let written: Vec<_> =
+            fs::read_dir(curves.join(&id).join(layer)).unwrap().map(|e| e.unwrap()).collect();
+        let name = written[0].file_name().into_string().unwrap();
+        assert!(written.len() == 1 && name.starts_with("events.out.tfevents."), "{written:?}");
+        assert!(written[0].metadata().unwrap().len() > 100, "{layer}: nothing was written");
+    }
     let done = desk.site.spool().join("done").join(&id);
     let report = fs::read_to_string(done.join("report.html")).unwrap();
     assert_eq!(fs::metadata(done.join("report.html")).unwrap().permissions().mode() & 0o777, 0o600);

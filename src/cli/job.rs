@@ -7,7 +7,6 @@ mod deliver;
 mod finished;
 mod inputs;
 mod place;
-
 mod requeue;
 mod signals;
 mod watch;

@@ -23,7 +23,7 @@ use crate::keras::{CONV_LAYERS, Weights};
 /// Samples by which the layer's share of the pixels is taken.
 const SHARE_SAMPLES: usize = 256;
 
-/// Samples, at most, that the channels are tried on: a batch's worth.
+/// Samples, at most, that the channels are tried on.
 const CHANNEL_SAMPLES: usize = 16;
 
 /// The share is taken for at least this and at most 1 less this.
@@ -109,29 +109,32 @@ fn activity(
     batch_size: usize,
     device: &Device,
 ) -> Result<[Activity; 2], FitError> {
-    let shape = samples.shape();
-    let indices: Vec<usize> = spread(samples.len(), batch_size.min(CHANNEL_SAMPLES)).collect();
-    let mut images = vec![0.0; indices.len() * 3 * shape.pixels()];
-    let mut targets = vec![0.0; indices.len() * shape.pixels()];
-    let parts = images.chunks_exact_mut(3 * shape.pixels()).zip(targets.chunks_exact_mut(shape.pixels()));
-    for (index, (image, target)) in indices.iter().zip(parts) {
-        samples.write(*index, image, target);
-    }
-    let x = Tensor::from_vec(images, (indices.len(), shape.height(), shape.width(), 3), device)?;
+    let (height, width) = (samples.shape().height(), samples.shape().width());
+    let pixels = samples.shape().pixels();
+    let last = weights.layer(CONV_LAYERS.len() - 1).0;
+    let network = |channel| Ok::<_, FitError>(Network::new(&only_channel(weights, channel)?, device)?);
+    let networks = [network(0)?, network(1)?];
     let mut channels = [Activity { pixels: 0, active: 0, anywhere: false }; 2];
-    for (channel, counted) in channels.iter_mut().enumerate() {
-        let last = weights.layer(CONV_LAYERS.len() - 1).0;
-        let wanted = last.get(channel).is_some_and(|weight| *weight > 0.0);
-        let network = Network::new(&only_channel(weights, channel)?, device)?;
-        let values = network.forward_logits(&x)?.to_device(&Device::Cpu)?.contiguous()?;
-        with_host([&values], |[values]| {
-            for (value, target) in values.iter().zip(&targets) {
-                let (active, meant) = (*value > 0.0, (*target > 0.5) == wanted);
-                counted.pixels += u64::from(meant);
-                counted.active += u64::from(meant && active);
-                counted.anywhere |= active;
-            }
-        })?;
+    let indices: Vec<usize> = spread(samples.len(), CHANNEL_SAMPLES).collect();
+    for indices in indices.chunks(batch_size.max(1)) {
+        let mut images = vec![0.0; indices.len() * 3 * pixels];
+        let mut targets = vec![0.0; indices.len() * pixels];
+        let parts = images.chunks_exact_mut(3 * pixels).zip(targets.chunks_exact_mut(pixels));
+        for (index, (image, target)) in indices.iter().zip(parts) {
+            samples.write(*index, image, target);
+        }
+        let x = Tensor::from_vec(images, (indices.len(), height, width, 3), device)?;
+        for ((counted, network), weight) in channels.iter_mut().zip(&networks).zip(last) {
+            let values = network.forward_logits(&x)?.to_device(&Device::Cpu)?.contiguous()?;
+            with_host([&values], |[values]| {
+                for (value, target) in values.iter().zip(&targets) {
+                    let (active, meant) = (*value > 0.0, (*target > 0.5) == (*weight > 0.0));
+                    counted.pixels += u64::from(meant);
+                    counted.active += u64::from(meant && active);
+                    counted.anywhere |= active;
+                }
+            })?;
+        }
     }
     Ok(channels)
 }
@@ -179,6 +182,10 @@ mod tests {
         let silent = |weights: &Weights| has_silent_channel(weights, &samples, 4, &Device::Cpu).unwrap();
         let weights = starting_weights(1, &samples, 4, &Device::Cpu).unwrap();
         assert!(!silent(&weights));
+        for batch in [1, 2, 16] {
+            let in_batches = |size| activity(&weights, &samples, size, &Device::Cpu).unwrap();
+            assert_eq!(in_batches(batch), in_batches(4), "all samples count, whatever the batch size");
+        }
         let mut tensors = weights.tensors().to_vec();
         tensors[2 * 12 + 1][1] = -1e3;
         assert!(silent(&Weights::new(tensors).unwrap()));

@@ -41,7 +41,8 @@ pub enum PatchSelection {
     /// Each pixel is as likely as another; the original's rule.
     #[default]
     Random,
-    /// First so that every pixel of the layer is in a patch, as far as the number of patches allows; the rest at random.
+    /// First so that every pixel that may be a centre is in a patch, as far as the number of patches allows; the rest at
+    /// random.
     Covering,
 }
 
