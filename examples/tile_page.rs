@@ -42,7 +42,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     image::DynamicImage::ImageRgba8(page).into_rgb8().save(out.join("image.png"))?;
 
     let background = read("background.png")?;
-    let layers = (0..=9).map(|number| format!("layer_{number}.png")).filter(|name| folder.join(name).exists());
+    let layers =
+        (0..=9).map(|number| format!("layer_{number}.png")).filter(|name| folder.join(name).exists());
     for name in std::iter::once("background.png".to_owned()).chain(layers) {
         let mut layer = read(&name)?;
         if (layer.width(), layer.height()) != (background.width(), background.height()) {

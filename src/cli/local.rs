@@ -18,7 +18,7 @@ pub use summary::{Footer, Row, Summary, peak_memory};
 
 use crate::exit_code::ExitCode;
 use crate::train::{
-    PageInputs, Predictor, PreviewError, Progress, Score, Segmentation, TrainError, TrainedLayer,
+    PageInputs, PictureError, Predictor, Progress, Score, Segmentation, TrainError, TrainedLayer,
     TrainingInputs, TrainingJob, choose_device, colour_name, write_preview,
 };
 use crate::wire::Layer;
@@ -60,7 +60,7 @@ pub enum LocalError {
     Predict(#[from] crate::train::NetworkError),
     /// The picture can't be written.
     #[error(transparent)]
-    Preview(#[from] PreviewError),
+    Preview(#[from] PictureError),
     /// The report can't be written.
     #[error(transparent)]
     Report(#[from] ReportError),

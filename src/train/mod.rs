@@ -23,6 +23,7 @@ pub mod ops;
 mod outcome;
 mod page;
 mod patches;
+mod picture;
 mod predict;
 mod preview;
 mod progress;
@@ -34,7 +35,7 @@ mod segment;
 
 pub use adam::{Adam, AdamState};
 pub use archive::{ArchiveError, unpack};
-pub use cutout::write_cutout;
+pub use cutout::draw_cutout;
 pub use decode::{Input, MAX_PIXELS, PageError};
 pub use device::choose_device;
 pub use fit::{
@@ -48,8 +49,9 @@ pub use network::{Backend, Network, NetworkError, Step};
 pub use observe::JobObserver;
 pub use page::{Page, PageInputs, PageLayer, TrainingInputs};
 pub use patches::{LayerSamples, SampleError, Split, is_mirrored, sample, samples_per_layer};
+pub use picture::{Picture, PictureError};
 pub use predict::Predictor;
-pub use preview::{PreviewError, colour_name, write_preview};
+pub use preview::{colour_name, draw_preview, write_preview};
 pub use progress::Progress;
 pub use resume::Checkpoints;
 pub use samples::{PatchShape, PatchShapeError, Samples};

@@ -1,11 +1,11 @@
 //! The picture of what was learned: the page with each found layer in a colour of its own.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use image::{Rgb, RgbImage};
-use thiserror::Error;
+use image::{ExtendedColorType, Rgb, RgbImage};
 
 use super::page::Page;
+use super::picture::{Picture, PictureError};
 use super::segment::Segmentation;
 use crate::wire::Layer;
 
@@ -28,16 +28,6 @@ const PALETTE: [(&str, [u8; 3]); 10] = [
 /// Share of the layer's colour in the picture; the rest is the page, so that the strokes stay visible.
 const OPACITY: f32 = 0.8;
 
-/// A picture that could not be written.
-#[derive(Debug, Error)]
-#[error("{}: can't write the picture: {source}; check that the folder is writable and has room", path.display())]
-pub struct PreviewError {
-    /// The file.
-    pub path: PathBuf,
-    /// What the image crate said.
-    pub source: image::ImageError,
-}
-
 /// The name of the colour in which a layer is drawn; none for the background.
 pub fn colour_name(layer: Layer) -> Option<&'static str> {
     colour(layer).map(|(name, _)| name)
@@ -54,8 +44,7 @@ fn colour(layer: Layer) -> Option<(&'static str, [u8; 3])> {
     }
 }
 
-/// Writes the page with the found layers in colours as PNG; the background is left as it is. `layers` are those of
-/// `found` in their order.
+/// Writes what [`draw_preview`] draws, whole or not at all.
 ///
 /// # Errors
 /// When the file can't be written.
@@ -64,7 +53,21 @@ pub fn write_preview(
     page: &Page,
     layers: &[Layer],
     found: &Segmentation,
-) -> Result<(), PreviewError> {
+) -> Result<(), PictureError> {
+    draw_preview(path, page, layers, found)?.finish()
+}
+
+/// Draws the page with the found layers in colours as PNG; the background is left as it is. `layers` are those of
+/// `found` in their order.
+///
+/// # Errors
+/// When the file can't be written.
+pub fn draw_preview(
+    path: &Path,
+    page: &Page,
+    layers: &[Layer],
+    found: &Segmentation,
+) -> Result<Picture, PictureError> {
     let colours: Vec<_> = layers.iter().copied().map(colour).collect();
     let mut picture = RgbImage::new(page.width() as u32, page.height() as u32);
     for ((column, row, pixel), bgr) in picture.enumerate_pixels_mut().zip(page.bgr().chunks_exact(3)) {
@@ -76,8 +79,7 @@ pub fn write_preview(
             }),
         });
     }
-    let failed = |source| PreviewError { path: path.to_owned(), source };
-    picture.save_with_format(path, image::ImageFormat::Png).map_err(failed)
+    Picture::draw(path, picture.as_raw(), page.width(), page.height(), ExtendedColorType::Rgb8)
 }
 
 #[cfg(test)]
