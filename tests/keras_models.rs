@@ -136,3 +136,43 @@ fn a_page_is_segmented_as_by_keras_with_models_that_keras_wrote() {
     println!("{} of {} pixels differ", differ.len(), width * height);
     assert!(differ.iter().all(|gap| *gap < TOLERANCE), "{differ:?}");
 }
+
+#[test]
+fn models_for_images_of_any_size_and_other_networks() {
+    let python = python();
+    let folder = tempfile::tempdir().unwrap();
+    let models = folder.path().join("models");
+    script(&python, "save", folder.path());
+    std::fs::create_dir(&models).unwrap();
+    let put = |from: &str, to: &str| {
+        std::fs::copy(folder.path().join(from), models.join(format!("{to}.hdf5"))).unwrap();
+    };
+    put("open.hdf5", "Background Model");
+    put("open.hdf5", "Model 0");
+    image::RgbImage::new(40, 30).save(folder.path().join("page.png")).unwrap();
+    let predict = |set: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_run_trainer"));
+        command.arg("--predict").arg(folder.path().join("page.png")).arg("--models").arg(&models);
+        set.iter().for_each(|setting| {
+            command.args(["--set", setting]);
+        });
+        let output = command.arg("--out").arg(folder.path().join("out")).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    // Nothing says how large the patches were: what training takes by default.
+    for (set, windows) in [(&[][..], "windows 256x256"), (&["Patch width=64"], "windows 256x64")] {
+        let (code, said) = predict(set);
+        assert!(code == Some(0) && said.contains(windows), "{said}");
+    }
+    // One that has a size decides for all.
+    put("keras.hdf5", "Model 1");
+    let (code, said) = predict(&[]);
+    assert!(code == Some(0) && said.contains("windows 32x64"), "{said}");
+    put("other.hdf5", "Model 1");
+    let (code, said) = predict(&[]);
+    assert_eq!(code, Some(11), "{said}");
+    assert!(
+        said.contains("Model 1.hdf5: ") && said.contains("kernel_size is [3,3], expected [2,2]"),
+        "{said}"
+    );
+}

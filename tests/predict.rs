@@ -3,12 +3,15 @@
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use hpc_trainer::keras;
 use hpc_trainer::train::{PatchShape, initial_weights};
-use image::{DynamicImage, GenericImageView as _, ImageFormat};
+use image::{DynamicImage, GenericImageView as _, GrayImage, ImageBuffer, ImageFormat, Luma, Rgb};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A page of 150×140 pixels and a folder with models of the seeds 1, 2 … for patches of this size.
 struct Desk {
@@ -38,14 +41,18 @@ impl Desk {
         self.folder.path().join(name)
     }
 
-    fn predict(&self, image: &str, set: &[&str]) -> Output {
+    fn command(&self, image: &str, out: &Path, set: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_run_trainer"));
         command.env_clear().arg("--predict").arg(self.path(image));
-        command.arg("--models").arg(self.path("models")).arg("--out").arg(self.path("out"));
+        command.arg("--models").arg(self.path("models")).arg("--out").arg(out);
         set.iter().for_each(|setting| {
             command.args(["--set", setting]);
         });
-        command.output().unwrap()
+        command
+    }
+
+    fn predict(&self, image: &str, set: &[&str]) -> Output {
+        self.command(image, &self.path("out"), set).output().unwrap()
     }
 
     fn table(&self, image: &str, set: &[&str]) -> String {
@@ -60,14 +67,31 @@ impl Desk {
 
     #[track_caller]
     fn refused(&self, image: &str, set: &[&str], parts: &[&str]) {
-        let output = self.predict(image, set);
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(11), "{error}");
-        for part in parts {
-            assert!(error.contains(part), "{part:?} is not in: {error}");
-        }
+        self.refused_into(&self.path("out"), image, set, parts);
         assert!(!self.path("out").exists());
     }
+
+    /// Runs on what can't be used: exit code 11, one sentence with all `parts`, no window looked at.
+    #[track_caller]
+    fn refused_into(&self, out: &Path, image: &str, set: &[&str], parts: &[&str]) {
+        let output = self.command(image, out, set).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(11), "{error}");
+        assert!(!error.contains("windows"), "work was done before: {error}");
+        let sentences: Vec<_> = error.lines().filter(|line| line.starts_with("run_trainer: ")).collect();
+        assert_eq!(sentences.len(), 1, "{error}");
+        for part in parts {
+            assert!(sentences[0].contains(part), "{part:?} is not in: {error}");
+        }
+    }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name();
+    let mut names: Vec<_> =
+        folder.read_dir().unwrap().map(|entry| name(entry).into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 #[test]
@@ -155,4 +179,185 @@ fn what_can_not_be_used_is_named() {
     std::fs::remove_file(desk.path("models").join("Model 1.hdf5")).unwrap();
     std::fs::remove_file(desk.path("models").join("Model 2.hdf5")).unwrap();
     desk.refused("page.png", &[], &["there is no other model"]);
+}
+
+#[test]
+fn a_run_that_is_interrupted_leaves_no_picture() {
+    let desk = Desk::new(&["Background Model.hdf5", "Model 0.hdf5"], 32, 32);
+    // Fifteen thousand windows: far from done when the first line is out.
+    GrayImage::from_pixel(3000, 3000, Luma([200])).save(desk.path("large.png")).unwrap();
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut command = desk.command("large.png", &desk.path("out"), &["Batch Size=1"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("windows 32x32") {
+            line.clear();
+            assert_ne!(said.read_line(&mut line).unwrap(), 0, "it ended without a word of windows");
+        }
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let mut rest = String::new();
+        said.read_to_string(&mut rest).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(12), "{rest}");
+        assert!(rest.contains("nothing was written"), "{rest}");
+        assert_eq!(names(&desk.path("out")), [""; 0]);
+    }
+}
+
+#[test]
+fn models_may_differ_where_the_settings_decide() {
+    let desk = Desk::new(&["Background Model.hdf5"], 32, 48);
+    desk.model("Model 0.hdf5", 2, 64, 48);
+    desk.refused("page.png", &[], &["32x48", "64x48"]);
+    desk.refused("page.png", &["Patch width=48"], &["32x48", "64x48"]);
+    let output = desk.predict("page.png", &["Patch height=64"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("windows 64x48"), "{said}");
+    desk.model("Model 1.hdf5", 3, 32, 32);
+    std::fs::remove_dir_all(desk.path("out")).unwrap();
+    desk.refused("page.png", &["Patch height=64"], &["32x48", "32x32"]);
+}
+
+#[test]
+fn an_input_is_not_written_over() {
+    let desk = Desk::new(&["Background Model.hdf5", "Model 0.hdf5"], 32, 32);
+    let (out, page, model) =
+        (desk.path("out"), desk.path("page.png"), desk.path("models").join("Model 0.hdf5"));
+    let before = [&page, &model].map(|path| std::fs::read(path).unwrap());
+    std::fs::create_dir(&out).unwrap();
+    let spared = |out: &Path, image: &str, output: &str, input: &str| {
+        let parts = [&format!("{output} would be written over"), input];
+        desk.refused_into(out, image, &[], &parts.map(|part| part as &str));
+        assert!(before == [&page, &model].map(|path| std::fs::read(path).unwrap()));
+    };
+    // The page itself, in the folder of the output.
+    std::fs::copy(&page, out.join("overlay.png")).unwrap();
+    spared(&out, "out/overlay.png", "overlay.png", "out/overlay.png: is what");
+    // That folder under another name.
+    std::os::unix::fs::symlink(&out, desk.path("same")).unwrap();
+    spared(&desk.path("same"), "out/overlay.png", "same/overlay.png", "out/overlay.png: is what");
+    // An output that leads to the page, or is the page by another name; and to a model.
+    std::fs::remove_file(out.join("overlay.png")).unwrap();
+    std::os::unix::fs::symlink(&page, out.join("Layer 0.png")).unwrap();
+    spared(&out, "page.png", "Layer 0.png", "page.png: is what");
+    std::fs::remove_file(out.join("Layer 0.png")).unwrap();
+    std::fs::hard_link(&page, out.join("Background.png")).unwrap();
+    spared(&out, "page.png", "Background.png", "page.png: is what");
+    std::fs::remove_file(out.join("Background.png")).unwrap();
+    std::os::unix::fs::symlink(&model, out.join("overlay.png")).unwrap();
+    spared(&out, "page.png", "overlay.png", "Model 0.hdf5: is what");
+    // What merely stands there is replaced.
+    std::fs::remove_file(out.join("overlay.png")).unwrap();
+    std::fs::write(out.join("overlay.png"), "an older one").unwrap();
+    desk.table("page.png", &[]);
+    assert_eq!(names(&out), ["Background.png", "Layer 0.png", "overlay.png"]);
+    assert_eq!(desk.image("overlay.png").dimensions(), (150, 140));
+}
+
+#[test]
+fn a_place_that_can_not_be_written_is_named() {
+    let desk = Desk::new(&["Background Model.hdf5", "Model 0.hdf5"], 32, 32);
+    let refused = |out: &str, part: &str| desk.refused_into(&desk.path(out), "page.png", &[], &[out, part]);
+    std::fs::write(desk.path("file"), "").unwrap();
+    refused("file", "can't be used for the output");
+    refused("file/deeper", "can't be used for the output");
+    // Where even root makes no files.
+    refused("/proc/layers", "can't be used for the output");
+    std::fs::create_dir_all(desk.path("folder/overlay.png")).unwrap();
+    refused("folder", "overlay.png: is a folder");
+    assert_eq!(names(&desk.path("folder")), ["overlay.png"]);
+
+    let locked = desk.path("locked");
+    std::fs::create_dir(&locked).unwrap();
+    std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o555)).unwrap();
+    if std::fs::write(locked.join("probe"), "").is_ok() {
+        // Modes don't stop root.
+        std::fs::remove_file(locked.join("probe")).unwrap();
+        let output = desk.command("page.png", &locked, &[]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    } else {
+        refused("locked", "can't be used for the output");
+    }
+    std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_file_that_is_no_model_or_no_page_is_named() {
+    let desk = Desk::new(&["Background Model.hdf5", "Model 0.hdf5"], 32, 32);
+    desk.model("Model 0.h5", 2, 32, 32);
+    desk.refused("page.png", &[], &["Model 0 is there twice"]);
+    let model = desk.path("models").join("Model 0.h5");
+    std::fs::remove_file(desk.path("models").join("Model 0.hdf5")).unwrap();
+    std::fs::write(&model, "").unwrap();
+    desk.refused("page.png", &[], &["Model 0.h5: not a readable HDF5 file"]);
+    std::fs::write(&model, hdf5_pure::FileBuilder::new().finish().unwrap()).unwrap();
+    desk.refused("page.png", &[], &["Model 0.h5: the HDF5 file has no Keras weights"]);
+    desk.model("Model 0.h5", 2, 32, 32);
+
+    std::fs::write(desk.path("text.png"), "no image").unwrap();
+    desk.refused("text.png", &[], &["text.png", "neither a PNG nor a JPEG"]);
+    std::fs::write(desk.path("empty.png"), "").unwrap();
+    desk.refused("empty.png", &[], &["empty.png", "neither a PNG nor a JPEG"]);
+    let page = std::fs::read(desk.path("page.png")).unwrap();
+    std::fs::write(desk.path("half.png"), &page[..page.len() / 2]).unwrap();
+    desk.refused("half.png", &[], &["half.png", "can't be decoded"]);
+    // A name that doesn't say what is in it.
+    std::fs::write(desk.path("upload"), "no image").unwrap();
+    desk.refused("upload", &[], &["/upload: ", "neither a PNG nor a JPEG"]);
+    std::fs::write(desk.path("upload"), page).unwrap();
+    desk.table("upload", &[]);
+}
+
+#[test]
+fn every_kind_of_png_is_seen_alike() {
+    let desk = Desk::new(&["Background Model.hdf5", "Model 0.hdf5"], 32, 32);
+    let grey = image::open(desk.path("page.png")).unwrap().crop_imm(0, 0, 70, 60).to_luma8();
+    let rgb = DynamicImage::ImageLuma8(grey.clone()).to_rgb8();
+    // Alpha is dropped, whatever it is; of 16 bits the upper 8 count.
+    let mut rgba = DynamicImage::ImageRgb8(rgb.clone()).to_rgba8();
+    rgba.enumerate_pixels_mut().for_each(|(x, y, pixel)| pixel[3] = (x * y) as u8);
+    let wide = |(value, low): (u8, u32)| u16::from(value) << 8 | (low % 256) as u16;
+    let deep = ImageBuffer::from_fn(70, 60, |x, y| Luma([wide((grey.get_pixel(x, y)[0], x * y))]));
+    let deep_rgb =
+        ImageBuffer::from_fn(70, 60, |x, y| Rgb([0, 9, 77].map(|low| wide((grey.get_pixel(x, y)[0], low)))));
+    let mut palette = Vec::new();
+    let mut encoder = png::Encoder::new(&mut palette, 70, 60);
+    encoder.set_color(png::ColorType::Indexed);
+    encoder.set_palette((0..=255u8).rev().flat_map(|value| [value; 3]).collect::<Vec<u8>>());
+    let indices: Vec<u8> = grey.as_raw().iter().map(|value| 255 - value).collect();
+    encoder.write_header().unwrap().write_image_data(&indices).unwrap();
+
+    let seen = |name: &str| {
+        desk.table(name, &[]);
+        ["Background.png", "Layer 0.png", "overlay.png"]
+            .map(|picture| std::fs::read(desk.path("out").join(picture)).unwrap())
+    };
+    DynamicImage::ImageRgb8(rgb).save(desk.path("rgb.png")).unwrap();
+    let expected = seen("rgb.png");
+    assert!(expected[0] != expected[1], "one layer has won everywhere");
+    let others = [
+        ("grey.png", DynamicImage::ImageLuma8(grey.clone())),
+        ("rgba.png", DynamicImage::ImageRgba8(rgba)),
+        ("grey16.png", DynamicImage::ImageLuma16(deep)),
+        ("rgb16.png", DynamicImage::ImageRgb16(deep_rgb)),
+    ];
+    for (name, image) in others {
+        image.save(desk.path(name)).unwrap();
+        assert!(seen(name) == expected, "{name}");
+    }
+    std::fs::write(desk.path("palette.png"), palette).unwrap();
+    assert!(seen("palette.png") == expected, "palette.png");
+}
+
+#[test]
+fn of_models_that_are_equally_sure_the_first_wins() {
+    let desk = Desk::new(&[], 0, 0);
+    for name in ["Background Model.hdf5", "Model 0.hdf5", "Model 5.hdf5"] {
+        desk.model(name, 7, 32, 32);
+    }
+    let table = desk.table("page.png", &[]);
+    assert!(table.contains(" 21000 100.0 %"), "{table}");
+    let background = desk.image("Background.png").to_rgba8();
+    assert!(background.pixels().all(|pixel| pixel[3] == 255), "the background comes first");
+    assert!(desk.image("Layer 0.png").to_rgba8().pixels().all(|pixel| pixel[3] == 0));
 }

@@ -23,7 +23,7 @@ use super::look::{look, picture};
 use super::report_html::{self, Content, LayerPart, MOST_PICTURES, PagePart, Pictures, layer_name};
 use crate::exit_code::ExitCode;
 use crate::train::{
-    EventLogs, PageInputs, PreviewError, Progress, Score, TrainError, TrainedLayer, TrainingInputs,
+    EventLogs, PageInputs, PictureError, Progress, Score, TrainError, TrainedLayer, TrainingInputs,
     TrainingJob, WithEvents, choose_device, colour_name, write_preview,
 };
 use crate::wire::Layer;
@@ -67,7 +67,7 @@ pub enum LocalError {
     Predict(#[from] crate::train::NetworkError),
     /// The picture can't be written.
     #[error(transparent)]
-    Preview(#[from] PreviewError),
+    Preview(#[from] PictureError),
     /// The report can't be written.
     #[error(transparent)]
     Report(#[from] ReportError),
@@ -131,7 +131,7 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
         let path = arguments.out.join(name);
         write_preview(&path, page, &layers, found)?;
         if number < MOST_PICTURES {
-            pictures.push(picture(page, &layers, found).map_err(|source| PreviewError { path, source })?);
+            pictures.push(picture(page, &layers, found).map_err(|source| PictureError { path, source })?);
         }
         Ok::<_, LocalError>(())
     })?;

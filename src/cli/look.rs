@@ -3,7 +3,7 @@
 use candle_core::Device;
 
 use crate::train::{
-    NetworkError, Page, Predictor, Score, Segmentation, TrainedLayer, TrainingJob, draw_preview,
+    NetworkError, Page, Predictor, Score, Segmentation, TrainedLayer, TrainingJob, reduced_preview,
 };
 use crate::wire::Layer;
 
@@ -53,5 +53,5 @@ pub(super) fn picture(
     layers: &[Layer],
     found: &Segmentation,
 ) -> Result<Picture, image::ImageError> {
-    Picture::new(&draw_preview(page, layers, found, LONGEST_SIDE))
+    Picture::new(&reduced_preview(page, layers, found, LONGEST_SIDE))
 }

@@ -2,7 +2,9 @@
 //! here or by Keras, as Rodan's classifier does it.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -15,13 +17,16 @@ use super::local::{
 use crate::exit_code::ExitCode;
 use crate::keras::{self, Model, ReadError};
 use crate::train::{
-    NetworkError, Page, PageError, PatchShape, PatchShapeError, Predictor, PreviewError, Segmentation,
-    choose_device, colour_name, write_cutout, write_preview,
+    NetworkError, Page, PageError, PatchShape, PatchShapeError, Picture, PictureError, Predictor,
+    Segmentation, choose_device, colour_name, draw_cutout, draw_preview,
 };
 use crate::wire::{Layer, SettingsMap};
 
 /// The settings that mean something here.
 const SETTINGS: [&str; 3] = ["Patch height", "Patch width", "Batch Size"];
+
+/// The page with all layers in colours.
+const OVERLAY: &str = "overlay.png";
 
 /// Side of a patch in pixels where neither models nor settings say.
 const DEFAULT_SIDE: usize = 256;
@@ -81,8 +86,24 @@ pub enum PredictError {
     #[error(transparent)]
     Patch(#[from] PatchShapeError),
     /// The page can't be used.
-    #[error(transparent)]
-    Page(#[from] PageError),
+    #[error("{}{source}", unnamed.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default())]
+    Page {
+        /// The file, where the error does not name it by itself.
+        unnamed: Option<PathBuf>,
+        /// What is wrong with it.
+        source: Box<PageError>,
+    },
+    /// A file to be written is one that is read.
+    #[error("{}: is what {} would be written over; give --out another folder", input.display(), output.display())]
+    Overwrite {
+        /// The page or a model.
+        input: PathBuf,
+        /// The picture.
+        output: PathBuf,
+    },
+    /// Where a picture is to be, there is a folder.
+    #[error("{}: is a folder, but a picture is to be written there; move it, or give --out another folder", .0.display())]
+    Folded(PathBuf),
     /// The output folder can't be made or written.
     #[error("{}: can't be used for the output: {source}; give --out a folder that you may write", path.display())]
     Out {
@@ -96,7 +117,7 @@ pub enum PredictError {
     Network(#[from] NetworkError),
     /// A picture can't be written.
     #[error(transparent)]
-    Write(#[from] PreviewError),
+    Write(#[from] PictureError),
     /// The signals that end a run can't be watched.
     #[error("can't watch for Ctrl-C: {0}")]
     Signals(#[source] std::io::Error),
@@ -120,7 +141,9 @@ impl PredictError {
 /// Cuts the page into layers; returns the table that is to be shown.
 ///
 /// Writes an RGBA PNG for each model, named like the layer (`Background.png`, `Layer 0.png`), and `overlay.png`, the
-/// page with all layers in colours. Everything that can be wrong with the input is found before the work.
+/// page with all layers in colours: all of them or, when it is stopped, none. Of models that are equally sure of a pixel
+/// the first gets it; the background is the first of all. Everything that can be wrong with the input is found before
+/// the work.
 ///
 /// # Errors
 /// [`PredictError`], in one sentence that names the file and what to change.
@@ -128,10 +151,16 @@ pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
     let started = Instant::now();
     let stop = watch_signals().map_err(PredictError::Signals)?;
     let map = settings(&arguments.set)?;
-    let models = read_models(arguments)?;
+    let files = model_files(&arguments.models)?;
+    let inputs = files.iter().map(|(_, path)| path).chain([&arguments.image]);
+    keep_the_inputs(inputs, &outputs(&arguments.out, files.iter().map(|(layer, _)| *layer)))?;
+    let models = files
+        .iter()
+        .map(|(layer, path)| Ok((*layer, keras::read(path)?)))
+        .collect::<Result<Vec<_>, ReadError>>()?;
     let shape = shape(&models, &map)?;
     let batch = map.get(SETTINGS[2]).and_then(|n| n.as_str()?.parse().ok()).unwrap_or(DEFAULT_BATCH);
-    let page = Page::of_image(&arguments.image)?;
+    let page = read_page(&arguments.image)?;
     make_writable(&arguments.out)
         .map_err(|source| PredictError::Out { path: arguments.out.clone(), source })?;
 
@@ -150,20 +179,39 @@ pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
         info!("{}: {:.1} s", layer.model_name(), began.elapsed().as_secs_f64());
     }
 
-    let mut table = format!("{:<12}{:>13}{:>8}  {:<10}{}\n", "layer", "pixels", "share", "overlay", "file");
-    let _ = writeln!(table, "{}", "-".repeat(72)); // writing to a String can't fail
-    for (index, (layer, _)) in models.iter().enumerate() {
-        let name = layer_name(*layer);
-        let file = format!("{name}.png");
-        let pixels = write_cutout(&arguments.out.join(&file), &page, index, &found)?;
-        let share = 100.0 * pixels as f64 / (page.width() * page.height()) as f64;
-        let colour = colour_name(*layer).unwrap_or("none");
-        let _ = writeln!(table, "{name:<12}{pixels:>13}{share:>6.1} %  {colour:<10}{file}");
-    }
     let layers: Vec<Layer> = models.iter().map(|(layer, _)| *layer).collect();
-    write_preview(&arguments.out.join("overlay.png"), &page, &layers, &found)?;
+    let table = write(&arguments.out, &page, &layers, &found, &|| stop.load(Ordering::Relaxed))?;
     let footer = Footer { time: started.elapsed(), peak_memory: peak_memory(), device: &device_name };
     Ok(format!("{table}\n{footer}\nthe layers and overlay.png are in {}\n", arguments.out.display()))
+}
+
+/// Draws all pictures, then gives them their names, so that there is none of them where there are not all; returns
+/// the table.
+fn write(
+    out: &Path,
+    page: &Page,
+    layers: &[Layer],
+    found: &Segmentation,
+    stop: &dyn Fn() -> bool,
+) -> Result<String, PredictError> {
+    let go_on = || if stop() { Err(PredictError::Stopped) } else { Ok(()) };
+    let mut pictures = Vec::with_capacity(layers.len() + 1);
+    let mut table = format!("{:<12}{:>13}{:>8}  {:<10}{}\n", "layer", "pixels", "share", "overlay", "file");
+    let _ = writeln!(table, "{}", "-".repeat(72)); // writing to a String can't fail
+    for (index, layer) in layers.iter().enumerate() {
+        go_on()?;
+        let (name, path) = (layer_name(*layer), out.join(cutout_file(*layer)));
+        let (pixels, picture) = draw_cutout(&path, page, index, found)?;
+        pictures.push(picture);
+        let share = 100.0 * pixels as f64 / (page.width() * page.height()) as f64;
+        let colour = colour_name(*layer).unwrap_or("none");
+        let _ = writeln!(table, "{name:<12}{pixels:>13}{share:>6.1} %  {colour:<10}{}", cutout_file(*layer));
+    }
+    go_on()?;
+    pictures.push(draw_preview(&out.join(OVERLAY), page, layers, found)?);
+    go_on()?;
+    pictures.into_iter().try_for_each(Picture::finish)?;
+    Ok(table)
 }
 
 /// What Rodan's classifier calls the output of a layer.
@@ -174,6 +222,44 @@ fn layer_name(layer: Layer) -> String {
     }
 }
 
+/// The file of a layer's pixels.
+fn cutout_file(layer: Layer) -> String {
+    format!("{}.png", layer_name(layer))
+}
+
+/// All files that are going to be written.
+fn outputs(out: &Path, layers: impl Iterator<Item = Layer>) -> Vec<PathBuf> {
+    layers.map(cutout_file).chain([OVERLAY.to_owned()]).map(|name| out.join(name)).collect()
+}
+
+/// Makes sure that no output is an input, under whatever name (links included), and none a folder.
+fn keep_the_inputs<'a>(
+    inputs: impl Iterator<Item = &'a PathBuf>,
+    outputs: &[PathBuf],
+) -> Result<(), PredictError> {
+    // Whose metadata can't be read is found out when it is opened.
+    let identity = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    let inputs: Vec<_> = inputs.filter_map(|path| Some((path, identity(path)?))).collect();
+    for output in outputs {
+        let Some(found) = identity(output) else { continue };
+        if let Some((input, _)) = inputs.iter().find(|(_, input)| *input == found) {
+            return Err(PredictError::Overwrite { input: input.to_path_buf(), output: output.clone() });
+        }
+        if output.is_dir() {
+            return Err(PredictError::Folded(output.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn read_page(image: &Path) -> Result<Page, PredictError> {
+    Page::of_image(image).map_err(|source| {
+        // For a name without extension the error says only what the file is for.
+        let unnamed = image.extension().is_none().then(|| image.to_owned());
+        PredictError::Page { unnamed, source: Box::new(source) }
+    })
+}
+
 fn settings(set: &[String]) -> Result<SettingsMap, PredictError> {
     let map = parse_settings(set)?;
     match map.keys().find(|name| !SETTINGS.contains(&name.as_str())) {
@@ -182,32 +268,63 @@ fn settings(set: &[String]) -> Result<SettingsMap, PredictError> {
     }
 }
 
-fn read_models(arguments: &PredictArgs) -> Result<Vec<(Layer, Model)>, PredictError> {
-    let mut files = find_models(&arguments.models)?;
+/// The files of the models, the background first.
+fn model_files(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, PredictError> {
+    let mut files = find_models(folder)?;
     files.sort();
-    let few = |missing| Err(PredictError::Few { folder: arguments.models.clone(), missing });
+    let few = |missing| Err(PredictError::Few { folder: folder.to_owned(), missing });
     if files.iter().all(|(layer, _)| *layer != Layer::Background) {
         return few("Background Model");
     }
     if files.len() < 2 {
         return few("other model than Background Model");
     }
-    files.into_iter().map(|(layer, path)| Ok((layer, keras::read(&path)?))).collect()
+    Ok(files)
 }
 
-/// The patch size that the settings name, else the one that the models were trained on.
+/// The patch size that the settings name, else the one that the models were trained on; one side may come from the
+/// settings and the other from the models.
 fn shape(models: &[(Layer, Model)], map: &SettingsMap) -> Result<PatchShape, PredictError> {
     let side = |name| map.get(name).and_then(|n| n.as_str()?.parse::<usize>().ok());
     let (height, width) = (side(SETTINGS[0]), side(SETTINGS[1]));
+    let sides = |shape: PatchShape| (height.unwrap_or(shape.height()), width.unwrap_or(shape.width()));
     let mut named = models.iter().filter_map(|(layer, model)| Some((layer, model.shape?)));
-    let first = named.next();
-    if let (Some((one, shape)), true) = (first, height.is_none() || width.is_none())
-        && let Some((other, differs)) = named.find(|(_, other)| *other != shape)
-    {
+    let Some((one, shape)) = named.next() else {
+        return Ok(PatchShape::new(height.unwrap_or(DEFAULT_SIDE), width.unwrap_or(DEFAULT_SIDE))?);
+    };
+    if let Some((other, differs)) = named.find(|(_, other)| sides(*other) != sides(shape)) {
         let (first, second) = (one.model_name(), other.model_name());
         return Err(PredictError::Shapes { first, second, sizes: [shape, differs] });
     }
-    let (usual_height, usual_width) =
-        first.map_or((DEFAULT_SIDE, DEFAULT_SIDE), |(_, shape)| (shape.height(), shape.width()));
-    Ok(PatchShape::new(height.unwrap_or(usual_height), width.unwrap_or(usual_width))?)
+    let (height, width) = sides(shape);
+    Ok(PatchShape::new(height, width)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn stopped_between_two_pictures_it_leaves_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("page.png");
+        image::RgbImage::new(20, 10).save(&image).unwrap();
+        let page = read_page(&image).unwrap();
+        let (found, out) = (Segmentation::new(&page), folder.path().join("out"));
+        fs::create_dir(&out).unwrap();
+        let layers = [Layer::Background, Layer::Numbered(0)];
+        let asked = Cell::new(0);
+        // It is asked before each of three pictures, and before they get their names.
+        for last in 1..=4 {
+            asked.set(0);
+            let stop = || asked.replace(asked.get() + 1) + 1 == last;
+            let error = write(&out, &page, &layers, &found, &stop).unwrap_err();
+            assert!(matches!(error, PredictError::Stopped), "{error}");
+            assert_eq!((asked.get(), out.read_dir().unwrap().count()), (last, 0));
+        }
+        write(&out, &page, &layers, &found, &|| false).unwrap();
+        assert_eq!(out.read_dir().unwrap().count(), 3);
+    }
 }

@@ -1,11 +1,11 @@
 //! The picture of what was learned: the page with each found layer in a colour of its own.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use image::{Rgb, RgbImage};
-use thiserror::Error;
+use image::{ExtendedColorType, Rgb, RgbImage};
 
 use super::page::Page;
+use super::picture::{Picture, PictureError};
 use super::segment::Segmentation;
 use crate::wire::Layer;
 
@@ -28,16 +28,6 @@ const PALETTE: [(&str, [u8; 3]); 10] = [
 /// Share of the layer's colour in the picture; the rest is the page, so that the strokes stay visible.
 const OPACITY: f32 = 0.8;
 
-/// A picture that could not be written.
-#[derive(Debug, Error)]
-#[error("{}: can't write the picture: {source}; check that the folder is writable and has room", path.display())]
-pub struct PreviewError {
-    /// The file.
-    pub path: PathBuf,
-    /// What the image crate said.
-    pub source: image::ImageError,
-}
-
 /// The name of the colour in which a layer is drawn; none for the background.
 pub fn colour_name(layer: Layer) -> Option<&'static str> {
     layer_colour(layer).map(|(name, _)| name)
@@ -55,8 +45,7 @@ pub fn layer_colour(layer: Layer) -> Option<(&'static str, [u8; 3])> {
     }
 }
 
-/// Writes the page with the found layers in colours as PNG; the background is left as it is. `layers` are those of
-/// `found` in their order.
+/// Writes what [`draw_preview`] draws, whole or not at all.
 ///
 /// # Errors
 /// When the file can't be written.
@@ -65,19 +54,32 @@ pub fn write_preview(
     page: &Page,
     layers: &[Layer],
     found: &Segmentation,
-) -> Result<(), PreviewError> {
+) -> Result<(), PictureError> {
+    draw_preview(path, page, layers, found)?.finish()
+}
+
+/// Draws the page with the found layers in colours as PNG; the background is left as it is. `layers` are those of
+/// `found` in their order.
+///
+/// # Errors
+/// When the file can't be written.
+pub fn draw_preview(
+    path: &Path,
+    page: &Page,
+    layers: &[Layer],
+    found: &Segmentation,
+) -> Result<Picture, PictureError> {
     let colours = colours(layers);
     let mut picture = RgbImage::new(page.width() as u32, page.height() as u32);
     for ((column, row, pixel), bgr) in picture.enumerate_pixels_mut().zip(page.bgr().chunks_exact(3)) {
         *pixel = Rgb(painted(bgr, colours[found.label(row as usize, column as usize)]));
     }
-    let failed = |source| PreviewError { path: path.to_owned(), source };
-    picture.save_with_format(path, image::ImageFormat::Png).map_err(failed)
+    Picture::draw(path, picture.as_raw(), page.width(), page.height(), ExtendedColorType::Rgb8)
 }
 
-/// The same picture with at most `most` pixels on its longer side: each is the mean of those that fall into it. The whole
+/// What [`draw_preview`] draws with at most `most` pixels on its longer side: each is the mean of those that fall into it. The whole
 /// picture is never in memory.
-pub fn draw_preview(page: &Page, layers: &[Layer], found: &Segmentation, most: usize) -> RgbImage {
+pub fn reduced_preview(page: &Page, layers: &[Layer], found: &Segmentation, most: usize) -> RgbImage {
     let colours = colours(layers);
     let (width, height) = (page.width(), page.height());
     let longer = width.max(height);
@@ -152,15 +154,15 @@ mod tests {
     fn a_picture_is_scaled_down_to_the_means_of_its_pixels_and_never_up() {
         let layers = [Layer::Background, Layer::Numbered(1)];
         let (page, found) = page(90, 31);
-        let whole = draw_preview(&page, &layers, &found, 1200);
+        let whole = reduced_preview(&page, &layers, &found, 1200);
         assert_eq!(whole.dimensions(), (90, 31));
         let colour = Rgb([178, 83, 8]); // four fifths of vermillion, one of the page's 40
         assert_eq!((whole.get_pixel(0, 30), whole.get_pixel(89, 0)), (&Rgb([200; 3]), &colour));
-        let small = draw_preview(&page, &layers, &found, 15);
+        let small = reduced_preview(&page, &layers, &found, 15);
         assert_eq!(small.dimensions(), (15, 5));
         assert_eq!((small.get_pixel(6, 4), small.get_pixel(8, 0)), (&Rgb([200; 3]), &colour));
         // The one in the middle has three columns of each kind.
         assert_eq!(small.get_pixel(7, 2), &Rgb([189, 142, 104]));
-        assert_eq!(draw_preview(&page, &layers, &found, 1).dimensions(), (1, 1));
+        assert_eq!(reduced_preview(&page, &layers, &found, 1).dimensions(), (1, 1));
     }
 }

@@ -9,7 +9,8 @@ use crate::wire::Layer;
 /// sees too little. Small windows give up an eighth of their side, or little would be left of them.
 const RIM: usize = 25;
 
-/// The layer of every pixel: of all the networks the one that is surest. Five bytes a pixel.
+/// The layer of every pixel: of all the networks the one that is surest; of several that are equally sure the one that
+/// was added first (the background, where there is one), as NumPy's argmax in the classifier. Five bytes a pixel.
 #[derive(Debug)]
 pub struct Segmentation {
     width: usize,
@@ -109,6 +110,7 @@ impl Segmentation {
             for x in column.used.clone() {
                 let probability = seen[line + (x as isize - column.start) as usize];
                 let at = y * self.width + x;
+                // Greater, not equal: the first of equals keeps the pixel.
                 if probability > self.best[at] {
                     self.best[at] = probability;
                     self.labels[at] = self.added;
@@ -217,6 +219,17 @@ mod tests {
         let score = found.score(&page, 1, Layer::Numbered(0));
         assert_eq!((score.precision(), score.recall()), (0.9, 1.0));
         assert!((score.f1() - 1.8 / 1.9).abs() < 1e-12);
+    }
+
+    #[test]
+    fn of_equally_sure_layers_the_first_gets_the_pixel() {
+        let page = Page::from_parts(20, 10, vec![0; 600], Vec::new());
+        let mut found = Segmentation::new(&page);
+        for probability in [0.0, 0.0, 0.25, 0.25] {
+            let constant = |images: &[f32]| Ok::<_, ()>(vec![probability; images.len() / 3]);
+            found.add_layer(&page, PatchShape::new(16, 16).unwrap(), 1, constant).unwrap();
+        }
+        assert!((0..10).all(|r| (0..20).all(|c| found.label(r, c) == 2)));
     }
 
     #[test]

@@ -6,7 +6,8 @@
                                     batch) and NAME.y.f32 (the trainer's predictions): they are compared.
     check_models.py save FOLDER     save models of this network as Keras does: keras.hdf5 (trained, with Adam
                                     slots), masking.hdf5 (with the successor's Masking layer), both with
-                                    NAME.x.f32 and NAME.y.f32; and other.hdf5, another network.
+                                    NAME.x.f32 and NAME.y.f32; open.hdf5, for images of any size; and
+                                    other.hdf5, another network.
     check_models.py segment FOLDER  page.png in the folder, segmented by the models in FOLDER/models as Rodan's
                                     classifier does: windows that overlap by their rim, the page's border
                                     replicated, each pixel to the surest model (in the order of the files' names).
@@ -116,6 +117,7 @@ def save(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         build(32, 64, second_kernel=3).save(str(folder / "other.hdf5"))
+        build(None, None).save(str(folder / "open.hdf5"))
 
 
 def segment(folder):
