@@ -73,6 +73,11 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(ExitCode::Config, &error),
     };
+    if arguments.command.is_none() {
+        for sentence in config.plain_connections() {
+            tracing::warn!("{sentence}");
+        }
+    }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(ExitCode::Internal, &error),

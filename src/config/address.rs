@@ -37,6 +37,16 @@ pub enum AddressError {
     /// A path, query or fragment that has no meaning here.
     #[error("must be a scheme, a host and a port only, without a path, a query or a fragment")]
     Path,
+    /// No TLS, where the site asks for it.
+    #[error("has no TLS, which REQUIRE_TLS=1 asks for; write {0}")]
+    Plain(String),
+}
+
+/// Whether a connection to this host stays on this machine.
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// Takes `host` or `host:port` as `scheme://host:port`, and a URL as it is.
@@ -78,6 +88,25 @@ impl BrokerAddress {
             url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Self { host, port: url.port().unwrap_or(default_port), tls, vhost })
     }
+
+    /// Refuses an address without TLS, loopback or not.
+    ///
+    /// # Errors
+    /// When the address has no TLS; the text says what to write instead.
+    pub fn require_tls(self) -> Result<Self, AddressError> {
+        if self.tls { Ok(self) } else { Err(AddressError::Plain(self.with_tls())) }
+    }
+
+    /// Whether passwords and jobs would cross a network in the clear.
+    pub fn is_exposed(&self) -> bool {
+        !self.tls && !is_loopback(&self.host)
+    }
+
+    /// The same host with TLS, without the port, which would be that of plain AMQP.
+    pub(crate) fn with_tls(&self) -> String {
+        let host = &self.host;
+        if host.contains(':') { format!("amqps://[{host}]") } else { format!("amqps://{host}") }
+    }
 }
 
 impl fmt::Display for BrokerAddress {
@@ -115,6 +144,24 @@ impl RodanAddress {
             return Err(AddressError::Path);
         }
         Ok(Self(url))
+    }
+
+    /// Refuses plain HTTP, loopback or not.
+    ///
+    /// # Errors
+    /// When the address has no TLS; the text says what to write instead.
+    pub fn require_tls(self) -> Result<Self, AddressError> {
+        if self.0.scheme() == "https" { Ok(self) } else { Err(AddressError::Plain(self.with_tls())) }
+    }
+
+    /// Whether the password and the token would cross a network in the clear.
+    pub fn is_exposed(&self) -> bool {
+        self.0.scheme() != "https" && !is_loopback(self.0.host_str().unwrap_or_default())
+    }
+
+    /// The same host with TLS, without the port, which would be that of plain HTTP.
+    pub(crate) fn with_tls(&self) -> String {
+        format!("https://{}", self.0.host_str().unwrap_or_default())
     }
 
     /// The address as a URL that ends in `/`.
@@ -175,5 +222,32 @@ mod tests {
         assert_eq!(show("https://rodan.example/prefix"), Err(AddressError::Path));
         assert_eq!(show("ftp://rodan"), Err(AddressError::Scheme("http:// or https://")));
         assert_eq!(show("https://me:secret@rodan"), Err(AddressError::UserInfo));
+    }
+
+    #[test]
+    fn only_plain_addresses_of_other_machines_are_exposed() {
+        for (text, exposed) in [
+            ("rabbit", true),
+            ("10.0.0.1:5672", true),
+            ("localhost.example", true),
+            ("localhost", false),
+            ("127.0.0.2", false),
+            ("[::1]", false),
+        ] {
+            assert_eq!(BrokerAddress::parse(text).unwrap().is_exposed(), exposed, "{text}");
+            assert_eq!(RodanAddress::parse(text).unwrap().is_exposed(), exposed, "{text}");
+        }
+        assert!(!BrokerAddress::parse("amqps://rabbit").unwrap().is_exposed());
+        assert!(!RodanAddress::parse("https://rodan").unwrap().is_exposed());
+    }
+
+    #[test]
+    fn what_to_write_instead_of_a_plain_address() {
+        let broker = |text| BrokerAddress::parse(text).unwrap().require_tls().map(|a| a.host);
+        assert_eq!(broker("[fd00::1]:5672"), Err(AddressError::Plain("amqps://[fd00::1]".into())));
+        assert_eq!(broker("amqps://rabbit"), Ok("rabbit".into()));
+        let rodan = |text| RodanAddress::parse(text).unwrap().require_tls().map(|a| a.to_string());
+        assert_eq!(rodan("rodan:8000"), Err(AddressError::Plain("https://rodan".into())));
+        assert_eq!(rodan("https://rodan"), Ok("https://rodan/".into()));
     }
 }

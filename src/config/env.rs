@@ -27,6 +27,7 @@ pub const VARIABLES: &[Variable] = &[
     variable("RODAN_USER", None, "the user name (or e-mail address) for Rodan"),
     variable("RODAN_PASSWORD", None, "the password for Rodan"),
     variable("RODAN_HOST", None, "Rodan's address: host, or an http:// or https:// URL"),
+    variable("REQUIRE_TLS", None, "1 when RABBITMQ_HOST and RODAN_HOST without TLS are refused"),
     variable("SPOOL_DIR", Some("spool"), "the directory for job records, on the shared filesystem"),
     variable("LOG_DIR", Some("logs"), "the directory for the Slurm logs, on the shared filesystem"),
     variable("BATCH_SCRIPT", Some("hpc_training.sh"), "the script that sbatch runs"),

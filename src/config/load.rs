@@ -134,11 +134,25 @@ impl Reader {
         })
     }
 
+    /// Asked for each of the two addresses; a value that is no flag is reported once.
+    fn required_tls(&mut self) -> bool {
+        let before = self.problems.len();
+        let tls = self.flag("REQUIRE_TLS");
+        if self.problems.len() > before && self.problems[..before].contains(&self.problems[before]) {
+            self.problems.truncate(before);
+        }
+        tls
+    }
+
     fn broker(&mut self) -> Option<BrokerConfig> {
         let user = self.required("RABBITMQ_USER");
         let password = Secret::new(self.required("RABBITMQ_PASSWORD"));
         self.required("RABBITMQ_HOST");
-        let address = self.parsed("RABBITMQ_HOST", BrokerAddress::parse);
+        let tls = self.required_tls();
+        let address = self.parsed("RABBITMQ_HOST", |text| {
+            let address = BrokerAddress::parse(text)?;
+            if tls { address.require_tls() } else { Ok(address) }
+        });
         let reply_queue_durable = self.flag("REPLY_QUEUE_DURABLE");
         // 1,000 hours: RabbitMQ takes an expiration of up to 2^32 ms, which is 1,193 hours.
         let reply_ttl = Duration::from_secs(3600 * self.number("REPLY_TTL_HOURS", 1..=1000));
@@ -175,7 +189,11 @@ impl Reader {
 
     fn rodan_address(&mut self) -> Option<RodanAddress> {
         self.required("RODAN_HOST");
-        self.parsed("RODAN_HOST", RodanAddress::parse)
+        let tls = self.required_tls();
+        self.parsed("RODAN_HOST", |text| {
+            let address = RodanAddress::parse(text)?;
+            if tls { address.require_tls() } else { Ok(address) }
+        })
     }
 
     fn site(&mut self, home: &Path, env_file: Option<&Path>, spool: Option<&Path>) -> SiteConfig {
@@ -394,6 +412,24 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part:?} is not in {error}");
         }
+    }
+
+    #[test]
+    fn require_tls_refuses_plain_hosts_and_says_what_to_write() {
+        let error = load(SIX, &[("REQUIRE_TLS", "1")]).unwrap_err().to_string();
+        assert!(error.contains("2 problems"), "{error}");
+        for (name, instead) in [("RABBITMQ_HOST", "amqps://rabbit;"), ("RODAN_HOST", "https://rodan;")] {
+            let sentence = format!("{name} has no TLS, which REQUIRE_TLS=1 asks for; write {instead}");
+            assert!(error.contains(&sentence), "{error}");
+        }
+        let tls = [("REQUIRE_TLS", "1"), ("RABBITMQ_HOST", "amqps://a"), ("RODAN_HOST", "https://b")];
+        assert!(load(SIX, &tls).unwrap().plain_connections().is_empty());
+        assert_eq!(load(SIX, &[("REQUIRE_TLS", "0")]).unwrap().plain_connections().len(), 2);
+        let error = load(SIX, &[("REQUIRE_TLS", "perhaps")]).unwrap_err().to_string();
+        assert!(error.contains("1 problem:") && error.contains("REQUIRE_TLS must be 1 or 0"), "{error}");
+        let (_dir, path) = file(SIX, 0o600);
+        let environment = BTreeMap::from([("REQUIRE_TLS".to_owned(), "1".to_owned())]);
+        assert!(TrainerConfig::load(&Sources { env_file: Some(&path), environment }).is_err());
     }
 
     #[test]

@@ -109,6 +109,19 @@ pub struct Config {
     pub site: SiteConfig,
 }
 
+impl Config {
+    /// A sentence for each address whose password would cross a network in the clear.
+    pub fn plain_connections(&self) -> Vec<String> {
+        let sentence = |name, address: String| {
+            format!("{name} has no TLS: its password crosses the network in the clear; write {address}")
+        };
+        let (broker, rodan) = (&self.broker.address, &self.rodan.address);
+        let broker = broker.is_exposed().then(|| sentence("RABBITMQ_HOST", broker.with_tls()));
+        let rodan = rodan.is_exposed().then(|| sentence("RODAN_HOST", rodan.with_tls()));
+        broker.into_iter().chain(rodan).collect()
+    }
+}
+
 /// What `run_trainer` needs: no Rodan password (the job file holds a token) and no Slurm options.
 #[derive(Clone, Debug)]
 pub struct TrainerConfig {
