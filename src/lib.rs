@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod crash;
 pub mod exit_code;
+pub mod harden;
 #[cfg(feature = "trainer")]
 pub mod keras;
 pub mod ledger;

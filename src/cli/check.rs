@@ -18,6 +18,7 @@ use super::logging::{LogFormat, Verbosity};
 use crate::bridge::{self, DryRun, Happening, Outcome};
 use crate::config::{Config, Sources};
 use crate::exit_code::ExitCode;
+use crate::harden;
 use crate::ledger::JobId;
 
 /// Takes training jobs from RabbitMQ, submits them to Slurm, and answers the ones that failed
@@ -68,6 +69,8 @@ enum Command {
 /// Runs `check` and returns its exit code.
 pub fn run(arguments: &Arguments) -> ExitCode {
     arguments.verbosity.start(tracing::Level::WARN);
+    harden::process();
+    harden::files();
     let sources = Sources::of_process(arguments.env_file.as_deref());
     let config = match Config::load(&sources, arguments.spool.as_deref()) {
         Ok(config) => config,

@@ -32,7 +32,8 @@ use self::watch::Watch;
 use crate::broker::DEFAULT_REPLY_QUEUE;
 use crate::config::{ConfigError, Sources, TrainerConfig};
 use crate::exit_code::ExitCode;
-use crate::ledger::{CorrelationId, JobFiles, JobId, write_atomic};
+use crate::harden;
+use crate::ledger::{CorrelationId, JobFiles, JobId, read_own, write_atomic};
 use crate::report;
 use crate::rodan::{Client, ClientError, DownloadError, Downloader};
 use crate::text;
@@ -107,6 +108,7 @@ impl JobError {
 
 /// Runs the job to its one reply, or leaves it to Slurm to start it again, and returns the exit code.
 pub fn run(arguments: &JobArgs) -> ExitCode {
+    harden::files();
     let signals = match Signals::watch() {
         Ok(signals) => signals,
         Err(error) => return fail(ExitCode::Internal, &format!("can't watch for signals: {error}")),
@@ -196,7 +198,7 @@ fn note_start(files: &JobFiles) {
 
 fn spooled(place: &Place) -> Option<Reply> {
     place.managed.as_ref()?;
-    Reply::from_body(fs::read(&place.reply).ok()?).ok()
+    Reply::from_body(read_own(&place.reply).ok()?).ok()
 }
 
 /// Where the reply goes: the command line wins over the job file, the record over nothing.
@@ -240,7 +242,7 @@ fn attempt(
     place: &Place,
 ) -> Option<Ended> {
     let file =
-        fs::read(&arguments.job_file).map_err(JobError::Read).and_then(|text| Ok(JobFile::parse(&text)?));
+        place.read(&arguments.job_file).map_err(JobError::Read).and_then(|text| Ok(JobFile::parse(&text)?));
     let envelope = envelope(arguments, file.as_ref().ok());
     let result = file.and_then(|file| {
         let config = config.as_ref().map_err(|_| JobError::Config(ConfigError::Variables(Vec::new())))?;

@@ -9,6 +9,7 @@ use super::local::{self, LocalArgs};
 use super::logging::Verbosity;
 use super::predict::{self, PredictArgs};
 use crate::exit_code::ExitCode;
+use crate::harden;
 
 /// Trains one network for each layer of a manuscript page
 ///
@@ -65,6 +66,7 @@ pub struct Arguments {
 /// Runs `run_trainer` and returns its exit code.
 pub fn run(arguments: Arguments) -> ExitCode {
     arguments.verbosity.start(tracing::Level::INFO);
+    harden::process();
     use_the_cores_of_the_allocation();
     let quiet = arguments.verbosity.quiet;
     if let Some(out) = arguments.out {

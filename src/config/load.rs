@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,6 +11,7 @@ use thiserror::Error;
 
 use super::address::{BrokerAddress, RodanAddress};
 use super::env::{default, purpose};
+use super::file::read_file;
 use super::gres::GresTable;
 use super::resolved::{BrokerConfig, Config, OnTimeLimit, RodanConfig, SiteConfig, TrainerConfig};
 use crate::secret::Secret;
@@ -35,6 +34,20 @@ pub enum ConfigError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// The file is another account's.
+    #[error(
+        "{} belongs to user {owner}, who could change it; run as root: chown {own} {}",
+        path.display(),
+        path.display()
+    )]
+    Owner {
+        /// The file.
+        path: PathBuf,
+        /// Its owner's number.
+        owner: u32,
+        /// This account's number.
+        own: u32,
     },
     /// A line of the file is not `NAME=value`.
     #[error(
@@ -272,29 +285,6 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
-fn read_file(path: &Path) -> Result<HashMap<String, String>, ConfigError> {
-    let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
-    let mode = fs::metadata(path).map_err(read)?.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(ConfigError::Permissions { path: path.to_path_buf(), mode });
-    }
-    let text = fs::read_to_string(path).map_err(read)?;
-    let mut values = HashMap::new();
-    for pair in dotenvy::from_read_iter(text.as_bytes()) {
-        match pair {
-            Ok((name, value)) => values.insert(name, value),
-            // The error repeats the line, which may hold a password: only its number may be told.
-            Err(dotenvy::Error::LineParse(bad, _)) => {
-                let first = bad.lines().next().unwrap_or_default().trim_end();
-                let line = text.lines().position(|l| l.trim_end() == first).map_or(0, |n| n + 1);
-                return Err(ConfigError::Syntax { path: path.to_path_buf(), line });
-            }
-            Err(_) => return Err(ConfigError::Syntax { path: path.to_path_buf(), line: 0 }),
-        };
-    }
-    Ok(values)
-}
-
 impl Config {
     /// Reads everything `check` needs. `spool` (`--spool`) wins over `SPOOL_DIR`.
     ///
@@ -354,6 +344,7 @@ impl TrainerConfig {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     use super::super::gres::Gres;

@@ -2,6 +2,7 @@
 
 mod address;
 mod env;
+mod file;
 mod gres;
 mod load;
 mod resolved;

@@ -5,13 +5,13 @@
 //! directory, which only one of them can. A claim that is there already tells that somebody may have published: the reply
 //! queue has to be looked into before the reply is sent again.
 
-use std::fs;
 use std::io;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::atomic::{create_atomic, write_atomic};
+use super::own::read_own;
 use super::store::JobFiles;
 
 /// Who publishes.
@@ -56,7 +56,7 @@ pub fn claim(files: &JobFiles, by: Publisher) -> io::Result<Claimed> {
     if create_atomic(&path, &text)? {
         return Ok(Claimed::First);
     }
-    let earlier: Option<Claim> = fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let earlier: Option<Claim> = read_own(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
     if by == Publisher::Trainer && earlier.is_none_or(|earlier| earlier.by == Publisher::Check) {
         return Ok(Claimed::TakenOver);
     }
@@ -66,6 +66,8 @@ pub fn claim(files: &JobFiles, by: Publisher) -> io::Result<Claimed> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

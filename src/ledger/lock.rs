@@ -13,6 +13,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use super::atomic::{create_atomic, write_atomic};
+use super::own::read_own;
 
 /// How long the lock of another host counts without a new heartbeat.
 pub(super) const STALE_AFTER: Duration = Duration::from_secs(600);
@@ -86,7 +87,7 @@ fn host_name() -> String {
 
 impl Holder {
     fn read(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(path).ok()?).ok()
+        serde_json::from_slice(&read_own(path).ok()?).ok()
     }
 
     fn text(&self) -> io::Result<Vec<u8>> {

@@ -1,6 +1,5 @@
 //! How far a training has got: the trainer's note for `check`, which else knows no more than Slurm does.
 
-use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 
@@ -8,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::atomic::UNFINISHED;
+use super::own::read_own;
 use super::record::SlurmJobId;
 
 /// What a trainer was doing when it last said so.
@@ -49,7 +49,7 @@ pub struct Progress {
 impl Progress {
     /// Reads what was written to `path`; nothing when there is none, or none that can be understood.
     pub fn read(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(path).ok()?).ok()
+        serde_json::from_slice(&read_own(path).ok()?).ok()
     }
 
     /// Writes it to `path` (mode 0600), whole or not at all. It is not flushed to disk: the next one comes soon, and
@@ -69,6 +69,8 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -11,6 +11,7 @@ use thiserror::Error;
 use super::atomic::{PROBE, UNFINISHED, sweep, sync_directory, write_atomic};
 use super::breaker::Breaker;
 use super::claim::{Claimed, Publisher, claim};
+use super::own::{is_own_directory, own_directory, read_own};
 use super::record::{JobId, RECORD_VERSION, Record, SlurmJobId};
 use crate::crash;
 use crate::wire::{Envelope, Reply};
@@ -132,7 +133,7 @@ impl JobFiles {
 
     /// Where the reply of this job goes, as its record says.
     pub fn envelope(&self) -> Option<Envelope> {
-        let record: Record = serde_json::from_slice(&fs::read(self.record()).ok()?).ok()?;
+        let record: Record = serde_json::from_slice(&read_own(&self.record()).ok()?).ok()?;
         Some(Envelope {
             reply_to: record.reply_to,
             correlation_id: record.correlation_id.0,
@@ -142,7 +143,7 @@ impl JobFiles {
 
     /// Slurm's number in [`JobFiles::started`].
     pub fn started_in(&self) -> Option<SlurmJobId> {
-        fs::read_to_string(self.started()).ok()?.trim().parse().ok().map(SlurmJobId)
+        std::str::from_utf8(&read_own(&self.started()).ok()?).ok()?.trim().parse().ok().map(SlurmJobId)
     }
 
     /// The job's record.
@@ -164,6 +165,15 @@ impl Store {
                 .mode(0o700)
                 .create(&directory)
                 .map_err(|source| StoreError { path: directory.clone(), action: "can't be made", source })?;
+            // SPOOL_DIR itself may lead to another filesystem by a link of the operator's.
+            let closed = own_directory(&directory, directory == root).map_err(|source| StoreError {
+                path: directory.clone(),
+                action: "can't be used",
+                source,
+            })?;
+            if closed {
+                tracing::warn!("others could look into {}; it is closed to them now", directory.display());
+            }
         }
         // The lock file and the records need a directory that can be written; say so before anything is taken.
         tempfile::Builder::new().prefix(PROBE).tempfile_in(store.jobs()).map_err(|source| StoreError {
@@ -196,7 +206,7 @@ impl Store {
 
     /// How submissions went lately.
     pub fn breaker(&self) -> Breaker {
-        fs::read(self.breaker_path())
+        read_own(&self.breaker_path())
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok())
             .unwrap_or_default()
@@ -253,6 +263,9 @@ impl Store {
                         "{name}: its record has version {version}, this program knows {RECORD_VERSION}; left alone"
                     );
                 }
+                Err(Unreadable::Fault(error)) => {
+                    tracing::error!("{name}: its record can't be read ({error}); the next pass tries again");
+                }
                 Err(Unreadable::Unfinished) if self.discard_unfinished(&name) => {}
                 Err(Unreadable::Unfinished) => self.set_aside(&name, "it has no record"),
                 Err(Unreadable::Foreign(why)) => self.set_aside(&name, &why),
@@ -265,12 +278,15 @@ impl Store {
     fn read(&self, name: &str) -> Result<Record, Unreadable> {
         let id = JobId::from_directory(name)
             .ok_or_else(|| Unreadable::Foreign("its name is not a job's".into()))?;
-        let text = match fs::read(self.files(&id).record()) {
-            Ok(text) => text,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(Unreadable::Unfinished),
-            Err(e) => return Err(Unreadable::Foreign(e.to_string())),
-        };
-        parse(&text, &id)
+        let files = self.files(&id);
+        let text = is_own_directory(files.directory()).and_then(|()| read_own(&files.record()));
+        match text {
+            Ok(text) => parse(&text, &id),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Unreadable::Unfinished),
+            // What is refused here has this kind; the system's own faults have others, and may pass.
+            Err(e) if e.kind() == io::ErrorKind::Other => Err(Unreadable::Foreign(e.to_string())),
+            Err(e) => Err(Unreadable::Fault(e)),
+        }
     }
 
     /// A run that was killed before it had written the record: the message was not acknowledged and comes again, so
@@ -301,13 +317,13 @@ impl Store {
 
     /// The record of an open job.
     pub fn find_open(&self, id: &JobId) -> Option<Record> {
-        parse(&fs::read(self.files(id).record()).ok()?, id).ok()
+        self.read(id.as_str()).ok()
     }
 
     /// The record of a job, open or done.
     pub fn find(&self, id: &JobId) -> Option<Record> {
         let done = JobFiles::new(&self.done().join(id.as_str()));
-        let text = fs::read(self.files(id).record()).or_else(|_| fs::read(done.record())).ok()?;
+        let text = read_own(&self.files(id).record()).or_else(|_| read_own(&done.record())).ok()?;
         parse(&text, id).ok()
     }
 
@@ -341,12 +357,12 @@ impl Store {
     /// When it can't be read.
     pub fn message(&self, id: &JobId) -> Result<Vec<u8>, StoreError> {
         let path = self.files(id).message();
-        fs::read(&path).map_err(|source| StoreError { path: path.clone(), action: "can't be read", source })
+        read_own(&path).map_err(|source| StoreError { path: path.clone(), action: "can't be read", source })
     }
 
     /// The spooled reply of an open job; `None` when there is none or it is torn.
     pub fn reply(&self, id: &JobId) -> Option<Reply> {
-        Reply::from_body(fs::read(self.files(id).reply()).ok()?).ok()
+        Reply::from_body(read_own(&self.files(id).reply()).ok()?).ok()
     }
 
     /// Spools a reply, then removes the job file: its token is not needed any more.
@@ -414,6 +430,7 @@ pub(super) enum Unreadable {
     Unfinished,
     Newer(u64),
     Foreign(String),
+    Fault(io::Error),
 }
 
 pub(super) fn parse(text: &[u8], id: &JobId) -> Result<Record, Unreadable> {
@@ -473,6 +490,53 @@ mod tests {
         store.finish(&job.job_id).unwrap();
         assert!(store.open_jobs().unwrap().is_empty());
         assert_eq!(store.find(&job.job_id), Some(job));
+    }
+
+    #[test]
+    fn a_spool_that_others_could_enter_is_closed_and_one_behind_a_link_is_not_used() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("spool");
+        fs::create_dir_all(root.join("jobs")).unwrap();
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
+        Store::open(&root).unwrap();
+        for path in [root.clone(), root.join("jobs")] {
+            assert_eq!(
+                fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+                0o700,
+                "{}",
+                path.display()
+            );
+        }
+        // The whole spool may be elsewhere, its parts may not.
+        let link = dir.path().join("link");
+        symlink(&root, &link).unwrap();
+        Store::open(&link).unwrap();
+        fs::rename(root.join("done"), dir.path().join("elsewhere")).unwrap();
+        symlink(dir.path().join("elsewhere"), root.join("done")).unwrap();
+        let error = Store::open(&root).unwrap_err().to_string();
+        assert!(error.contains("done can't be used"), "{error}");
+    }
+
+    #[test]
+    fn a_job_behind_a_link_is_set_aside_and_not_read() {
+        use std::os::unix::fs::symlink;
+        let (dir, store) = store();
+        for id in ["directory", "record"] {
+            store.create(&record(id), b"body").unwrap();
+        }
+        let files = |id: &str| store.files(&record(id).job_id);
+        let (elsewhere, record_elsewhere) = (dir.path().join("elsewhere"), dir.path().join("record.json"));
+        fs::rename(files("directory").directory(), &elsewhere).unwrap();
+        symlink(&elsewhere, files("directory").directory()).unwrap();
+        fs::rename(files("record").record(), &record_elsewhere).unwrap();
+        symlink(&record_elsewhere, files("record").record()).unwrap();
+        for id in ["directory", "record"] {
+            assert_eq!(store.find_open(&record(id).job_id), None);
+        }
+        assert!(store.open_jobs().unwrap().is_empty());
+        assert_eq!(fs::read_dir(store.rejected()).unwrap().count(), 2);
+        assert!(elsewhere.join("record.json").exists() && record_elsewhere.exists(), "left as they were");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::atomic::UNFINISHED;
 use super::lock::{Role, STALE_AFTER};
+use super::own::read_own;
 use super::record::{JobId, Record};
 use super::store::{JobFiles, Store, StoreError, Unreadable, parse};
 
@@ -73,7 +74,7 @@ impl Store {
     pub fn see_or_why(&self, id: &JobId) -> Result<Option<Seen>, String> {
         for (directory, answered) in [(self.jobs(), false), (self.done(), true)] {
             let files = JobFiles::new(&directory.join(id.as_str()));
-            let text = match fs::read(files.record()) {
+            let text = match read_own(&files.record()) {
                 Ok(text) => text,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error.to_string()),
@@ -84,6 +85,7 @@ impl Store {
                     Err(format!("its record has version {version}, from a newer program"))
                 }
                 Err(Unreadable::Foreign(why)) => Err(why),
+                Err(Unreadable::Fault(error)) => Err(error.to_string()),
                 Err(Unreadable::Unfinished) => Ok(None),
             };
         }
@@ -114,7 +116,7 @@ impl Store {
 
     /// Who holds the lock, as far as it has said so.
     pub fn held_by(&self) -> Option<HeldBy> {
-        serde_json::from_slice(&fs::read(self.lock_path().with_extension("holder")).ok()?).ok()
+        serde_json::from_slice(&read_own(&self.lock_path().with_extension("holder")).ok()?).ok()
     }
 }
 

@@ -11,7 +11,9 @@ use serde_json::{Map, Value};
 use super::find::{FindError, find, shortest};
 use super::logs::logs_of;
 use crate::config::Config;
-use crate::ledger::{HeldBy, JobId, Outcome, Progress, Record, Seen, SlurmJobId, State, Store, StoreError};
+use crate::ledger::{
+    HeldBy, JobId, Outcome, Progress, Record, Seen, SlurmJobId, State, Store, StoreError, read_own,
+};
 use crate::slurm::{JobInfo, Phase, Slurm, in_words};
 use crate::wire::Reply;
 
@@ -255,7 +257,7 @@ fn part_done(progress: &Progress) -> Option<f64> {
 
 fn small(path: &Path) -> Option<Vec<u8>> {
     fs::metadata(path).ok().filter(|m| m.is_file() && m.len() <= MAX_BYTES)?;
-    fs::read(path).ok()
+    read_own(path).ok()
 }
 
 fn settings(message: &[u8]) -> Option<Map<String, Value>> {

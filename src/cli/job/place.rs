@@ -1,12 +1,14 @@
 //! The files around a job file.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
+use zeroize::Zeroizing;
 
-use crate::ledger::{JobFiles, sweep, write_atomic};
+use crate::ledger::{JobFiles, read_own, sweep, write_atomic};
 use crate::wire::Reply;
 
 /// The files around a job file. `check` keeps a record beside it; a job file written by hand stands alone, and then
@@ -33,6 +35,22 @@ impl Place {
             delivered: job_file.with_extension("delivered"),
             report: job_file.with_extension("report.html"),
         }
+    }
+
+    /// The job file, which holds a token: in the spool nobody else's is taken. One by hand may be a link to elsewhere.
+    pub(super) fn read(&self, job_file: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
+        if self.managed.is_some() {
+            return read_own(job_file).map(Zeroizing::new);
+        }
+        let mut file = File::open(job_file)?;
+        let mode = file.metadata()?.mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            let path = job_file.display();
+            warn!("{path} holds a token and others may read it (mode {mode:04o}); run: chmod 600 {path}");
+        }
+        let mut bytes = Zeroizing::new(Vec::new());
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Writes the report. A job whose reply is delivered may have been filed away in the meantime: then there.

@@ -1,0 +1,214 @@
+//! Secrets that are known to the test are looked for in everything that a site leaves, shows and sends: files, logs, replies,
+//! Slurm's record of the job and its environment, the arguments and the environment of every process meanwhile.
+//! Real RabbitMQ, real Slurm. `cargo nextest run --test secrets --no-capture` prints what was searched.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use base64::Engine as _;
+use lapin::BasicProperties;
+use serde_json::json;
+
+use support::SECONDS;
+use support::broker::{JOBS, RESULTS};
+use support::desk::Desk;
+use support::rodan::{Answer, LOGIN, Rodan, Setup};
+
+const PASSWORD: &str = "pl4nted+password/of&rodan";
+const TOKEN: &str = "feedfacefeedfacefeedfacefeedfacefeedface";
+
+/// What a job of this site sees of its surroundings.
+const LOOK_AROUND: &str = r#"env > "${1%/*}/../../../environment"
+tr '\0' ' ' < /proc/$$/cmdline > "${1%/*}/../../../arguments"
+scontrol show job -d "$SLURM_JOB_ID" > "${1%/*}/../../../record"
+scontrol write batch_script "$SLURM_JOB_ID" "${1%/*}/../../../script" > /dev/null
+exec "$HPC_TRAINER_HOME/run_trainer" "$@"
+"#;
+
+/// Looks for the secrets, as they are and as they travel, and counts what it has looked at.
+struct Search {
+    forms: Vec<(String, Vec<u8>)>,
+    seen: Vec<(&'static str, usize)>,
+    hits: Vec<String>,
+}
+
+impl Search {
+    fn new(secrets: &[(&str, &str)]) -> Self {
+        let mut forms = Vec::new();
+        for (name, secret) in secrets {
+            let percent: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+            let base64 = base64::engine::general_purpose::STANDARD.encode(secret);
+            for (how, form) in [("", (*secret).to_owned()), (" (percent)", percent), (" (base64)", base64)] {
+                if how.is_empty() || form != *secret {
+                    forms.push((format!("{name}{how}"), form.into_bytes()));
+                }
+            }
+        }
+        Self { forms, seen: Vec::new(), hits: Vec::new() }
+    }
+
+    fn look(&mut self, kind: &'static str, which: &str, bytes: &[u8]) {
+        match self.seen.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, count)) => *count += 1,
+            None => self.seen.push((kind, 1)),
+        }
+        for (name, form) in &self.forms {
+            if bytes.windows(form.len()).any(|window| window == form) {
+                self.hits.push(format!("{name} in {kind} {which}"));
+            }
+        }
+    }
+
+    /// The arguments and the environment of every process that this account may look at.
+    fn look_at_processes(&mut self) {
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.bytes().all(|b| b.is_ascii_digit()) {
+                for (kind, file) in [("process arguments", "cmdline"), ("process environment", "environ")] {
+                    // It may have ended, or belong to somebody else.
+                    if let Ok(bytes) = fs::read(entry.path().join(file)) {
+                        self.look(kind, &name, &bytes);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn known_secrets_are_found_nowhere_but_where_they_belong() {
+    let setup = Setup { password: PASSWORD.into(), token: TOKEN.into(), ..Setup::default() };
+    let mut desk = Desk::with(Some(LOOK_AROUND), Rodan::with(setup));
+    // Another word for the broker's, too: what it is for the other tests says nothing here.
+    let secrets = [("password of Rodan", PASSWORD), ("token", TOKEN)];
+    let mut search = Search::new(&secrets);
+    let mut watch = Search::new(&secrets);
+    let done = AtomicBool::new(false);
+
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                watch.look_at_processes();
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        });
+        // The watch ends with this scope however the rest does.
+        let _end = Ends(&done);
+        let run = |search: &mut Search, desk: &Desk, arguments: &[&str]| {
+            let finished = desk.check().args(arguments).limit(SECONDS(120)).run();
+            let kind = if arguments.is_empty() { "output of a pass" } else { "output of a command" };
+            search.look(kind, &format!("{arguments:?}"), finished.to_string().as_bytes());
+            finished
+        };
+
+        // A job that goes well, from --dry-run to the models.
+        let good = desk.vhost.publish_job(&desk.short_job());
+        run(&mut search, &desk, &["--dry-run"]).success();
+        run(&mut search, &desk, &["-v"]).success();
+        let slurm_id = desk.slurm_job(&good);
+        let job_file = desk.directory(&good).join("job.json");
+        if let Ok(text) = fs::read(&job_file) {
+            // The one place: it shows that the search would find it.
+            let mut control = Search::new(&secrets);
+            control.look("job file", "", &text);
+            assert_eq!(control.hits, ["token in job file "]);
+            assert_eq!(fs::metadata(&job_file).unwrap().mode() & 0o777, 0o600);
+        }
+        run(&mut search, &desk, &["status"]).success();
+        run(&mut search, &desk, &["status", &good, "--json"]).success();
+        let reply = desk.vhost.receive_reply(&good, SECONDS(120));
+        assert!(reply.json().get("Background Model").is_some(), "{}", desk.log(&good));
+        search.look("reply", &good, &reply.body);
+        desk.cluster.wait_for_end(&slurm_id, SECONDS(60));
+        run(&mut search, &desk, &[]).success();
+        run(&mut search, &desk, &["logs", &good]).success();
+
+        // A Rodan that sends back what it was sent: at the login, and at a download.
+        let echo = format!("{{\"detail\":\"you said Token {TOKEN} and {PASSWORD}\"}}");
+        desk.rodan.answer_next(LOGIN, 9, &Answer::Body(echo.clone().into_bytes()));
+        let refused = desk.vhost.publish_job(&desk.short_job());
+        run(&mut search, &desk, &["-v"]);
+        desk.rodan.answer_always(LOGIN, Answer::Status(400));
+        run(&mut search, &desk, &["-v"]);
+        desk.rodan.answer_always(LOGIN, Answer::Late(std::time::Duration::ZERO));
+        desk.rodan.answer_always("/uploads/i.png", Answer::Body(echo.into_bytes()));
+        let broken = desk.vhost.publish_job(&{
+            let mut job = desk.short_job();
+            // As a message with a secret in the wrong place would have it.
+            job["inputs"]["Image"] = json!("/uploads/i.png");
+            job
+        });
+        desk.rodan.answer_always("/uploads/i.png", Answer::Body(format!("Token {TOKEN}").into_bytes()));
+        for _ in 0..3 {
+            run(&mut search, &desk, &["-v", "--max-jobs", "5"]);
+        }
+        for id in [&refused, &broken] {
+            if let Some(jobs) = Some(desk.cluster.jobs_named(&format!("hpct-{id}"))).filter(|j| !j.is_empty())
+            {
+                desk.cluster.wait_for_end(&jobs[0], SECONDS(60));
+            }
+        }
+        run(&mut search, &desk, &["-v"]);
+        for id in [&refused, &broken] {
+            let reply = desk.vhost.receive_reply(id, SECONDS(60));
+            assert!(reply.json().get("error").is_some(), "{}", reply.json());
+            search.look("reply", id, &reply.body);
+        }
+
+        // sbatch refuses; a message that is no job.
+        desk.rodan.put("/uploads/i.png", "no picture");
+        desk.site.set("SITE_PARTITION", "nowhere");
+        let unsubmitted = desk.vhost.publish_job(&desk.short_job());
+        let properties =
+            BasicProperties::default().with_reply_to(RESULTS.into()).with_correlation_id("poison".into());
+        desk.vhost.publish(JOBS, b"{\"inputs\": 7", properties);
+        for _ in 0..2 {
+            run(&mut search, &desk, &["-v", "--max-jobs", "5"]);
+        }
+        run(&mut search, &desk, &["status"]);
+        for id in [unsubmitted.as_str(), "poison"] {
+            if let Some(reply) = desk.vhost.try_receive_reply(id, SECONDS(5)) {
+                search.look("reply", id, &reply.body);
+            }
+        }
+        run(&mut search, &desk, &["purge", "--older", "0d", "--dry-run"]);
+        search.look(
+            "Slurm's record",
+            &slurm_id,
+            desk.cluster.command("scontrol").args(["show", "job", "-d"]).run().stdout.as_bytes(),
+        );
+    });
+
+    // The job file of a job that Slurm has not got yet holds a token, and is for this account alone.
+    for path in desk.site.files_below(desk.site.path()) {
+        if path == desk.site.credentials() || path.ends_with("job.json") {
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600, "{}", path.display());
+        } else if path.ends_with("check") || path.ends_with("run_trainer") {
+            continue; // links to the programs
+        } else {
+            search.look("file", &path.display().to_string(), &fs::read(&path).unwrap());
+        }
+    }
+    for name in ["environment", "arguments", "record", "script"] {
+        assert!(desk.site.path().join(name).exists(), "the job left {name}");
+    }
+    search.seen.append(&mut watch.seen);
+    search.hits.append(&mut watch.hits);
+    for (kind, count) in &search.seen {
+        eprintln!("{count:>7}  {kind}");
+    }
+    assert!(search.seen.iter().any(|(kind, count)| *kind == "process arguments" && *count > 100));
+    assert!(search.hits.is_empty(), "{:#?}", search.hits);
+}
+
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
