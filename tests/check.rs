@@ -257,6 +257,27 @@ fn a_refused_sbatch_is_an_error_reply() {
 }
 
 #[test]
+fn a_job_that_asks_for_more_than_the_site_gives_is_answered() {
+    let mut desk = Desk::with_script("exit 0");
+    desk.site
+        .set("MAX_CPUS", "1")
+        .set("MAX_MEMORY_MB", "500")
+        .set("MAX_TIME", "0-00:10")
+        .set("MAX_EPOCHS", "1");
+    let over = desk.vhost.publish_job(&with_setting("Maximum number of training epochs", json!(2)));
+    let shown = desk.check().arg("--dry-run").run();
+    assert!(shown.stdout.contains("at most 1: lower it") && shown.code() == Some(8), "{shown}");
+    let at_the_limit = desk.vhost.publish_job(&job());
+    expect(&desk.check().args(["--max-jobs", "2"]).run(), 8, &[]);
+    let sentence = desk.error_reply(&over);
+    for words in ["Maximum number of training epochs", "is 2", "at most 1", "MAX_EPOCHS"] {
+        assert!(sentence.contains(words), "{sentence}");
+    }
+    assert!(desk.cluster.jobs_named(&format!("hpct-{over}")).is_empty());
+    desk.slurm_job(&at_the_limit);
+}
+
+#[test]
 fn a_refused_login_is_an_error_reply_and_names_no_password() {
     let mut desk = Desk::with_script("exit 0");
     desk.site.set("RODAN_PASSWORD", "wr0ng-password");

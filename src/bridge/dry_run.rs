@@ -44,7 +44,7 @@ pub async fn dry_run(config: &Config) -> Result<DryRun, BridgeError> {
     let correlation_id =
         taken.correlation_id().unwrap_or_else(|| format!("made-up-{}", Timestamp::now().as_millisecond()));
     let reply_to = taken.reply_to().unwrap_or_else(|| DEFAULT_REPLY_QUEUE.to_owned());
-    let result = match JobMessage::parse(taken.body()) {
+    let result = match JobMessage::parse_within(taken.body(), &config.site.limits) {
         Err(error) => DryRun::Rejected { sentence: sentence(&error.to_string()) },
         Ok(job) => {
             let id = JobId::from_correlation_id(&CorrelationId(correlation_id.clone()));

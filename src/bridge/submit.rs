@@ -43,7 +43,7 @@ impl Pass<'_> {
             return self.waits(job, code, why);
         }
         let message = self.store.message(&job.job_id)?;
-        let parsed = match JobMessage::parse(&message) {
+        let parsed = match JobMessage::parse_within(&message, &self.config.site.limits) {
             Ok(parsed) => parsed,
             Err(error) => return self.fails(job, ExitCode::Rejected, sentence(&error.to_string())),
         };

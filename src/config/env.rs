@@ -96,6 +96,11 @@ pub const VARIABLES: &[Variable] = &[
         Some("168"),
         "how long a job may wait in Slurm's queue before it is taken out and answered with an error, in hours",
     ),
+    variable("MAX_CPUS", None, "the most cores that a job may ask for"),
+    variable("MAX_MEMORY_MB", None, "the most memory that a job may ask for, in MB"),
+    variable("MAX_TIME", None, "the longest time that a job may ask for, as D-HH:MM"),
+    variable("MAX_EPOCHS", None, "the most epochs that a job may ask for"),
+    variable("MAX_SAMPLES", None, "the most samples a layer that a job may ask for"),
     variable(
         "MAX_OPEN_JOBS",
         Some("100"),

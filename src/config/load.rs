@@ -15,6 +15,7 @@ use super::file::read_file;
 use super::gres::GresTable;
 use super::resolved::{BrokerConfig, Config, OnTimeLimit, RodanConfig, SiteConfig, TrainerConfig};
 use crate::secret::Secret;
+use crate::wire::{SiteLimits, Walltime};
 
 /// A configuration that can't be used. Its text names every problem at once and no secret.
 #[derive(Debug, Error)]
@@ -209,6 +210,21 @@ impl Reader {
         })
     }
 
+    /// What one job may ask for; what is not set has no limit here.
+    fn limits(&mut self) -> SiteLimits {
+        let small = |text: &str| match u32::from_str(text) {
+            Ok(n) if n > 0 => Ok(n),
+            _ => Err("must be a whole number from 1"),
+        };
+        SiteLimits {
+            cpus: self.parsed("MAX_CPUS", small),
+            memory_mb: self.parsed("MAX_MEMORY_MB", small).map(u64::from),
+            walltime: self.parsed("MAX_TIME", Walltime::from_str),
+            epochs: self.parsed("MAX_EPOCHS", small),
+            samples: self.parsed("MAX_SAMPLES", small),
+        }
+    }
+
     fn site(&mut self, home: &Path, env_file: Option<&Path>, spool: Option<&Path>) -> SiteConfig {
         let path = |reader: &Self, name| home.join(reader.get(name).unwrap_or_default());
         let (slurm_bin, slurm_timeout) = self.slurm();
@@ -228,6 +244,7 @@ impl Reader {
             grace: Duration::from_secs(self.number("GRACE_SECONDS", 0..=86_400)),
             slurm_timeout,
             max_pending: Duration::from_secs(3600 * self.number("MAX_PENDING_HOURS", 1..=8760)),
+            limits: self.limits(),
             max_open_jobs: usize::try_from(self.number("MAX_OPEN_JOBS", 1..=100_000)).unwrap_or(usize::MAX),
             watcher: self.flag("WATCHER"),
             watcher_partition: self.word("WATCHER_PARTITION"),
@@ -388,10 +405,10 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported_at_once_with_its_purpose() {
-        let text = "RABBITMQ_USER=u\nRABBITMQ_HOST=http://x\nRODAN_USER=\nREPLY_QUEUE_DURABLE=maybe\nSITE_ACCOUNT='--wrap x'\nGIVE_UP_HOURS=-1\n";
+        let text = "RABBITMQ_USER=u\nRABBITMQ_HOST=http://x\nRODAN_USER=\nREPLY_QUEUE_DURABLE=maybe\nSITE_ACCOUNT='--wrap x'\nGIVE_UP_HOURS=-1\nMAX_TIME=long\nMAX_CPUS=0\n";
         let error = load(text, &[]).unwrap_err().to_string();
         for part in [
-            "8 problems",
+            "10 problems",
             "RABBITMQ_PASSWORD is not set: it is the password for RabbitMQ",
             "RABBITMQ_HOST must begin with amqp://",
             "REPLY_QUEUE_DURABLE must be 1 or 0",
@@ -400,6 +417,8 @@ mod tests {
             "RODAN_HOST is not set",
             "SITE_ACCOUNT must be one word",
             "GIVE_UP_HOURS must be a whole number",
+            "MAX_TIME is not a time; write D-HH:MM",
+            "MAX_CPUS must be a whole number from 1",
         ] {
             assert!(error.contains(part), "{part:?} is not in {error}");
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::address::{BrokerAddress, RodanAddress};
 use super::gres::{Gres, GresTable};
 use crate::secret::Secret;
+use crate::wire::SiteLimits;
 
 /// How to reach RabbitMQ and how replies are published there.
 #[derive(Clone, Debug)]
@@ -72,6 +73,8 @@ pub struct SiteConfig {
     pub slurm_timeout: Duration,
     /// How long a job may wait in Slurm's queue.
     pub max_pending: Duration,
+    /// What one job may ask for.
+    pub limits: SiteLimits,
     /// How many jobs may be open at a time.
     pub max_open_jobs: usize,
     /// Whether each job gets a watcher.

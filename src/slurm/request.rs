@@ -152,6 +152,7 @@ mod tests {
             give_up: std::time::Duration::ZERO,
             slurm_timeout: std::time::Duration::from_secs(60),
             max_pending: std::time::Duration::MAX,
+            limits: crate::wire::SiteLimits::default(),
             max_open_jobs: 100,
             watcher: true,
             watcher_partition: None,

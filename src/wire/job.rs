@@ -7,6 +7,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::layer::{Inputs, InputsError};
+use super::limits::SiteLimits;
 use super::settings::{ResourceSettings, SettingsError, SettingsMap, TrainingSettings};
 use crate::secret::{MASK, Secret};
 
@@ -18,6 +19,8 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 1 << 20;
 pub struct JobMessage {
     /// The page and its layers.
     pub inputs: Inputs,
+    /// How it wants to be trained.
+    pub training: TrainingSettings,
     /// What to ask Slurm for.
     pub resources: ResourceSettings,
     /// The message itself, for the job file.
@@ -59,9 +62,19 @@ impl JobMessage {
         }
         let raw: RawJob = serde_json::from_slice(body)?;
         let inputs = Inputs::new(&raw.inputs)?;
-        TrainingSettings::from_job(&raw.settings)?;
+        let training = TrainingSettings::from_job(&raw.settings)?;
         let resources = ResourceSettings::from_job(&raw.settings)?;
-        Ok(Self { inputs, resources, raw })
+        Ok(Self { inputs, training, resources, raw })
+    }
+
+    /// [`JobMessage::parse`], of a job that also keeps to what the site gives.
+    ///
+    /// # Errors
+    /// As there, and when it asks for more.
+    pub fn parse_within(body: &[u8], limits: &SiteLimits) -> Result<Self, MessageError> {
+        let job = Self::parse(body)?;
+        limits.check(&job.training, &job.resources)?;
+        Ok(job)
     }
 }
 

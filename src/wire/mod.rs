@@ -3,6 +3,7 @@
 mod choices;
 mod job;
 mod layer;
+mod limits;
 mod reply;
 mod settings;
 mod walltime;
@@ -10,6 +11,7 @@ mod walltime;
 pub use choices::{Augmentation, Flip, PatchSelection, StoppingMetric};
 pub use job::{JobFile, JobFileError, JobMessage, MessageError};
 pub use layer::{Input, InputKind, Inputs, InputsError, Layer};
+pub use limits::SiteLimits;
 pub use reply::{Envelope, Reply, ReplyError};
 pub use settings::{ResourceSettings, SettingsError, SettingsMap, TRAINING_SETTINGS, TrainingSettings};
 pub use walltime::{Walltime, WalltimeError};

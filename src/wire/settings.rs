@@ -11,8 +11,8 @@ use super::walltime::Walltime;
 /// The `settings` object of a message, as it came; unknown names stay in it.
 pub type SettingsMap = serde_json::Map<String, Value>;
 
-const EPOCHS: &str = "Maximum number of training epochs";
-const SAMPLES: &str = "Maximum number of samples per label";
+pub(super) const EPOCHS: &str = "Maximum number of training epochs";
+pub(super) const SAMPLES: &str = "Maximum number of samples per label";
 const PATCH_HEIGHT: &str = "Patch height";
 const PATCH_WIDTH: &str = "Patch width";
 const BATCH_SIZE: &str = "Batch Size";
@@ -23,9 +23,9 @@ const SELECTION: &str = "Patch selection";
 const BRIGHTNESS: &str = "Augmentation: brightness (%)";
 const SHIFT: &str = "Augmentation: shift (pixels)";
 const FLIP: &str = "Augmentation: flip";
-const CPUS: &str = "CPUs";
-const MEMORY: &str = "Maximum memory (MB)";
-const WALLTIME: &str = "Maximum time (D-HH:MM)";
+pub(super) const CPUS: &str = "CPUs";
+pub(super) const MEMORY: &str = "Maximum memory (MB)";
+pub(super) const WALLTIME: &str = "Maximum time (D-HH:MM)";
 const EMAIL: &str = "Slurm Notification Email";
 
 /// The names of the settings that training understands: what `--set` may name.
@@ -86,6 +86,12 @@ pub struct ResourceSettings {
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{}", list(.0))]
 pub struct SettingsError(Vec<String>);
+
+impl SettingsError {
+    pub(super) fn new(problems: Vec<String>) -> Self {
+        Self(problems)
+    }
+}
 
 fn list(problems: &[String]) -> String {
     let mut text = String::new();

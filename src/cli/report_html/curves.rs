@@ -95,7 +95,8 @@ fn draw(
         draw_curve(svg, curve, history, &x, &y)?;
         write!(svg, "<path class=\"{}\" d=\"M{legend:.0} 12h22\"/>", curve.class)?;
         writeln!(svg, "<text x=\"{:.0}\" y=\"16\">{}</text>", legend + 27.0, curve.name)?;
-        legend += 88.0;
+        // "validation" is the longest of the names.
+        legend += 98.0;
     }
     write!(svg, "<path class=\"kept\" d=\"M{legend:.0} 5v14\"/>")?;
     writeln!(svg, "<text x=\"{:.0}\" y=\"16\">kept</text></svg>", legend + 6.0)
