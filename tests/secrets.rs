@@ -83,10 +83,12 @@ impl Search {
 fn known_secrets_are_found_nowhere_but_where_they_belong() {
     let setup = Setup { password: PASSWORD.into(), token: TOKEN.into(), ..Setup::default() };
     let mut desk = Desk::with(Some(LOOK_AROUND), Rodan::with(setup));
-    // Another word for the broker's, too: what it is for the other tests says nothing here.
-    let secrets = [("password of Rodan", PASSWORD), ("token", TOKEN)];
+    let broker = desk.vhost.password().to_owned();
+    let secrets =
+        [("password of Rodan", PASSWORD), ("token", TOKEN), ("password of RabbitMQ", broker.as_str())];
     let mut search = Search::new(&secrets);
-    let mut watch = Search::new(&secrets);
+    // The broker's own password is the one of all tests, in their environment and in that of the services.
+    let mut watch = Search::new(&secrets[..2]);
     let done = AtomicBool::new(false);
 
     std::thread::scope(|scope| {
@@ -132,7 +134,7 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
         desk.rodan.answer_next(LOGIN, 9, &Answer::Body(echo.clone().into_bytes()));
         let refused = desk.vhost.publish_job(&desk.short_job());
         run(&mut search, &desk, &["-v"]);
-        desk.rodan.answer_always(LOGIN, Answer::Status(400));
+        desk.rodan.answer_always(LOGIN, Answer::Says(400, echo.clone()));
         run(&mut search, &desk, &["-v"]);
         desk.rodan.answer_always(LOGIN, Answer::Late(std::time::Duration::ZERO));
         desk.rodan.answer_always("/uploads/i.png", Answer::Body(echo.into_bytes()));

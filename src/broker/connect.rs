@@ -37,6 +37,14 @@ pub enum BrokerError {
         /// What the system says.
         detail: String,
     },
+    /// A connection, but not one to trust.
+    #[error("can't trust RabbitMQ at {address}: {detail}")]
+    Tls {
+        /// Host, port and whether TLS is used.
+        address: String,
+        /// What is wrong, and what to do.
+        detail: String,
+    },
     /// Wrong user or password.
     #[error("RabbitMQ at {address} refuses the login of {user}; check RABBITMQ_USER and RABBITMQ_PASSWORD")]
     Login {
@@ -158,6 +166,9 @@ fn refusal(config: &BrokerConfig, error: &lapin::Error) -> BrokerError {
         Some(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)) => {
             BrokerError::Vhost { address, user, vhost: config.address.vhost.clone() }
         }
-        _ => BrokerError::Unreachable { address, detail: error.to_string() },
+        _ => match crate::tls::explain(error) {
+            Some(detail) => BrokerError::Tls { address, detail },
+            None => BrokerError::Unreachable { address, detail: error.to_string() },
+        },
     }
 }

@@ -42,6 +42,9 @@ impl Client {
 /// What went wrong with a request, without the URL: the caller says what was fetched.
 pub(super) fn describe(error: &reqwest::Error) -> String {
     use std::error::Error as _;
+    if let Some(detail) = tls::explain(error) {
+        return detail;
+    }
     let mut text = match () {
         () if error.is_timeout() => "it did not answer in time".to_owned(),
         () if error.is_connect() => "no connection".to_owned(),

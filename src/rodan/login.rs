@@ -11,7 +11,7 @@ use super::target::{Target, TargetError};
 use crate::config::RodanConfig;
 use crate::crash;
 use crate::retry::{Attempt, Policy};
-use crate::secret::Secret;
+use crate::secret::{MASK, Secret};
 use crate::text::printable;
 
 const PATH: &str = "/api/auth/token/";
@@ -102,7 +102,8 @@ async fn attempt(client: &Client, config: &RodanConfig) -> Result<Secret, Attemp
             }
             (StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, answer) => {
                 let detail = answer.and_then(|a| a.detail).unwrap_or_else(|| "no reason given".into());
-                let detail = printable(&detail, 200);
+                // Whatever it says, it doesn't say the password: this goes to the log.
+                let detail = printable(&detail.replace(config.password.expose(), MASK), 200);
                 Err(Attempt::GiveUp(LoginError::Refused {
                     address: address(),
                     status: status.as_u16(),

@@ -100,6 +100,8 @@ pub(crate) enum Answer {
     Zeros { bytes: u64, declared: bool },
     /// This body instead, with status 200.
     Body(Vec<u8>),
+    /// This status and this body.
+    Says(u16, String),
     /// Takes the request and never answers.
     Never,
 }
@@ -365,6 +367,10 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
         Some(Answer::Redirect(target)) => redirect(StatusCode::FOUND, &target),
         Some(Answer::Never) => std::future::pending().await,
         Some(Answer::Zeros { bytes, declared }) => zeros(bytes, declared),
+        Some(Answer::Says(status, body)) => {
+            let status = StatusCode::from_u16(status).expect("a status");
+            whole((status, content_type(&request.path), body.into()))
+        }
         Some(Answer::Body(body)) => whole((StatusCode::OK, content_type(&request.path), body.into())),
         Some(Answer::Late(pause)) => {
             tokio::time::sleep(pause).await;

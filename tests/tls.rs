@@ -1,0 +1,189 @@
+//! Servers whose certificate is not as it should be: the broker before `check`, Rodan before `run_trainer`. Each is refused
+//! with what is wrong and what to do, before a byte of a secret is sent. Needs no service.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
+
+mod support;
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
+};
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::{ServerConfig, ServerConnection, Stream};
+
+use support::SECONDS;
+use support::program::{Finished, Program, check, run_trainer};
+
+/// What is wrong with a server's certificate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    None,
+    UnknownAuthority,
+    OtherName,
+    Expired,
+    NotYet,
+    SelfSigned,
+    NoTls,
+}
+
+const FAULTS: [(Fault, &str); 6] = [
+    (Fault::UnknownAuthority, "set SSL_CERT_FILE to a file with the authority's certificate"),
+    (Fault::OtherName, "its certificate is for another name"),
+    (Fault::Expired, "its certificate has expired"),
+    (Fault::NotYet, "its certificate is not valid yet"),
+    (Fault::SelfSigned, "set SSL_CERT_FILE to a file with the authority's certificate"),
+    (Fault::NoTls, "it does not speak TLS at this port"),
+];
+
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: Issuer::new(params, key) }
+    }
+}
+
+/// A server that counts what reaches it through TLS.
+struct Server {
+    port: u16,
+    /// The certificate of the authority that the client is told to trust.
+    trusted: String,
+    heard: Arc<AtomicUsize>,
+}
+
+fn server(fault: Fault) -> Server {
+    let (trusted, other) = (Authority::new("trusted"), Authority::new("other"));
+    let name = if fault == Fault::OtherName { "elsewhere.example" } else { "localhost" };
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    match fault {
+        Fault::Expired => params.not_after = date_time_ymd(2001, 1, 1),
+        Fault::NotYet => params.not_before = date_time_ymd(3000, 1, 1),
+        _ => {}
+    }
+    let key = KeyPair::generate().unwrap();
+    let certificate = match fault {
+        Fault::SelfSigned => params.self_signed(&key),
+        Fault::UnknownAuthority => params.signed_by(&key, &other.issuer),
+        _ => params.signed_by(&key, &trusted.issuer),
+    };
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.unwrap().der().clone()], key)
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let heard = Arc::new(AtomicUsize::new(0));
+    let (config, count) = (Arc::new(config), Arc::clone(&heard));
+    // It ends with the test's process.
+    std::thread::spawn(move || {
+        for mut socket in listener.incoming().flatten() {
+            if fault == Fault::NoTls {
+                let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+                let _ = socket.read(&mut [0; 1024]);
+                continue;
+            }
+            let mut connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut bytes = [0; 1024];
+            if let Ok(n) = Stream::new(&mut connection, &mut socket).read(&mut bytes) {
+                count.fetch_add(n, Ordering::SeqCst);
+            }
+        }
+    });
+    Server { port, trusted: trusted.pem, heard }
+}
+
+/// A site with these addresses that trusts one authority, and its certificate's file.
+fn site(broker: &str, rodan: &str, trusted: &str) -> tempfile::TempDir {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("credentials.env");
+    let text = format!(
+        "RABBITMQ_USER=u\nRABBITMQ_PASSWORD=p\nRABBITMQ_HOST={broker}\nRODAN_USER=u\nRODAN_PASSWORD=p\nRODAN_HOST={rodan}\n"
+    );
+    fs::write(&file, text).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(home.path().join("ca.pem"), trusted).unwrap();
+    home
+}
+
+fn run(program: &Path, home: &Path, arguments: &[&str]) -> Finished {
+    Program::new(program)
+        .args(arguments)
+        .arg("--env-file")
+        .arg(home.join("credentials.env"))
+        .env("HPC_TRAINER_HOME", home)
+        .env("SSL_CERT_FILE", home.join("ca.pem"))
+        .env("TMPDIR", "/tmp")
+        .limit(SECONDS(200))
+        .run()
+}
+
+fn ask_broker(fault: Fault) -> (Server, Finished) {
+    let server = server(fault);
+    let home = site(&format!("amqps://localhost:{}", server.port), "https://rodan.invalid", &server.trusted);
+    let finished = run(check(), home.path(), &[]);
+    (server, finished)
+}
+
+fn ask_rodan(fault: Fault) -> (Server, Finished) {
+    let server = server(fault);
+    let home = site("127.0.0.1:1", &format!("https://localhost:{}", server.port), &server.trusted);
+    let job = home.path().join("job.json");
+    let text = r#"{"inputs":{"Image":"/i.png","Background":"/b.png","rgba PNG - Layer 0":"/0.png"},"token":"t0ken",
+        "settings":{"Maximum number of training epochs":1,"Maximum number of samples per label":1,"Patch height":32,"Patch width":32}}"#;
+    fs::write(&job, text).unwrap();
+    let finished = run(run_trainer().unwrap(), home.path(), &[job.to_str().unwrap(), "queue", "id"]);
+    (server, finished)
+}
+
+#[test]
+fn a_broker_with_a_bad_certificate_is_refused_before_the_login() {
+    let (server, finished) = ask_broker(Fault::None);
+    assert!(server.heard.load(Ordering::SeqCst) > 0, "with a good certificate it is spoken to: {finished}");
+    for (fault, words) in FAULTS {
+        let (server, finished) = ask_broker(fault);
+        assert_eq!(finished.code(), Some(4), "{fault:?}: {finished}");
+        assert!(
+            finished.stderr.contains(words) && finished.stderr.contains("localhost"),
+            "{fault:?}: {finished}"
+        );
+        assert_eq!(server.heard.load(Ordering::SeqCst), 0, "{fault:?}");
+    }
+}
+
+#[test]
+fn a_rodan_with_a_bad_certificate_is_refused_before_the_token_is_sent() {
+    std::thread::scope(|scope| {
+        let good = scope.spawn(|| ask_rodan(Fault::None));
+        let bad = FAULTS.map(|(fault, words)| scope.spawn(move || (fault, words, ask_rodan(fault))));
+        let (server, finished) = good.join().unwrap();
+        assert!(
+            server.heard.load(Ordering::SeqCst) > 0,
+            "with a good certificate it is spoken to: {finished}"
+        );
+        for thread in bad {
+            let (fault, words, (server, finished)) = thread.join().unwrap();
+            assert!(finished.to_string().contains(words), "{fault:?}: {finished}");
+            assert_eq!(server.heard.load(Ordering::SeqCst), 0, "{fault:?}");
+        }
+    });
+}
