@@ -14,7 +14,7 @@ use super::metrics::Tally;
 use super::network::Network;
 use super::ops::with_host;
 pub use super::outcome::{
-    Best, EpochReport, FitError, FitObserver, FitOptions, FitState, Stop, StopReason, Trained,
+    Best, Collapse, EpochReport, FitError, FitObserver, FitOptions, FitState, Stop, StopReason, Trained,
 };
 use super::samples::Samples;
 use super::start::{has_silent_channel, starting_weights};
@@ -75,9 +75,9 @@ pub fn fit_from(
             }
         };
         match run.train(observer, restarts < options.max_restarts)? {
-            End::LearnedNothing => {
+            End::Collapsed(why) => {
                 restarts += 1;
-                observer.on_restart(restarts, seed_of_start(options.seed, restarts));
+                observer.on_restart(restarts, seed_of_start(options.seed, restarts), why);
             }
             End::Stopped(stopped) => return run.finish(stopped),
         }
@@ -123,7 +123,7 @@ const CLEARLY_LOWER: f64 = 0.99;
 
 enum End {
     Stopped(StopReason),
-    LearnedNothing,
+    Collapsed(Collapse),
 }
 
 /// One start of the training.
@@ -235,8 +235,11 @@ impl<'a> Run<'a> {
             if epoch == 1 || undecided || last.is_some() {
                 let hopeless = undecided && last.is_some() && epoch >= SETTLED;
                 self.learned = !(hopeless || self.learned_nothing(epoch, tally)?);
-                if may_restart && (!self.learned || (epoch == 1 && self.is_half_dead()?)) {
-                    return Ok(End::LearnedNothing);
+                if may_restart && !self.learned {
+                    return Ok(End::Collapsed(Collapse::Constant));
+                }
+                if may_restart && epoch == 1 && self.is_half_dead()? {
+                    return Ok(End::Collapsed(Collapse::LostChannel));
                 }
             }
             if let Some(reason) = last {

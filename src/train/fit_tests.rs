@@ -4,8 +4,8 @@ use candle_core::Device;
 
 use super::start::starting_weights;
 use super::{
-    Adam, EpochReport, FitError, FitObserver, FitOptions, FitState, Network, PatchShape, Samples, Stop,
-    StopReason, fit, fit_from, initial_weights,
+    Adam, Collapse, EpochReport, FitError, FitObserver, FitOptions, FitState, Network, PatchShape, Samples,
+    Stop, StopReason, fit, fit_from, initial_weights,
 };
 use crate::keras::Weights;
 use crate::wire::{Augmentation, Flip, StoppingMetric};
@@ -60,6 +60,7 @@ struct Watcher {
     steps: usize,
     epochs: Vec<EpochReport>,
     restarts: Vec<u64>,
+    reasons: Vec<Collapse>,
     stop_after: Option<usize>,
 }
 
@@ -71,7 +72,8 @@ impl FitObserver for Watcher {
     fn on_epoch(&mut self, report: &EpochReport) {
         self.epochs.push(report.clone());
     }
-    fn on_restart(&mut self, restart: usize, seed: u64) {
+    fn on_restart(&mut self, restart: usize, seed: u64, why: Collapse) {
+        self.reasons.push(why);
         assert_eq!(restart, self.restarts.len() + 1);
         self.restarts.push(seed);
     }
@@ -126,6 +128,7 @@ fn a_collapsed_network_is_replaced_and_the_observer_told() {
     let trained = fit(&Rectangles::new(10), &Rectangles::new(3), &options, &mut watcher).unwrap();
     assert_eq!(trained.restarts, watcher.restarts.len());
     assert!(trained.restarts >= 1);
+    assert_eq!(watcher.reasons[0], Collapse::Constant);
     assert!(trained.learned);
     assert_eq!(trained.history[0].epoch, 1);
     assert!(

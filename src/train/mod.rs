@@ -44,7 +44,8 @@ pub use decode::{Input, MAX_PIXELS, PageError};
 pub use device::choose_device;
 pub use events::{EventLogs, WithEvents};
 pub use fit::{
-    Best, EpochReport, FitError, FitObserver, FitOptions, FitState, Stop, StopReason, Trained, fit, fit_from,
+    Best, Collapse, EpochReport, FitError, FitObserver, FitOptions, FitState, Stop, StopReason, Trained, fit,
+    fit_from,
 };
 pub use init::initial_weights;
 pub use job::{TrainError, TrainedLayer, TrainingJob, train_page};

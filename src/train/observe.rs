@@ -3,7 +3,7 @@
 use tracing::warn;
 
 use super::job::TrainedLayer;
-use super::outcome::{EpochReport, FitObserver, FitState, Stop};
+use super::outcome::{Collapse, EpochReport, FitObserver, FitState, Stop};
 use super::resume::Checkpoints;
 use crate::wire::Layer;
 
@@ -51,9 +51,9 @@ impl FitObserver for LayerObserver<'_> {
         self.job.epoch(self.layer, report);
     }
 
-    fn on_restart(&mut self, restart: usize, seed: u64) {
+    fn on_restart(&mut self, restart: usize, seed: u64, why: Collapse) {
         let model = self.layer.model_name();
-        warn!("{model} learned nothing: start {} from other weights (seed {seed})", restart + 1);
+        warn!("{model} {why}: start {} from other weights (seed {seed})", restart + 1);
     }
 
     fn stop(&self) -> Stop {

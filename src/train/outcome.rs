@@ -144,6 +144,24 @@ pub struct Best {
     pub weights: Weights,
 }
 
+/// Why a network is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Collapse {
+    /// Its output is the same everywhere.
+    Constant,
+    /// One of the two channels before its last layer is silent on all samples.
+    LostChannel,
+}
+
+impl std::fmt::Display for Collapse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Constant => "learned nothing (a constant output)",
+            Self::LostChannel => "lost one of the two channels that it decides by",
+        })
+    }
+}
+
 /// Watches training and may end it.
 pub trait FitObserver {
     /// A step was done: `step` of `steps` (from 1) of `epoch` (from 1), with its batch's loss.
@@ -154,9 +172,9 @@ pub trait FitObserver {
     fn on_epoch(&mut self, report: &EpochReport) {
         let _ = report;
     }
-    /// The network learned nothing; start number `restart` (from 1) follows, with weights from `seed`.
-    fn on_restart(&mut self, restart: usize, seed: u64) {
-        let _ = (restart, seed);
+    /// The network collapsed; restart number `restart` (from 1) follows, with weights from `seed`.
+    fn on_restart(&mut self, restart: usize, seed: u64, why: Collapse) {
+        let _ = (restart, seed, why);
     }
     /// Asked before and after every step, and between the batches of validation.
     fn stop(&self) -> Stop {
