@@ -2,7 +2,7 @@
 //! test, so that it ends as the test needs; `tests/job.rs` has the whole road with the trainer.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
-mod support;
+use crate::support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

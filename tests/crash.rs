@@ -3,7 +3,7 @@
 //! one reply, nothing left over. Real RabbitMQ, real Slurm, the stand-in Rodan.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
-mod support;
+use crate::support;
 
 use std::fs;
 use std::path::Path;

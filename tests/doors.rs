@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-mod support;
+use crate::support;
 use support::program::{Finished, Program, check};
 
 /// Runs `check` with these addresses; names in `.invalid` never resolve.

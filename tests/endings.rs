@@ -1,9 +1,9 @@
 //! Every way in which Slurm ends a job without a result, on real clusters with and without accounting, and a
 //! controller that is away: each job is answered once, with a sentence of its own. The tables that the tests print
-//! (`cargo nextest run --test endings --no-capture`) show Slurm's state beside the reply.
+//! (`cargo nextest run --test stories endings:: --no-capture`) show Slurm's state beside the reply.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
-mod support;
+use crate::support;
 
 use std::collections::HashMap;
 use std::fs;

@@ -1,7 +1,7 @@
 //! The whole road, and the trainer's end of it: real RabbitMQ, real Slurm, real training, the stand-in Rodan.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeMap;
 use std::fs;

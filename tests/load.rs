@@ -1,7 +1,7 @@
 //! Many jobs, many checks, a cluster that is full or away: what is not taken waits, what is taken is answered once.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
-mod support;
+use crate::support;
 
 use std::collections::BTreeMap;
 use std::fs;

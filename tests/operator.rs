@@ -1,7 +1,7 @@
 //! What the operator does by hand: `check status`, `logs`, `cancel` and `purge`. Real RabbitMQ, real Slurm.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
-mod support;
+use crate::support;
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! No training is lost: jobs that are requeued, killed, warned and cancelled in the middle, by a real Slurm.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
-mod support;
+use crate::support;
 
 use std::fs;
 use std::path::PathBuf;

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-mod support;
+use crate::support;
 use support::program::{Finished, Program};
 use support::services::repository;
 

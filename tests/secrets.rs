@@ -1,9 +1,9 @@
 //! Secrets that are known to the test are looked for in everything that a site leaves, shows and sends: files, logs, replies,
 //! Slurm's record of the job and its environment, the arguments and the environment of every process meanwhile.
-//! Real RabbitMQ, real Slurm. `cargo nextest run --test secrets --no-capture` prints what was searched.
+//! Real RabbitMQ, real Slurm. `cargo nextest run --test stories secrets:: --no-capture` prints what was searched.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
-mod support;
+use crate::support;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use lapin::options::QueueDeclareOptions;
 use serde_json::json;
 
-mod support;
+use crate::support;
 use support::broker::{JOBS, RESULTS};
 use support::rodan::{Answer, Generation, LOGIN, Rodan, Setup};
 use support::services::Services;

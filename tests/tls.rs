@@ -2,7 +2,7 @@
 //! with what is wrong and what to do, before a byte of a secret is sent. Needs no service.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
-mod support;
+use crate::support;
 
 use std::fs;
 use std::io::{Read as _, Write as _};

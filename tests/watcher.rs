@@ -1,7 +1,7 @@
 //! The watcher: a tiny Slurm job beside each training job that reports its failure at once. Real RabbitMQ, real Slurm.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
-mod support;
+use crate::support;
 
 use std::time::Instant;
 

@@ -1,0 +1,24 @@
+//! The integration tests, one file a user story, in one program: linked once, and what they share is compiled once.
+//!
+//! `cargo nextest run --test stories check::` runs those of `tests/check.rs`.
+
+mod support;
+
+mod check;
+mod crash;
+mod delivery;
+mod doors;
+mod endings;
+mod job;
+mod keras_models;
+mod load;
+mod local;
+mod operator;
+mod predict;
+mod resume;
+mod scripts;
+mod secrets;
+mod services;
+mod tensorboard;
+mod tls;
+mod watcher;
