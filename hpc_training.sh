@@ -24,7 +24,7 @@ export HPC_TRAINER_HOME
 # ── The site's modules ────────────────────────────────────────────────────────────────────────────────────────────
 # Everything a site needs before the program starts goes here, or into site.sh beside this file, which an update
 # leaves alone. For example:
-#   module load cuda/12.2 cudnn/8.9
+#   module load cuda/12.6 cudnn/9.5      (any CUDA 12 or 13, cuDNN 9: docs/gpu.md)
 if [ -f "$HPC_TRAINER_HOME/site.sh" ]; then
     set +eu # the site's own code, and `module` itself, need not be strict
     # shellcheck source=/dev/null
@@ -50,7 +50,7 @@ find_binary() {
     done
 }
 
-# A build with CUDA needs the driver's libraries to start at all, so it is chosen only where a GPU answers.
+# run_trainer uses a GPU where it finds one. A build of its own for GPU nodes, where there is one, is chosen where a GPU answers.
 trainer=
 if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
     trainer=$(find_binary run_trainer-cuda)

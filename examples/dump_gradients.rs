@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let y = Tensor::from_vec(read(folder, "y")?, (n, h, w, 1), &device)?;
 
     write(folder, "probability", &Predictor::new(&weights, &device)?.predict(&images, h, w)?)?;
-    let network = Network::with_backend(&weights, &device, backend)?;
+    let network = Network::with_backend(&weights, backend)?;
     let step = network.loss_and_gradients(&x, &y)?;
     write(folder, "loss", &[step.loss])?;
     for (i, (gradient, layer)) in step.gradients.iter().zip(&CONV_LAYERS).enumerate() {

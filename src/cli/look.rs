@@ -1,9 +1,7 @@
 //! The pages of a training as its models see them.
 
-use candle_core::Device;
-
 use crate::train::{
-    NetworkError, Page, Predictor, Score, Segmentation, TrainedLayer, TrainingJob, reduced_preview,
+    Device, NetworkError, Page, Predictor, Score, Segmentation, TrainedLayer, TrainingJob, reduced_preview,
 };
 use crate::wire::Layer;
 

@@ -2,6 +2,8 @@
 
 pub mod check;
 #[cfg(feature = "trainer")]
+mod gpu;
+#[cfg(feature = "trainer")]
 pub mod job;
 #[cfg(feature = "trainer")]
 pub mod local;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use super::gpu;
 use super::job::{self, JobArgs};
 use super::local::{self, LocalArgs};
 use super::logging::Verbosity;
@@ -29,7 +30,7 @@ can't be used, 12 stopped before there was a result. As a job, each of them has 
 )]
 pub struct Arguments {
     /// The job file: JSON with inputs, settings and token
-    #[arg(value_name = "JOB_FILE", required_unless_present_any = ["local", "predict"], conflicts_with_all = ["local", "predict"])]
+    #[arg(value_name = "JOB_FILE", required_unless_present_any = ["local", "predict", "check_gpu"], conflicts_with_all = ["local", "predict", "check_gpu"])]
     job_file: Option<PathBuf>,
     /// Queue of the reply [default: the job file's reply_to, else hpc-results]
     #[arg(value_name = "REPLY_QUEUE")]
@@ -44,6 +45,9 @@ pub struct Arguments {
     /// Cuts this page (PNG or JPEG) into layers with the models in --models, as Rodan's classifier does
     #[arg(long, value_name = "IMAGE", requires_all = ["models", "out"], conflicts_with = "local")]
     predict: Option<PathBuf>,
+    /// Compares what the GPU computes with the CPU, measures a training step in each precision, and prints a table
+    #[arg(long, conflicts_with_all = ["local", "predict", "out"])]
+    check_gpu: bool,
     /// Folder with models, such as an earlier --out: to predict with, or to go on training from
     #[arg(long, value_name = "DIR", requires = "out")]
     models: Option<PathBuf>,
@@ -69,6 +73,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
     harden::process();
     use_the_cores_of_the_allocation();
     let quiet = arguments.verbosity.quiet;
+    if arguments.check_gpu {
+        return gpu::run();
+    }
     if let Some(out) = arguments.out {
         let Arguments { local: pages, predict, models, set, tensorboard, .. } = arguments;
         let result = match (predict, models) {

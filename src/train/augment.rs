@@ -3,7 +3,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::samples::{PatchShape, Samples};
+use super::samples::{PatchShape, Place, Samples};
 use crate::wire::Augmentation;
 
 /// The same samples, each varied by chance. What a sample looks like depends on nothing but seed, epoch and its number,
@@ -13,6 +13,34 @@ pub(super) struct Augmented<'a> {
     pub(super) how: Augmentation,
     pub(super) seed: u64,
     pub(super) epoch: usize,
+}
+
+/// How one sample differs from the one on the page.
+struct Variation {
+    /// Rows farther down, columns farther right.
+    shift: (isize, isize),
+    left_right: bool,
+    up_down: bool,
+    lighter: f32,
+}
+
+impl Augmented<'_> {
+    fn draw(&self, index: usize) -> Variation {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        // The lower streams draw the weights and the order of each epoch.
+        rng.set_stream(1 << 63 | (self.epoch as u64) << 40 | index as u64);
+        let most = i32::try_from(self.how.shift).unwrap_or(i32::MAX);
+        let mut by = || rng.random_range(-most..=most) as isize;
+        let shift = (by(), by());
+        let (left_right, up_down) = (rng.random::<bool>(), rng.random::<bool>());
+        let most = f64::from(self.how.brightness) / 100.0;
+        Variation {
+            shift,
+            left_right: self.how.flip.horizontal() && left_right,
+            up_down: self.how.flip.vertical() && up_down,
+            lighter: rng.random_range(-most..=most) as f32,
+        }
+    }
 }
 
 impl Samples for Augmented<'_> {
@@ -31,29 +59,37 @@ impl Samples for Augmented<'_> {
         image: &mut [f32],
         target: &mut [f32],
     ) {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        // The lower streams draw the weights and the order of each epoch.
-        rng.set_stream(1 << 63 | (self.epoch as u64) << 40 | index as u64);
-        let most = i32::try_from(self.how.shift).unwrap_or(i32::MAX);
-        let mut by = || rng.random_range(-most..=most) as isize;
-        let shift = (rows + by(), columns + by());
-        self.samples.write_shifted(index, shift, image, target);
-        let width = self.shape().width();
-        let (left_right, up_down) = (rng.random::<bool>(), rng.random::<bool>());
-        if self.how.flip.horizontal() && left_right {
-            mirror_rows(image, 3, width);
-            mirror_rows(target, 1, width);
-        }
-        if self.how.flip.vertical() && up_down {
-            swap_rows(image, 3 * width);
-            swap_rows(target, width);
-        }
-        let most = f64::from(self.how.brightness) / 100.0;
-        let lighter = rng.random_range(-most..=most) as f32;
-        if lighter != 0.0 {
-            // Samples are negatives: 0 is white.
-            image.iter_mut().for_each(|value| *value = (*value - lighter).clamp(0.0, 1.0));
-        }
+        let Variation { shift, left_right, up_down, lighter } = self.draw(index);
+        self.samples.write_shifted(index, (rows + shift.0, columns + shift.1), image, target);
+        vary(image, target, self.shape().width(), (left_right, up_down), lighter);
+    }
+
+    fn place(&self, index: usize, (rows, columns): (isize, isize)) -> Option<Place<'_>> {
+        let Variation { shift, left_right, up_down, lighter } = self.draw(index);
+        let place = self.samples.place(index, (rows + shift.0, columns + shift.1))?;
+        Some(Place { left_right, up_down, lighter, ..place })
+    }
+}
+
+/// Exchanges the sides of a sample of `width` columns and makes it lighter.
+pub(super) fn vary(
+    image: &mut [f32],
+    target: &mut [f32],
+    width: usize,
+    (left_right, up_down): (bool, bool),
+    lighter: f32,
+) {
+    if left_right {
+        mirror_rows(image, 3, width);
+        mirror_rows(target, 1, width);
+    }
+    if up_down {
+        swap_rows(image, 3 * width);
+        swap_rows(target, width);
+    }
+    if lighter != 0.0 {
+        // Samples are negatives: 0 is white.
+        image.iter_mut().for_each(|value| *value = (*value - lighter).clamp(0.0, 1.0));
     }
 }
 

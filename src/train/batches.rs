@@ -15,7 +15,8 @@ pub(super) struct Batch {
     pub(super) targets: Vec<f32>,
 }
 
-fn cut(samples: &dyn Samples, indices: &[usize]) -> Batch {
+/// The samples of these numbers.
+pub(super) fn cut(samples: &dyn Samples, indices: &[usize]) -> Batch {
     let pixels = samples.shape().pixels();
     let mut images = vec![0.0; indices.len() * 3 * pixels];
     let mut targets = vec![0.0; indices.len() * pixels];

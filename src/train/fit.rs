@@ -2,17 +2,13 @@
 
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::adam::Adam;
 use super::augment::Augmented;
-use super::batches::{self, Batch};
+use super::learner::Learner;
 use super::metrics::Tally;
-use super::network::Network;
-use super::ops::with_host;
 pub use super::outcome::{
     Best, Collapse, EpochReport, FitError, FitObserver, FitOptions, FitState, Stop, StopReason, Trained,
 };
@@ -106,6 +102,11 @@ fn shuffled(len: usize, seed: u64, epoch: usize) -> Vec<usize> {
     order
 }
 
+/// Samples in the largest batch that there will be.
+fn largest(train: &dyn Samples, validation: &dyn Samples, options: &FitOptions) -> usize {
+    options.batch_size.min(train.len().max(validation.len()))
+}
+
 /// After so many epochs a network that learns at all has a loss below the base rate's; before, it may need more time.
 const SETTLED: usize = 3;
 
@@ -133,8 +134,7 @@ struct Run<'a> {
     options: &'a FitOptions,
     seed: u64,
     restarts: usize,
-    network: Network,
-    adam: Adam,
+    learner: Learner,
     history: Vec<EpochReport>,
     best: Option<Best>,
     learned: bool,
@@ -171,11 +171,11 @@ impl<'a> Run<'a> {
         weights: &Weights,
         restarts: usize,
     ) -> Result<Self, FitError> {
-        let network = Network::new(weights, &options.device)?;
-        let adam = Adam::new(network.parameters(), options.learning_rate)?;
+        let learner =
+            Learner::new(options, train.shape(), largest(train, validation, options), weights, None)?;
         let (history, best, epoch) = (Vec::new(), None, Epoch::new());
         let learned = true;
-        Ok(Self { train, validation, options, seed, restarts, network, adam, history, best, learned, epoch })
+        Ok(Self { train, validation, options, seed, restarts, learner, history, best, learned, epoch })
     }
 
     fn resume(
@@ -186,10 +186,10 @@ impl<'a> Run<'a> {
         state: FitState,
     ) -> Result<Self, FitError> {
         let FitState { restarts, learned, history, step, loss_sum, seconds, weights, adam, best } = state;
-        let network = Network::new(&weights, &options.device)?;
-        let adam = Adam::resume(network.parameters(), options.learning_rate, adam)?;
+        let most = largest(train, validation, options);
+        let learner = Learner::new(options, train.shape(), most, &weights, Some(adam))?;
         let epoch = Epoch { step, loss_sum, seconds, ..Epoch::new() };
-        Ok(Self { train, validation, options, seed, restarts, network, adam, history, best, learned, epoch })
+        Ok(Self { train, validation, options, seed, restarts, learner, history, best, learned, epoch })
     }
 
     fn state(&self) -> Result<FitState, FitError> {
@@ -200,16 +200,13 @@ impl<'a> Run<'a> {
             step: self.epoch.step,
             loss_sum: self.epoch.loss_sum,
             seconds: self.epoch.seconds(),
-            weights: self.network.weights()?,
-            adam: self.adam.state()?,
+            weights: self.learner.weights()?,
+            adam: self.learner.adam()?,
             best: self.best.clone(),
         })
     }
 
-    fn checkpoint(&self, observer: &mut dyn FitObserver, stopping: bool) {
-        if !observer.checkpoint_due(stopping) {
-            return;
-        }
+    fn checkpoint(&self, observer: &mut dyn FitObserver) {
         match self.state() {
             Ok(state) => observer.on_checkpoint(state),
             // No reason to end: weights that are no numbers any more are found by the next step.
@@ -226,7 +223,9 @@ impl<'a> Run<'a> {
                 None
             };
             let Some(tally) = tally else {
-                self.checkpoint(observer, true);
+                if observer.checkpoint_due(true) {
+                    self.checkpoint(observer);
+                }
                 return Ok(End::Stopped(StopReason::Interrupted));
             };
             let undecided = tally.is_no_better_than_the_base_rate();
@@ -253,85 +252,49 @@ impl<'a> Run<'a> {
         let order = shuffled(self.train.len(), self.seed, epoch);
         let size = self.options.batch_size;
         let steps = order.len().div_ceil(size);
-        let left = order.get(self.epoch.step.saturating_mul(size)..).unwrap_or_default();
-        let mut stopped = false;
         let varied =
             Augmented { samples: self.train, how: self.options.augmentation, seed: self.seed, epoch };
         let samples: &dyn Samples = if varied.how.is_none() { self.train } else { &varied };
-        batches::for_each(samples, left, size, |batch| {
-            let len = batch.len as f64;
-            let loss = self.step(batch)?;
-            self.epoch.step += 1;
-            let step = self.epoch.step;
-            if !loss.is_finite() {
-                return Err(FitError::Diverged { epoch, step, loss });
+        let mut stopped = false;
+        while !stopped && self.epoch.step < steps {
+            let left = order.get(self.epoch.step.saturating_mul(size)..).unwrap_or_default();
+            let (at, mut due) = (&mut self.epoch, false);
+            self.learner.steps(samples, left, size, |len, loss| {
+                at.step += 1;
+                if !loss.is_finite() {
+                    return Err(FitError::Diverged { epoch, step: at.step, loss });
+                }
+                at.loss_sum += f64::from(loss) * len as f64;
+                observer.on_step(epoch, at.step, steps, loss);
+                stopped = match observer.stop() {
+                    Stop::No => false,
+                    // After the last step the epoch is as good as done: it is validated, then training ends.
+                    Stop::KeepBest => at.step < steps,
+                    Stop::Suspend => true,
+                };
+                // Not here: a card may be some steps ahead of what it has told.
+                due = !stopped && observer.checkpoint_due(false);
+                Ok(!stopped && !due)
+            })?;
+            if due {
+                self.checkpoint(observer);
             }
-            self.epoch.loss_sum += f64::from(loss) * len;
-            observer.on_step(epoch, step, steps, loss);
-            stopped = match observer.stop() {
-                Stop::No => false,
-                // After the last step the epoch is as good as done: it is validated, then training ends.
-                Stop::KeepBest => step < steps,
-                Stop::Suspend => true,
-            };
-            if !stopped {
-                self.checkpoint(observer, false);
-            }
-            Ok(!stopped)
-        })?;
+        }
         Ok(!stopped)
-    }
-
-    fn tensors(&self, batch: Batch, samples: &dyn Samples) -> Result<(Tensor, Tensor), FitError> {
-        let (height, width) = (samples.shape().height(), samples.shape().width());
-        let device = self.network.device();
-        Ok((
-            Tensor::from_vec(batch.images, (batch.len, height, width, 3), device)?,
-            Tensor::from_vec(batch.targets, (batch.len, height, width, 1), device)?,
-        ))
-    }
-
-    fn step(&mut self, batch: Batch) -> Result<f32, FitError> {
-        let (x, y) = self.tensors(batch, self.train)?;
-        let step = self.network.loss_and_gradients(&x, &y)?;
-        // A step with such a loss would spoil the weights; the caller ends the training.
-        if step.loss.is_finite() {
-            self.adam.step(self.network.parameters(), &step.gradients)?;
-        }
-        for gradient in step.gradients {
-            self.network.reclaim(gradient)?;
-        }
-        Ok(step.loss)
     }
 
     /// Predictions for the first `most` samples against their targets; nothing when `go_on` said no between two batches.
     fn evaluate(
-        &self,
+        &mut self,
         samples: &dyn Samples,
         most: usize,
         go_on: &dyn Fn() -> bool,
     ) -> Result<Option<Tally>, FitError> {
         let order: Vec<usize> = (0..samples.len().min(most)).collect();
-        let mut tally = Tally::default();
-        let mut whole = true;
-        batches::for_each(samples, &order, self.options.batch_size, |batch| {
-            whole = go_on();
-            if !whole {
-                return Ok(false);
-            }
-            let targets = batch.targets.clone();
-            let (x, _) = self.tensors(batch, samples)?;
-            let logits = self.network.forward_logits(&x)?;
-            let on_host = logits.to_device(&Device::Cpu)?.contiguous()?;
-            with_host([&on_host], |[logits]| tally.add(logits, &targets))?;
-            drop(on_host);
-            self.network.reclaim(logits)?;
-            Ok::<_, FitError>(true)
-        })?;
-        Ok(whole.then_some(tally))
+        self.learner.evaluate(samples, &order, self.options.batch_size, go_on)
     }
 
-    fn learned_nothing(&self, epoch: usize, validation: Tally) -> Result<bool, FitError> {
+    fn learned_nothing(&mut self, epoch: usize, validation: Tally) -> Result<bool, FitError> {
         let steps = epoch * self.train.len().div_ceil(self.options.batch_size);
         // A young network's output varies little too, but it does vary.
         let flat = if steps < GROWN_UP { ALL_THE_SAME } else { HARDLY_VARIES };
@@ -350,7 +313,7 @@ impl<'a> Run<'a> {
             return Ok(false);
         }
         let Self { train, options, .. } = self;
-        has_silent_channel(&self.network.weights()?, *train, options.batch_size, &options.device)
+        has_silent_channel(&self.learner.weights()?, *train, options.batch_size, &options.device)
     }
 
     /// Keeps the epoch's report, and its weights if they are the best; says whether it was the last.
@@ -379,7 +342,7 @@ impl<'a> Run<'a> {
         };
         let best = self.best.as_ref().is_none_or(|best| score > best.score);
         if best {
-            self.best = Some(Best { weights: self.network.weights()?, epoch, score });
+            self.best = Some(Best { weights: self.learner.weights()?, epoch, score });
         }
         let report = EpochReport { epoch, training_loss, validation, best, seconds: done.seconds() };
         observer.on_epoch(&report);

@@ -1,7 +1,6 @@
 //! The training loop on made-up patches small enough for a test.
 
-use candle_core::Device;
-
+use super::Device;
 use super::start::starting_weights;
 use super::{
     Adam, Collapse, EpochReport, FitError, FitObserver, FitOptions, FitState, Network, PatchShape, Samples,

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use thiserror::Error;
 use tracing::{info, warn};
 
 use super::decode::PageError;
+use super::device::Device;
 use super::fit::fit_from;
 use super::observe::{JobObserver, LayerObserver};
 use super::outcome::{EpochReport, FitError, FitOptions, FitState, Stop, StopReason};

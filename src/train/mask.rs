@@ -48,6 +48,16 @@ impl Mask {
         self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
+    /// The bits, whole words for each row: column `c` of a row is bit `c % 64` of its word `c / 64`.
+    pub(super) fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// Words of a row.
+    pub(super) fn words_per_row(&self) -> usize {
+        self.words_per_row
+    }
+
     /// Leaves only the pixels that also belong to `other`, which must have the same size.
     pub fn intersect(&mut self, other: &Self) {
         debug_assert_eq!((self.width, self.height), (other.width, other.height));

@@ -45,6 +45,15 @@ impl Tally {
         self.pixels += logits.len().min(targets.len()) as u64;
     }
 
+    /// What a card has counted on `pixels` pixels: true positives, false positives, false negatives, and the sums of loss,
+    /// probabilities and their squares.
+    pub(super) fn from_totals(pixels: u64, totals: [f64; 6]) -> Self {
+        // Counts are whole numbers below 2^53: exact in f64.
+        let [true_positive, false_positive, false_negative] = [0, 1, 2].map(|i| totals[i] as u64);
+        let [loss, probability, probability_squared] = [totals[3], totals[4], totals[5]];
+        Self { pixels, true_positive, false_positive, false_negative, loss, probability, probability_squared }
+    }
+
     /// The metrics, or nothing before the first pixel.
     pub(super) fn metrics(&self) -> Option<Metrics> {
         let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };

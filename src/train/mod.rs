@@ -13,8 +13,10 @@ mod events;
 mod fit;
 #[cfg(test)]
 mod fit_tests;
+mod gpu;
 mod init;
 mod job;
+mod learner;
 mod mask;
 mod metrics;
 mod native;
@@ -41,12 +43,13 @@ pub use adam::{Adam, AdamState};
 pub use archive::{ArchiveError, unpack};
 pub use cutout::draw_cutout;
 pub use decode::{Input, MAX_PIXELS, PageError};
-pub use device::choose_device;
+pub use device::{Device, choose_device, open_card};
 pub use events::{EventLogs, WithEvents};
 pub use fit::{
     Best, Collapse, EpochReport, FitError, FitObserver, FitOptions, FitState, Stop, StopReason, Trained, fit,
     fit_from,
 };
+pub use gpu::{Card, Finding, GpuError, Precision, StepTime};
 pub use init::initial_weights;
 pub use job::{TrainError, TrainedLayer, TrainingJob, train_page};
 pub use mask::Mask;
@@ -60,5 +63,5 @@ pub use predict::Predictor;
 pub use preview::{colour_name, draw_preview, layer_colour, reduced_preview, write_preview};
 pub use progress::Progress;
 pub use resume::Checkpoints;
-pub use samples::{PatchShape, PatchShapeError, Samples};
+pub use samples::{PatchShape, PatchShapeError, Place, Samples};
 pub use segment::{Score, Segmentation};

@@ -3,11 +3,13 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device as Candle, Tensor, Var};
 use thiserror::Error;
 
+use super::device::Device;
+use super::gpu::{GpuError, Inference};
 use super::native::Native;
-use super::ops::{BinaryCrossEntropy, Buffers, Conv, MaxPool, composed};
+use super::ops::{BinaryCrossEntropy, Buffers, Conv, MaxPool, composed, with_host};
 use crate::keras::{CONV_LAYERS, Weights, WeightsError};
 
 /// Which implementation of the operations computes the network.
@@ -15,15 +17,8 @@ use crate::keras::{CONV_LAYERS, Weights, WeightsError};
 pub enum Backend {
     /// Own kernels on the CPU.
     Native,
-    /// Candle's operations, on any device.
+    /// Candle's operations on the CPU: slow, and what the own kernels are compared with.
     Composed,
-}
-
-impl Backend {
-    /// The one to use on `device`.
-    pub fn for_device(device: &Device) -> Self {
-        if device.is_cpu() { Self::Native } else { Self::Composed }
-    }
 }
 
 /// Something that the network can't compute.
@@ -32,6 +27,12 @@ pub enum NetworkError {
     /// Candle failed, for instance for want of device memory.
     #[error("the network's computation failed: {0}")]
     Candle(#[from] candle_core::Error),
+    /// The card failed.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// A card's network was asked for what only one on the CPU has.
+    #[error("the network on a card has no {0}")]
+    OnCard(&'static str),
     /// The weights in the device's memory are not usable (not finite).
     #[error("the network's weights are unusable: {0}")]
     Weights(#[from] WeightsError),
@@ -51,7 +52,8 @@ pub struct Step {
 /// The network and its parameters on one device.
 pub struct Network {
     parameters: Vec<Var>,
-    device: Device,
+    /// Where it is on a card. There it predicts only: training on a card has no tensors ([`fit`](super::fit) does it).
+    card: Option<Inference>,
     backend: Backend,
     buffers: Buffers,
     layers: Vec<Conv>,
@@ -76,15 +78,24 @@ impl Network {
     ///
     /// # Errors
     /// When the device's memory does not suffice.
-    pub fn new(weights: &Weights, device: &Device) -> Result<Self, NetworkError> {
-        Self::with_backend(weights, device, Backend::for_device(device))
+    pub fn new(weights: &Weights, device: impl Into<Device>) -> Result<Self, NetworkError> {
+        let network = Self::with_backend(weights, Backend::Native)?;
+        Ok(match device.into() {
+            Device::Cpu => network,
+            Device::Card(card) => Self {
+                card: Some(Inference::new(&card, weights)),
+                parameters: Vec::new(),
+                layers: Vec::new(),
+                ..network
+            },
+        })
     }
 
-    /// As [`Self::new`] with a chosen backend ([`Backend::Native`] only on the CPU).
+    /// As [`Self::new`] on the CPU, with a chosen backend.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn with_backend(weights: &Weights, device: &Device, backend: Backend) -> Result<Self, NetworkError> {
+    pub fn with_backend(weights: &Weights, backend: Backend) -> Result<Self, NetworkError> {
         let buffers = Buffers::default();
         let mut parameters = Vec::with_capacity(CONV_LAYERS.len());
         let mut layers = Vec::with_capacity(CONV_LAYERS.len());
@@ -99,31 +110,17 @@ impl Network {
             };
             let (kernel, bias) = weights.layer(index);
             let values = [kernel, bias].concat();
-            parameters.push(Var::from_vec(values, conv.parameter_shape(), device)?);
+            parameters.push(Var::from_vec(values, conv.parameter_shape(), &Candle::Cpu)?);
             layers.push(conv);
         }
         let pool = MaxPool { buffers: buffers.clone() };
         let loss = BinaryCrossEntropy { buffers: buffers.clone() };
-        Ok(Self {
-            parameters,
-            device: device.clone(),
-            backend,
-            buffers,
-            layers,
-            pool,
-            loss,
-            last: Mutex::default(),
-        })
+        Ok(Self { parameters, card: None, backend, buffers, layers, pool, loss, last: Mutex::default() })
     }
 
     /// The parameters of each layer: `[k · k · in + 1, out]`, kernel rows (HWI) first, the bias last.
     pub fn parameters(&self) -> &[Var] {
         &self.parameters
-    }
-
-    /// Where the parameters are.
-    pub fn device(&self) -> &Device {
-        &self.device
     }
 
     /// What computes.
@@ -136,6 +133,9 @@ impl Network {
     /// # Errors
     /// When one of them is not a finite number any more.
     pub fn weights(&self) -> Result<Weights, NetworkError> {
+        if let Some(card) = &self.card {
+            return Ok(card.weights());
+        }
         let mut tensors = Vec::with_capacity(2 * CONV_LAYERS.len());
         for (parameters, layer) in self.parameters.iter().zip(&CONV_LAYERS) {
             let mut values = parameters.flatten_all()?.to_vec1::<f32>()?;
@@ -150,19 +150,27 @@ impl Network {
     /// # Errors
     /// When the device's memory does not suffice.
     pub fn set_weights(&self, weights: &Weights) -> Result<(), NetworkError> {
+        if let Some(card) = &self.card {
+            card.set_weights(weights);
+        }
         for (index, parameters) in self.parameters.iter().enumerate() {
             let (kernel, bias) = weights.layer(index);
-            parameters.set(&Tensor::from_vec([kernel, bias].concat(), parameters.shape(), &self.device)?)?;
+            parameters.set(&Tensor::from_vec([kernel, bias].concat(), parameters.shape(), &Candle::Cpu)?)?;
         }
         Ok(())
     }
 
-    /// Logits `[n, h, w, 1]` of images `[n, h, w, 3]`; keeps nothing for a gradient.
+    /// Logits `[n, h, w, 1]` of images `[n, h, w, 3]`, both on the CPU; keeps nothing for a gradient.
     ///
     /// # Errors
     /// When the images have another shape or the device's memory does not suffice.
     pub fn forward_logits(&self, x: &Tensor) -> Result<Tensor, NetworkError> {
         self.check(x)?;
+        if let Some(card) = &self.card {
+            let (n, h, w, _) = x.dims4()?;
+            let logits = with_host([&x.contiguous()?], |[x]| card.logits(x, (n, h, w)))??;
+            return Ok(Tensor::from_vec(logits, (n, h, w, 1), &Candle::Cpu)?);
+        }
         match self.backend {
             Backend::Native => {
                 let x = x.detach().contiguous()?;
@@ -182,6 +190,9 @@ impl Network {
     /// As [`Self::forward_logits`].
     pub fn loss_and_gradients(&self, x: &Tensor, targets: &Tensor) -> Result<Step, NetworkError> {
         self.check(x)?;
+        if self.card.is_some() {
+            return Err(NetworkError::OnCard("gradients as tensors"));
+        }
         match self.backend {
             Backend::Native => Ok(self.native().step(&x.detach().contiguous()?, &targets.contiguous()?)?),
             Backend::Composed => {

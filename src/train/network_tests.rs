@@ -26,8 +26,8 @@ fn relative(a: &[f32], b: &[f32]) -> f64 {
 fn both_backends_compute_the_same_loss_gradients_and_logits() {
     let (x, y) = batch(2, 16, 20);
     let weights = initial_weights(3).unwrap();
-    let native = Network::with_backend(&weights, &Device::Cpu, Backend::Native).unwrap();
-    let composed = Network::with_backend(&weights, &Device::Cpu, Backend::Composed).unwrap();
+    let native = Network::with_backend(&weights, Backend::Native).unwrap();
+    let composed = Network::with_backend(&weights, Backend::Composed).unwrap();
     let (a, b) = (native.loss_and_gradients(&x, &y).unwrap(), composed.loss_and_gradients(&x, &y).unwrap());
     assert!((a.loss - b.loss).abs() < 1e-5, "{} and {}", a.loss, b.loss);
     for (layer, (a, b)) in a.gradients.iter().zip(&b.gradients).enumerate() {

@@ -1,9 +1,9 @@
 //! What goes into a training and what comes out of it.
 
-use candle_core::Device;
 use thiserror::Error;
 
 use super::adam::AdamState;
+use super::device::Device;
 use super::metrics::Metrics;
 use super::network::NetworkError;
 use crate::keras::{Weights, WeightsError};
@@ -36,9 +36,9 @@ pub struct FitOptions {
 
 impl FitOptions {
     /// The training contract's values: batch 16, patience 3, learning rate 1e-4, three restarts.
-    pub fn new(device: Device, epochs: usize, seed: u64) -> Self {
+    pub fn new(device: impl Into<Device>, epochs: usize, seed: u64) -> Self {
         Self {
-            device,
+            device: device.into(),
             epochs,
             batch_size: 16,
             patience: 3,

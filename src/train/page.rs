@@ -104,6 +104,15 @@ impl Page {
         Ok(Self { width: page.width, height: page.height, bgr: page.bytes, regions, layers: Vec::new() })
     }
 
+    /// A page of the given size with a pattern on it and one layer, the background: to measure and compare with.
+    pub(super) fn made_up(width: usize, height: usize) -> Self {
+        let bgr = (0..3 * width * height).map(|i| (i * 7919 % 251) as u8).collect();
+        let (layer, kind) = (Layer::Background, InputKind::Layer(Layer::Background));
+        let mask = Mask::from_fn(width, height, |row, column| (row / 5 + column / 7) % 3 == 0);
+        let layers = vec![PageLayer { layer, input: Input { kind, path: PathBuf::new() }, mask }];
+        Self { width, height, bgr, regions: Mask::from_fn(width, height, |_, _| true), layers }
+    }
+
     /// A page from what is already in memory: `bgr` holds `3 · width · height` bytes, each mask has that size.
     #[cfg(test)]
     pub(super) fn from_parts(width: usize, height: usize, bgr: Vec<u8>, layers: Vec<PageLayer>) -> Self {

@@ -18,8 +18,8 @@ use thiserror::Error;
 
 use super::decode::Input;
 use super::draw::{Word, choose, cover, visit};
-use super::page::{Edge, Page};
-use super::samples::{PatchShape, Samples};
+use super::page::Page;
+use super::samples::{PatchShape, Place, Samples};
 use crate::wire::{InputKind, Layer, PatchSelection};
 
 /// The original's chance of visiting a pixel.
@@ -92,12 +92,23 @@ impl Samples for LayerSamples {
         image: &mut [f32],
         target: &mut [f32],
     ) {
+        if let Some(place) = self.place(index, (rows, columns)) {
+            place.write(self.shape, image, target);
+        }
+    }
+
+    fn place(&self, index: usize, (rows, columns): (isize, isize)) -> Option<Place<'_>> {
         let centre = self.centres[index];
         let (page, layer) = &self.pages[centre.page as usize];
-        let top = centre.row as isize - (self.shape.height() / 2) as isize + rows;
-        let left = centre.column as isize - (self.shape.width() / 2) as isize + columns;
-        page.crop(top, left, self.shape, Edge::Mirror, image);
-        page.crop_target(*layer, top, left, self.shape, Edge::Mirror, target);
+        Some(Place {
+            page,
+            layer: *layer,
+            top: centre.row as isize - (self.shape.height() / 2) as isize + rows,
+            left: centre.column as isize - (self.shape.width() / 2) as isize + columns,
+            left_right: false,
+            up_down: false,
+            lighter: 0.0,
+        })
     }
 }
 

@@ -1,7 +1,8 @@
 //! Probabilities from a trained network.
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device as Candle, Tensor};
 
+use super::device::Device;
 use super::network::{Network, NetworkError};
 use super::ops::sigmoid;
 use crate::keras::Weights;
@@ -16,7 +17,7 @@ impl Predictor {
     ///
     /// # Errors
     /// When the device's memory does not suffice.
-    pub fn new(weights: &Weights, device: &Device) -> Result<Self, NetworkError> {
+    pub fn new(weights: &Weights, device: impl Into<Device>) -> Result<Self, NetworkError> {
         Ok(Self { network: Network::new(weights, device)? })
     }
 
@@ -31,7 +32,7 @@ impl Predictor {
             return Err(NetworkError::Shape(vec![images.len() / image.max(1), height, width, 3]));
         }
         let shape = (images.len() / image, height, width, 3);
-        let x = Tensor::from_slice(images, shape, self.network.device())?;
+        let x = Tensor::from_slice(images, shape, &Candle::Cpu)?;
         let logits = self.network.forward_logits(&x)?;
         let probabilities = logits.flatten_all()?.to_vec1::<f32>()?.into_iter().map(sigmoid).collect();
         self.network.reclaim(logits)?;

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
 use proptest::prelude::*;
 
+use super::Device;
 use super::checkpoint::{Checkpoint, CheckpointError};
 use super::fit_tests::{Rectangles, collapsed};
 use super::{

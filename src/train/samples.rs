@@ -1,6 +1,11 @@
 //! What the training loop sees of a page: numbered samples that are cut out when a batch needs them.
 
+use std::sync::Arc;
+
 use thiserror::Error;
+
+use super::augment::vary;
+use super::page::{Edge, Page};
 
 /// Height and width of a patch in pixels; both are positive multiples of 4, because the network halves the
 /// image twice.
@@ -34,6 +39,9 @@ impl PatchShape {
         Ok(Self { height, width })
     }
 
+    /// The smallest there is.
+    pub const SMALLEST: Self = Self { height: 4, width: 4 };
+
     /// Height in pixels.
     pub fn height(self) -> usize {
         self.height
@@ -47,6 +55,34 @@ impl PatchShape {
     /// Pixels in one patch.
     pub fn pixels(self) -> usize {
         self.height * self.width
+    }
+}
+
+/// Where a sample lies on its page, and how it is varied: all that a card needs that has the page.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The page.
+    pub page: &'a Arc<Page>,
+    /// Place of its layer in [`Page::layers`].
+    pub layer: usize,
+    /// Row of its first pixel; beyond its edges the page is mirrored.
+    pub top: isize,
+    /// Column of its first pixel.
+    pub left: isize,
+    /// Whether left and right are exchanged.
+    pub left_right: bool,
+    /// Whether top and bottom are exchanged.
+    pub up_down: bool,
+    /// What is taken from the image's values, which stay in 0..=1.
+    pub lighter: f32,
+}
+
+impl Place<'_> {
+    /// Writes the sample as [`Samples::write`] does.
+    pub fn write(&self, shape: PatchShape, image: &mut [f32], target: &mut [f32]) {
+        self.page.crop(self.top, self.left, shape, Edge::Mirror, image);
+        self.page.crop_target(self.layer, self.top, self.left, shape, Edge::Mirror, target);
+        vary(image, target, shape.width(), (self.left_right, self.up_down), self.lighter);
     }
 }
 
@@ -71,4 +107,10 @@ pub trait Samples: Sync {
 
     /// [`Samples::write`] of what lies so many rows farther down and columns farther right.
     fn write_shifted(&self, index: usize, shift: (isize, isize), image: &mut [f32], target: &mut [f32]);
+
+    /// Where the sample that [`Samples::write_shifted`] writes lies on its page; nothing when it is not cut out of one.
+    fn place(&self, index: usize, shift: (isize, isize)) -> Option<Place<'_>> {
+        let _ = (index, shift);
+        None
+    }
 }

@@ -11,8 +11,9 @@
 //! - The last bias starts at the logit of the layer's share of the pixels (Lin et al. 2017, "Focal loss for dense object
 //!   detection", section 3.3), so the first steps tell pixels apart instead of learning that share.
 
-use candle_core::{Device, Tensor};
+use candle_core::{Device as Candle, Tensor};
 
+use super::device::Device;
 use super::init::initial_weights;
 use super::network::Network;
 use super::ops::with_host;
@@ -123,9 +124,9 @@ fn activity(
         for (index, (image, target)) in indices.iter().zip(parts) {
             samples.write(*index, image, target);
         }
-        let x = Tensor::from_vec(images, (indices.len(), height, width, 3), device)?;
+        let x = Tensor::from_vec(images, (indices.len(), height, width, 3), &Candle::Cpu)?;
         for ((counted, network), weight) in channels.iter_mut().zip(&networks).zip(last) {
-            let values = network.forward_logits(&x)?.to_device(&Device::Cpu)?.contiguous()?;
+            let values = network.forward_logits(&x)?;
             with_host([&values], |[values]| {
                 for (value, target) in values.iter().zip(&targets) {
                     let (active, meant) = (*value > 0.0, (*target > 0.5) == (*weight > 0.0));

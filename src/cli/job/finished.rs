@@ -5,7 +5,6 @@ use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use candle_core::Device;
 use jiff::Timestamp;
 use thiserror::Error;
 use tracing::{info, warn};
@@ -15,7 +14,7 @@ use super::signals::{Signal, Signals};
 use crate::cli::local::{effective_settings, peak_memory};
 use crate::cli::look::{look, picture};
 use crate::cli::report_html::{self, Content, LayerPart, MOST_PICTURES, PagePart, Pictures};
-use crate::train::{NetworkError, Score, TrainedLayer, TrainingJob};
+use crate::train::{Device, NetworkError, Score, TrainedLayer, TrainingJob};
 use crate::wire::{Layer, SettingsMap, TrainingSettings};
 
 /// A job does not keep its node for longer than this for the sake of a picture.
