@@ -35,7 +35,18 @@ pub enum TopologyError {
     /// The input layer's patch size can't be used.
     #[error("input of {0}")]
     Input(#[from] crate::train::PatchShapeError),
+    /// The input layer's patches are larger than those of any job.
+    #[error("input of {height}x{width}: patches have at most {MAX_SIDE} pixels a side")]
+    Large {
+        /// Height in the file, pixels.
+        height: u64,
+        /// Width in the file, pixels.
+        width: u64,
+    },
 }
+
+/// Longest side of a patch, as in a job's settings: windows of the file's size are cut out of a page.
+const MAX_SIDE: u64 = 4096;
 
 /// What decides how a layer computes; names, initialisers and regularisers don't.
 const COMPUTING_KEYS: [&str; 12] = [
@@ -64,10 +75,13 @@ struct Node<'a> {
 /// Checks the attribute `model_config`; returns the patch size of the input layer, if it is fixed.
 ///
 /// A `Masking` layer is passed over: it blanks only pixels of value −1, and a page's lie in 0…1.
-pub(super) fn check(json: &str) -> Result<Option<PatchShape>, TopologyError> {
+pub(crate) fn check(json: &str) -> Result<Option<PatchShape>, TopologyError> {
     let found: Value = serde_json::from_str(json).map_err(|e| TopologyError::Config(e.to_string()))?;
     let input = &found["config"]["layers"][0]["config"]["batch_input_shape"];
     let shape = match (input[1].as_u64(), input[2].as_u64()) {
+        (Some(height), Some(width)) if height > MAX_SIDE || width > MAX_SIDE => {
+            return Err(TopologyError::Large { height, width });
+        }
         (Some(height), Some(width)) => Some(PatchShape::new(
             usize::try_from(height).unwrap_or(usize::MAX),
             usize::try_from(width).unwrap_or(usize::MAX),
@@ -173,6 +187,16 @@ mod tests {
         config["config"]["layers"][0]["config"]["batch_input_shape"] =
             serde_json::json!([null, null, null, 3]);
         assert_eq!(check(&config.to_string()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_patch_that_no_job_can_have_is_refused() {
+        let mut config = ours();
+        for (height, width, taken) in [(4096, 4096, true), (4100, 4, false), (4, 1u64 << 62, false)] {
+            config["config"]["layers"][0]["config"]["batch_input_shape"] =
+                serde_json::json!([null, height, width, 3]);
+            assert_eq!(check(&config.to_string()).is_ok(), taken, "{height}x{width}");
+        }
     }
 
     #[test]
