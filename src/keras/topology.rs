@@ -4,6 +4,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::model_config::model_config;
+use crate::text::printable;
 use crate::train::PatchShape;
 
 /// How a model differs from this network.
@@ -104,9 +105,9 @@ pub(crate) fn check(json: &str) -> Result<Option<PatchShape>, TopologyError> {
 
 fn compare(ours: &Node<'_>, theirs: &Node<'_>) -> Result<(), TopologyError> {
     let differs = |key: &str, found: String, expected: String| TopologyError::Layer {
-        name: theirs.name.to_owned(),
+        name: printable(theirs.name, 60),
         key: key.to_owned(),
-        found,
+        found: printable(&found, 100),
         expected,
     };
     if ours.class != theirs.class {
@@ -133,7 +134,7 @@ fn compare(ours: &Node<'_>, theirs: &Node<'_>) -> Result<(), TopologyError> {
 
 /// The layers without `Masking`, each knowing the place of what it reads.
 fn nodes(config: &Value) -> Result<Vec<Node<'_>>, TopologyError> {
-    let bad = |what: &str| TopologyError::Config(format!("{what} is missing"));
+    let bad = |what: &str| TopologyError::Config(format!("{} is missing", printable(what, 60)));
     let layers = config["config"]["layers"].as_array().ok_or_else(|| bad("config.layers"))?;
     let mut nodes: Vec<Node<'_>> = Vec::with_capacity(layers.len());
     // Name → place; a masked input has the place of what it masks.
@@ -231,6 +232,17 @@ mod tests {
         let mut config = ours();
         config["config"]["layers"].as_array_mut().unwrap().pop();
         assert_eq!(refusal(&config), "it has 20 layers, this one has 21");
+    }
+
+    #[test]
+    fn what_a_stranger_calls_a_layer_is_told_short_and_harmless() {
+        for key in ["name", "class_name"] {
+            let mut config = ours();
+            config["config"]["layers"][10][key] = format!("\u{1b}[2J{}", "x".repeat(1_000_000)).into();
+            let told = refusal(&config);
+            assert!(told.contains("[2Jxxx") && told.len() < 300, "{told:.400}");
+            assert!(!told.contains('\u{1b}'), "{told:.400}");
+        }
     }
 
     #[test]
