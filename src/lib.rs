@@ -10,6 +10,9 @@ pub mod cli;
 pub mod config;
 pub mod crash;
 pub mod exit_code;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod harden;
 #[cfg(feature = "trainer")]
 pub mod keras;

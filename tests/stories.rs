@@ -19,6 +19,7 @@ mod resume;
 mod scripts;
 mod secrets;
 mod services;
+mod supply_chain;
 mod tensorboard;
 mod tls;
 mod watcher;

@@ -37,7 +37,8 @@ pub(super) fn read_file(path: &Path) -> Result<HashMap<String, String>, ConfigEr
     variables(path, &text)
 }
 
-fn variables(path: &Path, text: &str) -> Result<HashMap<String, String>, ConfigError> {
+/// The variables of a file with this text.
+pub(crate) fn variables(path: &Path, text: &str) -> Result<HashMap<String, String>, ConfigError> {
     let mut values = HashMap::new();
     for pair in dotenvy::from_read_iter(text.as_bytes()) {
         match pair {

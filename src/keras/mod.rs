@@ -9,4 +9,6 @@ mod write;
 pub use layers::{CONV_LAYERS, ConvLayer, PARAMETER_COUNT, Weights, WeightsError};
 pub use read::{Model, ReadError, ReadProblem, from_bytes, read};
 pub use topology::TopologyError;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use topology::check as check_model_config;
 pub use write::{WriteError, to_bytes, write};

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::topology::{self, TopologyError};
 use super::{CONV_LAYERS, Weights, WeightsError};
+use crate::text::printable;
 use crate::train::PatchShape;
 
 /// Largest file that is read. Ours is 5.8 MB, the successor's with Adam slots 17.3 MB.
@@ -132,7 +133,7 @@ fn parse(bytes: Vec<u8>) -> Result<Model, ReadProblem> {
 fn read_weights(group: &Group) -> Result<Weights, ReadProblem> {
     let mut names = Vec::new();
     for layer in strings(&group.attrs().map_err(hdf5)?, "layer_names")? {
-        let inner = group.group(&layer).map_err(|_| ReadProblem::Missing(layer.clone()))?;
+        let inner = group.group(&layer).map_err(|_| ReadProblem::Missing(printable(&layer, 100)))?;
         for weight in strings(&inner.attrs().map_err(hdf5)?, "weight_names")? {
             names.push(format!("{layer}/{weight}"));
         }
@@ -148,11 +149,11 @@ fn read_weights(group: &Group) -> Result<Weights, ReadProblem> {
         } else {
             vec![layer.output as u64]
         };
-        let dataset = group.dataset(&name).map_err(|_| ReadProblem::Missing(name.clone()))?;
+        let dataset = group.dataset(&name).map_err(|_| ReadProblem::Missing(printable(&name, 100)))?;
         // The shape is compared before a value is read: a forged size never becomes an allocation.
         let found = dataset.shape().map_err(hdf5)?;
         if found != expected {
-            return Err(ReadProblem::Shape { name, found, expected });
+            return Err(ReadProblem::Shape { name: printable(&name, 100), found, expected });
         }
         tensors.push(dataset.read_f32().map_err(hdf5)?);
     }
@@ -170,7 +171,7 @@ fn strings(attributes: &HashMap<String, AttrValue>, name: &str) -> Result<Vec<St
 }
 
 fn hdf5(error: hdf5_pure::Error) -> ReadProblem {
-    ReadProblem::Hdf5(error.to_string())
+    ReadProblem::Hdf5(printable(&error.to_string(), 200))
 }
 
 #[cfg(test)]

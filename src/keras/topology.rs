@@ -4,6 +4,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::model_config::model_config;
+use crate::text::printable;
 use crate::train::PatchShape;
 
 /// How a model differs from this network.
@@ -35,7 +36,18 @@ pub enum TopologyError {
     /// The input layer's patch size can't be used.
     #[error("input of {0}")]
     Input(#[from] crate::train::PatchShapeError),
+    /// The input layer's patches are larger than those of any job.
+    #[error("input of {height}x{width}: patches have at most {MAX_SIDE} pixels a side")]
+    Large {
+        /// Height in the file, pixels.
+        height: u64,
+        /// Width in the file, pixels.
+        width: u64,
+    },
 }
+
+/// Longest side of a patch, as in a job's settings: windows of the file's size are cut out of a page.
+const MAX_SIDE: u64 = 4096;
 
 /// What decides how a layer computes; names, initialisers and regularisers don't.
 const COMPUTING_KEYS: [&str; 12] = [
@@ -64,10 +76,13 @@ struct Node<'a> {
 /// Checks the attribute `model_config`; returns the patch size of the input layer, if it is fixed.
 ///
 /// A `Masking` layer is passed over: it blanks only pixels of value −1, and a page's lie in 0…1.
-pub(super) fn check(json: &str) -> Result<Option<PatchShape>, TopologyError> {
+pub(crate) fn check(json: &str) -> Result<Option<PatchShape>, TopologyError> {
     let found: Value = serde_json::from_str(json).map_err(|e| TopologyError::Config(e.to_string()))?;
     let input = &found["config"]["layers"][0]["config"]["batch_input_shape"];
     let shape = match (input[1].as_u64(), input[2].as_u64()) {
+        (Some(height), Some(width)) if height > MAX_SIDE || width > MAX_SIDE => {
+            return Err(TopologyError::Large { height, width });
+        }
         (Some(height), Some(width)) => Some(PatchShape::new(
             usize::try_from(height).unwrap_or(usize::MAX),
             usize::try_from(width).unwrap_or(usize::MAX),
@@ -90,9 +105,9 @@ pub(super) fn check(json: &str) -> Result<Option<PatchShape>, TopologyError> {
 
 fn compare(ours: &Node<'_>, theirs: &Node<'_>) -> Result<(), TopologyError> {
     let differs = |key: &str, found: String, expected: String| TopologyError::Layer {
-        name: theirs.name.to_owned(),
+        name: printable(theirs.name, 60),
         key: key.to_owned(),
-        found,
+        found: printable(&found, 100),
         expected,
     };
     if ours.class != theirs.class {
@@ -119,7 +134,7 @@ fn compare(ours: &Node<'_>, theirs: &Node<'_>) -> Result<(), TopologyError> {
 
 /// The layers without `Masking`, each knowing the place of what it reads.
 fn nodes(config: &Value) -> Result<Vec<Node<'_>>, TopologyError> {
-    let bad = |what: &str| TopologyError::Config(format!("{what} is missing"));
+    let bad = |what: &str| TopologyError::Config(format!("{} is missing", printable(what, 60)));
     let layers = config["config"]["layers"].as_array().ok_or_else(|| bad("config.layers"))?;
     let mut nodes: Vec<Node<'_>> = Vec::with_capacity(layers.len());
     // Name → place; a masked input has the place of what it masks.
@@ -176,6 +191,16 @@ mod tests {
     }
 
     #[test]
+    fn a_patch_that_no_job_can_have_is_refused() {
+        let mut config = ours();
+        for (height, width, taken) in [(4096, 4096, true), (4100, 4, false), (4, 1u64 << 62, false)] {
+            config["config"]["layers"][0]["config"]["batch_input_shape"] =
+                serde_json::json!([null, height, width, 3]);
+            assert_eq!(check(&config.to_string()).is_ok(), taken, "{height}x{width}");
+        }
+    }
+
+    #[test]
     fn a_masking_layer_is_passed_over() {
         let json = model_config(PatchShape::new(64, 32).unwrap());
         let masking = r#"{"class_name": "Masking", "config": {"name": "masking", "mask_value": -1},
@@ -207,6 +232,17 @@ mod tests {
         let mut config = ours();
         config["config"]["layers"].as_array_mut().unwrap().pop();
         assert_eq!(refusal(&config), "it has 20 layers, this one has 21");
+    }
+
+    #[test]
+    fn what_a_stranger_calls_a_layer_is_told_short_and_harmless() {
+        for key in ["name", "class_name"] {
+            let mut config = ours();
+            config["config"]["layers"][10][key] = format!("\u{1b}[2J{}", "x".repeat(1_000_000)).into();
+            let told = refusal(&config);
+            assert!(told.contains("[2Jxxx") && told.len() < 300, "{told:.400}");
+            assert!(!told.contains('\u{1b}'), "{told:.400}");
+        }
     }
 
     #[test]

@@ -18,4 +18,6 @@ pub(crate) use own::read_own;
 pub use progress::Progress;
 pub use record::{CorrelationId, Event, JobId, Outcome, Record, SlurmJobId, State, TransitionError};
 pub use store::{JobFiles, Store, StoreError};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use store::{Unreadable, parse as parse_record};
 pub use view::{HeldBy, Seen};

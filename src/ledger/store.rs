@@ -14,6 +14,7 @@ use super::claim::{Claimed, Publisher, claim};
 use super::own::{is_own_directory, own_directory, read_own};
 use super::record::{JobId, RECORD_VERSION, Record, SlurmJobId};
 use crate::crash;
+use crate::text::printable;
 use crate::wire::{Envelope, Reply};
 
 /// The spool: `jobs/` (open), `done/` (answered), `rejected/` (messages that were no jobs, and files that are
@@ -426,15 +427,18 @@ impl Store {
     }
 }
 
-pub(super) enum Unreadable {
+pub(crate) enum Unreadable {
     Unfinished,
     Newer(u64),
     Foreign(String),
     Fault(io::Error),
 }
 
-pub(super) fn parse(text: &[u8], id: &JobId) -> Result<Record, Unreadable> {
-    let foreign = |e: serde_json::Error| Unreadable::Foreign(format!("its record can't be read: {e}"));
+pub(crate) fn parse(text: &[u8], id: &JobId) -> Result<Record, Unreadable> {
+    // serde repeats what it did not expect, as it stands there.
+    let foreign = |e: serde_json::Error| {
+        Unreadable::Foreign(format!("its record can't be read: {}", printable(&e.to_string(), 200)))
+    };
     let value: serde_json::Value = serde_json::from_slice(text).map_err(foreign)?;
     match value.get("version").and_then(serde_json::Value::as_u64) {
         Some(version) if version > u64::from(RECORD_VERSION) => return Err(Unreadable::Newer(version)),
@@ -442,7 +446,8 @@ pub(super) fn parse(text: &[u8], id: &JobId) -> Result<Record, Unreadable> {
     }
     let record: Record = serde_json::from_value(value).map_err(foreign)?;
     if record.job_id != *id {
-        return Err(Unreadable::Foreign(format!("its record is that of {}", record.job_id)));
+        let other = printable(record.job_id.as_str(), 64);
+        return Err(Unreadable::Foreign(format!("its record is that of {other}")));
     }
     Ok(record)
 }
@@ -573,6 +578,20 @@ mod tests {
         assert_eq!(fs::read_dir(store.rejected()).unwrap().count(), 4);
         assert!(store.jobs().join("newer").exists());
         assert!(!store.jobs().join("unfinished").exists(), "its message comes again");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_record_is_told_without_acting_on_a_terminal() {
+        let id = record("a").job_id;
+        let text = serde_json::to_string(&record("a")).unwrap();
+        let odd = [
+            text.replace("\"received\"", &format!("\"\\u001b[2J{}\"", "x".repeat(10_000))),
+            text.replace("\"job_id\":\"a\"", "\"job_id\":\"\\u001b[2J\""),
+        ];
+        for text in odd {
+            let Err(Unreadable::Foreign(told)) = parse(text.as_bytes(), &id) else { panic!("{text}") };
+            assert!(!told.contains('\u{1b}') && told.contains("[2J") && told.len() < 300, "{told:?}");
+        }
     }
 
     #[test]

@@ -14,3 +14,10 @@ pub use reason::in_words;
 pub use request::Request;
 pub use state::{JobState, Phase};
 pub use submit::SubmitError;
+
+/// What reads Slurm's words, for [`crate::fuzzing`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    pub(crate) use super::query::{exit_code_in, sacct_lines, squeue_line};
+    pub(crate) use super::submit::answer;
+}

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use super::command::{Slurm, SlurmError};
 use super::state::JobState;
 use crate::ledger::SlurmJobId;
+use crate::text::printable;
 
 /// What Slurm knows of one job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,8 +98,7 @@ impl Slurm {
     pub async fn exit_code(&self, id: SlurmJobId) -> Option<String> {
         let arguments = ["--oneliner".into(), "show".into(), "job".into(), id.to_string().into()];
         let output = self.run("scontrol", &arguments).await.ok().filter(|output| output.success)?;
-        let word = output.stdout.split_whitespace().find_map(|word| word.strip_prefix("ExitCode="));
-        word.map(str::to_owned)
+        exit_code_in(&output.stdout)
     }
 
     /// What the accounting database knows of jobs of these names that were submitted since `since`; `None` where the
@@ -139,30 +139,46 @@ impl Slurm {
     }
 }
 
-fn squeue_line(line: &str) -> Option<JobInfo> {
+/// The exit code in what `scontrol show job` prints of a job.
+pub(crate) fn exit_code_in(text: &str) -> Option<String> {
+    text.split_whitespace().find_map(|word| exit_code(word.strip_prefix("ExitCode=")?))
+}
+
+/// `STATUS:SIGNAL`, two small numbers; anything else is no exit code.
+fn exit_code(text: &str) -> Option<String> {
+    let (status, signal) = text.split_once(':')?;
+    let number = |text: &str| (1..=10).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    (number(status) && number(signal)).then(|| text.to_owned())
+}
+
+/// A reason to wait or to end, fit to be shown; Slurm's `None` is none.
+fn reason_of(text: &str) -> String {
+    if text == "None" { String::new() } else { printable(text, 300) }
+}
+
+pub(crate) fn squeue_line(line: &str) -> Option<JobInfo> {
     let mut fields = line.trim().splitn(5, '|');
     let id = SlurmJobId(fields.next()?.trim().parse().ok()?);
     let mut next = || fields.next().map(|f| f.trim().to_owned());
     let (state, reason, elapsed, name) = (next()?, next()?, next()?, next()?);
-    let reason = if reason == "None" { String::new() } else { reason };
     Some(JobInfo {
         id,
         name,
         state: JobState::parse(&state),
-        reason,
-        elapsed,
+        reason: reason_of(&reason),
+        elapsed: printable(&elapsed, 40),
         used_mb: None,
         exit_code: None,
     })
 }
 
 /// A job has a line of its own, and one for each step (`4711.batch`) that holds the memory used.
-fn sacct_lines(text: &str) -> Vec<JobInfo> {
+pub(crate) fn sacct_lines(text: &str) -> Vec<JobInfo> {
     let mut jobs: Vec<JobInfo> = Vec::new();
     let mut used: HashMap<SlurmJobId, u64> = HashMap::new();
     for line in text.lines() {
         let fields: Vec<&str> = line.trim().splitn(7, '|').collect();
-        let [id, state, reason, elapsed, max_rss, exit_code, name] = fields[..] else { continue };
+        let [id, state, reason, elapsed, max_rss, code, name] = fields[..] else { continue };
         let (number, step) = id.split_once('.').map_or((id, false), |(number, _)| (number, true));
         let Ok(number) = number.parse().map(SlurmJobId) else { continue };
         if let Some(mb) = megabytes(max_rss) {
@@ -170,15 +186,14 @@ fn sacct_lines(text: &str) -> Vec<JobInfo> {
             *most = mb.max(*most);
         }
         if !step {
-            let reason = if reason == "None" { String::new() } else { reason.to_owned() };
             jobs.push(JobInfo {
                 id: number,
                 name: name.to_owned(),
                 state: JobState::parse(state),
-                reason,
-                elapsed: elapsed.to_owned(),
+                reason: reason_of(reason),
+                elapsed: printable(elapsed, 40),
                 used_mb: None,
-                exit_code: Some(exit_code.to_owned()),
+                exit_code: exit_code(code),
             });
         }
     }
@@ -226,6 +241,20 @@ mod tests {
         assert_eq!(jobs.len(), 2);
         assert_eq!((&jobs[0].state, jobs[0].used_mb), (&JobState::OutOfMemory, Some(1991)));
         assert_eq!((&jobs[1].state, jobs[1].used_mb), (&JobState::Cancelled, None));
+    }
+
+    #[test]
+    fn what_slurm_prints_is_made_fit_to_be_shown() {
+        let job = squeue_line("17|FAILED|Node\u{1b}[2J down|0:01\u{7}|hpct-a").unwrap();
+        assert_eq!((job.reason.as_str(), job.elapsed.as_str()), ("Node [2J down", "0:01"));
+        let line = |code: &str| format!("17|FAILED|{}|00:00:01||{code}|hpct-a", "x".repeat(1000));
+        let job = sacct_lines(&line("137:0")).remove(0);
+        assert_eq!((job.reason.chars().count(), job.exit_code.as_deref()), (301, Some("137:0")));
+        for code in ["", "137", "1:\u{1b}[2J", "-1:0", "12345678901:0"] {
+            assert_eq!(sacct_lines(&line(code))[0].exit_code, None, "{code:?}");
+        }
+        let shown = |code: &str| exit_code_in(&format!("JobId=17 ExitCode={code} RunTime=00:00:04"));
+        assert_eq!((shown("0:9").as_deref(), shown("\u{1b}]0;x")), (Some("0:9"), None));
     }
 
     #[test]

@@ -93,6 +93,12 @@ fn read_answer(output: &Output) -> Result<SlurmJobId, SubmitError> {
     }
 }
 
+/// [`read_answer`] of texts.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn answer(success: bool, stdout: &str, stderr: &str) -> Result<SlurmJobId, SubmitError> {
+    read_answer(&Output { success, stdout: stdout.into(), stderr: stderr.into() })
+}
+
 /// `JOBID` or `JOBID;CLUSTER`, as `--parsable` prints it.
 fn parsable(line: &str) -> Option<SlurmJobId> {
     let number = line.split(';').next()?;
@@ -123,11 +129,8 @@ impl<I: DoubleEndedIterator> RFindMap for I {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     fn answer(success: bool, stdout: &str, stderr: &str) -> Result<u64, String> {
-        let output = Output { success, stdout: stdout.into(), stderr: stderr.into() };
-        read_answer(&output).map(|id| id.0).map_err(|e| e.to_string())
+        super::answer(success, stdout, stderr).map(|id| id.0).map_err(|e| e.to_string())
     }
 
     #[test]

@@ -95,16 +95,19 @@ pub enum PageError {
 }
 
 /// A decoded page: width, height, and rows of BGR bytes.
-pub(super) struct Bgr {
-    pub(super) width: usize,
-    pub(super) height: usize,
-    pub(super) bytes: Vec<u8>,
+pub(crate) struct Bgr {
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// Decodes the page as OpenCV's default `imread` does: alpha dropped, grey and palette expanded, 16 bits cut
 /// to the upper 8, turned as its EXIF data says.
 pub(super) fn page(input: &Input) -> Result<Bgr, PageError> {
-    let (mut image, orientation) = decode(input)?;
+    Ok(bgr(decode(input)?))
+}
+
+fn bgr((mut image, orientation): (DynamicImage, Orientation)) -> Bgr {
     image.apply_orientation(orientation);
     let (width, height) = (image.width() as usize, image.height() as usize);
     let mut bytes = match image {
@@ -121,16 +124,19 @@ pub(super) fn page(input: &Input) -> Result<Bgr, PageError> {
     for pixel in bytes.chunks_exact_mut(3) {
         pixel.swap(0, 2);
     }
-    Ok(Bgr { width, height, bytes })
+    Bgr { width, height, bytes }
 }
 
 /// Decodes a layer: the pixels whose alpha is exactly 255. EXIF is left alone, as OpenCV does for images that
 /// are read with their alpha.
 pub(super) fn layer(input: &Input) -> Result<Mask, PageError> {
-    let (image, _) = decode(input)?;
+    mask(input, &decode(input)?.0)
+}
+
+fn mask(input: &Input, image: &DynamicImage) -> Result<Mask, PageError> {
     let (width, height) = (image.width() as usize, image.height() as usize);
     // Index of alpha and of the next pixel; 16-bit alpha is opaque when its upper byte is.
-    let mask = match &image {
+    let mask = match image {
         DynamicImage::ImageRgba8(image) => {
             let bytes = image.as_raw();
             Mask::from_fn(width, height, |r, c| bytes[4 * (r * width + c) + 3] == 255)
@@ -160,12 +166,26 @@ fn decode(input: &Input) -> Result<(DynamicImage, Orientation), PageError> {
     let open = |source| PageError::Open { input: input.clone(), source };
     let file = std::fs::File::open(&input.path).map_err(open)?;
     let reader = ImageReader::new(std::io::BufReader::new(file)).with_guessed_format().map_err(open)?;
-    decode_reader(input, reader)
+    decode_reader(input, reader, MAX_PIXELS)
+}
+
+/// [`page`] and [`layer`] of an image with at most `most` pixels, for [`crate::fuzzing`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn of_bytes(input: &Input, bytes: &[u8], most: u64) -> Result<(Bgr, Option<Mask>), PageError> {
+    let open = |source| PageError::Open { input: input.clone(), source };
+    let reader = ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format().map_err(open)?;
+    let decoded = decode_reader(input, reader, most)?;
+    let mask = match mask(input, &decoded.0) {
+        Err(PageError::NoAlpha { .. }) => None,
+        mask => Some(mask?),
+    };
+    Ok((bgr(decoded), mask))
 }
 
 fn decode_reader<R: BufRead + Seek>(
     input: &Input,
     mut reader: ImageReader<R>,
+    most: u64,
 ) -> Result<(DynamicImage, Orientation), PageError> {
     // By content, never by name: an upload's name says nothing.
     if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Jpeg)) {
@@ -173,11 +193,11 @@ fn decode_reader<R: BufRead + Seek>(
     }
     let failed = |source| PageError::Decode { input: input.clone(), source };
     let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MAX_PIXELS * 8 + (64 << 20));
+    limits.max_alloc = Some(most * 8 + (64 << 20));
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(failed)?;
     let (width, height) = decoder.dimensions();
-    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+    if u64::from(width) * u64::from(height) > most {
         return Err(PageError::TooLarge { input: input.clone(), width, height });
     }
     // A damaged EXIF block is no reason to refuse a page: OpenCV ignores it too.

@@ -42,6 +42,8 @@ mod start;
 pub use adam::{Adam, AdamState};
 pub use archive::{ArchiveError, unpack};
 pub use cutout::draw_cutout;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use decode::of_bytes as decode_bytes;
 pub use decode::{Input, MAX_PIXELS, PageError};
 pub use device::{Device, choose_device, open_card};
 pub use events::{EventLogs, WithEvents};

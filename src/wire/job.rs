@@ -40,8 +40,8 @@ pub enum MessageError {
     /// More bytes than a job can have.
     #[error("the job message has {0} bytes, more than the {MAX_MESSAGE_BYTES} that are read")]
     TooLarge(usize),
-    /// Not JSON, or not of the right shape.
-    #[error("the job message can't be read: {0}")]
+    /// Not JSON, or not of the right shape. serde repeats a value that it did not expect, however long it is.
+    #[error("the job message can't be read: {}", crate::text::printable(&.0.to_string(), 200))]
     Json(#[from] serde_json::Error),
     /// The inputs don't make a job.
     #[error(transparent)]
@@ -219,6 +219,9 @@ mod tests {
         }
         let huge = vec![b' '; MAX_MESSAGE_BYTES + 1];
         assert!(matches!(JobMessage::parse(&huge), Err(MessageError::TooLarge(_))));
+        let error = JobMessage::parse(format!("{{\"inputs\": {:?}}}", "x".repeat(100_000)).as_bytes());
+        let error = error.unwrap_err().to_string();
+        assert!(error.len() < 300 && error.contains("invalid type: string \"xxx"), "{error}");
         let error = JobFile::parse(b"{\"token\": \"very secret\" oops").unwrap_err();
         assert!(!format!("{error} {error:?}").contains("secret"));
     }

@@ -1,0 +1,212 @@
+//! A packager trusts what the product is built from: every crate comes from crates.io, under a licence that is allowed,
+//! and the login node's program has none of the trainer's. `deny.toml` has the rules; `cargo deny check` goes further
+//! (known faults, yanked versions), this test needs neither it nor a network.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What cargo resolves, with these arguments.
+fn metadata(arguments: &[&str]) -> Value {
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(root())
+        .args(["metadata", "--format-version=1", "--locked", "--filter-platform=x86_64-unknown-linux-gnu"])
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Names and versions of the crates that a program is built from; no tests.
+fn built(metadata: &Value) -> BTreeSet<String> {
+    let nodes: BTreeMap<&str, &Value> =
+        list(&metadata["resolve"]["nodes"]).iter().map(|node| (text(&node["id"]), node)).collect();
+    let packages: BTreeMap<&str, String> = list(&metadata["packages"])
+        .iter()
+        .map(|p| (text(&p["id"]), format!("{} {}", text(&p["name"]), text(&p["version"]))))
+        .collect();
+    let (mut found, mut waiting) = (BTreeSet::new(), vec![text(&metadata["resolve"]["root"])]);
+    while let Some(this) = waiting.pop() {
+        if !found.insert(packages[this].clone()) {
+            continue;
+        }
+        let needed = |dep: &&Value| list(&dep["dep_kinds"]).iter().any(|kind| kind["kind"] != "dev");
+        waiting.extend(list(&nodes[this]["deps"]).iter().filter(needed).map(|dep| text(&dep["pkg"])));
+    }
+    found
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().unwrap()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+/// The strings of a list in `deny.toml`; of tables, their `crate`.
+fn rules(name: &str) -> BTreeSet<String> {
+    let rules = std::fs::read_to_string(root().join("deny.toml")).unwrap();
+    let (_, rest) = rules.split_once(&format!("\n{name} = [\n")).unwrap();
+    let (inside, _) = rest.split_once("\n]").unwrap();
+    inside.lines().map(|line| line.split('"').nth(1).unwrap().to_owned()).collect()
+}
+
+/// Whether an SPDX expression can be met by these licences. `AND` binds more tightly than `OR`; old crates write `/`.
+fn is_met(expression: &str, allowed: &BTreeSet<String>) -> bool {
+    let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
+    let words: Vec<&str> = spaced.split_whitespace().collect();
+    let mut words = &words[..];
+    let met = any(&mut words, allowed);
+    assert!(words.is_empty(), "{expression}");
+    met
+}
+
+fn any(words: &mut &[&str], allowed: &BTreeSet<String>) -> bool {
+    let mut met = all(words, allowed);
+    while words.first() == Some(&"OR") {
+        *words = &words[1..];
+        met |= all(words, allowed);
+    }
+    met
+}
+
+fn all(words: &mut &[&str], allowed: &BTreeSet<String>) -> bool {
+    let mut met = one(words, allowed);
+    while words.first() == Some(&"AND") {
+        *words = &words[1..];
+        met &= one(words, allowed);
+    }
+    met
+}
+
+fn one(words: &mut &[&str], allowed: &BTreeSet<String>) -> bool {
+    let (first, rest) = words.split_first().unwrap();
+    *words = rest;
+    if *first == "(" {
+        let met = any(words, allowed);
+        assert_eq!(words.first(), Some(&")"));
+        *words = &words[1..];
+        return met;
+    }
+    if let ["WITH", exception, rest @ ..] = words {
+        *words = rest;
+        return allowed.contains(&format!("{first} WITH {exception}"));
+    }
+    allowed.contains(*first)
+}
+
+#[test]
+fn licences_are_read_as_spdx_says() {
+    let allowed = BTreeSet::from(["MIT".to_owned(), "ISC".to_owned()]);
+    for (expression, met) in [
+        ("MIT", true),
+        ("GPL-3.0", false),
+        ("MIT/Apache-2.0", true),
+        ("GPL-3.0 OR MIT AND ISC", true),
+        ("GPL-3.0 AND MIT OR Apache-2.0", false),
+        ("(GPL-3.0 OR MIT) AND ISC", true),
+        ("MIT AND (GPL-3.0 OR Apache-2.0)", false),
+        ("MIT WITH LLVM-exception", false),
+    ] {
+        assert_eq!(is_met(expression, &allowed), met, "{expression}");
+    }
+}
+
+#[test]
+fn every_crate_comes_from_crates_io_under_an_allowed_licence() {
+    let (metadata, allowed, refused) = (metadata(&["--features=cudnn"]), rules("allow"), rules("deny"));
+    let mut problems = Vec::new();
+    for package in list(&metadata["packages"]) {
+        let name = format!("{} {}", text(&package["name"]), text(&package["version"]));
+        let own = package["id"] == metadata["resolve"]["root"];
+        match &package["source"] {
+            Value::Null if own => {}
+            Value::String(from) if from == "registry+https://github.com/rust-lang/crates.io-index" => {}
+            other => problems.push(format!("{name} comes from {other}")),
+        }
+        match package["license"].as_str() {
+            Some(licence) if is_met(licence, &allowed) => {}
+            other => {
+                problems.push(format!("{name} has the licence {other:?}, which deny.toml does not allow"))
+            }
+        }
+        if refused.contains(text(&package["name"])) {
+            problems.push(format!("{name} is not wanted"));
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    assert!(list(&metadata["packages"]).len() > 100);
+}
+
+#[test]
+fn the_login_node_builds_nothing_of_the_trainer() {
+    let check = built(&metadata(&["--no-default-features"]));
+    let has = |name: &str| check.iter().any(|c| c.split(' ').next() == Some(name));
+    for name in
+        ["candle-core", "gemm", "image", "png", "hdf5-pure", "zip", "rayon", "indicatif", "safetensors"]
+    {
+        assert!(!has(name), "check needs {name}");
+    }
+    assert!(has("lapin") && has("rustls"));
+}
+
+/// What is touched by the passwords and the token has been looked at: `docs/supply-chain.md` says when and why it is
+/// trusted. A new version of one of them is a reason to look again.
+#[test]
+fn what_touches_secrets_is_reviewed_in_this_version() {
+    let review = std::fs::read_to_string(root().join("docs/supply-chain.md")).unwrap();
+    let rows: BTreeSet<String> = review
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .map(|(name, rest)| format!("{name} {}", rest.split(' ').next().unwrap_or_default()))
+        .collect();
+    let check = built(&metadata(&["--no-default-features"]));
+    let gone: Vec<&String> = rows.difference(&check).collect();
+    assert!(gone.is_empty(), "look at the new versions, then change docs/supply-chain.md: {gone:?}");
+    for name in
+        ["lapin", "amq-protocol", "rustls", "ring", "reqwest", "hyper", "base64", "zeroize", "dotenvy"]
+    {
+        assert!(rows.iter().any(|row| row.split(' ').next() == Some(name)), "{name} is not reviewed");
+    }
+}
+
+#[test]
+fn the_bill_of_materials_lists_what_is_built() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("sbom.json");
+    let made = |path: &Path| {
+        let output = Command::new(root().join("packaging/sbom")).arg(path).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        std::fs::read(path).unwrap()
+    };
+    let bytes = made(&path);
+    assert_eq!(bytes, made(&folder.path().join("again.json")), "the same sources give the same bytes");
+    let document: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!((text(&document["bomFormat"]), text(&document["specVersion"])), ("CycloneDX", "1.5"));
+    let listed = |program: &str| -> BTreeSet<String> {
+        let has = |c: &&Value| list(&c["properties"]).iter().any(|p| p["value"] == program);
+        let components = list(&document["components"]).iter().filter(has);
+        components.map(|c| format!("{} {}", text(&c["name"]), text(&c["version"]))).collect()
+    };
+    for (program, features) in [("check", "--no-default-features"), ("run_trainer", "--features=cudnn")] {
+        let mut built = built(&metadata(&[features]));
+        built.remove(&format!("hpc-trainer {}", env!("CARGO_PKG_VERSION")));
+        assert_eq!(listed(program), built, "{program}");
+    }
+    for component in list(&document["components"]) {
+        assert_eq!(text(&component["hashes"][0]["content"]).len(), 64, "{component}");
+        assert!(text(&component["purl"]).starts_with("pkg:cargo/"));
+    }
+    let known: BTreeSet<&str> = list(&document["dependencies"]).iter().map(|d| text(&d["ref"])).collect();
+    for dependency in list(&document["dependencies"]) {
+        assert!(list(&dependency["dependsOn"]).iter().all(|on| known.contains(text(on))), "{dependency}");
+    }
+}
