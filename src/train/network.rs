@@ -219,8 +219,12 @@ impl Network {
         }
     }
 
-    /// Gives the memory of a tensor that nobody reads any more to the next step.
-    pub(super) fn reclaim(&self, tensor: Tensor) -> Result<(), NetworkError> {
+    /// Gives the memory of a tensor that nobody reads any more, such as a used gradient, to the next step; clones of the
+    /// tensor are empty afterwards.
+    ///
+    /// # Errors
+    /// When the tensor is a view.
+    pub fn reclaim(&self, tensor: Tensor) -> Result<(), NetworkError> {
         if self.backend == Backend::Native {
             self.buffers.reclaim(tensor)?;
         }
