@@ -57,8 +57,8 @@ pub struct Network {
     layers: Vec<Conv>,
     pool: MaxPool,
     loss: BinaryCrossEntropy,
-    /// Shape of the last batch, for which [`Self::buffers`] has memory.
-    last: Mutex<Vec<usize>>,
+    /// Values in the largest batch so far, for which [`Self::buffers`] has memory.
+    largest: Mutex<usize>,
 }
 
 /// Where each layer of [`CONV_LAYERS`] differs from a plain one.
@@ -112,7 +112,7 @@ impl Network {
             layers,
             pool,
             loss,
-            last: Mutex::default(),
+            largest: Mutex::default(),
         })
     }
 
@@ -233,12 +233,12 @@ impl Network {
 
     fn check(&self, x: &Tensor) -> Result<(), NetworkError> {
         match x.dims() {
-            dims @ [_, h, w, 3] if h.is_multiple_of(4) && w.is_multiple_of(4) && x.elem_count() > 0 => {
-                let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-                // Memory kept for batches of another size would only add to this one's.
-                if *last != dims {
+            [_, h, w, 3] if h.is_multiple_of(4) && w.is_multiple_of(4) && x.elem_count() > 0 => {
+                let mut largest = self.largest.lock().unwrap_or_else(PoisonError::into_inner);
+                // What is kept for smaller batches would only add to this one's; a smaller batch makes do with what is kept.
+                if x.elem_count() > *largest {
                     self.buffers.clear();
-                    *last = dims.to_vec();
+                    *largest = x.elem_count();
                 }
                 Ok(())
             }
