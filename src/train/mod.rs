@@ -35,6 +35,7 @@ mod resume;
 mod resume_tests;
 mod samples;
 mod segment;
+mod spent;
 mod start;
 
 pub use adam::{Adam, AdamState};
@@ -62,3 +63,4 @@ pub use progress::Progress;
 pub use resume::Checkpoints;
 pub use samples::{PatchShape, PatchShapeError, Samples};
 pub use segment::{Score, Segmentation};
+pub use spent::{Line, Spent};
