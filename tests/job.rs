@@ -87,6 +87,13 @@ fn a_job_that_rodan_published_comes_back_as_models_that_keras_opens() {
     {
         assert!(log.contains(part), "{part} is not in the log:\n{log}");
     }
+    let times = log.lines().find_map(|line| line.split_once("time to the reply ")).unwrap_or_default().1;
+    let parts: Vec<f64> =
+        times.split(" s").filter_map(|part| part.rsplit(' ').next()?.parse().ok()).collect();
+    let names = ["download", "decode", "sample", "train", "validate", "write", "encode", "spool", "other"];
+    assert!(names.iter().all(|name| times.contains(&format!(" {name} "))), "{times}");
+    let sum: f64 = parts[1..].iter().sum();
+    assert!(parts.len() == 10 && (parts[0] - sum).abs() < 0.1, "the parts are all of it: {times}");
     let finished = desk.check().run().success();
     assert!(finished.stdout.contains(&format!("{id}  answered   the models are in the queue")), "{finished}");
     for layer in ["Background Model", "Model 0", "Model 2"] {
@@ -99,9 +106,15 @@ fn a_job_that_rodan_published_comes_back_as_models_that_keras_opens() {
     let done = desk.site.spool().join("done").join(&id);
     let report = fs::read_to_string(done.join("report.html")).unwrap();
     assert_eq!(fs::metadata(done.join("report.html")).unwrap().permissions().mode() & 0o777, 0o600);
-    for part in
-        ["seed<td>7<", "Layer 2", "data:image/jpeg;base64,", "download<td>", "800 × 600", "CPUs<td>1<"]
-    {
+    for part in [
+        "seed<td>7<",
+        "Layer 2",
+        "data:image/jpeg;base64,",
+        "download<td>",
+        "encode<td>",
+        "800 × 600",
+        "CPUs<td>1<",
+    ] {
         assert!(report.contains(part), "{part} is not in the report:\n{report}");
     }
     assert!(!report.contains("://") && !report.contains(desk.vhost.password()), "{report}");

@@ -99,6 +99,23 @@ impl Page {
     }
 }
 
+#[test]
+fn as_many_threads_compute_as_the_allocation_has_cores() {
+    let page = Page::new();
+    let set = [&TINY[..], &["Maximum number of samples per label=5"]].concat();
+    for (variables, threads) in [
+        (&[("SLURM_CPUS_PER_TASK", "3")][..], 3),
+        // What the batch script sets wins.
+        (&[("SLURM_CPUS_PER_TASK", "3"), ("RAYON_NUM_THREADS", "2")], 2),
+        (&[], std::thread::available_parallelism().unwrap().get()),
+    ] {
+        let out = page.path(&format!("out-{threads}"));
+        let output = page.command(&out, &set).envs(variables.iter().copied()).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(json(&out.join("training.json"))["device"], format!("CPU ({threads} threads)"));
+    }
+}
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -132,6 +149,14 @@ fn a_page_becomes_models_a_picture_and_a_table() {
     assert!((f1 - mean).abs() < 1e-9, "{epoch}");
     let line = format!("accuracy {accuracy:.4}, F1 {f1:.4} (best)");
     assert!(log.lines().any(|l| l.contains("Model 0: epoch 1/1") && l.contains(&line)), "{line}\n{log}");
+    let times = report["times"].as_object().unwrap();
+    let of = |part: &str| times[part].as_f64().unwrap();
+    let parts = ["decode", "sample", "train", "validate", "write", "predict"].map(of);
+    assert!(parts.iter().all(|seconds| *seconds > 0.0) && times.len() == parts.len(), "{times:?}");
+    let layers = report["layers"].as_array().unwrap();
+    let layers: f64 = layers.iter().map(|layer| layer["seconds"].as_f64().unwrap()).sum();
+    assert!((parts[2] + parts[3] + parts[4] - layers).abs() < 1e-6, "{times:?}, {layers} for the layers");
+    assert!(log.contains(&format!("validate {:.2} s", of("validate"))), "{log}");
 
     for part in ["Background", "Layer 0", "Layer 1", "Layer 2", "peak memory", "seed 7", "blue"] {
         assert!(table.contains(part), "{part:?} is not in:\n{table}");

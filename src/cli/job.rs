@@ -132,11 +132,13 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
             None => return ExitCode::Stopped,
         },
     };
+    let spooling = Instant::now();
     if let Err(error) = place.spool(&arguments.job_file, &reply) {
         error!("the reply can't be written to {}: {error}", place.reply.display());
         // It may still be published.
     }
     if let Some(finished) = &finished {
+        finished.tell_times(spooling.elapsed());
         finished.report(&place);
     }
     let Ok(config) = config.inspect_err(|error| error!("{error}")) else { return ExitCode::Config };
@@ -300,7 +302,6 @@ fn train(
     let drawn = checkpoints.as_ref().and_then(Checkpoints::seed);
     let settings = TrainingSettings { seed: file.settings.seed.or(drawn), ..file.settings };
     let job = TrainingJob::prepare(&inputs, &settings).map_err(JobError::Train)?;
-    let prepared = started.elapsed().saturating_sub(downloaded);
     let (device, device_name) = choose_device();
     let allocation = Allocation::of_process();
     let events = config.tensorboard.as_ref().map(|base| EventLogs::new(&base.join(&name)));
@@ -324,6 +325,7 @@ fn train(
         (TrainError::Stopped { .. }, Some(stopped)) => stopped,
         (error, _) => JobError::Train(error),
     })?;
+    let encoding = Instant::now();
     let models = trained
         .iter()
         .map(|t| match fs::read(&t.path) {
@@ -332,11 +334,12 @@ fn train(
         })
         .collect::<Result<Vec<_>, _>>()?;
     let reply = Reply::models(models.iter().map(|(layer, bytes)| (*layer, bytes.as_slice())));
+    let encoded = encoding.elapsed();
     let labels = inputs.pages.into_iter().map(|page| page.label).collect();
     let (given, layers) = (file.given, trained);
     Ok((
         reply,
-        Finished { job, layers, settings, given, labels, device, device_name, started, downloaded, prepared },
+        Finished { job, layers, settings, given, labels, device, device_name, started, downloaded, encoded },
     ))
 }
 

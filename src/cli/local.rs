@@ -23,7 +23,7 @@ use super::look::{look, picture};
 use super::report_html::{self, Content, LayerPart, MOST_PICTURES, PagePart, Pictures, layer_name};
 use crate::exit_code::ExitCode;
 use crate::train::{
-    EventLogs, PageInputs, PictureError, Progress, Score, TrainError, TrainedLayer, TrainingInputs,
+    EventLogs, Line, PageInputs, PictureError, Progress, Score, TrainError, TrainedLayer, TrainingInputs,
     TrainingJob, WithEvents, choose_device, colour_name, write_preview,
 };
 use crate::wire::Layer;
@@ -112,7 +112,6 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     let (map, settings) = read_settings(first, &arguments.set)?;
     let inputs = TrainingInputs { pages, models };
     let job = TrainingJob::prepare(&inputs, &settings)?;
-    let prepared = started.elapsed();
     make_writable(&arguments.out)
         .map_err(|source| LocalError::Out { path: arguments.out.clone(), source })?;
 
@@ -145,7 +144,11 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
         device: device_name,
         seed: job.seed(),
     };
-    report::write(&arguments.out.join("training.json"), &map, &settings, &job, &trained, &summary)?;
+    let mut steps = job.spent(&trained).parts().to_vec();
+    steps.push(("predict", predicted));
+    info!("time: {}", Line(&steps));
+    let path = arguments.out.join("training.json");
+    report::write(&path, &map, &settings, &job, &trained, &summary, &steps)?;
     let labels: Vec<_> = inputs.pages.iter().map(|page| page.label.clone()).collect();
     let html = report_html::render(&Content {
         ended: Timestamp::now(),
@@ -157,7 +160,7 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
         effective: effective_settings(&settings),
         layers: LayerPart::all(&trained, &scores),
         pictures: Pictures::Drawn(pictures),
-        steps: vec![("prepare", prepared), ("predict", predicted)],
+        steps,
         whole: summary.time,
         peak_memory: summary.peak_memory,
     });

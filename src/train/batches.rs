@@ -54,3 +54,50 @@ pub(super) fn for_each<E>(
         Ok(())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::train::PatchShape;
+
+    /// Counts the samples that were cut.
+    struct Counted {
+        cut: AtomicUsize,
+    }
+
+    impl Samples for Counted {
+        fn shape(&self) -> PatchShape {
+            PatchShape::new(4, 4).unwrap()
+        }
+        fn len(&self) -> usize {
+            12
+        }
+        fn write_shifted(&self, index: usize, _: (isize, isize), image: &mut [f32], _: &mut [f32]) {
+            image.fill(index as f32);
+            self.cut.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn the_next_batch_is_cut_while_this_one_is_worked_on() {
+        let samples = Counted { cut: AtomicUsize::new(0) };
+        let order: Vec<usize> = (0..12).rev().collect();
+        let mut batches = 0;
+        for_each(&samples, &order, 4, |batch| {
+            assert_eq!(batch.images[0], order[4 * batches] as f32, "in order");
+            batches += 1;
+            let end = Instant::now() + Duration::from_secs(20);
+            while samples.cut.load(Ordering::SeqCst) < (4 * (batches + 1)).min(12) {
+                assert!(Instant::now() < end, "nothing is cut while the work waits for it");
+                thread::yield_now();
+            }
+            Ok::<_, Infallible>(true)
+        })
+        .unwrap();
+        assert_eq!(batches, 3);
+    }
+}

@@ -1,6 +1,6 @@
 //! The training loop: epochs, validation, the best weights, when to stop and when to start anew.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -58,6 +58,7 @@ pub fn fit_from(
         return Err(FitError::Zero("the batch size"));
     }
     let mut restarts = state.as_ref().map_or(0, |state| state.restarts);
+    let mut validating = Duration::ZERO;
     loop {
         let seed = seed_of_start(options.seed, restarts);
         let mut run = match (state.take(), &options.initial) {
@@ -70,12 +71,14 @@ pub fn fit_from(
                 Run::start(train, validation, options, seed, &weights, restarts)?
             }
         };
-        match run.train(observer, restarts < options.max_restarts)? {
+        let end = run.train(observer, restarts < options.max_restarts)?;
+        validating += run.validating;
+        match end {
             End::Collapsed(why) => {
                 restarts += 1;
                 observer.on_restart(restarts, seed_of_start(options.seed, restarts), why);
             }
-            End::Stopped(stopped) => return run.finish(stopped),
+            End::Stopped(stopped) => return run.finish(stopped, validating),
         }
     }
 }
@@ -139,6 +142,8 @@ struct Run<'a> {
     best: Option<Best>,
     learned: bool,
     epoch: Epoch,
+    /// How long validation has taken.
+    validating: Duration,
 }
 
 /// The epoch under way.
@@ -174,8 +179,20 @@ impl<'a> Run<'a> {
         let learner =
             Learner::new(options, train.shape(), largest(train, validation, options), weights, None)?;
         let (history, best, epoch) = (Vec::new(), None, Epoch::new());
-        let learned = true;
-        Ok(Self { train, validation, options, seed, restarts, learner, history, best, learned, epoch })
+        let (learned, validating) = (true, Duration::ZERO);
+        Ok(Self {
+            train,
+            validation,
+            options,
+            seed,
+            restarts,
+            learner,
+            history,
+            best,
+            learned,
+            epoch,
+            validating,
+        })
     }
 
     fn resume(
@@ -189,7 +206,20 @@ impl<'a> Run<'a> {
         let most = largest(train, validation, options);
         let learner = Learner::new(options, train.shape(), most, &weights, Some(adam))?;
         let epoch = Epoch { step, loss_sum, seconds, ..Epoch::new() };
-        Ok(Self { train, validation, options, seed, restarts, learner, history, best, learned, epoch })
+        let validating = Duration::ZERO;
+        Ok(Self {
+            train,
+            validation,
+            options,
+            seed,
+            restarts,
+            learner,
+            history,
+            best,
+            learned,
+            epoch,
+            validating,
+        })
     }
 
     fn state(&self) -> Result<FitState, FitError> {
@@ -218,7 +248,11 @@ impl<'a> Run<'a> {
         loop {
             let epoch = self.history.len() + 1;
             let tally = if observer.stop() == Stop::No && self.train_epoch(epoch, observer)? {
-                self.evaluate(self.validation, usize::MAX, &|| observer.stop() != Stop::Suspend)?
+                let began = Instant::now();
+                let tally =
+                    self.evaluate(self.validation, usize::MAX, &|| observer.stop() != Stop::Suspend)?;
+                self.validating += began.elapsed();
+                tally
             } else {
                 None
             };
@@ -371,7 +405,7 @@ impl<'a> Run<'a> {
         at
     }
 
-    fn finish(self, stopped: StopReason) -> Result<Trained, FitError> {
+    fn finish(self, stopped: StopReason, validating: Duration) -> Result<Trained, FitError> {
         let best = self.best.ok_or(FitError::Interrupted)?;
         Ok(Trained {
             weights: best.weights,
@@ -380,6 +414,7 @@ impl<'a> Run<'a> {
             restarts: self.restarts,
             learned: self.learned,
             stopped,
+            validating,
         })
     }
 }

@@ -19,6 +19,7 @@ use super::page::{Page, PageInputs, TrainingInputs};
 use super::patches::{self, SampleError, Split};
 use super::resume::{Checkpoints, Resumed};
 use super::samples::{PatchShape, PatchShapeError, Samples as _};
+use super::spent::Spent;
 use crate::keras::{self, ReadProblem, Weights, WriteError};
 use crate::wire::{InputKind, Layer, TrainingSettings};
 
@@ -34,6 +35,8 @@ pub struct TrainingJob {
     shape: PatchShape,
     seed: u64,
     layers: Vec<PreparedLayer>,
+    decoding: Duration,
+    sampling: Duration,
 }
 
 #[derive(Debug)]
@@ -71,6 +74,12 @@ pub struct TrainedLayer {
     pub learned: bool,
     /// How long all that took.
     pub time: Duration,
+    /// How long of it this run of the program has trained, without validation.
+    pub training: Duration,
+    /// How long of it this run of the program has validated.
+    pub validating: Duration,
+    /// How long its file took.
+    pub writing: Duration,
 }
 
 /// Why a page could not be trained.
@@ -144,6 +153,7 @@ impl TrainingJob {
     /// [`TrainError`], with the wire's name of the input that can't be used.
     pub fn prepare(inputs: &TrainingInputs, settings: &TrainingSettings) -> Result<Self, TrainError> {
         let shape = PatchShape::new(settings.patch_height as usize, settings.patch_width as usize)?;
+        let began = Instant::now();
         let load = |page: &PageInputs| {
             let named = |error| TrainError::Page { label: page.label.clone(), source: Box::new(error) };
             Page::load(page).map(Arc::new).map_err(named)
@@ -152,6 +162,7 @@ impl TrainingJob {
         if pages.is_empty() {
             return Err(TrainError::NoPage);
         }
+        let decoding = began.elapsed();
         // 32 bits, so that a person can type a drawn seed again.
         let seed = settings.seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 32);
         for page in pages.iter().filter(|page| patches::is_mirrored(page, shape)) {
@@ -183,7 +194,8 @@ impl TrainingJob {
             }
             layers.push(PreparedLayer { layer, split, initial: models.remove(&layer), seed });
         }
-        Ok(Self { pages, settings: *settings, shape, seed, layers })
+        let sampling = began.elapsed().saturating_sub(decoding);
+        Ok(Self { pages, settings: *settings, shape, seed, layers, decoding, sampling })
     }
 
     /// The pages.
@@ -199,6 +211,18 @@ impl TrainingJob {
     /// Size of the samples.
     pub fn shape(&self) -> PatchShape {
         self.shape
+    }
+
+    /// Where the time went, for layers that this job has trained.
+    pub fn spent(&self, layers: &[TrainedLayer]) -> Spent {
+        let sum = |part: fn(&TrainedLayer) -> Duration| layers.iter().map(part).sum();
+        Spent {
+            decode: self.decoding,
+            sample: self.sampling,
+            train: sum(|layer| layer.training),
+            validate: sum(|layer| layer.validating),
+            write: sum(|layer| layer.writing),
+        }
     }
 
     /// Where all chance comes from: the setting's, or what was drawn.
@@ -253,6 +277,7 @@ impl TrainingJob {
         let mut trained = Vec::with_capacity(layers.len());
         for ((done, weights), (layer, prepared)) in finished.into_iter().zip(layers.iter().zip(&self.layers))
         {
+            let began = Instant::now();
             let path = self.write_model(&done.model_name, &weights, folder)?;
             trained.push(TrainedLayer {
                 layer: *layer,
@@ -266,6 +291,9 @@ impl TrainingJob {
                 restarts: done.restarts,
                 learned: done.learned,
                 time: Duration::try_from_secs_f64(done.seconds).unwrap_or_default(),
+                training: Duration::ZERO,
+                validating: Duration::ZERO,
+                writing: began.elapsed(),
             });
         }
         while let (Some(&layer), Some(prepared)) = (layers.get(trained.len()), self.layers.get(trained.len()))
@@ -338,7 +366,10 @@ impl TrainingJob {
                 "{model_name} learned nothing, whatever it was started from: check what was drawn in its layer"
             );
         }
+        let training = started.elapsed().saturating_sub(fitted.validating);
+        let began = Instant::now();
         let path = self.write_model(&model_name, &fitted.weights, folder)?;
+        let writing = began.elapsed();
         Ok(TrainedLayer {
             layer,
             model_name,
@@ -350,7 +381,10 @@ impl TrainingJob {
             best_epoch: fitted.best_epoch,
             restarts: fitted.restarts,
             learned: fitted.learned,
-            time: started.elapsed(),
+            time: training + fitted.validating + writing,
+            training,
+            validating: fitted.validating,
+            writing,
         })
     }
 

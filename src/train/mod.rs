@@ -37,6 +37,7 @@ mod resume;
 mod resume_tests;
 mod samples;
 mod segment;
+mod spent;
 mod start;
 
 pub use adam::{Adam, AdamState};
@@ -67,3 +68,4 @@ pub use progress::Progress;
 pub use resume::Checkpoints;
 pub use samples::{PatchShape, PatchShapeError, Place, Samples};
 pub use segment::{Score, Segmentation};
+pub use spent::{Line, Spent};

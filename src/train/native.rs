@@ -75,22 +75,38 @@ impl Native<'_> {
         let one = Tensor::new(1f32, &Device::Cpu)?;
         let (gradient, _) = self.loss.bwd(&logits, targets, &loss, &one)?;
         let mut back = Backward { network: self, gradients: vec![None; self.layers.len()] };
-        let g = back.conv(13, &c12, logits, gradient.unwrap_or(one))?;
-        let g = back.conv(12, &c11, c12, g)?;
-        let g = back.conv(11, &c10, c11, g)?;
-        let (skip_1, g) = back.join(10, [&c1, &c9], c10, g)?;
-        let g = back.conv(9, &c8, c9, g)?;
-        let g = back.conv(8, &c7, c8, g)?;
-        let (skip_3, g) = back.join(7, [&c3, &c6], c7, g)?;
-        let g = back.conv(6, &c5, c6, g)?;
-        let g = back.conv(5, &c4, c5, g)?;
-        let g = back.conv(4, &p3, c4, g)?;
-        let g = back.max_pool(&c3, p3, g, skip_3)?;
-        let g = back.conv(3, &c2, c3, g)?;
-        let g = back.conv(2, &p1, c2, g)?;
-        let g = back.max_pool(&c1, p1, g, skip_1)?;
-        let g = back.conv(1, &c0, c1, g)?;
-        back.first(x, c0, g)?;
+        self.buffers.reclaim(logits)?;
+        let g = back.conv(13, &c12, gradient.unwrap_or(one))?;
+        self.buffers.reclaim(c12)?;
+        let g = back.conv(12, &c11, g)?;
+        self.buffers.reclaim(c11)?;
+        let g = back.conv(11, &c10, g)?;
+        self.buffers.reclaim(c10)?;
+        let (skip_1, g) = back.join(10, [&c1, &c9], g)?;
+        self.buffers.reclaim(c9)?;
+        let g = back.conv(9, &c8, g)?;
+        self.buffers.reclaim(c8)?;
+        let g = back.conv(8, &c7, g)?;
+        self.buffers.reclaim(c7)?;
+        let (skip_3, g) = back.join(7, [&c3, &c6], g)?;
+        self.buffers.reclaim(c6)?;
+        let g = back.conv(6, &c5, g)?;
+        self.buffers.reclaim(c5)?;
+        let g = back.conv(5, &c4, g)?;
+        self.buffers.reclaim(c4)?;
+        let g = back.conv(4, &p3, g)?;
+        self.buffers.reclaim(p3)?;
+        let g = back.max_pool(&c3, g, skip_3)?;
+        self.buffers.reclaim(c3)?;
+        let g = back.conv(3, &c2, g)?;
+        self.buffers.reclaim(c2)?;
+        let g = back.conv(2, &p1, g)?;
+        self.buffers.reclaim(p1)?;
+        let g = back.max_pool(&c1, g, skip_1)?;
+        self.buffers.reclaim(c1)?;
+        let g = back.conv(1, &c0, g)?;
+        self.buffers.reclaim(c0)?;
+        back.layer(0, [x, x], g)?;
         let gradients = back.gradients.into_iter().map(|g| g.ok_or_else(missing)).collect::<Result<_>>()?;
         Ok(Step { loss: loss.to_scalar()?, gradients })
     }
@@ -100,43 +116,39 @@ fn missing() -> candle_core::Error {
     candle_core::Error::msg("a layer got no gradient")
 }
 
-/// The way back: each call uses up a layer's result and its gradient, whose memory serves the next.
+/// The way back. Every gradient here is that before the ReLU: a layer's result is not read again, and its memory can serve
+/// for the gradients below it.
 struct Backward<'a> {
     network: &'a Native<'a>,
     gradients: Vec<Option<Tensor>>,
 }
 
 impl Backward<'_> {
-    fn layer(&mut self, index: usize, x: [&Tensor; 2], y: Tensor, gy: Tensor) -> Result<[Option<Tensor>; 2]> {
+    /// Uses up the gradient `gy` of layer `index` with inputs `x`.
+    fn layer(&mut self, index: usize, x: [&Tensor; 2], gy: Tensor) -> Result<[Option<Tensor>; 2]> {
         let parameters = self.network.parameters[index].as_tensor();
-        let [a, b, p] = self.network.layers[index].gradients(x, parameters, &y, &gy)?;
+        let [a, b, p] = self.network.layers[index].gradients(x, parameters, None, &gy)?;
         self.gradients[index] = p;
-        self.network.buffers.reclaim(y)?;
         self.network.buffers.reclaim(gy)?;
         Ok([a, b])
     }
 
     /// Gradient of the input of layer `index`.
-    fn conv(&mut self, index: usize, x: &Tensor, y: Tensor, gy: Tensor) -> Result<Tensor> {
-        let [gx, _] = self.layer(index, [x, x], y, gy)?;
+    fn conv(&mut self, index: usize, x: &Tensor, gy: Tensor) -> Result<Tensor> {
+        let [gx, _] = self.layer(index, [x, x], gy)?;
         gx.ok_or_else(missing)
     }
 
     /// Gradients of both inputs.
-    fn join(&mut self, index: usize, x: [&Tensor; 2], y: Tensor, gy: Tensor) -> Result<(Tensor, Tensor)> {
-        let [a, b] = self.layer(index, x, y, gy)?;
+    fn join(&mut self, index: usize, x: [&Tensor; 2], gy: Tensor) -> Result<(Tensor, Tensor)> {
+        let [a, b] = self.layer(index, x, gy)?;
         Ok((a.ok_or_else(missing)?, b.ok_or_else(missing)?))
     }
 
-    /// The first layer, whose input is the data.
-    fn first(&mut self, x: &Tensor, y: Tensor, gy: Tensor) -> Result<()> {
-        self.layer(0, [x, x], y, gy).map(drop)
-    }
-
-    /// Gradient of a pooled image, `skip` being what came to it over the skip connection.
-    fn max_pool(&mut self, x: &Tensor, y: Tensor, gy: Tensor, skip: Tensor) -> Result<Tensor> {
+    /// Gradient of a pooled image, `skip` being what came to it over the skip connection. Where the image's ReLU is closed
+    /// the gradients of the pool's result and of the skip connection are 0 already.
+    fn max_pool(&mut self, x: &Tensor, gy: Tensor, skip: Tensor) -> Result<Tensor> {
         skip.inplace_op3(x, &gy, &AddPoolGradient)?;
-        self.network.buffers.reclaim(y)?;
         self.network.buffers.reclaim(gy)?;
         Ok(skip)
     }

@@ -59,8 +59,8 @@ pub struct Network {
     layers: Vec<Conv>,
     pool: MaxPool,
     loss: BinaryCrossEntropy,
-    /// Shape of the last batch, for which [`Self::buffers`] has memory.
-    last: Mutex<Vec<usize>>,
+    /// Values in the largest batch so far, for which [`Self::buffers`] has memory.
+    largest: Mutex<usize>,
 }
 
 /// Where each layer of [`CONV_LAYERS`] differs from a plain one.
@@ -115,7 +115,7 @@ impl Network {
         }
         let pool = MaxPool { buffers: buffers.clone() };
         let loss = BinaryCrossEntropy { buffers: buffers.clone() };
-        Ok(Self { parameters, card: None, backend, buffers, layers, pool, loss, last: Mutex::default() })
+        Ok(Self { parameters, card: None, backend, buffers, layers, pool, loss, largest: Mutex::default() })
     }
 
     /// The parameters of each layer: `[k · k · in + 1, out]`, kernel rows (HWI) first, the bias last.
@@ -230,8 +230,12 @@ impl Network {
         }
     }
 
-    /// Gives the memory of a tensor that nobody reads any more to the next step.
-    pub(super) fn reclaim(&self, tensor: Tensor) -> Result<(), NetworkError> {
+    /// Gives the memory of a tensor that nobody reads any more, such as a used gradient, to the next step; clones of the
+    /// tensor are empty afterwards.
+    ///
+    /// # Errors
+    /// When the tensor is a view.
+    pub fn reclaim(&self, tensor: Tensor) -> Result<(), NetworkError> {
         if self.backend == Backend::Native {
             self.buffers.reclaim(tensor)?;
         }
@@ -240,12 +244,12 @@ impl Network {
 
     fn check(&self, x: &Tensor) -> Result<(), NetworkError> {
         match x.dims() {
-            dims @ [_, h, w, 3] if h.is_multiple_of(4) && w.is_multiple_of(4) && x.elem_count() > 0 => {
-                let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-                // Memory kept for batches of another size would only add to this one's.
-                if *last != dims {
+            [_, h, w, 3] if h.is_multiple_of(4) && w.is_multiple_of(4) && x.elem_count() > 0 => {
+                let mut largest = self.largest.lock().unwrap_or_else(PoisonError::into_inner);
+                // What is kept for smaller batches would only add to this one's; a smaller batch makes do with what is kept.
+                if x.elem_count() > *largest {
                     self.buffers.clear();
-                    *last = dims.to_vec();
+                    *largest = x.elem_count();
                 }
                 Ok(())
             }

@@ -1,5 +1,7 @@
 //! What goes into a training and what comes out of it.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use super::adam::AdamState;
@@ -94,6 +96,8 @@ pub struct Trained {
     pub learned: bool,
     /// Why training ended.
     pub stopped: StopReason,
+    /// How long the validation of all epochs took, in this run of the program.
+    pub validating: Duration,
 }
 
 /// Whether a training is to end before its time, and for what.

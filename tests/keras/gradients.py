@@ -115,13 +115,24 @@ def main():
         subprocess.run([options.dump_gradients, str(folder), options.backend], check=True, timeout=3600)
         ours = {name: np.fromfile(folder / name, "<f4") for name in single}
 
-    worst = 0.0
-    print(f"{'tensor':34} {'ours-TF f32':>12} {'ours-TF f64':>12} {'TF f32-f64':>12}")
-    labels = {f"{kind}{i:02}": f"{kind} {name}" for kind in ("gradient", "trained") for i, name in enumerate(names)}
-    for name in single:
-        row = error(ours[name], single[name]), error(ours[name], double[name]), error(single[name], double[name])
-        worst = max(worst, row[1])
-        print(f"{labels.get(name, name):34} {row[0]:12.2e} {row[1]:12.2e} {row[2]:12.2e}")
+    print(f"batch {options.batch} of {options.size}x{options.size}, {options.backend}; relative errors against TensorFlow "
+          f"{tf.__version__} in float64,\nand in the last column the largest of TensorFlow's own float32\n")
+    ours_error = {name: error(ours[name], double[name]) for name in single}
+    own_error = {name: error(single[name], double[name]) for name in single}
+    worst = max(ours_error.values())
+    print(f"{'':12}{'gradient':>20}{f'after {STEPS} Adam steps':>22}")
+    print(f"{'layer':12}{'kernel':>10}{'bias':>10}{'kernel':>12}{'bias':>10}{'TensorFlow':>14}")
+    print("-" * 68)
+    # Kernels and biases take turns.
+    for i in range(0, len(names), 2):
+        tensors = [f"{kind}{number:02}" for kind in ("gradient", "trained") for number in (i, i + 1)]
+        first, second, third, fourth = (ours_error[name] for name in tensors)
+        own = max(own_error[name] for name in tensors)
+        layer = names[i].split("/")[0]
+        print(f"{layer:12}{first:>10.1e}{second:>10.1e}{third:>12.1e}{fourth:>10.1e}{own:>14.1e}")
+    for name in ("loss", "probability"):
+        print(f"{name:12}{ours_error[name]:>10.1e}{own_error[name]:>46.1e}")
+    print()
     gap = np.abs(ours["probability"] - np.ravel(single["probability"])).max()
     print(f"largest difference of a probability {gap:.2e}; worst error {worst:.2e}, limit {options.limit:.0e}")
     sys.exit(1 if worst > options.limit or gap > 1e-5 else 0)

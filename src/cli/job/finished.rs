@@ -14,7 +14,7 @@ use super::signals::{Signal, Signals};
 use crate::cli::local::{effective_settings, peak_memory};
 use crate::cli::look::{look, picture};
 use crate::cli::report_html::{self, Content, LayerPart, MOST_PICTURES, PagePart, Pictures};
-use crate::train::{Device, NetworkError, Score, TrainedLayer, TrainingJob};
+use crate::train::{Device, Line, NetworkError, Score, TrainedLayer, TrainingJob};
 use crate::wire::{Layer, SettingsMap, TrainingSettings};
 
 /// A job does not keep its node for longer than this for the sake of a picture.
@@ -38,7 +38,7 @@ pub(super) struct Finished {
     pub(super) device_name: String,
     pub(super) started: Instant,
     pub(super) downloaded: Duration,
-    pub(super) prepared: Duration,
+    pub(super) encoded: Duration,
 }
 
 /// Why a page is not in the report.
@@ -57,6 +57,24 @@ enum NoPicture {
 }
 
 impl Finished {
+    /// The download, the training's parts and the reply's making.
+    fn parts(&self) -> Vec<(&'static str, Duration)> {
+        let mut parts = vec![("download", self.downloaded)];
+        parts.extend(self.job.spent(&self.layers).parts());
+        parts.push(("encode", self.encoded));
+        parts
+    }
+
+    /// Says where the time went, from the job file to the reply on disk; writing that down took `spooling`.
+    pub(super) fn tell_times(&self, spooling: Duration) {
+        let whole = self.started.elapsed();
+        let mut parts = self.parts();
+        parts.push(("spool", spooling));
+        let known: Duration = parts.iter().map(|(_, took)| *took).sum();
+        parts.push(("other", whole.saturating_sub(known)));
+        info!("time to the reply {:.2} s: {}", whole.as_secs_f64(), Line(&parts));
+    }
+
     /// Writes the report without the picture. It takes milliseconds.
     pub(super) fn report(&self, place: &Place) {
         let none = Pictures::None("the trainer ended before it was drawn".into());
@@ -109,7 +127,7 @@ impl Finished {
         scores: &[Score],
         predicted: Option<Duration>,
     ) -> io::Result<()> {
-        let mut steps = vec![("download", self.downloaded), ("prepare", self.prepared)];
+        let mut steps = self.parts();
         steps.extend(predicted.map(|took| ("predict", took)));
         let html = report_html::render(&Content {
             ended: Timestamp::now(),

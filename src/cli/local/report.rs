@@ -1,6 +1,8 @@
 //! `training.json`: everything that is needed to tell, or to repeat, how the models came about.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -34,6 +36,8 @@ struct Report<'a> {
     effective: Effective,
     layers: Vec<LayerReport<'a>>,
     seconds: f64,
+    /// Seconds of each part of the run.
+    times: BTreeMap<&'static str, f64>,
     peak_memory_bytes: Option<u64>,
 }
 
@@ -132,6 +136,7 @@ pub(super) fn write(
     job: &TrainingJob,
     trained: &[TrainedLayer],
     summary: &Summary,
+    steps: &[(&'static str, Duration)],
 ) -> Result<(), ReportError> {
     let layers = trained.iter().zip(&summary.rows).map(|(layer, row)| LayerReport {
         model: &layer.model_name,
@@ -157,6 +162,7 @@ pub(super) fn write(
         effective: Effective::from(settings),
         layers: layers.collect(),
         seconds: summary.time.as_secs_f64(),
+        times: steps.iter().map(|(name, took)| (*name, took.as_secs_f64())).collect(),
         peak_memory_bytes: summary.peak_memory,
     };
     let failed = |source| ReportError { path: path.to_owned(), source };

@@ -166,11 +166,15 @@ fn facts(html: &mut String, content: &Content<'_>) -> fmt::Result {
     rows.push(("peak memory".into(), memory));
     table(html, &rows)?;
     writeln!(html, "</section>\n<section><h2>Time</h2>")?;
-    let (before, after): (Vec<_>, Vec<_>) = content.steps.iter().partition(|(name, _)| *name != "predict");
-    let named = |(name, took): &&(&'static str, Duration)| ((*name).to_owned(), time(*took));
-    let mut rows: Vec<_> = before.iter().map(named).collect();
-    rows.extend(content.layers.iter().map(|p| (format!("train {}", layer_name(p.layer)), time(p.time))));
-    rows.extend(after.iter().map(named));
+    let mut rows: Vec<_> = Vec::new();
+    for (name, took) in &content.steps {
+        rows.push(((*name).to_owned(), time(*took)));
+        // With the validation.
+        if *name == "train" {
+            let layer = |part: &LayerPart<'_>| (format!("train {}", layer_name(part.layer)), time(part.time));
+            rows.extend(content.layers.iter().map(layer));
+        }
+    }
     rows.push(("whole".into(), time(content.whole)));
     table(html, &rows)?;
     writeln!(html, "</section>\n<section><h2>Settings as given</h2>")?;

@@ -39,7 +39,11 @@ fn rendered(given: &SettingsMap, label: Option<&str>, pictures: Pictures) -> Str
         effective: effective.as_object().cloned().unwrap(),
         layers: vec![part(Layer::Background, true), part(Layer::Numbered(3), false)],
         pictures,
-        steps: vec![("prepare", Duration::from_millis(1250)), ("predict", Duration::from_secs(4))],
+        steps: vec![
+            ("decode", Duration::from_millis(1250)),
+            ("train", Duration::from_secs(70)),
+            ("predict", Duration::from_secs(4)),
+        ],
         whole: Duration::from_secs(3700),
         peak_memory: Some(700 << 20),
     })
@@ -64,7 +68,7 @@ fn everything_that_is_told_is_there() {
         "<th scope=\"row\">seed<td>7<",
         "<th scope=\"row\">page<td>600 × 800<",
         "64 × 32 (height × width)",
-        "<th scope=\"row\">prepare<td>1.2 s<",
+        "<th scope=\"row\">decode<td>1.2 s<",
         "<th scope=\"row\">train Layer 3<td>1:01<",
         "<th scope=\"row\">predict<td>4.0 s<",
         "<th scope=\"row\">whole<td>1:01:40<",

@@ -1,27 +1,33 @@
 //! Memory that passes from one training step to the next. A step writes several GB of intermediate images, always
 //! of the same sizes; asking the system for them anew costs a third of the step in page faults.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor};
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Shape, Tensor};
+
+/// A vector serves requests down to this share of its length: the images of a network's upper layers are at most so much
+/// larger than those for which it has no memory yet, while small requests must not use up large vectors.
+const SHARE: usize = 16;
 
 /// Vectors given back, by length. Clones share one store.
 #[derive(Clone, Debug, Default)]
 pub struct Buffers {
-    free: Arc<Mutex<HashMap<usize, Vec<Vec<f32>>>>>,
+    free: Arc<Mutex<BTreeMap<usize, Vec<Vec<f32>>>>>,
 }
 
 impl Buffers {
-    /// A vector of `len` values whose contents are arbitrary: the caller writes all of it.
+    /// A vector of at least `len` values whose contents are arbitrary: the caller writes the first `len` and nobody reads
+    /// the others. It is the shortest of those given back that is not too long.
     pub(super) fn take(&self, len: usize) -> Vec<f32> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = free.get_mut(&len).and_then(Vec::pop);
+        let fitting = free.range_mut(len..=len.saturating_mul(SHARE));
+        let found = fitting.filter_map(|(_, vectors)| vectors.pop()).next();
         drop(free);
         found.unwrap_or_else(|| vec![0.0; len])
     }
 
-    /// Keeps a vector for the next [`Self::take`] of its length.
+    /// Keeps a vector for a later [`Self::take`].
     pub(super) fn give(&self, values: Vec<f32>) {
         if !values.is_empty() {
             let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
@@ -44,6 +50,14 @@ impl Buffers {
     }
 }
 
+/// A tensor of the first values of a vector, all of which stay with it.
+pub(super) fn to_tensor(values: Vec<f32>, shape: &Shape) -> Result<Tensor> {
+    let (len, count) = (values.len(), shape.elem_count());
+    let whole = Tensor::from_vec(values, len, &Device::Cpu)?;
+    let used = if len == count { whole } else { whole.narrow(0, 0, count)? };
+    used.reshape(shape)
+}
+
 /// Candle has no way to get a tensor's vector back, but an operation in place may exchange it.
 struct Reclaim<'a>(&'a Buffers);
 
@@ -56,5 +70,31 @@ impl InplaceOp1 for Reclaim<'_> {
             self.0.give(std::mem::take(values));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shortest_vector_that_fits_is_used_again() {
+        let buffers = Buffers::default();
+        for len in [100, 40, 1000] {
+            buffers.give(vec![1.0; len]);
+        }
+        assert_eq!(buffers.take(30).len(), 40);
+        assert_eq!(buffers.take(30).len(), 100);
+        assert_eq!(buffers.take(30).len(), 30, "1000 values are too good for 30");
+        assert_eq!(buffers.take(1000).len(), 1000);
+    }
+
+    #[test]
+    fn a_tensor_gives_all_of_its_memory_back() {
+        let buffers = Buffers::default();
+        let tensor = to_tensor(vec![1.0, 2.0, 3.0, 4.0, 9.0], &(2, 2).into()).unwrap();
+        assert_eq!(tensor.to_vec2::<f32>().unwrap(), [[1.0, 2.0], [3.0, 4.0]]);
+        buffers.reclaim(tensor).unwrap();
+        assert_eq!(buffers.take(4).len(), 5);
     }
 }

@@ -53,7 +53,17 @@ impl Extent {
     }
 }
 
-/// What a convolution's gradient consists of.
+/// Where the derivative of ReLU enters.
+#[derive(Clone, Copy)]
+pub(super) enum Rectified<'a> {
+    /// The gradient is that of this result, and the inputs' gradients are those of the inputs.
+    Here(&'a [f32]),
+    /// The gradient is that of the result before its ReLU already, and so are the inputs' gradients: 0 where an input,
+    /// which is a ReLU's result, is not positive. That spares reading the result again, which needs no memory then.
+    Ahead,
+}
+
+/// What a convolution's gradient consists of; vectors of a [`Buffers`], which may be longer than needed.
 pub(super) struct Gradients {
     pub(super) inputs: [Option<Vec<f32>>; 2],
     pub(super) parameters: Vec<f32>,
@@ -128,17 +138,19 @@ impl Conv {
         let (input, output, relu) = (self.input(), self.output, self.relu);
         let grid = self.grid(extent, FORWARD_SIDE);
         let scale = if self.upsample { 4 } else { 1 };
-        let mut y = self.buffers.take(extent.pixels() * scale * output);
+        let buffers = &self.buffers;
+        let mut y = buffers.take(extent.pixels() * scale * output);
         let image = Image::new(x[0], height, width, self.inputs[0]);
         match self.method() {
             Method::Winograd => {
-                let weights = Panels::new(FORWARD_POINTS * FORWARD_POINTS, input, output, |point, i, row| {
-                    kernel_points::<Forward, FORWARD_SIDE, FORWARD_POINTS>(
-                        point,
-                        |tap| &kernel[(tap * input + i) * output..][..output],
-                        row,
-                    );
-                });
+                let weights =
+                    Panels::new(FORWARD_POINTS * FORWARD_POINTS, input, output, buffers, |point, i, row| {
+                        kernel_points::<Forward, FORWARD_SIDE, FORWARD_POINTS>(
+                            point,
+                            |tap| &kernel[(tap * input + i) * output..][..output],
+                            row,
+                        );
+                    });
                 let lowering = Input { images: self.images(extent, x), filtering: PhantomData::<Forward> };
                 let raising = Output {
                     height,
@@ -146,22 +158,25 @@ impl Conv {
                     channels: [output, 0],
                     bias: Some(bias),
                     relu,
+                    gates: [None; 2],
                     filtering: PhantomData::<Forward>,
                 };
                 product(grid, &lowering, &weights, &raising, [&mut y, &mut []]);
             }
             Method::Upsample => {
-                let weights = Panels::new(4, input, output, |c, i, row| {
+                let weights = Panels::new(4, input, output, buffers, |c, i, row| {
                     sum_taps(TAPS[c], |tap| &kernel[(tap * input + i) * output..][..output], row);
                 });
                 let raising = Sums { width, channels: output, bias, relu };
                 product(grid, &Differences { image }, &weights, &raising, [&mut y, &mut []]);
             }
             Method::Neighbourhoods => {
-                let weights = Panels::new(1, self.kernel * self.kernel * input, output, |_, row, to| {
-                    to.copy_from_slice(&kernel[row * output..(row + 1) * output]);
-                });
-                let raising = ToPixels { width, channels: output, bias: Some(bias), relu };
+                let weights =
+                    Panels::new(1, self.kernel * self.kernel * input, output, buffers, |_, row, to| {
+                        to.copy_from_slice(&kernel[row * output..(row + 1) * output]);
+                    });
+                let raising =
+                    ToPixels { height, width, channels: output, bias: Some(bias), relu, gate: None };
                 let lowering = Neighbourhoods { image, kernel: self.kernel };
                 product(grid, &lowering, &weights, &raising, [&mut y, &mut []]);
             }
@@ -175,7 +190,8 @@ impl Conv {
         const ROWS: usize = 16;
         let Image { values, height, width, channels: input, .. } = image;
         let (output, depth) = (self.output, self.taps_depth());
-        let mut weights = vec![0.0; input * depth];
+        let mut weights = self.buffers.take(input * depth);
+        weights.fill(0.0);
         for (row, values) in kernel.chunks_exact(output).enumerate() {
             let (tap, i) = (row / input, row % input);
             weights[i * depth + tap * output..][..output].copy_from_slice(values);
@@ -200,49 +216,55 @@ impl Conv {
                 });
             },
         );
+        self.buffers.give(weights);
     }
 
-    /// The gradients, from inputs, parameters, the result `y` and its gradient `gy`.
+    /// The gradients, from inputs, parameters and the gradient of the result; see [`Rectified`].
     pub(super) fn backward(
         &self,
         extent: Extent,
         x: [&[f32]; 2],
         parameters: &[f32],
-        y: &[f32],
         gy: &[f32],
+        rectified: Rectified<'_>,
     ) -> Gradients {
         let Extent { height, width, .. } = extent;
         let kernel = &parameters[..self.kernel_len()];
         let (input, output) = (self.input(), self.output);
         let grid = self.grid(extent, BACK_SIDE);
-        let gate = self.relu.then_some(y);
+        let buffers = &self.buffers;
+        let (gate, gates) = match rectified {
+            Rectified::Here(y) => (self.relu.then_some(y), [None; 2]),
+            Rectified::Ahead => (None, x.map(Some)),
+        };
         let scale = if self.upsample { 2 } else { 1 };
         let result = Image::new(gy, height * scale, width * scale, output).gated(gate);
         let image = Image::new(x[0], height, width, self.inputs[0]);
         let mut gx = self.inputs.map(|channels| {
-            (channels > 0 && self.input_gradient).then(|| self.buffers.take(extent.pixels() * channels))
+            (channels > 0 && self.input_gradient).then(|| buffers.take(extent.pixels() * channels))
         });
         let [gx_a, gx_b] = &mut gx;
         let gx_out: [&mut [f32]; 2] =
             [gx_a.as_deref_mut().unwrap_or_default(), gx_b.as_deref_mut().unwrap_or_default()];
-        let mut parameters = self.buffers.take(parameters.len());
-        let (to_kernel, to_bias) = parameters.split_at_mut(self.kernel_len());
+        let mut to_parameters = buffers.take(parameters.len());
+        let (to_kernel, to_bias) = to_parameters[..parameters.len()].split_at_mut(self.kernel_len());
         match self.method() {
             Method::Winograd => {
                 let left = Input { images: self.images(extent, x), filtering: PhantomData::<Back> };
                 let right = OutputGradient { image: result, filtering: PhantomData::<Back> };
-                let sums = gradient(grid, &left, &right, point_of_sums(BACK_POINTS), &self.buffers);
+                let sums = gradient(grid, &left, &right, point_of_sums(BACK_POINTS), buffers);
                 let (points, bias) = sums.split_at(BACK_POINTS * BACK_POINTS * input * output);
                 kernel_gradient::<Back, BACK_SIDE, BACK_POINTS>(points, input * output, to_kernel);
                 to_bias.copy_from_slice(&bias[..output]);
-                self.buffers.give(sums);
+                buffers.give(sums);
                 if self.input_gradient {
                     // The gradient of a `same` convolution is one with the kernel turned by 180°.
-                    let turned = transposed(kernel, input, output);
-                    let weights = Panels::new(BACK_POINTS * BACK_POINTS, output, input, |point, o, row| {
-                        let tap = |tap| &turned[((8 - tap) * output + o) * input..][..input];
-                        kernel_points::<Back, BACK_SIDE, BACK_POINTS>(point, tap, row);
-                    });
+                    let turned = transposed(kernel, input, output, buffers);
+                    let weights =
+                        Panels::new(BACK_POINTS * BACK_POINTS, output, input, buffers, |point, o, row| {
+                            let tap = |tap| &turned[((8 - tap) * output + o) * input..][..input];
+                            kernel_points::<Back, BACK_SIDE, BACK_POINTS>(point, tap, row);
+                        });
                     let lowering = Input { images: [Some(result), None], filtering: PhantomData::<Back> };
                     let raising = Output {
                         height,
@@ -250,14 +272,17 @@ impl Conv {
                         channels: self.inputs,
                         bias: None,
                         relu: false,
+                        gates,
                         filtering: PhantomData::<Back>,
                     };
                     product(grid, &lowering, &weights, &raising, gx_out);
+                    drop(weights);
+                    buffers.give(turned);
                 }
             }
             Method::Upsample => {
                 let sums =
-                    gradient(grid, &Differences { image }, &SumsGradient { image: result }, 0, &self.buffers);
+                    gradient(grid, &Differences { image }, &SumsGradient { image: result }, 0, buffers);
                 let (products, bias) = sums.split_at(4 * input * output);
                 let pairs = input * output;
                 to_kernel.par_chunks_mut(pairs).enumerate().for_each(|(tap, to)| {
@@ -269,30 +294,33 @@ impl Conv {
                     }
                 });
                 to_bias.copy_from_slice(&bias[..output]);
-                self.buffers.give(sums);
+                buffers.give(sums);
                 if self.input_gradient {
-                    let turned = transposed(kernel, input, output);
-                    let weights = Panels::new(1, 4 * output, input, |_, row, to| {
+                    let turned = transposed(kernel, input, output, buffers);
+                    let weights = Panels::new(1, 4 * output, input, buffers, |_, row, to| {
                         let (c, o) = (row / output, row % output);
                         sum_taps(TAPS[c], |tap| &turned[(tap * output + o) * input..][..input], to);
                     });
                     let lowering = DifferencesGradient { sums: SumsGradient { image: result } };
-                    let raising = ToPixels { width, channels: input, bias: None, relu: false };
+                    let gate = gates[0];
+                    let raising = ToPixels { height, width, channels: input, bias: None, relu: false, gate };
                     product(grid, &lowering, &weights, &raising, gx_out);
+                    drop(weights);
+                    buffers.give(turned);
                 }
             }
             Method::Neighbourhoods => {
                 let left = Neighbourhoods { image, kernel: self.kernel };
                 let right = Pixels { image: result, depth: output };
-                let sums = gradient(grid, &left, &right, 0, &self.buffers);
+                let sums = gradient(grid, &left, &right, 0, buffers);
                 to_kernel.copy_from_slice(&sums[..to_kernel.len()]);
                 to_bias.copy_from_slice(&sums[to_kernel.len()..][..output]);
-                self.buffers.give(sums);
+                buffers.give(sums);
             }
             Method::Taps => {
                 let depth = self.taps_depth();
                 let right = TapGradients { image: result, kernel: self.kernel, depth };
-                let sums = gradient(grid, &Pixels { image, depth: input }, &right, 0, &self.buffers);
+                let sums = gradient(grid, &Pixels { image, depth: input }, &right, 0, buffers);
                 let (products, bias) = sums.split_at(input * depth);
                 for (row, to) in to_kernel.chunks_exact_mut(output).enumerate() {
                     let (tap, i) = (row / input, row % input);
@@ -302,15 +330,16 @@ impl Conv {
                 let before = (self.kernel - 1) / 2;
                 let middle = (before * self.kernel + before) * output;
                 to_bias.copy_from_slice(&bias[middle..middle + output]);
-                self.buffers.give(sums);
+                buffers.give(sums);
                 if self.input_gradient {
-                    let weights = Panels::new(1, depth, input, |_, row, to| {
+                    let weights = Panels::new(1, depth, input, buffers, |_, row, to| {
                         let (tap, o) = (row / output, row % output);
                         for (i, value) in to.iter_mut().enumerate() {
                             *value = kernel.get((tap * input + i) * output + o).copied().unwrap_or(0.0);
                         }
                     });
-                    let raising = ToPixels { width, channels: input, bias: None, relu: false };
+                    let gate = gates[0];
+                    let raising = ToPixels { height, width, channels: input, bias: None, relu: false, gate };
                     product(grid, &right, &weights, &raising, gx_out);
                 }
             }
@@ -323,16 +352,17 @@ impl Conv {
                     unused.resize(x[0].len(), 0.0);
                     &mut unused
                 };
-                parameters.copy_from_slice(&pointwise::backward(x[0], kernel, gate, gy, output, to_input));
+                let sums = pointwise::backward(x[0], kernel, (gate, gates[0]), gy, output, to_input);
+                to_parameters[..sums.len()].copy_from_slice(&sums);
             }
         }
-        Gradients { inputs: gx, parameters }
+        Gradients { inputs: gx, parameters: to_parameters }
     }
 }
 
 /// The kernel's taps with channels in and out exchanged: `[taps][out][in]`.
-fn transposed(kernel: &[f32], input: usize, output: usize) -> Vec<f32> {
-    let mut turned = vec![0.0; kernel.len()];
+fn transposed(kernel: &[f32], input: usize, output: usize, buffers: &Buffers) -> Vec<f32> {
+    let mut turned = buffers.take(kernel.len());
     let taps = turned.par_chunks_mut(input * output).zip(kernel.par_chunks(input * output));
     taps.for_each(|(turned, tap)| {
         for (o, row) in turned.chunks_exact_mut(input).enumerate() {

@@ -2,12 +2,11 @@
 //! own backward pass.
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, InplaceOp3, Layout, Result, Shape, Storage, Tensor,
-    bail,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp3, Layout, Result, Shape, Storage, Tensor, bail,
 };
 
-use super::buffers::Buffers;
-use super::conv::{Conv, Extent};
+use super::buffers::{Buffers, to_tensor};
+use super::conv::{Conv, Extent, Rectified};
 use super::{loss, pool};
 
 /// The values of a contiguous f32 tensor on the CPU.
@@ -31,10 +30,6 @@ pub(crate) fn with_host<R, const N: usize>(
         *values = host(storage, layout)?;
     }
     Ok(f(values))
-}
-
-fn to_tensor(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
-    Tensor::from_vec(values, like.shape(), &Device::Cpu)
 }
 
 impl Conv {
@@ -105,26 +100,31 @@ impl Conv {
         (extent.batch, extent.height * scale, extent.width * scale, self.output).into()
     }
 
-    /// Gradients of one or two images and of the parameters, in this order.
+    /// Gradients of one or two images and of the parameters, in this order. Without the result, `grad` is what it would be
+    /// before the layer's ReLU, and so are the images' gradients before the ReLUs whose results the images are.
     pub(crate) fn gradients(
         &self,
         images: [&Tensor; 2],
         parameters: &Tensor,
-        result: &Tensor,
+        result: Option<&Tensor>,
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 3]> {
         let grad = grad.contiguous()?;
         let count = if self.inputs[1] > 0 { 2 } else { 1 };
         let extent = self.extent(&images.map(Tensor::shape)[..count], parameters.shape())?;
-        let gradients =
-            with_host([images[0], images[1], parameters, result, &grad], |[a, b, parameters, y, gy]| {
-                self.backward(extent, [a, b], parameters, y, gy)
-            })?;
+        if grad.shape() != &self.result_shape(extent) {
+            bail!("expected a gradient of shape {:?}, got {:?}", self.result_shape(extent), grad.shape());
+        }
+        let [a, b] = images;
+        let gradients = with_host([a, b, parameters, result.unwrap_or(&grad), &grad], |[a, b, p, y, gy]| {
+            let rectified = if result.is_some() { Rectified::Here(y) } else { Rectified::Ahead };
+            self.backward(extent, [a, b], p, gy, rectified)
+        })?;
         let [a, b] = gradients.inputs;
         Ok([
-            a.map(|a| to_tensor(a, images[0])).transpose()?,
-            b.map(|b| to_tensor(b, images[1])).transpose()?,
-            Some(to_tensor(gradients.parameters, parameters)?),
+            a.map(|a| to_tensor(a, images[0].shape())).transpose()?,
+            b.map(|b| to_tensor(b, images[1].shape())).transpose()?,
+            Some(to_tensor(gradients.parameters, parameters.shape())?),
         ])
     }
 }
@@ -151,7 +151,7 @@ impl CustomOp2 for Conv {
         result: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [a, _, p] = self.gradients([image, image], parameters, result, grad)?;
+        let [a, _, p] = self.gradients([image, image], parameters, Some(result), grad)?;
         Ok((a, p))
     }
 }
@@ -182,7 +182,7 @@ impl CustomOp3 for Conv {
         result: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [a, b, p] = self.gradients([skip, up], parameters, result, grad)?;
+        let [a, b, p] = self.gradients([skip, up], parameters, Some(result), grad)?;
         Ok((a, b, p))
     }
 }
@@ -240,7 +240,7 @@ impl CustomOp1 for MaxPool {
         let grad = grad.contiguous()?;
         let mut gx = self.buffers.take(image.elem_count());
         with_host([image, &grad], |[x, gy]| pool::backward(x, gy, width, channels, &mut gx, false))?;
-        Ok(Some(to_tensor(gx, image)?))
+        Ok(Some(to_tensor(gx, image.shape())?))
     }
 }
 
@@ -278,6 +278,6 @@ impl CustomOp2 for BinaryCrossEntropy {
         let scale = grad.to_scalar::<f32>()?;
         let mut out = self.buffers.take(logits.elem_count());
         with_host([logits, targets], |[x, y]| loss::gradient(x, y, scale, &mut out))?;
-        Ok((Some(to_tensor(out, logits)?), None))
+        Ok((Some(to_tensor(out, logits.shape())?), None))
     }
 }

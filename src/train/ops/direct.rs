@@ -75,10 +75,13 @@ impl Lowering for Pixels<'_> {
 
 /// Rows to pixels, with bias and ReLU.
 pub(super) struct ToPixels<'a> {
+    pub(super) height: usize,
     pub(super) width: usize,
     pub(super) channels: usize,
     pub(super) bias: Option<&'a [f32]>,
     pub(super) relu: bool,
+    /// Outputs of a ReLU of the shape of the result, which is 0 where they aren't positive.
+    pub(super) gate: Option<&'a [f32]>,
 }
 
 impl Raising for ToPixels<'_> {
@@ -96,10 +99,15 @@ impl Raising for ToPixels<'_> {
     ) {
         for (i, row, column) in tiles.iter() {
             let out = &mut out[((row - first_row) * self.width + column) * self.channels..];
+            let at = ((tiles.image * self.height + row) * self.width + column) * self.channels;
             for channel in (0..self.channels).step_by(S::LANES) {
                 let value = S::load(&from[i * self.channels + channel..]);
                 let value = match self.bias {
                     Some(bias) => S::add(value, S::load(&bias[channel..])),
+                    None => value,
+                };
+                let value = match self.gate {
+                    Some(gate) => S::where_positive(S::load(&gate[at + channel..]), value),
                     None => value,
                 };
                 S::store(&mut out[channel..], if self.relu { S::relu(value) } else { value });

@@ -70,39 +70,43 @@ pub(super) trait Raising: Sync {
 }
 
 /// Right-hand matrices, one for each component, each as panels of [`PANEL`] columns.
-pub(super) struct Panels {
+pub(super) struct Panels<'a> {
     values: Vec<f32>,
+    buffers: &'a Buffers,
     offset: usize,
     components: usize,
     depth: usize,
     width: usize,
 }
 
-impl Panels {
+impl<'a> Panels<'a> {
     /// Fills the matrices: `fill(component, row, columns)` writes one row of `width` values.
     pub(super) fn new(
         components: usize,
         depth: usize,
         width: usize,
+        buffers: &'a Buffers,
         fill: impl Fn(usize, usize, &mut [f32]) + Sync,
     ) -> Self {
         let padded = width.next_multiple_of(PANEL);
-        let mut values = vec![0.0; components * depth * padded + ALIGN];
+        let mut values = buffers.take(components * depth * padded + ALIGN);
         let offset = misalignment(&values);
         let body = &mut values[offset..offset + components * depth * padded];
         if depth > 0 {
             body.par_chunks_mut(depth * padded).enumerate().for_each(|(c, matrix)| {
-                let mut row = vec![0.0; padded];
-                for r in 0..depth {
-                    fill(c, r, &mut row[..width]);
-                    for (panel, values) in matrix.chunks_exact_mut(depth * PANEL).zip(row.chunks_exact(PANEL))
-                    {
-                        panel[r * PANEL..(r + 1) * PANEL].copy_from_slice(values);
+                with_scratch([padded], |[row]| {
+                    row.fill(0.0);
+                    for r in 0..depth {
+                        fill(c, r, &mut row[..width]);
+                        let panels = matrix.chunks_exact_mut(depth * PANEL).zip(row.chunks_exact(PANEL));
+                        for (panel, values) in panels {
+                            panel[r * PANEL..(r + 1) * PANEL].copy_from_slice(values);
+                        }
                     }
-                }
+                });
             });
         }
-        Self { values, offset, components, depth, width: padded }
+        Self { values, buffers, offset, components, depth, width: padded }
     }
 
     #[inline(always)]
@@ -110,6 +114,12 @@ impl Panels {
         let len = self.depth * self.width;
         let start = self.offset + c * len;
         Right { values: &self.values[start..start + len], row: PANEL, panel: self.depth * PANEL }
+    }
+}
+
+impl Drop for Panels<'_> {
+    fn drop(&mut self) {
+        self.buffers.give(std::mem::take(&mut self.values));
     }
 }
 
@@ -170,7 +180,7 @@ fn block_tiles(values_per_tile: usize, floats: usize) -> usize {
 pub(super) fn product(
     grid: Grid,
     lowering: &impl Lowering,
-    weights: &Panels,
+    weights: &Panels<'_>,
     raising: &impl Raising,
     out: [&mut [f32]; 2],
 ) {
@@ -223,7 +233,7 @@ pub(super) fn product(
 struct ProductBlock<'a, L, R> {
     tiles: &'a Tiles,
     lowering: &'a L,
-    weights: &'a Panels,
+    weights: &'a Panels<'a>,
     raising: &'a R,
     v: &'a mut [f32],
     v_stride: usize,
@@ -267,45 +277,49 @@ pub(super) fn gradient(
     let len = components * k * n + n;
     // Fixed by the sizes alone, so that the order of summation is: one group an image of the usual batch.
     let groups = strips.clamp(1, GROUPS);
+    // So many groups have memory at a time; it doesn't change the order, in which they are added to the total.
+    let wave = groups.min(2 * rayon::current_num_threads());
 
-    let mut sums = buffers.take(groups * len);
-    sums.par_chunks_mut(len).enumerate().for_each(|(group, sums)| {
-        sums.fill(0.0);
-        let (sums, bias_sums) = sums.split_at_mut(components * k * n);
-        for strip in strips * group / groups..strips * (group + 1) / groups {
-            let image = strip / strips_per_image;
-            let first_row = strip % strips_per_image * strip_rows;
-            let mut first = first_row * grid.columns;
-            let end = (first_row + strip_rows).min(grid.rows) * grid.columns;
-            while first < end {
-                let range = first..(first + block).min(end);
-                first = range.end;
-                let count = range.len();
-                let tiles = Tiles { image, range, columns: grid.columns };
-                let left_stride = padded_stride(count, k);
-                let right_stride = padded_stride(count, n);
-                with_scratch([components * left_stride, components * right_stride], |[a, b]| {
-                    dispatch(GradientBlock {
-                        tiles: &tiles,
-                        left,
-                        right,
-                        a,
-                        left_stride,
-                        b,
-                        right_stride,
-                        bias,
-                        sums: &mut *sums,
-                        bias_sums: &mut *bias_sums,
+    let mut sums = buffers.take((1 + wave) * len);
+    let (total, parts) = sums[..(1 + wave) * len].split_at_mut(len);
+    total.fill(0.0);
+    for first in (0..groups).step_by(wave) {
+        let parts = &mut parts[..wave.min(groups - first) * len];
+        parts.par_chunks_mut(len).zip(first..groups).for_each(|(sums, group)| {
+            sums.fill(0.0);
+            let (sums, bias_sums) = sums.split_at_mut(components * k * n);
+            for strip in strips * group / groups..strips * (group + 1) / groups {
+                let image = strip / strips_per_image;
+                let first_row = strip % strips_per_image * strip_rows;
+                let mut first = first_row * grid.columns;
+                let end = (first_row + strip_rows).min(grid.rows) * grid.columns;
+                while first < end {
+                    let range = first..(first + block).min(end);
+                    first = range.end;
+                    let count = range.len();
+                    let tiles = Tiles { image, range, columns: grid.columns };
+                    let left_stride = padded_stride(count, k);
+                    let right_stride = padded_stride(count, n);
+                    with_scratch([components * left_stride, components * right_stride], |[a, b]| {
+                        dispatch(GradientBlock {
+                            tiles: &tiles,
+                            left,
+                            right,
+                            a,
+                            left_stride,
+                            b,
+                            right_stride,
+                            bias,
+                            sums: &mut *sums,
+                            bias_sums: &mut *bias_sums,
+                        });
                     });
-                });
+                }
             }
-        }
-    });
-    let (total, others) = sums.split_at_mut(len);
-    if !others.is_empty() {
+        });
         const PIECE: usize = 4096;
         total.par_chunks_mut(PIECE).enumerate().for_each(|(piece, total)| {
-            for group in others.chunks_exact(len) {
+            for group in parts.chunks_exact(len) {
                 let part = &group[piece * PIECE..][..total.len()];
                 total.iter_mut().zip(part).for_each(|(t, p)| *t += p);
             }

@@ -21,11 +21,12 @@ pub(super) fn forward(x: &[f32], kernel: &[f32], bias: &[f32], relu: bool, y: &m
     });
 }
 
-/// Gradients of the input (to `gx`) and of kernel and bias (returned one after the other).
+/// Gradients of the input (to `gx`) and of kernel and bias (returned one after the other). The gates are the results of
+/// ReLUs: of the layer's own, whose derivative `gy` still lacks, and of the one before, whose derivative `gx` shall have.
 pub(super) fn backward(
     x: &[f32],
     kernel: &[f32],
-    gate: Option<&[f32]>,
+    (gate, input_gate): (Option<&[f32]>, Option<&[f32]>),
     gy: &[f32],
     output: usize,
     gx: &mut [f32],
@@ -50,6 +51,10 @@ pub(super) fn backward(
                         sums[i * output + o] += g * x[i];
                     }
                     sums[kernel.len() + o] += g;
+                }
+                if let Some(gate) = input_gate {
+                    let gate = &gate[(part * PIXELS + p) * input..][..input];
+                    gx.iter_mut().zip(gate).for_each(|(g, y)| *g = if *y > 0.0 { *g } else { 0.0 });
                 }
             }
             sums

@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::loss::pixel;
-use super::{BinaryCrossEntropy, Buffers, Conv, MaxPool, composed};
+use super::{AddPoolGradient, BinaryCrossEntropy, Buffers, Conv, MaxPool, composed};
 use crate::train::Backend;
 
 const BACKENDS: [Backend; 2] = [Backend::Native, Backend::Composed];
@@ -230,6 +230,65 @@ fn first_and_last_layers() {
     Case { kernel: 1, inputs: [2, 0], output: 1, relu: false, ..PLAIN }.check(10);
 }
 
+/// The network's own way back: gradients before the ReLUs go in and come out.
+#[test]
+fn gradients_before_the_relu_are_those_behind_it_times_its_derivative() {
+    let plain = Case { height: 7, width: 9, ..PLAIN };
+    let cases = [
+        plain,
+        Case { inputs: [32, 64], ..plain },
+        Case { kernel: 2, upsample: true, ..plain },
+        Case { output: 2, ..plain },
+        Case { kernel: 1, inputs: [2, 0], output: 1, relu: false, ..plain },
+    ];
+    for (seed, case) in cases.into_iter().enumerate() {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed as u64);
+        let buffers = Buffers::default();
+        // Memory that holds something else, and more of it than is needed.
+        buffers.give(vec![f32::NAN; 40_000]);
+        let conv = match case {
+            Case { upsample: true, .. } => Conv::upsampled(case.input(), case.output, &buffers),
+            Case { inputs: [skip, up], .. } if up > 0 => Conv::concatenated(skip, up, case.output, &buffers),
+            _ => Conv::new(case.kernel, case.input(), case.output, case.relu, true, &buffers),
+        };
+        let conv = conv.unwrap();
+        let tensor =
+            |values: &[f32], shape: &[usize]| Tensor::from_slice(values, shape, &Device::Cpu).unwrap();
+        let images: Vec<Tensor> = case
+            .inputs
+            .iter()
+            .filter(|channels| **channels > 0)
+            .map(|channels| {
+                let shape = [case.batch, case.height, case.width, *channels];
+                let values = random(&mut rng, shape.iter().product());
+                // Results of a ReLU.
+                tensor(&values.iter().map(|x| x.max(0.0)).collect::<Vec<_>>(), &shape)
+            })
+            .collect();
+        let images = [&images[0], images.last().unwrap()];
+        let parameters = tensor(&random(&mut rng, case.parameters().iter().product()), &case.parameters());
+        let y = match case.inputs {
+            [_, 0] => images[0].apply_op2_no_bwd(&parameters, &conv).unwrap(),
+            _ => images[0].apply_op3_no_bwd(images[1], &parameters, &conv).unwrap(),
+        };
+        let gy = random(&mut rng, y.elem_count());
+        let open = |gradient: &[f32], y: &Tensor| -> Vec<f32> {
+            gradient.iter().zip(flat(y)).map(|(g, y)| if y > 0.0 { *g } else { 0.0 }).collect()
+        };
+        let before = if case.relu { open(&gy, &y) } else { gy.clone() };
+        let behind = conv.gradients(images, &parameters, Some(&y), &tensor(&gy, &case.result())).unwrap();
+        let ahead = conv.gradients(images, &parameters, None, &tensor(&before, &case.result())).unwrap();
+        let count = if case.inputs[1] > 0 { 2 } else { 1 };
+        for (image, (behind, ahead)) in images[..count].iter().zip(behind.iter().zip(&ahead)) {
+            let (behind, ahead) = (flat(behind.as_ref().unwrap()), flat(ahead.as_ref().unwrap()));
+            assert!(behind.iter().any(|g| *g != 0.0), "{case:?}");
+            assert_eq!(ahead, open(&behind, image), "{case:?}: an image's gradient");
+        }
+        let [behind, ahead] = [behind, ahead].map(|gradients| flat(gradients[2].as_ref().unwrap()));
+        assert_eq!(behind, ahead, "{case:?}: the parameters' gradient");
+    }
+}
+
 fn pool(backend: Backend, x: &Tensor) -> Tensor {
     match backend {
         Backend::Native => x.apply_op1(MaxPool { buffers: Buffers::default() }).unwrap(),
@@ -252,6 +311,18 @@ fn max_pool_gives_the_whole_gradient_to_the_first_maximum() {
         let wanted = [0., 20., 0., 0., 30., 40., 0., 0., 10., 0., 0., 0., 0., 0., 0., 0.];
         assert_eq!(flat(store.get(&x).unwrap()), wanted, "{backend:?}");
     }
+}
+
+#[test]
+fn the_gradient_of_a_pool_is_added_to_the_one_that_is_there() {
+    let x = Tensor::new(&[1f32, 2., 3., 4., 4., 0., 0., 0.], &Device::Cpu)
+        .unwrap()
+        .reshape((1, 2, 4, 1))
+        .unwrap();
+    let into = Tensor::ones_like(&x).unwrap();
+    let g = Tensor::new(&[10f32, 20.], &Device::Cpu).unwrap().reshape((1, 1, 2, 1)).unwrap();
+    into.inplace_op3(&x, &g, &AddPoolGradient).unwrap();
+    assert_eq!(flat(&into), [1., 1., 1., 21., 11., 1., 1., 1.]);
 }
 
 #[test]

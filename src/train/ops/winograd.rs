@@ -220,6 +220,8 @@ pub(super) struct Output<'a, F, const M: usize, const N: usize> {
     pub(super) channels: [usize; 2],
     pub(super) bias: Option<&'a [f32]>,
     pub(super) relu: bool,
+    /// Outputs of ReLUs of the shapes of the two results, which are 0 where they aren't positive.
+    pub(super) gates: [Option<&'a [f32]>; 2],
     pub(super) filtering: PhantomData<F>,
 }
 
@@ -251,11 +253,12 @@ impl<F: Filtering<M, N>, const M: usize, const N: usize> Raising for Output<'_, 
                     Some(bias) => S::load(&bias[channel..]),
                     None => S::splat(0.0),
                 };
-                let (out, channels, channel) = if channel < self.channels[0] {
-                    (&mut *out_a, self.channels[0], channel)
+                let (out, gate, channels, channel) = if channel < self.channels[0] {
+                    (&mut *out_a, self.gates[0], self.channels[0], channel)
                 } else {
-                    (&mut *out_b, self.channels[1], channel - self.channels[0])
+                    (&mut *out_b, self.gates[1], self.channels[1], channel - self.channels[0])
                 };
+                let above = (tiles.image * self.height + first_row * M) * self.width * channels;
                 for (r, line) in y.into_iter().enumerate() {
                     for (c, value) in line.into_iter().enumerate() {
                         let (row, column) = (tile_row * M + r, tile_column * M + c);
@@ -263,6 +266,10 @@ impl<F: Filtering<M, N>, const M: usize, const N: usize> Raising for Output<'_, 
                             let value = S::add(value, bias);
                             let value = if self.relu { S::relu(value) } else { value };
                             let at = ((row - first_row * M) * self.width + column) * channels + channel;
+                            let value = match gate {
+                                Some(gate) => S::where_positive(S::load(&gate[above + at..]), value),
+                                None => value,
+                            };
                             S::store(&mut out[at..], value);
                         }
                     }
