@@ -16,7 +16,14 @@ use support::services::repository;
 const NAME: &str = concat!("hpc-trainer-", env!("CARGO_PKG_VERSION"), "-x86_64-linux");
 
 fn package() -> Program {
-    Program::new(repository().join("package")).limit(SECONDS(200))
+    in_users_environment(Program::new(repository().join("package")))
+}
+
+/// With what finds cargo, which names the crates.
+fn in_users_environment(program: Program) -> Program {
+    let names = ["HOME", "PATH", "CARGO_HOME", "RUSTUP_HOME"];
+    let set = names.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    set.fold(program, |program, (name, value)| program.env(name, value)).limit(SECONDS(200))
 }
 
 /// This build's programs without what only a debugger reads, which would take long to pack.
@@ -50,7 +57,7 @@ fn a_tarball_runs_a_job_wherever_it_is_unpacked_and_an_update_keeps_what_is_the_
     let build = |umask: &str, out: &Path| {
         let line = format!("umask {umask}; exec \"$@\"");
         let program = Program::new("bash").args(["-c", &line, "-"]).arg(repository().join("package"));
-        program.arg("--binaries").arg(&binaries).arg("--out").arg(out).limit(SECONDS(200)).run().success()
+        in_users_environment(program.arg("--binaries").arg(&binaries).arg("--out").arg(out)).run().success()
     };
     let finished = build("022", &out);
     assert!(finished.stdout.contains("glibc 2.") && finished.stdout.contains("SHA-256 "), "{finished}");
