@@ -31,9 +31,9 @@ fn binaries(directory: &Path) -> PathBuf {
     let binaries = directory.join("binaries");
     fs::create_dir(&binaries).unwrap();
     for program in [program::check(), program::run_trainer().expect("a build with the trainer")] {
-        let strip =
-            Command::new("strip").arg("-o").arg(binaries.join(program.file_name().unwrap())).arg(program);
-        assert!({ strip }.status().unwrap().success());
+        let mut strip = Command::new("strip");
+        strip.arg("-o").arg(binaries.join(program.file_name().unwrap())).arg(program);
+        assert!(strip.status().unwrap().success());
     }
     binaries
 }
