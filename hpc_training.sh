@@ -50,12 +50,47 @@ find_binary() {
     done
 }
 
-# run_trainer uses a GPU where it finds one. A build of its own for GPU nodes, where there is one, is chosen where a GPU answers.
-trainer=
-if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
-    trainer=$(find_binary run_trainer-cuda)
-fi
-[ -n "$trainer" ] || trainer=$(find_binary run_trainer)
+# in_container ARGUMENTS…: becomes the trainer of the Apptainer image $HPC_TRAINER_IMAGE. Everything that it reads or writes
+# lies at its own path inside as well; what else is needed there, site.sh names in HPC_TRAINER_BIND (/a,/b:/c).
+in_container() {
+    local runtime image=$HPC_TRAINER_IMAGE path options=() binds=${HPC_TRAINER_BIND:-}
+    runtime=$(command -v apptainer || command -v singularity) || {
+        echo "hpc_training.sh: HPC_TRAINER_IMAGE is set, but there is no apptainer: load its module in site.sh." >&2
+        exit 127
+    }
+    case $image in
+    /* | *://*) ;;
+    *) image=$HPC_TRAINER_HOME/$image ;;
+    esac
+    case $image in *://*) ;; *)
+        if [ ! -e "$image" ]; then
+            echo "hpc_training.sh: there is no image $image; build it from slurm/hpc-trainer.def." >&2
+            exit 127
+        fi
+        ;;
+    esac
+    if [ -f "${1:-}" ]; then
+        path=$(readlink -f -- "$1")
+        shift
+        set -- "$path" "$@"
+        # A job of check: its whole spool, for the report may have to follow the job to done/.
+        case $path in
+        */jobs/*/job.json) binds+=,${path%/jobs/*/job.json} ;;
+        *) binds+=,$(dirname -- "$path") ;;
+        esac
+    fi
+    for path in "$HPC_TRAINER_HOME" "${SLURM_TMPDIR:-}" "${TMPDIR:-}" "${SSL_CERT_FILE:-}" "${SSL_CERT_DIR:-}"; do
+        [ -z "$path" ] || [ ! -e "$path" ] || binds+=,$(readlink -m -- "$path"):$path
+    done
+    if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
+        options=(--nv)
+    fi
+    # exec here too. Outside a terminal Apptainer hands the signals that it gets on to the trainer.
+    exec "$runtime" exec ${options[@]+"${options[@]}"} --pwd "$HPC_TRAINER_HOME" --bind "${binds#,}" "$image" run_trainer "$@"
+}
+[ -z "${HPC_TRAINER_IMAGE:-}" ] || in_container "$@"
+
+trainer=$(find_binary run_trainer)
 if [ -z "$trainer" ]; then
     echo "hpc_training.sh: there is no program run_trainer in $HPC_TRAINER_HOME, its bin or its target/release." >&2
     echo "Build it there: cargo build --release" >&2

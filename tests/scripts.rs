@@ -164,26 +164,94 @@ fn the_batch_script_reads_the_sites_own_lines_even_careless_ones() {
 }
 
 #[test]
-fn the_batch_script_takes_the_cuda_build_only_where_a_gpu_answers() {
-    let home = Home::new();
-    home.program("run_trainer", "cpu").program("bin/run_trainer-cuda", "cuda");
-    let tools = tempfile::tempdir().unwrap();
-    let run = || {
-        let path = format!("{}:/usr/bin:/bin", tools.path().display());
-        home.run("hpc_training.sh").env("HPC_TRAINER_HOME", home.path()).env("PATH", path).run().success()
-    };
-    script(&tools.path().join("nvidia-smi"), "exit 9");
-    assert_says(&run(), "who=cpu");
-    script(&tools.path().join("nvidia-smi"), "exit 0");
-    assert_says(&run(), "who=cuda");
-    fs::remove_dir_all(home.path().join("bin")).unwrap();
-    assert_says(&run(), "who=cpu");
-}
-
-#[test]
 fn the_batch_script_without_a_trainer_says_how_to_build_it() {
     let home = Home::new();
     let finished = home.run("hpc_training.sh").env("HPC_TRAINER_HOME", home.path()).run();
     assert_eq!(finished.code(), Some(127), "{finished}");
     assert!(finished.stderr.contains("cargo build --release"), "{finished}");
+}
+
+/// What stands in for Apptainer, which can't be had here: it says what it was asked and starts nothing.
+fn apptainer(tools: &Path, name: &str) {
+    script(&tools.join(name), "echo who=$0; for a; do echo \"arg=$a\"; done; echo pid=$$; env");
+}
+
+/// The arguments that a program was given, as [`Home::program`] and [`apptainer`] print them.
+fn arguments(finished: &Finished) -> Vec<&str> {
+    finished.stdout.lines().filter_map(|line| line.strip_prefix("arg=")).collect()
+}
+
+#[test]
+fn the_batch_script_becomes_the_container_that_the_site_names() {
+    let home = Home::new();
+    let tools = tempfile::tempdir().unwrap();
+    apptainer(tools.path(), "apptainer");
+    let root = fs::canonicalize(home.path()).unwrap();
+    fs::write(root.join("site.sh"), "export HPC_TRAINER_IMAGE=trainer.sif HPC_TRAINER_BIND=/opt/slurm\n")
+        .unwrap();
+    fs::write(root.join("trainer.sif"), "an image").unwrap();
+    let spool = tempfile::tempdir().unwrap();
+    let spool = fs::canonicalize(spool.path()).unwrap();
+    fs::create_dir_all(spool.join("jobs/7")).unwrap();
+    fs::write(spool.join("jobs/7/job.json"), "{}").unwrap();
+    fs::create_dir(root.join("scratch")).unwrap();
+    symlink(root.join("scratch"), root.join("tmp")).unwrap();
+    let run = |job_file: PathBuf| {
+        let job = home.run("hpc_training.sh").env("HPC_TRAINER_HOME", &root).env("SLURM_CPUS_PER_TASK", "3");
+        let job = job.env("PATH", format!("{}:/usr/bin:/bin", tools.path().display()));
+        job.env("TMPDIR", root.join("tmp")).arg(job_file).args(["a queue", "an-id"]).start()
+    };
+
+    let running = run(spool.join("jobs/7/job.json"));
+    let id = running.id();
+    let finished = running.wait().success();
+    // Slurm's signals go to the process of the batch script.
+    assert_says(&finished, &format!("pid={id}"));
+    assert_says(&finished, "RAYON_NUM_THREADS=3");
+    let (root, spool) = (root.to_str().unwrap(), spool.to_str().unwrap());
+    let job_file = format!("{spool}/jobs/7/job.json");
+    let binds = format!("/opt/slurm,{spool},{root}:{root},{root}/scratch:{root}/tmp");
+    let expected = [
+        "exec",
+        "--pwd",
+        root,
+        "--bind",
+        &binds,
+        &format!("{root}/trainer.sif"),
+        "run_trainer",
+        &job_file,
+        "a queue",
+        "an-id",
+    ];
+    assert_eq!(arguments(&finished), expected, "{finished}");
+
+    // With a GPU; and a job file by hand, named from where sbatch was called.
+    script(&tools.path().join("nvidia-smi"), "exit 0");
+    fs::write(Path::new(root).join("mine.json"), "{}").unwrap();
+    let job = home.run("hpc_training.sh").env("HPC_TRAINER_HOME", root).current_dir(root).arg("mine.json");
+    let finished = job.env("PATH", format!("{}:/usr/bin:/bin", tools.path().display())).run().success();
+    let arguments = arguments(&finished);
+    assert_eq!(arguments[..3], ["exec", "--nv", "--pwd"], "{finished}");
+    assert_eq!(arguments[arguments.len() - 2..], ["run_trainer", &format!("{root}/mine.json")], "{finished}");
+}
+
+#[test]
+fn a_container_that_can_not_be_started_is_named() {
+    let home = Home::new();
+    let root = home.path();
+    fs::write(root.join("site.sh"), "export HPC_TRAINER_IMAGE=/no/such.sif\n").unwrap();
+    let job = || home.run("hpc_training.sh").env("HPC_TRAINER_HOME", &root);
+    let finished = job().env("PATH", "/usr/bin:/bin").run();
+    assert_eq!(finished.code(), Some(127), "{finished}");
+    assert!(finished.stderr.contains("there is no apptainer: load its module in site.sh"), "{finished}");
+    let tools = tempfile::tempdir().unwrap();
+    let path = format!("{}:/usr/bin:/bin", tools.path().display());
+    apptainer(tools.path(), "singularity");
+    let finished = job().env("PATH", &path).run();
+    assert_eq!(finished.code(), Some(127), "{finished}");
+    assert!(finished.stderr.contains("there is no image /no/such.sif"), "{finished}");
+    // An image that the runtime fetches itself, with the name that Apptainer had before.
+    fs::write(root.join("site.sh"), "export HPC_TRAINER_IMAGE=docker://example/trainer\n").unwrap();
+    let finished = job().env("PATH", &path).run().success();
+    assert!(arguments(&finished).contains(&"docker://example/trainer"), "{finished}");
 }

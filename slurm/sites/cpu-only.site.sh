@@ -1,0 +1,11 @@
+# shellcheck shell=bash
+# A cluster, or a single machine, without GPUs. Copied to site.sh beside hpc_training.sh. The trainer needs no module there.
+
+# Less of the processor than it has, for comparisons: avx2 or portable.
+#export HPC_TRAINER_SIMD=avx2
+
+# Downloads go to $SLURM_TMPDIR where there is one, else to $TMPDIR: a disk of the node.
+#export TMPDIR=/scratch/local/$SLURM_JOB_ID
+
+# Nodes without a route of their own: a proxy for Rodan.
+#export HTTPS_PROXY=http://proxy.example.org:3128
