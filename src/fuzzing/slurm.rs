@@ -3,6 +3,7 @@
 use super::assert_shown;
 use crate::slurm::fuzzing::{answer, exit_code_in, sacct_lines, squeue_line};
 use crate::slurm::{JobInfo, JobState, Phase, SubmitError, in_words};
+use crate::wire::{ResourceSettings, Walltime};
 
 /// States in which Slurm is done with a job (`man squeue`, "JOB STATE CODES").
 const ENDS: [&str; 10] = [
@@ -66,7 +67,7 @@ fn sacct(text: &str) {
         if let Some(code) = &job.exit_code {
             check_exit_code(code);
         }
-        assert!(job.used_mb.is_none_or(|mb| mb <= 1_000_000_000_000_000_000_000u128 as u64));
+        assert!(job.used_mb.is_none_or(|mb| mb <= 1_000_000_000_000));
         let ends = lines.iter().any(|line| ENDS.iter().any(|end| line.contains(end)));
         assert!(job.state.phase() != Phase::Ended || ends, "{job:?}");
         check(job, text);
@@ -87,7 +88,15 @@ fn check(job: &JobInfo, text: &str) {
         assert!(time.as_secs() < 1 << 50);
     }
     in_words(&job.reason);
-    assert_shown(&crate::report::ended(job, None));
+    let asked = ResourceSettings {
+        cpus: 4,
+        memory_mb: 100_000_000,
+        walltime: Walltime::from_seconds(60).unwrap(),
+        email: None,
+    };
+    for asked in [None, Some(&asked)] {
+        assert_shown(&crate::report::ended(job, asked));
+    }
     assert_shown(&crate::report::not_started(&job.reason, None, None));
 }
 

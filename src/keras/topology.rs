@@ -236,13 +236,17 @@ mod tests {
 
     #[test]
     fn what_a_stranger_calls_a_layer_is_told_short_and_harmless() {
+        let odd = format!("\u{1b}[2J{}", "x".repeat(1_000_000));
+        let mut config = ours();
         for key in ["name", "class_name"] {
-            let mut config = ours();
-            config["config"]["layers"][10][key] = format!("\u{1b}[2J{}", "x".repeat(1_000_000)).into();
-            let told = refusal(&config);
-            assert!(told.contains("[2Jxxx") && told.len() < 300, "{told:.400}");
-            assert!(!told.contains('\u{1b}'), "{told:.400}");
+            config["config"]["layers"][20][key] = odd.clone().into();
         }
+        let told = refusal(&config);
+        assert!(told.starts_with("layer [2Jxxx") && told.contains("class is [2Jxxx"), "{told:.400}");
+        assert!(told.len() < 300 && !told.contains('\u{1b}'), "{told:.400}");
+        config["config"]["layers"][20]["inbound_nodes"][0][0][0] = odd.into();
+        let told = refusal(&config);
+        assert!(told.len() < 300 && !told.contains('\u{1b}'), "{told:.400}");
     }
 
     #[test]

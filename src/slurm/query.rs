@@ -203,7 +203,7 @@ pub(crate) fn sacct_lines(text: &str) -> Vec<JobInfo> {
     jobs
 }
 
-/// `1234K`, `1.5G` … in MB, rounded up.
+/// `1234K`, `1.5G` … in MB, rounded up; more than 10¹² MB is no memory.
 fn megabytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let (number, bytes) = match text.chars().next_back()? {
@@ -213,7 +213,7 @@ fn megabytes(text: &str) -> Option<u64> {
         'T' => (&text[..text.len() - 1], 1_099_511_627_776.0),
         _ => (text, 1.0),
     };
-    let mb = number.parse::<f64>().ok().filter(|n| (0.0..1e15).contains(n))? * bytes / 1_048_576.0;
+    let mb = Some(number.parse::<f64>().ok()? * bytes / 1_048_576.0).filter(|n| (0.0..=1e12).contains(n))?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
     Some(mb.ceil() as u64)
 }
@@ -262,6 +262,10 @@ mod tests {
         assert_eq!(
             ["512K", "1.5G", "3M", "1048577", "", "x", "2T"].map(megabytes),
             [Some(1), Some(1536), Some(3), Some(2), None, None, Some(2_097_152)]
+        );
+        assert_eq!(
+            ["1e12M", "1000001000000M", "1e300T", "-1K", "nan"].map(megabytes),
+            [Some(1_000_000_000_000), None, None, None, None]
         );
     }
 }
