@@ -1,6 +1,7 @@
 //! Slurm: what to ask for, submitting, and what became of a job. Knows nothing of training.
 
 mod command;
+mod probe;
 mod query;
 mod reason;
 mod request;
@@ -9,6 +10,7 @@ mod state;
 mod submit;
 
 pub use command::{Slurm, SlurmError};
+pub use probe::{Accounting, Trial};
 pub use query::JobInfo;
 pub use reason::in_words;
 pub use request::Request;

@@ -1,0 +1,149 @@
+//! The trainer: is it there, does it start, and what does it compute on?
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use super::row::{Row, Rows, within};
+use crate::config::SiteConfig;
+use crate::text::printable;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+/// The build for GPUs, which `hpc_training.sh` takes where one answers, and the other.
+const CUDA: &str = "run_trainer-cuda";
+const PLAIN: &str = "run_trainer";
+const BUILD: &str = "build it there: cargo build --release --bin run_trainer";
+const BUILD_CUDA: &str =
+    "build run_trainer-cuda as README.md says (Set it up, step 2), or set SITE_GRES=none";
+
+/// Where `hpc_training.sh` looks for a program, in this order.
+fn find(home: &Path, name: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let places = [home.join(name), home.join("bin").join(name), home.join("target/release").join(name)];
+    let is_program = |path: &PathBuf| {
+        std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    places.into_iter().find(is_program)
+}
+
+/// The first line that a program prints, or what went wrong, in words.
+async fn first_line(program: &Path, arguments: &[&str]) -> Result<String, String> {
+    Ok(first(output(program, arguments).await?.as_bytes()).unwrap_or_default())
+}
+
+fn first(bytes: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(bytes);
+    text.lines().map(str::trim).find(|line| !line.is_empty()).map(|line| printable(line, 200))
+}
+
+/// Runs a program to its end and gives what it prints, or what went wrong, in words. It gets no secret.
+pub(super) async fn output(program: &Path, arguments: &[&str]) -> Result<String, String> {
+    let passed_on = ["PATH", "HOME", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
+    let environment = passed_on.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().envs(environment).env("LC_ALL", "C");
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = match within(DEADLINE, command.output()).await {
+        None => return Err(format!("it does not end within {} s", DEADLINE.as_secs())),
+        Some(Err(error)) => return Err(error.to_string()),
+        Some(Ok(output)) => output,
+    };
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(first(&output.stderr).or_else(|| first(&output.stdout)).unwrap_or_else(|| output.status.to_string()))
+}
+
+/// On the login node, where it need not start: the libraries that it needs may be on compute nodes only.
+pub(super) async fn rows(site: &SiteConfig) -> Vec<Row> {
+    let mut rows = Rows::new("trainer");
+    let wants_gpu = site.gres.as_deref().is_some_and(|gres| gres.contains("gpu"));
+    let mut has_cuda = false;
+    match find(&site.home, PLAIN) {
+        None => {
+            let seen =
+                format!("there is no {PLAIN} in {}, its bin or its target/release", site.home.display());
+            rows.fail(PLAIN, seen, BUILD);
+        }
+        Some(path) => match first_line(&path, &["--version"]).await {
+            Ok(version) => {
+                has_cuda = version.contains("CUDA");
+                is_ours(&mut rows, PLAIN, &version);
+            }
+            Err(error) => rows.warn(
+                PLAIN,
+                format!("{} does not start on this machine: {error}", path.display()),
+                "check doctor --on-node shows whether it does on a compute node; if not, build it anew",
+            ),
+        },
+    }
+    match find(&site.home, CUDA) {
+        Some(path) => match first_line(&path, &["--version"]).await {
+            Ok(version) => is_ours(&mut rows, CUDA, &version),
+            Err(_) => rows.pass(CUDA, "is there; it starts only where CUDA's libraries are"),
+        },
+        None if has_cuda => rows.skip(CUDA, "run_trainer itself is built with CUDA"),
+        None if wants_gpu => {
+            let gres = site.gres.as_deref().unwrap_or_default();
+            rows.warn(CUDA, format!("jobs ask for {gres}, and no trainer is built for it"), BUILD_CUDA);
+        }
+        None => rows.skip(CUDA, "not built; jobs ask for no GPU"),
+    }
+    match first_line(Path::new("nvidia-smi"), &["-L"]).await {
+        Ok(gpu) => rows.pass("nvidia-smi", without_serial(&gpu)),
+        Err(_) => {
+            rows.skip("nvidia-smi", "no GPU here, as on most login nodes; --on-node looks at a compute node")
+        }
+    }
+    rows.done()
+}
+
+fn is_ours(rows: &mut Rows, name: &str, version: &str) {
+    let own = env!("CARGO_PKG_VERSION");
+    if version.split_whitespace().nth(1) == Some(own) {
+        rows.pass(name, version);
+    } else {
+        let seen = format!("it says {version}, and this check is {own}");
+        rows.warn(name, seen, "build both anew, from one version");
+    }
+}
+
+/// `GPU 0: Tesla V100-SXM2-16GB (UUID: GPU-…)` without the end.
+fn without_serial(line: &str) -> &str {
+    line.split_once(" (UUID").map_or(line, |(name, _)| name)
+}
+
+/// On a compute node, where it must start: the one that `hpc_training.sh` takes there.
+pub(super) async fn rows_on_node(group: &str, site: &SiteConfig, wants_gpu: bool) -> Vec<Row> {
+    let mut rows = Rows::new(group);
+    let gpu = first_line(Path::new("nvidia-smi"), &["-L"]).await;
+    match &gpu {
+        Ok(gpu) => rows.pass("GPU", without_serial(gpu)),
+        Err(error) if wants_gpu => rows.warn(
+            "GPU",
+            format!("the job asked for one, and nvidia-smi shows none: {error}"),
+            "check SITE_GRES and SITE_GRES_TABLE, and the node's driver; jobs train on its CPUs until then",
+        ),
+        Err(_) => rows.skip("GPU", "the job asks for none"),
+    }
+    let cuda = find(&site.home, CUDA).filter(|_| gpu.is_ok());
+    let Some(path) = cuda.or_else(|| find(&site.home, PLAIN)) else {
+        let seen = format!("there is no {PLAIN} in {}, its bin or its target/release", site.home.display());
+        rows.fail("trainer", seen, BUILD);
+        return rows.done();
+    };
+    match first_line(&path, &["--version"]).await {
+        Ok(version) if gpu.is_ok() && !version.contains("CUDA") => {
+            rows.warn("trainer", format!("{version} starts, and leaves the GPU alone"), BUILD_CUDA);
+        }
+        Ok(version) => rows.pass("trainer", format!("{version} starts")),
+        Err(error) => rows.fail(
+            "trainer",
+            format!("{} does not start: {error}", path.display()),
+            "load the modules that it needs in site.sh, or build it anew on such a node",
+        ),
+    }
+    rows.done()
+}
