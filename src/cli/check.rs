@@ -1,9 +1,11 @@
 //! `check`: one pass on the login node, and what its operator asks by hand.
 
 mod cancel;
+mod crontab;
 mod details;
 mod doctor;
 mod doctor_table;
+mod init;
 mod logs;
 mod output;
 mod purge;
@@ -68,6 +70,7 @@ enum Command {
     Cancel(cancel::Arguments),
     Purge(purge::Arguments),
     Doctor(doctor::Arguments),
+    Init(init::Arguments),
 }
 
 /// Runs `check` and returns its exit code.
@@ -92,6 +95,9 @@ async fn command(arguments: &Arguments) -> ExitCode {
     if let Some(Command::Doctor(doctor)) = &arguments.command {
         return doctor::run(doctor, &Examined::new(&sources, spool), arguments.verbosity.quiet).await;
     }
+    if let Some(Command::Init(init)) = &arguments.command {
+        return init::run(init, &sources, arguments.verbosity.quiet).await;
+    }
     let config = match Config::load(&sources, spool) {
         Ok(config) => config,
         Err(error) => return fail(ExitCode::Config, &error),
@@ -106,7 +112,7 @@ async fn command(arguments: &Arguments) -> ExitCode {
         Some(Command::Logs(logs)) => logs::run(logs, &config).await,
         Some(Command::Cancel(cancel)) => cancel::run(cancel, &config, &mut teller(arguments)).await,
         Some(Command::Purge(purge)) => purge::run(purge, &config).await,
-        Some(Command::Doctor(_)) => ExitCode::Internal, // has returned above
+        Some(Command::Doctor(_) | Command::Init(_)) => ExitCode::Internal, // have returned above
         None if arguments.dry_run => show(arguments, &config).await,
         None => pass(arguments, &config).await,
     }
