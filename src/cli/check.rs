@@ -9,6 +9,7 @@ mod init;
 mod logs;
 mod output;
 mod purge;
+mod retry;
 mod status;
 mod table;
 
@@ -68,6 +69,7 @@ enum Command {
     Status(status::Arguments),
     Logs(logs::Arguments),
     Cancel(cancel::Arguments),
+    Retry(retry::Arguments),
     Purge(purge::Arguments),
     Doctor(doctor::Arguments),
     Init(init::Arguments),
@@ -111,6 +113,7 @@ async fn command(arguments: &Arguments) -> ExitCode {
         Some(Command::Status(status)) => status::run(status, &config).await,
         Some(Command::Logs(logs)) => logs::run(logs, &config).await,
         Some(Command::Cancel(cancel)) => cancel::run(cancel, &config, &mut teller(arguments)).await,
+        Some(Command::Retry(retry)) => retry::run(retry, &config, &mut teller(arguments)).await,
         Some(Command::Purge(purge)) => purge::run(purge, &config).await,
         Some(Command::Doctor(_) | Command::Init(_)) => ExitCode::Internal, // have returned above
         None if arguments.dry_run => show(arguments, &config).await,

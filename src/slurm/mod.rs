@@ -8,6 +8,7 @@ mod request;
 mod requeue;
 mod state;
 mod submit;
+mod waiting;
 
 pub use command::{Slurm, SlurmError};
 pub use probe::{Accounting, Trial};
@@ -16,3 +17,4 @@ pub use reason::in_words;
 pub use request::Request;
 pub use state::{JobState, Phase};
 pub use submit::SubmitError;
+pub use waiting::{Node, Pending, Place, fitting, place};
