@@ -33,6 +33,10 @@ pub enum ExitCode {
     /// The program was told to stop before there was a result. A job that `check` looks after has then sent no reply where
     /// Slurm ends it: Slurm starts it again, or `check` answers it.
     Stopped = 12,
+    /// `check doctor` found nothing that keeps jobs from getting through, but something that deserves a look.
+    Doubtful = 13,
+    /// `check doctor` found something that keeps jobs from getting through.
+    Unsound = 14,
 }
 
 impl From<ExitCode> for process::ExitCode {

@@ -1,4 +1,4 @@
-//! What the operator does by hand: `check status`, `logs`, `cancel` and `purge`. Real RabbitMQ, real Slurm.
+//! What the operator does by hand: `check status`, `logs`, `cancel`, `retry` and `purge`. Real RabbitMQ, real Slurm.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -13,6 +13,8 @@ use support::SECONDS;
 use support::broker::RESULTS;
 use support::desk::{Desk, job};
 use support::program::{Finished, expect};
+use support::rodan::{Answer, LOGIN};
+use support::services::Services;
 
 /// Notes its progress as the trainer does, and writes a line into its log.
 const RUNS: &str = r#"echo "a line of the log"
@@ -249,4 +251,86 @@ fn purge_removes_what_is_old_and_answered_and_nothing_else() {
     let finished = run(&desk, &["status", "--all"]).success();
     says(&finished, &[&young[..8], &odd[..8], "answered", "with an error"]);
     assert!(!finished.stdout.contains(&old[..8]), "{finished}");
+}
+
+#[test]
+fn a_job_that_waits_is_tried_again_at_once_and_any_other_is_left_alone() {
+    let mut desk = Desk::with_script("exit 3");
+    let id = desk.vhost.publish_job(&job());
+    desk.site.set("SITE_SLURM_BIN", "/nowhere");
+    assert_eq!(desk.check().run().code(), Some(6));
+    expect(
+        &run(&desk, &["retry", &id[..8]]),
+        6,
+        &["still waits", "SITE_SLURM_BIN", "the next check tries again"],
+    );
+    // However long it has waited: the operator knows that it is worth a try.
+    desk.site.unset("SITE_SLURM_BIN").set("GIVE_UP_HOURS", "0");
+    let finished = run(&desk, &["retry", &id]).success();
+    let slurm_id = desk.slurm_job(&id);
+    assert!(finished.stdout.contains(&format!("{id} is with Slurm now, as job {slurm_id}.")), "{finished}");
+    expect(&run(&desk, &["retry", &id]), 2, &["is with Slurm already", "check cancel"]);
+    desk.cluster.wait_for_end(&slurm_id, SECONDS(30));
+    expect(&desk.check().run(), 9, &[]);
+    desk.error_reply(&id);
+    let finished = run(&desk, &["retry", &id]);
+    expect(&finished, 2, &["was answered before, with an error", "run the workflow in Rodan again"]);
+    assert_eq!(desk.cluster.jobs_named(&format!("hpct-{id}")).len(), 1, "one Slurm job only");
+    expect(&run(&desk, &["retry", "nobody"]), 2, &["there is no job 'nobody'"]);
+
+    // Rodan is away, and comes back.
+    desk.site.unset("GIVE_UP_HOURS");
+    let id = desk.vhost.publish_job(&job());
+    desk.rodan.answer_next(LOGIN, 6, &Answer::Status(503));
+    assert_eq!(desk.check().run().code(), Some(5));
+    desk.site.set("GIVE_UP_HOURS", "0");
+    expect(&run(&desk, &["retry", &id]), 5, &["still waits", "503"]);
+    run(&desk, &["retry", &id]).success();
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    assert_eq!(desk.vhost.waiting(RESULTS), Some(0));
+
+    // A reply that could not be delivered is delivered.
+    let broker = desk.vhost.url();
+    desk.site.set("RABBITMQ_HOST", format!("127.0.0.1:{}", support::free_port()));
+    desk.check().run();
+    expect(&run(&desk, &["retry", &id]), 4, &["still waits", "RabbitMQ"]);
+    desk.site.set("RABBITMQ_HOST", broker);
+    let finished = run(&desk, &["retry", &id]);
+    expect(&finished, 9, &[]);
+    assert!(finished.stdout.contains(&format!("{id} is answered now, with an error.")), "{finished}");
+    desk.error_reply(&id);
+}
+
+#[test]
+fn a_job_in_slurms_queue_has_a_place_in_it() {
+    // The only node of a cluster of its own is busy.
+    let cluster =
+        Services::private(&[("PARTS", "slurm"), ("NODES", "1"), ("CPUS", "2"), ("MEMORY_MB", "2000")]);
+    let services = Services::shared().with_cluster_of(cluster);
+    let mut desk = Desk::on(services, Some("exit 0"), support::rodan::Rodan::start());
+    desk.site.set("SITE_GRES", "none");
+    let busy =
+        desk.cluster.submit(desk.site.path(), ["--output=/dev/null", "-c2", "--mem=100", "--wrap=sleep 600"]);
+    desk.cluster.wait_for_state(&busy, &["RUNNING"], SECONDS(30));
+    let first = desk.vhost.publish_job(&job());
+    desk.check().run().success();
+    let second = desk.vhost.publish_job(&job());
+    desk.check().run().success();
+    let status = support::wait_for("both places", SECONDS(60), || {
+        let status = run(&desk, &["status"]).success();
+        let all = ["1st of 2 pending in ", "2nd of 2 pending in "].iter().all(|p| status.stdout.contains(p));
+        (all && status.stdout.contains("(Resources)")).then_some(status)
+    });
+    says(&status, &[&first[..8], &second[..8], "waiting"]);
+    let details = run(&desk, &["status", &first]).success();
+    eprintln!("{details}");
+    assert!(details.stdout.contains("place           1st of 2 pending in "), "{details}");
+    let nodes = "nodes           asks for 500 MB and 1 CPUs, which the only node there has\n";
+    assert!(details.stdout.contains(nodes), "{details}");
+    let json: Value =
+        serde_json::from_str(&run(&desk, &["status", &second, "--json"]).success().stdout).unwrap();
+    let waiting = &json["waiting"];
+    assert_eq!((&waiting["position"], &waiting["of"]), (&json!(2), &json!(2)), "{waiting}");
+    assert_eq!((&waiting["fitting_nodes"], &waiting["memory_mb"]), (&json!(1), &json!(500)), "{waiting}");
+    desk.cluster.cancel(&busy);
 }

@@ -1,6 +1,7 @@
 //! One pass of `check`: look after the open jobs, deliver replies, take new jobs, submit them.
 
 mod deliver;
+pub mod doctor;
 mod dry_run;
 mod intake;
 pub mod operator;

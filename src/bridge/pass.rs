@@ -94,6 +94,8 @@ pub struct Pass<'a> {
     pub(super) slurm_answered: bool,
     /// Why nothing more is submitted in this pass: what one job met, the next one would meet too.
     pub(super) no_submissions: Option<(ExitCode, String)>,
+    /// True when the operator asks: then a job is not given up for having waited long.
+    pub(super) insists: bool,
     lock: Lock,
     tell: &'a mut dyn FnMut(Happening),
     worst: Option<ExitCode>,
@@ -158,6 +160,7 @@ impl<'a> Pass<'a> {
             token: None,
             slurm_answered: false,
             no_submissions: None,
+            insists: false,
             lock,
             tell,
             worst: None,
@@ -245,7 +248,7 @@ impl<'a> Pass<'a> {
     /// True when a job has waited for a service for as long as the site allows.
     pub(super) fn is_given_up(&self, job: &Record) -> bool {
         let waited = Timestamp::now().duration_since(job.received_at);
-        waited.unsigned_abs() >= self.config.site.give_up && waited.is_positive()
+        !self.insists && waited.unsigned_abs() >= self.config.site.give_up && waited.is_positive()
     }
 
     /// Makes sure, before a step that the world can see, that no other host has taken the lock over.

@@ -26,7 +26,7 @@ impl Pass<'_> {
             if is_cancelled(job) {
                 return self.fails(job, ExitCode::Training, report::CANCELLED_BY_OPERATOR.to_owned());
             }
-            if job.limited {
+            if job.limited && !self.insists {
                 if Timestamp::now().duration_since(job.received_at).unsigned_abs()
                     >= self.config.site.max_pending
                 {

@@ -1,10 +1,15 @@
 //! `check`: one pass on the login node, and what its operator asks by hand.
 
 mod cancel;
+mod crontab;
 mod details;
+mod doctor;
+mod doctor_table;
+mod init;
 mod logs;
 mod output;
 mod purge;
+mod retry;
 mod status;
 mod table;
 
@@ -16,7 +21,7 @@ use serde_json::json;
 use self::output::fail;
 use super::logging::{LogFormat, Verbosity};
 use crate::bridge::{self, DryRun, Happening, Outcome};
-use crate::config::{Config, Sources};
+use crate::config::{Config, Examined, Sources};
 use crate::exit_code::ExitCode;
 use crate::harden;
 use crate::ledger::JobId;
@@ -33,7 +38,8 @@ use crate::ledger::JobId;
     disable_help_subcommand = true,
     after_help = "\
 Exit codes: 0 done or nothing to do, 1 internal fault, 2 command line, 3 configuration, 4 RabbitMQ,\n\
-5 Rodan, 6 Slurm, 7 spool, 8 a message was no job, 9 a job failed, 10 a reply is not delivered yet.\n\
+5 Rodan, 6 Slurm, 7 spool, 8 a message was no job, 9 a job failed, 10 a reply is not delivered yet,\n\
+12 stopped; of doctor also 13 something deserves a look, 14 something is broken.\n\
 Whatever went wrong, nothing is lost: the next pass carries on."
 )]
 pub struct Arguments {
@@ -63,7 +69,10 @@ enum Command {
     Status(status::Arguments),
     Logs(logs::Arguments),
     Cancel(cancel::Arguments),
+    Retry(retry::Arguments),
     Purge(purge::Arguments),
+    Doctor(doctor::Arguments),
+    Init(init::Arguments),
 }
 
 /// Runs `check` and returns its exit code.
@@ -71,8 +80,27 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     arguments.verbosity.start(tracing::Level::WARN);
     harden::process();
     harden::files();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(ExitCode::Internal, &error),
+    };
+    let code = runtime.block_on(command(arguments));
+    // Nothing that is still open is worth waiting for.
+    runtime.shutdown_background();
+    code
+}
+
+async fn command(arguments: &Arguments) -> ExitCode {
     let sources = Sources::of_process(arguments.env_file.as_deref());
-    let config = match Config::load(&sources, arguments.spool.as_deref()) {
+    let spool = arguments.spool.as_deref();
+    // What works with a configuration that is not (yet) whole.
+    if let Some(Command::Doctor(doctor)) = &arguments.command {
+        return doctor::run(doctor, &Examined::new(&sources, spool), arguments.verbosity.quiet).await;
+    }
+    if let Some(Command::Init(init)) = &arguments.command {
+        return init::run(init, &sources, arguments.verbosity.quiet).await;
+    }
+    let config = match Config::load(&sources, spool) {
         Ok(config) => config,
         Err(error) => return fail(ExitCode::Config, &error),
     };
@@ -81,23 +109,16 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             tracing::warn!("{sentence}");
         }
     }
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(ExitCode::Internal, &error),
-    };
-    let code = runtime.block_on(async {
-        match &arguments.command {
-            Some(Command::Status(status)) => status::run(status, &config).await,
-            Some(Command::Logs(logs)) => logs::run(logs, &config).await,
-            Some(Command::Cancel(cancel)) => cancel::run(cancel, &config, &mut teller(arguments)).await,
-            Some(Command::Purge(purge)) => purge::run(purge, &config).await,
-            None if arguments.dry_run => show(arguments, &config).await,
-            None => pass(arguments, &config).await,
-        }
-    });
-    // Nothing that is still open is worth waiting for.
-    runtime.shutdown_background();
-    code
+    match &arguments.command {
+        Some(Command::Status(status)) => status::run(status, &config).await,
+        Some(Command::Logs(logs)) => logs::run(logs, &config).await,
+        Some(Command::Cancel(cancel)) => cancel::run(cancel, &config, &mut teller(arguments)).await,
+        Some(Command::Retry(retry)) => retry::run(retry, &config, &mut teller(arguments)).await,
+        Some(Command::Purge(purge)) => purge::run(purge, &config).await,
+        Some(Command::Doctor(_) | Command::Init(_)) => ExitCode::Internal, // have returned above
+        None if arguments.dry_run => show(arguments, &config).await,
+        None => pass(arguments, &config).await,
+    }
 }
 
 /// Prints what happens to each job.

@@ -12,6 +12,15 @@ use super::predict::{self, PredictArgs};
 use crate::exit_code::ExitCode;
 use crate::harden;
 
+/// The version, and what this build computes on; `check doctor` reads it.
+const VERSION: &str = if cfg!(feature = "cudnn") {
+    concat!(env!("CARGO_PKG_VERSION"), " (CUDA, cuDNN)")
+} else if cfg!(feature = "cuda") {
+    concat!(env!("CARGO_PKG_VERSION"), " (CUDA)")
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), " (CPU)")
+};
+
 /// Trains one network for each layer of a manuscript page
 ///
 /// As a job: reads JOB_FILE, downloads the page from Rodan, and publishes the models to the reply queue. With --local:
@@ -20,7 +29,7 @@ use crate::harden;
 #[derive(Debug, Parser)]
 #[command(
     name = "run_trainer",
-    version,
+    version = VERSION,
     max_term_width = 100,
     after_help = "\
 Exit codes: 0 the models are delivered (or written), 1 internal fault, 2 command line, 3 configuration,\n\

@@ -15,44 +15,86 @@ const MAX_BYTES: u64 = 1 << 20;
 
 /// The variables of a file.
 ///
-/// It is opened once: what is looked at is what is read, even if the name leads elsewhere in between.
+/// # Errors
+/// The first thing that is wrong with it.
 pub(super) fn read_file(path: &Path) -> Result<HashMap<String, String>, ConfigError> {
+    let mut found = examine_file(path);
+    if found.faults.is_empty() { Ok(found.values) } else { Err(found.faults.remove(0)) }
+}
+
+/// A file with everything that is wrong with it.
+#[derive(Default)]
+pub(super) struct Found {
+    /// The variables. None where the file can't be read, or others could have written them.
+    pub(super) values: HashMap<String, String>,
+    /// What is wrong, the gravest first.
+    pub(super) faults: Vec<ConfigError>,
+    /// Its permission bits, where it is there.
+    pub(super) mode: Option<u32>,
+}
+
+/// Looks at a file and reads it as far as that is safe.
+///
+/// It is opened once: what is looked at is what is read, even if the name leads elsewhere in between.
+pub(super) fn examine_file(path: &Path) -> Found {
+    let mut found = Found::default();
     let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
-    let file = File::open(path).map_err(read)?;
-    let metadata = file.metadata().map_err(read)?;
+    let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
+    let (metadata, file) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            found.faults.push(read(error));
+            return found;
+        }
+    };
     let mode = metadata.mode() & 0o7777;
+    found.mode = Some(mode);
     if mode & 0o077 != 0 {
-        return Err(ConfigError::Permissions { path: path.to_path_buf(), mode });
+        found.faults.push(ConfigError::Permissions { path: path.to_path_buf(), mode });
     }
     // Root may have put it there; anybody else could change it under our feet.
     let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
     if owner != own && owner != 0 {
-        return Err(ConfigError::Owner { path: path.to_path_buf(), owner, own });
+        found.faults.push(ConfigError::Owner { path: path.to_path_buf(), owner, own });
+    }
+    if mode & 0o022 != 0 || (owner != own && owner != 0) {
+        return found; // a stranger's address must not get a password of the environment
     }
     let mut text = Zeroizing::new(String::new());
-    file.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(read)?;
-    if text.len() as u64 > MAX_BYTES {
-        return Err(read(io::Error::other("it is larger than 1 MiB")));
+    if let Err(error) = file.take(MAX_BYTES + 1).read_to_string(&mut text) {
+        found.faults.push(read(error));
+    } else if text.len() as u64 > MAX_BYTES {
+        found.faults.push(read(io::Error::other("it is larger than 1 MiB")));
+    } else {
+        variables(path, &text, &mut found);
     }
-    variables(path, &text)
+    found
 }
 
-/// The variables of a file with this text.
-pub(crate) fn variables(path: &Path, text: &str) -> Result<HashMap<String, String>, ConfigError> {
-    let mut values = HashMap::new();
+/// The variables of a file with this text, or what is wrong with it.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn variables_of(path: &Path, text: &str) -> Result<HashMap<String, String>, ConfigError> {
+    let mut found = Found::default();
+    variables(path, text, &mut found);
+    found.faults.into_iter().next().map_or(Ok(found.values), Err)
+}
+
+fn variables(path: &Path, text: &str, found: &mut Found) {
     for pair in dotenvy::from_read_iter(text.as_bytes()) {
-        match pair {
-            Ok((name, value)) => values.insert(name, value),
+        let line = match pair {
+            Ok((name, value)) => {
+                found.values.insert(name, value);
+                continue;
+            }
             // The error repeats the line, which may hold a password: only its number may be told.
             Err(dotenvy::Error::LineParse(bad, _)) => {
                 let first = bad.lines().next().unwrap_or_default().trim_end();
-                let line = text.lines().position(|l| l.trim_end() == first).map_or(0, |n| n + 1);
-                return Err(ConfigError::Syntax { path: path.to_path_buf(), line });
+                text.lines().position(|l| l.trim_end() == first).map_or(0, |n| n + 1)
             }
-            Err(_) => return Err(ConfigError::Syntax { path: path.to_path_buf(), line: 0 }),
+            Err(_) => 0,
         };
+        found.faults.push(ConfigError::Syntax { path: path.to_path_buf(), line });
     }
-    Ok(values)
 }
 
 #[cfg(test)]

@@ -63,6 +63,11 @@ impl FromStr for GresTable {
 }
 
 impl GresTable {
+    /// The memory, in MB, up to which each row counts, smallest first.
+    pub fn limits(&self) -> impl Iterator<Item = u64> {
+        self.rows.iter().map(|(limit, _)| *limit)
+    }
+
     /// The first row whose memory suffices for `memory_mb`; `None` when no row does.
     pub fn get(&self, memory_mb: u64) -> Option<&Gres> {
         self.rows.iter().find(|(limit, _)| memory_mb <= *limit).map(|(_, gres)| gres)

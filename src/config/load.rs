@@ -63,10 +63,36 @@ pub enum ConfigError {
     },
     /// Variables are missing or wrong.
     #[error("{}", list(.0))]
-    Variables(Vec<String>),
+    Variables(Vec<Problem>),
 }
 
-fn list(problems: &[String]) -> String {
+/// A variable that is missing or wrong. Its text never repeats the value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The variable.
+    pub name: &'static str,
+    /// What is wrong with it; `None` where it is not set.
+    pub what: Option<String>,
+}
+
+impl Problem {
+    /// What the variable is for: completes the sentence "it is ...".
+    pub fn purpose(&self) -> &'static str {
+        purpose(self.name)
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (name, purpose) = (self.name, self.purpose());
+        match &self.what {
+            Some(what) => write!(f, "{name} {what}; it is {purpose}"),
+            None => write!(f, "{name} is not set: it is {purpose}"),
+        }
+    }
+}
+
+fn list(problems: &[Problem]) -> String {
     let mut text = match problems.len() {
         1 => "the configuration has 1 problem:".to_owned(),
         n => format!("the configuration has {n} problems:"),
@@ -78,12 +104,37 @@ fn list(problems: &[String]) -> String {
 }
 
 /// Collects values and problems, so that every problem is reported at once.
-struct Reader {
+pub(super) struct Reader {
     values: HashMap<String, String>,
-    problems: Vec<String>,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// What the variables say, as far as they say it.
+pub(super) struct Read {
+    pub(super) broker: Option<BrokerConfig>,
+    pub(super) rodan: Option<RodanConfig>,
+    pub(super) site: SiteConfig,
+    pub(super) max_download: u64,
 }
 
 impl Reader {
+    pub(super) fn new(values: HashMap<String, String>) -> Self {
+        Self { values, problems: Vec::new() }
+    }
+
+    /// Everything that `check` needs; what is wrong is in `problems`.
+    pub(super) fn read(&mut self, home: &Path, file: Option<&Path>, spool: Option<&Path>) -> Read {
+        let broker = self.broker();
+        let user = self.required("RODAN_USER");
+        let password = Secret::new(self.required("RODAN_PASSWORD"));
+        let rodan = self.rodan_address().map(|address| RodanConfig { address, user, password });
+        let site = self.site(home, file, spool.map(absolute).as_deref());
+        // The trainer's, but what is wrong there is better known here.
+        let max_download = self.number("MAX_DOWNLOAD_BYTES", 1..=u64::MAX);
+        self.time_limit();
+        Read { broker, rodan, site, max_download }
+    }
+
     fn get(&self, name: &str) -> Option<&str> {
         self.values
             .get(name)
@@ -97,29 +148,29 @@ impl Reader {
         self.get(name).map(str::to_owned)
     }
 
-    fn required(&mut self, name: &str) -> String {
+    fn required(&mut self, name: &'static str) -> String {
         self.optional(name).unwrap_or_else(|| {
-            self.problems.push(format!("{name} is not set: it is {}", purpose(name)));
+            self.problems.push(Problem { name, what: None });
             String::new()
         })
     }
 
     fn parsed<T, E: std::fmt::Display>(
         &mut self,
-        name: &str,
+        name: &'static str,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Option<T> {
         match parse(self.get(name)?) {
             Ok(value) => Some(value),
             Err(error) => {
-                self.problems.push(format!("{name} {error}; it is {}", purpose(name)));
+                self.problems.push(Problem { name, what: Some(error.to_string()) });
                 None
             }
         }
     }
 
     /// A whole number within `range`; the variable has a default.
-    fn number(&mut self, name: &str, range: std::ops::RangeInclusive<u64>) -> u64 {
+    fn number(&mut self, name: &'static str, range: std::ops::RangeInclusive<u64>) -> u64 {
         let (low, high) = (*range.start(), *range.end());
         self.parsed(name, |text| match u64::from_str(text) {
             Ok(n) if range.contains(&n) => Ok(n),
@@ -128,7 +179,7 @@ impl Reader {
         .unwrap_or(low)
     }
 
-    fn flag(&mut self, name: &str) -> bool {
+    fn flag(&mut self, name: &'static str) -> bool {
         self.parsed(name, |text| match text.to_ascii_lowercase().as_str() {
             "1" | "true" | "yes" | "on" => Ok(true),
             "0" | "false" | "no" | "off" => Ok(false),
@@ -138,7 +189,7 @@ impl Reader {
     }
 
     /// The value of an sbatch option: one word, so that nothing else can be smuggled in with it.
-    fn word(&mut self, name: &str) -> Option<String> {
+    fn word(&mut self, name: &'static str) -> Option<String> {
         self.parsed(name, |text| {
             let fits = |c: char| c.is_ascii_alphanumeric() || "_-:.=,/&|[]*".contains(c);
             if text.starts_with('-') || !text.chars().all(fits) {
@@ -273,7 +324,7 @@ impl Sources<'_> {
     }
 
     /// Directory of the installation: `HPC_TRAINER_HOME`, else the directory of the env file, else the current one.
-    fn home(&self) -> PathBuf {
+    pub(super) fn home(&self) -> PathBuf {
         let of_file = || Some(absolute(self.env_file?).parent()?.to_path_buf());
         match self.environment.get("HPC_TRAINER_HOME").filter(|h| !h.is_empty()) {
             Some(home) => absolute(Path::new(home)),
@@ -281,20 +332,33 @@ impl Sources<'_> {
         }
     }
 
+    /// The file that `check init` writes: the one that is asked for, else `credentials.env` in the home directory.
+    pub fn new_file(&self) -> PathBuf {
+        self.file().unwrap_or_else(|| self.home().join("credentials.env"))
+    }
+
+    /// The file to read: the one that was asked for, or `credentials.env` where there is one.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        match (self.env_file, self.environment.get("HPC_TRAINER_ENV_FILE").filter(|f| !f.is_empty())) {
+            (Some(file), _) => Some(absolute(file)),
+            (None, Some(file)) => Some(absolute(Path::new(file))),
+            (None, None) => Some(self.home().join("credentials.env")).filter(|f| f.exists()),
+        }
+    }
+
+    /// A reader of the file's variables and of the environment's, which win.
+    pub(super) fn reader(&self, mut values: HashMap<String, String>) -> Reader {
+        values.extend(self.environment.iter().map(|(k, v)| (k.clone(), v.clone())));
+        Reader::new(values)
+    }
+
     fn read(&self) -> Result<(Reader, PathBuf, Option<PathBuf>), ConfigError> {
-        let home = self.home();
-        let file =
-            match (self.env_file, self.environment.get("HPC_TRAINER_ENV_FILE").filter(|f| !f.is_empty())) {
-                (Some(file), _) => Some(absolute(file)),
-                (None, Some(file)) => Some(absolute(Path::new(file))),
-                (None, None) => Some(home.join("credentials.env")).filter(|f| f.exists()),
-            };
-        let mut values = match &file {
+        let file = self.file();
+        let values = match &file {
             Some(file) => read_file(file)?,
             None => HashMap::new(),
         };
-        values.extend(self.environment.iter().map(|(k, v)| (k.clone(), v.clone())));
-        Ok((Reader { values, problems: Vec::new() }, home, file))
+        Ok((self.reader(values), self.home(), file))
     }
 }
 
@@ -309,19 +373,9 @@ impl Config {
     /// When the file can't be read or is open to others, or variables are missing or wrong: all of them at once.
     pub fn load(sources: &Sources<'_>, spool: Option<&Path>) -> Result<Self, ConfigError> {
         let (mut reader, home, file) = sources.read()?;
-        let broker = reader.broker();
-        let user = reader.required("RODAN_USER");
-        let password = Secret::new(reader.required("RODAN_PASSWORD"));
-        let address = reader.rodan_address();
-        let spool = spool.map(absolute);
-        let site = reader.site(&home, file.as_deref(), spool.as_deref());
-        // The trainer's, but what is wrong there is better known here.
-        reader.number("MAX_DOWNLOAD_BYTES", 1..=u64::MAX);
-        reader.time_limit();
-        match (broker, address) {
-            (Some(broker), Some(address)) if reader.problems.is_empty() => {
-                Ok(Self { broker, rodan: RodanConfig { address, user, password }, site })
-            }
+        let Read { broker, rodan, site, .. } = reader.read(&home, file.as_deref(), spool);
+        match (broker, rodan) {
+            (Some(broker), Some(rodan)) if reader.problems.is_empty() => Ok(Self { broker, rodan, site }),
             _ => Err(ConfigError::Variables(reader.problems)),
         }
     }

@@ -2,15 +2,19 @@
 
 mod address;
 mod env;
+mod examine;
 mod file;
 mod gres;
 mod load;
 mod resolved;
+mod write;
 
 pub use address::{AddressError, BrokerAddress, RodanAddress};
 pub use env::{VARIABLES, Variable};
+pub use examine::Examined;
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use file::variables as env_variables;
+pub(crate) use file::variables_of as env_variables;
 pub use gres::{Gres, GresTable, GresTableError};
-pub use load::{ConfigError, Sources};
+pub use load::{ConfigError, Problem, Sources};
 pub use resolved::{BrokerConfig, Config, OnTimeLimit, RodanConfig, SiteConfig, TrainerConfig};
+pub use write::{credentials_text, problems};

@@ -34,7 +34,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// As [`write_atomic`].
-pub(super) fn create_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+pub fn create_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     let name = name(path);
     crash::point(&format!("before creating {name}"));
     let file = write_beside(path, bytes)?;

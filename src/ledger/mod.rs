@@ -10,7 +10,7 @@ mod record;
 mod store;
 mod view;
 
-pub use atomic::{sweep, write_atomic};
+pub use atomic::{create_atomic, sweep, write_atomic};
 pub use breaker::Breaker;
 pub use claim::{Claimed, Publisher, claim};
 pub use lock::{Lock, LockError, Role};

@@ -15,7 +15,7 @@ use crate::config::RodanAddress;
 use crate::retry::{Attempt, Policy};
 use crate::secret::Secret;
 use crate::text::printable;
-use crate::wire::{Input, Inputs};
+use crate::wire::{Input, InputKind, Inputs};
 
 const MOST_REDIRECTS: usize = 5;
 /// One file may take this long, however slowly it drips.
@@ -110,6 +110,15 @@ impl Downloader {
         }))
         .await
         .map(|_| ())
+    }
+
+    /// Downloads one file, as the page of a job, to `path`.
+    ///
+    /// # Errors
+    /// When it can't be fetched.
+    pub async fn fetch_to(&self, location: &str, path: &Path) -> Result<(), DownloadError> {
+        let input = Input { kind: InputKind::Image, location: location.to_owned() };
+        self.retry.run("downloading a file", async || self.fetch_one(&input, path).await).await
     }
 
     async fn fetch_one(&self, input: &Input, path: &Path) -> Result<(), Attempt<DownloadError>> {

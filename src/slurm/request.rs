@@ -10,6 +10,10 @@ use crate::wire::ResourceSettings;
 /// How long a watcher may take beside the grace time, in minutes.
 const WATCHER_MINUTES: u64 = 10;
 
+/// What a look at a node may take.
+const NODE_CHECK_MINUTES: &str = "5";
+const NODE_CHECK_MB: u64 = 500;
+
 /// One call of sbatch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -105,6 +109,50 @@ impl Request {
         arguments.push(site.watcher_script().into());
         arguments.push(watched.as_str().into());
         Self { arguments }
+    }
+
+    /// The request for a job of minutes that looks at its node with `script`, on the nodes that jobs of this memory get.
+    pub fn node_check(
+        site: &SiteConfig,
+        name: &str,
+        memory_mb: u64,
+        script: &Path,
+        directory: &Path,
+    ) -> Self {
+        let gres = site.gres_for(memory_mb);
+        let mut arguments = vec![
+            OsString::from("--parsable"),
+            option("job-name", name),
+            option("nodes", "1"),
+            option("ntasks", "1"),
+            option("cpus-per-task", "1"),
+            option("mem", format!("{}M", memory_mb.min(NODE_CHECK_MB))),
+            option("time", NODE_CHECK_MINUTES),
+            option("output", format!("{}/node.log", escaped(directory))),
+            OsString::from("--no-requeue"),
+            option("chdir", &site.home),
+        ];
+        arguments.push(option("gres", gres.gres.as_deref().unwrap_or("none")));
+        let optional = [
+            ("account", site.account.as_deref()),
+            ("partition", gres.partition.as_deref()),
+            ("qos", site.qos.as_deref()),
+            ("constraint", site.constraint.as_deref()),
+        ];
+        arguments.extend(optional.into_iter().filter_map(|(name, value)| Some(option(name, value?))));
+        arguments.extend(["--".into(), script.into(), directory.into()]);
+        Self { arguments }
+    }
+
+    /// The arguments of sbatch for a try: it says whether it would take the job, and submits nothing. What the job would wait
+    /// for is left out.
+    pub fn test_only(&self) -> Vec<OsString> {
+        let waits = |argument: &OsString| {
+            let text = argument.to_string_lossy();
+            text.starts_with("--dependency=") || text.starts_with("--kill-on-invalid-dep=")
+        };
+        let rest = self.arguments.iter().filter(|argument| !waits(argument)).cloned();
+        std::iter::once("--test-only".into()).chain(rest).collect()
     }
 
     /// The arguments of sbatch.

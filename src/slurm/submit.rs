@@ -107,7 +107,7 @@ fn parsable(line: &str) -> Option<SlurmJobId> {
 }
 
 /// sbatch's own lines, without a banner around them. The first of two names the limit that the second speaks of.
-fn reason(output: &Output) -> String {
+pub(super) fn reason(output: &Output) -> String {
     let lines = output.stderr.lines().chain(output.stdout.lines());
     let own: Vec<&str> = lines.filter_map(|l| l.split_once("error:")).map(|(_, text)| text.trim()).collect();
     match own[..] {

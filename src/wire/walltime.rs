@@ -24,6 +24,9 @@ pub enum WalltimeError {
 }
 
 impl Walltime {
+    /// The shortest limit.
+    pub const MINUTE: Self = Self(60);
+
     /// A limit of this many seconds.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ impl Site {
     pub(crate) fn new() -> Self {
         let site = Self { home: new_directory(), settings: Vec::new() };
         fs::create_dir(site.path().join("slurm")).expect("a directory");
-        for script in ["run_check", "hpc_training.sh", "slurm/handle_failure.sh"] {
+        for script in ["run_check", "hpc_training.sh", "slurm/handle_failure.sh", "slurm/check_node.sh"] {
             fs::copy(repository().join(script), site.path().join(script)).expect("the scripts can be copied");
         }
         symlink(program::check(), site.path().join("check")).expect("a link to check");

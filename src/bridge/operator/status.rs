@@ -14,8 +14,8 @@ use crate::config::Config;
 use crate::ledger::{
     HeldBy, JobId, Outcome, Progress, Record, Seen, SlurmJobId, State, Store, StoreError, read_own,
 };
-use crate::slurm::{JobInfo, Phase, Slurm, in_words};
-use crate::wire::Reply;
+use crate::slurm::{JobInfo, Node, Pending, Phase, Slurm, fitting, in_words, place};
+use crate::wire::{JobMessage, Reply};
 
 /// Before so much of the training is done, nothing is said about its end.
 const TELLING_PART: f64 = 0.02;
@@ -62,10 +62,33 @@ pub struct JobStatus {
     pub slurm: Option<InSlurm>,
     /// What Slurm says of its watcher.
     pub slurm_watcher: Option<InSlurm>,
+    /// Where it stands in Slurm's queue, while it waits there.
+    pub waiting: Option<Waiting>,
     /// The trainer's latest note.
     pub progress: Option<Progress>,
     /// When the training ends at the latest, at the pace so far.
     pub expected_end: Option<Timestamp>,
+}
+
+/// A job's place in Slurm's queue, and how many nodes could run it.
+#[derive(Debug, Serialize)]
+pub struct Waiting {
+    /// From 1, among the jobs that wait for its partition.
+    pub position: usize,
+    /// How many wait there, as far as this account may see them.
+    pub of: usize,
+    /// The partition, or several with commas.
+    pub partition: String,
+    /// When Slurm expects it to start, in the cluster's local time.
+    pub expected_start: Option<String>,
+    /// The memory and the cores that it asks for.
+    pub memory_mb: Option<u64>,
+    /// Likewise.
+    pub cpus: Option<u32>,
+    /// Nodes of the partition that have as much, busy or not.
+    pub fitting_nodes: Option<usize>,
+    /// All nodes of the partition.
+    pub nodes: Option<usize>,
 }
 
 /// What squeue says of a Slurm job.
@@ -130,7 +153,7 @@ pub async fn status(config: &Config, all: bool) -> Result<Status, StoreError> {
     seen.sort_by(|a, b| {
         (a.record.received_at, &a.record.job_id).cmp(&(b.record.received_at, &b.record.job_id))
     });
-    let (queue, slurm_error) = ask(config, &seen).await;
+    let Asked { queue, pending, nodes, error: slurm_error } = ask(config, &seen).await;
     let now = Timestamp::now();
     let breaker = store.breaker();
     let paused = breaker.paused_until(now).map(|until| Pause {
@@ -138,7 +161,8 @@ pub async fn status(config: &Config, all: bool) -> Result<Status, StoreError> {
         failures: breaker.failures,
         last: breaker.last.clone(),
     });
-    let jobs = seen.into_iter().map(|job| JobStatus::new(&job, &names, &queue, now)).collect();
+    let new = |job: Seen| JobStatus::new(&job, &names, &queue, now).placed(&job, &pending, &nodes);
+    let jobs = seen.into_iter().map(new).collect();
     Ok(Status { jobs, slurm_error, paused, lock: store.held_by(), unreadable })
 }
 
@@ -150,7 +174,7 @@ pub async fn details(config: &Config, text: &str) -> Result<Details, FindError> 
     let store = Store::unopened(&config.site.spool);
     let seen = find(&store, text)?;
     let (open, done) = store.ids()?;
-    let (queue, slurm_error) = ask(config, std::slice::from_ref(&seen)).await;
+    let Asked { queue, pending, nodes, error: slurm_error } = ask(config, std::slice::from_ref(&seen)).await;
     let log_directory = config.site.logs.clone();
     let logs = logs_of(&log_directory, &seen.record.job_id).unwrap_or_default();
     let is_error = seen.record.outcome == Some(Outcome::Error);
@@ -165,23 +189,44 @@ pub async fn details(config: &Config, text: &str) -> Result<Details, FindError> 
         logs: logs.into_iter().map(|log| log.path).collect(),
         log_directory,
         slurm_error,
-        job: JobStatus::new(&seen, &[open, done].concat(), &queue, Timestamp::now()),
+        job: JobStatus::new(&seen, &[open, done].concat(), &queue, Timestamp::now())
+            .placed(&seen, &pending, &nodes),
     })
 }
 
-/// One call of squeue, where a job may be with Slurm.
-async fn ask(config: &Config, jobs: &[Seen]) -> (Vec<JobInfo>, Option<String>) {
+/// What Slurm says.
+#[derive(Default)]
+struct Asked {
+    queue: Vec<JobInfo>,
+    pending: Vec<Pending>,
+    nodes: Vec<Node>,
+    error: Option<String>,
+}
+
+/// One call of squeue, where a job may be with Slurm; where one of ours waits, also what waits beside it and what the nodes
+/// have. Without these there is still a reason to show.
+async fn ask(config: &Config, jobs: &[Seen]) -> Asked {
     let is_with_slurm = |job: &Seen| {
         let state = &job.record.state;
         matches!(state, State::Submitting { .. } | State::Submitted { .. } | State::Running { .. })
     };
     if !jobs.iter().any(is_with_slurm) {
-        return (Vec::new(), None);
+        return Asked::default();
     }
-    match Slurm::new(&config.site).queue().await {
-        Ok(queue) => (queue, None),
-        Err(error) => (Vec::new(), Some(error.to_string())),
+    let slurm = Slurm::new(&config.site);
+    let queue = match slurm.queue().await {
+        Ok(queue) => queue,
+        Err(error) => return Asked { error: Some(error.to_string()), ..Asked::default() },
+    };
+    let waits = |job: &Seen| {
+        let name = job.record.job_id.slurm_name();
+        queue.iter().any(|info| info.name == name && info.state.phase() == Phase::Waiting)
+    };
+    if !jobs.iter().any(waits) {
+        return Asked { queue, ..Asked::default() };
     }
+    let (pending, nodes) = tokio::join!(slurm.pending(), slurm.nodes());
+    Asked { queue, pending: pending.unwrap_or_default(), nodes: nodes.unwrap_or_default(), error: None }
 }
 
 impl JobStatus {
@@ -201,9 +246,33 @@ impl JobStatus {
             slurm: info.map(InSlurm::new),
             slurm_watcher: watcher.map(InSlurm::new),
             record,
+            waiting: None,
             progress,
             expected_end,
         }
+    }
+
+    /// The same with its place in the queue, if it waits.
+    fn placed(mut self, seen: &Seen, pending: &[Pending], nodes: &[Node]) -> Self {
+        let waits = self.slurm.as_ref().filter(|info| info.phase == Phase::Waiting);
+        let Some(place) = waits.and_then(|info| place(info.id, pending)) else { return self };
+        let message = small(&seen.files.message()).and_then(|body| JobMessage::parse(&body).ok());
+        let asked = message.map(|message| message.resources);
+        let counted = asked
+            .as_ref()
+            .map(|asked| fitting(&place.partition, asked.memory_mb, asked.cpus.into(), nodes))
+            .filter(|(_, all)| *all > 0);
+        self.waiting = Some(Waiting {
+            position: place.position,
+            of: place.of,
+            partition: place.partition,
+            expected_start: place.start,
+            memory_mb: asked.as_ref().map(|asked| asked.memory_mb),
+            cpus: asked.as_ref().map(|asked| asked.cpus),
+            fitting_nodes: counted.map(|(fits, _)| fits),
+            nodes: counted.map(|(_, all)| all),
+        });
+        self
     }
 }
 

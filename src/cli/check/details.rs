@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::table::{progress, reason, since, state, wrap};
+use super::table::{nodes, place, progress, reason, since, state, wrap};
 use crate::bridge::operator::{Details, InSlurm};
 use crate::ledger::{Outcome, State};
 use crate::text::{printable, span};
@@ -47,6 +47,12 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
     lines.add("message id", printable(&record.message_id, 100));
     lines.add("state", state(job));
     lines.add_some("reason", reason(job));
+    if let Some(waiting) = &job.waiting {
+        lines.add("place", place(waiting));
+        lines.add_some("nodes", nodes(waiting));
+        let start = waiting.expected_start.as_ref();
+        lines.add_some("expected start", start.map(|start| format!("{start} (the cluster's time)")));
+    }
     lines.add("taken", at(record.received_at));
     lines.add("state since", at(record.changed_at));
     let number = record.slurm_id.map(|id| id.to_string());

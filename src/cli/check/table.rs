@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::bridge::operator::{JobStatus, Status};
+use crate::bridge::operator::{JobStatus, Status, Waiting};
 use crate::ledger::{HeldBy, Outcome, Progress, Role, State};
 use crate::slurm::Phase;
 use crate::text::{printable, span};
@@ -111,7 +111,11 @@ fn summary(job: &JobStatus, now: Timestamp) -> Option<String> {
     }
     let phase = job.slurm.as_ref().map(|info| info.phase);
     match phase {
-        Some(Phase::Waiting) => reason(job),
+        Some(Phase::Waiting) => {
+            let says = [reason(job), job.waiting.as_ref().map(place)];
+            let says: Vec<String> = says.into_iter().flatten().collect();
+            (!says.is_empty()).then(|| says.join(", "))
+        }
         Some(Phase::Active) | None => {
             let mut says = job.progress.as_ref().filter(|_| is_running(job)).map(progress)?;
             if let Some(end) = job.expected_end {
@@ -136,6 +140,33 @@ pub(super) fn reason(job: &JobStatus) -> Option<String> {
         Some(words) => format!("{words} ({reason})"),
         None => reason,
     })
+}
+
+/// Where a job stands in the queue: `3rd of 5 pending in gpu`.
+pub(super) fn place(waiting: &Waiting) -> String {
+    let Waiting { position, of, partition, .. } = waiting;
+    let end = match (position % 10, position % 100) {
+        (1, n) if n != 11 => "st",
+        (2, n) if n != 12 => "nd",
+        (3, n) if n != 13 => "rd",
+        _ => "th",
+    };
+    format!("{position}{end} of {of} pending in {}", printable(partition, 30))
+}
+
+/// How many nodes have what a job asks for.
+pub(super) fn nodes(waiting: &Waiting) -> Option<String> {
+    let Waiting { memory_mb, cpus, fitting_nodes, nodes, .. } = waiting;
+    let (memory_mb, cpus, all) = ((*memory_mb)?, (*cpus)?, (*nodes)?);
+    let fits = match (*fitting_nodes)? {
+        0 if all == 1 => "the only node there has not".to_owned(),
+        _ if all == 1 => "the only node there has".to_owned(),
+        0 => format!("none of the {all} nodes there has"),
+        n if n == all => format!("all {all} nodes there have"),
+        1 => format!("only 1 of {all} nodes there has"),
+        n => format!("only {n} of {all} nodes there have"),
+    };
+    Some(format!("asks for {memory_mb} MB and {cpus} CPUs, which {fits}"))
 }
 
 /// How far a training has got.

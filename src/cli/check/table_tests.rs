@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::bridge::operator::{InSlurm, Pause};
+use crate::bridge::operator::{InSlurm, Pause, Waiting};
 use crate::ledger::{CorrelationId, Event, JobId, Record, SlurmJobId};
 
 fn now() -> Timestamp {
@@ -21,6 +21,7 @@ fn job(id: &str, events: &[Event]) -> JobStatus {
         answered: false,
         slurm: None,
         slurm_watcher: None,
+        waiting: None,
         progress: None,
         expected_end: None,
     }
@@ -46,6 +47,31 @@ fn the_table_fits_a_terminal_whatever_comes_from_outside() {
     let with_slurm = [Event::SubmitStarted, Event::Accepted(SlurmJobId(12_345_678))];
     let mut waiting = job("waiting-1", &with_slurm);
     waiting.slurm = in_slurm("PENDING", Phase::Waiting, "Resources");
+    let waits = |position, of, fitting_nodes| Waiting {
+        position,
+        of,
+        partition: "gpu".into(),
+        expected_start: None,
+        memory_mb: Some(257_000),
+        cpus: Some(6),
+        fitting_nodes: Some(fitting_nodes),
+        nodes: Some(9),
+    };
+    let mut third = job("third-one", &with_slurm);
+    third.slurm = in_slurm("PENDING", Phase::Waiting, "Resources");
+    third.waiting = Some(waits(3, 5, 2));
+    assert_eq!(
+        ["1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "112th"].map(str::to_owned),
+        [1, 2, 3, 4, 11, 12, 13, 21, 112].map(|n| place(&waits(n, 200, 2))
+            .split(' ')
+            .next()
+            .unwrap()
+            .to_owned())
+    );
+    let says = |fits| nodes(&waits(1, 1, fits)).unwrap();
+    assert_eq!(says(2), "asks for 257000 MB and 6 CPUs, which only 2 of 9 nodes there have");
+    assert!(says(0).ends_with("which none of the 9 nodes there has"));
+    assert!(says(9).ends_with("which all 9 nodes there have"));
     let mut odd = job("odd-reason", &with_slurm);
     odd.slurm = in_slurm("PENDING", Phase::Waiting, &"ReqNodeNotAvail, UnavailableNodes:n[1-9]".repeat(9));
     let mut running = job("running-1", &[&with_slurm[..], &[Event::Started]].concat());
@@ -62,7 +88,7 @@ fn the_table_fits_a_terminal_whatever_comes_from_outside() {
     let mut long = job(&"l".repeat(64), &with_slurm);
     long.short = "l".repeat(64);
     long.slurm = in_slurm("COMPLETED", Phase::Ended, "");
-    let mut found = status(vec![waiting, odd, running, failed]);
+    let mut found = status(vec![waiting, third, odd, running, failed]);
     found.slurm_error = Some("squeue failed: \u{7} no ".repeat(20));
     found.paused = Some(Pause { until: now(), failures: 4, last: "no ".repeat(90) });
     let text = render(&found, now());
@@ -71,6 +97,7 @@ fn the_table_fits_a_terminal_whatever_comes_from_outside() {
         "ID           SLURM  STATE",
         "waiting-  12345678  waiting       50 min  nodes are busy (Resources)\n",
         "running-  12345678  running       50 min\n    Model  0 (2/3), epoch 4/15, ≤ 40 min left\n",
+        "third-on  12345678  waiting       50 min\n    nodes are busy (Resources), 3rd of 5 pending in gpu\n",
         "    the nodes for it are down or reserved (ReqNodeNotAvail,",
         "    last error: no route",
         "Slurm does not answer",

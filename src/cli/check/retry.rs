@@ -1,0 +1,61 @@
+//! `check retry`: a job that waits is tried again at once.
+
+use clap::Args;
+
+use super::output::{fail, print_all};
+use crate::bridge::Happening;
+use crate::bridge::operator::{self, Retried, find};
+use crate::config::Config;
+use crate::exit_code::ExitCode;
+use crate::ledger::{Outcome, Store};
+
+/// Try a waiting job again now: submit it, or deliver its reply
+///
+/// For a job that met a passing trouble, once that is mended; the next check would try it too. A job that is with Slurm is
+/// left alone, and one that was answered stays answered: each gets one reply.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The job: its id, the beginning of it, or its correlation id
+    #[arg(value_name = "ID")]
+    job: String,
+}
+
+pub(super) async fn run(arguments: &Arguments, config: &Config, tell: &mut dyn FnMut(Happening)) -> ExitCode {
+    let id = match find(&Store::unopened(&config.site.spool), &arguments.job) {
+        Ok(seen) => seen.record.job_id,
+        Err(error) => return fail(error.exit_code(), &error),
+    };
+    let with = |outcome| if outcome == Some(Outcome::Models) { "the models" } else { "an error" };
+    let says = match operator::retry(config, &id, tell).await {
+        Ok(Retried::Submitted(slurm_id)) => format!("is with Slurm now, as job {slurm_id}"),
+        Ok(Retried::Answered(outcome)) => {
+            let code = print_all(&format!("{id} is answered now, with {}.\n", with(outcome)));
+            let failed = code == ExitCode::Success && outcome != Some(Outcome::Models);
+            return if failed { ExitCode::Training } else { code };
+        }
+        Ok(Retried::Waits(code, why)) => {
+            let why = why.unwrap_or_else(|| "Slurm does not say whether it has the job already".to_owned());
+            // Even a trouble that is nobody's fault leaves the job where it was.
+            let code = if code == ExitCode::Success { ExitCode::Slurm } else { code };
+            return fail(code, &format!("{id} still waits: {why}; the next check tries again"));
+        }
+        Ok(Retried::InSlurm(slurm_id)) => {
+            let sentence = format!(
+                "{id} is with Slurm already, as job {slurm_id}: there is nothing to try again; check status {id} shows how it stands, check cancel {id} ends it"
+            );
+            return fail(ExitCode::Usage, &sentence);
+        }
+        Ok(Retried::Before(outcome)) => {
+            let sentence = format!(
+                "{id} was answered before, with {}: each job gets one reply, and Rodan has stopped waiting; run the workflow in Rodan again",
+                with(outcome)
+            );
+            return fail(ExitCode::Usage, &sentence);
+        }
+        Ok(Retried::Busy(who)) => {
+            return fail(ExitCode::Spool, &format!("another check is at work ({who}); nothing done"));
+        }
+        Err(error) => return fail(error.exit_code(), &error),
+    };
+    print_all(&format!("{id} {says}.\n"))
+}
