@@ -2,7 +2,9 @@
 
 mod deliver;
 mod dry_run;
+mod exposition;
 mod intake;
+mod metrics;
 pub mod operator;
 mod pass;
 mod reconcile;
