@@ -1,6 +1,7 @@
 //! `check`: one pass on the login node, and what its operator asks by hand.
 
 mod cancel;
+mod completions;
 mod details;
 mod logs;
 mod output;
@@ -32,7 +33,7 @@ use crate::ledger::JobId;
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     after_help = "\
-Exit codes: 0 done or nothing to do, 1 internal fault, 2 command line, 3 configuration, 4 RabbitMQ,\n\
+Exit codes: 0 done or nothing to do, 1 internal fault, 2 command line, 3 configuration, 4 RabbitMQ, \
 5 Rodan, 6 Slurm, 7 spool, 8 a message was no job, 9 a job failed, 10 a reply is not delivered yet.\n\
 Whatever went wrong, nothing is lost: the next pass carries on."
 )]
@@ -64,10 +65,14 @@ enum Command {
     Logs(logs::Arguments),
     Cancel(cancel::Arguments),
     Purge(purge::Arguments),
+    Completions(completions::Arguments),
 }
 
 /// Runs `check` and returns its exit code.
 pub fn run(arguments: &Arguments) -> ExitCode {
+    if let Some(Command::Completions(completions)) = &arguments.command {
+        return completions::run(completions);
+    }
     arguments.verbosity.start(tracing::Level::WARN);
     harden::process();
     harden::files();
@@ -91,6 +96,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
             Some(Command::Logs(logs)) => logs::run(logs, &config).await,
             Some(Command::Cancel(cancel)) => cancel::run(cancel, &config, &mut teller(arguments)).await,
             Some(Command::Purge(purge)) => purge::run(purge, &config).await,
+            Some(Command::Completions(completions)) => completions::run(completions),
             None if arguments.dry_run => show(arguments, &config).await,
             None => pass(arguments, &config).await,
         }
