@@ -1,6 +1,7 @@
 //! What a person is told about a job that failed: one sentence or two, what happened and what to change.
 
 use crate::broker::PublishError;
+use crate::ledger::Cause;
 use crate::slurm::{JobInfo, JobState};
 use crate::wire::ResourceSettings;
 
@@ -41,6 +42,19 @@ pub fn ended(job: &JobInfo, asked_for: Option<&ResourceSettings>) -> String {
                 "The training (Slurm job {number}) ended{ran} without a result ({state}{code}). Ask the operator of the cluster to look into the job's log."
             )
         }
+    }
+}
+
+/// The cause that [`ended`] tells in words.
+pub fn cause(job: &JobInfo, asked_for: Option<&ResourceSettings>) -> Cause {
+    match &job.state {
+        JobState::Timeout | JobState::Deadline => Cause::Time,
+        JobState::OutOfMemory => Cause::OutOfMemory,
+        JobState::Failed if near_the_limit(job, asked_for) => Cause::OutOfMemory,
+        JobState::Cancelled => Cause::Cancelled,
+        JobState::NodeFail | JobState::BootFail | JobState::Preempted | JobState::Revoked => Cause::Node,
+        JobState::Failed if was_killed(job) => Cause::Killed,
+        _ => Cause::Training,
     }
 }
 
@@ -146,6 +160,15 @@ mod tests {
         assert!(sentence("CANCELLED by 0", None).contains("was cancelled on the cluster"));
         assert!(sentence("NODE_FAIL", None).contains("failed after 06:00:12. Run the workflow again."));
         assert!(sentence("COMPLETED", None).contains("without a result (COMPLETED"));
+        let cause = |state, used| super::cause(&job(state, used), Some(&asked()));
+        assert_eq!(cause("OUT_OF_MEMORY", None), Cause::OutOfMemory);
+        assert_eq!(cause("FAILED", Some(1950)), Cause::OutOfMemory);
+        assert_eq!(cause("FAILED", Some(700)), Cause::Training);
+        assert_eq!(cause("TIMEOUT", None), Cause::Time);
+        assert_eq!(cause("CANCELLED by 0", None), Cause::Cancelled);
+        assert_eq!(cause("NODE_FAIL", None), Cause::Node);
+        let killed = JobInfo { exit_code: Some("0:9".into()), ..job("FAILED", None) };
+        assert_eq!(super::cause(&killed, None), Cause::Killed);
         for elapsed in ["", "0:00", "00:00:00"] {
             let never_ran = JobInfo { elapsed: elapsed.into(), ..job("CANCELLED", None) };
             assert!(ended(&never_ran, None).contains("was cancelled on the cluster. Run"), "{elapsed}");

@@ -55,8 +55,16 @@ fn assert_one_of_each(desk: &Desk, id: &str, slurm_jobs: usize, what: &str) {
     let done = desk.site.spool().join("done").join(id);
     for file in desk.site.files_below(&desk.site.spool()) {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
-        let kept =
-            ["record.json", "message.json", "claim", "started", "delivered", "progress.json", "report.html"];
+        let kept = [
+            "record.json",
+            "message.json",
+            "claim",
+            "started",
+            "delivered",
+            "progress.json",
+            "report.html",
+            "failure",
+        ];
         let expected = file == desk.site.spool().join("lock")
             || (file.parent() == Some(&done) && kept.contains(&name.as_str()))
             || file.parent() == Some(&desk.site.spool().join("rejected"));

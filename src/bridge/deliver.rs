@@ -3,7 +3,7 @@
 use super::pass::{BridgeError, Pass};
 use crate::broker::PublishError;
 use crate::exit_code::ExitCode;
-use crate::ledger::{Event, Outcome, Record, State};
+use crate::ledger::{Cause, Event, Outcome, Record, State};
 use crate::report;
 use crate::wire::{Envelope, Reply};
 
@@ -31,9 +31,11 @@ impl Pass<'_> {
         let mut reply = match self.store.reply(&job.job_id) {
             Some(reply) => reply,
             None => {
+                job.cause.get_or_insert(Cause::Reply);
                 let reply =
                     Reply::error("The cluster lost the result of the training. Run the workflow again.");
                 self.store.write_reply(&job.job_id, &reply)?;
+                self.apply(job, Event::ReplySpooled(Outcome::Error))?;
                 reply
             }
         };
@@ -63,6 +65,7 @@ impl Pass<'_> {
             let sentence = report::too_large(error);
             tracing::error!("{}: {sentence}", job.job_id);
             reply = Reply::error(&sentence);
+            job.cause = Some(Cause::Reply);
             self.store.write_reply(&job.job_id, &reply)?;
             self.apply(job, Event::ReplySpooled(Outcome::Error))?;
             result = self.broker().await?.publish(&envelope, &reply).await;

@@ -3,7 +3,9 @@
 mod deliver;
 pub mod doctor;
 mod dry_run;
+mod exposition;
 mod intake;
+mod metrics;
 pub mod operator;
 mod pass;
 mod reconcile;

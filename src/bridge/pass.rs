@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use thiserror::Error;
 
+use super::metrics;
 use crate::broker::{Broker, BrokerError};
 use crate::config::Config;
 use crate::exit_code::ExitCode;
-use crate::ledger::{Event, JobId, Lock, LockError, Record, Role, Store, StoreError, TransitionError};
+use crate::ledger::{Cause, Event, JobId, Lock, LockError, Record, Role, Store, StoreError, TransitionError};
 use crate::rodan::Client;
 use crate::secret::Secret;
 use crate::slurm::Slurm;
@@ -110,14 +111,24 @@ pub async fn run(
     max_jobs: u32,
     tell: &mut dyn FnMut(Happening),
 ) -> Result<Outcome, BridgeError> {
-    let store = Store::open(&config.site.spool)?;
-    let lock = match lock(&store, Role::Check, PATIENCE_WITH_A_WATCHER).await {
-        Ok(lock) => lock,
-        Err(LockError::Held { who, .. }) => return Ok(Outcome::Busy(who)),
-        Err(error) => return Err(error.into()),
+    let began = Instant::now();
+    let begin = async {
+        let store = Store::open(&config.site.spool)?;
+        let lock = lock(&store, Role::Check, PATIENCE_WITH_A_WATCHER).await?;
+        Pass::new(config, store, lock, tell)
     };
-    let mut pass = Pass::new(config, store, lock, tell)?;
+    let mut pass = match begin.await {
+        Ok(pass) => pass,
+        Err(BridgeError::Lock(LockError::Held { who, .. })) => return Ok(Outcome::Busy(who)),
+        Err(error) => {
+            if let Some(path) = &config.site.metrics_file {
+                metrics::pass_failed(path, began, error.exit_code());
+            }
+            return Err(error);
+        }
+    };
     let result = pass.steps(max_jobs).await;
+    pass.measure(began, &result).await;
     pass.end(result).await
 }
 
@@ -172,7 +183,12 @@ impl<'a> Pass<'a> {
         if let Some(broker) = self.broker.take() {
             broker.close().await;
         }
-        result.map(|()| Outcome::Done(self.worst.unwrap_or(ExitCode::Success)))
+        result.map(|()| Outcome::Done(self.code()))
+    }
+
+    /// The exit code so far.
+    pub(super) fn code(&self) -> ExitCode {
+        self.worst.unwrap_or(ExitCode::Success)
     }
 
     async fn steps(&mut self, max_jobs: u32) -> Result<(), BridgeError> {
@@ -228,9 +244,27 @@ impl<'a> Pass<'a> {
         code: ExitCode,
         sentence: String,
     ) -> Result<(), BridgeError> {
+        let cause = match code {
+            ExitCode::Rejected => Cause::Message,
+            ExitCode::Rodan => Cause::Rodan,
+            ExitCode::Slurm => Cause::Slurm,
+            _ => Cause::Training,
+        };
+        self.fails_because(job, code, cause, sentence)
+    }
+
+    /// The same, where the code does not tell the cause.
+    pub(super) fn fails_because(
+        &mut self,
+        job: &mut Record,
+        code: ExitCode,
+        cause: Cause,
+        sentence: String,
+    ) -> Result<(), BridgeError> {
         self.remember(code);
         tracing::info!("{}: {sentence}", job.job_id);
         self.tell(job, "failed", &sentence);
+        job.cause = Some(cause);
         self.apply(job, Event::Failed(sentence))
     }
 

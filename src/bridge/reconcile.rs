@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::pass::{BridgeError, Pass};
 use crate::exit_code::ExitCode;
-use crate::ledger::{Event, Outcome, Progress, Record, SlurmJobId, State};
+use crate::ledger::{Cause, Event, Outcome, Progress, Record, SlurmJobId, State};
 use crate::report;
 use crate::slurm::{JobInfo, JobState, Phase};
 use crate::wire::{JobMessage, ResourceSettings};
@@ -28,6 +28,11 @@ pub(super) fn is_cancelled(job: &Record) -> bool {
 
 fn is_with_slurm(job: &Record) -> bool {
     matches!(job.state, State::Submitting { .. } | State::Submitted { .. } | State::Running { .. })
+}
+
+/// How long a job ran, where it ran at all.
+fn ran_seconds(info: Option<&JobInfo>) -> Option<u64> {
+    info.and_then(JobInfo::ran_for).map(|time| time.as_secs()).filter(|seconds| *seconds > 0)
 }
 
 impl Pass<'_> {
@@ -141,6 +146,7 @@ impl Pass<'_> {
         {
             // The trainer left its reply and is gone: it is ours to deliver.
             let outcome = if reply.error_sentence().is_some() { Outcome::Error } else { Outcome::Models };
+            job.ran_seconds = ran_seconds(info);
             return self.apply(job, Event::ReplySpooled(outcome));
         }
         match (phase, info) {
@@ -197,12 +203,14 @@ impl Pass<'_> {
 
     /// The job is over without a result: says what happened, from all that is known.
     async fn ended(&mut self, job: &mut Record, info: Option<&JobInfo>) -> Result<(), BridgeError> {
+        job.ran_seconds = ran_seconds(info);
         if let Some(verdict) = job.verdict.clone() {
-            return self.fails(job, ExitCode::Training, verdict);
+            let cause = if is_cancelled(job) { Cause::Cancelled } else { Cause::NotStarted };
+            return self.fails_because(job, ExitCode::Training, cause, verdict);
         }
         let Some(info) = info else {
             let sentence = report::vanished(job.slurm_id);
-            return self.fails(job, ExitCode::Training, sentence);
+            return self.fails_because(job, ExitCode::Training, Cause::Unknown, sentence);
         };
         let mut info = info.clone();
         if info.used_mb.is_none() {
@@ -214,7 +222,8 @@ impl Pass<'_> {
             info.exit_code = self.slurm.exit_code(info.id).await;
         }
         let asked = self.asked_for(job);
-        self.fails(job, ExitCode::Training, report::ended(&info, asked.as_ref()))
+        let (cause, sentence) = (report::cause(&info, asked.as_ref()), report::ended(&info, asked.as_ref()));
+        self.fails_because(job, ExitCode::Training, cause, sentence)
     }
 
     fn asked_for(&self, job: &Record) -> Option<ResourceSettings> {

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::pass::{BridgeError, Pass};
 use super::reconcile::is_cancelled;
 use crate::exit_code::ExitCode;
-use crate::ledger::{Event, Record, State, write_atomic};
+use crate::ledger::{Cause, Event, Record, State, write_atomic};
 use crate::report;
 use crate::rodan::{Client, LoginError, log_in};
 use crate::secret::Secret;
@@ -24,7 +24,8 @@ impl Pass<'_> {
                 return Ok(()); // the job may exist: it must not be submitted twice
             }
             if is_cancelled(job) {
-                return self.fails(job, ExitCode::Training, report::CANCELLED_BY_OPERATOR.to_owned());
+                let sentence = report::CANCELLED_BY_OPERATOR.to_owned();
+                return self.fails_because(job, ExitCode::Training, Cause::Cancelled, sentence);
             }
             if job.limited && !self.insists {
                 if Timestamp::now().duration_since(job.received_at).unsigned_abs()
@@ -32,7 +33,7 @@ impl Pass<'_> {
                 {
                     let why = job.last_error.clone().unwrap_or_default();
                     let sentence = report::not_started(&why, None, Some(self.config.site.max_pending));
-                    return self.fails(job, ExitCode::Slurm, sentence);
+                    return self.fails_because(job, ExitCode::Slurm, Cause::NotStarted, sentence);
                 }
             } else if self.is_given_up(job) {
                 let sentence = "The cluster did not take the job in time. Run the workflow again, or ask the operator of the cluster.";

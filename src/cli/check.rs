@@ -1,6 +1,7 @@
 //! `check`: one pass on the login node, and what its operator asks by hand.
 
 mod cancel;
+mod completions;
 mod crontab;
 mod details;
 mod doctor;
@@ -73,10 +74,14 @@ enum Command {
     Purge(purge::Arguments),
     Doctor(doctor::Arguments),
     Init(init::Arguments),
+    Completions(completions::Arguments),
 }
 
 /// Runs `check` and returns its exit code.
 pub fn run(arguments: &Arguments) -> ExitCode {
+    if let Some(Command::Completions(completions)) = &arguments.command {
+        return completions::run(completions);
+    }
     arguments.verbosity.start(tracing::Level::WARN);
     harden::process();
     harden::files();
@@ -115,7 +120,8 @@ async fn command(arguments: &Arguments) -> ExitCode {
         Some(Command::Cancel(cancel)) => cancel::run(cancel, &config, &mut teller(arguments)).await,
         Some(Command::Retry(retry)) => retry::run(retry, &config, &mut teller(arguments)).await,
         Some(Command::Purge(purge)) => purge::run(purge, &config).await,
-        Some(Command::Doctor(_) | Command::Init(_)) => ExitCode::Internal, // have returned above
+        // have returned above
+        Some(Command::Doctor(_) | Command::Init(_) | Command::Completions(_)) => ExitCode::Internal,
         None if arguments.dry_run => show(arguments, &config).await,
         None => pass(arguments, &config).await,
     }

@@ -33,7 +33,7 @@ use crate::broker::DEFAULT_REPLY_QUEUE;
 use crate::config::{ConfigError, Sources, TrainerConfig};
 use crate::exit_code::ExitCode;
 use crate::harden;
-use crate::ledger::{CorrelationId, JobFiles, JobId, read_own, write_atomic};
+use crate::ledger::{Cause, CorrelationId, JobFiles, JobId, read_own, write_atomic};
 use crate::report;
 use crate::rodan::{Client, ClientError, DownloadError, Downloader};
 use crate::text;
@@ -102,6 +102,20 @@ impl JobError {
             Self::Time | Self::Cancelled | Self::Left => ExitCode::Stopped,
             Self::Panic => ExitCode::Internal,
             Self::Scratch(_) | Self::Archive(_) | Self::Train(_) | Self::Model { .. } => ExitCode::Training,
+        }
+    }
+
+    /// What failures are counted by.
+    fn cause(&self) -> Cause {
+        match self {
+            Self::Config(_) | Self::Scratch(_) => Cause::Setup,
+            Self::Read(_) | Self::File(_) => Cause::Message,
+            Self::Client(_) | Self::Download(_) => Cause::Rodan,
+            Self::Train(error) if error.is_input() => Cause::Input,
+            Self::Archive(error) if error.is_input() => Cause::Input,
+            Self::Time => Cause::Time,
+            Self::Cancelled | Self::Left => Cause::Cancelled,
+            Self::Archive(_) | Self::Train(_) | Self::Model { .. } | Self::Panic => Cause::Training,
         }
     }
 }
@@ -262,6 +276,7 @@ fn attempt(
         }
         Err(error) => {
             error!("{error}");
+            place.managed.iter().for_each(|files| files.note_failure(error.cause()));
             let reply = Reply::error(&text::sentence(&error.to_string()));
             Some(Ended { envelope, reply, code: error.exit_code(), finished: None })
         }

@@ -13,6 +13,8 @@ mod look;
 #[cfg(feature = "trainer")]
 pub mod predict;
 #[cfg(feature = "trainer")]
+pub mod reference;
+#[cfg(feature = "trainer")]
 mod report_html;
 #[cfg(feature = "trainer")]
 pub mod run_trainer;

@@ -13,9 +13,7 @@ use crate::exit_code::ExitCode;
 use crate::harden;
 
 /// The version, and what this build computes on; `check doctor` reads it.
-const VERSION: &str = if cfg!(feature = "cudnn") {
-    concat!(env!("CARGO_PKG_VERSION"), " (CUDA, cuDNN)")
-} else if cfg!(feature = "cuda") {
+const VERSION: &str = if cfg!(feature = "cuda") {
     concat!(env!("CARGO_PKG_VERSION"), " (CUDA)")
 } else {
     concat!(env!("CARGO_PKG_VERSION"), " (CPU)")
@@ -32,9 +30,9 @@ const VERSION: &str = if cfg!(feature = "cudnn") {
     version = VERSION,
     max_term_width = 100,
     after_help = "\
-Exit codes: 0 the models are delivered (or written), 1 internal fault, 2 command line, 3 configuration,\n\
-5 Rodan, 8 the job file is no job, 9 training failed, 10 the reply is not delivered yet, 11 an input\n\
-can't be used, 12 stopped before there was a result. As a job, each of them has sent its one reply, but for\n\
+Exit codes: 0 the models are delivered (or written), 1 internal fault, 2 command line, 3 configuration, \
+5 Rodan, 8 the job file is no job, 9 training failed, 10 the reply is not delivered yet, 11 an input \
+can't be used, 12 stopped before there was a result. As a job, each of them has sent its one reply, but for \
 12 where Slurm ends the job: it is started again, or the next check answers it."
 )]
 pub struct Arguments {

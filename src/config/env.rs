@@ -36,6 +36,11 @@ pub const VARIABLES: &[Variable] = &[
         None,
         "the directory for TensorBoard's event files, with a directory for each job; without it none are written",
     ),
+    variable(
+        "METRICS_FILE",
+        None,
+        "the file, ending in .prom, that each pass of check writes its metrics to; without it none is written",
+    ),
     variable("SITE_ACCOUNT", None, "the Slurm account that jobs are charged to"),
     variable("SITE_PARTITION", None, "the Slurm partition (or partitions, comma-separated)"),
     variable("SITE_QOS", None, "the Slurm quality of service"),

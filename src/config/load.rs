@@ -276,12 +276,21 @@ impl Reader {
         }
     }
 
+    /// node_exporter reads no other names.
+    fn metrics_file(&mut self, home: &Path) -> Option<PathBuf> {
+        self.parsed("METRICS_FILE", |text| match Path::new(text).extension() {
+            Some(extension) if extension == "prom" => Ok(home.join(text)),
+            _ => Err("must end in .prom"),
+        })
+    }
+
     fn site(&mut self, home: &Path, env_file: Option<&Path>, spool: Option<&Path>) -> SiteConfig {
         let path = |reader: &Self, name| home.join(reader.get(name).unwrap_or_default());
         let (slurm_bin, slurm_timeout) = self.slurm();
         SiteConfig {
             spool: spool.map_or_else(|| path(self, "SPOOL_DIR"), Path::to_path_buf),
             logs: path(self, "LOG_DIR"),
+            metrics_file: self.metrics_file(home),
             batch_script: path(self, "BATCH_SCRIPT"),
             account: self.word("SITE_ACCOUNT"),
             partition: self.word("SITE_PARTITION"),
@@ -459,10 +468,11 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported_at_once_with_its_purpose() {
-        let text = "RABBITMQ_USER=u\nRABBITMQ_HOST=http://x\nRODAN_USER=\nREPLY_QUEUE_DURABLE=maybe\nSITE_ACCOUNT='--wrap x'\nGIVE_UP_HOURS=-1\nMAX_TIME=long\nMAX_CPUS=0\n";
+        let text = "RABBITMQ_USER=u\nRABBITMQ_HOST=http://x\nRODAN_USER=\nREPLY_QUEUE_DURABLE=maybe\nSITE_ACCOUNT='--wrap x'\nGIVE_UP_HOURS=-1\nMAX_TIME=long\nMAX_CPUS=0\nMETRICS_FILE=/tmp/metrics.txt\n";
         let error = load(text, &[]).unwrap_err().to_string();
         for part in [
-            "10 problems",
+            "11 problems",
+            "METRICS_FILE must end in .prom",
             "RABBITMQ_PASSWORD is not set: it is the password for RabbitMQ",
             "RABBITMQ_HOST must begin with amqp://",
             "REPLY_QUEUE_DURABLE must be 1 or 0",

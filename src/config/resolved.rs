@@ -47,6 +47,8 @@ pub struct SiteConfig {
     pub spool: PathBuf,
     /// Directory of the Slurm logs.
     pub logs: PathBuf,
+    /// Where the metrics go, where they are wanted.
+    pub metrics_file: Option<PathBuf>,
     /// Script that sbatch runs.
     pub batch_script: PathBuf,
     /// `--account`.

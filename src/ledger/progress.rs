@@ -44,9 +44,26 @@ pub struct Progress {
     pub updated_at: Timestamp,
     /// Largest resident memory so far, in Slurm's MB (1,048,576 bytes).
     pub peak_memory_mb: Option<u64>,
+    /// When the training ends at the latest if it goes on at the pace of this run. A layer that learns nothing more ends
+    /// earlier. Nothing before the pace is known; notes of older trainers have none.
+    #[serde(default)]
+    pub expected_end: Option<Timestamp>,
 }
 
 impl Progress {
+    /// Steps that are left at most: every layer takes all of its epochs, and those to come are as large as this one. Nothing
+    /// before the first step, or where the numbers contradict each other.
+    pub fn steps_left(&self) -> Option<u64> {
+        let Self { layer_number, layers, epoch, epochs, step, steps, .. } = *self;
+        if layer_number == 0 || epoch == 0 {
+            return None;
+        }
+        let of_epoch = steps.checked_sub(step)?;
+        let of_layer = epochs.checked_sub(epoch)?.checked_mul(steps)?;
+        let of_others = layers.checked_sub(layer_number)?.checked_mul(epochs)?.checked_mul(steps)?;
+        u64::try_from(of_epoch.checked_add(of_layer)?.checked_add(of_others)?).ok()
+    }
+
     /// Reads what was written to `path`; nothing when there is none, or none that can be understood.
     pub fn read(path: &Path) -> Option<Self> {
         serde_json::from_slice(&read_own(path).ok()?).ok()
@@ -93,7 +110,16 @@ mod tests {
             f1: Some(0.75),
             updated_at: "2026-01-02T03:04:05Z".parse().unwrap(),
             peak_memory_mb: Some(700),
+            expected_end: Some("2026-01-02T03:14:05Z".parse().unwrap()),
         };
+        assert_eq!(progress.steps_left(), Some(595 + 11 * 600 + 15 * 600));
+        let odd = [
+            Progress { layer_number: 0, ..progress.clone() },
+            Progress { layers: 1, ..progress.clone() },
+            Progress { epochs: 3, ..progress.clone() },
+            Progress { step: 601, ..progress.clone() },
+        ];
+        assert!(odd.iter().all(|odd| odd.steps_left().is_none()));
         progress.write(&path).unwrap();
         assert_eq!(Progress::read(&path), Some(progress));
         fs::write(&path, "{\"slurm_job_id\": 17, \"lay").unwrap();

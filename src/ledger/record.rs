@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use super::cause::Cause;
+
 /// Rodan's id of a job: it comes from outside and can be any text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -196,7 +198,8 @@ impl State {
 
 /// Version of the record's form; an older one is read, a newer one is left alone.
 ///
-/// 1: the first. 2: `outcome`, `watcher`, `limited` and `verdict`.
+/// 1: the first. 2: `outcome`, `watcher`, `limited` and `verdict`. (`cause` and `ran_seconds` are for the metrics alone: a
+/// program that does not know them does without.)
 pub(super) const RECORD_VERSION: u32 = 2;
 
 /// One job, as it is kept on disk. It holds no secret.
@@ -244,6 +247,12 @@ pub struct Record {
     /// Why `check` cancels the Slurm job: what the error reply says when it is over.
     #[serde(default)]
     pub verdict: Option<String>,
+    /// Why it is answered with an error, where `check` and not the trainer has found that out.
+    #[serde(default)]
+    pub cause: Option<Cause>,
+    /// How long its last run took, as Slurm says, where `check` has seen its end.
+    #[serde(default)]
+    pub ran_seconds: Option<u64>,
 }
 
 impl Record {
@@ -273,6 +282,8 @@ impl Record {
             watcher: None,
             limited: false,
             verdict: None,
+            cause: None,
+            ran_seconds: None,
         }
     }
 

@@ -101,6 +101,11 @@ impl JobFiles {
         self.directory.join("progress.json")
     }
 
+    /// Why the trainer's reply is an error, in a word of [`Cause`](super::Cause).
+    pub fn failure(&self) -> PathBuf {
+        self.directory.join("failure")
+    }
+
     /// What a person looks at after the training: curves, figures, the page as the models see it.
     pub fn report(&self) -> PathBuf {
         self.directory.join("report.html")
@@ -187,6 +192,10 @@ impl Store {
 
     pub(super) fn at(root: &Path) -> Self {
         Self { root: root.to_path_buf() }
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     pub(super) fn jobs(&self) -> PathBuf {

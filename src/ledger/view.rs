@@ -134,6 +134,7 @@ impl JobFiles {
             (self.delivered(), false),
             (self.claim(), false),
             (self.report(), false),
+            (self.failure(), false),
             (self.checkpoint(), true),
         ];
         let is_known = |entry: io::Result<fs::DirEntry>| {

@@ -187,6 +187,7 @@ mod tests {
             home: "/project/hpc trainer".into(),
             env_file: None,
             spool: "/project/spool".into(),
+            metrics_file: None,
             logs: "/project/100%/logs".into(),
             batch_script: "/project/hpc_training.sh".into(),
             account: None,

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing::info;
 
 use super::job::TrainedLayer;
@@ -35,10 +35,11 @@ impl Progress {
     }
 }
 
+/// A bar over all epochs of a layer, in one line of an 80-column terminal.
 fn new_bar(layer: Layer) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     // A template that is wrong leaves the plain style: no reason to fail.
-    if let Ok(style) = ProgressStyle::with_template("{prefix:18} [{bar:24}] {pos}/{len} {msg}") {
+    if let Ok(style) = ProgressStyle::with_template("{prefix} [{wide_bar}] {msg}") {
         bar.set_style(style.progress_chars("=> "));
     }
     bar.set_prefix(layer.model_name());
@@ -47,9 +48,9 @@ fn new_bar(layer: Layer) -> ProgressBar {
 
 /// What the latest epoch came to, beside the bar of the next.
 fn beside_the_bar(report: &EpochReport) -> String {
-    report.validation.map_or_else(String::new, |metrics| {
-        format!(", accuracy {:.4}, F1 {:.4}", metrics.accuracy, metrics.f1)
-    })
+    report
+        .validation
+        .map_or_else(String::new, |metrics| format!(", acc {:.3}, F1 {:.3}", metrics.accuracy, metrics.f1))
 }
 
 /// An epoch's line in the log.
@@ -73,9 +74,14 @@ impl JobObserver for Progress {
 
     fn step(&mut self, _layer: Layer, epoch: usize, step: usize, steps: usize, loss: f32) {
         let Some(bar) = &self.bar else { return };
-        bar.set_length(steps as u64);
-        bar.set_position(step as u64);
-        bar.set_message(format!("epoch {epoch}/{}, loss {loss:.4}{}", self.epochs, self.latest));
+        let is_first = bar.length().is_none();
+        bar.set_length(steps as u64 * u64::from(self.epochs));
+        bar.set_position(((epoch.max(1) - 1) * steps + step) as u64);
+        if is_first {
+            bar.reset_eta(); // a layer that goes on from a checkpoint has done nothing of that just now
+        }
+        let left = if is_first { String::new() } else { format!(", ≤{:#}", HumanDuration(bar.eta())) };
+        bar.set_message(format!("epoch {epoch}/{}, loss {loss:.3}{}{left}", self.epochs, self.latest));
     }
 
     fn epoch(&mut self, layer: Layer, report: &EpochReport) {
@@ -122,7 +128,7 @@ mod tests {
         let said =
             "epoch 3/15, loss 0.5000, validation loss 0.2500, accuracy 0.9812, F1 0.8471 (best), 1.2 s";
         assert_eq!(line(&report, 15), said);
-        assert_eq!(beside_the_bar(&report), ", accuracy 0.9812, F1 0.8471");
+        assert_eq!(beside_the_bar(&report), ", acc 0.981, F1 0.847");
         // Without validation samples there is nothing to say, and no 0.
         let unvalidated = EpochReport { validation: None, best: false, ..report };
         assert_eq!(line(&unvalidated, 15), "epoch 3/15, loss 0.5000, 1.2 s");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::super::pass::{BridgeError, Happening, Outcome as PassOutcome, Pass, lock};
 use crate::config::Config;
 use crate::exit_code::ExitCode;
-use crate::ledger::{JobId, LockError, Outcome, Record, Role, State, Store};
+use crate::ledger::{Cause, JobId, LockError, Outcome, Record, Role, State, Store};
 use crate::report::CANCELLED_BY_OPERATOR;
 
 /// How long the lock of the spool is waited for.
@@ -96,10 +96,10 @@ impl Pass<'_> {
     async fn end_job(&mut self, job: &mut Record) -> Result<(), BridgeError> {
         let cancelled = || CANCELLED_BY_OPERATOR.to_owned();
         match job.state {
-            State::Received => self.fails(job, ExitCode::Training, cancelled()),
+            State::Received => self.fails_because(job, ExitCode::Training, Cause::Cancelled, cancelled()),
             // Slurm was asked, and has no job of this name.
             State::Submitting { .. } if self.slurm_answered => {
-                self.fails(job, ExitCode::Training, cancelled())
+                self.fails_because(job, ExitCode::Training, Cause::Cancelled, cancelled())
             }
             State::Submitting { .. } => {
                 job.verdict = Some(cancelled());

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::super::metrics;
 use super::super::pass::{BridgeError, lock};
 use super::logs::Log;
 use crate::config::Config;
@@ -59,6 +60,9 @@ pub async fn purge(config: &Config, older: Duration, dry_run: bool) -> Result<Pu
         Err(LockError::Held { who, .. }) => return Ok(Purged::Busy(who)),
         Err(error) => return Err(error.into()),
     };
+    if site.metrics_file.is_some() {
+        metrics::count(&store)?;
+    }
     let mut items = old(&store, logs()?, older)?;
     for item in &mut items {
         held.heartbeat(Timestamp::now())?;

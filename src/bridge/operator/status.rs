@@ -17,8 +17,8 @@ use crate::ledger::{
 use crate::slurm::{JobInfo, Node, Pending, Phase, Slurm, fitting, in_words, place};
 use crate::wire::{JobMessage, Reply};
 
-/// Before so much of the training is done, nothing is said about its end.
-const TELLING_PART: f64 = 0.02;
+/// A note that is older says nothing about the end: it may be of a run before the job came back.
+const FRESH: Duration = Duration::from_secs(600);
 /// The largest message or error reply that is looked into.
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -290,38 +290,11 @@ impl InSlurm {
     }
 }
 
-/// When the training ends at the latest if it goes on at this pace; a layer that learns nothing more ends earlier.
-///
-/// A job that came back went on from a checkpoint, and nobody knows how long that had taken.
+/// When the training ends at the latest, by the trainer's note: where Slurm runs the job, and the note is of this job and fresh.
 fn expected_end(info: &JobInfo, progress: &Progress, now: Timestamp) -> Option<Timestamp> {
-    let is_of_this_run = progress.slurm_job_id == Some(info.id) && progress.restart_count == 0;
-    if !is_of_this_run || info.state.phase() != Phase::Active {
-        return None;
-    }
-    let done = part_done(progress).filter(|part| (TELLING_PART..1.0).contains(part))?;
-    // The note is a little older than squeue's answer.
-    let noted = Duration::try_from(now.duration_since(progress.updated_at)).unwrap_or_default();
-    let ran_for = info.ran_for()?.checked_sub(noted)?;
-    let left = Duration::try_from_secs_f64(ran_for.as_secs_f64() * (1.0 - done) / done).ok()?;
-    progress.updated_at.checked_add(left).ok()
-}
-
-/// How much of the training is done, from 0 to 1, if every layer takes all of its epochs.
-fn part_done(progress: &Progress) -> Option<f64> {
-    let Progress { layer_number, layers, epoch, epochs, step, steps, .. } = *progress;
-    if layer_number == 0
-        || epoch == 0
-        || layer_number > layers
-        || epoch > epochs
-        || step > steps
-        || steps == 0
-    {
-        return None;
-    }
-    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-    let [layer_number, layers, epoch, epochs, step, steps] =
-        [layer_number, layers, epoch, epochs, step, steps].map(|n| n as f64);
-    Some((layer_number - 1.0 + (epoch - 1.0 + step / steps) / epochs) / layers)
+    let is_of_this_job = progress.slurm_job_id == Some(info.id) && info.state.phase() == Phase::Active;
+    let is_fresh = now.duration_since(progress.updated_at).unsigned_abs() <= FRESH;
+    progress.expected_end.filter(|_| is_of_this_job && is_fresh)
 }
 
 fn small(path: &Path) -> Option<Vec<u8>> {
@@ -343,7 +316,7 @@ mod tests {
     use crate::slurm::JobState;
 
     #[test]
-    fn the_end_is_told_from_the_pace_so_far() {
+    fn the_end_is_the_trainers_where_it_is_fresh_and_of_the_job_that_runs() {
         let now: Timestamp = "2026-11-01T10:00:00Z".parse().unwrap();
         let info = JobInfo {
             id: SlurmJobId(17),
@@ -354,10 +327,10 @@ mod tests {
             used_mb: None,
             exit_code: None,
         };
-        // One layer and an eighth of the next, of four: 9/32 of the training, in ten minutes.
+        let end = Some(now + Duration::from_secs(1500));
         let progress = Progress {
             slurm_job_id: Some(SlurmJobId(17)),
-            restart_count: 0,
+            restart_count: 1,
             layer: "Model 0".into(),
             layer_number: 2,
             layers: 4,
@@ -370,15 +343,15 @@ mod tests {
             f1: None,
             updated_at: now - Duration::from_secs(10),
             peak_memory_mb: None,
+            expected_end: end,
         };
-        let end = expected_end(&info, &progress, now).unwrap();
-        assert_eq!(end.to_string(), "2026-11-01T10:25:23.333333333Z");
-        let early = Progress { layer_number: 1, epoch: 1, step: 1, ..progress.clone() };
-        let resumed = Progress { restart_count: 1, ..progress.clone() };
+        assert_eq!(expected_end(&info, &progress, now), end);
+        let waiting = JobInfo { state: JobState::parse("PENDING"), ..info.clone() };
+        assert_eq!(expected_end(&waiting, &progress, now), None);
         let other = Progress { slurm_job_id: Some(SlurmJobId(16)), ..progress.clone() };
-        let odd = Progress { layers: 1, ..progress.clone() };
-        let future = Progress { updated_at: now - Duration::from_secs(100_000), ..progress };
-        for progress in [early, resumed, other, odd, future] {
+        let old = Progress { updated_at: now - Duration::from_secs(601), ..progress.clone() };
+        let silent = Progress { expected_end: None, ..progress };
+        for progress in [other, old, silent] {
             assert_eq!(expected_end(&info, &progress, now), None, "{progress:?}");
         }
     }

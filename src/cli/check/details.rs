@@ -70,7 +70,8 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
         lines.add_some("restarts", (note.restart_count > 0).then(|| note.restart_count.to_string()));
         lines.add_some("peak memory", note.peak_memory_mb.map(|mb| format!("{mb} MB")));
     }
-    let end = |time: Timestamp| format!("{time:.0} at the latest, at the pace so far");
+    let end =
+        |time: Timestamp| format!("{time:.0} (in {}) at the latest, at this pace", span(since(now, time)));
     lines.add_some("expected end", job.expected_end.map(end));
     lines.add_some("last error", record.last_error.as_ref());
     lines.add_some("cancelled", record.verdict.as_ref());

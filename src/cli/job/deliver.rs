@@ -10,7 +10,7 @@ use tracing::{error, warn};
 use super::place::Place;
 use crate::broker::{Broker, BrokerError, PublishError};
 use crate::config::TrainerConfig;
-use crate::ledger::{Claimed, Publisher, claim, write_atomic};
+use crate::ledger::{Cause, Claimed, Publisher, claim, write_atomic};
 use crate::report;
 use crate::retry::{Attempt, Policy};
 use crate::wire::{Envelope, Reply};
@@ -57,6 +57,7 @@ pub(super) async fn deliver(
     if let Err(error @ PublishError::TooLarge { .. }) = &result {
         let sentence = report::too_large(error);
         error!("{sentence}");
+        place.managed.iter().for_each(|files| files.note_failure(Cause::Reply));
         let reply = Reply::error(&sentence);
         if let Err(error) = write_atomic(&place.reply, reply.body()) {
             warn!("{} can't be written: {error}", place.reply.display());

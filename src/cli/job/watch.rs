@@ -15,6 +15,9 @@ use crate::wire::Layer;
 /// How often the note is written, at most, but for the starts of layers and the ends of epochs.
 const EVERY: Duration = Duration::from_secs(2);
 
+/// After so many steps the pace is known well enough.
+const TELLING_STEPS: u64 = 20;
+
 /// Shows progress, notes it for `check`, and passes signals on.
 pub(super) struct Watch {
     shown: Progress,
@@ -23,6 +26,8 @@ pub(super) struct Watch {
     suspend_when_warned: bool,
     /// Steps done in this run.
     steps: u64,
+    /// When the first of them was done.
+    first_step: Option<Instant>,
     note: Note,
     files: Option<JobFiles>,
     noted: Instant,
@@ -52,6 +57,7 @@ impl Watch {
             f1: None,
             updated_at: Timestamp::now(),
             peak_memory_mb: None,
+            expected_end: None,
         };
         let mut watch = Self {
             shown,
@@ -59,6 +65,7 @@ impl Watch {
             managed: files.is_some(),
             suspend_when_warned: false,
             steps: 0,
+            first_step: None,
             note,
             files: files.cloned(),
             noted: Instant::now(),
@@ -77,10 +84,20 @@ impl Watch {
         self.steps > 0
     }
 
+    /// By the time that a step of this run took so far, with its share of validations and checkpoints.
+    fn expected_end(&self) -> Option<Timestamp> {
+        let timed =
+            u32::try_from(self.steps.checked_sub(1)?).ok().filter(|n| u64::from(*n) >= TELLING_STEPS)?;
+        let left = u32::try_from(self.note.steps_left()?).ok()?;
+        let left = (self.first_step?.elapsed() / timed).checked_mul(left)?;
+        Timestamp::now().checked_add(left).ok()
+    }
+
     fn write(&mut self) {
         self.noted = Instant::now();
         let Some(files) = &self.files else { return };
         self.note.updated_at = Timestamp::now();
+        self.note.expected_end = self.expected_end();
         self.note.peak_memory_mb = peak_memory().map(|bytes| bytes >> 20);
         if let Err(error) = self.note.write(&files.progress()) {
             warn!("{} can't be written: {error}", files.progress().display());
@@ -109,6 +126,7 @@ impl JobObserver for Watch {
 
     fn step(&mut self, layer: Layer, epoch: usize, step: usize, steps: usize, loss: f32) {
         self.steps += 1;
+        self.first_step.get_or_insert_with(Instant::now);
         self.shown.step(layer, epoch, step, steps, loss);
         (self.note.epoch, self.note.step, self.note.steps) = (epoch, step, steps);
         self.note.loss = Some(f64::from(loss));
