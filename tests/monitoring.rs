@@ -119,6 +119,14 @@ fn passes_tell_what_is_open_waits_failed_and_was_answered() {
         ("job_failures_total{cause=training}", 1),
         ("last_pass_exit_code", 9),
     ]);
+    let text = fs::read_to_string(&path).unwrap();
+    let home = desk.site.path().to_str().unwrap();
+    let setup = desk.rodan.setup();
+    for kept in
+        [&*ids[0], &ids[0][..8], home, &desk.rodan.url(), &setup.user, &setup.password, desk.vhost.password()]
+    {
+        assert!(!text.contains(kept), "everybody may read the file, and {kept:?} is in it:\n{text}");
+    }
     // A job that failed was answered as it should be: the bridge is well.
     let [before, after] = [&taken, &failed].map(|m| m.get("last_successful_pass_timestamp_seconds"));
     assert!(after > before && after <= failed.get("last_pass_timestamp_seconds"), "{before} {after}");

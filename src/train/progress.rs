@@ -75,13 +75,13 @@ impl JobObserver for Progress {
     fn step(&mut self, _layer: Layer, epoch: usize, step: usize, steps: usize, loss: f32) {
         let Some(bar) = &self.bar else { return };
         let is_first = bar.length().is_none();
+        let left = if is_first { String::new() } else { format!(", ≤{:#}", HumanDuration(bar.eta())) };
+        bar.set_message(format!("epoch {epoch}/{}, loss {loss:.3}{}{left}", self.epochs, self.latest));
         bar.set_length(steps as u64 * u64::from(self.epochs));
         bar.set_position(((epoch.max(1) - 1) * steps + step) as u64);
         if is_first {
             bar.reset_eta(); // a layer that goes on from a checkpoint has done nothing of that just now
         }
-        let left = if is_first { String::new() } else { format!(", ≤{:#}", HumanDuration(bar.eta())) };
-        bar.set_message(format!("epoch {epoch}/{}, loss {loss:.3}{}{left}", self.epochs, self.latest));
     }
 
     fn epoch(&mut self, layer: Layer, report: &EpochReport) {
