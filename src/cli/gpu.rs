@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::exit_code::ExitCode;
-use crate::train::{Finding, NetworkError, Precision, StepTime, open_card};
+use crate::train::{Finding, GpuError, NetworkError, Precision, StepTime, open_card};
 
 /// Samples in a step that is measured, their side, and how many steps.
 const MEASURED: (usize, usize, usize) = (16, 256, 50);
@@ -33,6 +33,11 @@ pub(super) fn run() -> ExitCode {
                 }
                 good &= row.findings.iter().all(Finding::is_good);
                 print!("{}", table_row(&row));
+            }
+            // The same in every precision.
+            Err(NetworkError::Gpu(error @ (GpuError::Library(_) | GpuError::Version(_)))) => {
+                eprintln!("run_trainer: no usable GPU: {error}");
+                return ExitCode::Training;
             }
             Err(error) => {
                 eprintln!("run_trainer: {}: {error}", precision.name());
@@ -95,7 +100,7 @@ mod tests {
             time,
         };
         let text = table_row(&row);
-        assert_eq!(text, "bf16      2.0e-4   1.0e-5  yes     5.67          1.20  3072    2.3\n");
+        assert_eq!(text, "bf16       2.0e-4   1.0e-5  yes     5.67          1.20  3072    2.3\n");
         row.findings.push(finding("conv2d_4 bias", f64::NAN));
         let text = table_row(&row);
         assert!(text.contains("  NO ") && text.contains("conv2d_4 bias: NaN, 1e-3 is allowed"), "{text}");

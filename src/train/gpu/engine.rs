@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::layout::{self, LAST, Layout, PARTS, View};
 use super::machine::{Buffer, Convolution, GpuError, Machine, Workspace};
+use super::pages::Cuts;
 use super::steps::{Image, Size, Steps, Table};
 use crate::keras::{CONV_LAYERS, Weights};
 use crate::train::network::NetworkError;
@@ -273,10 +274,10 @@ impl Engine {
     }
 
     /// The batch at hand: `samples` samples from number `first` of the cuts on.
-    pub(super) fn cut(&mut self, cuts: &Buffer, first: usize, samples: usize) -> Result<(), GpuError> {
+    pub(super) fn cut(&mut self, cuts: &Cuts, first: usize, samples: usize) -> Result<(), GpuError> {
         self.samples = samples.min(self.images as usize) as u32;
         self.steps().cut_samples(
-            cuts,
+            &cuts.list,
             first,
             self.samples,
             self.size(1, 8),

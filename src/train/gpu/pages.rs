@@ -27,8 +27,14 @@ pub(super) struct Cut {
 /// A page's bytes and the bits of those of its layers that were asked for.
 struct OnCard {
     page: Arc<Page>,
-    bgr: Buffer,
-    masks: Vec<(usize, Buffer)>,
+    bgr: Arc<Buffer>,
+    masks: Vec<(usize, Arc<Buffer>)>,
+}
+
+/// The places of samples, in a card's memory, and all memory that they lead to.
+pub(super) struct Cuts {
+    pub(super) list: Buffer,
+    _pages: Vec<Arc<Buffer>>,
 }
 
 /// The pages that samples came from so far. They stay.
@@ -43,15 +49,18 @@ impl Pages {
         machine: &Arc<dyn Machine>,
         samples: &dyn Samples,
         order: &[usize],
-    ) -> Result<Option<Buffer>, GpuError> {
+    ) -> Result<Option<Cuts>, GpuError> {
         let mut cuts = Vec::with_capacity(order.len());
         for &index in order {
             let Some(place) = samples.place(index, (0, 0)) else { return Ok(None) };
             cuts.push(self.cut(machine, &place)?);
         }
-        let buffer = Buffer::zeros(machine, cuts.len() * size_of::<Cut>())?;
-        buffer.write(&cuts)?;
-        Ok(Some(buffer))
+        let list = Buffer::zeros(machine, cuts.len() * size_of::<Cut>())?;
+        list.write(&cuts)?;
+        let all = self.0.iter().flat_map(|known| {
+            std::iter::once(&known.bgr).chain(known.masks.iter().map(|(_, mask)| mask)).map(Arc::clone)
+        });
+        Ok(Some(Cuts { list, _pages: all.collect() }))
     }
 
     fn cut(&mut self, machine: &Arc<dyn Machine>, place: &Place<'_>) -> Result<Cut, GpuError> {
@@ -61,7 +70,7 @@ impl Pages {
             None => {
                 let bgr = Buffer::zeros(machine, page.bgr().len())?;
                 bgr.write(page.bgr())?;
-                self.0.push(OnCard { page: Arc::clone(page), bgr, masks: Vec::new() });
+                self.0.push(OnCard { page: Arc::clone(page), bgr: Arc::new(bgr), masks: Vec::new() });
                 self.0.len() - 1
             }
         };
@@ -70,7 +79,7 @@ impl Pages {
             let words = page.layers()[layer].mask.words();
             let buffer = Buffer::zeros(machine, size_of_val(words))?;
             buffer.write(words)?;
-            known.masks.push((layer, buffer));
+            known.masks.push((layer, Arc::new(buffer)));
         }
         let words = page.layers()[layer].mask.words_per_row();
         let mask =

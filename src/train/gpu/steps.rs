@@ -81,7 +81,7 @@ impl Steps<'_> {
         let targets = targets.holding("targets", size.pixels() * 4)?;
         let blocks = blocks_for(size.pixels());
         // SAFETY: the types are the kernel's, the lengths are checked above. Pages and masks that the cuts lead to are
-        // checked and kept by `Pages`, and the kernel stays inside of them for every place.
+        // kept by `Cuts`, and the kernel stays inside of them for every place.
         unsafe {
             launch!(self.machine, c"cut_samples", blocks; cuts, samples, size.images, size.height, size.width, x, targets)
         }

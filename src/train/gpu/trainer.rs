@@ -5,8 +5,8 @@ use std::sync::PoisonError;
 
 use super::card::Card;
 use super::engine::Engine;
-use super::machine::{Buffer, GpuError, SLOTS};
-use super::pages::Pages;
+use super::machine::{GpuError, SLOTS};
+use super::pages::{Cuts, Pages};
 use crate::keras::Weights;
 use crate::train::adam::AdamState;
 use crate::train::batches::cut;
@@ -96,7 +96,7 @@ impl Trainer {
         samples: &dyn Samples,
         indices: &[usize],
         first: usize,
-        cuts: Option<&Buffer>,
+        cuts: Option<&Cuts>,
         slot: usize,
     ) -> Result<(), NetworkError> {
         self.load(samples, indices, first, cuts)?;
@@ -112,7 +112,7 @@ impl Trainer {
         samples: &dyn Samples,
         indices: &[usize],
         first: usize,
-        cuts: Option<&Buffer>,
+        cuts: Option<&Cuts>,
     ) -> Result<(), GpuError> {
         match cuts {
             Some(cuts) => self.engine.cut(cuts, first, indices.len()),
