@@ -13,6 +13,7 @@ mod doctor;
 mod documents;
 mod doors;
 mod endings;
+mod gpu;
 mod init;
 mod job;
 mod keras_models;
