@@ -1,7 +1,7 @@
 //! What a person sees, word for word: help texts, the table of jobs, JSON, what a bad configuration says. Values that change
 //! from run to run are masked.
 //!
-//! After a change that is meant: `INSTA_UPDATE=always cargo test --test snapshots --test cli_reference`, and look at the
+//! After a change that is meant: `INSTA_UPDATE=always cargo test --test stories -- snapshots:: cli_reference::`, and look at the
 //! difference.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
