@@ -67,9 +67,9 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> ExitCode {
     arguments.verbosity.start(tracing::Level::INFO);
     harden::process();
-    use_the_cores_of_the_allocation();
     let quiet = arguments.verbosity.quiet;
     if let Some(out) = arguments.out {
+        use_the_cores_of_the_allocation();
         let Arguments { local: pages, predict, models, set, tensorboard, .. } = arguments;
         let result = match (predict, models) {
             (Some(image), Some(models)) => predict::run(&PredictArgs { image, models, out, set })
@@ -95,7 +95,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
 }
 
 /// One thread for each core that Slurm gave, and no more; elsewhere rayon takes what the system allows.
-fn use_the_cores_of_the_allocation() {
+pub(super) fn use_the_cores_of_the_allocation() {
     let given = std::env::var("SLURM_CPUS_PER_TASK").ok().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
     if let Some(threads) = given
         && std::env::var_os("RAYON_NUM_THREADS").is_none()
