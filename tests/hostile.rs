@@ -154,8 +154,8 @@ fn nothing_in_a_message_becomes_an_option_a_word_a_path_or_a_terminals_command()
     // Each is answered under its own id, in words that can't act on anything.
     support::wait_for("the end of the jobs", SECONDS(120), || {
         let finished = desk.check().args(["-v", "--max-jobs", "0"]).run();
+        assert_harmless("a pass", &format!("{}{}", finished.stdout, finished.stderr));
         let jobs = fs::read_dir(desk.site.spool().join("jobs")).unwrap().count();
-        eprintln!("{jobs} are open: {finished}");
         (jobs == 0).then_some(())
     });
     let mut answered = Vec::new();
@@ -167,7 +167,9 @@ fn nothing_in_a_message_becomes_an_option_a_word_a_path_or_a_terminals_command()
     answered.sort();
     ids.sort();
     assert_eq!(answered, ids);
-    for queue in HOSTILE {
+    // RabbitMQ takes line breaks out of a name: such a queue is not to be had, and its like is not made.
+    assert!(!desk.vhost.queue_exists("aBcc: everybody@example.org"));
+    for queue in HOSTILE.into_iter().filter(|queue| !queue.contains('\n')) {
         let replies = desk.vhost.leftovers(queue);
         assert_eq!(replies.len(), 1, "{queue:?}");
         assert_harmless("a reply", replies[0].json()["error"].as_str().unwrap());

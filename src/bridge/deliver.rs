@@ -92,10 +92,10 @@ impl Pass<'_> {
     }
 
     /// Whether a reply that could not be published need not be tried again: its queue is gone, and only the broker gives
-    /// queues such a name; or it tells of a message that never became a Slurm job, and has waited long enough. (A broker
+    /// queues such a name, or nobody; or it tells of a message that never became a Slurm job, and has waited long enough. (A broker
     /// that is away is waited for.)
     fn is_hopeless(&self, job: &Record, error: &PublishError) -> bool {
-        let is_reserved = job.reply_to.starts_with("amq.");
+        let is_reserved = job.reply_to.starts_with("amq.") || job.reply_to.contains(['\r', '\n']);
         match error {
             PublishError::NoQueue { .. } if is_reserved => true,
             PublishError::NoQueue { .. }

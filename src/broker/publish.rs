@@ -184,6 +184,11 @@ impl Broker {
     }
 
     async fn declare_reply_queue(&mut self, queue: &str) -> Result<(), PublishError> {
+        if queue.contains(['\r', '\n']) {
+            // RabbitMQ would take them out, and declare a queue of another name.
+            let detail = "no queue has a line break in its name".to_owned();
+            return Err(PublishError::NoQueue { queue: printable(queue, 255), detail });
+        }
         let action = "declaring the reply queue";
         let options = QueueDeclareOptions { durable: self.config.reply_queue_durable, ..Default::default() };
         let declare = self.channel.queue_declare(short(queue), options, FieldTable::default());
