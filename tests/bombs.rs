@@ -81,7 +81,7 @@ fn a_message_in_size_and_depth() {
 #[test]
 fn the_settings_in_size() {
     let desk = Desk::with_script("exit 0");
-    let limits = [
+    let training = [
         ("Maximum number of training epochs", 10_000),
         ("Maximum number of samples per label", 10_000_000),
         ("Patch height", 4096),
@@ -90,12 +90,16 @@ fn the_settings_in_size() {
         ("Patience", 10_000),
         ("Augmentation: brightness (%)", 50),
         ("Augmentation: shift (pixels)", 2048),
-        ("CPUs", 4096),
-        ("Maximum memory (MB)", 100_000_000),
     ];
-    let with = |more: i64| with_settings(&limits.map(|(name, limit)| (name, json!(limit + more))));
-    let words = limits.map(|(name, _)| name);
-    assert_limit(&desk, &with(0), &with(1), &words);
+    let resources = [("CPUs", 4096), ("Maximum memory (MB)", 100_000_000)];
+    for limits in [&training[..], &resources] {
+        let with = |more: i64| {
+            let values: Vec<_> = limits.iter().map(|(name, limit)| (*name, json!(limit + more))).collect();
+            with_settings(&values)
+        };
+        let words: Vec<_> = limits.iter().map(|(name, _)| *name).collect();
+        assert_limit(&desk, &with(0), &with(1), &words);
+    }
     let seed = |text: &str| with_settings(&[("Seed", serde_json::from_str(text).unwrap())]);
     assert_limit(&desk, &seed("18446744073709551615"), &seed("18446744073709551616"), &["Seed"]);
     let time = |text: &str| with_settings(&[("Maximum time (D-HH:MM)", json!(text))]);
@@ -230,7 +234,9 @@ fn png_head(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width, height);
     encoder.set_color(png::ColorType::Rgb);
-    drop(encoder.write_header().unwrap());
+    let mut writer = encoder.write_header().unwrap();
+    writer.write_chunk(png::chunk::IDAT, b"x").unwrap();
+    drop(writer);
     bytes
 }
 
@@ -293,7 +299,9 @@ fn a_model_in_bytes() {
         [(256 << 20, "not a readable HDF5 file"), ((256 << 20) + 1, "268435457 bytes is too large")]
     {
         // A hole: it takes no room.
-        fs::File::create(models.join("Model 0.hdf5")).unwrap().set_len(bytes).unwrap();
+        for name in ["Background Model.hdf5", "Model 0.hdf5"] {
+            fs::File::create(models.join(name)).unwrap().set_len(bytes).unwrap();
+        }
         let image = support::services::repository().join("examples/page/image.png");
         let predict = Program::new(run_trainer().unwrap()).arg("--predict").arg(image).arg("--models");
         let finished = predict.arg(&models).arg("--out").arg(folder.path().join("out")).run();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use support::desk::{Desk, job};
+use support::desk::Desk;
 use support::program::Running;
 use support::rodan::{Answer, Rodan, Setup};
 use support::{SECONDS, wait_for};
@@ -55,10 +55,10 @@ fn while_it_learns_no_secret_is_in_the_trainers_memory() {
     let mut desk = Desk::with(None, Rodan::with(setup));
     let curves = desk.site.path().join("curves");
     desk.site.set("TENSORBOARD_DIR", curves.to_str().unwrap());
-    let mut asked = job();
+    let mut asked = desk.short_job();
     asked["settings"]["Maximum number of training epochs"] = json!(10_000);
     asked["settings"]["Patience"] = json!(10_000);
-    desk.rodan.answer_next("/uploads/background.png", 1, &Answer::Late(Duration::from_secs(15)));
+    desk.rodan.answer_next("/uploads/b.png", 1, &Answer::Late(Duration::from_secs(15)));
     let mut running = desk.by_hand("memory", &asked).start();
     if !rustix::process::geteuid().is_root() {
         wait_for("the first download", SECONDS(30), || (!desk.rodan.requests().is_empty()).then_some(()));
@@ -67,24 +67,24 @@ fn while_it_learns_no_secret_is_in_the_trainers_memory() {
         return;
     }
     let broker = desk.vhost.password().to_owned();
-    let texts = [TOKEN, broker.as_str(), PASSWORD, "rgba PNG - Layer 0"];
+    let texts = [TOKEN, broker.as_str(), PASSWORD];
 
     // It waits for a file: that the search finds what is there is seen by the token, which is needed.
     wait_for("the download of the background", SECONDS(30), || {
-        (!desk.rodan.requests_for("/uploads/background.png").is_empty()).then_some(())
+        (!desk.rodan.requests_for("/uploads/b.png").is_empty()).then_some(())
     });
     let found = find(&running, &texts);
-    assert!(found[0] > 0 && found[3] > 0, "while it downloads: {found:?}");
-    assert_eq!(found[1..3], [0, 0], "RabbitMQ's password is not needed yet, Rodan's never");
+    assert!(found[0] > 0, "while it downloads: {found:?}");
+    assert_eq!(found[1..], [0, 0], "RabbitMQ's password is not needed yet, Rodan's never");
 
     // It learns: the curves begin.
-    wait_for("the first epoch", SECONDS(120), || {
+    wait_for("the first epoch", SECONDS(240), || {
         assert!(running.is_running());
         let files = curves.exists().then(|| desk.site.files_below(&curves))?;
         files.iter().any(|file| fs::metadata(file).is_ok_and(|m| m.len() > 0)).then_some(())
     });
     let found = find(&running, &texts);
-    assert_eq!(found[..3], [0, 0, 0], "while it learns");
+    assert_eq!(found, [0, 0, 0], "while it learns");
     let status =
         |task: &str| fs::read_to_string(format!("/proc/{}/task/{task}/status", running.id())).unwrap();
     let tasks = fs::read_dir(format!("/proc/{}/task", running.id())).unwrap().flatten();

@@ -22,6 +22,10 @@ use support::rodan::{Answer, LOGIN, Rodan, Setup};
 const PASSWORD: &str = "pl4nted+password/of&rodan";
 const TOKEN: &str = "feedfacefeedfacefeedfacefeedfacefeedface";
 
+/// Of the test that has them in an environment, where the other test looks for its own.
+const WORDS: &str = "badc0debadc0debadc0debadc0debadc0debadc0";
+const PASSWORD_IN_WORDS: &str = "pl4nted-in-the-words-of-a-panic";
+
 /// What a job of this site sees of its surroundings.
 const LOOK_AROUND: &str = r#"env > "${1%/*}/../../../environment"
 tr '\0' ' ' < /proc/$$/cmdline > "${1%/*}/../../../arguments"
@@ -187,12 +191,15 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
         );
 
         // A page in a folder, by somebody who has the site's variables in their environment: models, pictures, training.json.
-        let page = support::services::repository().join("examples/page");
-        let local = Program::new(run_trainer().unwrap()).arg("--local").arg(page).arg("--out");
-        let local = local.arg(desk.site.path().join("local")).args(["--set", "Patch height=32"]);
-        let local = local.args(["--set", "Patch width=32", "--set", "Maximum number of training epochs=1"]);
-        let local = local.args(["--set", "Maximum number of samples per label=20", "--tensorboard"]);
-        let local = local.arg(desk.site.path().join("curves")).env("TOKEN", "no secret");
+        let folder = desk.site.path().join("page");
+        page(&folder);
+        let mut local = Program::new(run_trainer().unwrap()).arg("--local").arg(folder);
+        for setting in ["Patch height=16", "Patch width=16", "Maximum number of samples per label=10"] {
+            local = local.args(["--set", setting]);
+        }
+        let local = local.args(["--set", "Maximum number of training epochs=1", "--out"]);
+        let local = local.arg(desk.site.path().join("local")).arg("--tensorboard");
+        let local = local.arg(desk.site.path().join("curves")).env("RODAN_PASSWORD", "in a file only");
         let finished = local.current_dir(desk.site.path()).limit(SECONDS(120)).run().success();
         search.look("output of a command", "--local", finished.to_string().as_bytes());
         good
@@ -221,18 +228,46 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
     assert!(search.hits.is_empty(), "{:#?}", search.hits);
 }
 
+/// Lets `check` look after a job until it is answered.
+fn answer(desk: &Desk, id: &str) {
+    support::wait_for("the answer", SECONDS(60), || {
+        desk.check().args(["--max-jobs", "0"]).run();
+        (!desk.directory(id).exists()).then_some(())
+    });
+}
+
+/// A page in a folder, of 48×48 pixels, dark on the right.
+fn page(folder: &std::path::Path) {
+    fs::create_dir(folder).unwrap();
+    let halves = |right: u8, left: u8| {
+        (0..48 * 48).flat_map(move |i| [0, 0, 0, if i % 48 < 24 { left } else { right }])
+    };
+    let image: Vec<u8> =
+        (0..48 * 48).flat_map(|i| [if i % 48 < 24 { 220 } else { 20 }, 90, 90, 255]).collect();
+    let layers = [
+        ("image.png", image),
+        ("background.png", halves(0, 255).collect()),
+        ("layer_0.png", halves(255, 0).collect()),
+    ];
+    for (name, pixels) in layers {
+        let mut encoder = png::Encoder::new(fs::File::create(folder.join(name)).unwrap(), 48, 48);
+        encoder.set_color(png::ColorType::Rgba);
+        encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+    }
+}
+
 /// A fault of the program whose words hold a secret, as those of a text that was cut in a wrong place would.
 #[test]
 fn a_panic_shows_no_secret_and_takes_nothing_with_it() {
     let at = |point: &str| {
         format!(
-            "export RUST_BACKTRACE=full HPC_TRAINER_PANIC_AT='{point}' HPC_TRAINER_PANIC_WITH=\"token {TOKEN}\"\n\
+            "export RUST_BACKTRACE=full HPC_TRAINER_PANIC_AT='{point}' HPC_TRAINER_PANIC_WITH=\"token {WORDS}\"\n\
              exec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\""
         )
     };
-    let setup = Setup { password: PASSWORD.into(), token: TOKEN.into(), ..Setup::default() };
+    let setup = Setup { password: PASSWORD_IN_WORDS.into(), token: WORDS.into(), ..Setup::default() };
     let mut desk = Desk::with(Some("exit 0"), Rodan::with(setup));
-    let mut search = Search::new(&[("password of Rodan", PASSWORD), ("token", TOKEN)]);
+    let mut search = Search::new(&[("password of Rodan", PASSWORD_IN_WORDS), ("token", WORDS)]);
     let panics = |search: &mut Search, said: &str, whose: &str| {
         assert!(
             said.contains("a fault of the program (hpc-trainer ") && said.contains("src/crash.rs"),
@@ -244,16 +279,17 @@ fn a_panic_shows_no_secret_and_takes_nothing_with_it() {
     for point in ["after the log-in", "before writing job.json", "after writing job.json"] {
         let id = desk.vhost.publish_job(&desk.short_job());
         let check = desk.check().env("HPC_TRAINER_PANIC_AT", point);
-        let check =
-            check.env("HPC_TRAINER_PANIC_WITH", format!("{TOKEN} {PASSWORD}")).env("RUST_BACKTRACE", "full");
+        let check = check
+            .env("HPC_TRAINER_PANIC_WITH", format!("{WORDS} {PASSWORD_IN_WORDS}"))
+            .env("RUST_BACKTRACE", "full");
         let finished = check.run();
         assert_eq!(finished.code(), Some(1), "{finished}");
         panics(&mut search, &finished.stderr, point);
         assert!(finished.stderr.contains("hpc_trainer::bridge"), "the backtrace: {finished}");
         // The next pass carries on.
         desk.check().run().success();
-        desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
-        assert_eq!(desk.check().run().code(), Some(9));
+        desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(180));
+        answer(&desk, &id);
         search.look("reply", &id, desk.error_reply(&id).as_bytes());
     }
     // In the trainer: before, and within, what turns a fault into an error reply.
@@ -264,9 +300,9 @@ fn a_panic_shows_no_secret_and_takes_nothing_with_it() {
         desk.use_script(&format!("#!/bin/bash\n{}\n", at(point)));
         let id = desk.vhost.publish_job(&desk.short_job());
         desk.check().run().success();
-        desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
+        desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(180));
         panics(&mut search, &desk.log(&id), point);
-        desk.check().run();
+        answer(&desk, &id);
         let reply = desk.error_reply(&id);
         assert!(reply.contains(words), "{reply}");
         search.look("reply", &id, reply.as_bytes());
