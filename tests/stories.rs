@@ -4,8 +4,10 @@
 
 mod support;
 
+mod bombs;
 mod check;
 mod cli_reference;
+mod client_certificate;
 mod crash;
 mod delivery;
 mod demo;
@@ -14,16 +16,20 @@ mod documents;
 mod doors;
 mod endings;
 mod gpu;
+mod hostile;
 mod init;
 mod job;
 mod keras_models;
 mod load;
 mod local;
+mod memory;
 mod monitoring;
 mod operator;
 mod package;
+mod poison;
 mod predict;
 mod progress;
+mod promises;
 mod resume;
 mod scripts;
 mod secrets;
@@ -33,4 +39,5 @@ mod snapshots;
 mod supply_chain;
 mod tensorboard;
 mod tls;
+mod token;
 mod watcher;

@@ -78,12 +78,12 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> ExitCode {
     arguments.verbosity.start(tracing::Level::INFO);
     harden::process();
-    use_the_cores_of_the_allocation();
     let quiet = arguments.verbosity.quiet;
     if arguments.check_gpu {
         return gpu::run();
     }
     if let Some(out) = arguments.out {
+        use_the_cores_of_the_allocation();
         let Arguments { local: pages, predict, models, set, tensorboard, .. } = arguments;
         let result = match (predict, models) {
             (Some(image), Some(models)) => predict::run(&PredictArgs { image, models, out, set })
@@ -108,13 +108,14 @@ pub fn run(arguments: Arguments) -> ExitCode {
     job::run(&JobArgs { job_file, reply_queue, correlation_id, env_file, quiet })
 }
 
-/// One thread for each core that Slurm gave, and no more; elsewhere rayon takes what the system allows.
-fn use_the_cores_of_the_allocation() {
+/// One thread for each core that Slurm gave, and no more; elsewhere rayon takes what the system allows. None of them starts
+/// programs, so none needs more rights than the process has.
+pub(super) fn use_the_cores_of_the_allocation() {
     let given = std::env::var("SLURM_CPUS_PER_TASK").ok().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
-    if let Some(threads) = given
-        && std::env::var_os("RAYON_NUM_THREADS").is_none()
-        && let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()
-    {
+    let threads = given.filter(|_| std::env::var_os("RAYON_NUM_THREADS").is_none());
+    let pool = rayon::ThreadPoolBuilder::new().start_handler(|_| harden::no_new_privileges());
+    // 0: what RAYON_NUM_THREADS or the system says.
+    if let Err(error) = pool.num_threads(threads.unwrap_or(0)).build_global() {
         tracing::warn!("the number of threads can't be set: {error}");
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::load::ConfigError;
+use crate::secret::Secret;
 
 /// Bytes of the largest file that is read.
 const MAX_BYTES: u64 = 1 << 20;
@@ -18,8 +19,18 @@ const MAX_BYTES: u64 = 1 << 20;
 /// # Errors
 /// The first thing that is wrong with it.
 pub(super) fn read_file(path: &Path) -> Result<HashMap<String, String>, ConfigError> {
-    let mut found = examine_file(path);
-    if found.faults.is_empty() { Ok(found.values) } else { Err(found.faults.remove(0)) }
+    let found = examine_file(path);
+    found.faults.into_iter().next().map_or(Ok(found.values), Err)
+}
+
+/// The text of a file that nobody else can read or change.
+///
+/// # Errors
+/// The first thing that is wrong with it.
+pub(super) fn read_private(path: &Path) -> Result<Secret, ConfigError> {
+    let Private { text, faults, .. } = examine_private(path);
+    let text = text.map(|mut text| Secret::new(std::mem::take(&mut *text)));
+    faults.into_iter().next().map_or(Ok(text.unwrap_or_else(|| Secret::new(""))), Err)
 }
 
 /// A file with everything that is wrong with it.
@@ -34,10 +45,25 @@ pub(super) struct Found {
 }
 
 /// Looks at a file and reads it as far as that is safe.
-///
-/// It is opened once: what is looked at is what is read, even if the name leads elsewhere in between.
 pub(super) fn examine_file(path: &Path) -> Found {
-    let mut found = Found::default();
+    let Private { text, faults, mode } = examine_private(path);
+    let mut found = Found { values: HashMap::new(), faults, mode };
+    if let Some(text) = text {
+        variables(path, &text, &mut found);
+    }
+    found
+}
+
+#[derive(Default)]
+struct Private {
+    text: Option<Zeroizing<String>>,
+    faults: Vec<ConfigError>,
+    mode: Option<u32>,
+}
+
+/// The file is opened once: what is looked at is what is read, even if the name leads elsewhere in between.
+fn examine_private(path: &Path) -> Private {
+    let mut found = Private::default();
     let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
     let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
     let (metadata, file) = match opened {
@@ -66,7 +92,7 @@ pub(super) fn examine_file(path: &Path) -> Found {
     } else if text.len() as u64 > MAX_BYTES {
         found.faults.push(read(io::Error::other("it is larger than 1 MiB")));
     } else {
-        variables(path, &text, &mut found);
+        found.text = Some(text);
     }
     found
 }

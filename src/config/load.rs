@@ -107,6 +107,7 @@ fn list(problems: &[Problem]) -> String {
 pub(super) struct Reader {
     values: HashMap<String, String>,
     pub(super) problems: Vec<Problem>,
+    pub(super) home: PathBuf,
 }
 
 /// What the variables say, as far as they say it.
@@ -118,8 +119,8 @@ pub(super) struct Read {
 }
 
 impl Reader {
-    pub(super) fn new(values: HashMap<String, String>) -> Self {
-        Self { values, problems: Vec::new() }
+    pub(super) fn new(values: HashMap<String, String>, home: PathBuf) -> Self {
+        Self { values, problems: Vec::new(), home }
     }
 
     /// Everything that `check` needs; what is wrong is in `problems`.
@@ -127,15 +128,18 @@ impl Reader {
         let broker = self.broker();
         let user = self.required("RODAN_USER");
         let password = Secret::new(self.required("RODAN_PASSWORD"));
-        let rodan = self.rodan_address().map(|address| RodanConfig { address, user, password });
+        let address = self.rodan_address();
+        let identity = self.rodan_identity(address.as_ref());
+        let rodan = address.map(|address| RodanConfig { address, user, password, identity });
         let site = self.site(home, file, spool.map(absolute).as_deref());
         // The trainer's, but what is wrong there is better known here.
         let max_download = self.number("MAX_DOWNLOAD_BYTES", 1..=u64::MAX);
+        self.number("DOWNLOAD_SECONDS", 1..=86_400);
         self.time_limit();
         Read { broker, rodan, site, max_download }
     }
 
-    fn get(&self, name: &str) -> Option<&str> {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
         self.values
             .get(name)
             .map(String::as_str)
@@ -218,6 +222,8 @@ impl Reader {
             let address = BrokerAddress::parse(text)?;
             if tls { address.require_tls() } else { Ok(address) }
         });
+        let tls = address.as_ref().is_some_and(|address| address.tls);
+        let identity = self.identity("RABBITMQ_CLIENT_CERT", "RABBITMQ_CLIENT_KEY", tls);
         let reply_queue_durable = self.flag("REPLY_QUEUE_DURABLE");
         // 1,000 hours: RabbitMQ takes an expiration of up to 2^32 ms, which is 1,193 hours.
         let reply_ttl = Duration::from_secs(3600 * self.number("REPLY_TTL_HOURS", 1..=1000));
@@ -227,6 +233,7 @@ impl Reader {
             address: address?,
             user,
             password,
+            identity,
             reply_queue_durable,
             reply_ttl,
             max_reply_bytes,
@@ -358,7 +365,7 @@ impl Sources<'_> {
     /// A reader of the file's variables and of the environment's, which win.
     pub(super) fn reader(&self, mut values: HashMap<String, String>) -> Reader {
         values.extend(self.environment.iter().map(|(k, v)| (k.clone(), v.clone())));
-        Reader::new(values)
+        Reader::new(values, self.home())
     }
 
     fn read(&self) -> Result<(Reader, PathBuf, Option<PathBuf>), ConfigError> {
@@ -400,7 +407,9 @@ impl TrainerConfig {
         let broker = reader.broker();
         let tensorboard = reader.get("TENSORBOARD_DIR").map(|directory| home.join(directory));
         let rodan = reader.rodan_address();
+        let rodan_identity = reader.rodan_identity(rodan.as_ref());
         let max_download = reader.number("MAX_DOWNLOAD_BYTES", 1..=u64::MAX);
+        let download_deadline = Duration::from_secs(reader.number("DOWNLOAD_SECONDS", 1..=86_400));
         let requeue = reader.flag("REQUEUE");
         let (on_time_limit, max_requeues, checkpoint_every) = reader.time_limit();
         let (slurm_bin, slurm_timeout) = reader.slurm();
@@ -408,7 +417,9 @@ impl TrainerConfig {
             (Some(broker), Some(rodan)) if reader.problems.is_empty() => Ok(Self {
                 broker,
                 rodan,
+                rodan_identity,
                 max_download,
+                download_deadline,
                 requeue,
                 on_time_limit,
                 max_requeues,

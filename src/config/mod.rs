@@ -5,6 +5,7 @@ mod env;
 mod examine;
 mod file;
 mod gres;
+mod identity;
 mod load;
 mod resolved;
 mod write;

@@ -1,6 +1,7 @@
 //! Writes `credentials.env`: the example with its explanations, and the values that are given.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 use super::env::VARIABLES;
 use super::load::{Problem, Reader};
@@ -8,10 +9,10 @@ use crate::secret::Secret;
 
 const EXAMPLE: &str = include_str!("../../credentials.env.example");
 
-/// What is wrong with these values, if they were the whole configuration.
-pub fn problems(values: impl Iterator<Item = (String, String)>) -> Vec<Problem> {
-    let mut reader = Reader::new(values.collect::<HashMap<_, _>>());
-    reader.read(std::path::Path::new("/"), None, None);
+/// What is wrong with these values, if they were the whole configuration of an installation in `home`.
+pub fn problems(home: &Path, values: impl Iterator<Item = (String, String)>) -> Vec<Problem> {
+    let mut reader = Reader::new(values.collect::<HashMap<_, _>>(), home.to_path_buf());
+    reader.read(home, None, None);
     reader.problems
 }
 

@@ -22,6 +22,7 @@ fn server(config: &BrokerConfig) -> Server {
         is_exposed: address.is_exposed(),
         with_tls: address.with_tls(),
         amqp: true,
+        identity: config.identity.clone(),
     }
 }
 

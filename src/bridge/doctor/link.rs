@@ -13,7 +13,7 @@ use x509_cert::der::Decode as _;
 
 use super::row::{Rows, apart, within};
 use crate::broker::{Hello, hello};
-use crate::tls;
+use crate::tls::{self, Identity};
 
 /// How long a name server, a connection and each answer may take.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -37,6 +37,8 @@ pub(super) struct Server {
     pub(super) with_tls: String,
     /// Whether it is a broker, which says who it is.
     pub(super) amqp: bool,
+    /// What is shown to it where it asks for a client certificate.
+    pub(super) identity: Option<Identity>,
 }
 
 /// How far the way leads.
@@ -205,7 +207,7 @@ fn speak(stream: TcpStream, server: &Server) -> Spoken {
     if !server.tls {
         return Spoken { chain: None, hello: greet(server, stream) };
     }
-    match shake_hands(stream, &server.host) {
+    match shake_hands(stream, server) {
         Ok((chain, stream)) => Spoken { chain: Some(Ok(chain)), hello: greet(server, stream) },
         Err(error) => nothing(error),
     }
@@ -224,10 +226,11 @@ fn greet(server: &Server, mut stream: impl Stream) -> Option<Result<Hello, Strin
 
 fn shake_hands(
     mut stream: TcpStream,
-    host: &str,
+    server: &Server,
 ) -> Result<(Chain, StreamOwned<ClientConnection, TcpStream>), String> {
-    let config = tls::client_config().map_err(|error| error.to_string().replacen("; ", ": ", 1))?;
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
+    let config = tls::client_config(server.identity.as_ref())
+        .map_err(|error| error.to_string().replacen("; ", ": ", 1))?;
+    let name = ServerName::try_from(server.host.clone()).map_err(|error| error.to_string())?;
     let mut connection = ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())?;
     while connection.is_handshaking() {
         connection

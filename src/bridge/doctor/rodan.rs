@@ -43,6 +43,7 @@ fn server(config: &RodanConfig) -> Server {
         is_exposed: address.is_exposed(),
         with_tls: address.with_tls(),
         amqp: false,
+        identity: config.identity.clone(),
     }
 }
 
@@ -81,7 +82,7 @@ pub(super) async fn rows(
         }
         None => {}
     }
-    let client = match Client::new() {
+    let client = match Client::new(config.identity.as_ref()) {
         Ok(client) => client,
         Err(error) => {
             rows.fail_with("client", &error, "install ca-certificates");
@@ -189,7 +190,8 @@ async fn download(
         Err(error) => return rows.skip("download", format!("no place for a temporary file: {error}")),
     };
     let once = Policy { attempts: 1, ..Downloader::RETRY };
-    let downloader = Downloader { client, rodan: config.address.clone(), token, limit, retry: once };
+    let (rodan, deadline) = (config.address.clone(), DOWNLOAD_DEADLINE);
+    let downloader = Downloader { client, rodan, token, limit, deadline, retry: once };
     let path = directory.path().join("page");
     match within(DOWNLOAD_DEADLINE, downloader.fetch_to(&location, &path)).await {
         Some(Ok(())) => rows.pass("download", format!("{} came through with the token", bytes(&path))),

@@ -147,7 +147,8 @@ fn write(arguments: &Arguments, sources: &Sources<'_>, path: &Path) -> Result<()
         );
         values.insert("REQUIRE_TLS".to_owned(), Secret::new("0"));
     }
-    let found = problems(values.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
+    let home = path.parent().unwrap_or(Path::new("/"));
+    let found = problems(home, values.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
     if !found.is_empty() {
         return Err(InitError::Values(found));
     }
