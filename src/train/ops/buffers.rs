@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Shape, Tensor};
 
-/// A vector serves requests down to this share of its length: the images of a network's upper layers are at most so much
-/// larger than those for which it has no memory yet, while small requests must not use up large vectors.
-const SHARE: usize = 16;
+/// A vector serves requests down to this share of its length: on the way back through the network the large images are free
+/// when the smaller gradients are due, while small requests must not use up large vectors.
+const SHARE: usize = 4;
 
 /// Vectors given back, by length. Clones share one store.
 #[derive(Clone, Debug, Default)]
@@ -20,9 +20,17 @@ impl Buffers {
     /// A vector of at least `len` values whose contents are arbitrary: the caller writes the first `len` and nobody reads
     /// the others. It is the shortest of those given back that is not too long.
     pub(super) fn take(&self, len: usize) -> Vec<f32> {
+        self.find(len, len.saturating_mul(SHARE))
+    }
+
+    /// As [`Self::take`], of exactly this length: for what outlives the step, whose place nothing else then lacks.
+    pub(super) fn take_exactly(&self, len: usize) -> Vec<f32> {
+        self.find(len, len)
+    }
+
+    fn find(&self, len: usize, most: usize) -> Vec<f32> {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let fitting = free.range_mut(len..=len.saturating_mul(SHARE));
-        let found = fitting.filter_map(|(_, vectors)| vectors.pop()).next();
+        let found = free.range_mut(len..=most).filter_map(|(_, vectors)| vectors.pop()).next();
         drop(free);
         found.unwrap_or_else(|| vec![0.0; len])
     }
@@ -80,11 +88,13 @@ mod tests {
     #[test]
     fn the_shortest_vector_that_fits_is_used_again() {
         let buffers = Buffers::default();
-        for len in [100, 40, 1000] {
+        for len in [100, 40, 1000, 120] {
             buffers.give(vec![1.0; len]);
         }
+        assert_eq!(buffers.take_exactly(30).len(), 30);
         assert_eq!(buffers.take(30).len(), 40);
         assert_eq!(buffers.take(30).len(), 100);
+        assert_eq!(buffers.take_exactly(120).len(), 120);
         assert_eq!(buffers.take(30).len(), 30, "1000 values are too good for 30");
         assert_eq!(buffers.take(1000).len(), 1000);
     }

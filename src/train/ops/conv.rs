@@ -246,7 +246,7 @@ impl Conv {
         let [gx_a, gx_b] = &mut gx;
         let gx_out: [&mut [f32]; 2] =
             [gx_a.as_deref_mut().unwrap_or_default(), gx_b.as_deref_mut().unwrap_or_default()];
-        let mut to_parameters = buffers.take(parameters.len());
+        let mut to_parameters = buffers.take_exactly(parameters.len());
         let (to_kernel, to_bias) = to_parameters[..parameters.len()].split_at_mut(self.kernel_len());
         match self.method() {
             Method::Winograd => {
