@@ -77,7 +77,7 @@ fn a_terminal_of_80_columns_gets_bars_in_one_line() {
     }
     let says_all =
         |bar: &&str| ["/3, loss ", ", acc ", ", F1 ", ", ≤", "="].iter().all(|part| bar.contains(part));
-    assert!(bars.iter().any(|bar| says_all(&bar)), "{bars:#?}");
+    assert!(bars.iter().any(says_all), "{bars:#?}");
 }
 
 fn note(path: &Path) -> Option<Value> {
