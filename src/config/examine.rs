@@ -2,13 +2,36 @@
 
 use std::path::{Path, PathBuf};
 
-use super::env::VARIABLES;
+use super::env::{VARIABLES, purpose};
 use super::file::examine_file;
-use super::load::{ConfigError, Problem, Read, Sources};
+use super::load::{ConfigError, Read, Sources};
 use super::resolved::{BrokerConfig, RodanConfig, SiteConfig};
 
 /// Variables that a file may hold beside [`VARIABLES`]: the scripts' own.
 const OTHERS: [&str; 2] = ["HPC_TRAINER_HOME", "HPC_TRAINER_ENV_FILE"];
+
+/// A variable that is missing or wrong. Its text never repeats the value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The variable.
+    pub name: String,
+    /// What is wrong with it.
+    pub what: String,
+    /// What it is for: completes the sentence "it is ...".
+    pub purpose: &'static str,
+}
+
+impl Problem {
+    /// Takes the sentence of a [`ConfigError`] apart: it begins with the variable and often ends with its purpose.
+    fn new(sentence: &str) -> Self {
+        let (name, what) = sentence.split_once(' ').unwrap_or((sentence, ""));
+        let name = name.trim_end_matches(':');
+        let purpose = purpose(name);
+        let what = what.strip_suffix(purpose).filter(|_| !purpose.is_empty()).unwrap_or(what);
+        let what = what.trim_end_matches(" it is ").trim_end_matches([';', ':']);
+        Self { name: name.to_owned(), what: what.to_owned(), purpose }
+    }
+}
 
 /// What the sources say, and what is wrong with them.
 #[derive(Debug)]
@@ -52,12 +75,31 @@ impl Examined {
             file,
             mode,
             faults,
-            problems: reader.problems,
+            problems: reader.problems.iter().map(|text| Problem::new(text)).collect(),
             unknown,
             broker,
             rodan,
             site,
             max_download,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_told_from_the_purpose_of_its_variable() {
+        let problem = |what: &str, purpose| Problem { name: "MAX_CPUS".into(), what: what.into(), purpose };
+        let purpose = "the most cores that a job may ask for";
+        let sentences = [
+            ("MAX_CPUS is not set: it is the most cores that a job may ask for", "is not set"),
+            ("MAX_CPUS must be 1; it is the most cores that a job may ask for", "must be 1"),
+            ("MAX_CPUS: can't be read", "can't be read"),
+        ];
+        for (sentence, what) in sentences {
+            assert_eq!(Problem::new(sentence), problem(what, purpose));
         }
     }
 }

@@ -9,17 +9,21 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::load::ConfigError;
+use crate::secret::Secret;
 
 /// Bytes of the largest file that is read.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// The variables of a file.
-///
-/// # Errors
-/// The first thing that is wrong with it.
 pub(super) fn read_file(path: &Path) -> Result<HashMap<String, String>, ConfigError> {
-    let mut found = examine_file(path);
-    if found.faults.is_empty() { Ok(found.values) } else { Err(found.faults.remove(0)) }
+    let (values, mut faults) = variables(path, read_private(path)?.expose());
+    if faults.is_empty() { Ok(values) } else { Err(faults.remove(0)) }
+}
+
+/// The text of a file that nobody else can read or change.
+pub(super) fn read_private(path: &Path) -> Result<Secret, ConfigError> {
+    let mut found = look_at(path);
+    if found.faults.is_empty() { Ok(found.text) } else { Err(found.faults.remove(0)) }
 }
 
 /// A file with everything that is wrong with it.
@@ -32,49 +36,66 @@ pub(super) struct Found {
     pub(super) mode: Option<u32>,
 }
 
-/// Looks at a file and reads it as far as that is safe.
+/// Reads a file as far as that is safe, whatever is wrong with it.
+pub(super) fn examine_file(path: &Path) -> Found {
+    let looked = look_at(path);
+    let (values, bad_lines) = variables(path, looked.text.expose());
+    Found { values, faults: looked.faults.into_iter().chain(bad_lines).collect(), mode: looked.mode }
+}
+
+struct Looked {
+    /// Empty where it could not be read, or others could have written it.
+    text: Secret,
+    faults: Vec<ConfigError>,
+    mode: Option<u32>,
+}
+
+/// Looks at a file and reads it.
 ///
 /// It is opened once: what is looked at is what is read, even if the name leads elsewhere in between.
-pub(super) fn examine_file(path: &Path) -> Found {
-    let mut found = Found { values: HashMap::new(), faults: Vec::new(), mode: None };
+fn look_at(path: &Path) -> Looked {
+    let mut looked = Looked { text: Secret::new(""), faults: Vec::new(), mode: None };
     let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
     let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
     let (metadata, file) = match opened {
         Ok(opened) => opened,
         Err(error) => {
-            found.faults.push(read(error));
-            return found;
+            looked.faults.push(read(error));
+            return looked;
         }
     };
     let mode = metadata.mode() & 0o7777;
-    found.mode = Some(mode);
+    looked.mode = Some(mode);
     if mode & 0o077 != 0 {
-        found.faults.push(ConfigError::Permissions { path: path.to_path_buf(), mode });
+        looked.faults.push(ConfigError::Permissions { path: path.to_path_buf(), mode });
     }
     // Root may have put it there; anybody else could change it under our feet.
     let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
-    if owner != own && owner != 0 {
-        found.faults.push(ConfigError::Owner { path: path.to_path_buf(), owner, own });
+    let is_strange = owner != own && owner != 0;
+    if is_strange {
+        looked.faults.push(ConfigError::Owner { path: path.to_path_buf(), owner, own });
     }
-    if mode & 0o022 != 0 || (owner != own && owner != 0) {
-        return found; // a stranger's address must not get a password of the environment
+    if mode & 0o022 != 0 || is_strange {
+        return looked; // a stranger's address must not get a password of the environment
     }
     let mut text = Zeroizing::new(String::new());
-    if let Err(error) = file.take(MAX_BYTES + 1).read_to_string(&mut text) {
-        found.faults.push(read(error));
-    } else if text.len() as u64 > MAX_BYTES {
-        found.faults.push(read(io::Error::other("it is larger than 1 MiB")));
-    } else {
-        variables(path, &text, &mut found);
+    match file.take(MAX_BYTES + 1).read_to_string(&mut text) {
+        Err(error) => looked.faults.push(read(error)),
+        Ok(_) if text.len() as u64 > MAX_BYTES => {
+            looked.faults.push(read(io::Error::other("it is larger than 1 MiB")));
+        }
+        Ok(_) => looked.text = Secret::new(std::mem::take(&mut *text)),
     }
-    found
+    looked
 }
 
-fn variables(path: &Path, text: &str, found: &mut Found) {
+/// The variables, and the lines that are none.
+fn variables(path: &Path, text: &str) -> (HashMap<String, String>, Vec<ConfigError>) {
+    let (mut values, mut faults) = (HashMap::new(), Vec::new());
     for pair in dotenvy::from_read_iter(text.as_bytes()) {
         let line = match pair {
             Ok((name, value)) => {
-                found.values.insert(name, value);
+                values.insert(name, value);
                 continue;
             }
             // The error repeats the line, which may hold a password: only its number may be told.
@@ -84,8 +105,9 @@ fn variables(path: &Path, text: &str, found: &mut Found) {
             }
             Err(_) => 0,
         };
-        found.faults.push(ConfigError::Syntax { path: path.to_path_buf(), line });
+        faults.push(ConfigError::Syntax { path: path.to_path_buf(), line });
     }
+    (values, faults)
 }
 
 #[cfg(test)]

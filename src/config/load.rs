@@ -63,36 +63,10 @@ pub enum ConfigError {
     },
     /// Variables are missing or wrong.
     #[error("{}", list(.0))]
-    Variables(Vec<Problem>),
+    Variables(Vec<String>),
 }
 
-/// A variable that is missing or wrong. Its text never repeats the value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The variable.
-    pub name: &'static str,
-    /// What is wrong with it; `None` where it is not set.
-    pub what: Option<String>,
-}
-
-impl Problem {
-    /// What the variable is for: completes the sentence "it is ...".
-    pub fn purpose(&self) -> &'static str {
-        purpose(self.name)
-    }
-}
-
-impl std::fmt::Display for Problem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (name, purpose) = (self.name, self.purpose());
-        match &self.what {
-            Some(what) => write!(f, "{name} {what}; it is {purpose}"),
-            None => write!(f, "{name} is not set: it is {purpose}"),
-        }
-    }
-}
-
-fn list(problems: &[Problem]) -> String {
+fn list(problems: &[String]) -> String {
     let mut text = match problems.len() {
         1 => "the configuration has 1 problem:".to_owned(),
         n => format!("the configuration has {n} problems:"),
@@ -106,7 +80,7 @@ fn list(problems: &[Problem]) -> String {
 /// Collects values and problems, so that every problem is reported at once.
 pub(super) struct Reader {
     values: HashMap<String, String>,
-    pub(super) problems: Vec<Problem>,
+    pub(super) problems: Vec<String>,
 }
 
 /// What the variables say, as far as they say it.
@@ -148,29 +122,29 @@ impl Reader {
         self.get(name).map(str::to_owned)
     }
 
-    fn required(&mut self, name: &'static str) -> String {
+    fn required(&mut self, name: &str) -> String {
         self.optional(name).unwrap_or_else(|| {
-            self.problems.push(Problem { name, what: None });
+            self.problems.push(format!("{name} is not set: it is {}", purpose(name)));
             String::new()
         })
     }
 
     fn parsed<T, E: std::fmt::Display>(
         &mut self,
-        name: &'static str,
+        name: &str,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Option<T> {
         match parse(self.get(name)?) {
             Ok(value) => Some(value),
             Err(error) => {
-                self.problems.push(Problem { name, what: Some(error.to_string()) });
+                self.problems.push(format!("{name} {error}; it is {}", purpose(name)));
                 None
             }
         }
     }
 
     /// A whole number within `range`; the variable has a default.
-    fn number(&mut self, name: &'static str, range: std::ops::RangeInclusive<u64>) -> u64 {
+    fn number(&mut self, name: &str, range: std::ops::RangeInclusive<u64>) -> u64 {
         let (low, high) = (*range.start(), *range.end());
         self.parsed(name, |text| match u64::from_str(text) {
             Ok(n) if range.contains(&n) => Ok(n),
@@ -179,7 +153,7 @@ impl Reader {
         .unwrap_or(low)
     }
 
-    fn flag(&mut self, name: &'static str) -> bool {
+    fn flag(&mut self, name: &str) -> bool {
         self.parsed(name, |text| match text.to_ascii_lowercase().as_str() {
             "1" | "true" | "yes" | "on" => Ok(true),
             "0" | "false" | "no" | "off" => Ok(false),
@@ -189,7 +163,7 @@ impl Reader {
     }
 
     /// The value of an sbatch option: one word, so that nothing else can be smuggled in with it.
-    fn word(&mut self, name: &'static str) -> Option<String> {
+    fn word(&mut self, name: &str) -> Option<String> {
         self.parsed(name, |text| {
             let fits = |c: char| c.is_ascii_alphanumeric() || "_-:.=,/&|[]*".contains(c);
             if text.starts_with('-') || !text.chars().all(fits) {

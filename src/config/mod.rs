@@ -11,8 +11,8 @@ mod write;
 
 pub use address::{AddressError, BrokerAddress, RodanAddress};
 pub use env::{VARIABLES, Variable};
-pub use examine::Examined;
+pub use examine::{Examined, Problem};
 pub use gres::{Gres, GresTable, GresTableError};
-pub use load::{ConfigError, Problem, Sources};
+pub use load::{ConfigError, Sources};
 pub use resolved::{BrokerConfig, Config, OnTimeLimit, RodanConfig, SiteConfig, TrainerConfig};
 pub use write::{credentials_text, problems};

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::env::VARIABLES;
-use super::load::{Problem, Reader};
+use super::load::Reader;
 use crate::secret::Secret;
 
 const EXAMPLE: &str = include_str!("../../credentials.env.example");
 
 /// What is wrong with these values, if they were the whole configuration.
-pub fn problems(values: impl Iterator<Item = (String, String)>) -> Vec<Problem> {
+pub fn problems(values: impl Iterator<Item = (String, String)>) -> Vec<String> {
     let mut reader = Reader::new(values.collect::<HashMap<_, _>>());
     reader.read(std::path::Path::new("/"), None, None);
     reader.problems

@@ -10,9 +10,7 @@ use thiserror::Error;
 use super::crontab;
 use super::doctor;
 use super::output::{fail, print};
-use crate::config::{
-    BrokerAddress, Examined, Problem, RodanAddress, Sources, VARIABLES, credentials_text, problems,
-};
+use crate::config::{BrokerAddress, Examined, RodanAddress, Sources, VARIABLES, credentials_text, problems};
 use crate::exit_code::ExitCode;
 use crate::ledger::{create_atomic, write_atomic};
 use crate::secret::Secret;
@@ -65,8 +63,8 @@ enum InitError {
     #[error("{0}")]
     Usage(String),
     /// Values that the programs would refuse.
-    #[error("these values can't be used:\n  {}", shown(.0))]
-    Values(Vec<Problem>),
+    #[error("these values can't be used:\n  {}", .0.join("\n  "))]
+    Values(Vec<String>),
     /// A password that can't stand in the file.
     #[error(
         "the value of {0} can't be written into the file: it has a line break or another control character"
@@ -93,10 +91,6 @@ impl InitError {
             Self::Input(_) => ExitCode::Stopped,
         }
     }
-}
-
-fn shown(problems: &[Problem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n  ")
 }
 
 /// The values by the names of their variables.
