@@ -326,7 +326,7 @@ fn queues_that_are_missing_or_odd_are_warnings() {
     // Jobs that wait are counted and stay.
     clinic.desk.site.set("RABBITMQ_HOST", clinic.desk.vhost.tls_url());
     clinic.desk.vhost.publish_job(&job());
-    clinic.report(&[]).says("RabbitMQ", "hpc-jobs", "pass", "1 jobs wait", "");
+    clinic.report(&[]).says("RabbitMQ", "hpc-jobs", "pass", "jobs that wait: 1", "");
     assert_eq!(clinic.desk.vhost.waiting("hpc-jobs"), Some(1));
 }
 

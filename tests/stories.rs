@@ -4,6 +4,7 @@
 
 mod support;
 
+mod allocations;
 mod bombs;
 mod check;
 mod cli_reference;

@@ -121,7 +121,7 @@ fn jobs(rows: &mut Rows, found: Result<Option<QueueFacts>, BrokerError>) {
         ),
         Ok(Some(QueueFacts { consumers, messages, .. })) if consumers > 0 => rows.warn(
             JOBS_QUEUE,
-            format!("{messages} jobs wait, and {consumers} others take jobs from it"),
+            format!("jobs that wait: {messages}; others that take jobs from it: {consumers}"),
             "find out who reads it: each job goes to one reader only",
         ),
         Ok(Some(QueueFacts { differs: Some(differs), .. })) => rows.warn(
@@ -130,7 +130,7 @@ fn jobs(rows: &mut Rows, found: Result<Option<QueueFacts>, BrokerError>) {
             "delete it when it is empty; Rodan declares it anew",
         ),
         Ok(Some(QueueFacts { messages, .. })) => {
-            rows.pass(JOBS_QUEUE, format!("{messages} jobs wait; declared as Rodan does"));
+            rows.pass(JOBS_QUEUE, format!("jobs that wait: {messages}; declared as Rodan does"));
         }
     }
 }
@@ -155,7 +155,7 @@ fn results(
         ),
         Ok(None) => rows.pass(DEFAULT_REPLY_QUEUE, "there is none; the first reply makes it"),
         Ok(Some(QueueFacts { messages, consumers, .. })) => {
-            rows.pass(DEFAULT_REPLY_QUEUE, format!("{messages} replies wait, {consumers} readers"));
+            rows.pass(DEFAULT_REPLY_QUEUE, format!("replies that wait: {messages}, readers: {consumers}"));
         }
     }
 }

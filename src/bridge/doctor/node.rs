@@ -1,5 +1,7 @@
 //! The same from a compute node: a small job that looks around there and writes down what it saw.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -43,7 +45,10 @@ pub(super) async fn on_node(
     stop: impl Future<Output = ()>,
 ) -> (Vec<Row>, Ended) {
     let mut rows = Rows::new(GROUP);
-    let directory = match tempfile::Builder::new().prefix(DIRECTORY).tempdir_in(&site.spool) {
+    // Before the first pass there is none yet.
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&site.spool);
+    let directory = made.and_then(|()| tempfile::Builder::new().prefix(DIRECTORY).tempdir_in(&site.spool));
+    let directory = match directory {
         Ok(directory) => directory,
         Err(error) => {
             rows.skip("job", format!("no place for its result in {}: {error}", site.spool.display()));

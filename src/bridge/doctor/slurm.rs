@@ -14,7 +14,7 @@ pub(super) async fn rows(site: &SiteConfig, typical: &Typical) -> Vec<Row> {
     let mut rows = Rows::new("Slurm");
     let slurm = Slurm::new(site);
     match slurm.queue().await {
-        Ok(jobs) => rows.pass("squeue", format!("answers; it knows {} jobs of this account", jobs.len())),
+        Ok(jobs) => rows.pass("squeue", format!("answers; jobs of this account: {}", jobs.len())),
         Err(error) => failed(&mut rows, "squeue", &error),
     }
     match slurm.accounts().await {

@@ -15,6 +15,16 @@ const TRAINER: &str = "run_trainer";
 const BUILD: &str = "build it there: cargo build --release --bin run_trainer";
 const BUILD_CUDA: &str = "build it with its default features, or set SITE_GRES=none";
 
+/// The Apptainer image that `hpc_training.sh` starts the trainer from, where the site has set one; on the login node it may be
+/// known to `site.sh` only, which is not run there.
+const IMAGE: &str = "HPC_TRAINER_IMAGE";
+
+fn names_an_image(home: &Path) -> bool {
+    let set = |line: &str| !line.trim_start().starts_with('#') && line.contains(&format!("{IMAGE}="));
+    std::env::var_os(IMAGE).is_some_and(|image| !image.is_empty())
+        || std::fs::read_to_string(home.join("site.sh")).is_ok_and(|text| text.lines().any(set))
+}
+
 /// Where `hpc_training.sh` looks for the trainer, in this order.
 fn find(home: &Path) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt as _;
@@ -57,6 +67,9 @@ pub(super) async fn output(program: &Path, arguments: &[&str]) -> Result<String,
 pub(super) async fn rows(site: &SiteConfig) -> Vec<Row> {
     let mut rows = Rows::new("trainer");
     match find(&site.home) {
+        None if names_an_image(&site.home) => {
+            rows.skip(TRAINER, format!("comes from the image that {IMAGE} names; --on-node looks for it"));
+        }
         None => rows.fail(TRAINER, missing(site), BUILD),
         Some(path) => match first_line(&path, &["--version"]).await {
             Ok(version) => {
@@ -113,6 +126,26 @@ fn without_serial(line: &str) -> &str {
     line.split_once(" (UUID").map_or(line, |(name, _)| name)
 }
 
+/// An image is there and can be started; what is in it the first job shows.
+async fn from_image(rows: &mut Rows, home: &Path, image: &str) {
+    let is_remote = image.contains("://");
+    if !is_remote && let Err(error) = std::fs::metadata(home.join(image)) {
+        let advice = format!("build the image, or set {IMAGE} anew in site.sh");
+        return rows.fail("trainer", format!("{}: {error}", home.join(image).display()), advice);
+    }
+    let mut runtime = first_line(Path::new("apptainer"), &["--version"]).await;
+    if runtime.is_err() {
+        runtime = first_line(Path::new("singularity"), &["--version"]).await;
+    }
+    match runtime {
+        Ok(version) => rows.pass("trainer", format!("from the image {image}; {version}")),
+        Err(error) => {
+            let seen = format!("{IMAGE} is set, but neither apptainer nor singularity starts: {error}");
+            rows.fail("trainer", seen, "load its module in site.sh");
+        }
+    }
+}
+
 /// On a compute node, where it must start.
 pub(super) async fn rows_on_node(group: &str, site: &SiteConfig, wants_gpu: bool) -> Vec<Row> {
     let mut rows = Rows::new(group);
@@ -125,6 +158,10 @@ pub(super) async fn rows_on_node(group: &str, site: &SiteConfig, wants_gpu: bool
             "check SITE_GRES and SITE_GRES_TABLE, and the node's driver; jobs train on its CPUs until then",
         ),
         Err(_) => rows.skip("GPU", "the job asks for none"),
+    }
+    if let Some(image) = std::env::var_os(IMAGE).filter(|image| !image.is_empty()) {
+        from_image(&mut rows, &site.home, &image.to_string_lossy()).await;
+        return rows.done();
     }
     let Some(path) = find(&site.home) else {
         rows.fail("trainer", missing(site), BUILD);

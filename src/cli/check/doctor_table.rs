@@ -52,3 +52,47 @@ pub(super) fn render(report: &Report) -> String {
     );
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::doctor::Row;
+
+    #[test]
+    fn the_report_as_a_table_and_as_json() {
+        let row = |group: &str, name: &str, verdict, seen: &str, advice: Option<&str>| Row {
+            group: group.into(),
+            name: name.into(),
+            verdict,
+            seen: seen.into(),
+            advice: advice.map(str::to_owned),
+        };
+        let wrong = "6 CPUs, 6000 MB, 0-06:00:00 (as the last job): Slurm would refuse it: invalid partition specified: gqu";
+        let checks = vec![
+            row("RabbitMQ", "DNS", Verdict::Pass, "rabbit.example.org is 192.0.2.7", None),
+            row(
+                "RabbitMQ",
+                "TLS",
+                Verdict::Warn,
+                "TLS 1.3, certificate good for 9 days, until 2026-12-01",
+                Some("have the certificate of rabbit.example.org renewed"),
+            ),
+            row(
+                "Slurm",
+                "sbatch 128000 MB long",
+                Verdict::Fail,
+                wrong,
+                Some(
+                    "check SITE_ACCOUNT, SITE_PARTITION, SITE_QOS, SITE_CONSTRAINT, SITE_GRES and SITE_GRES_TABLE",
+                ),
+            ),
+            row("Slurm", "download", Verdict::Skipped, "--no-download", None),
+        ];
+        let mut report = Report::new(checks);
+        "login1".clone_into(&mut report.host);
+        let text = render(&report);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        insta::assert_snapshot!("table", text);
+        insta::assert_snapshot!("json", serde_json::to_string_pretty(&report).unwrap());
+    }
+}
