@@ -215,9 +215,9 @@ impl Engine {
     }
 
     /// Steps taken, first and second moments of each layer.
-    pub(super) fn moments(&self) -> Result<(u64, Vec<Vec<f32>>, Vec<Vec<f32>>), GpuError> {
+    pub(super) fn moments(&self) -> Result<(u64, [Vec<Vec<f32>>; 2]), GpuError> {
         let training = self.training()?;
-        Ok((training.steps, self.unpacked(&training.first)?, self.unpacked(&training.second)?))
+        Ok((training.steps, [self.unpacked(&training.first)?, self.unpacked(&training.second)?]))
     }
 
     /// Goes on from such a state.

@@ -54,7 +54,7 @@ impl Trainer {
     /// # Errors
     /// When the card fails.
     pub(crate) fn adam(&self) -> Result<AdamState, NetworkError> {
-        let (step, first, second) = self.engine.moments()?;
+        let (step, [first, second]) = self.engine.moments()?;
         Ok(AdamState { step, first, second })
     }
 
