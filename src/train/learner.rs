@@ -15,7 +15,7 @@ use crate::keras::Weights;
 
 /// A network that learns.
 pub(super) enum Learner {
-    Host { network: Network, adam: Adam },
+    Host { network: Box<Network>, adam: Adam },
     Card(Box<Trainer>),
 }
 
@@ -44,7 +44,7 @@ impl Learner {
             let shape = (most, shape.height(), shape.width());
             return Ok(Self::Card(Box::new(Trainer::new(card, weights, shape, rate, state)?)));
         }
-        let network = Network::new(weights, &options.device)?;
+        let network = Box::new(Network::new(weights, &options.device)?);
         let adam = match state {
             None => Adam::new(network.parameters(), rate)?,
             Some(state) => Adam::resume(network.parameters(), rate, state)?,

@@ -10,6 +10,7 @@ use super::machine::{Buffer, Convolution, GpuError, Machine, Workspace};
 use super::pages::Cuts;
 use super::steps::{Image, Size, Steps, Table};
 use crate::keras::{CONV_LAYERS, Weights};
+use crate::train::adam::AdamState;
 use crate::train::network::NetworkError;
 
 /// The first epochs' bias correction is f32's, as Keras takes it.
@@ -215,9 +216,10 @@ impl Engine {
     }
 
     /// Steps taken, first and second moments of each layer.
-    pub(super) fn moments(&self) -> Result<(u64, Vec<Vec<f32>>, Vec<Vec<f32>>), GpuError> {
+    pub(super) fn moments(&self) -> Result<AdamState, GpuError> {
         let training = self.training()?;
-        Ok((training.steps, self.unpacked(&training.first)?, self.unpacked(&training.second)?))
+        let (first, second) = (self.unpacked(&training.first)?, self.unpacked(&training.second)?);
+        Ok(AdamState { step: training.steps, first, second })
     }
 
     /// Goes on from such a state.

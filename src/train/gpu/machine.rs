@@ -142,6 +142,7 @@ impl ConvShape {
 
 /// Work space of the convolutions: address and bytes.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only cuDNN wants any"))]
 pub(super) struct Workspace(pub(super) u64, pub(super) usize);
 
 /// A convolution that the machine has prepared.

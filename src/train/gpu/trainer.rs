@@ -54,8 +54,7 @@ impl Trainer {
     /// # Errors
     /// When the card fails.
     pub(crate) fn adam(&self) -> Result<AdamState, NetworkError> {
-        let (step, first, second) = self.engine.moments()?;
-        Ok(AdamState { step, first, second })
+        Ok(self.engine.moments()?)
     }
 
     /// Trains on the samples of `order`, `size` at a time, and calls `done` with the number of samples and the loss of each
