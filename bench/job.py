@@ -54,7 +54,7 @@ def run(options, folder, rodan):
     if options.threads:
         environment["RAYON_NUM_THREADS"] = str(options.threads)
     started = time.perf_counter()
-    trainer = subprocess.Popen([options.trainer, str(path), "--quiet"], env=environment, stderr=subprocess.PIPE, text=True,
+    trainer = subprocess.Popen([options.trainer, str(path)], env=environment, stderr=subprocess.PIPE, text=True,
                                cwd=folder)
     said, line = [], None
     for text in trainer.stderr:
