@@ -2,7 +2,8 @@
 //!
 //! Every write to the spool and every step that the world can see passes a numbered point before and after. In a debug
 //! build `HPC_TRAINER_DIE_AT=N` makes the program abort at the N-th point that it passes, without a destructor or
-//! another write, and `HPC_TRAINER_DIE_LOG=FILE` names the points as they are passed. A release build has none of this.
+//! another write, and `HPC_TRAINER_DIE_LOG=FILE` names the points as they are passed. `HPC_TRAINER_PANIC_AT=NAME` panics at
+//! the point of that name, with `HPC_TRAINER_PANIC_WITH` in its words. A release build has none of this.
 
 /// Passes a point.
 #[cfg(not(debug_assertions))]
@@ -15,6 +16,9 @@ pub fn point(name: &str) {
     use std::io::Write as _;
     use std::sync::atomic::{AtomicU32, Ordering};
 
+    if std::env::var("HPC_TRAINER_PANIC_AT").is_ok_and(|at| at == name) {
+        panic!("{}", std::env::var("HPC_TRAINER_PANIC_WITH").unwrap_or_default());
+    }
     static PASSED: AtomicU32 = AtomicU32::new(0);
     let (at, log) = settings();
     if at.is_none() && log.is_none() {

@@ -23,4 +23,5 @@ pub mod text;
 pub mod tls;
 #[cfg(feature = "trainer")]
 pub mod train;
+pub mod wipe;
 pub mod wire;

@@ -7,7 +7,7 @@ pub fn printable(text: &str, max: usize) -> String {
     let mut shown: String = text
         .chars()
         .take(max)
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if acts_on_terminal(c) { ' ' } else { c })
         .collect::<String>()
         .trim()
         .to_owned();
@@ -17,8 +17,31 @@ pub fn printable(text: &str, max: usize) -> String {
     shown
 }
 
+/// What a terminal obeys, or what turns the order of the text around it: control characters, line separators, and the marks
+/// and isolates of bidirectional text.
+pub fn acts_on_terminal(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A JSON text in which such characters are escaped, to be shown: there they stand in strings only.
+pub fn printable_json(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match acts_on_terminal(c) && c != '\n' {
+            true => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => text.push(c),
+        }
+    }
+    text
+}
+
+/// The longest sentence that a reply holds, in characters: an error may repeat what a message said.
+const LONGEST_SENTENCE: usize = 4000;
+
 /// An error's text as a sentence for a person.
 pub fn sentence(text: &str) -> String {
+    let text = printable(text, LONGEST_SENTENCE);
     let mut chars = text.chars();
     let first = chars.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default();
     let rest = chars.as_str().trim_end_matches('.');
@@ -62,5 +85,10 @@ mod tests {
     fn foreign_text_can_not_act_on_a_terminal() {
         assert_eq!(printable("a\u{1b}[31mred\nline", 40), "a [31mred line");
         assert_eq!(printable("abcdef", 3), "abc…");
+        assert_eq!(printable("a\u{202e}b\u{2066}c\u{2028}d\u{9b}e", 40), "a b c d e");
+        let shown = printable_json(&serde_json::json!({"a": "\u{202e}\u{9b}\n"}).to_string());
+        assert_eq!(shown, r#"{"a":"\u202e\u009b\n"}"#);
+        assert_eq!(sentence("it says \u{1b}[2J."), "It says  [2J.");
+        assert_eq!(sentence(&"x".repeat(5000)).chars().count(), 4002);
     }
 }

@@ -16,10 +16,15 @@ use serde_json::json;
 use support::SECONDS;
 use support::broker::{JOBS, RESULTS};
 use support::desk::Desk;
+use support::program::{Program, run_trainer};
 use support::rodan::{Answer, LOGIN, Rodan, Setup};
 
 const PASSWORD: &str = "pl4nted+password/of&rodan";
 const TOKEN: &str = "feedfacefeedfacefeedfacefeedfacefeedface";
+
+/// Of the test that has them in an environment, where the other test looks for its own.
+const WORDS: &str = "badc0debadc0debadc0debadc0debadc0debadc0";
+const PASSWORD_IN_WORDS: &str = "pl4nted-in-the-words-of-a-panic";
 
 /// What a job of this site sees of its surroundings.
 const LOOK_AROUND: &str = r#"env > "${1%/*}/../../../environment"
@@ -91,7 +96,7 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
     let mut watch = Search::new(&secrets[..2]);
     let done = AtomicBool::new(false);
 
-    std::thread::scope(|scope| {
+    let good = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 watch.look_at_processes();
@@ -177,12 +182,27 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
                 search.look("reply", id, &reply.body);
             }
         }
-        run(&mut search, &desk, &["purge", "--older", "0d", "--dry-run"]);
+        run(&mut search, &desk, &["status", "--all"]);
+        run(&mut search, &desk, &["purge", "--older", "1h", "--dry-run"]);
         search.look(
             "Slurm's record",
             &slurm_id,
             desk.cluster.command("scontrol").args(["show", "job", "-d"]).run().stdout.as_bytes(),
         );
+
+        // A page in a folder, by somebody who has the site's variables in their environment: models, pictures, training.json.
+        let folder = desk.site.path().join("page");
+        page(&folder);
+        let mut local = Program::new(run_trainer().unwrap()).arg("--local").arg(folder);
+        for setting in ["Patch height=16", "Patch width=16", "Maximum number of samples per label=10"] {
+            local = local.args(["--set", setting]);
+        }
+        let local = local.args(["--set", "Maximum number of training epochs=1", "--out"]);
+        let local = local.arg(desk.site.path().join("local")).arg("--tensorboard");
+        let local = local.arg(desk.site.path().join("curves")).env("RODAN_PASSWORD", "in a file only");
+        let finished = local.current_dir(desk.site.path()).limit(SECONDS(120)).run().success();
+        search.look("output of a command", "--local", finished.to_string().as_bytes());
+        good
     });
 
     // The job file of a job that Slurm has not got yet holds a token, and is for this account alone.
@@ -195,15 +215,100 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
             search.look("file", &path.display().to_string(), &fs::read(&path).unwrap());
         }
     }
-    for name in ["environment", "arguments", "record", "script"] {
-        assert!(desk.site.path().join(name).exists(), "the job left {name}");
+    for name in ["environment", "arguments", "record", "script", "local/training.json", "local/report.html"] {
+        assert!(desk.site.path().join(name).exists(), "{name} was looked at");
     }
+    assert!(desk.site.spool().join("done").join(&good).join("report.html").exists());
     search.seen.append(&mut watch.seen);
     search.hits.append(&mut watch.hits);
     for (kind, count) in &search.seen {
         eprintln!("{count:>7}  {kind}");
     }
     assert!(search.seen.iter().any(|(kind, count)| *kind == "process arguments" && *count > 100));
+    assert!(search.hits.is_empty(), "{:#?}", search.hits);
+}
+
+/// Lets `check` look after a job until it is answered.
+fn answer(desk: &Desk, id: &str) {
+    support::wait_for("the answer", SECONDS(60), || {
+        desk.check().args(["--max-jobs", "0"]).run();
+        (!desk.directory(id).exists()).then_some(())
+    });
+}
+
+/// A page in a folder, of 48×48 pixels, dark on the right.
+fn page(folder: &std::path::Path) {
+    fs::create_dir(folder).unwrap();
+    let halves = |right: u8, left: u8| {
+        (0..48 * 48).flat_map(move |i| [0, 0, 0, if i % 48 < 24 { left } else { right }])
+    };
+    let image: Vec<u8> =
+        (0..48 * 48).flat_map(|i| [if i % 48 < 24 { 220 } else { 20 }, 90, 90, 255]).collect();
+    let layers = [
+        ("image.png", image),
+        ("background.png", halves(0, 255).collect()),
+        ("layer_0.png", halves(255, 0).collect()),
+    ];
+    for (name, pixels) in layers {
+        let mut encoder = png::Encoder::new(fs::File::create(folder.join(name)).unwrap(), 48, 48);
+        encoder.set_color(png::ColorType::Rgba);
+        encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+    }
+}
+
+/// A fault of the program whose words hold a secret, as those of a text that was cut in a wrong place would.
+#[test]
+fn a_panic_shows_no_secret_and_takes_nothing_with_it() {
+    let at = |point: &str| {
+        format!(
+            "export RUST_BACKTRACE=full HPC_TRAINER_PANIC_AT='{point}' HPC_TRAINER_PANIC_WITH=\"token {WORDS}\"\n\
+             exec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\""
+        )
+    };
+    let setup = Setup { password: PASSWORD_IN_WORDS.into(), token: WORDS.into(), ..Setup::default() };
+    let mut desk = Desk::with(Some("exit 0"), Rodan::with(setup));
+    let mut search = Search::new(&[("password of Rodan", PASSWORD_IN_WORDS), ("token", WORDS)]);
+    let panics = |search: &mut Search, said: &str, whose: &str| {
+        assert!(
+            said.contains("a fault of the program (hpc-trainer ") && said.contains("src/crash.rs"),
+            "{said}"
+        );
+        assert!(said.contains("please report it") && said.contains("its words are left out"), "{said}");
+        search.look("words of a panic", whose, said.as_bytes());
+    };
+    for point in ["after the log-in", "before writing job.json", "after writing job.json"] {
+        let id = desk.vhost.publish_job(&desk.short_job());
+        let check = desk.check().env("HPC_TRAINER_PANIC_AT", point);
+        let check = check
+            .env("HPC_TRAINER_PANIC_WITH", format!("{WORDS} {PASSWORD_IN_WORDS}"))
+            .env("RUST_BACKTRACE", "full");
+        let finished = check.run();
+        assert_eq!(finished.code(), Some(1), "{finished}");
+        panics(&mut search, &finished.stderr, point);
+        assert!(finished.stderr.contains("hpc_trainer::bridge"), "the backtrace: {finished}");
+        // The next pass carries on.
+        desk.check().run().success();
+        desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(180));
+        answer(&desk, &id);
+        search.look("reply", &id, desk.error_reply(&id).as_bytes());
+    }
+    // In the trainer.
+    let point = "before writing started";
+    desk.use_script(&format!("#!/bin/bash\n{}\n", at(point)));
+    let id = desk.vhost.publish_job(&desk.short_job());
+    desk.check().run().success();
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(180));
+    panics(&mut search, &desk.log(&id), point);
+    answer(&desk, &id);
+    let reply = desk.error_reply(&id);
+    assert!(reply.contains("without a result"), "{reply}");
+    search.look("reply", &id, reply.as_bytes());
+    for path in desk.site.files_below(desk.site.path()) {
+        let links = path.ends_with("check") || path.ends_with("run_trainer");
+        if path != desk.site.credentials() && !links && !path.ends_with("batch.sh") {
+            search.look("file", &path.display().to_string(), &fs::read(&path).unwrap());
+        }
+    }
     assert!(search.hits.is_empty(), "{:#?}", search.hits);
 }
 

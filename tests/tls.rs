@@ -5,10 +5,11 @@
 mod support;
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -20,6 +21,9 @@ use tokio_rustls::rustls::{ServerConfig, ServerConnection, Stream};
 
 use support::SECONDS;
 use support::program::{Finished, Program, check, run_trainer};
+
+const JOB: &str = r#"{"inputs":{"Image":"/i.png","Background":"/b.png","rgba PNG - Layer 0":"/0.png"},"token":"t0ken",
+        "settings":{"Maximum number of training epochs":1,"Maximum number of samples per label":1,"Patch height":32,"Patch width":32}}"#;
 
 /// What is wrong with a server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -148,9 +152,7 @@ fn ask_rodan(fault: Fault) -> (Server, Finished) {
     let server = server(fault);
     let home = site("127.0.0.1:1", &format!("https://localhost:{}", server.port), &server.trusted);
     let job = home.path().join("job.json");
-    let text = r#"{"inputs":{"Image":"/i.png","Background":"/b.png","rgba PNG - Layer 0":"/0.png"},"token":"t0ken",
-        "settings":{"Maximum number of training epochs":1,"Maximum number of samples per label":1,"Patch height":32,"Patch width":32}}"#;
-    fs::write(&job, text).unwrap();
+    fs::write(&job, JOB).unwrap();
     let finished = run(run_trainer().unwrap(), home.path(), &[job.to_str().unwrap(), "queue", "id"]);
     (server, finished)
 }
@@ -184,6 +186,98 @@ fn a_rodan_with_a_bad_certificate_is_refused_before_the_token_is_sent() {
             let (fault, words, (server, finished)) = thread.join().unwrap();
             assert!(finished.to_string().contains(words), "{fault:?}: {finished}");
             assert_eq!(server.heard.load(Ordering::SeqCst), 0, "{fault:?}");
+        }
+    });
+}
+
+/// OpenSSL's own server, which can speak what nobody should any more. Ends when dropped.
+struct OldServer {
+    child: std::process::Child,
+    port: u16,
+    said: std::thread::JoinHandle<String>,
+}
+
+impl OldServer {
+    fn start(home: &Path, version: &str) -> Self {
+        let mut child = Command::new("openssl")
+            .args(["s_server", "-accept", "127.0.0.1:0", version, "-cipher", "ALL:@SECLEVEL=0"])
+            .arg("-cert")
+            .arg(home.join("server.pem"))
+            .arg("-key")
+            .arg(home.join("server.key"))
+            // Kept open: at its end the server would end, too.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.starts_with("ACCEPT") {
+            line.clear();
+            assert!(lines.read_line(&mut line).unwrap() > 0, "openssl s_server did not start");
+        }
+        let port = line.trim().rsplit(':').next().unwrap().parse().unwrap();
+        let said = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = lines.read_to_end(&mut bytes);
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
+        Self { child, port, said }
+    }
+
+    /// What it was told within TLS, now that it ends.
+    fn end(mut self) -> String {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.said.join().unwrap()
+    }
+}
+
+#[test]
+fn a_server_that_speaks_only_older_versions_is_refused() {
+    let authority = Authority::new("trusted");
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, &authority.issuer).unwrap();
+    // It would speak with others, and with us where it has a version that we take.
+    let speak = &|version: &str, is_refused: bool, program: &Path| {
+        let keys = tempfile::tempdir().unwrap();
+        fs::write(keys.path().join("server.pem"), certificate.pem()).unwrap();
+        fs::write(keys.path().join("server.key"), key.serialize_pem()).unwrap();
+        let server = OldServer::start(keys.path(), version);
+        let client = Command::new("openssl")
+            .args(["s_client", "-connect", &format!("127.0.0.1:{}", server.port), version])
+            .args(["-cipher", "ALL:@SECLEVEL=0"])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(client.status.success(), "{version}: {}", String::from_utf8_lossy(&client.stderr));
+        let is_check = program == check();
+        let url = |scheme: &str| format!("{scheme}://localhost:{}", server.port);
+        let (broker, rodan) = match is_check {
+            true => (url("amqps"), "https://rodan.invalid".to_owned()),
+            false => ("127.0.0.1:1".to_owned(), url("https")),
+        };
+        let home = site(&broker, &rodan, &authority.pem);
+        let settings = home.path().join("credentials.env");
+        let text = fs::read_to_string(&settings).unwrap() + "DOWNLOAD_SECONDS=8\n";
+        fs::write(&settings, text).unwrap();
+        let job = home.path().join("job.json");
+        fs::write(&job, JOB).unwrap();
+        let arguments = [job.to_str().unwrap(), "queue", "id"];
+        let finished = run(program, home.path(), if is_check { &[] } else { &arguments });
+        let said = server.end();
+        let spoken = if is_check { "AMQP" } else { "GET /" };
+        assert_eq!(said.contains(spoken), !is_refused, "{version} {}: {finished}", program.display());
+        let words = finished.to_string().contains("it speaks no TLS 1.2 or newer");
+        assert_eq!(words, is_refused, "{version} {}: {finished}", program.display());
+    };
+    std::thread::scope(|scope| {
+        for (version, is_refused) in [("-tls1_2", false), ("-tls1_1", true), ("-tls1", true)] {
+            for program in [check(), run_trainer().unwrap()] {
+                scope.spawn(move || speak(version, is_refused, program));
+            }
         }
     });
 }

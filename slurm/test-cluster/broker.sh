@@ -22,6 +22,12 @@ make_certificates() {
         printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n' >extensions
         openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
             -extfile extensions -out server.pem
+        # For a broker that asks its clients for one; all others take no notice.
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
+            -subj "/CN=hpc-trainer" -keyout client.key -out client.csr
+        printf 'extendedKeyUsage=clientAuth\n' >client-extensions
+        openssl x509 -req -in client.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 \
+            -extfile client-extensions -out client.pem
     ) >"$BROKER/log/openssl.log" 2>&1
 }
 
@@ -105,7 +111,7 @@ broker_answers_or_died() {
 # Another program may have taken a port first. Then our server ends (plain port) or shows no certificate of our CA.
 broker_is_ours() {
     alive "$BROKER_PID" && openssl s_client -connect "127.0.0.1:$AMQPS_PORT" -verify_return_error \
-        -CAfile "$BROKER/tls/ca.pem" </dev/null >"$BROKER/log/openssl.log" 2>&1
+        -CAfile "$BROKER/tls/ca.pem" -cert "$BROKER/tls/client.pem" -key "$BROKER/tls/client.key" </dev/null >"$BROKER/log/openssl.log" 2>&1
 }
 
 stop_broker() {
@@ -122,7 +128,7 @@ launch_broker() {
         exec_daemon "$RABBITMQ_SERVER" >>"$BROKER/log/server.out" 2>&1
     ) &
     BROKER_PID=$!
-    wait_until 60 broker_answers_or_died && broker_is_ours
+    wait_until 180 broker_answers_or_died && broker_is_ours
 }
 
 start_broker() {
@@ -145,6 +151,8 @@ export HPC_TRAINER_TEST_AMQPS_PORT=$AMQPS_PORT
 export HPC_TRAINER_TEST_AMQP_USER=$BROKER_USER
 export HPC_TRAINER_TEST_AMQP_PASSWORD=$BROKER_PASSWORD
 export HPC_TRAINER_TEST_CA='$BROKER/tls/ca.pem'
+export HPC_TRAINER_TEST_CLIENT='$BROKER/tls/client.pem'
+export HPC_TRAINER_TEST_CLIENT_KEY='$BROKER/tls/client.key'
 export HPC_TRAINER_TEST_VHOSTS=$VHOSTS
 ENV
 }

@@ -4,7 +4,12 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use hpc_trainer::cli::check;
+use hpc_trainer::harden;
+use hpc_trainer::wipe::Wiping;
+
+#[global_allocator]
+static MEMORY: Wiping = Wiping;
 
 fn main() -> ExitCode {
-    check::run(&check::Arguments::parse()).into()
+    harden::guarded(|| check::run(&check::Arguments::parse())).into()
 }

@@ -1,7 +1,7 @@
 //! Delivering replies that the trainer did not deliver, and error replies.
 
 use super::pass::{BridgeError, Pass};
-use crate::broker::PublishError;
+use crate::broker::{BrokerError, PublishError};
 use crate::exit_code::ExitCode;
 use crate::ledger::{Event, Outcome, Record, State};
 use crate::report;
@@ -72,12 +72,36 @@ impl Pass<'_> {
                 self.apply(job, Event::Delivered)?;
                 self.finish(job)
             }
+            Err(error) if self.is_hopeless(job, &error) => {
+                let sentence = format!("its reply can't be delivered, and is given up: {error}");
+                self.remember(ExitCode::NotDelivered);
+                tracing::warn!("{}: {sentence}", job.job_id);
+                self.tell(job, "failed", &sentence);
+                job.last_error = Some(sentence);
+                self.apply(job, Event::Delivered)?;
+                self.broker = None;
+                Ok(self.store.finish(&job.job_id)?)
+            }
             Err(PublishError::Broker(error)) => {
                 // The connection is in doubt: the next job gets a new one.
                 self.broker = None;
                 self.waits(job, ExitCode::NotDelivered, error.to_string())
             }
             Err(error) => self.waits(job, ExitCode::NotDelivered, error.to_string()),
+        }
+    }
+
+    /// Whether a reply that could not be published need not be tried again: its queue is gone, and only the broker gives
+    /// queues such a name, or nobody; or it tells of a message that never became a Slurm job, and has waited long enough. (A broker
+    /// that is away is waited for.)
+    fn is_hopeless(&self, job: &Record, error: &PublishError) -> bool {
+        let is_reserved = job.reply_to.starts_with("amq.") || job.reply_to.contains(['\r', '\n']);
+        match error {
+            PublishError::NoQueue { .. } if is_reserved => true,
+            PublishError::NoQueue { .. }
+            | PublishError::Refused(_)
+            | PublishError::Broker(BrokerError::Failed { .. }) => never_ran(job) && self.is_given_up(job),
+            PublishError::TooLarge { .. } | PublishError::Broker(_) => false,
         }
     }
 
@@ -88,4 +112,9 @@ impl Pass<'_> {
         self.tell(job, "answered", &format!("{what} in the queue '{}'", job.reply_to));
         Ok(())
     }
+}
+
+/// A message that Slurm never got: nobody's hours hang on its reply, which is an error of a few words.
+pub(super) fn never_ran(job: &Record) -> bool {
+    job.slurm_id.is_none() && job.outcome == Some(Outcome::Error)
 }

@@ -7,7 +7,7 @@ use crate::broker::{Broker, DEFAULT_REPLY_QUEUE};
 use crate::config::Config;
 use crate::ledger::{CorrelationId, JobId};
 use crate::slurm::Request;
-use crate::text::{printable, sentence};
+use crate::text::{printable, printable_json, sentence};
 use crate::wire::{JobFile, JobMessage};
 
 /// What `check` would do with the next message.
@@ -56,12 +56,12 @@ pub async fn dry_run(config: &Config) -> Result<DryRun, BridgeError> {
                     printable(&correlation_id, 100),
                     printable(&reply_to, 100)
                 ),
-                job_file: JobFile::masked_text(
+                job_file: printable_json(&JobFile::masked_text(
                     &job,
                     &reply_to,
                     &correlation_id,
                     "made when the job is taken",
-                ),
+                )),
                 command: request.command_line(),
             }
         }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use super::pass::{BridgeError, Pass};
-use crate::broker::{DEFAULT_REPLY_QUEUE, Taken};
+use crate::broker::{BrokerError, DEFAULT_REPLY_QUEUE, JOBS_QUEUE, Taken};
 use crate::exit_code::ExitCode;
 use crate::ledger::{CorrelationId, Event, JobId, Record};
 use crate::text::sentence;
@@ -15,7 +15,24 @@ impl Pass<'_> {
     /// A message that is no job becomes a failed job, so that it is answered like any other.
     pub(super) async fn take_one(&mut self) -> Result<Option<Record>, BridgeError> {
         loop {
-            let Some(taken) = self.broker().await?.take().await? else { return Ok(None) };
+            self.beat()?;
+            let taken = match self.broker().await?.take().await {
+                Err(error @ BrokerError::Unreadable { .. }) => {
+                    tracing::warn!(
+                        "a message in {JOBS_QUEUE} can't be read, let alone answered: it is dropped ({error})"
+                    );
+                    self.remember(ExitCode::Rejected);
+                    self.broker = None; // the connection is lost with it
+                    let readable = self.broker().await?.discard().await?;
+                    if readable.is_none() {
+                        self.broker = None;
+                        continue;
+                    }
+                    readable
+                }
+                taken => taken?,
+            };
+            let Some(taken) = taken else { return Ok(None) };
             if let Some(known) = self.known(&taken)? {
                 // Its acknowledgement was lost with an earlier pass, or it was sent twice. It has its one answer.
                 self.broker().await?.acknowledge(taken).await?;

@@ -16,6 +16,7 @@ use crate::ledger::{Event, JobId, Lock, LockError, Record, Role, Store, StoreErr
 use crate::rodan::Client;
 use crate::secret::Secret;
 use crate::slurm::Slurm;
+use crate::text::printable;
 
 /// How long a pass waits for a watcher, which holds the lock for seconds. Another pass is not waited for.
 const PATIENCE_WITH_A_WATCHER: Duration = Duration::from_secs(30);
@@ -212,6 +213,7 @@ impl<'a> Pass<'a> {
     /// Notes what keeps a job waiting; the next pass tries again.
     pub(super) fn waits(&mut self, job: &mut Record, code: ExitCode, why: String) -> Result<(), BridgeError> {
         self.remember(code);
+        let why = printable(&why, 2000);
         tracing::info!("{}: {why}", job.job_id);
         self.tell(job, "waiting", &why);
         job.last_error = Some(why);
@@ -232,7 +234,7 @@ impl<'a> Pass<'a> {
     }
 
     pub(super) fn tell(&mut self, job: &Record, what: &'static str, detail: &str) {
-        (self.tell)(Happening { job: job.job_id.to_string(), what, detail: detail.to_owned() });
+        (self.tell)(Happening { job: job.job_id.to_string(), what, detail: printable(detail, 2000) });
     }
 
     /// The first trouble of a pass decides its exit code.

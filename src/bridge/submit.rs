@@ -123,7 +123,7 @@ impl Pass<'_> {
         }
         let client = match &self.http {
             Some(client) => client.clone(),
-            None => match Client::new() {
+            None => match Client::new(self.config.rodan.identity.as_ref()) {
                 Ok(client) => self.http.insert(client).clone(),
                 Err(error) => {
                     self.waits(job, ExitCode::Rodan, error.to_string())?;

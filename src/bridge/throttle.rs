@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::deliver::never_ran;
 use super::pass::{BridgeError, Pass};
 use crate::exit_code::ExitCode;
 use crate::ledger::{Record, State};
@@ -25,7 +26,8 @@ impl Pass<'_> {
             tracing::info!("no new jobs are taken before Slurm has taken the {waiting} that are waiting");
             return false;
         }
-        let open = jobs.iter().filter(|job| job.state != State::Replied).count();
+        // Else a hundred messages that are no jobs, to be answered where nothing can be delivered, would end the intake.
+        let open = jobs.iter().filter(|job| job.state != State::Replied && !never_ran(job)).count();
         let limit = self.config.site.max_open_jobs;
         if open >= limit {
             tracing::info!("no new jobs are taken: {open} are open (MAX_OPEN_JOBS={limit})");

@@ -1,15 +1,19 @@
 //! One connection to RabbitMQ, with a deadline on every call.
 
 use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use lapin::types::LongString;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
-use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
 use thiserror::Error;
 
 use crate::config::BrokerConfig;
+use crate::text::printable;
 
 /// How long a connection may take to be made, with TLS and login.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
@@ -73,6 +77,14 @@ pub enum BrokerError {
         /// How long it was waited for.
         deadline: Duration,
     },
+    /// It sent something that is no AMQP to us, such as a property that is no UTF-8.
+    #[error("RabbitMQ: {action} failed: what it sent can't be read ({detail})")]
+    Unreadable {
+        /// What was asked.
+        action: &'static str,
+        /// What the library says.
+        detail: String,
+    },
     /// It refused a request, or the connection broke.
     #[error("RabbitMQ: {action} failed: {detail}")]
     Failed {
@@ -93,7 +105,13 @@ pub(super) async fn within<T>(
 }
 
 pub(super) fn failed(action: &'static str) -> impl FnOnce(lapin::Error) -> BrokerError {
-    move |error| BrokerError::Failed { action, detail: error.to_string() }
+    move |error| {
+        let detail = printable(&error.to_string(), 300);
+        match error.kind() {
+            ErrorKind::ParsingError(_) => BrokerError::Unreadable { action, detail },
+            _ => BrokerError::Failed { action, detail },
+        }
+    }
 }
 
 /// The AMQP error behind a failure, where there is one.
@@ -130,7 +148,17 @@ impl Broker {
         let name = LongString::from(format!("hpc-trainer {}", env!("CARGO_PKG_VERSION")));
         let properties = ConnectionProperties::default().with_connection_name(name);
         let action = "connecting";
-        let connection = within(CONNECT_DEADLINE, action, Connection::connect_uri(uri, properties))
+        let identity = config.identity.as_ref().map(|identity| OwnedIdentity::PKCS8 {
+            pem: identity.certificates().as_bytes().to_vec(),
+            key: identity.key().expose().as_bytes().to_vec(),
+        });
+        let tls = OwnedTLSConfig { identity, cert_chain: None };
+        let runtime = lapin::runtime::default_runtime().map_err(|error| BrokerError::Unreachable {
+            address: address.to_string(),
+            detail: error.to_string(),
+        })?;
+        let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
+        let connection = within(CONNECT_DEADLINE, action, connecting)
             .await
             .map_err(|error| BrokerError::Unreachable {
                 address: address.to_string(),
@@ -148,6 +176,30 @@ impl Broker {
         self.channel =
             within(CALL_DEADLINE, action, self.connection.create_channel()).await?.map_err(failed(action))?;
         Ok(())
+    }
+
+    /// The answer to a request for a message, or what became of the connection: the library ends it when a message can't be
+    /// read, and leaves the request without an answer.
+    pub(super) async fn message<T>(
+        &self,
+        action: &'static str,
+        call: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, BrokerError> {
+        let events = self.connection.events_listener();
+        let lost = async move {
+            let mut events = pin!(events);
+            while let Some(event) = events.next().await {
+                if let Event::Error(error) = event {
+                    return error;
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            answer = within(CALL_DEADLINE, action, call) => answer?.map_err(failed(action)),
+            error = lost => Err(failed(action)(error)),
+        }
     }
 
     /// Says good-bye. What was published and confirmed is safe without it.

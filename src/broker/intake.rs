@@ -15,6 +15,8 @@ pub const JOBS_QUEUE: &str = "hpc-jobs";
 #[derive(Debug)]
 pub struct Taken {
     delivery: Delivery,
+    /// It is not in the queue any more.
+    gone: bool,
 }
 
 impl Taken {
@@ -60,8 +62,24 @@ impl Broker {
             return Ok(None);
         }
         let got = self.channel.basic_get(JOBS_QUEUE.into(), BasicGetOptions { no_ack: false });
-        let got = within(CALL_DEADLINE, action, got).await?.map_err(failed(action))?;
-        Ok(got.map(|message| Taken { delivery: message.delivery }))
+        let got = self.message(action, got).await?;
+        Ok(got.map(|message| Taken { delivery: message.delivery, gone: false }))
+    }
+
+    /// Drops the next message, which can't be read: to be called on a fresh connection after [`Broker::take`] has failed
+    /// with [`BrokerError::Unreadable`], for such a message would come again and again. Gives a message that can be read
+    /// after all, because somebody else has taken the other one in between.
+    ///
+    /// # Errors
+    /// When the broker refuses or does not answer.
+    pub async fn discard(&mut self) -> Result<Option<Taken>, BrokerError> {
+        let action = "dropping a message that can't be read";
+        let got = self.channel.basic_get(JOBS_QUEUE.into(), BasicGetOptions { no_ack: true });
+        match self.message(action, got).await {
+            Ok(got) => Ok(got.map(|message| Taken { delivery: message.delivery, gone: true })),
+            Err(BrokerError::Unreadable { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Number of messages in a queue; `None` when it does not exist. It is never declared with arguments of ours.
@@ -91,6 +109,9 @@ impl Broker {
     pub async fn acknowledge(&mut self, taken: Taken) -> Result<(), BrokerError> {
         let action = "acknowledging a job";
         crash::point("before the acknowledgement");
+        if taken.gone {
+            return Ok(());
+        }
         let ack = taken.delivery.acker.ack(BasicAckOptions::default());
         within(CALL_DEADLINE, action, ack).await?.map_err(failed(action))?;
         // An acknowledgement has no answer of its own; a request on the same channel is answered after it.

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::connect::{Broker, BrokerError, CALL_DEADLINE, amqp_error, failed, within};
 use crate::crash;
+use crate::text::printable;
 use crate::wire::{Envelope, Reply};
 
 /// The queue for replies to messages that name none.
@@ -82,7 +83,7 @@ impl Broker {
             return Ok(());
         }
         Err(PublishError::NoQueue {
-            queue: envelope.reply_to.clone(),
+            queue: printable(&envelope.reply_to, 255),
             detail: "it was declared and vanished".into(),
         })
     }
@@ -115,7 +116,7 @@ impl Broker {
             Ok(Confirmation::Ack(None)) => Ok(true),
             Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => Ok(false),
             Ok(Confirmation::Nack(None) | Confirmation::NotRequested) => {
-                Err(PublishError::Refused(envelope.reply_to.clone()))
+                Err(PublishError::Refused(printable(&envelope.reply_to, 255)))
             }
             Err(error) => match amqp_error(&error) {
                 Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)) => {
@@ -183,16 +184,21 @@ impl Broker {
     }
 
     async fn declare_reply_queue(&mut self, queue: &str) -> Result<(), PublishError> {
+        if queue.contains(['\r', '\n']) {
+            // RabbitMQ would take them out, and declare a queue of another name.
+            let detail = "no queue has a line break in its name".to_owned();
+            return Err(PublishError::NoQueue { queue: printable(queue, 255), detail });
+        }
         let action = "declaring the reply queue";
         let options = QueueDeclareOptions { durable: self.config.reply_queue_durable, ..Default::default() };
         let declare = self.channel.queue_declare(short(queue), options, FieldTable::default());
         match within(CALL_DEADLINE, action, declare).await? {
             Ok(_) => {
-                tracing::info!("declared the absent reply queue '{queue}'");
+                tracing::info!("declared the absent reply queue '{}'", printable(queue, 255));
                 Ok(())
             }
             Err(error) => {
-                let detail = error.to_string();
+                let detail = printable(&error.to_string(), 300);
                 self.reopen().await?;
                 // Somebody declared it in between, with other arguments: it exists, which is all that is needed.
                 match amqp_error(&error) {
@@ -201,7 +207,7 @@ impl Broker {
                     {
                         Ok(())
                     }
-                    _ => Err(PublishError::NoQueue { queue: queue.to_owned(), detail }),
+                    _ => Err(PublishError::NoQueue { queue: printable(queue, 255), detail }),
                 }
             }
         }

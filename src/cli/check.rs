@@ -20,6 +20,7 @@ use crate::config::{Config, Sources};
 use crate::exit_code::ExitCode;
 use crate::harden;
 use crate::ledger::JobId;
+use crate::text::printable_json;
 
 /// Takes training jobs from RabbitMQ, submits them to Slurm, and answers the ones that failed
 ///
@@ -104,7 +105,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 fn teller(arguments: &Arguments) -> impl FnMut(Happening) + use<> {
     let Verbosity { quiet, log_format, .. } = arguments.verbosity;
     move |h: Happening| match log_format {
-        LogFormat::Json => println!("{}", json!(h)),
+        LogFormat::Json => println!("{}", printable_json(&json!(h).to_string())),
         LogFormat::Text if !quiet || matches!(h.what, "failed" | "waiting") => {
             println!("{}  {:<9}  {}", h.job, h.what, h.detail);
         }
@@ -155,10 +156,9 @@ async fn show(arguments: &Arguments, config: &Config) -> ExitCode {
             return ExitCode::Rejected;
         }
         Ok(DryRun::Job { properties, job_file, command }) if json => {
-            println!(
-                "{}",
-                json!({"next": "job", "properties": properties, "job_file": job_file, "command": command})
-            );
+            let job =
+                json!({"next": "job", "properties": properties, "job_file": job_file, "command": command});
+            println!("{}", printable_json(&job.to_string()));
         }
         Ok(DryRun::Job { properties, job_file, command }) => {
             println!(

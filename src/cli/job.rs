@@ -37,6 +37,7 @@ use crate::ledger::{CorrelationId, JobFiles, JobId, read_own, write_atomic};
 use crate::report;
 use crate::rodan::{Client, ClientError, DownloadError, Downloader};
 use crate::text;
+use crate::tls::Identity;
 use crate::train::{
     ArchiveError, Checkpoints, EventLogs, Progress, TrainError, TrainingJob, WithEvents, choose_device,
 };
@@ -70,6 +71,8 @@ enum JobError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Download(#[from] DownloadError),
+    #[error("the downloads can't be started on the compute node ({0}); ask the operator of the cluster")]
+    Runtime(io::Error),
     #[error("no scratch directory on the compute node ({0}); ask the operator of the cluster")]
     Scratch(io::Error),
     #[error(transparent)]
@@ -101,7 +104,9 @@ impl JobError {
             Self::Archive(error) if error.is_input() => ExitCode::Input,
             Self::Time | Self::Cancelled | Self::Left => ExitCode::Stopped,
             Self::Panic => ExitCode::Internal,
-            Self::Scratch(_) | Self::Archive(_) | Self::Train(_) | Self::Model { .. } => ExitCode::Training,
+            Self::Runtime(_) | Self::Scratch(_) | Self::Archive(_) | Self::Train(_) | Self::Model { .. } => {
+                ExitCode::Training
+            }
         }
     }
 }
@@ -121,13 +126,16 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
     if let Some(files) = &place.managed {
         note_start(files);
     }
-    let config = TrainerConfig::load(&Sources::of_process(arguments.env_file.as_deref()));
+    let load = || TrainerConfig::load(&Sources::of_process(arguments.env_file.as_deref()));
+    // Read now, so that what is wrong is known before hours of training; what only the delivery needs is read again then.
+    let mut config = load();
+    let identity = config.as_mut().ok().and_then(TrainerConfig::forget_credentials);
     let Ended { envelope, reply, code, finished } = match spooled(&place) {
         Some(reply) => {
             info!("an earlier run of this job left its reply; it is delivered now");
             Ended { envelope: envelope(arguments, None), reply, code: ExitCode::Success, finished: None }
         }
-        None => match attempt(arguments, &config, &runtime, &signals, &place) {
+        None => match attempt(arguments, &config, identity, &runtime, &signals, &place) {
             Some(ended) => ended,
             None => return ExitCode::Stopped,
         },
@@ -139,7 +147,9 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
     if let Some(finished) = &finished {
         finished.report(&place);
     }
-    let Ok(config) = config.inspect_err(|error| error!("{error}")) else { return ExitCode::Config };
+    let Ok(config) = config.and_then(|_| load()).inspect_err(|error| error!("{error}")) else {
+        return ExitCode::Config;
+    };
     let Some(envelope) = envelope else {
         error!(
             "the job file names no reply queue; the next check delivers the reply in {}",
@@ -147,12 +157,12 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
         );
         return code;
     };
+    let queue = text::printable(&envelope.reply_to, 255);
     match runtime.block_on(deliver(&config, &envelope, reply, &place)) {
-        Ok(Delivered::Now) => info!("the reply is in the queue '{}'", envelope.reply_to),
-        Ok(Delivered::Before) => info!(
-            "the reply is in the queue '{}' already: an earlier attempt came through",
-            envelope.reply_to
-        ),
+        Ok(Delivered::Now) => info!("the reply is in the queue '{queue}'"),
+        Ok(Delivered::Before) => {
+            info!("the reply is in the queue '{queue}' already: an earlier attempt came through")
+        }
         Ok(Delivered::ByCheck) => {
             warn!("check has taken this job for dead and answered it; the reply is not sent");
             return code;
@@ -237,6 +247,7 @@ fn name(arguments: &JobArgs, file: &JobFile, place: &Place) -> String {
 fn attempt(
     arguments: &JobArgs,
     config: &Result<TrainerConfig, ConfigError>,
+    identity: Option<Identity>,
     runtime: &Runtime,
     signals: &Signals,
     place: &Place,
@@ -247,8 +258,8 @@ fn attempt(
     let result = file.and_then(|file| {
         let config = config.as_ref().map_err(|_| JobError::Config(ConfigError::Variables(Vec::new())))?;
         // A fault in training must not keep the workflow waiting: it becomes an error reply like any other.
-        panic::catch_unwind(AssertUnwindSafe(|| train(arguments, file, config, runtime, signals, place)))
-            .unwrap_or(Err(JobError::Panic))
+        let train = || train(arguments, file, config, identity, runtime, signals, place);
+        panic::catch_unwind(AssertUnwindSafe(train)).unwrap_or(Err(JobError::Panic))
     });
     match result {
         Ok((reply, finished)) => {
@@ -270,6 +281,7 @@ fn train(
     arguments: &JobArgs,
     file: JobFile,
     config: &TrainerConfig,
+    identity: Option<Identity>,
     runtime: &Runtime,
     signals: &Signals,
     place: &Place,
@@ -280,20 +292,29 @@ fn train(
     let scratch = scratch().map_err(JobError::Scratch)?;
     info!("downloading {} files from {}", file.inputs.iter().count(), config.rodan);
     let downloader = Downloader {
-        client: Client::new()?,
+        client: Client::new(identity.as_ref())?,
         rodan: config.rodan.clone(),
         token: file.token,
         limit: config.max_download,
+        deadline: config.download_deadline,
         retry: Downloader::RETRY,
     };
-    runtime.block_on(async {
+    // A runtime of its own: what its connections keep of the token goes with it.
+    let downloads = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let downloads = downloads.map_err(JobError::Runtime)?;
+    let fetched = downloads.block_on(async {
         tokio::select! {
             fetched = downloader.fetch(&file.inputs, scratch.path()) => fetched.map_err(JobError::from),
             stopped = stopped(signals, managed.is_some()) => Err(stopped),
         }
-    })?;
-    drop(downloader); // and with it the token
+    });
+    downloads.shutdown_background(); // a name that is still looked up is not waited for
+    fetched?;
+    drop((downloader, identity)); // and with them the token and the key
     let downloaded = started.elapsed();
+    // Before a stranger's bytes are looked at. The GPU comes first: its driver may start a program with more rights.
+    let (device, device_name) = choose_device();
+    harden::no_new_privileges();
     let inputs = local_inputs(&file.inputs, scratch.path(), config.max_download)?;
     let mut checkpoints =
         managed.and_then(|files| requeue::checkpoints(files, config, &inputs, &file.settings));
@@ -301,7 +322,6 @@ fn train(
     let settings = TrainingSettings { seed: file.settings.seed.or(drawn), ..file.settings };
     let job = TrainingJob::prepare(&inputs, &settings).map_err(JobError::Train)?;
     let prepared = started.elapsed().saturating_sub(downloaded);
-    let (device, device_name) = choose_device();
     let allocation = Allocation::of_process();
     let events = config.tensorboard.as_ref().map(|base| EventLogs::new(&base.join(&name)));
     let shown = Progress::new(arguments.quiet, Arc::default());

@@ -67,6 +67,10 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> ExitCode {
     arguments.verbosity.start(tracing::Level::INFO);
     harden::process();
+    if cfg!(not(feature = "cuda")) {
+        // Before there is a second thread. A build for GPUs does so once the GPU is open.
+        harden::no_new_privileges();
+    }
     use_the_cores_of_the_allocation();
     let quiet = arguments.verbosity.quiet;
     if let Some(out) = arguments.out {

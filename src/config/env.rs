@@ -28,6 +28,18 @@ pub const VARIABLES: &[Variable] = &[
     variable("RODAN_PASSWORD", None, "the password for Rodan"),
     variable("RODAN_HOST", None, "Rodan's address: host, or an http:// or https:// URL"),
     variable("REQUIRE_TLS", None, "1 when RABBITMQ_HOST and RODAN_HOST without TLS are refused"),
+    variable(
+        "RABBITMQ_CLIENT_CERT",
+        None,
+        "the file (PEM) with the client certificate for a RabbitMQ that asks for one",
+    ),
+    variable("RABBITMQ_CLIENT_KEY", None, "the file (PEM, mode 0600) with the key of RABBITMQ_CLIENT_CERT"),
+    variable(
+        "RODAN_CLIENT_CERT",
+        None,
+        "the file (PEM) with the client certificate for a Rodan that asks for one",
+    ),
+    variable("RODAN_CLIENT_KEY", None, "the file (PEM, mode 0600) with the key of RODAN_CLIENT_CERT"),
     variable("SPOOL_DIR", Some("spool"), "the directory for job records, on the shared filesystem"),
     variable("LOG_DIR", Some("logs"), "the directory for the Slurm logs, on the shared filesystem"),
     variable("BATCH_SCRIPT", Some("hpc_training.sh"), "the script that sbatch runs"),
@@ -79,6 +91,11 @@ pub const VARIABLES: &[Variable] = &[
         "MAX_DOWNLOAD_BYTES",
         Some("1073741824"),
         "the largest file that is downloaded from Rodan, in bytes",
+    ),
+    variable(
+        "DOWNLOAD_SECONDS",
+        Some("1800"),
+        "how long all downloads of a job may take together, with every new attempt, in seconds",
     ),
     variable(
         "GRACE_SECONDS",

@@ -9,14 +9,20 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::load::ConfigError;
+use crate::secret::Secret;
 
 /// Bytes of the largest file that is read.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// The variables of a file.
+pub(super) fn read_file(path: &Path) -> Result<HashMap<String, String>, ConfigError> {
+    variables(path, read_private(path)?.expose())
+}
+
+/// The text of a file that nobody else can read or change.
 ///
 /// It is opened once: what is looked at is what is read, even if the name leads elsewhere in between.
-pub(super) fn read_file(path: &Path) -> Result<HashMap<String, String>, ConfigError> {
+pub(super) fn read_private(path: &Path) -> Result<Secret, ConfigError> {
     let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
     let file = File::open(path).map_err(read)?;
     let metadata = file.metadata().map_err(read)?;
@@ -34,7 +40,7 @@ pub(super) fn read_file(path: &Path) -> Result<HashMap<String, String>, ConfigEr
     if text.len() as u64 > MAX_BYTES {
         return Err(read(io::Error::other("it is larger than 1 MiB")));
     }
-    variables(path, &text)
+    Ok(Secret::new(std::mem::take(&mut *text)))
 }
 
 fn variables(path: &Path, text: &str) -> Result<HashMap<String, String>, ConfigError> {

@@ -11,10 +11,11 @@ use thiserror::Error;
 
 use super::address::{BrokerAddress, RodanAddress};
 use super::env::{default, purpose};
-use super::file::read_file;
+use super::file::{read_file, read_private};
 use super::gres::GresTable;
 use super::resolved::{BrokerConfig, Config, OnTimeLimit, RodanConfig, SiteConfig, TrainerConfig};
 use crate::secret::Secret;
+use crate::tls::{Identity, IdentityError};
 use crate::wire::{SiteLimits, Walltime};
 
 /// A configuration that can't be used. Its text names every problem at once and no secret.
@@ -81,6 +82,7 @@ fn list(problems: &[String]) -> String {
 struct Reader {
     values: HashMap<String, String>,
     problems: Vec<String>,
+    home: PathBuf,
 }
 
 impl Reader {
@@ -167,6 +169,8 @@ impl Reader {
             let address = BrokerAddress::parse(text)?;
             if tls { address.require_tls() } else { Ok(address) }
         });
+        let tls = address.as_ref().is_some_and(|address| address.tls);
+        let identity = self.identity("RABBITMQ_CLIENT_CERT", "RABBITMQ_CLIENT_KEY", tls);
         let reply_queue_durable = self.flag("REPLY_QUEUE_DURABLE");
         // 1,000 hours: RabbitMQ takes an expiration of up to 2^32 ms, which is 1,193 hours.
         let reply_ttl = Duration::from_secs(3600 * self.number("REPLY_TTL_HOURS", 1..=1000));
@@ -176,6 +180,7 @@ impl Reader {
             address: address?,
             user,
             password,
+            identity,
             reply_queue_durable,
             reply_ttl,
             max_reply_bytes,
@@ -201,6 +206,11 @@ impl Reader {
         (directory, Duration::from_secs(self.number("SLURM_TIMEOUT_SECONDS", 1..=3600)))
     }
 
+    fn rodan_identity(&mut self, address: Option<&RodanAddress>) -> Option<Identity> {
+        let tls = address.is_some_and(|address| address.url().scheme() == "https");
+        self.identity("RODAN_CLIENT_CERT", "RODAN_CLIENT_KEY", tls)
+    }
+
     fn rodan_address(&mut self) -> Option<RodanAddress> {
         self.required("RODAN_HOST");
         let tls = self.required_tls();
@@ -208,6 +218,51 @@ impl Reader {
             let address = RodanAddress::parse(text)?;
             if tls { address.require_tls() } else { Ok(address) }
         })
+    }
+
+    /// The certificate and the key that these two variables name; `tls` is whether the server is reached by TLS at all.
+    fn identity(&mut self, certificate: &str, key: &str, tls: bool) -> Option<Identity> {
+        let path = |name| self.get(name).map(|path| self.home.join(path));
+        let (certificate_file, key_file) = match (path(certificate), path(key)) {
+            (None, None) => return None,
+            (Some(certificate), Some(key)) => (certificate, key),
+            (there, _) => {
+                let (there, missing) = if there.is_some() { (certificate, key) } else { (key, certificate) };
+                self.problems
+                    .push(format!("{missing} is not set, but {there} is: it is {}", purpose(missing)));
+                return None;
+            }
+        };
+        if !tls {
+            self.problems
+                .push(format!("{certificate} is set, but the server is not reached by TLS; see its address"));
+            return None;
+        }
+        let certificates = std::fs::read_to_string(&certificate_file);
+        let certificates = certificates.map_err(|error| {
+            let file = certificate_file.display();
+            self.problems
+                .push(format!("{certificate}: can't read {file}: {error}; it is {}", purpose(certificate)));
+        });
+        let text = read_private(&key_file).map_err(|error| {
+            self.problems.push(match error {
+                ConfigError::Read { path, source } => {
+                    format!("{key}: can't read {}: {source}; it is {}", path.display(), purpose(key))
+                }
+                error => format!("{key}: {error}"),
+            });
+        });
+        match Identity::new(certificates.ok()?, text.ok()?) {
+            Ok(identity) => Some(identity),
+            Err(error) => {
+                let (name, file) = match error {
+                    IdentityError::Certificate => (certificate, certificate_file),
+                    IdentityError::Key | IdentityError::Mismatch => (key, key_file),
+                };
+                self.problems.push(format!("{name}: {} {error}", file.display()));
+                None
+            }
+        }
     }
 
     /// What one job may ask for; what is not set has no limit here.
@@ -294,7 +349,7 @@ impl Sources<'_> {
             None => HashMap::new(),
         };
         values.extend(self.environment.iter().map(|(k, v)| (k.clone(), v.clone())));
-        Ok((Reader { values, problems: Vec::new() }, home, file))
+        Ok((Reader { values, problems: Vec::new(), home: home.clone() }, home, file))
     }
 }
 
@@ -313,14 +368,16 @@ impl Config {
         let user = reader.required("RODAN_USER");
         let password = Secret::new(reader.required("RODAN_PASSWORD"));
         let address = reader.rodan_address();
+        let identity = reader.rodan_identity(address.as_ref());
         let spool = spool.map(absolute);
         let site = reader.site(&home, file.as_deref(), spool.as_deref());
         // The trainer's, but what is wrong there is better known here.
         reader.number("MAX_DOWNLOAD_BYTES", 1..=u64::MAX);
+        reader.number("DOWNLOAD_SECONDS", 1..=86_400);
         reader.time_limit();
         match (broker, address) {
             (Some(broker), Some(address)) if reader.problems.is_empty() => {
-                Ok(Self { broker, rodan: RodanConfig { address, user, password }, site })
+                Ok(Self { broker, rodan: RodanConfig { address, user, password, identity }, site })
             }
             _ => Err(ConfigError::Variables(reader.problems)),
         }
@@ -337,7 +394,9 @@ impl TrainerConfig {
         let broker = reader.broker();
         let tensorboard = reader.get("TENSORBOARD_DIR").map(|directory| home.join(directory));
         let rodan = reader.rodan_address();
+        let rodan_identity = reader.rodan_identity(rodan.as_ref());
         let max_download = reader.number("MAX_DOWNLOAD_BYTES", 1..=u64::MAX);
+        let download_deadline = Duration::from_secs(reader.number("DOWNLOAD_SECONDS", 1..=86_400));
         let requeue = reader.flag("REQUEUE");
         let (on_time_limit, max_requeues, checkpoint_every) = reader.time_limit();
         let (slurm_bin, slurm_timeout) = reader.slurm();
@@ -345,7 +404,9 @@ impl TrainerConfig {
             (Some(broker), Some(rodan)) if reader.problems.is_empty() => Ok(Self {
                 broker,
                 rodan,
+                rodan_identity,
                 max_download,
+                download_deadline,
                 requeue,
                 on_time_limit,
                 max_requeues,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::address::{BrokerAddress, RodanAddress};
 use super::gres::{Gres, GresTable};
 use crate::secret::Secret;
+use crate::tls::Identity;
 use crate::wire::SiteLimits;
 
 /// How to reach RabbitMQ and how replies are published there.
@@ -17,6 +18,8 @@ pub struct BrokerConfig {
     pub user: String,
     /// Password.
     pub password: Secret,
+    /// What is shown to a broker that asks for a client certificate.
+    pub identity: Option<Identity>,
     /// Whether an absent reply queue is declared durable.
     pub reply_queue_durable: bool,
     /// How long a reply stays in its queue.
@@ -34,6 +37,8 @@ pub struct RodanConfig {
     pub user: String,
     /// Password.
     pub password: Secret,
+    /// What is shown to a server that asks for a client certificate.
+    pub identity: Option<Identity>,
 }
 
 /// What the site wants: directories and Slurm options.
@@ -132,8 +137,12 @@ pub struct TrainerConfig {
     pub broker: BrokerConfig,
     /// Where Rodan is.
     pub rodan: RodanAddress,
+    /// What is shown to a Rodan that asks for a client certificate.
+    pub rodan_identity: Option<Identity>,
     /// Largest download, bytes.
     pub max_download: u64,
+    /// How long all downloads of a job may take together.
+    pub download_deadline: Duration,
     /// Whether the job may requeue itself.
     pub requeue: bool,
     /// What happens short of the time limit.
@@ -148,6 +157,16 @@ pub struct TrainerConfig {
     pub slurm_bin: Option<PathBuf>,
     /// How long one of Slurm's commands may take.
     pub slurm_timeout: Duration,
+}
+
+impl TrainerConfig {
+    /// Forgets what only the broker needs, until the configuration is read again, and gives away what only the downloads
+    /// need: while a stranger's files are decoded nothing of it is there to be found.
+    pub fn forget_credentials(&mut self) -> Option<Identity> {
+        self.broker.password = Secret::new("");
+        self.broker.identity = None;
+        self.rodan_identity.take()
+    }
 }
 
 /// What the trainer does when Slurm warns it of the time limit.

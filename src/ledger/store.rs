@@ -336,6 +336,7 @@ impl Store {
         let error =
             |source| StoreError { path: files.directory().to_path_buf(), action: "can't be written", source };
         DirBuilder::new().recursive(true).mode(0o700).create(files.directory()).map_err(error)?;
+        let message = &message[..message.len().min(MOST_KEPT_BYTES)];
         write_atomic(&files.message(), message).map_err(error)?;
         self.save(record)?;
         sync_directory(&self.jobs()).map_err(error)
@@ -411,11 +412,18 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps a message that is no job, for the operator.
+    /// Keeps a message that is no job, for the operator: its first MiB, and of such messages the latest thousand.
     ///
     /// # Errors
     /// When it can't be written; the message must not be acknowledged then.
     pub fn keep_rejected(&self, id: &JobId, message: &[u8]) -> Result<PathBuf, StoreError> {
+        let message = &message[..message.len().min(MOST_KEPT_BYTES)];
+        // Oldest first. What else was set aside there is left alone.
+        let mut kept = self.rejected_files()?;
+        kept.retain(|(_, path)| path.extension().is_some_and(|extension| extension == "message"));
+        for (_, old) in kept.iter().take((kept.len() + 1).saturating_sub(MOST_REJECTED)) {
+            remove_if_there(old);
+        }
         let path = self.rejected().join(format!("{}-{id}.message", Timestamp::now().as_millisecond()));
         write_atomic(&path, message).map_err(|source| StoreError {
             path: path.clone(),
@@ -425,6 +433,12 @@ impl Store {
         Ok(path)
     }
 }
+
+/// A job has at most so many bytes; of what is larger the beginning is kept.
+const MOST_KEPT_BYTES: usize = 1 << 20;
+
+/// So many messages that were no jobs are kept.
+const MOST_REJECTED: usize = 1000;
 
 pub(super) enum Unreadable {
     Unfinished,
@@ -591,6 +605,23 @@ mod tests {
         assert!(left[2].exists(), "the trainer may be at work there");
         store.finish(&job.job_id).unwrap();
         assert!(!store.done().join("a/.new-2").exists());
+    }
+
+    #[test]
+    fn of_rejected_messages_the_latest_thousand_are_kept_with_their_first_mib() {
+        let (_dir, store) = store();
+        let id = record("a").job_id;
+        let old =
+            |n: u32| store.rejected().join(format!("{}-x.message", 1_600_000_000_000_u64 + u64::from(n)));
+        (0..1000).for_each(|n| fs::write(old(n), "x").unwrap());
+        let other = store.rejected().join("1500000000000-a-job");
+        fs::write(&other, "set aside, and no message").unwrap();
+        let kept = store.keep_rejected(&id, &vec![b'x'; MOST_KEPT_BYTES + 1]).unwrap();
+        assert_eq!(fs::metadata(&kept).unwrap().len(), 1 << 20);
+        assert!(!old(0).exists() && old(1).exists() && other.exists(), "the oldest has gone");
+        assert_eq!(fs::read_dir(store.rejected()).unwrap().count(), 1001);
+        store.create(&record("b"), &vec![b'x'; MOST_KEPT_BYTES + 1]).unwrap();
+        assert_eq!(store.message(&record("b").job_id).unwrap().len(), MOST_KEPT_BYTES);
     }
 
     #[test]

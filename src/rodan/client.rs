@@ -14,22 +14,22 @@ pub struct Client(pub(super) reqwest::Client);
 /// The client can't be made.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// No root certificates.
+    /// No root certificates, or a certificate of ours that is none.
     #[error(transparent)]
-    Roots(#[from] tls::RootsError),
+    Tls(#[from] tls::TlsError),
     /// A proxy setting of the environment that can't be read, or the like.
     #[error("the HTTP client can't be set up: {0}; check the proxy variables of the environment")]
     Build(#[from] reqwest::Error),
 }
 
 impl Client {
-    /// Makes a client.
+    /// Makes a client, which shows `identity` to a server that asks for it.
     ///
     /// # Errors
-    /// When the system has no root certificates.
-    pub fn new() -> Result<Self, ClientError> {
+    /// When the system has no root certificates, or the identity is none.
+    pub fn new(identity: Option<&tls::Identity>) -> Result<Self, ClientError> {
         let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls::client_config()?)
+            .tls_backend_preconfigured(tls::client_config(identity)?)
             .redirect(Policy::none())
             .connect_timeout(Duration::from_secs(15))
             .read_timeout(Duration::from_secs(30))

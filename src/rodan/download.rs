@@ -1,5 +1,6 @@
 //! Downloading the inputs of a job: all at once, with retries and a size limit.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,8 +19,8 @@ use crate::text::printable;
 use crate::wire::{Input, Inputs};
 
 const MOST_REDIRECTS: usize = 5;
-/// One file may take this long, however slowly it drips.
-const FILE_DEADLINE: Duration = Duration::from_secs(30 * 60);
+/// All files together may have so many times the bytes that one file may have.
+const MOST_TOGETHER: u64 = 4;
 
 /// An input that could not be fetched.
 #[derive(Debug, Error)]
@@ -66,6 +67,24 @@ pub enum DownloadError {
         /// The limit.
         limit: u64,
     },
+    /// More bytes than are taken, in all files together.
+    #[error(
+        "the inputs are together larger than the {limit} bytes that are downloaded for a job (MAX_DOWNLOAD_BYTES allows {} for each)",
+        limit / MOST_TOGETHER
+    )]
+    TooMuch {
+        /// The limit.
+        limit: u64,
+    },
+    /// A server that takes for ever.
+    #[error(
+        "the inputs did not arrive within {} s (DOWNLOAD_SECONDS), although the server goes on sending or failing; run the workflow again, or ask the operator of the HPC bridge",
+        limit.as_secs()
+    )]
+    TooSlow {
+        /// The limit.
+        limit: Duration,
+    },
     /// The local file can't be written.
     #[error("the input \"{input}\" can't be stored on the compute node: {detail}")]
     Store {
@@ -87,6 +106,8 @@ pub struct Downloader {
     pub token: Secret,
     /// Most bytes of one file.
     pub limit: u64,
+    /// How long all files may take together, however slowly a server drips and however often it is tried again.
+    pub deadline: Duration,
     /// How often each file is tried.
     pub retry: Policy,
 }
@@ -101,18 +122,27 @@ impl Downloader {
     /// # Errors
     /// The first input that can't be fetched.
     pub async fn fetch(&self, inputs: &Inputs, directory: &Path) -> Result<(), DownloadError> {
-        try_join_all(inputs.iter().map(|input| {
+        let together = &Cell::new(0);
+        let all = try_join_all(inputs.iter().map(|input| {
             let path = directory.join(input.kind.file_stem());
             async move {
                 let what = format!("downloading \"{}\"", input.kind);
-                self.retry.run(&what, async || self.fetch_one(input, &path).await).await
+                self.retry.run(&what, async || self.fetch_one(input, &path, together).await).await
             }
-        }))
-        .await
-        .map(|_| ())
+        }));
+        match tokio::time::timeout(self.deadline, all).await {
+            Ok(fetched) => fetched.map(|_| ()),
+            Err(_) => Err(DownloadError::TooSlow { limit: self.deadline }),
+        }
     }
 
-    async fn fetch_one(&self, input: &Input, path: &Path) -> Result<(), Attempt<DownloadError>> {
+    /// One attempt at one file; `together` counts the bytes of all files.
+    async fn fetch_one(
+        &self,
+        input: &Input,
+        path: &Path,
+        together: &Cell<u64>,
+    ) -> Result<(), Attempt<DownloadError>> {
         let name = || input.kind.to_string();
         let bad_target = |source| Attempt::GiveUp(DownloadError::Target { input: name(), source });
         let mut target = Target::new(&self.rodan, &input.location).map_err(bad_target)?;
@@ -121,7 +151,7 @@ impl Downloader {
             let again = |detail: String, wait| {
                 Attempt::Again(DownloadError::Transfer { input: name(), host: host.clone(), detail }, wait)
             };
-            let mut request = self.client.0.get(target.url().clone()).timeout(FILE_DEADLINE);
+            let mut request = self.client.0.get(target.url().clone());
             if target.is_rodan() {
                 request = request.header(AUTHORIZATION, self.authorization());
             }
@@ -153,7 +183,12 @@ impl Downloader {
                 let error = DownloadError::Status { input: name(), host, status: status.as_u16(), hint };
                 return Err(Attempt::GiveUp(error));
             }
-            return self.store(input, response, path, again).await;
+            let mut size = 0;
+            let stored = self.store(input, response, path, (&mut size, together), again).await;
+            if stored.is_err() {
+                together.set(together.get().saturating_sub(size));
+            }
+            return stored;
         }
         let detail = "the server redirects in a circle".to_owned();
         Err(Attempt::GiveUp(DownloadError::Transfer { input: name(), host: String::new(), detail }))
@@ -164,6 +199,7 @@ impl Downloader {
         input: &Input,
         mut response: reqwest::Response,
         path: &Path,
+        (size, together): (&mut u64, &Cell<u64>),
         again: impl Fn(String, Option<Duration>) -> Attempt<DownloadError>,
     ) -> Result<(), Attempt<DownloadError>> {
         let name = || input.kind.to_string();
@@ -175,11 +211,15 @@ impl Downloader {
             return Err(too_large());
         }
         let mut file = tokio::fs::File::create(path).await.map_err(store)?;
-        let mut size = 0;
         while let Some(chunk) = response.chunk().await.map_err(|e| again(describe(&e), None))? {
-            size += chunk.len() as u64;
-            if size > self.limit {
+            *size += chunk.len() as u64;
+            together.set(together.get() + chunk.len() as u64);
+            if *size > self.limit {
                 return Err(too_large());
+            }
+            let limit = self.limit.saturating_mul(MOST_TOGETHER);
+            if together.get() > limit {
+                return Err(Attempt::GiveUp(DownloadError::TooMuch { limit }));
             }
             file.write_all(&chunk).await.map_err(store)?;
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use serde::Deserialize;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use super::client::{Client, describe};
 use super::target::{Target, TargetError};
@@ -18,6 +19,8 @@ const PATH: &str = "/api/auth/token/";
 const RETRY: Policy =
     Policy { attempts: 3, first_wait: Duration::from_secs(1), longest_wait: Duration::from_secs(5) };
 const MOST_REDIRECTS: usize = 5;
+/// The largest answer that is read, bytes: a token and some words.
+const MOST_BYTES: usize = 64 << 10;
 
 /// No token.
 #[derive(Debug, Error)]
@@ -94,7 +97,9 @@ async fn attempt(client: &Client, config: &RodanConfig) -> Result<Secret, Attemp
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return Err(unavailable(format!("it answers with status {}", status.as_u16())));
         }
-        let body = response.bytes().await.map_err(|e| unavailable(describe(&e)))?;
+        let Some(body) = read(response).await.map_err(|e| unavailable(describe(&e)))? else {
+            return Err(not_rodan(format!("an answer of more than {MOST_BYTES} bytes")));
+        };
         let answer: Option<Answer> = serde_json::from_slice(&body).ok();
         return match (status, answer) {
             (StatusCode::OK, Some(Answer { token: Some(token), .. })) if is_token(token.expose()) => {
@@ -114,6 +119,18 @@ async fn attempt(client: &Client, config: &RodanConfig) -> Result<Secret, Attemp
         };
     }
     Err(not_rodan("it redirects in a circle".into()))
+}
+
+/// The body; `None` where it is larger than any answer of Rodan's.
+async fn read(mut response: reqwest::Response) -> reqwest::Result<Option<Zeroizing<Vec<u8>>>> {
+    let mut body = Zeroizing::new(Vec::new());
+    while let Some(chunk) = response.chunk().await? {
+        body.extend_from_slice(&chunk);
+        if body.len() > MOST_BYTES {
+            return Ok(None);
+        }
+    }
+    Ok(Some(body))
 }
 
 /// A token that can stand in a header.

@@ -10,6 +10,8 @@ use crate::config::RodanAddress;
 pub struct Target {
     url: Url,
     base: Url,
+    /// Rodan itself led here, by a redirect.
+    by_rodan: bool,
 }
 
 /// A location that can't be fetched.
@@ -49,7 +51,7 @@ impl Target {
             url.set_path(&format!("/{path}"));
             url
         };
-        Self { url: base.clone(), base }.checked(url)
+        Self { url: base.clone(), base, by_rodan: false }.checked(url)
     }
 
     fn checked(&self, url: Url) -> Result<Self, TargetError> {
@@ -59,7 +61,7 @@ impl Target {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(TargetError::UserInfo);
         }
-        Ok(Self { url, base: self.base.clone() })
+        Ok(Self { url, base: self.base.clone(), by_rodan: false })
     }
 
     /// Where a redirect to `location` leads.
@@ -71,7 +73,7 @@ impl Target {
         if self.url.scheme() == "https" && url.scheme() == "http" {
             return Err(TargetError::Downgrade);
         }
-        self.checked(url)
+        Ok(Self { by_rodan: self.is_rodan(), ..self.checked(url)? })
     }
 
     /// The URL.
@@ -80,8 +82,8 @@ impl Target {
     }
 
     /// True when the token may be sent: the same scheme, host and port as Rodan's, or the same host by https where
-    /// Rodan's address says http (servers redirect to https). A port other than the schemes' own is taken for
-    /// Rodan's https port only where Rodan's address names a port too.
+    /// Rodan's address says http (servers redirect to https). A port other than https's own is taken for Rodan's only
+    /// where Rodan's address names a port too and Rodan itself redirects there: a message can't choose it.
     pub fn is_rodan(&self) -> bool {
         if self.url.origin() == self.base.origin() {
             return true;
@@ -89,7 +91,7 @@ impl Target {
         let upgraded = self.base.scheme() == "http" && self.url.scheme() == "https";
         upgraded
             && self.url.host() == self.base.host()
-            && (self.url.port().is_none() || self.base.port().is_some())
+            && (self.url.port().is_none() || (self.by_rodan && self.base.port().is_some()))
     }
 }
 
@@ -145,6 +147,79 @@ mod tests {
     }
 
     #[test]
+    fn other_spellings_of_rodans_origin_and_what_only_looks_like_it() {
+        let cases = [
+            // One origin, spelled in other ways.
+            ("https://rodan.example", "https://RoDaN.eXaMpLe/x", true),
+            ("https://rodan.example:443", "https://rodan.example/x", true),
+            ("https://rodan.example", "HTTPS://rodan.example:0443/x", true),
+            ("https://rodan.example", "https://rodan.exam%70le/x", true),
+            ("https://rodan.example", "https://rodan\u{3002}example/x", true),
+            ("https://rodan.example", "https://rodan.ex\tample/x", true),
+            ("https://[::1]:8443", "https://[0:0:0:0:0:0:0:1]:8443/x", true),
+            ("https://127.0.0.1", "https://0x7f.1/x", true),
+            ("https://b\u{fc}cher.example", "https://xn--bcher-kva.example/x", true),
+            ("https://rodan.example", "https://rodan.example\\@evil.example/x", true),
+            // Other origins.
+            ("https://rodan.example", "https://rodan.example./x", false),
+            ("https://rodan.example", "https://rodan.example:444/x", false),
+            ("https://rodan.example", "https://xrodan.example/x", false),
+            ("https://rodan.example", "https://rodan.example%2eevil.example/x", false),
+            ("https://rodan.example", "https://r\u{43e}dan.example/x", false),
+            ("https://rodan.example", "https://evil.example/#https://rodan.example/", false),
+            ("https://rodan.example", "https://evil.example\\.rodan.example/", false),
+            ("https://[::1]", "https://[::2]/x", false),
+            ("https://[::1]", "https://127.0.0.1/x", false),
+            ("https://127.0.0.1", "https://127.0.0.2/x", false),
+            ("http://rodan.example", "http://rodan.example:81/x", false),
+            // A message may name https in place of http, but no port.
+            ("http://rodan.example", "https://rodan.example/x", true),
+            ("http://rodan.example:8000", "https://rodan.example:8443/x", false),
+            ("http://rodan.example", "https://rodan.example:8443/x", false),
+        ];
+        for (base, location, rodan) in cases {
+            assert_eq!(target(base, location).map(|(_, is)| is), Ok(rodan), "{base} {location}");
+        }
+    }
+
+    #[test]
+    fn encoded_signs_stay_part_of_the_path() {
+        for path in [
+            "/%2F%2Fevil.example/x",
+            "%2f%2fevil.example/x",
+            "/%5Cevil.example/x",
+            "/%5c%5cevil.example",
+            "/%40evil.example",
+            "/..//evil.example/x",
+            "/./@evil.example",
+            "/.//evil.example",
+            "/x%0d%0aHost/%3a%20evil.example",
+            "/%09//evil.example",
+            "/x;//evil.example",
+            "?//evil.example",
+            "#@evil.example",
+        ] {
+            let target = Target::new(&RodanAddress::parse("https://rodan.example").unwrap(), path).unwrap();
+            let url = target.url();
+            assert_eq!(
+                (url.host_str(), url.port(), url.username()),
+                (Some("rodan.example"), None, ""),
+                "{path}"
+            );
+            assert!((url.query(), url.fragment()) == (None, None) && target.is_rodan(), "{path}: {url}");
+        }
+        for path in [
+            "/\t//evil.example",
+            "//\n/evil.example",
+            "ht\ttps://evil.example/",
+            "https:evil.example",
+            "https:/evil.example",
+        ] {
+            assert_eq!(target("https://rodan.example", path), Err(TargetError::Invalid), "{path:?}");
+        }
+    }
+
+    #[test]
     fn an_upgrade_to_https_on_the_same_host_keeps_the_token() {
         let is_rodan = |base: &str, to: &str| {
             let start = Target::new(&RodanAddress::parse(base).unwrap(), "/x").unwrap();
@@ -159,7 +234,75 @@ mod tests {
         assert_eq!(is_rodan("https://rodan", "http://rodan/x"), Err(TargetError::Downgrade));
     }
 
+    /// Locations made of the pieces that such tricks are made of.
+    fn tricky() -> impl Strategy<Value = String> {
+        let pieces = [
+            "/",
+            "//",
+            "\\",
+            "@",
+            ":",
+            "?",
+            "#",
+            "%2F",
+            "%2f",
+            "%5c",
+            "%40",
+            "%00",
+            "..",
+            ".",
+            " ",
+            "\t",
+            "\n",
+            "https:",
+            "http:",
+            "HTTPS://",
+            "https://",
+            "rodan.example",
+            "RODAN.example",
+            "evil.example",
+            ":443",
+            ":80",
+            "[::1]",
+            "x",
+            "\u{3002}",
+            "\u{ff0f}",
+            "user:pass@",
+        ];
+        proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 1..9).prop_map(|p| p.concat())
+    }
+
+    fn is_rodans_origin(url: &Url) -> bool {
+        url.scheme() == "https"
+            && url.host_str() == Some("rodan.example")
+            && url.port_or_known_default() == Some(443)
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn the_token_goes_to_one_origin_whatever_the_location(location in tricky()) {
+            let rodan = RodanAddress::parse("https://rodan.example").unwrap();
+            if let Ok(target) = Target::new(&rodan, &location) {
+                prop_assert_eq!(target.is_rodan(), is_rodans_origin(target.url()), "{}", target.url());
+                prop_assert!(target.url().username().is_empty() && target.url().password().is_none());
+            }
+        }
+
+        #[test]
+        fn nor_along_a_redirect(location in tricky(), to in tricky(), again in tricky()) {
+            let rodan = RodanAddress::parse("https://rodan.example").unwrap();
+            let mut target = Target::new(&rodan, &location);
+            for to in [to, again] {
+                target = target.and_then(|t| t.redirected(&to));
+                if let Ok(target) = &target {
+                    prop_assert_eq!(target.is_rodan(), is_rodans_origin(target.url()), "{}", target.url());
+                    prop_assert!(target.url().username().is_empty() && target.url().password().is_none());
+                }
+            }
+        }
+
         #[test]
         fn a_path_never_moves_the_host(path in "[^hH].{0,40}") {
             if let Ok(target) = Target::new(&RodanAddress::parse("https://rodan.example").unwrap(), &path) {

@@ -162,6 +162,31 @@ impl Vhost {
         ids
     }
 
+    /// Publishes as [`Vhost::publish`] through another door (`host:port`) to the plain port.
+    pub(crate) fn publish_at(&self, door: &str, queue: &str, body: &[u8], properties: BasicProperties) {
+        let url = self.with_login(&self.url().replacen(&self.address(), door, 1));
+        let published = on_channel(&url, OwnedTLSConfig::default(), |channel| async move {
+            channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+            let options = BasicPublishOptions::default();
+            let publish = channel.basic_publish("".into(), queue.into(), options, body, properties);
+            publish.await.expect("the publish is sent").await.expect("the broker confirms");
+        });
+        published.expect("the broker answers");
+    }
+
+    /// Publishes many such messages over one connection.
+    pub(crate) fn publish_all(&self, queue: &str, messages: Vec<(BasicProperties, Vec<u8>)>) {
+        self.on_channel(|channel| async move {
+            declare_as_rodan(&channel).await;
+            channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+            for (properties, body) in messages {
+                let options = BasicPublishOptions::default();
+                let publish = channel.basic_publish("".into(), queue.into(), options, &body, properties);
+                publish.await.expect("the publish is sent").await.expect("the broker confirms");
+            }
+        });
+    }
+
     /// Publishes any bytes with any properties, after declaring Rodan's queues. Returns when the broker has them.
     pub(crate) fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) {
         self.on_channel(|channel| async move {

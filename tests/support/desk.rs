@@ -74,6 +74,22 @@ impl Desk {
         self.site.run_check(&self.cluster)
     }
 
+    /// `run_trainer` with a job file that a person wrote, whose reply goes to `hpc-results` under this id.
+    pub(crate) fn by_hand(&self, id: &str, job: &Value) -> Program {
+        let mut job = job.clone();
+        job["token"] = json!(self.rodan.setup().token);
+        let file = self.site.path().join(format!("{id}.json"));
+        fs::write(&file, job.to_string()).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        Program::new(super::program::run_trainer().unwrap())
+            .arg(&file)
+            .args([super::broker::RESULTS, id])
+            .arg("--env-file")
+            .arg(self.site.credentials())
+            .env("TMPDIR", "/tmp")
+            .limit(SECONDS(240))
+    }
+
     /// A job with a page of 48×48 pixels, background on the left, neumes on the right: trained in a fraction of a second.
     pub(crate) fn short_job(&self) -> Value {
         let picture = |pixel: &dyn Fn(u32, u32) -> [u8; 4]| {

@@ -29,8 +29,9 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
 /// Where a client logs in.
@@ -57,6 +58,8 @@ pub(crate) struct Setup {
     pub(crate) active: bool,
     /// Serves HTTPS, with a plain door beside it that redirects everything to it, as nginx does in front of Rodan.
     pub(crate) tls: bool,
+    /// With `tls`: asks every client for a certificate, of its own authority ([`Rodan::client`]).
+    pub(crate) client_certificates: bool,
     /// `false`: gives files to everyone, as a foreign server does.
     pub(crate) check_token: bool,
     /// Serves `DIRECTORY/a.png` as `/uploads/a.png`, beside what [`Rodan::put`] was given.
@@ -74,6 +77,7 @@ impl Default for Setup {
             token: "0123456789abcdef0123456789abcdef01234567".into(),
             active: true,
             tls: false,
+            client_certificates: false,
             check_token: true,
             directory: None,
             port: 0,
@@ -125,6 +129,7 @@ pub(crate) struct Rodan {
     address: SocketAddr,
     plain_door: Option<SocketAddr>,
     ca_pem: Option<String>,
+    client: Option<(String, String)>,
     /// Taken on drop.
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -168,15 +173,29 @@ impl Rodan {
         let app = Router::new().fallback(answer).with_state(Arc::clone(&inner));
         if !inner.setup.tls {
             runtime.spawn(async move { axum::serve(listener, app).await });
-            return Self { inner, address, plain_door: None, ca_pem: None, runtime: Some(runtime) };
+            return Self {
+                inner,
+                address,
+                plain_door: None,
+                ca_pem: None,
+                client: None,
+                runtime: Some(runtime),
+            };
         }
-        let (config, ca_pem) = certificates();
+        let (config, ca_pem, client) = certificates(inner.setup.client_certificates);
         let tls = TlsListener::new(listener, config, &runtime);
         runtime.spawn(async move { axum::serve(tls, app).await });
         let (plain, plain_door) = listen(0);
         let door = Router::new().fallback(redirect_to_tls).with_state((Arc::clone(&inner), address.port()));
         runtime.spawn(async move { axum::serve(plain, door).await });
-        Self { inner, address, plain_door: Some(plain_door), ca_pem: Some(ca_pem), runtime: Some(runtime) }
+        Self {
+            inner,
+            address,
+            plain_door: Some(plain_door),
+            ca_pem: Some(ca_pem),
+            client: Some(client),
+            runtime: Some(runtime),
+        }
     }
 
     /// `RODAN_HOST`, with its scheme. Over TLS the certificate is good for `localhost` and `127.0.0.1`.
@@ -199,6 +218,14 @@ impl Rodan {
     /// Without TLS.
     pub(crate) fn ca_pem(&self) -> &str {
         self.ca_pem.as_deref().expect("only a stand-in with TLS has a certificate authority")
+    }
+
+    /// A client certificate of its authority and the key, as PEM.
+    ///
+    /// # Panics
+    /// Without TLS.
+    pub(crate) fn client(&self) -> &(String, String) {
+        self.client.as_ref().expect("only a stand-in with TLS has certificates")
     }
 
     pub(crate) fn setup(&self) -> &Setup {
@@ -482,8 +509,8 @@ impl axum::serve::Listener for TlsListener {
     }
 }
 
-/// A certificate authority of this stand-in's own, and a server certificate from it.
-fn certificates() -> (ServerConfig, String) {
+/// A certificate authority of this stand-in's own, a server certificate from it, and a client's with its key.
+fn certificates(ask_clients: bool) -> (ServerConfig, String, (String, String)) {
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -497,13 +524,25 @@ fn certificates() -> (ServerConfig, String) {
     let certificate =
         CertificateParams::new(names).expect("names").signed_by(&key, &issuer).expect("a certificate");
 
+    let client_key = KeyPair::generate().expect("a key");
+    let client = CertificateParams::new(vec!["client".to_owned()]).expect("a name");
+    let client = client.signed_by(&client_key, &issuer).expect("a certificate");
+    let client = (client.pem(), client_key.serialize_pem());
+
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let mut roots = RootCertStore::empty();
+    roots.add(authority_certificate.der().clone()).expect("a certificate of an authority");
+    let asks = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .expect("TLS versions that exist")
-        .with_no_client_auth()
+        .expect("TLS versions that exist");
+    let config = match ask_clients {
+        true => config.with_client_cert_verifier(asks.build().expect("an authority to trust")),
+        false => config.with_no_client_auth(),
+    };
+    let config = config
         .with_single_cert(vec![certificate.der().clone()], key)
         .expect("a key that fits its certificate");
-    (config, authority_certificate.pem())
+    (config, authority_certificate.pem(), client)
 }

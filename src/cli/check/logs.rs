@@ -13,6 +13,7 @@ use crate::bridge::operator::{find, logs_of};
 use crate::config::Config;
 use crate::exit_code::ExitCode;
 use crate::ledger::Store;
+use crate::text::acts_on_terminal;
 
 /// Between two looks for more.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -119,5 +120,5 @@ impl Reader {
 /// A log's text, without what a terminal could act on.
 fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    text.chars().map(|c| if c.is_control() && !matches!(c, '\n' | '\t') { ' ' } else { c }).collect()
+    text.chars().map(|c| if acts_on_terminal(c) && !matches!(c, '\n' | '\t') { ' ' } else { c }).collect()
 }

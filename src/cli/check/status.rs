@@ -8,6 +8,7 @@ use super::{details, table};
 use crate::bridge::operator;
 use crate::config::Config;
 use crate::exit_code::ExitCode;
+use crate::text::printable_json;
 
 /// Show the open jobs, or everything about one
 ///
@@ -47,5 +48,5 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
 }
 
 fn as_json(found: &impl serde::Serialize) -> serde_json::Result<String> {
-    serde_json::to_string_pretty(found).map(|text| text + "\n")
+    serde_json::to_string_pretty(found).map(|text| printable_json(&text) + "\n")
 }

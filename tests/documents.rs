@@ -1,0 +1,89 @@
+//! The documents name the test that shows what they say: it has to exist.
+#![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The text of every Rust file of the programs and of the tests.
+fn sources() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut open = vec![root.join("src"), root.join("tests")];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    found
+}
+
+/// The words between back-quotes.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// What is named like a test: at least four words, the last of which may be left out (`a_test_that_…`).
+fn is_test_name(word: &str) -> bool {
+    let name = word.trim_end_matches('…');
+    let letters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    letters && name.matches('_').count() >= 3
+}
+
+fn exists(sources: &[(PathBuf, String)], word: &str) -> bool {
+    let name = word.trim_end_matches('…');
+    let end = if name == word { "(" } else { "" };
+    let wanted = format!("fn {name}{end}");
+    sources.iter().any(|(_, text)| text.contains(&format!("#[test]\n{wanted}")) || is_test(text, &wanted))
+}
+
+/// Whether a function with this beginning is a test: in a module, below other attributes, or made by a macro.
+fn is_test(text: &str, wanted: &str) -> bool {
+    text.match_indices(wanted).any(|(at, _)| {
+        let before = text[..at].trim_end_matches("async ").trim_end();
+        before
+            .lines()
+            .rev()
+            .take_while(|line| line.trim_start().starts_with('#'))
+            .any(|line| line.contains("test"))
+    })
+}
+
+#[test]
+fn every_test_that_a_document_names_exists() {
+    let sources = sources();
+    let mut named = 0;
+    for name in ["security.md", "reliability.md", "protocol.md"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+        for word in quoted(&fs::read_to_string(path).unwrap()).filter(|word| is_test_name(word)) {
+            assert!(exists(&sources, word), "docs/{name} names the test {word}, which there isn't");
+            named += 1;
+        }
+    }
+    assert!(named > 60, "{named} tests are named");
+}
+
+#[test]
+fn every_door_in_the_threat_model_has_a_test() {
+    let sources = sources();
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/security.md")).unwrap();
+    let (_, doors) = text.split_once("## The doors").unwrap();
+    let (doors, _) = doors.split_once("\n## ").unwrap();
+    let rows = doors.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| could try"));
+    let mut count = 0;
+    for row in rows {
+        let tests = row.trim_end_matches('|').rsplit_once(" | ").unwrap().1;
+        let file =
+            |word: &str| sources.iter().any(|(path, text)| path.ends_with(word) && text.contains("#[test]"));
+        let has_one =
+            quoted(tests).any(|word| exists(&sources, word) || (word.ends_with(".rs") && file(word)));
+        assert!(has_one, "no test in the row {row}");
+        count += 1;
+    }
+    assert!(count > 20, "{count} rows");
+}

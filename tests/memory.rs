@@ -1,0 +1,101 @@
+//! What is in the trainer's memory while it decodes and learns from a stranger's files: no token and no password. Real
+//! RabbitMQ, the stand-in Rodan. Needs Linux's `/proc`, and root to look into a process that can't be looked into.
+#![cfg(feature = "trainer")]
+#![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
+
+mod support;
+
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::time::Duration;
+
+use serde_json::json;
+
+use support::desk::Desk;
+use support::program::Running;
+use support::rodan::{Answer, Rodan, Setup};
+use support::{SECONDS, wait_for};
+
+const TOKEN: &str = "0dd5ec2e70dd5ec2e70dd5ec2e70dd5ec2e70dd5";
+const PASSWORD: &str = "pl4nted_password_of_rodan";
+
+/// How often each of these texts is in what the process can write to, while it stands still.
+fn find(running: &Running, texts: &[&str]) -> Vec<usize> {
+    running.signal("STOP");
+    let maps = fs::read_to_string(format!("/proc/{}/maps", running.id())).unwrap();
+    let mut memory = File::open(format!("/proc/{}/mem", running.id())).unwrap();
+    let mut found = vec![0; texts.len()];
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        let (range, rights) = (words.next().unwrap(), words.next().unwrap());
+        if !rights.starts_with("rw") {
+            continue;
+        }
+        let (start, end) = range.split_once('-').unwrap();
+        let [start, end] = [start, end].map(|text| u64::from_str_radix(text, 16).unwrap());
+        memory.seek(SeekFrom::Start(start)).unwrap();
+        let mut bytes = vec![0; usize::try_from(end - start).unwrap()];
+        if memory.read_exact(&mut bytes).is_err() {
+            continue; // a mapping of a device
+        }
+        for (count, text) in found.iter_mut().zip(texts) {
+            let first = text.as_bytes()[0];
+            let hits =
+                bytes.windows(text.len()).filter(|window| window[0] == first && *window == text.as_bytes());
+            *count += hits.count();
+        }
+    }
+    running.signal("CONT");
+    found
+}
+
+#[test]
+fn while_it_learns_no_secret_is_in_the_trainers_memory() {
+    let setup = Setup { password: PASSWORD.into(), token: TOKEN.into(), ..Setup::default() };
+    let mut desk = Desk::with(None, Rodan::with(setup));
+    let curves = desk.site.path().join("curves");
+    desk.site.set("TENSORBOARD_DIR", curves.to_str().unwrap());
+    let mut asked = desk.short_job();
+    asked["settings"]["Maximum number of training epochs"] = json!(10_000);
+    asked["settings"]["Patience"] = json!(10_000);
+    desk.rodan.answer_next("/uploads/b.png", 1, &Answer::Late(Duration::from_secs(15)));
+    let mut running = desk.by_hand("memory", &asked).start();
+    if !rustix::process::geteuid().is_root() {
+        wait_for("the first download", SECONDS(30), || (!desk.rodan.requests().is_empty()).then_some(()));
+        let mem = File::open(format!("/proc/{}/mem", running.id()));
+        assert!(mem.is_err(), "another process of the account can't look into it");
+        return;
+    }
+    let broker = desk.vhost.password().to_owned();
+    let texts = [TOKEN, broker.as_str(), PASSWORD];
+
+    // It waits for a file: that the search finds what is there is seen by the token, which is needed.
+    wait_for("the download of the background", SECONDS(30), || {
+        (!desk.rodan.requests_for("/uploads/b.png").is_empty()).then_some(())
+    });
+    let found = find(&running, &texts);
+    assert!(found[0] > 0, "while it downloads: {found:?}");
+    assert_eq!(found[1..], [0, 0], "RabbitMQ's password is not needed yet, Rodan's never");
+
+    // It learns: the curves begin.
+    wait_for("the first epoch", SECONDS(240), || {
+        assert!(running.is_running());
+        let files = curves.exists().then(|| desk.site.files_below(&curves))?;
+        files.iter().any(|file| fs::metadata(file).is_ok_and(|m| m.len() > 0)).then_some(())
+    });
+    let found = find(&running, &texts);
+    assert_eq!(found, [0, 0, 0], "while it learns");
+    let status =
+        |task: &str| fs::read_to_string(format!("/proc/{}/task/{task}/status", running.id())).unwrap();
+    let tasks = fs::read_dir(format!("/proc/{}/task", running.id())).unwrap().flatten();
+    let sealed =
+        tasks.map(|task| status(task.file_name().to_str().unwrap())).filter(|s| s.contains("NoNewPrivs:\t1"));
+    // The main thread and those that train.
+    assert!(status(&running.id().to_string()).contains("NoNewPrivs:\t1") && sealed.count() > 1);
+
+    // The password is there again when it is needed.
+    running.signal("TERM");
+    let finished = running.wait();
+    let reply = desk.vhost.receive_reply("memory", SECONDS(10)).json();
+    assert!(reply.get("error").is_some() || reply.get("Model 0").is_some(), "{finished}");
+}
