@@ -49,9 +49,10 @@ fn a_broker_that_asks_for_a_client_certificate() {
 
     // None, and one of an authority that the broker does not know.
     let finished = check(&desk).run();
-    expect(&finished, 4, &["it asks for a client certificate, and there is none: see RABBITMQ_CLIENT_CERT"]);
+    // In the broker's words, or in ours where its connection is gone before they are read.
+    expect(&finished, 4, &["can't trust RabbitMQ", "asks for a client certificate", "RABBITMQ_CLIENT_CERT"]);
     show(&mut desk, "RABBITMQ", "other.pem", "other.key");
-    expect(&check(&desk).run(), 4, &["it does not accept the client certificate"]);
+    expect(&check(&desk).run(), 4, &["can't trust RabbitMQ", "accept", "client certificate"]);
 
     // What can't be used is found before anything is connected to.
     for (certificate, key, words) in [

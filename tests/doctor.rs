@@ -49,7 +49,7 @@ impl Clinic {
         if !trainer.exists() {
             // A login node's build: what `--version` prints is all that is asked of it.
             drop(fs::remove_file(&trainer));
-            let version = concat!("echo run_trainer ", env!("CARGO_PKG_VERSION"), " '(CPU)'");
+            let version = concat!("echo run_trainer ", env!("CARGO_PKG_VERSION"), " '(CUDA)'");
             write_script(&trainer, version);
         }
         let tools = tempfile::Builder::new().prefix("tools.").tempdir_in("/tmp").unwrap();

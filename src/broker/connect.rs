@@ -1,6 +1,7 @@
 //! One connection to RabbitMQ, with a deadline on every call.
 
 use std::future::Future;
+use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -220,7 +221,26 @@ fn refusal(config: &BrokerConfig, error: &lapin::Error) -> BrokerError {
         }
         _ => match crate::tls::explain(error) {
             Some(detail) => BrokerError::Tls { address, detail },
+            // A refused client certificate: the alert that says so is lost when the broker closes before our first words.
+            None if config.address.tls && is_broken_off(error) => {
+                let detail = format!(
+                    "it broke the connection off ({error}); if it asks for a client certificate, it has accepted none: see RABBITMQ_CLIENT_CERT"
+                );
+                BrokerError::Tls { address, detail }
+            }
             None => BrokerError::Unreachable { address, detail: error.to_string() },
         },
     }
+}
+
+fn is_broken_off(error: &lapin::Error) -> bool {
+    use io::ErrorKind as K;
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return matches!(error.kind(), K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe);
+        }
+        next = error.source();
+    }
+    false
 }
