@@ -201,7 +201,7 @@ fn a_training_on_a_card_goes_as_on_the_cpu() {
 fn a_training_on_a_card_is_suspended_and_goes_on() {
     on_every_card(|card| {
         let (train, validation) = (Rectangles::new(16), Rectangles::new(2));
-        let options = options(Device::Card(card.clone()), 2);
+        let options = options(Device::Card(card.clone()), 1);
         let mut whole = Watcher::default();
         let uninterrupted = fit(&train, &validation, &options, &mut whole).unwrap();
         // The card is ahead: what it has begun is told, and is in the checkpoint.
