@@ -57,7 +57,7 @@ fn row(precision: Precision) -> Result<Row, NetworkError> {
 }
 
 fn heading() -> &'static str {
-    "        differs from the CPU by     ms a  ms a vali-  MB on  s to\nnumbers gradients  weights  good?   step  dation batch GPU   start"
+    "        differs from the CPU by     ms a  ms a vali-  MB on  s to\nnumbers gradients     Adam  good?   step  dation batch GPU   start"
 }
 
 /// Of each kind the largest difference, and below the row whatever is too large.
@@ -71,7 +71,7 @@ fn table_row(row: &Row) -> String {
         "{:<7} {:>9.1e} {:>8.1e}  {:<5} {:>6.2} {:>13.2} {:>5} {:>6.1}\n",
         row.precision.name(),
         worst("kernel").max(worst("bias")),
-        worst("weights"),
+        worst("Adam"),
         if bad.is_empty() { "yes" } else { "NO" },
         1e3 * row.time.step,
         1e3 * row.time.validation,
@@ -96,7 +96,7 @@ mod tests {
         let mut row = Row {
             precision: Precision::Bf16,
             name: "a card".into(),
-            findings: vec![finding("conv2d_3 kernel", 2e-4), finding("weights after 5 steps", 1e-5)],
+            findings: vec![finding("conv2d_3 kernel", 2e-4), finding("Adam, change in 5 steps", 1e-5)],
             time,
         };
         let text = table_row(&row);

@@ -181,8 +181,10 @@ fn a_training_on_a_card_goes_as_on_the_cpu() {
     on_every_card(|card| {
         let (losses, trained) = run(Device::Card(card.clone()));
         assert_eq!((losses.len(), trained.history.len()), (10, 2), "every step is told of once");
-        let near = if card.precision() == Precision::F32 { 1e-3 } else { 3e-2 };
+        // Adam makes a step of any size of the sign of a gradient near 0, so trainings drift apart; not before they begin.
+        let (first, near) = if card.precision() == Precision::F32 { (1e-5, 1e-2) } else { (1e-2, 5e-2) };
         for (step, (ours, theirs)) in losses.iter().zip(&wanted).enumerate() {
+            let near = if step == 0 { first } else { near };
             assert!((ours - theirs).abs() < near, "{card:?}, step {step}: {ours} and {theirs}");
         }
         for (ours, theirs) in trained.history.iter().zip(&host.history) {
@@ -199,7 +201,7 @@ fn a_training_on_a_card_goes_as_on_the_cpu() {
 fn a_training_on_a_card_is_suspended_and_goes_on() {
     on_every_card(|card| {
         let (train, validation) = (Rectangles::new(16), Rectangles::new(2));
-        let options = options(Device::Card(card.clone()), 2);
+        let options = options(Device::Card(card.clone()), 1);
         let mut whole = Watcher::default();
         let uninterrupted = fit(&train, &validation, &options, &mut whole).unwrap();
         // The card is ahead: what it has begun is told, and is in the checkpoint.
