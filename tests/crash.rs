@@ -43,6 +43,9 @@ fn settle(desk: &Desk, id: &str) {
         done.exists().then_some(())
     });
     desk.check().run().success();
+    // The watcher of a failed job may still be looking; what a killed pass has left would stay.
+    let holder = desk.site.spool().join("lock.holder");
+    support::wait_for("the lock to be given back", SECONDS(30), || (!holder.exists()).then_some(()));
 }
 
 /// One reply in its queue, one Slurm job (or none, where it never came to that), nothing left in the spool.
