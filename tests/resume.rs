@@ -3,6 +3,7 @@
 
 use crate::support;
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -93,20 +94,36 @@ impl Job {
     /// a minute. At once would be too soon: a node refuses a credential as old as the revoked one («Job credential
     /// revoked»), to the second.
     fn wait_for_restart(&self) {
-        let mut requeued = None;
-        wait_for("the restart", SECONDS(60), || {
-            let shown = self.desk.cluster.job(&self.slurm)?;
-            if shown["Restarts"] == "1" && shown["JobState"] == "RUNNING" {
-                return Some(());
+        let end = Instant::now() + SECONDS(150);
+        let mut hurry = None;
+        loop {
+            let shown = self.desk.cluster.job(&self.slurm).unwrap_or_default();
+            let value = |name: &str| shown.get(name).map_or("", String::as_str);
+            let again = !["", "0"].contains(&value("Restarts"));
+            match value("JobState") {
+                "RUNNING" if again => return,
+                "PENDING" if again => {
+                    let at = *hurry.get_or_insert_with(|| Instant::now() + SECONDS(3));
+                    if Instant::now() > at {
+                        let now = [&format!("JobId={}", self.slurm), "StartTime=now"];
+                        self.desk.cluster.command("scontrol").arg("update").args(now).run();
+                        hurry = Some(Instant::now() + SECONDS(5));
+                    }
+                }
+                "" | "PENDING" | "RUNNING" | "COMPLETING" | "REQUEUED" | "CONFIGURING" => {}
+                _ => self.not_restarted("has ended", &shown),
             }
-            if shown["Restarts"] == "1" && requeued.get_or_insert_with(Instant::now).elapsed() > SECONDS(3) {
-                let now = [&format!("JobId={}", self.slurm), "StartTime=now"];
-                self.desk.cluster.command("scontrol").arg("update").args(now).run();
+            if Instant::now() > end {
+                self.not_restarted("waits still", &shown);
             }
-            let ended = ["COMPLETED", "FAILED"].contains(&shown["JobState"].as_str());
-            assert!(!ended, "{shown:?}\n{}", self.desk.log(&self.id));
-            None
-        });
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Says all that is known of a job that did not start again.
+    fn not_restarted(&self, what: &str, shown: &HashMap<String, String>) -> ! {
+        let said = self.desk.cluster.said_of(&self.slurm);
+        panic!("the restart: the job {what}: {shown:?}\n{said}\n{}", self.desk.log(&self.id));
     }
 
     /// The one reply, of a training that went on where it was, has the models of one that was not interrupted.

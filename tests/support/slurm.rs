@@ -1,6 +1,7 @@
 //! What Slurm says about a job, asked with its own commands.
 
 use std::collections::HashMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -95,6 +96,25 @@ impl Cluster {
     /// `scontrol create` with these settings, such as `PartitionName=closed Nodes=ALL State=DOWN`.
     pub(crate) fn create(&self, settings: &[&str]) {
         self.command("scontrol").arg("create").args(settings).run().success();
+    }
+
+    /// What Slurm's daemons have logged about a job, for the message of a test that fails.
+    pub(crate) fn said_of(&self, id: &str) -> String {
+        let logs = self.conf.with_file_name("log");
+        let names = ["JobId=", "job ", "[", "JOB "].map(|before| format!("{before}{id}"));
+        let mut said = Vec::new();
+        for file in fs::read_dir(&logs).into_iter().flatten().flatten() {
+            let text = fs::read(file.path()).unwrap_or_default();
+            let of_job = |line: &&str| {
+                names.iter().any(|name| {
+                    line.split(name).skip(1).any(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+                })
+            };
+            let text = String::from_utf8_lossy(&text).into_owned();
+            said.extend(text.lines().filter(of_job).map(str::to_owned));
+        }
+        said.sort();
+        said.join("\n")
     }
 
     pub(crate) fn nodes(&self) -> Vec<String> {
