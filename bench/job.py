@@ -81,7 +81,7 @@ def main():
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
-        server = subprocess.Popen([options.rodan, str(options.page)], stdout=subprocess.PIPE, text=True)
+        server = subprocess.Popen([options.rodan, "serve", str(options.page)], stdout=subprocess.PIPE, text=True)
         try:
             rodan = dict(server.stdout.readline().strip().split("=", 1) for _ in range(3))
             rodan["RODAN_PASSWORD"] = rodan["RODAN_PASSWORD"].strip("'")

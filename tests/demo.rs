@@ -23,7 +23,7 @@ impl Demo {
     fn new() -> Self {
         // Short, as Slurm wants it.
         let directory = tempfile::Builder::new().prefix("demo.").tempdir_in("/tmp").unwrap();
-        Self { directory, binaries: binaries() }
+        Self { directory, binaries: program::with_examples(&["stand_in_rodan"]) }
     }
 
     fn path(&self) -> PathBuf {
@@ -68,25 +68,6 @@ impl Drop for Demo {
         let ended = Command::new(repository().join("demo")).arg("down").arg(self.path()).output();
         assert!(ended.is_ok_and(|output| output.status.success()) || std::thread::panicking());
     }
-}
-
-/// The directory of this build's programs, with the stand-in Rodan, which is an example and not built with tests.
-fn binaries() -> PathBuf {
-    let directory = program::check().parent().unwrap();
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--locked", "--example", "stand_in_rodan", "--target-dir"]);
-    cargo.arg(directory.parent().unwrap()).current_dir(repository());
-    // Those that cargo sets for this test would have build scripts run again, and all that depends on them built anew.
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("CARGO_") && name != "CARGO_HOME") {
-            cargo.env_remove(name);
-        }
-    }
-    if directory.ends_with("release") {
-        cargo.arg("--release");
-    }
-    assert!(cargo.status().unwrap().success(), "the stand-in Rodan can't be built");
-    directory.to_owned()
 }
 
 /// Command lines of the processes that were started for a directory: it is in their arguments or their environment.

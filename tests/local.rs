@@ -24,7 +24,7 @@ fn example() -> PathBuf {
 }
 
 /// A page to spoil: a part of the example page with neumes, lines and letters, and a place for the output.
-struct Page {
+pub(crate) struct Page {
     folder: tempfile::TempDir,
 }
 
@@ -33,7 +33,7 @@ impl Page {
         Self::cut(150, 150)
     }
 
-    fn cut(width: u32, height: u32) -> Self {
+    pub(crate) fn cut(width: u32, height: u32) -> Self {
         let page = Self { folder: tempfile::tempdir().unwrap() };
         for name in LAYERS.into_iter().chain(["image.png", "regions.png"]) {
             let whole = image::open(example().join(name)).unwrap();
@@ -42,7 +42,7 @@ impl Page {
         page
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 

@@ -9,10 +9,13 @@ use std::net::{TcpListener, TcpStream};
 
 use lapin::BasicProperties;
 use lapin::options::QueueDeclareOptions;
+use lapin::types::{AMQPValue, FieldTable};
 
 use support::SECONDS;
 use support::broker::{JOBS, RESULTS, Vhost};
 use support::desk::{Desk, job};
+use support::rodan::Rodan;
+use support::services::Services;
 
 fn properties(id: &str, reply_to: &str) -> BasicProperties {
     BasicProperties::default().with_reply_to(reply_to.into()).with_correlation_id(id.into())
@@ -177,4 +180,22 @@ fn a_property_that_is_no_text_does_not_stop_the_intake() {
     assert!(finished.stdout.contains(&format!("{id}  submitted")), "{finished}");
     assert_eq!(desk.vhost.waiting(JOBS), Some(0));
     desk.check().args(["--max-jobs", "0"]).run();
+}
+
+#[test]
+fn properties_larger_than_a_frame_do_not_stop_the_intake() {
+    let larger_frames = "frame_max = 262144";
+    let broker = Services::private(&[("PARTS", "broker"), ("VHOSTS", "2"), ("BROKER_EXTRA", larger_frames)]);
+    let desk = Desk::on(broker.with_cluster_of(Services::shared()), Some("exit 0"), Rodan::start());
+    desk.vhost.declare_queues();
+    let mut headers = FieldTable::default();
+    headers.insert("x-long".into(), AMQPValue::LongString("x".repeat(150_000).into()));
+    let bad = properties("too-large", RESULTS).with_headers(headers);
+    desk.vhost.publish(JOBS, job().to_string().as_bytes(), bad);
+    let id = desk.vhost.publish_job(&job());
+    let finished = desk.check().args(["--max-jobs", "9"]).run();
+    assert_eq!(finished.code(), Some(8), "{finished}");
+    assert!(finished.stderr.contains("can't be read, let alone answered: it is dropped"), "{finished}");
+    assert!(finished.stdout.contains(&format!("{id}  submitted")), "{finished}");
+    assert_eq!(desk.vhost.waiting(JOBS), Some(0));
 }

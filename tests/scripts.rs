@@ -97,8 +97,10 @@ fn run_check_is_replaced_by_check_so_that_signals_reach_it() {
 #[test]
 fn run_check_looks_in_bin_and_in_target_too() {
     let home = Home::new();
-    home.program("target/release/check", "built");
-    assert_says(&home.run("run_check").run().success(), "who=built");
+    home.program("target/release/check", "built as ever");
+    assert_says(&home.run("run_check").run().success(), "who=built as ever");
+    home.program("target/login/check", "built small");
+    assert_says(&home.run("run_check").run().success(), "who=built small");
     home.program("bin/check", "installed");
     assert_says(&home.run("run_check").run().success(), "who=installed");
 }
@@ -111,7 +113,7 @@ fn run_check_without_a_program_says_how_to_build_it() {
     let finished = home.run("run_check").run();
     assert_eq!(finished.code(), Some(127), "{finished}");
     assert!(
-        finished.stderr.contains("cargo build --release --no-default-features --bin check"),
+        finished.stderr.contains("cargo build --profile login --no-default-features --bin check"),
         "{finished}"
     );
     assert!(finished.stderr.contains(&home.path().display().to_string()), "{finished}");

@@ -5,6 +5,7 @@
 mod support;
 
 mod allocations;
+mod benches;
 mod bombs;
 mod check;
 mod cli_reference;

@@ -22,6 +22,11 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
 /// How long the broker may take to answer a small request.
 pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(20);
 
+/// The largest frame that we take, bytes: RabbitMQ's own default. Named before the broker's is known, for lapin makes two
+/// buffers of 32 frames: from the beginning they are memory that is never touched unless something comes; grown later, they
+/// are 8 MiB of zeros written by hand.
+const FRAME_MAX: u32 = 128 << 10;
+
 /// A connection to RabbitMQ with one open channel.
 pub struct Broker {
     pub(super) connection: Connection,
@@ -110,6 +115,12 @@ pub(super) fn failed(action: &'static str) -> impl FnOnce(lapin::Error) -> Broke
         let detail = printable(&error.to_string(), 300);
         match error.kind() {
             ErrorKind::ParsingError(_) => BrokerError::Unreadable { action, detail },
+            // lapin's words for what it was sent. Of what we have sent the broker would say the same in other ones.
+            ErrorKind::ProtocolError(error)
+                if error.get_message().as_str().starts_with("frame too large") =>
+            {
+                BrokerError::Unreadable { action, detail }
+            }
             _ => BrokerError::Failed { action, detail },
         }
     }
@@ -144,7 +155,7 @@ impl Broker {
                 port: address.port,
             },
             vhost: address.vhost.clone(),
-            query: AMQPQueryString { heartbeat: Some(60), ..Default::default() },
+            query: AMQPQueryString { heartbeat: Some(60), frame_max: Some(FRAME_MAX), ..Default::default() },
         };
         let name = LongString::from(format!("hpc-trainer {}", env!("CARGO_PKG_VERSION")));
         let properties = ConnectionProperties::default().with_connection_name(name);

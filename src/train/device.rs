@@ -1,5 +1,7 @@
 //! What computes: a GPU where there is one, else the CPU.
 
+use std::path::Path;
+
 use tracing::{info, warn};
 
 use super::gpu::{Card, GpuError, Precision};
@@ -53,13 +55,23 @@ pub fn choose_device() -> (Device, String) {
                 let name = format!("{} (CUDA, {})", card.name(), card.precision().name());
                 return (Device::Card(card), name);
             }
-            Err(error) => warn!("no usable GPU ({error}): training on the CPU, which takes far longer"),
+            Err(error) if gpu_expected() => {
+                warn!("no usable GPU ({error}): training on the CPU, which takes far longer");
+            }
+            Err(_) => info!("no GPU here: training on the CPU"),
         }
     } else {
         info!("built without the feature cuda: training on the CPU");
     }
     let threads = rayon::current_num_threads();
     (Device::Cpu, format!("CPU ({threads} threads)"))
+}
+
+/// Whether somebody would be surprised that there is none: a driver is loaded, or Slurm or a person has given one.
+fn gpu_expected() -> bool {
+    let given = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    Path::new("/dev/nvidiactl").exists()
+        || ["CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE"].into_iter().any(given)
 }
 
 /// The first GPU, with the precision that the environment asks for, or the given one.

@@ -67,7 +67,7 @@ pub fn fit_from(
                 Run::start(train, validation, options, seed, weights, 0)?
             }
             _ => {
-                let weights = starting_weights(seed, train, options.batch_size, &options.device)?;
+                let weights = starting_weights(seed, train, &options.device)?;
                 Run::start(train, validation, options, seed, &weights, restarts)?
             }
         };
@@ -347,7 +347,7 @@ impl<'a> Run<'a> {
             return Ok(false);
         }
         let Self { train, options, .. } = self;
-        has_silent_channel(&self.learner.weights()?, *train, options.batch_size, &options.device)
+        has_silent_channel(&self.learner.weights()?, *train, &options.device)
     }
 
     /// Keeps the epoch's report, and its weights if they are the best; says whether it was the last.

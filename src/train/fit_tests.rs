@@ -159,7 +159,7 @@ fn patience_ends_a_training_that_gets_no_better() {
     assert_eq!(trained.stopped, StopReason::Patience);
     assert_eq!((trained.best_epoch, trained.history.len()), (1, 3));
     let train = Rectangles::new(4);
-    assert!(trained.weights == starting_weights(3, &train, options.batch_size, &Device::Cpu).unwrap());
+    assert!(trained.weights == starting_weights(3, &train, &Device::Cpu).unwrap());
 }
 
 #[test]
@@ -243,7 +243,7 @@ fn what_cannot_be_trained_is_refused() {
 
 #[test]
 fn a_network_with_a_dead_channel_is_replaced_after_its_first_epoch_unless_it_was_given() {
-    let mut tensors = starting_weights(1, &Rectangles::new(4), 4, &Device::Cpu).unwrap().tensors().to_vec();
+    let mut tensors = starting_weights(1, &Rectangles::new(4), &Device::Cpu).unwrap().tensors().to_vec();
     tensors[2 * 12 + 1][0] = -1e3;
     let half = Weights::new(tensors).unwrap();
     let state = |restarts| FitState {

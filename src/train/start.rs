@@ -27,6 +27,10 @@ const SHARE_SAMPLES: usize = 256;
 /// Samples, at most, that the channels are tried on.
 const CHANNEL_SAMPLES: usize = 16;
 
+/// Pixels, about, that the channels are tried on at a time: beside a training that keeps the memory of its step, a whole batch
+/// would take as much again.
+const PIXELS_AT_A_TIME: usize = 1 << 14;
+
 /// The share is taken for at least this and at most 1 less this.
 const LEAST_SHARE: f64 = 0.01;
 
@@ -48,11 +52,10 @@ struct Activity {
 pub(super) fn starting_weights(
     seed: u64,
     samples: &dyn Samples,
-    batch_size: usize,
     device: &Device,
 ) -> Result<Weights, FitError> {
     let drawn = initial_weights(seed)?;
-    let activity = activity(&drawn, samples, batch_size, device)?;
+    let activity = activity(&drawn, samples, device)?;
     let mut tensors = drawn.tensors().to_vec();
     let last = CONV_LAYERS.len() - 1;
     if let Some(kernel) = tensors.get_mut(2 * (last - 1)) {
@@ -79,10 +82,9 @@ pub(super) fn starting_weights(
 pub(super) fn has_silent_channel(
     weights: &Weights,
     samples: &dyn Samples,
-    batch_size: usize,
     device: &Device,
 ) -> Result<bool, FitError> {
-    let channels = activity(weights, samples, batch_size, device)?;
+    let channels = activity(weights, samples, device)?;
     Ok(channels.iter().all(|channel| channel.pixels > 0) && channels.iter().any(|channel| !channel.anywhere))
 }
 
@@ -104,20 +106,27 @@ fn share_of_the_layer(samples: &dyn Samples) -> f64 {
     of_layer as f64 / all.max(1) as f64
 }
 
-fn activity(
+fn activity(weights: &Weights, samples: &dyn Samples, device: &Device) -> Result<[Activity; 2], FitError> {
+    let last = weights.layer(CONV_LAYERS.len() - 1).0;
+    let of = |channel, weight: Option<&f32>| {
+        activity_of(&only_channel(weights, channel)?, weight.is_some_and(|w| *w > 0.0), samples, device)
+    };
+    Ok([of(0, last.first())?, of(1, last.get(1))?])
+}
+
+/// One channel's, whose network this is; `positive`: it speaks for the layer.
+fn activity_of(
     weights: &Weights,
+    positive: bool,
     samples: &dyn Samples,
-    batch_size: usize,
     device: &Device,
-) -> Result<[Activity; 2], FitError> {
+) -> Result<Activity, FitError> {
     let (height, width) = (samples.shape().height(), samples.shape().width());
     let pixels = samples.shape().pixels();
-    let last = weights.layer(CONV_LAYERS.len() - 1).0;
-    let network = |channel| Ok::<_, FitError>(Network::new(&only_channel(weights, channel)?, device)?);
-    let networks = [network(0)?, network(1)?];
-    let mut channels = [Activity { pixels: 0, active: 0, anywhere: false }; 2];
+    let network = Network::new(weights, device)?;
+    let mut counted = Activity { pixels: 0, active: 0, anywhere: false };
     let indices: Vec<usize> = spread(samples.len(), CHANNEL_SAMPLES).collect();
-    for indices in indices.chunks(batch_size.max(1)) {
+    for indices in indices.chunks((PIXELS_AT_A_TIME / pixels).max(1)) {
         let mut images = vec![0.0; indices.len() * 3 * pixels];
         let mut targets = vec![0.0; indices.len() * pixels];
         let parts = images.chunks_exact_mut(3 * pixels).zip(targets.chunks_exact_mut(pixels));
@@ -125,19 +134,17 @@ fn activity(
             samples.write(*index, image, target);
         }
         let x = Tensor::from_vec(images, (indices.len(), height, width, 3), &Candle::Cpu)?;
-        for ((counted, network), weight) in channels.iter_mut().zip(&networks).zip(last) {
-            let values = network.forward_logits(&x)?;
-            with_host([&values], |[values]| {
-                for (value, target) in values.iter().zip(&targets) {
-                    let (active, meant) = (*value > 0.0, (*target > 0.5) == (*weight > 0.0));
-                    counted.pixels += u64::from(meant);
-                    counted.active += u64::from(meant && active);
-                    counted.anywhere |= active;
-                }
-            })?;
-        }
+        let values = network.forward_logits(&x)?;
+        with_host([&values], |[values]| {
+            for (value, target) in values.iter().zip(&targets) {
+                let (active, meant) = (*value > 0.0, (*target > 0.5) == positive);
+                counted.pixels += u64::from(meant);
+                counted.active += u64::from(meant && active);
+                counted.anywhere |= active;
+            }
+        })?;
     }
-    Ok(channels)
+    Ok(counted)
 }
 
 /// The network whose output, before the sigmoid, is one of the two channels.
@@ -164,8 +171,8 @@ mod tests {
         let bias = (48.0f64 / 208.0).ln() as f32; // 6x8 of 16x16 pixels
         let mut changed = 0;
         for seed in 0..12 {
-            let weights = starting_weights(seed, &samples, 4, &Device::Cpu).unwrap();
-            for channel in activity(&weights, &samples, 4, &Device::Cpu).unwrap() {
+            let weights = starting_weights(seed, &samples, &Device::Cpu).unwrap();
+            for channel in activity(&weights, &samples, &Device::Cpu).unwrap() {
                 assert!(2 * channel.active >= channel.pixels, "seed {seed}: {channel:?}");
             }
             assert!((weights.layer(13).1[0] - bias).abs() < 1e-6);
@@ -180,13 +187,11 @@ mod tests {
     #[test]
     fn a_channel_that_is_dead_is_seen() {
         let samples = Rectangles::new(5);
-        let silent = |weights: &Weights| has_silent_channel(weights, &samples, 4, &Device::Cpu).unwrap();
-        let weights = starting_weights(1, &samples, 4, &Device::Cpu).unwrap();
+        let silent = |weights: &Weights| has_silent_channel(weights, &samples, &Device::Cpu).unwrap();
+        let weights = starting_weights(1, &samples, &Device::Cpu).unwrap();
         assert!(!silent(&weights));
-        for batch in [1, 2, 16] {
-            let in_batches = |size| activity(&weights, &samples, size, &Device::Cpu).unwrap();
-            assert_eq!(in_batches(batch), in_batches(4), "all samples count, whatever the batch size");
-        }
+        let tried: u64 = activity(&weights, &samples, &Device::Cpu).unwrap().iter().map(|c| c.pixels).sum();
+        assert!(tried >= 5 * 16 * 16, "all samples count: {tried} pixels");
         let mut tensors = weights.tensors().to_vec();
         tensors[2 * 12 + 1][1] = -1e3;
         assert!(silent(&Weights::new(tensors).unwrap()));
@@ -194,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_layer_that_is_everywhere_or_nowhere_starts_with_a_finite_bias() {
-        let weights = starting_weights(1, &Rectangles::empty(3), 4, &Device::Cpu).unwrap();
+        let weights = starting_weights(1, &Rectangles::empty(3), &Device::Cpu).unwrap();
         assert!((weights.layer(13).1[0] - (0.01f64 / 0.99).ln() as f32).abs() < 1e-6);
     }
 }

@@ -9,6 +9,8 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::services::repository;
+
 /// The `check` of this build.
 pub(crate) fn check() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_check"))
@@ -17,6 +19,25 @@ pub(crate) fn check() -> &'static Path {
 /// The `run_trainer` of this build; a build without the feature `trainer` has none.
 pub(crate) fn run_trainer() -> Option<&'static Path> {
     option_env!("CARGO_BIN_EXE_run_trainer").map(Path::new)
+}
+
+/// The directory of this build's programs, with these examples in `examples/`, which are not built with tests.
+pub(crate) fn with_examples(names: &[&str]) -> PathBuf {
+    let directory = check().parent().expect("programs lie in a directory");
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--locked"]).args(names.iter().flat_map(|name| ["--example", name]));
+    cargo.arg("--target-dir").arg(directory.parent().expect("of a profile")).current_dir(repository());
+    // Those that cargo sets for this test would have build scripts run again, and all that depends on them built anew.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_") && name != "CARGO_HOME") {
+            cargo.env_remove(name);
+        }
+    }
+    if directory.ends_with("release") {
+        cargo.arg("--release");
+    }
+    assert!(cargo.status().is_ok_and(|status| status.success()), "{names:?} can't be built");
+    directory.to_owned()
 }
 
 /// A program about to run. Its environment is empty but for `PATH` and what [`Program::env`] adds.

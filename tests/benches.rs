@@ -1,0 +1,85 @@
+//! The scripts in `bench/` still measure: each at a size that takes seconds, for its table, not for its figures.
+#![cfg(feature = "trainer")]
+#![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
+
+use crate::support;
+
+use std::path::PathBuf;
+
+use support::SECONDS;
+use support::program::{self, Finished, Program};
+use support::services::repository;
+
+/// The directory of the programs, with all examples that the scripts use: built once, whichever test comes first.
+fn programs() -> PathBuf {
+    program::with_examples(&["stand_in_rodan", "tile_page", "time_steps"])
+}
+
+/// Runs `bench/NAME.py` as its shell script does once everything is built.
+fn bench<'a>(name: &str, arguments: impl IntoIterator<Item = &'a str>) -> Finished {
+    let script = repository().join("bench").join(name);
+    Program::new("python3")
+        .arg(script)
+        .args(arguments)
+        .env("RAYON_NUM_THREADS", "2")
+        .limit(SECONDS(200))
+        .run()
+}
+
+/// The figures of the line that begins with this.
+fn figures(finished: &Finished, row: &str) -> Vec<f64> {
+    let line = finished.stdout.lines().map(str::trim_start).find(|line| line.starts_with(row));
+    let line = line.unwrap_or_else(|| panic!("no row {row}: {finished}"));
+    let words = line[row.len()..].split_whitespace();
+    words.filter_map(|word| word.trim_end_matches(['%', 'x', ',']).parse().ok()).collect()
+}
+
+#[test]
+fn a_job_is_taken_apart() {
+    let programs = programs();
+    let (rodan, trainer) = (programs.join("examples/stand_in_rodan"), programs.join("run_trainer"));
+    let page = repository().join("examples/page");
+    let settings = [
+        "Patch height=32",
+        "Patch width=32",
+        "Maximum number of training epochs=1",
+        "Maximum number of samples per label=5",
+    ];
+    let arguments = [&page, &PathBuf::from("--rodan"), &rodan, &PathBuf::from("--trainer"), &trainer];
+    let arguments = arguments.into_iter().map(|path| path.to_str().unwrap());
+    let finished =
+        bench("job.py", arguments.chain(settings.into_iter().flat_map(|set| ["--set", set]))).success();
+    let whole = figures(&finished, "whole");
+    let parts = ["download", "decode", "sample", "train", "validate", "write", "encode", "spool", "other"];
+    let parts: f64 = parts.map(|part| figures(&finished, part)[0]).iter().sum();
+    assert!(whole[0] > 0.0 && (parts - whole[0]).abs() < 0.05, "{finished}");
+    assert!(whole[1] >= whole[0] - 0.01, "the program's start is not shorter: {finished}");
+}
+
+#[test]
+fn a_step_is_timed() {
+    let ours = programs().join("examples/time_steps");
+    let sizes = ["--batch", "1", "--size", "32", "--rounds", "2", "--warm-up", "1", "--threads", "2"];
+    let finished = bench("compare.py", sizes.into_iter().chain(["--ours", ours.to_str().unwrap()])).success();
+    let [median, least, most] = figures(&finished, "ours, f32")[..3] else { panic!("{finished}") };
+    assert!(least > 0.0 && least <= median && median <= most, "{finished}");
+    assert!(finished.stdout.contains("One training step of 1 patches of 32x32"), "{finished}");
+}
+
+#[test]
+fn memory_is_compared_with_the_networks_own() {
+    let programs = programs();
+    let (tile, trainer) = (programs.join("examples/tile_page"), programs.join("run_trainer"));
+    let page = repository().join("examples/page");
+    let options =
+        ["--size", "160x160", "--samples", "40,80", "--patch", "64", "--batch", "16", "--threads", "2"];
+    let paths = ["--tile", tile.to_str().unwrap(), "--trainer", trainer.to_str().unwrap()];
+    let finished =
+        bench("memory.py", [page.to_str().unwrap()].into_iter().chain(options).chain(paths)).success();
+    // 16 patches of 64x64 are one of 256x256. Whatever else runs at times (the choice of the first weights, validation, the
+    // picture) has to do without a second step's memory beside it: docs/quality.md counts on that.
+    let network = figures(&finished, "the network by itself, one batch:")[0];
+    assert!((100.0..300.0).contains(&network), "{finished}");
+    let [before, after] = ["40 ", "80 "].map(|row| figures(&finished, row));
+    assert!(before.len() >= 4 && after.len() >= 4, "{finished}");
+}
