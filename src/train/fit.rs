@@ -6,6 +6,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use super::adam::AdamState;
 use super::augment::Augmented;
 use super::learner::Learner;
 use super::metrics::Tally;
@@ -64,11 +65,11 @@ pub fn fit_from(
         let mut run = match (state.take(), &options.initial) {
             (Some(state), _) => Run::resume(train, validation, options, seed, state)?,
             (None, Some(weights)) if restarts == 0 => {
-                Run::start(train, validation, options, seed, weights, 0)?
+                Run::start(train, validation, options, seed, (weights, None), 0)?
             }
             _ => {
                 let weights = starting_weights(seed, train, &options.device)?;
-                Run::start(train, validation, options, seed, &weights, restarts)?
+                Run::start(train, validation, options, seed, (&weights, None), restarts)?
             }
         };
         let end = run.train(observer, restarts < options.max_restarts)?;
@@ -168,30 +169,28 @@ impl Epoch {
 }
 
 impl<'a> Run<'a> {
+    /// At the first epoch, with these weights and, of a training that goes on, its optimiser.
     fn start(
         train: &'a dyn Samples,
         validation: &'a dyn Samples,
         options: &'a FitOptions,
         seed: u64,
-        weights: &Weights,
+        (weights, adam): (&Weights, Option<AdamState>),
         restarts: usize,
     ) -> Result<Self, FitError> {
-        let learner =
-            Learner::new(options, train.shape(), largest(train, validation, options), weights, None)?;
-        let (history, best, epoch) = (Vec::new(), None, Epoch::new());
-        let (learned, validating) = (true, Duration::ZERO);
+        let most = largest(train, validation, options);
         Ok(Self {
             train,
             validation,
             options,
             seed,
             restarts,
-            learner,
-            history,
-            best,
-            learned,
-            epoch,
-            validating,
+            learner: Learner::new(options, train.shape(), most, weights, adam)?,
+            history: Vec::new(),
+            best: None,
+            learned: true,
+            epoch: Epoch::new(),
+            validating: Duration::ZERO,
         })
     }
 
@@ -203,23 +202,8 @@ impl<'a> Run<'a> {
         state: FitState,
     ) -> Result<Self, FitError> {
         let FitState { restarts, learned, history, step, loss_sum, seconds, weights, adam, best } = state;
-        let most = largest(train, validation, options);
-        let learner = Learner::new(options, train.shape(), most, &weights, Some(adam))?;
-        let epoch = Epoch { step, loss_sum, seconds, ..Epoch::new() };
-        let validating = Duration::ZERO;
-        Ok(Self {
-            train,
-            validation,
-            options,
-            seed,
-            restarts,
-            learner,
-            history,
-            best,
-            learned,
-            epoch,
-            validating,
-        })
+        let run = Self::start(train, validation, options, seed, (&weights, Some(adam)), restarts)?;
+        Ok(Self { learned, history, best, epoch: Epoch { step, loss_sum, seconds, ..Epoch::new() }, ..run })
     }
 
     fn state(&self) -> Result<FitState, FitError> {
