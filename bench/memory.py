@@ -51,7 +51,7 @@ class Run:
             fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=end, env=environment)
             os.close(end)
-            said = self.watch(terminal, process, steps)
+            said = self.watch(terminal, process, options, steps)
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
         os.close(terminal)
@@ -61,7 +61,7 @@ class Run:
         self.seconds = time.monotonic() - self.seconds
         self.mib = usage.ru_maxrss / 1024
 
-    def watch(self, terminal, process, steps):
+    def watch(self, terminal, process, options, steps):
         """Reads what the trainer shows until it ends; stops it after `steps` steps of the first layer."""
         said, stopped = "", False
         while True:
@@ -78,8 +78,11 @@ class Run:
             if counts and self.drawn is None:
                 self.drawn = sum(map(int, counts[0]))
             if len(counts) == 1:
-                shown = re.findall(r"\] (\d+)/\d+ epoch", said)
-                self.steps = int(shown[-1]) if shown else 0
+                # How far the bar is, of the one epoch's steps.
+                bars = re.findall(r"\[(=*)>?( *)\] epoch", said)
+                if bars:
+                    filled, left = map(len, bars[-1])
+                    self.steps = -(-int(counts[0][0]) // options.batch) * filled // max(filled + left + 1, 1)
             if steps and self.steps >= steps and not stopped:
                 process.send_signal(signal.SIGTERM)
                 stopped = True

@@ -82,4 +82,6 @@ fn memory_is_compared_with_the_networks_own() {
     assert!((100.0..300.0).contains(&network), "{finished}");
     let [before, after] = ["40 ", "80 "].map(|row| figures(&finished, row));
     assert!(before.len() >= 4 && after.len() >= 4, "{finished}");
+    // Drawn, then the steps after which it was stopped.
+    assert!(after[0] > 16.0 && (1.0..=after[0] / 16.0).contains(&after[1]), "{finished}");
 }
