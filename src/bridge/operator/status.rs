@@ -58,6 +58,8 @@ pub struct JobStatus {
     pub record: Record,
     /// True once it is filed away.
     pub answered: bool,
+    /// True when its reply is known to be delivered; a pass that sees it files the job away.
+    pub delivered: bool,
     /// What Slurm says of it; nothing where it was not asked, or does not know the job.
     pub slurm: Option<InSlurm>,
     /// What Slurm says of its watcher.
@@ -243,6 +245,7 @@ impl JobStatus {
         Self {
             short: shortest(&record.job_id, names).to_owned(),
             answered: seen.answered,
+            delivered: seen.answered || seen.files.delivered().is_file(),
             slurm: info.map(InSlurm::new),
             slurm_watcher: watcher.map(InSlurm::new),
             record,

@@ -124,6 +124,9 @@ fn summary(job: &JobStatus, now: Timestamp) -> Option<String> {
             }
             Some(says)
         }
+        _ if job.delivered => {
+            Some("over, and its reply is delivered; the next check files it away".to_owned())
+        }
         _ => Some("over; the next check answers".to_owned()),
     }
 }

@@ -20,6 +20,7 @@ fn job(id: &str, events: &[Event]) -> JobStatus {
         record,
         answered: false,
         slurm: None,
+        delivered: false,
         slurm_watcher: None,
         waiting: None,
         progress: None,
@@ -108,8 +109,12 @@ fn the_table_fits_a_terminal_whatever_comes_from_outside() {
     assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
     let longest = text.lines().map(|line| line.chars().count()).max();
     assert!(longest <= Some(WIDTH), "{longest:?}\n{text}");
-    let text = render(&status(vec![long]), now());
+    let mut delivered = job("delivered", &with_slurm);
+    delivered.slurm = in_slurm("COMPLETED", Phase::Ended, "");
+    delivered.delivered = true;
+    let text = render(&status(vec![long, delivered]), now());
     assert!(text.contains("\n    over; the next check answers\n"), "{text}");
+    assert!(text.contains("over, and its reply is delivered; the next check files it"), "{text}");
     assert_eq!(render(&status(Vec::new()), now()), "There are no open jobs.\n");
 }
 
