@@ -107,7 +107,8 @@ mod tests {
             steps: 600,
             loss: Some(0.25),
             accuracy: Some(0.5),
-            f1: Some(0.75),
+            // Read without care, what is written for it is one bit more.
+            f1: Some(1.333_333_333_333_333_7),
             updated_at: "2026-01-02T03:04:05Z".parse().unwrap(),
             peak_memory_mb: Some(700),
             expected_end: Some("2026-01-02T03:14:05Z".parse().unwrap()),
