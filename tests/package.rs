@@ -35,6 +35,8 @@ fn binaries(directory: &Path) -> PathBuf {
         strip.arg("-o").arg(binaries.join(program.file_name().unwrap())).arg(program);
         assert!(strip.status().unwrap().success());
     }
+    let reference = program::with_examples(&["cli_reference"]).join("examples/cli_reference");
+    Program::new(reference).arg(&binaries).run().success();
     binaries
 }
 
@@ -69,6 +71,11 @@ fn a_tarball_runs_a_job_wherever_it_is_unpacked_and_an_update_keeps_what_is_the_
     assert!(first == second, "two runs, two tarballs");
 
     let listed = Program::new("tar").args(["-tvzf"]).arg(&tarball).arg("--numeric-owner").run().success();
+    for wanted in
+        ["man/man1/check.1", "man/man1/run_trainer.1", "completions/bash/run_check.bash", "bin/check"]
+    {
+        assert!(listed.stdout.lines().any(|line| line.ends_with(wanted)), "no {wanted}: {listed}");
+    }
     for line in listed.stdout.lines() {
         assert!(line.contains(" 0/0 ") && line.contains(&format!(" {NAME}/")), "{line}");
         for own in ["/credentials.env", "/site.sh", "/spool", "/logs", "/target"] {

@@ -142,9 +142,10 @@ fn the_jobs_in_a_terminal_redirected_and_as_json() {
     let (desk, id, slurm_id) = busy_desk();
     let run = |arguments: &[&str]| -> Finished { desk.check().args(arguments).run().success() };
     let home = desk.site.path().to_string_lossy().into_owned();
-    let (short, number) = (&id[..8], format!("{slurm_id:>5}"));
+    // With what follows it, lest the number is found in an age.
+    let (short, number) = (&id[..8], format!("{slurm_id:>5}  "));
     let hidden = [(id.as_str(), "[id]"), (short, "1d1d1d1d"), (home.as_str(), "/home")];
-    let in_table = [&hidden[..], &[(number.as_str(), "   17")]].concat();
+    let in_table = [&hidden[..], &[(number.as_str(), "   17  ")]].concat();
     let table = run(&["status"]).stdout;
     for line in table.lines() {
         assert!(line.chars().count() <= 80, "{line:?} is wider than a terminal");
