@@ -53,7 +53,8 @@ fn a_job_is_taken_apart() {
     let parts = ["download", "decode", "sample", "train", "validate", "write", "encode", "spool", "other"];
     let parts: f64 = parts.map(|part| figures(&finished, part)[0]).iter().sum();
     assert!(whole[0] > 0.0 && (parts - whole[0]).abs() < 0.05, "{finished}");
-    assert!(whole[1] >= whole[0] - 0.01, "the program's start is not shorter: {finished}");
+    // Nine parts, each rounded to a hundredth.
+    assert!(whole[1] >= whole[0] - 0.05, "with the program's start it is not shorter: {finished}");
 }
 
 #[test]

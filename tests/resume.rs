@@ -90,28 +90,18 @@ impl Job {
         self.desk.cluster.command("scancel").args(["--signal=USR1", "--batch", &self.slurm]).run().success();
     }
 
-    /// Waits until Slurm has put the job back into its queue, and has it started soon: by itself it would wait for half
-    /// a minute. At once would be too soon: a node refuses a credential as old as the revoked one («Job credential
-    /// revoked»), to the second.
+    /// Waits until Slurm has put the job back into its queue, once, and has started it again. That takes it 6 to 11 s, on a
+    /// busy machine too, and it is not to be hurried: a node refuses a credential as old as the revoked one («Job
+    /// credential revoked»).
     fn wait_for_restart(&self) {
-        let end = Instant::now() + SECONDS(150);
-        let mut hurry = None;
+        let end = Instant::now() + SECONDS(60);
         loop {
             let shown = self.desk.cluster.job(&self.slurm).unwrap_or_default();
             let value = |name: &str| shown.get(name).map_or("", String::as_str);
-            let again = !["", "0"].contains(&value("Restarts"));
-            match value("JobState") {
-                "RUNNING" if again => return,
-                "PENDING" if again => {
-                    let at = *hurry.get_or_insert_with(|| Instant::now() + SECONDS(3));
-                    if Instant::now() > at {
-                        let now = [&format!("JobId={}", self.slurm), "StartTime=now"];
-                        self.desk.cluster.command("scontrol").arg("update").args(now).run();
-                        hurry = Some(Instant::now() + SECONDS(5));
-                    }
-                }
-                "" | "PENDING" | "RUNNING" | "COMPLETING" | "REQUEUED" | "CONFIGURING" => {}
-                _ => self.not_restarted("has ended", &shown),
+            match (value("JobState"), value("Restarts")) {
+                ("RUNNING", "1") => return,
+                ("" | "PENDING" | "RUNNING" | "COMPLETING" | "REQUEUED" | "CONFIGURING", "" | "0" | "1") => {}
+                _ => self.not_restarted("has ended, or was put back more than once", &shown),
             }
             if Instant::now() > end {
                 self.not_restarted("waits still", &shown);

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::layout::{self, LAST, Layout, PARTS, View};
+use super::layout::{self, LAST, Layout, PARTS, View, Views};
 use super::machine::{Buffer, Convolution, GpuError, Machine, Workspace};
 use super::pages::Cuts;
 use super::steps::{Image, Size, Steps, Table};
@@ -377,28 +377,13 @@ impl Engine {
         self.steps().activate(Image { buffer: self.buffer(At::Z), view }, y, self.bias(layer)?, size)
     }
 
-    /// Views of the joined images and of those with a border, the same for images and gradients.
-    fn views(&self) -> Views {
-        let (h, w) = (self.height, self.width);
-        Views {
-            skip_1: View::part(h, w, 96, 0),
-            up_9: View::part(h, w, 96, 32),
-            skip_3: View::part(h / 2, w / 2, 192, 0),
-            up_6: View::part(h / 2, w / 2, 192, 64),
-            pad_5: View::padded(h / 4, w / 4, 256),
-            pad_8: View::padded(h / 2, w / 2, 128),
-            split_9: View::split(h, w, 64),
-            split_6: View::split(h / 2, w / 2, 128),
-        }
-    }
-
     fn image(&self, at: At, view: View) -> Image<'_> {
         Image { buffer: self.buffer(at), view }
     }
 
     /// All layers but the last, for the batch at hand.
     fn forward(&mut self) -> Result<(), GpuError> {
-        let v = self.views();
+        let v = Views::of(self.height, self.width);
         let plain = |size: Size| View::plain(size.height, size.width, size.channels);
         self.plain(0, At::Input, At::Y0)?;
         self.convolve(1, At::Y0)?;
@@ -463,7 +448,7 @@ impl Engine {
     pub(super) fn backward(&mut self) -> Result<(), GpuError> {
         self.forward()?;
         let t = self.training()?;
-        let (v, steps) = (self.views(), self.steps());
+        let (v, steps) = (Views::of(self.height, self.width), self.steps());
         let places = [
             self.layout.kernel(LAST).master,
             self.layout.bias(LAST).master,
@@ -590,18 +575,6 @@ impl Engine {
         t.loss.read(&mut loss)?;
         Ok((loss[0], self.unpacked(&out)?))
     }
-}
-
-/// See [`Engine::views`].
-struct Views {
-    skip_1: View,
-    up_9: View,
-    skip_3: View,
-    up_6: View,
-    pad_5: View,
-    pad_8: View,
-    split_9: View,
-    split_6: View,
 }
 
 const _: () = assert!(CONV_LAYERS.len() == LAST + 1);

@@ -211,6 +211,35 @@ impl View {
     }
 }
 
+/// Views of the joined images and of those with a border, the same for images and gradients.
+pub(super) struct Views {
+    pub(super) skip_1: View,
+    pub(super) up_9: View,
+    pub(super) skip_3: View,
+    pub(super) up_6: View,
+    pub(super) pad_5: View,
+    pub(super) pad_8: View,
+    pub(super) split_9: View,
+    pub(super) split_6: View,
+}
+
+impl Views {
+    /// For images of this size.
+    pub(super) fn of(height: u32, width: u32) -> Self {
+        let (h, w) = (height, width);
+        Self {
+            skip_1: View::part(h, w, 96, 0),
+            up_9: View::part(h, w, 96, 32),
+            skip_3: View::part(h / 2, w / 2, 192, 0),
+            up_6: View::part(h / 2, w / 2, 192, 64),
+            pad_5: View::padded(h / 4, w / 4, 256),
+            pad_8: View::padded(h / 2, w / 2, 128),
+            split_9: View::split(h, w, 64),
+            split_6: View::split(h / 2, w / 2, 128),
+        }
+    }
+}
+
 /// The convolution of a layer on a batch of `images` whose first layer is `height` × `width`.
 pub(super) fn convolution(layer: usize, images: u32, height: u32, width: u32) -> ConvShape {
     let (input, output) = channels(layer);
