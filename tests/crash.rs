@@ -43,7 +43,10 @@ fn settle(desk: &Desk, id: &str) {
         done.exists().then_some(())
     });
     desk.check().run().success();
-    // The watcher of a failed job may still be looking; what a killed pass has left would stay.
+    // Slurm may start the watcher of a failed job seconds after the failure: with it over, nobody takes the lock any more.
+    for watcher in desk.cluster.jobs_named(&format!("hpcw-{id}")) {
+        desk.cluster.wait_for_end(&watcher, SECONDS(60));
+    }
     let holder = desk.site.spool().join("lock.holder");
     support::wait_for("the lock to be given back", SECONDS(30), || (!holder.exists()).then_some(()));
 }
