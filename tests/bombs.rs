@@ -125,7 +125,7 @@ fn answer(desk: &Desk, id: &str, inputs: Value) -> (Option<i32>, String) {
     let mut asked = job();
     asked["inputs"] = inputs;
     let finished = desk.by_hand(id, &asked).run();
-    let reply = desk.vhost.receive_reply(id, SECONDS(20)).json();
+    let reply = desk.vhost.receive_reply(id, SECONDS(60)).json();
     (finished.code(), reply["error"].as_str().unwrap_or_else(|| panic!("{finished}")).to_owned())
 }
 

@@ -33,7 +33,7 @@ fn nothing_to_do_is_silence() {
 
 #[test]
 fn a_job_is_taken_recorded_and_submitted_with_what_it_asks_for() {
-    let desk = Desk::with_script("env > \"$1.env\"; sleep 60");
+    let desk = Desk::with_script("env > \"$1.new\"; mv \"$1.new\" \"$1.env\"; sleep 60");
     let mut asked = with_setting("CPUs", json!(2));
     asked["settings"]["Slurm Notification Email"] = json!("me@example.org");
     asked["settings"]["Maximum time (D-HH:MM)"] = json!("90");
@@ -48,7 +48,7 @@ fn a_job_is_taken_recorded_and_submitted_with_what_it_asks_for() {
     assert_eq!(desk.vhost.waiting(JOBS), Some(1), "one job a pass, unless --max-jobs says otherwise");
     assert_eq!(desk.cluster.jobs_named(&format!("hpct-{other}")), Vec::<String>::new());
 
-    let shown = desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(20));
+    let shown = desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(60));
     assert_eq!((shown["TimeLimit"].as_str(), shown["MinMemoryNode"].as_str()), ("01:30:00", "500M"));
     assert_eq!(shown["CPUs/Task"], "2");
     assert!(shown["TresPerNode"].contains("gpu:1"), "{shown:?}");
@@ -63,7 +63,7 @@ fn a_job_is_taken_recorded_and_submitted_with_what_it_asks_for() {
     assert_eq!((&text["inputs"], &text["settings"]), (&asked["inputs"], &asked["settings"]));
     assert_eq!(desk.record(&id).unwrap()["state"]["slurm_id"].to_string(), slurm_id);
 
-    let environment = support::wait_for("the job's environment", SECONDS(10), || {
+    let environment = support::wait_for("the job's environment", SECONDS(60), || {
         fs::read_to_string(directory.join("job.json.env")).ok().filter(|text| text.contains("SLURM_JOB_ID"))
     });
     for secret in
@@ -137,7 +137,7 @@ fn a_trainer_that_dies_is_answered_by_the_next_pass() {
     let desk = Desk::with_script("exit 3");
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
-    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
     let finished = desk.check().run();
     expect(&finished, 9, &[]);
     assert!(finished.stdout.contains(&format!("{id}  answered")), "{finished}");
@@ -156,12 +156,12 @@ fn a_cancelled_job_is_answered_with_a_sentence_of_its_own() {
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
     let slurm_id = desk.slurm_job(&id);
-    desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(20));
+    desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(60));
     let finished = desk.check().run().success();
     assert_eq!(finished.stdout, "", "a running job is nobody's business\n{finished}");
     assert_eq!(desk.record(&id).unwrap()["state"]["name"], "running");
     desk.cluster.cancel(&slurm_id);
-    desk.cluster.wait_for_end(&slurm_id, SECONDS(30));
+    desk.cluster.wait_for_end(&slurm_id, SECONDS(60));
     expect(&desk.check().run(), 9, &[]);
     let sentence = desk.error_reply(&id);
     assert!(sentence.contains("was cancelled on the cluster"), "{sentence}");
@@ -173,10 +173,10 @@ fn a_reply_that_the_trainer_left_behind_is_delivered() {
     let desk = Desk::with_script(r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/reply.json"; exit 10"#);
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
-    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
     let finished = desk.check().run().success();
     assert!(finished.stdout.contains("answered   the models are in the queue 'hpc-results'"), "{finished}");
-    let reply = desk.vhost.receive_reply(&id, SECONDS(5));
+    let reply = desk.vhost.receive_reply(&id, SECONDS(60));
     assert_eq!(reply.body, b"{\"Background Model\":\"AAAA\"}\n");
     assert_eq!(reply.properties.delivery_mode(), &Some(2));
     assert_eq!(reply.properties.expiration().as_ref().unwrap().as_str(), "604800000");
@@ -191,12 +191,13 @@ fn a_reply_that_the_trainer_delivers_while_check_looks_is_not_sent_again() {
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
     let slurm_id = desk.slurm_job(&id);
-    desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(20));
+    desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(60));
     let stub = desk.site.path().join("bin");
     fs::create_dir(&stub).unwrap();
     let directory = desk.directory(&id);
     let squeue = format!(
-        "if [ -e '{0}' ]; then touch '{0}/delivered'; scancel {slurm_id}; sleep 5; fi; exec squeue \"$@\"",
+        "if [ -e '{0}' ]; then touch '{0}/delivered'; scancel {slurm_id}\n\
+         until squeue -h -t all -o %T -j {slurm_id} | grep -qx CANCELLED; do sleep 0.2; done; fi\nexec squeue \"$@\"",
         directory.display()
     );
     support::write_script(&stub.join("squeue"), &squeue);
@@ -236,7 +237,7 @@ fn a_message_without_an_address_is_still_a_job() {
     desk.vhost.publish(JOBS, job().to_string().as_bytes(), BasicProperties::default());
     let finished = desk.check().run().success();
     let id = finished.stdout.split_whitespace().next().unwrap().to_owned();
-    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
     desk.check().run();
     assert!(desk.error_reply(&id).contains("without a result"), "the reply goes to hpc-results");
 }
@@ -318,7 +319,7 @@ fn while_slurm_is_away_jobs_wait_and_are_submitted_once() {
     let id = desk.vhost.publish_job(&job());
     let away = desk.site.path().join("slurm.conf");
     let conf = fs::read_to_string(desk.cluster.conf()).unwrap();
-    let nobody = support::free_port();
+    let nobody = support::DEAD_PORT;
     let lines = conf.lines().map(|line| match line.starts_with("SlurmctldPort=") {
         true => format!("SlurmctldPort={nobody}"),
         false => line.to_owned(),
@@ -373,10 +374,10 @@ fn a_redelivered_message_is_not_a_second_job() {
 #[test]
 fn two_checks_at_once_are_one() {
     let desk = Desk::with_script("sleep 60");
-    desk.rodan.answer_next("/api/auth/token/", 1, &Answer::Late(SECONDS(3)));
+    desk.rodan.answer_next("/api/auth/token/", 1, &Answer::Late(SECONDS(8)));
     let id = desk.vhost.publish_job(&job());
     let first = desk.check().start();
-    support::wait_for("the first to log in", SECONDS(20), || {
+    support::wait_for("the first to log in", SECONDS(60), || {
         (!desk.rodan.requests().is_empty()).then_some(())
     });
     let second = desk.check().run().success();
@@ -405,7 +406,7 @@ fn an_oversize_reply_becomes_an_error_reply_that_names_the_limit() {
     desk.site.set("MAX_REPLY_BYTES", "2048");
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
-    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
     desk.check().run().success();
     let sentence = desk.error_reply(&id);
     assert!(sentence.contains("3024 bytes, more than the 2048"), "{sentence}");
@@ -430,7 +431,7 @@ fn a_broker_that_refuses_is_named_with_what_to_check() {
     assert!(!finished.to_string().contains("wr0ng-password"));
     desk.site.use_broker(&desk.vhost).set("RABBITMQ_HOST", format!("{}-not-there", desk.vhost.url()));
     expect(&desk.check().run(), 4, &["into the vhost"]);
-    desk.site.set("RABBITMQ_HOST", format!("127.0.0.1:{}", support::free_port()));
+    desk.site.set("RABBITMQ_HOST", format!("127.0.0.1:{}", support::DEAD_PORT));
     expect(&desk.check().run(), 4, &["can't reach RabbitMQ at 127.0.0.1:"]);
     desk.site.set("RABBITMQ_HOST", "no-such-host.invalid");
     expect(&desk.check().run(), 4, &["can't reach RabbitMQ at no-such-host.invalid:5672"]);

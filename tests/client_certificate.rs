@@ -81,7 +81,7 @@ fn a_broker_that_asks_for_a_client_certificate() {
     desk.cluster.cancel(&desk.slurm_job(&id));
     let trainer: Program = desk.by_hand("by-hand", &desk.short_job());
     trainer.env("SSL_CERT_FILE", &ca).run().success();
-    let reply = desk.vhost.receive_reply("by-hand", SECONDS(20)).json();
+    let reply = desk.vhost.receive_reply("by-hand", SECONDS(60)).json();
     assert!(reply.get("Model 0").is_some(), "{reply}");
 }
 
@@ -106,7 +106,7 @@ fn a_rodan_that_asks_for_a_client_certificate() {
     desk.check().env("SSL_CERT_FILE", &ca).run().success();
     desk.cluster.cancel(&desk.slurm_job(&id));
     desk.by_hand("with", &desk.short_job()).env("SSL_CERT_FILE", &ca).run().success();
-    let reply = desk.vhost.receive_reply("with", SECONDS(20)).json();
+    let reply = desk.vhost.receive_reply("with", SECONDS(60)).json();
     assert!(reply.get("Model 0").is_some(), "{reply}");
     assert!(desk.rodan.requests().iter().any(|r| r.authorization.is_some()));
 

@@ -118,7 +118,7 @@ fn a_newcomer_sees_a_page_become_models_and_a_picture_and_nothing_is_left() {
     assert_eq!((picture.info().width, picture.info().height), (600, 800));
     assert!(finished.stdout.contains("report.html"), "{finished}");
 
-    wait_for("the schedule to see that the job is over", SECONDS(30), || {
+    wait_for("the schedule to see that the job is over", SECONDS(60), || {
         let status = demo.run(&["status"]).success();
         (status.stdout.contains("answered") && status.stdout.contains("every 1 s")).then_some(())
     });

@@ -22,7 +22,7 @@ use support::desk::{Desk, job};
 use support::program::{Finished, Program};
 use support::rodan::{Generation, Rodan, Setup};
 use support::services::Services;
-use support::{free_port, write_script};
+use support::{DEAD_PORT, write_script};
 
 /// A site where everything is well, but that the shared cluster keeps no accounts.
 struct Clinic {
@@ -287,7 +287,7 @@ fn each_fault_of_the_broker_is_named_with_what_to_do() {
     clinic.desk.site.set("RABBITMQ_HOST", format!("{}-nowhere", url));
     clinic.report(&[]).says("RabbitMQ", "login", "fail", "may not use the vhost", "path of RABBITMQ_HOST");
     // A port on which nobody listens.
-    clinic.desk.site.set("RABBITMQ_HOST", format!("amqps://localhost:{}", free_port()));
+    clinic.desk.site.set("RABBITMQ_HOST", format!("amqps://localhost:{DEAD_PORT}"));
     clinic.report(&[]).says("RabbitMQ", "TCP", "fail", "refused", "firewall");
     // A name that nobody knows, without TLS: it is not this machine's.
     clinic.desk.site.set("RABBITMQ_HOST", "rabbit.invalid");
@@ -466,19 +466,19 @@ fn a_compute_node_that_does_not_come_is_not_waited_for_for_ever() {
     let clinic = Clinic::on(services, Rodan::with(Setup { tls: true, ..Setup::default() }));
     let desk = &clinic.desk;
     let busy = desk.cluster.submit(desk.site.path(), ["--output=/dev/null", "--wrap=sleep 600"]);
-    desk.cluster.wait_for_state(&busy, &["RUNNING"], SECONDS(30));
+    desk.cluster.wait_for_state(&busy, &["RUNNING"], SECONDS(60));
     let jobs = || {
         let squeue = desk.cluster.command("squeue").args(["-h", "-t", "all", "-o", "%j %T"]).run().success();
         squeue.stdout.lines().filter(|line| line.starts_with("hpcd-")).map(str::to_owned).collect::<Vec<_>>()
     };
     // One CPU is all that the typical job may ask for here.
     let one = |program: Program| program.env("MAX_CPUS", "1");
-    let finished = one(clinic.program(&["--json", "--on-node", "--wait", "5"])).run();
+    let finished = one(clinic.program(&["--json", "--on-node", "--wait", "20"])).run();
     let report = Report { json: serde_json::from_str(&finished.stdout).unwrap(), code: finished.code() };
     report.says("compute node", "job", "warn", "(Resources)", "--wait");
     assert!(finished.stderr.contains("nodes are busy (Resources)"), "{finished}");
     let all_cancelled = || jobs().iter().all(|job| job.ends_with(" CANCELLED")).then_some(());
-    support::wait_for("the job to be cancelled", SECONDS(20), all_cancelled);
+    support::wait_for("the job to be cancelled", SECONDS(60), all_cancelled);
     assert_eq!(jobs().len(), 1);
 
     let running = one(clinic.program(&["--on-node"])).start();
@@ -489,7 +489,7 @@ fn a_compute_node_that_does_not_come_is_not_waited_for_for_ever() {
     let finished = running.wait();
     assert_eq!(finished.code(), Some(12), "{finished}");
     assert!(finished.stdout.contains("is cancelled"), "{finished}");
-    support::wait_for("the job to be cancelled", SECONDS(20), all_cancelled);
+    support::wait_for("the job to be cancelled", SECONDS(60), all_cancelled);
     assert_eq!((jobs().len(), fs::read_dir(desk.site.spool()).unwrap().count()), (2, 0), "nothing is left");
     desk.cluster.cancel(&busy);
 }

@@ -156,6 +156,7 @@ struct Terminal {
     child: std::process::Child,
     keyboard: ChildStdin,
     screen: Arc<Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
     seen: usize,
 }
 
@@ -175,13 +176,13 @@ impl Terminal {
         let mut output = child.stdout.take().unwrap();
         let screen = Arc::new(Mutex::new(String::new()));
         let written = Arc::clone(&screen);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut bytes = [0; 4096];
             while let Ok(n @ 1..) = output.read(&mut bytes) {
                 written.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..n]));
             }
         });
-        Self { keyboard: child.stdin.take().unwrap(), child, screen, seen: 0 }
+        Self { keyboard: child.stdin.take().unwrap(), child, screen, reader: Some(reader), seen: 0 }
     }
 
     fn text(&self) -> String {
@@ -197,7 +198,7 @@ impl Terminal {
         if question.starts_with("Password") {
             // What is typed before the terminal stops echoing would be seen.
             let tty = self.text().lines().next().unwrap().trim().to_owned();
-            wait_for("the terminal to stop echoing", SECONDS(20), || {
+            wait_for("the terminal to stop echoing", SECONDS(60), || {
                 let stty = Command::new("stty").args(["-a", "-F", &tty]).output().unwrap();
                 String::from_utf8_lossy(&stty.stdout).contains("-echo ").then_some(())
             });
@@ -234,6 +235,7 @@ fn at_a_terminal_it_asks_writes_installs_and_ends_with_the_doctor() {
     terminal.answer("Slurm partition", "");
     terminal.answer("What a job asks for", "none");
     let status = wait_for("the end", SECONDS(200), || terminal.child.try_wait().unwrap());
+    terminal.reader.take().unwrap().join().unwrap();
     let text = terminal.text();
     eprintln!("{text}");
     assert!(matches!(status.code(), Some(0 | 13 | 14)), "{status:?}\n{text}");

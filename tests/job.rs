@@ -79,7 +79,8 @@ fn a_job_that_rodan_published_comes_back_as_models_that_keras_opens() {
     assert_eq!((reply.properties.delivery_mode(), reply.properties.reply_to()), (&Some(2), &None));
     assert!(reply.properties.expiration().is_some() && reply.properties.message_id().is_some());
 
-    let shown = desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    // After the reply it cuts the page into its layers, for the report.
+    let shown = desk.cluster.wait_for_end(&desk.slurm_job(&id), TRAINING);
     assert_eq!(shown["JobState"], "COMPLETED");
     let log = desk.log(&id);
     for part in
@@ -173,7 +174,7 @@ fn pages_in_zips_and_models_to_go_on_from_become_models() {
     let finished = trainer(&desk, &job_file(&desk, &asked)).args([RESULTS, "c-2"]).run().success();
     assert!(finished.stderr.contains("Model 0: goes on from the model that was given"), "{finished}");
     assert_eq!(
-        models(&desk.vhost.receive_reply("c-2", SECONDS(10)).json(), folder.path()),
+        models(&desk.vhost.receive_reply("c-2", SECONDS(60)).json(), folder.path()),
         ["Background Model", "Model 0"]
     );
     let cases = [
@@ -186,7 +187,7 @@ fn pages_in_zips_and_models_to_go_on_from_become_models() {
         let id = format!("odd-{number}");
         let finished = trainer(&desk, &job_file(&desk, &asked)).args([RESULTS, &id]).run();
         expect(&finished, 11, &[]);
-        let error = desk.vhost.receive_reply(&id, SECONDS(10)).json();
+        let error = desk.vhost.receive_reply(&id, SECONDS(60)).json();
         assert!(error["error"].as_str().unwrap().contains(part), "{part:?} is not in {error}");
     }
 }
@@ -270,7 +271,7 @@ fn the_token_goes_to_rodan_only() {
 
 #[test]
 fn a_node_without_a_route_to_the_broker_leaves_the_reply_to_check() {
-    let nobody = support::free_port();
+    let nobody = support::DEAD_PORT;
     let desk = Desk::with_script(&format!(
         "RABBITMQ_HOST=127.0.0.1:{nobody} exec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\""
     ));
@@ -283,7 +284,7 @@ fn a_node_without_a_route_to_the_broker_leaves_the_reply_to_check() {
     let report = fs::read_to_string(desk.directory(&id).join("report.html")).unwrap();
     assert!(report.contains("There is no picture: the trainer ended before it was drawn"), "{report}");
     desk.check().run().success();
-    let reply = desk.vhost.receive_reply(&id, SECONDS(5));
+    let reply = desk.vhost.receive_reply(&id, SECONDS(60));
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(models(&reply.json(), folder.path()), ["Background Model", "Model 0"]);
 }
@@ -305,7 +306,7 @@ fn a_report_takes_no_time_that_is_not_there_and_is_no_reason_to_fail() {
         let log = desk.log(&id);
         assert_eq!(shown["JobState"], "COMPLETED", "{log}");
         assert!(log.contains(said), "{said:?} is not in\n{log}");
-        let reply = desk.vhost.receive_reply(&id, SECONDS(5)).json();
+        let reply = desk.vhost.receive_reply(&id, SECONDS(60)).json();
         assert!(reply.get("Model 0").is_some(), "{reply}");
         let report = fs::read_to_string(desk.directory(&id).join("report.html"));
         let text = "There is no picture: the job was near its time limit.";
@@ -318,14 +319,16 @@ fn a_report_takes_no_time_that_is_not_there_and_is_no_reason_to_fail() {
 fn slurms_early_warning_is_answered_where_the_job_may_not_requeue_itself() {
     let mut desk = Desk::new();
     desk.site.set("REQUEUE", "0");
-    let id = desk.vhost.publish_job(&with_setting("Maximum number of training epochs", json!(10_000)));
+    let mut asked = with_setting("Maximum number of training epochs", json!(10_000));
+    asked["settings"]["Patience"] = json!(10_000);
+    let id = desk.vhost.publish_job(&asked);
     desk.check().run().success();
     let slurm_id = desk.slurm_job(&id);
     support::wait_for("the first epoch", TRAINING, || desk.log(&id).contains("epoch 1/").then_some(()));
     desk.cluster.command("scancel").args(["--signal=USR1", "--batch", &slurm_id]).run().success();
     let sentence = desk.error_reply(&id);
     assert!(sentence.contains("ran out of time") && sentence.contains("Maximum time"), "{sentence}");
-    desk.cluster.wait_for_end(&slurm_id, SECONDS(30));
+    desk.cluster.wait_for_end(&slurm_id, SECONDS(60));
     let finished = desk.check().run();
     assert!(finished.stdout.contains("answered   an error reply"), "{finished}");
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "one answer only");

@@ -61,7 +61,7 @@ fn while_it_learns_no_secret_is_in_the_trainers_memory() {
     desk.rodan.answer_next("/uploads/b.png", 1, &Answer::Late(Duration::from_secs(15)));
     let mut running = desk.by_hand("memory", &asked).start();
     if !rustix::process::geteuid().is_root() {
-        wait_for("the first download", SECONDS(30), || (!desk.rodan.requests().is_empty()).then_some(()));
+        wait_for("the first download", SECONDS(60), || (!desk.rodan.requests().is_empty()).then_some(()));
         let mem = File::open(format!("/proc/{}/mem", running.id()));
         assert!(mem.is_err(), "another process of the account can't look into it");
         return;
@@ -70,7 +70,7 @@ fn while_it_learns_no_secret_is_in_the_trainers_memory() {
     let texts = [TOKEN, broker.as_str(), PASSWORD];
 
     // It waits for a file: that the search finds what is there is seen by the token, which is needed.
-    wait_for("the download of the background", SECONDS(30), || {
+    wait_for("the download of the background", SECONDS(60), || {
         (!desk.rodan.requests_for("/uploads/b.png").is_empty()).then_some(())
     });
     let found = find(&running, &texts);
@@ -96,6 +96,6 @@ fn while_it_learns_no_secret_is_in_the_trainers_memory() {
     // The password is there again when it is needed.
     running.signal("TERM");
     let finished = running.wait();
-    let reply = desk.vhost.receive_reply("memory", SECONDS(10)).json();
+    let reply = desk.vhost.receive_reply("memory", SECONDS(60)).json();
     assert!(reply.get("error").is_some() || reply.get("Model 0").is_some(), "{finished}");
 }

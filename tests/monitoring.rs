@@ -76,7 +76,7 @@ fn pass(desk: &Desk, path: &Path) -> (Finished, Metrics) {
 fn fail_a_job(desk: &Desk, path: &Path) -> (String, Metrics) {
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
-    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
     let (finished, metrics) = pass(desk, path);
     expect(&finished, 9, &[]);
     desk.error_reply(&id);
@@ -111,7 +111,7 @@ fn passes_tell_what_is_open_waits_failed_and_was_answered() {
     let (finished, taken) = pass(&desk, &path);
     finished.success();
     taken.expect(&[("jobs{state=submitted}", 1), ("queue_messages{queue=hpc-jobs}", 2)]);
-    desk.cluster.wait_for_end(&desk.slurm_job(&ids[0]), SECONDS(30));
+    desk.cluster.wait_for_end(&desk.slurm_job(&ids[0]), SECONDS(60));
     let (finished, failed) = pass(&desk, &path);
     expect(&finished, 9, &[]);
     failed.expect(&[
@@ -159,7 +159,7 @@ fn counters_only_grow_whatever_is_removed_or_killed() {
     {
         let id = desk.vhost.publish_job(&job());
         desk.check().run().success();
-        desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+        desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
         let number = at.map_or(0, |name| numbers.iter().position(|n| n == name).unwrap() + 1);
         let _ = fs::remove_file(&log);
         let dies =
@@ -202,7 +202,7 @@ fn a_pass_that_fails_says_so_and_leaves_the_rest() {
     let (mut desk, path) = desk(Desk::with_script("exit 3"));
     let (_, before) = fail_a_job(&desk, &path);
     let success = "last_successful_pass_timestamp_seconds";
-    desk.site.set("RABBITMQ_HOST", format!("127.0.0.1:{}", support::free_port()));
+    desk.site.set("RABBITMQ_HOST", format!("127.0.0.1:{}", support::DEAD_PORT));
     let (finished, away) = pass(&desk, &path);
     expect(&finished, 4, &["can't reach RabbitMQ"]);
     away.expect(&[("last_pass_exit_code", 4), ("jobs_answered_total{outcome=error}", 1)]);

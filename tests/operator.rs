@@ -35,7 +35,7 @@ fn run(desk: &Desk, arguments: &[&str]) -> Finished {
 fn running(desk: &Desk) -> String {
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
-    desk.cluster.wait_for_state(&desk.slurm_job(&id), &["RUNNING"], SECONDS(20));
+    desk.cluster.wait_for_state(&desk.slurm_job(&id), &["RUNNING"], SECONDS(60));
     id
 }
 
@@ -44,7 +44,7 @@ fn answered(desk: &mut Desk) -> (String, PathBuf) {
     desk.use_script("#!/bin/bash\necho a last word; exit 3\n");
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
-    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
     expect(&desk.check().run(), 9, &[]);
     desk.error_reply(&id);
     let done = desk.site.spool().join("done").join(&id);
@@ -75,7 +75,7 @@ fn status_shows_why_a_job_waits_and_how_far_another_has_got() {
     let id = running(&desk);
     desk.check().run().success();
     let note = desk.directory(&id).join("progress.json");
-    support::wait_for("the note", SECONDS(20), || note.exists().then_some(()));
+    support::wait_for("the note", SECONDS(60), || note.exists().then_some(()));
     // The partition of the other one is closed.
     // A name of its own: the shared cluster keeps it.
     let partition = format!("closed{}", std::process::id());
@@ -89,7 +89,10 @@ fn status_shows_why_a_job_waits_and_how_far_another_has_got() {
     let finished = run(&desk, &["status"]).success();
     eprintln!("{finished}");
     says(&finished, &["ID", &id[..8], &desk.slurm_job(&id), "running", "Model 0 (2/2), epoch 3/15"]);
-    let finished = run(&waits, &["status"]).success();
+    let finished = support::wait_for("Slurm's reason", SECONDS(60), || {
+        let finished = run(&waits, &["status"]).success();
+        finished.stdout.contains("(PartitionDown)").then_some(finished)
+    });
     eprintln!("{finished}");
     says(&finished, &[&other[..8], "waiting", "its partition is closed (PartitionDown)"]);
 
@@ -177,10 +180,11 @@ fn a_cancelled_job_gets_one_error_reply() {
     let finished = run(&desk, &["cancel", &id[..9]]).success();
     eprintln!("{finished}");
     assert!(finished.stdout.contains(&format!("{id}  cancelled  Slurm job {slurm_id}")), "{finished}");
-    assert_eq!(desk.cluster.wait_for_end(&slurm_id, SECONDS(30))["JobState"], "CANCELLED");
+    assert_eq!(desk.cluster.wait_for_end(&slurm_id, SECONDS(60))["JobState"], "CANCELLED");
     let sentence = desk.error_reply(&id);
     assert!(sentence.starts_with("The training was cancelled by the operator"), "{sentence}");
-    assert!(desk.site.spool().join("done").join(&id).exists());
+    let done = desk.site.spool().join("done").join(&id);
+    support::wait_for("the job to be filed away", SECONDS(60), || done.exists().then_some(()));
     desk.check().run().success();
     std::thread::sleep(Duration::from_secs(3));
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "one answer only");
@@ -188,10 +192,10 @@ fn a_cancelled_job_gets_one_error_reply() {
 
 #[test]
 fn logs_are_printed_and_followed_until_the_answer() {
-    let desk = Desk::with_script("echo first; sleep 4; printf 'se\\033[31mcond'; exit 3");
+    let desk = Desk::with_script("echo first; sleep 20; printf 'se\\033[31mcond'; exit 3");
     let id = running(&desk);
     let follows = desk.check().args(["logs", &id, "-f"]).start();
-    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
     expect(&desk.check().run(), 9, &[]);
     let finished = follows.wait().success();
     assert!(finished.stdout.contains("first\n") && finished.stdout.contains("se [31mcond"), "{finished}");
@@ -271,7 +275,7 @@ fn a_job_that_waits_is_tried_again_at_once_and_any_other_is_left_alone() {
     let slurm_id = desk.slurm_job(&id);
     assert!(finished.stdout.contains(&format!("{id} is with Slurm now, as job {slurm_id}.")), "{finished}");
     expect(&run(&desk, &["retry", &id]), 2, &["is with Slurm already", "check cancel"]);
-    desk.cluster.wait_for_end(&slurm_id, SECONDS(30));
+    desk.cluster.wait_for_end(&slurm_id, SECONDS(60));
     expect(&desk.check().run(), 9, &[]);
     desk.error_reply(&id);
     let finished = run(&desk, &["retry", &id]);
@@ -287,12 +291,12 @@ fn a_job_that_waits_is_tried_again_at_once_and_any_other_is_left_alone() {
     desk.site.set("GIVE_UP_HOURS", "0");
     expect(&run(&desk, &["retry", &id]), 5, &["still waits", "503"]);
     run(&desk, &["retry", &id]).success();
-    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0));
 
     // A reply that could not be delivered is delivered.
     let broker = desk.vhost.url();
-    desk.site.set("RABBITMQ_HOST", format!("127.0.0.1:{}", support::free_port()));
+    desk.site.set("RABBITMQ_HOST", format!("127.0.0.1:{}", support::DEAD_PORT));
     desk.check().run();
     expect(&run(&desk, &["retry", &id]), 4, &["still waits", "RabbitMQ"]);
     desk.site.set("RABBITMQ_HOST", broker);
@@ -312,7 +316,7 @@ fn a_job_in_slurms_queue_has_a_place_in_it() {
     desk.site.set("SITE_GRES", "none");
     let busy =
         desk.cluster.submit(desk.site.path(), ["--output=/dev/null", "-c2", "--mem=100", "--wrap=sleep 600"]);
-    desk.cluster.wait_for_state(&busy, &["RUNNING"], SECONDS(30));
+    desk.cluster.wait_for_state(&busy, &["RUNNING"], SECONDS(60));
     let first = desk.vhost.publish_job(&job());
     desk.check().run().success();
     let second = desk.vhost.publish_job(&job());

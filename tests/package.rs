@@ -107,7 +107,7 @@ fn a_tarball_runs_a_job_wherever_it_is_unpacked_and_an_update_keeps_what_is_the_
     assert!(finished.stdout.starts_with(&format!("{id}  submitted")), "{finished}");
     let reply = desk.vhost.receive_reply(&id, SECONDS(120)).json();
     assert!(reply.get("Model 0").is_some(), "{reply}");
-    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
     run_check(&home, &desk, &[]).success();
     let log = run_check(&home, &desk, &["logs", &id]).success();
     assert!(log.stdout.contains("the lines of this site"), "{log}");

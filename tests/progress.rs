@@ -89,7 +89,8 @@ fn note(path: &Path) -> Option<Value> {
 fn a_job_notes_layer_epoch_and_end_and_its_log_has_a_line_an_epoch() {
     let desk = Desk::new();
     let mut asked = desk.short_job();
-    for (name, value) in [("Maximum number of training epochs", 5000), ("Patience", 5000), ("Batch Size", 1)]
+    for (name, value) in
+        [("Maximum number of training epochs", 5000), ("Patience", 5000), ("Batch Size", 1), ("Seed", 7)]
     {
         asked["settings"][name] = json!(value);
     }

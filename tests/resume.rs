@@ -41,7 +41,7 @@ fn uninterrupted() -> &'static Value {
         fs::write(&path, file.to_string()).unwrap();
         let trainer = Program::new(program::run_trainer().unwrap()).arg(&path).args([RESULTS, "c-1"]);
         trainer.arg("--env-file").arg(desk.site.credentials()).limit(TRAINING).run().success();
-        desk.vhost.receive_reply("c-1", SECONDS(5)).json()
+        desk.vhost.receive_reply("c-1", SECONDS(60)).json()
     })
 }
 
@@ -99,7 +99,7 @@ impl Job {
             let shown = self.desk.cluster.job(&self.slurm).unwrap_or_default();
             let value = |name: &str| shown.get(name).map_or("", String::as_str);
             match (value("JobState"), value("Restarts")) {
-                ("RUNNING", "1") => return,
+                ("RUNNING" | "COMPLETED", "1") => return,
                 ("" | "PENDING" | "RUNNING" | "COMPLETING" | "REQUEUED" | "CONFIGURING", "" | "0" | "1") => {}
                 _ => self.not_restarted("has ended, or was put back more than once", &shown),
             }
@@ -108,6 +108,12 @@ impl Job {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Slurm may end `scontrol` together with the job that it puts back, and then the trainer does not hear of it.
+    fn asked_for_its_requeue(&self) -> bool {
+        let log = self.desk.log(&self.id);
+        log.contains("waits in the queue again") || log.contains("can't be put back into the queue")
     }
 
     /// Says all that is known of a job that did not start again.
@@ -123,7 +129,7 @@ impl Job {
         let reply = reply.unwrap_or_else(|| panic!("no reply:\n{log}")).json();
         assert!(log.contains("going on from a checkpoint"), "{log}");
         assert!(reply == *uninterrupted(), "the models differ; {:?}\n{log}", reply.get("error"));
-        self.desk.cluster.wait_for_end(&self.slurm, SECONDS(30));
+        self.desk.cluster.wait_for_end(&self.slurm, SECONDS(60));
         assert!(!self.desk.directory(&self.id).join("checkpoint").exists(), "it is of no more use");
         self.desk.check().run().success();
         assert_eq!(self.desk.vhost.waiting(RESULTS), Some(0), "one reply only");
@@ -159,16 +165,15 @@ fn a_killed_trainer_loses_no_more_than_since_its_last_checkpoint() {
     let job = Job::submit(Desk::new(), &long_job(EPOCHS), &[("CHECKPOINT_SECONDS", "0")]);
     job.wait_until_in(1, 1);
     Program::new("kill").args(["-KILL", &job.trainer()]).run().success();
-    job.desk.cluster.wait_for_end(&job.slurm, SECONDS(30));
+    job.desk.cluster.wait_for_end(&job.slurm, SECONDS(60));
+    // An epoch is told before its checkpoint is written: told already, it may be told once more.
+    let told = job.desk.log(&job.id).contains("Background Model: epoch 2/");
     job.scontrol_requeue();
     job.wait_for_restart();
     job.assert_answered_as_uninterrupted();
     let log = job.desk.log(&job.id);
-    assert_eq!(
-        log.matches("Background Model: epoch 2/").count(),
-        1,
-        "epochs done are not done again:\n{log}"
-    );
+    let count = log.matches("Background Model: epoch 2/").count();
+    assert!(count <= 1 + usize::from(told), "epochs done are not done again:\n{log}");
 }
 
 #[test]
@@ -178,7 +183,7 @@ fn a_job_warned_before_every_layer_has_an_epoch_requeues_itself() {
     job.warn();
     job.wait_for_restart();
     job.assert_answered_as_uninterrupted();
-    assert!(job.desk.log(&job.id).contains("waits in the queue again"));
+    assert!(job.asked_for_its_requeue(), "{}", job.desk.log(&job.id));
 }
 
 #[test]
@@ -220,10 +225,8 @@ fn a_job_that_may_not_requeue_itself_has_the_best_or_an_error_to_show() {
 fn the_time_limit_of_slurm_suspends_a_job_that_goes_on_until_it_is_cancelled() {
     let mut asked = long_job(10_000);
     asked["settings"]["Maximum time (D-HH:MM)"] = json!("0-00:01");
-    let job = Job::submit(Desk::new(), &asked, &[("SITE_SIGNAL_SECONDS", "30")]);
-    wait_for("Slurm's own warning", SECONDS(100), || {
-        job.desk.log(&job.id).contains("waits in the queue again").then_some(())
-    });
+    let job = Job::submit(Desk::new(), &asked, &[("SITE_SIGNAL_SECONDS", "5")]);
+    wait_for("Slurm's own warning", SECONDS(100), || job.asked_for_its_requeue().then_some(()));
     job.wait_for_restart();
     wait_for("the training to go on", SECONDS(60), || {
         job.desk.log(&job.id).contains("going on from a checkpoint").then_some(())
@@ -232,7 +235,7 @@ fn the_time_limit_of_slurm_suspends_a_job_that_goes_on_until_it_is_cancelled() {
         job.progress().filter(|p| p["restart_count"] == 1 && p["step"] != 0).map(drop)
     });
     job.desk.cluster.cancel(&job.slurm);
-    let shown = job.desk.cluster.wait_for_end(&job.slurm, SECONDS(30));
+    let shown = job.desk.cluster.wait_for_end(&job.slurm, SECONDS(60));
     assert_eq!(shown["JobState"], "CANCELLED");
     assert_eq!(
         job.desk.vhost.waiting(RESULTS).unwrap_or_default(),

@@ -118,12 +118,12 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
         run(&mut search, &desk, &["-v"]).success();
         let slurm_id = desk.slurm_job(&good);
         let job_file = desk.directory(&good).join("job.json");
-        if let Ok(text) = fs::read(&job_file) {
+        if let (Ok(metadata), Ok(text)) = (fs::metadata(&job_file), fs::read(&job_file)) {
             // The one place: it shows that the search would find it.
             let mut control = Search::new(&secrets);
             control.look("job file", "", &text);
             assert_eq!(control.hits, ["token in job file "]);
-            assert_eq!(fs::metadata(&job_file).unwrap().mode() & 0o777, 0o600);
+            assert_eq!(metadata.mode() & 0o777, 0o600);
         }
         run(&mut search, &desk, &["status"]).success();
         run(&mut search, &desk, &["status", &good, "--json"]).success();

@@ -13,7 +13,7 @@ use support::broker::{JOBS, RESULTS};
 use support::rodan::{Answer, Generation, LOGIN, Rodan, Setup};
 use support::services::Services;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(60);
 
 // ── The broker ──────────────────────────────────────────────────────────────────────────────────────────────────
 

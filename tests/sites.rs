@@ -143,7 +143,7 @@ fn a_proxy_leads_both_programs_to_a_rodan_that_has_no_other_route() {
         proxies.iter().fold(trainer, |trainer, (name, value)| trainer.env(name, value)).run()
     };
     run(&[("http_proxy", &proxy)], "by-proxy").success();
-    assert!(desk.vhost.receive_reply("by-proxy", SECONDS(10)).json().get("Model 0").is_some());
+    assert!(desk.vhost.receive_reply("by-proxy", SECONDS(60)).json().get("Model 0").is_some());
     // Without it, and where NO_PROXY says so, nothing leads there.
     expect(&run(&[("http_proxy", &proxy), ("NO_PROXY", "rodan.invalid")], "direct"), 5, &["no connection"]);
 }

@@ -19,7 +19,7 @@ use support::program::{self, Finished, Program};
 const RUNS: &str = r#"cat > "${1%/*}/.note" <<END
 {"slurm_job_id":$SLURM_JOB_ID,"restart_count":0,"layer":"Model 0","layer_number":2,"layers":2,"epoch":3,"epochs":15,
 "step":5,"steps":600,"loss":0.25,"accuracy":0.9,"f1":0.75,"updated_at":"$(date -u +%FT%TZ)","peak_memory_mb":321,
-"expected_end":"$(date -u -d "+40 minutes 50 seconds" +%FT%TZ)"}
+"expected_end":"$(date -u -d "+5 hours 30 minutes" +%FT%TZ)"}
 END
 mv "${1%/*}/.note" "${1%/*}/progress.json"
 sleep 300"#;
@@ -103,10 +103,10 @@ fn busy_desk() -> (Desk, String, String) {
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
     let slurm_id = desk.slurm_job(&id);
-    desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(20));
+    desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(60));
     desk.check().run().success();
     let note = desk.directory(&id).join("progress.json");
-    support::wait_for("the note", SECONDS(20), || note.exists().then_some(()));
+    support::wait_for("the note", SECONDS(60), || note.exists().then_some(()));
     let now = jiff::Timestamp::now();
     let ago = |hours: u64| (now - SECONDS(hours * 3600)).to_string();
     let record = desk.directory(&id).join("record.json");

@@ -10,8 +10,10 @@ use support::broker::RESULTS;
 use support::desk::{Desk, job};
 use support::program::expect;
 
-fn watched(script: &str) -> (Desk, String, String) {
-    let mut desk = Desk::with_script(script);
+/// A job and its watcher; the job waits for `go` before it does what `script` says.
+fn held(script: &str) -> (Desk, String, String) {
+    let waits = "until [ -e \"$HPC_TRAINER_HOME/go\" ]; do sleep 0.1; done";
+    let mut desk = Desk::with_script(&format!("{waits}\n{script}"));
     desk.site.set("WATCHER", "1");
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
@@ -20,22 +22,32 @@ fn watched(script: &str) -> (Desk, String, String) {
     (desk, id, watcher)
 }
 
+fn go(desk: &Desk) {
+    std::fs::write(desk.site.path().join("go"), "").unwrap();
+}
+
+fn watched(script: &str) -> (Desk, String, String) {
+    let all = held(script);
+    go(&all.0);
+    all
+}
+
 fn answered(desk: &Desk, id: &str) -> bool {
     desk.site.spool().join("done").join(id).exists()
 }
 
 #[test]
 fn a_failure_is_answered_within_a_minute_and_without_cron() {
-    let (desk, id, watcher) = watched("sleep 2; exit 3");
+    let (desk, id, watcher) = watched("exit 3");
     let slurm_id = desk.slurm_job(&id);
-    desk.cluster.wait_for_end(&slurm_id, SECONDS(30));
+    desk.cluster.wait_for_end(&slurm_id, SECONDS(60));
     let failed = Instant::now();
     let sentence = desk.error_reply(&id);
     let took = failed.elapsed();
     eprintln!("from the failure to the reply, with the watcher: {:.1} s", took.as_secs_f64());
     assert!(took < SECONDS(60), "{took:?}");
     assert!(sentence.contains("without a result (FAILED"), "{sentence}");
-    let ended = desk.cluster.wait_for_end(&watcher, SECONDS(30));
+    let ended = desk.cluster.wait_for_end(&watcher, SECONDS(60));
     assert_eq!(ended["ExitCode"], "9:0", "as check's: a job failed");
     assert!(answered(&desk, &id));
     desk.check().run().success();
@@ -46,7 +58,7 @@ fn a_failure_is_answered_within_a_minute_and_without_cron() {
 fn a_cancelled_job_is_a_failure_whether_it_had_started_or_not() {
     let (desk, id, _) = watched("sleep 300");
     let slurm_id = desk.slurm_job(&id);
-    desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(20));
+    desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(60));
     desk.cluster.cancel(&slurm_id);
     assert!(desk.error_reply(&id).contains("was cancelled"));
 
@@ -58,7 +70,7 @@ fn a_cancelled_job_is_a_failure_whether_it_had_started_or_not() {
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
     let slurm_id = desk.slurm_job(&id);
-    desk.cluster.wait_for_state(&slurm_id, &["PENDING"], SECONDS(20));
+    desk.cluster.wait_for_state(&slurm_id, &["PENDING"], SECONDS(60));
     desk.cluster.cancel(&slurm_id);
     assert!(desk.error_reply(&id).contains("was cancelled"));
 }
@@ -66,8 +78,8 @@ fn a_cancelled_job_is_a_failure_whether_it_had_started_or_not() {
 #[test]
 fn of_a_watcher_and_checks_at_the_same_time_one_answers() {
     for round in 0..3 {
-        let (desk, id, watcher) = watched("sleep 1; exit 3");
-        desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+        let (desk, id, watcher) = watched("exit 3");
+        desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
         let end = Instant::now() + SECONDS(60);
         while !answered(&desk, &id) && Instant::now() < end {
             let checks: Vec<_> = (0..2).map(|_| desk.check().start()).collect();
@@ -84,9 +96,11 @@ fn of_a_watcher_and_checks_at_the_same_time_one_answers() {
 
 #[test]
 fn a_lost_watcher_is_made_good_by_check() {
-    let (desk, id, watcher) = watched("sleep 2; exit 3");
+    let (desk, id, watcher) = held("exit 3");
     desk.cluster.cancel(&watcher);
-    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    desk.cluster.wait_for_end(&watcher, SECONDS(60));
+    go(&desk);
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
     assert!(desk.vhost.try_receive_reply(&id, SECONDS(2)).is_none());
     let before = Instant::now();
     expect(&desk.check().run(), 9, &[]);
@@ -107,24 +121,24 @@ fn a_watcher_that_starts_too_early_waits_and_answers_nothing_that_is_alive() {
     let log = format!("--output={}", desk.site.logs().join("watcher.log").display());
     let all = arguments.into_iter().chain([log.as_str(), script.to_str().unwrap(), &id]);
     let watcher = desk.cluster.submit(home, all);
-    desk.cluster.wait_for_state(&watcher, &["RUNNING"], SECONDS(20));
-    desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(20));
+    desk.cluster.wait_for_state(&watcher, &["RUNNING"], SECONDS(60));
+    desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(60));
     assert!(desk.vhost.try_receive_reply(&id, SECONDS(4)).is_none(), "the job is alive");
     desk.check().run().success(); // between two looks the lock is free
     desk.cluster.cancel(&slurm_id);
     assert!(desk.error_reply(&id).contains("was cancelled"));
-    desk.cluster.wait_for_end(&watcher, SECONDS(30));
+    desk.cluster.wait_for_end(&watcher, SECONDS(60));
 }
 
 #[test]
 fn the_watcher_of_a_job_that_succeeds_goes_by_itself() {
     let (desk, id, watcher) =
         watched(r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/reply.json"; sleep 1; exit 0"#);
-    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(30));
+    desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
     let ended = desk.cluster.wait_for_end(&watcher, SECONDS(60));
     assert_eq!(ended["JobState"], "CANCELLED", "it never ran");
     desk.check().run().success();
-    assert_eq!(desk.vhost.receive_reply(&id, SECONDS(5)).json()["Background Model"], "AAAA");
+    assert_eq!(desk.vhost.receive_reply(&id, SECONDS(60)).json()["Background Model"], "AAAA");
 }
 
 #[test]
@@ -145,7 +159,7 @@ fn a_watcher_looks_into_the_spool_that_check_was_told() {
     let spool = desk.site.path().join("other");
     desk.check().arg("--spool").arg(&spool).run().success();
     assert!(desk.error_reply(&id).contains("without a result"));
-    support::wait_for("the job to be filed away", SECONDS(20), || {
+    support::wait_for("the job to be filed away", SECONDS(60), || {
         spool.join("done").join(&id).exists().then_some(())
     });
 }

@@ -128,7 +128,7 @@ launch_broker() {
         exec_daemon "$RABBITMQ_SERVER" >>"$BROKER/log/server.out" 2>&1
     ) &
     BROKER_PID=$!
-    wait_until 180 broker_answers_or_died && broker_is_ours
+    wait_until 300 broker_answers_or_died && broker_is_ours
 }
 
 start_broker() {

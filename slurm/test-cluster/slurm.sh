@@ -39,7 +39,7 @@ start_accounting() {
         --pid-file="$SLURM/run/mariadbd.pid" --bind-address=127.0.0.1 --port="$DB_PORT" \
         --innodb-buffer-pool-size=64M --innodb-log-file-size=16M --innodb-lock-wait-timeout=900 \
         --innodb-flush-log-at-trx-commit=0 >"$SLURM/log/mariadb.log" 2>&1 &
-    wait_until 20 mariadb-admin --no-defaults -uroot -S "$SLURM/run/db.sock" ping >/dev/null 2>&1 || return 1
+    wait_until 60 mariadb-admin --no-defaults -uroot -S "$SLURM/run/db.sock" ping >/dev/null 2>&1 || return 1
     mariadb --no-defaults -uroot -S "$SLURM/run/db.sock" <<SQL || return 1
 create database slurm_acct;
 create user slurm@127.0.0.1 identified by 'slurm';
@@ -192,14 +192,14 @@ start_slurm() {
     # shellcheck disable=SC2086 # one word for each node
     write_slurm_config $ports
     if [ "$DBD" = 1 ]; then
-        daemon slurmdbd && wait_until 20 port_answers "$DBD_PORT" || return 1
+        daemon slurmdbd && wait_until 60 port_answers "$DBD_PORT" || return 1
         sacctmgr -i -Q add cluster test >/dev/null || return 1
     fi
     daemon slurmctld -c || return 1
     for ((i = 1; i <= NODES; i++)); do
         daemon slurmd -N "node$i" || return 1
     done
-    wait_until 15 controller_answers && wait_until 20 all_nodes_idle || return 1
+    wait_until 60 controller_answers && wait_until 60 all_nodes_idle || return 1
     cat >"$SLURM/exports" <<ENV
 export SLURM_CONF='$SLURM/slurm.conf'
 export HPC_TRAINER_TEST_NODES=$NODES
