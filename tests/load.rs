@@ -124,6 +124,7 @@ fn a_job_that_no_node_can_hold_is_taken_out_of_the_queue_and_answered() {
     }
     let slurm_id = desk.slurm_job(&id);
     assert_eq!(desk.cluster.job(&slurm_id).unwrap()["JobState"], "PENDING");
+    desk.check().run().success();
     let finished = support::wait_for("the grace time", SECONDS(60), || {
         let finished = desk.check().run();
         (finished.code() == Some(9)).then_some(finished)
