@@ -1,6 +1,7 @@
 //! The integration tests, one file a user story, in one program: linked once, and what they share is compiled once.
 //!
 //! `cargo nextest run --test stories check::` runs those of `tests/check.rs`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is not one of the programs")]
 
 mod support;
 
@@ -27,6 +28,7 @@ mod local;
 mod memory;
 mod monitoring;
 mod operator;
+mod output;
 mod package;
 mod poison;
 mod predict;

@@ -6,6 +6,7 @@
 //! `… stand_in_rodan -- send PAGE --uploads DIRECTORY --out DIRECTORY` takes a page in a folder, as `run_trainer --local`
 //! does, to where the server finds it, publishes the job, and leaves the models of the reply in the other directory.
 //! `./demo` uses both.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is not one of the programs")]
 
 use std::path::PathBuf;
 use std::process::ExitCode;

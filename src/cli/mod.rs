@@ -10,6 +10,7 @@ pub mod local;
 mod logging;
 #[cfg(feature = "trainer")]
 mod look;
+mod output;
 #[cfg(feature = "trainer")]
 pub mod predict;
 #[cfg(feature = "trainer")]

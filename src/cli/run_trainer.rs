@@ -8,6 +8,7 @@ use super::gpu;
 use super::job::{self, JobArgs};
 use super::local::{self, LocalArgs};
 use super::logging::Verbosity;
+use super::output::{fail, print};
 use super::predict::{self, PredictArgs};
 use crate::exit_code::ExitCode;
 use crate::harden;
@@ -93,13 +94,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
         };
         return match result {
             Ok(table) => {
-                print!("{table}");
+                // The models are written; the table says no more than the report beside them.
+                let _ = print(&table.to_string());
                 ExitCode::Success
             }
-            Err((code, error)) => {
-                eprintln!("run_trainer: {error}");
-                code
-            }
+            Err((code, error)) => fail("run_trainer", code, &error),
         };
     }
     // clap asks for a job file where there is no --local.
