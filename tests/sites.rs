@@ -34,7 +34,7 @@ fn load(text: &str) -> Result<Config, String> {
     let path = home.path().join("credentials.env");
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    let sources = || Sources { env_file: Some(&path), environment: BTreeMap::new() };
+    let sources = || Sources { env_file: Some(&path), environment: BTreeMap::new(), unreadable: Vec::new() };
     TrainerConfig::load(&sources()).map_err(|error| error.to_string())?;
     Config::load(&sources(), None).map_err(|error| error.to_string())
 }

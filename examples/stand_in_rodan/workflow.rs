@@ -93,7 +93,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, SendError> {
         "settings": settings(&arguments.page.join("settings.json"), arguments.cpus)?,
     });
     // A demonstration reads the file it is given and nothing else.
-    let sources = Sources { env_file: Some(&arguments.env_file), environment: BTreeMap::new() };
+    let sources =
+        Sources { env_file: Some(&arguments.env_file), environment: BTreeMap::new(), unreadable: Vec::new() };
     let config = Config::load(&sources, None)?;
     let file = |path: &Path| {
         let path = path.to_owned();

@@ -3,11 +3,12 @@
 use std::future::Future;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
+use lapin::tcp::{AsyncTcpStream, RustlsConnector};
 use lapin::types::LongString;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
@@ -141,9 +142,13 @@ impl Broker {
     /// When the broker can't be reached, does not answer, or refuses the login or the virtual host.
     pub async fn connect(config: &BrokerConfig) -> Result<Self, BrokerError> {
         let address = &config.address;
-        if address.tls {
-            crate::tls::install_provider();
-        }
+        // The same TLS as to Rodan, so that the same is refused in the same words.
+        let tls = match address.tls {
+            true => Some(Arc::new(crate::tls::client_config(config.identity.as_ref()).map_err(|error| {
+                BrokerError::Tls { address: address.to_string(), detail: error.to_string() }
+            })?)),
+            false => None,
+        };
         let uri = AMQPUri {
             scheme: if address.tls { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
             authority: AMQPAuthority {
@@ -160,16 +165,24 @@ impl Broker {
         let name = LongString::from(format!("hpc-trainer {}", env!("CARGO_PKG_VERSION")));
         let properties = ConnectionProperties::default().with_connection_name(name);
         let action = "connecting";
-        let identity = config.identity.as_ref().map(|identity| OwnedIdentity::PKCS8 {
-            pem: identity.certificates().as_bytes().to_vec(),
-            key: identity.key().expose().as_bytes().to_vec(),
-        });
-        let tls = OwnedTLSConfig { identity, cert_chain: None };
         let runtime = lapin::runtime::default_runtime().map_err(|error| BrokerError::Unreachable {
             address: address.to_string(),
             detail: error.to_string(),
         })?;
-        let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
+        let connecting = Connection::connector(
+            uri,
+            runtime,
+            async move |uri, runtime| {
+                let host = uri.authority.host;
+                let addresses = runtime.to_socket_addrs((host.clone(), uri.authority.port));
+                let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
+                Ok(match &tls {
+                    Some(tls) => stream.into_rustls(&RustlsConnector::from(Arc::clone(tls)), &host).await?,
+                    None => stream,
+                })
+            },
+            properties,
+        );
         let connection = within(CONNECT_DEADLINE, action, connecting)
             .await
             .map_err(|error| BrokerError::Unreachable {
@@ -231,7 +244,7 @@ fn refusal(config: &BrokerConfig, error: &lapin::Error) -> BrokerError {
             BrokerError::Vhost { address, user, vhost: config.address.vhost.clone() }
         }
         _ => match crate::tls::explain(error) {
-            Some(detail) => BrokerError::Tls { address, detail },
+            Some(refusal) => BrokerError::Tls { address, detail: refusal.to_string() },
             // A refused client certificate: the alert that says so is lost when the broker closes before our first words.
             None if config.address.tls && is_broken_off(error) => {
                 let detail = format!(

@@ -118,6 +118,11 @@ pub const VARIABLES: &[Variable] = &[
         Some("168"),
         "how long a job may wait in Slurm's queue before it is taken out and answered with an error, in hours",
     ),
+    variable(
+        "OPERATOR_CONTACT",
+        Some("the operator of the cluster"),
+        "whom a musicologist is to ask, as error replies and reports name it",
+    ),
     variable("MAX_CPUS", None, "the most cores that a job may ask for"),
     variable("MAX_MEMORY_MB", None, "the most memory that a job may ask for, in MB"),
     variable("MAX_TIME", None, "the longest time that a job may ask for, as D-HH:MM"),
@@ -176,7 +181,7 @@ mod tests {
         assert_eq!(names, VARIABLES.iter().map(|v| v.name).collect::<Vec<_>>());
         for (variable, (_, value)) in VARIABLES.iter().zip(&shown) {
             if let Some(default) = variable.default {
-                assert_eq!(*value, default, "{}", variable.name);
+                assert_eq!(value.trim_matches('\''), default, "{}", variable.name);
             }
         }
     }

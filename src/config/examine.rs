@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::env::VARIABLES;
+use super::error::{ConfigError, Problem};
 use super::file::examine_file;
-use super::load::{ConfigError, Problem, Read, Sources};
+use super::load::{Read, Sources};
 use super::resolved::{BrokerConfig, RodanConfig, SiteConfig};
 
 /// Variables that a file may hold beside [`VARIABLES`]: the scripts' own.
@@ -39,7 +40,7 @@ impl Examined {
     /// Reads everything that can be read. `spool` (`--spool`) wins over `SPOOL_DIR`.
     pub fn new(sources: &Sources<'_>, spool: Option<&Path>) -> Self {
         let (home, file) = (sources.home(), sources.file());
-        let found = file.as_deref().map(examine_file);
+        let found = file.as_deref().map(|file| examine_file(file, &sources.environment));
         let (values, faults, mode) = found.map_or_else(Default::default, |f| (f.values, f.faults, f.mode));
         let is_known =
             |name: &str| VARIABLES.iter().any(|variable| variable.name == name) || OTHERS.contains(&name);

@@ -3,8 +3,9 @@
 use std::fs;
 
 use super::address::RodanAddress;
+use super::error::{ConfigError, Problem};
 use super::file::read_private;
-use super::load::{ConfigError, Problem, Reader};
+use super::load::Reader;
 use crate::tls::{Identity, IdentityError};
 
 impl Reader {
@@ -38,7 +39,7 @@ impl Reader {
             );
             return None;
         }
-        let certificates = fs::read_to_string(&certificate_file).map_err(|error| {
+        let certificates = fs::read(&certificate_file).map_err(|error| {
             self.is_wrong(certificate, format!("can't be read: {}: {error}", certificate_file.display()));
         });
         let text = read_private(&key_file).map_err(|error| {
@@ -50,12 +51,16 @@ impl Reader {
             };
             self.is_wrong(key, what);
         });
-        match Identity::new(certificates.ok()?, text.ok()?) {
+        match Identity::new(&certificates.ok()?, &text.ok()?) {
             Ok(identity) => Some(identity),
             Err(error) => {
                 let (name, file) = match error {
-                    IdentityError::Certificate => (certificate, certificate_file),
-                    IdentityError::Key | IdentityError::Mismatch => (key, key_file),
+                    IdentityError::Certificate(_) | IdentityError::Unreadable => {
+                        (certificate, certificate_file)
+                    }
+                    IdentityError::Key(_) | IdentityError::Unusable | IdentityError::Mismatch => {
+                        (key, key_file)
+                    }
                 };
                 self.is_wrong(name, format!("can't be used: {} {error}", file.display()));
                 None

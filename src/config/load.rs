@@ -1,107 +1,22 @@
 //! Reads `credentials.env` and the process environment, and resolves them into what the programs need.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use thiserror::Error;
-
 use super::address::{BrokerAddress, RodanAddress};
-use super::env::{default, purpose};
+use super::env::{VARIABLES, default};
+use super::error::{ConfigError, Problem};
 use super::file::read_file;
 use super::gres::GresTable;
 use super::resolved::{BrokerConfig, Config, OnTimeLimit, RodanConfig, SiteConfig, TrainerConfig};
 use crate::secret::Secret;
+use crate::text::acts_on_terminal;
 use crate::wire::{SiteLimits, Walltime};
 
-/// A configuration that can't be used. Its text names every problem at once and no secret.
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    /// The file that was asked for can't be read.
-    #[error("can't read {}: {source}; copy credentials.env.example to it and fill it in", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The file is open to others.
-    #[error("{} holds passwords but others may read it (mode {mode:04o}); run: chmod 600 {}", path.display(), path.display())]
-    Permissions {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// The file is another account's.
-    #[error(
-        "{} belongs to user {owner}, who could change it; run as root: chown {own} {}",
-        path.display(),
-        path.display()
-    )]
-    Owner {
-        /// The file.
-        path: PathBuf,
-        /// Its owner's number.
-        owner: u32,
-        /// This account's number.
-        own: u32,
-    },
-    /// A line of the file is not `NAME=value`.
-    #[error(
-        "{} line {line} is not NAME=value; put a value that holds spaces, quotes, # or $ in single quotes",
-        path.display()
-    )]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// Line number, from 1.
-        line: usize,
-    },
-    /// Variables are missing or wrong.
-    #[error("{}", list(.0))]
-    Variables(Vec<Problem>),
-}
-
-/// A variable that is missing or wrong. Its text never repeats the value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The variable.
-    pub name: &'static str,
-    /// What is wrong with it; `None` where it is not set.
-    pub what: Option<String>,
-}
-
-impl Problem {
-    /// What the variable is for: completes the sentence "it is ...".
-    pub fn purpose(&self) -> &'static str {
-        purpose(self.name)
-    }
-}
-
-impl std::fmt::Display for Problem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (name, purpose) = (self.name, self.purpose());
-        match &self.what {
-            Some(what) => write!(f, "{name} {what}; it is {purpose}"),
-            None => write!(f, "{name} is not set: it is {purpose}"),
-        }
-    }
-}
-
-fn list(problems: &[Problem]) -> String {
-    let mut text = match problems.len() {
-        1 => "the configuration has 1 problem:".to_owned(),
-        n => format!("the configuration has {n} problems:"),
-    };
-    for problem in problems {
-        let _ = write!(text, "\n  {problem}"); // writing to a String can't fail
-    }
-    text
-}
+/// How long the name of the operator may be, in characters.
+const MOST_OF_OPERATOR: usize = 200;
 
 /// Collects values and problems, so that every problem is reported at once.
 pub(super) struct Reader {
@@ -127,7 +42,7 @@ impl Reader {
     pub(super) fn read(&mut self, home: &Path, file: Option<&Path>, spool: Option<&Path>) -> Read {
         let broker = self.broker();
         let user = self.required("RODAN_USER");
-        let password = Secret::new(self.required("RODAN_PASSWORD"));
+        let password = self.password("RODAN_PASSWORD");
         let address = self.rodan_address();
         let identity = self.rodan_identity(address.as_ref());
         let rodan = address.map(|address| RodanConfig { address, user, password, identity });
@@ -157,6 +72,14 @@ impl Reader {
             self.problems.push(Problem { name, what: None });
             String::new()
         })
+    }
+
+    /// A password, to the last blank as it was given.
+    fn password(&mut self, name: &'static str) -> Secret {
+        match self.values.get(name).filter(|value| !value.is_empty()) {
+            Some(value) => Secret::new(value.as_str()),
+            None => Secret::new(self.required(name)),
+        }
     }
 
     fn parsed<T, E: std::fmt::Display>(
@@ -215,7 +138,7 @@ impl Reader {
 
     fn broker(&mut self) -> Option<BrokerConfig> {
         let user = self.required("RABBITMQ_USER");
-        let password = Secret::new(self.required("RABBITMQ_PASSWORD"));
+        let password = self.password("RABBITMQ_PASSWORD");
         self.required("RABBITMQ_HOST");
         let tls = self.required_tls();
         let address = self.parsed("RABBITMQ_HOST", |text| {
@@ -251,6 +174,15 @@ impl Reader {
             self.number("MAX_REQUEUES", 0..=10_000),
             Duration::from_secs(self.number("CHECKPOINT_SECONDS", 0..=86_400)),
         )
+    }
+
+    /// A name, an address or both, which sentences in replies and reports hold.
+    fn operator(&mut self) -> String {
+        let operator = self.parsed("OPERATOR_CONTACT", |text| {
+            let fits = text.chars().count() <= MOST_OF_OPERATOR && !text.chars().any(acts_on_terminal);
+            if fits { Ok(text.to_owned()) } else { Err("must be one line of at most 200 characters") }
+        });
+        operator.unwrap_or_default()
     }
 
     /// The directory of Slurm's commands, and how long one may take.
@@ -316,6 +248,7 @@ impl Reader {
             watcher: self.flag("WATCHER"),
             watcher_partition: self.word("WATCHER_PARTITION"),
             requeue: self.flag("REQUEUE"),
+            operator: self.operator(),
             home: home.to_path_buf(),
             env_file: env_file.map(Path::to_path_buf),
         }
@@ -328,15 +261,22 @@ pub struct Sources<'a> {
     pub env_file: Option<&'a Path>,
     /// The process environment, which wins over the file.
     pub environment: BTreeMap<String, String>,
+    /// Variables of the environment whose value is not UTF-8.
+    pub unreadable: Vec<&'static str>,
 }
 
 impl Sources<'_> {
-    /// `--env-file` and the environment of this process; values that are not UTF-8 are left out.
+    /// `--env-file` and the environment of this process.
     pub fn of_process(env_file: Option<&Path>) -> Sources<'_> {
         let pair = |(k, v): (std::ffi::OsString, std::ffi::OsString)| {
             Some((k.into_string().ok()?, v.into_string().ok()?))
         };
-        Sources { env_file, environment: std::env::vars_os().filter_map(pair).collect() }
+        let is_unreadable = |name: &&str| std::env::var_os(name).is_some_and(|v| v.to_str().is_none());
+        Sources {
+            env_file,
+            environment: std::env::vars_os().filter_map(pair).collect(),
+            unreadable: VARIABLES.iter().map(|variable| variable.name).filter(is_unreadable).collect(),
+        }
     }
 
     /// Directory of the installation: `HPC_TRAINER_HOME`, else the directory of the env file, else the current one.
@@ -365,13 +305,18 @@ impl Sources<'_> {
     /// A reader of the file's variables and of the environment's, which win.
     pub(super) fn reader(&self, mut values: HashMap<String, String>) -> Reader {
         values.extend(self.environment.iter().map(|(k, v)| (k.clone(), v.clone())));
-        Reader::new(values, self.home())
+        let mut reader = Reader::new(values, self.home());
+        for name in &self.unreadable {
+            // Else the file's value, or none, would count in its place.
+            reader.problems.push(Problem { name, what: Some("is not UTF-8 in the environment".to_owned()) });
+        }
+        reader
     }
 
     fn read(&self) -> Result<(Reader, PathBuf, Option<PathBuf>), ConfigError> {
         let file = self.file();
         let values = match &file {
-            Some(file) => read_file(file)?,
+            Some(file) => read_file(file, &self.environment)?,
             None => HashMap::new(),
         };
         Ok((self.reader(values), self.home(), file))
@@ -413,6 +358,7 @@ impl TrainerConfig {
         let requeue = reader.flag("REQUEUE");
         let (on_time_limit, max_requeues, checkpoint_every) = reader.time_limit();
         let (slurm_bin, slurm_timeout) = reader.slurm();
+        let operator = reader.operator();
         match (broker, rodan) {
             (Some(broker), Some(rodan)) if reader.problems.is_empty() => Ok(Self {
                 broker,
@@ -427,6 +373,7 @@ impl TrainerConfig {
                 tensorboard,
                 slurm_bin,
                 slurm_timeout,
+                operator,
             }),
             _ => Err(ConfigError::Variables(reader.problems)),
         }
@@ -452,10 +399,14 @@ mod tests {
         (dir, path)
     }
 
+    fn sources(path: &Path, environment: BTreeMap<String, String>) -> Sources<'_> {
+        Sources { env_file: Some(path), environment, unreadable: Vec::new() }
+    }
+
     fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let (_dir, path) = file(text, 0o600);
         let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Config::load(&Sources { env_file: Some(&path), environment }, None)
+        Config::load(&sources(&path, environment), None)
     }
 
     #[test]
@@ -514,7 +465,7 @@ mod tests {
         assert!(error.contains("1 problem:") && error.contains("REQUIRE_TLS must be 1 or 0"), "{error}");
         let (_dir, path) = file(SIX, 0o600);
         let environment = BTreeMap::from([("REQUIRE_TLS".to_owned(), "1".to_owned())]);
-        assert!(TrainerConfig::load(&Sources { env_file: Some(&path), environment }).is_err());
+        assert!(TrainerConfig::load(&sources(&path, environment)).is_err());
     }
 
     #[test]
@@ -525,18 +476,53 @@ mod tests {
     }
 
     #[test]
+    fn a_password_is_taken_to_its_last_blank() {
+        let text = SIX.replace("'s3$cret#'", "'  s3$cret '").replace("\"pass word\"", "'   '");
+        let config = load(&text, &[]).unwrap();
+        assert_eq!(config.broker.password.expose(), "  s3$cret ");
+        assert_eq!(config.rodan.password.expose(), "   ");
+        let config = load(SIX, &[("RODAN_PASSWORD", " of the environment\t")]).unwrap();
+        assert_eq!(config.rodan.password.expose(), " of the environment\t");
+        // What is a name or a number may have blanks around it.
+        let config = load(SIX, &[("RABBITMQ_HOST", " other "), ("GIVE_UP_HOURS", " 7 ")]).unwrap();
+        assert_eq!((config.broker.address.host.as_str(), config.site.give_up.as_secs()), ("other", 7 * 3600));
+        let error = load(SIX, &[("RODAN_PASSWORD", "")]).unwrap_err().to_string();
+        assert!(error.contains("RODAN_PASSWORD is not set"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_the_environment_that_is_no_text_is_not_passed_over() {
+        let (_dir, path) = file(SIX, 0o600);
+        let mut sources = sources(&path, BTreeMap::new());
+        sources.unreadable = vec!["RODAN_PASSWORD"];
+        let error = Config::load(&sources, None).unwrap_err().to_string();
+        assert!(error.contains("RODAN_PASSWORD is not UTF-8 in the environment"), "{error}");
+    }
+
+    #[test]
     fn a_file_that_others_may_read_is_refused() {
         let (_dir, path) = file(SIX, 0o640);
-        let sources = Sources { env_file: Some(&path), environment: BTreeMap::new() };
+        let sources = sources(&path, BTreeMap::new());
         let error = Config::load(&sources, None).unwrap_err().to_string();
         assert!(error.contains("0640") && error.contains("chmod 600"), "{error}");
+    }
+
+    #[test]
+    fn whom_to_ask_is_the_sites_own_word() {
+        assert_eq!(load(SIX, &[]).unwrap().site.operator, "the operator of the cluster");
+        let contact = "the music group's help desk (hpc-help@example.org)";
+        assert_eq!(load(SIX, &[("OPERATOR_CONTACT", contact)]).unwrap().site.operator, contact);
+        for wrong in ["two\nlines".to_owned(), "\u{202e}".to_owned(), "x".repeat(201)] {
+            let error = load(SIX, &[("OPERATOR_CONTACT", &wrong)]).unwrap_err().to_string();
+            assert!(error.contains("OPERATOR_CONTACT must be one line"), "{error}");
+        }
     }
 
     #[test]
     fn the_trainer_needs_no_rodan_password() {
         let (_dir, path) =
             file("RABBITMQ_USER=u\nRABBITMQ_PASSWORD=p\nRABBITMQ_HOST=h\nRODAN_HOST=r\n", 0o600);
-        let sources = Sources { env_file: Some(&path), environment: BTreeMap::new() };
+        let sources = sources(&path, BTreeMap::new());
         assert_eq!(TrainerConfig::load(&sources).unwrap().max_download, 1 << 30);
     }
 }

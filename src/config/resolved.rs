@@ -90,6 +90,8 @@ pub struct SiteConfig {
     pub watcher_partition: Option<String>,
     /// Whether Slurm may put a job back into its queue.
     pub requeue: bool,
+    /// Whom a musicologist is to ask: stands in a sentence, such as "ask the operator of the cluster".
+    pub operator: String,
 }
 
 impl SiteConfig {
@@ -159,6 +161,8 @@ pub struct TrainerConfig {
     pub slurm_bin: Option<PathBuf>,
     /// How long one of Slurm's commands may take.
     pub slurm_timeout: Duration,
+    /// Whom a musicologist is to ask, as in [`SiteConfig::operator`].
+    pub operator: String,
 }
 
 impl TrainerConfig {

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use super::env::VARIABLES;
-use super::load::{Problem, Reader};
+use super::error::Problem;
+use super::lines;
+use super::load::Reader;
 use crate::secret::Secret;
 
 const EXAMPLE: &str = include_str!("../../credentials.env.example");
@@ -43,11 +45,8 @@ pub fn credentials_text(values: &BTreeMap<String, Secret>) -> Result<Secret, Str
 fn assignment(name: &str, value: &Secret) -> Result<String, String> {
     let value = value.expose();
     let line = format!("{name}='{}'", value.replace('\'', r#"'"'"'"#));
-    let read_back = || {
-        let (read_name, read) = dotenvy::from_read_iter(line.as_bytes()).next()?.ok()?;
-        (read_name == name && read == value).then_some(())
-    };
-    let fits = !value.chars().any(char::is_control) && read_back().is_some();
+    let read_back = lines::read(line.as_bytes(), |_| None);
+    let fits = read_back.faults.is_empty() && read_back.values.get(name).is_some_and(|read| read == value);
     if fits { Ok(line) } else { Err(name.to_owned()) }
 }
 
@@ -57,15 +56,34 @@ mod tests {
 
     #[test]
     fn odd_passwords_are_read_back_as_they_were() {
-        for value in ["pass", "pa ss", "s3$cret#", "it's", "'", "\"x\"", r"back\slash", "a'b\"c$d`e", "ü=ß"]
-        {
+        for value in [
+            "pass",
+            "pa ss",
+            " pass ",
+            "  ",
+            "s3$cret#",
+            "#",
+            "$HOME",
+            "it's",
+            "'",
+            "\"x\"",
+            r"back\slash",
+            r"pa\",
+            r"\'\",
+            "a'b\"c$d`e",
+            "“typographic”",
+            "tab\tbed",
+            "ü=ß",
+        ] {
             let values = BTreeMap::from([("RABBITMQ_PASSWORD".to_owned(), Secret::new(value))]);
             let text = credentials_text(&values).unwrap();
-            let read: HashMap<String, String> =
-                dotenvy::from_read_iter(text.expose().as_bytes()).map(Result::unwrap).collect();
+            let lines::Lines { values: read, faults } = lines::read(text.expose().as_bytes(), |_| None);
+            assert_eq!(faults, []);
             assert_eq!(read["RABBITMQ_PASSWORD"], value);
             assert_eq!(read["REQUIRE_TLS"], "1", "what is not given stands as in the example");
         }
-        assert!(assignment("A", &Secret::new("two\nlines")).is_err());
+        for value in ["two\nlines", "\u{1b}[0m", "\0"] {
+            assert!(assignment("A", &Secret::new(value)).is_err());
+        }
     }
 }

@@ -29,7 +29,7 @@ static SITE: LazyLock<Config> = LazyLock::new(|| {
         ("RODAN_HOST", "https://rodan"),
     ];
     let environment = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    Config::load(&Sources { env_file: None, environment }, None).unwrap()
+    Config::load(&Sources { env_file: None, environment, unreadable: Vec::new() }, None).unwrap()
 });
 
 const LIMITS: SiteLimits = SiteLimits {

@@ -42,8 +42,8 @@ impl Client {
 /// What went wrong with a request, without the URL: the caller says what was fetched.
 pub(super) fn describe(error: &reqwest::Error) -> String {
     use std::error::Error as _;
-    if let Some(detail) = tls::explain(error) {
-        return detail;
+    if let Some(refusal) = tls::explain(error) {
+        return refusal.to_string();
     }
     let mut text = match () {
         () if error.is_timeout() => "it did not answer in time".to_owned(),

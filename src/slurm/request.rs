@@ -20,6 +20,16 @@ pub struct Request {
     arguments: Vec<OsString>,
 }
 
+/// How long before the time limit Slurm warns the trainer, in seconds: as the site wants it, but never more than a tenth of
+/// the limit, since what comes after the warning is no training; and at least ten seconds, for less suffices for nothing.
+/// 0, for no warning, stays 0.
+fn warning(wanted: u64, limit: u64) -> u64 {
+    wanted.min((limit / 10).max(LEAST_WARNING))
+}
+
+/// In this time the models that are there are written and sent, in seconds.
+const LEAST_WARNING: u64 = 10;
+
 fn option(name: &str, value: impl AsRef<std::ffi::OsStr>) -> OsString {
     let mut text = OsString::from(format!("--{name}="));
     text.push(value);
@@ -63,8 +73,7 @@ impl Request {
             arguments.push(option("mail-user", email));
             arguments.push(option("mail-type", "BEGIN,END,FAIL"));
         }
-        // A warning that comes before the job has done anything helps nobody.
-        let ahead = site.signal_seconds.min(resources.walltime.seconds() / 4);
+        let ahead = warning(site.signal_seconds, resources.walltime.seconds());
         if ahead > 0 {
             arguments.push(option("signal", format!("B:USR1@{ahead}")));
         }
@@ -206,7 +215,28 @@ mod tests {
             watcher: true,
             watcher_partition: None,
             requeue: true,
+            operator: "the operator".into(),
             grace: std::time::Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn the_warning_takes_at_most_a_tenth_of_the_limit_and_is_never_of_no_use() {
+        const HOUR: u64 = 3600;
+        for (wanted, limit, seconds) in [
+            (120, 6 * HOUR, 120),
+            (120, 20 * 60, 120),
+            (120, 19 * 60, 114),
+            (120, 10 * 60, 60),
+            (120, 2 * 60, 12),
+            (120, 60, 10),
+            (3600, HOUR, 360),
+            (65535, 28 * 24 * HOUR, 65535),
+            (5, 60, 5),
+            (5, 6 * HOUR, 5),
+            (0, 6 * HOUR, 0),
+        ] {
+            assert_eq!(warning(wanted, limit), seconds, "{wanted} s before {limit} s");
         }
     }
 
@@ -256,7 +286,7 @@ mod tests {
             "--partition=short",
             "--mail-user=me@example.org",
             "--mail-type=BEGIN,END,FAIL",
-            "--signal=B:USR1@30",
+            "--signal=B:USR1@12",
         ] {
             assert!(line.contains(part), "{part} is not in {line}");
         }

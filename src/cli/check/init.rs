@@ -117,7 +117,11 @@ pub(super) async fn run(arguments: &Arguments, sources: &Sources<'_>, quiet: boo
         return if arguments.crontab { ExitCode::Success } else { printed.or(ExitCode::Success) };
     }
     say(&"");
-    let sources = Sources { env_file: Some(&path), environment: sources.environment.clone() };
+    let sources = Sources {
+        env_file: Some(&path),
+        environment: sources.environment.clone(),
+        unreadable: sources.unreadable.clone(),
+    };
     doctor::run(&doctor::Arguments::default(), &Examined::new(&sources, None), quiet).await
 }
 
