@@ -34,6 +34,7 @@ mod poison;
 mod predict;
 mod progress;
 mod promises;
+mod reference;
 mod resume;
 mod scripts;
 mod secrets;

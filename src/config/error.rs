@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::env::purpose;
+use super::env::Variable;
 use super::lines::LineFault;
 
 /// A configuration that can't be used. Its text names every problem at once and no secret.
@@ -84,20 +84,21 @@ pub(crate) fn advice_for(error: &io::Error) -> &'static str {
 pub struct Problem {
     /// The variable.
     pub name: &'static str,
+    /// What it is for: completes the sentence "it is ...".
+    pub purpose: &'static str,
     /// What is wrong with it; `None` where it is not set.
     pub what: Option<String>,
 }
 
 impl Problem {
-    /// What the variable is for: completes the sentence "it is ...".
-    pub fn purpose(&self) -> &'static str {
-        purpose(self.name)
+    pub(super) fn new(variable: &Variable, what: Option<String>) -> Self {
+        Self { name: variable.name, purpose: variable.purpose, what }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, purpose) = (self.name, self.purpose());
+        let (name, purpose) = (self.name, self.purpose);
         match &self.what {
             Some(what) => write!(f, "{name} {what}; it is {purpose}"),
             None => write!(f, "{name} is not set: it is {purpose}"),

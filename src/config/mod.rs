@@ -13,7 +13,7 @@ mod resolved;
 mod write;
 
 pub use address::{AddressError, BrokerAddress, RodanAddress};
-pub use env::{VARIABLES, Variable};
+pub use env::{Need, SECTIONS, Section, UPDATE, Values, Variable, example, markdown, variable, variables};
 pub(crate) use error::advice_for;
 pub use error::{ConfigError, Problem};
 pub use examine::Examined;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use super::env::VARIABLES;
+use super::env::variable;
 use super::error::Problem;
 use super::lines;
 use super::load::Reader;
@@ -14,7 +14,7 @@ const EXAMPLE: &str = include_str!("../../credentials.env.example");
 /// What is wrong with these values, if they were the whole configuration of an installation in `home`.
 pub fn problems(home: &Path, values: impl Iterator<Item = (String, String)>) -> Vec<Problem> {
     let mut reader = Reader::new(values.collect::<HashMap<_, _>>(), home.to_path_buf());
-    reader.read(home, None, None);
+    reader.resolve(home, None, None);
     reader.problems
 }
 
@@ -27,7 +27,7 @@ pub fn credentials_text(values: &BTreeMap<String, Secret>) -> Result<Secret, Str
     // How to make the file by hand is of no use in it.
     for line in EXAMPLE.lines() {
         let name = line.trim_start_matches('#').split_once('=').map(|(name, _)| name);
-        let known = name.filter(|name| VARIABLES.iter().any(|variable| variable.name == *name));
+        let known = name.filter(|name| variable(name).is_some());
         match known.and_then(|name| Some((name, values.get(name)?))) {
             Some((name, value)) => lines.push(Secret::new(assignment(name, value)?)),
             None => lines.push(Secret::new(line)),

@@ -27,7 +27,7 @@ pub(super) fn rows(found: &Examined) -> Vec<Row> {
     for problem in &found.problems {
         let place = found.file.as_ref().map_or_else(|| "the environment".into(), |file| name(file));
         let seen = problem.what.clone().unwrap_or_else(|| "is not set".to_owned());
-        rows.fail(problem.name, seen, format!("set it in {place}: it is {}", problem.purpose()));
+        rows.fail(problem.name, seen, format!("set it in {place}: it is {}", problem.purpose));
     }
     for name in &found.unknown {
         let advice = match name.starts_with("SSL_CERT_") {

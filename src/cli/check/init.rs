@@ -12,7 +12,7 @@ use super::doctor;
 use super::fail;
 use crate::cli::output::{complain, print, say};
 use crate::config::{
-    BrokerAddress, Examined, Problem, RodanAddress, Sources, VARIABLES, credentials_text, problems,
+    BrokerAddress, Examined, Problem, RodanAddress, Sources, credentials_text, problems, variable,
 };
 use crate::exit_code::ExitCode;
 use crate::ledger::{create_atomic, write_atomic};
@@ -175,7 +175,7 @@ fn setting(text: &str) -> Result<(String, String), InitError> {
         );
         return Err(InitError::Usage(sentence));
     }
-    if !VARIABLES.iter().any(|variable| variable.name == name) {
+    if variable(name).is_none() {
         let sentence =
             format!("--set {name}: there is no such variable; credentials.env.example has all of them");
         return Err(InitError::Usage(sentence));
