@@ -4,14 +4,17 @@
 use std::fs;
 use std::path::Path;
 
+use domain::{RESOURCE_SETTINGS, TRAINING_SETTINGS, settings};
 use hpc_trainer::config;
 
 /// With `INSTA_UPDATE=always`, which also accepts snapshots, they are written anew.
 #[test]
 fn the_example_and_the_page_of_variables_say_what_the_table_says() {
-    for (name, made) in
-        [("credentials.env.example", config::example()), ("docs/variables.md", config::markdown())]
-    {
+    for (name, made) in [
+        ("credentials.env.example", config::example()),
+        ("docs/variables.md", config::markdown()),
+        ("docs/settings.md", settings::markdown(config::UPDATE)),
+    ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
         if std::env::var_os("INSTA_UPDATE").is_some_and(|update| update == "always") {
             fs::write(&path, &made).unwrap();
@@ -23,5 +26,21 @@ fn the_example_and_the_page_of_variables_say_what_the_table_says() {
             "{name} is not what the table says; run: {}\nfirst: {difference:?}",
             config::UPDATE
         );
+    }
+}
+
+/// The words that the fuzzing puts together.
+#[test]
+fn the_fuzzing_knows_every_setting_and_variable() {
+    let read = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/dictionaries").join(name);
+        fs::read_to_string(path).unwrap()
+    };
+    let (settings, variables) = (read("settings"), read("credentials"));
+    for setting in TRAINING_SETTINGS.iter().chain(RESOURCE_SETTINGS) {
+        assert!(settings.contains(&format!("\"\\\"{}\\\"\"\n", setting.name)), "{}", setting.name);
+    }
+    for variable in config::variables() {
+        assert!(variables.contains(&format!("\"{}=\"\n", variable.name)), "{}", variable.name);
     }
 }

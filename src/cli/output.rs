@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::exit_code::ExitCode;
+use base::exit_code::ExitCode;
 
 /// What became of a text for standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -303,10 +303,10 @@ pub fn example() -> String {
 #
 #   cp credentials.env.example credentials.env && chmod 600 credentials.env
 #
-# One NAME=value a line, with or without \"export\". A value with spaces, quotes, # or $ goes into single
-# quotes. The process environment wins over this file, but it stays on the login node: what a job needs
-# (RABBITMQ_*, RODAN_HOST, REQUIRE_TLS and the limits) it reads from this file. A relative path starts
-# from the directory of run_check.
+# One NAME=value a line, with or without \"export\". A value with spaces, quotes, # or $ goes into
+# single quotes. The process environment wins over this file, but it stays on the login node: what
+# a job needs (RABBITMQ_*, RODAN_HOST, REQUIRE_TLS and the limits) it reads from this file. A
+# relative path starts from the directory of run_check.
 "
     .to_owned();
     for section in SECTIONS {

@@ -6,7 +6,9 @@ use super::env::variable;
 use super::error::{ConfigError, Problem};
 use super::file::examine_file;
 use super::load::{Resolved, Sources};
-use super::resolved::{BrokerConfig, RodanConfig, SiteConfig};
+use super::resolved::RodanConfig;
+use contract::broker::BrokerConfig;
+use scheduler::SiteConfig;
 
 /// Variables that a file may hold beside those of the table: the scripts' own.
 const OTHERS: [&str; 2] = ["HPC_TRAINER_HOME", "HPC_TRAINER_ENV_FILE"];

@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use super::address::RodanAddress;
 use super::env::{Place, var};
 use super::error::ConfigError;
 use super::file::read_private;
 use super::load::Reader;
-use crate::tls::{Identity, IdentityError};
+use base::address::RodanAddress;
+use base::tls::{Identity, IdentityError};
 
 impl Reader {
     /// What is shown to a Rodan that asks for a client certificate.

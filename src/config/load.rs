@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::address::{BrokerAddress, RodanAddress};
 use super::env::{Flag, Number, Password, Place, Text, Variable, Word, var, variables};
 use super::error::{ConfigError, Problem};
 use super::file::read_file;
-use super::gres::GresTable;
-use super::resolved::{BrokerConfig, Config, OnTimeLimit, RodanConfig, SiteConfig, TrainerConfig};
-use crate::secret::Secret;
-use crate::text::acts_on_terminal;
-use crate::wire::{SiteLimits, Walltime};
+use super::resolved::{Config, OnTimeLimit, RodanConfig, TrainerConfig};
+use base::address::{BrokerAddress, RodanAddress};
+use base::secret::Secret;
+use base::text::acts_on_terminal;
+use contract::broker::BrokerConfig;
+use domain::{SiteLimits, Walltime};
+use scheduler::{GresTable, SiteConfig};
 
 /// How long the name of the operator may be, in characters.
 const MOST_OF_OPERATOR: usize = 200;
@@ -404,8 +405,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::super::env::variable;
-    use super::super::gres::Gres;
     use super::*;
+    use scheduler::Gres;
 
     const SIX: &str = "export RABBITMQ_USER=tester\nRABBITMQ_PASSWORD='s3$cret#'\nRABBITMQ_HOST=rabbit\n\
                        # a comment\nexport RODAN_USER=me@example.org\nRODAN_PASSWORD=\"pass word\"\nRODAN_HOST=rodan\n";

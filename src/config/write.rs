@@ -7,7 +7,7 @@ use super::env::variable;
 use super::error::Problem;
 use super::lines;
 use super::load::Reader;
-use crate::secret::Secret;
+use base::secret::Secret;
 
 const EXAMPLE: &str = include_str!("../../credentials.env.example");
 

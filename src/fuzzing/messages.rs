@@ -8,12 +8,12 @@ use jiff::Timestamp;
 
 use super::assert_shown;
 use crate::config::{Config, Sources};
-use crate::ledger::{CorrelationId, JobId, Record};
-use crate::secret::Secret;
-use crate::slurm::Request;
-use crate::wire::{
-    JobFile, JobMessage, Reply, ResourceSettings, SettingsMap, SiteLimits, TrainingSettings, Walltime,
-};
+use crate::ledger::Record;
+use base::secret::Secret;
+use contract::wire::{JobFile, JobMessage, Reply};
+use domain::{Allowed, ResourceSettings, Setting, SettingsMap, SiteLimits, TrainingSettings, Walltime};
+use domain::{CorrelationId, JobId};
+use scheduler::slurm::Request;
 
 /// Occurs in no input but by a deliberate search.
 const TOKEN: &str = "9f1c3ad0a07e44d2b6f5c2e1d8b7a604";
@@ -58,7 +58,7 @@ pub(super) fn message(data: &[u8]) {
     let job = match JobMessage::parse(body) {
         Ok(job) => job,
         Err(error) => {
-            let sentence = crate::text::sentence(&error.to_string());
+            let sentence = base::text::sentence(&error.to_string());
             assert_shown(&sentence);
             let reply = Reply::error(&sentence);
             let back = Reply::from_body(reply.body().to_vec()).unwrap();
@@ -128,17 +128,23 @@ fn check_request(id: &JobId, job: &JobMessage) {
 }
 
 fn check_training(settings: &TrainingSettings) {
-    assert!((1..=10_000).contains(&settings.epochs) && (1..=10_000_000).contains(&settings.max_samples));
-    for side in [settings.patch_height, settings.patch_width] {
-        assert!((16..=4096).contains(&side) && side.is_multiple_of(4));
-        assert!(settings.augmentation.shift <= side / 2);
+    for (setting, value) in settings.values() {
+        check_number(setting, &value);
     }
-    assert!((1..=1024).contains(&settings.batch_size) && settings.patience <= 10_000);
-    assert!(settings.augmentation.brightness <= 50);
+    assert!(settings.shift <= settings.patch_height.min(settings.patch_width) / 2);
+}
+
+/// A number is within what its row of the table allows.
+fn check_number(setting: &Setting, value: &serde_json::Value) {
+    if let (Allowed::Number { low, high, step }, Some(n)) = (setting.allowed, value.as_u64()) {
+        assert!((low..=high).contains(&n) && n.is_multiple_of(step), "{} is {n}", setting.name);
+    }
 }
 
 fn check_resources(resources: &ResourceSettings) {
-    assert!((1..=4096).contains(&resources.cpus) && (1..=100_000_000).contains(&resources.memory_mb));
+    for (setting, value) in resources.values() {
+        check_number(setting, &value);
+    }
     assert!((60..=31_536_000).contains(&resources.walltime.seconds()));
     if let Some(email) = &resources.email {
         let (user, host) = email.split_once('@').unwrap();

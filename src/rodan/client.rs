@@ -1,11 +1,13 @@
 //! The HTTP client that logging in and downloading share.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use thiserror::Error;
 
-use crate::tls;
+use base::advice::Advice;
+use base::tls;
 
 /// An HTTP client that follows no redirect by itself: each one is looked at first.
 #[derive(Clone, Debug)]
@@ -18,8 +20,20 @@ pub enum ClientError {
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
     /// A proxy setting of the environment that can't be read, or the like.
-    #[error("the HTTP client can't be set up: {0}; check the proxy variables of the environment")]
+    #[error("the HTTP client can't be set up: {0}; {advice}", advice = CHECK_PROXY)]
     Build(#[from] reqwest::Error),
+}
+
+/// What to do where the client can't be built.
+const CHECK_PROXY: &str = "check the proxy variables of the environment";
+
+impl Advice for ClientError {
+    fn advice(&self) -> Option<Cow<'static, str>> {
+        Some(match self {
+            Self::Tls(error) => error.refusal().advice.into(),
+            Self::Build(_) => CHECK_PROXY.into(),
+        })
+    }
 }
 
 impl Client {
@@ -56,7 +70,7 @@ pub(super) fn describe(error: &reqwest::Error) -> String {
         cause = Some(inner);
     }
     if let Some(cause) = cause {
-        text.push_str(&format!(" ({})", crate::text::printable(&cause.to_string(), 200)));
+        text.push_str(&format!(" ({})", base::text::printable(&cause.to_string(), 200)));
     }
     text
 }

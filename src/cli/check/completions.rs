@@ -4,7 +4,7 @@ use clap::{Args, CommandFactory as _};
 use clap_complete::{Shell, generate};
 
 use crate::cli::output::print;
-use crate::exit_code::ExitCode;
+use base::exit_code::ExitCode;
 
 /// Print the completions for a shell
 ///

@@ -11,12 +11,11 @@ use super::crontab;
 use super::doctor;
 use super::fail;
 use crate::cli::output::{complain, print, say};
-use crate::config::{
-    BrokerAddress, Examined, Problem, RodanAddress, Sources, credentials_text, problems, variable,
-};
-use crate::exit_code::ExitCode;
-use crate::ledger::{create_atomic, write_atomic};
-use crate::secret::Secret;
+use crate::config::{Examined, Problem, Sources, credentials_text, problems, variable};
+use base::address::{BrokerAddress, RodanAddress};
+use base::exit_code::ExitCode;
+use base::files::{create_atomic, write_atomic};
+use base::secret::Secret;
 
 /// Write credentials.env, show the crontab line, and try everything out
 ///

@@ -7,8 +7,8 @@ use crate::bridge::Happening;
 use crate::bridge::operator::{self, Retried, find};
 use crate::cli::output::say;
 use crate::config::Config;
-use crate::exit_code::ExitCode;
 use crate::ledger::{Outcome, Store};
+use base::exit_code::ExitCode;
 
 /// Try a waiting job again now: submit it, or deliver its reply
 ///
