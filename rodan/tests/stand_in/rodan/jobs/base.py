@@ -10,6 +10,7 @@ import uuid
 
 from celery import Task
 from django.conf import settings as rodan_settings
+from django.db import transaction
 
 from rodan.constants import task_status
 from rodan.models import Input, Job, Output, RunJob, WorkflowRun, store
@@ -136,7 +137,16 @@ class RodanTask(Task, metaclass=RodanTaskType):
             error_details=None,
             celery_task_id=None,
         )
+        self._describe(runjob)
         return "FINISHED"
+
+    def _describe(self, runjob):
+        with transaction.atomic():
+            run = WorkflowRun.objects.select_for_update().get(uuid=runjob.workflow_run.uuid)
+            run.description = (run.description or "") + "\n\n{}:\n    name: {}\n".format(
+                runjob.uuid, runjob.job_name
+            )
+            run.save(update_fields=["description"])
 
     def on_failure(self, exc, task_id, args, kwargs, einfo):
         try:
