@@ -3,7 +3,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::patch::samples::{Place, Samples};
+use crate::patch::samples::{Place, Samples, vary};
 use domain::Augmentation;
 use domain::PatchShape;
 
@@ -69,45 +69,6 @@ impl Samples for Augmented<'_> {
         let Variation { shift, left_right, up_down, lighter } = self.draw(index);
         let place = self.samples.place(index, (rows + shift.0, columns + shift.1))?;
         Some(Place { left_right, up_down, lighter, ..place })
-    }
-}
-
-/// Exchanges the sides of a sample of `width` columns and makes it lighter.
-pub(crate) fn vary(
-    image: &mut [f32],
-    target: &mut [f32],
-    width: usize,
-    (left_right, up_down): (bool, bool),
-    lighter: f32,
-) {
-    if left_right {
-        mirror_rows(image, 3, width);
-        mirror_rows(target, 1, width);
-    }
-    if up_down {
-        swap_rows(image, 3 * width);
-        swap_rows(target, width);
-    }
-    if lighter != 0.0 {
-        // Samples are negatives: 0 is white.
-        image.iter_mut().for_each(|value| *value = (*value - lighter).clamp(0.0, 1.0));
-    }
-}
-
-/// Mirrors each row of `width` pixels with `channels` values each.
-fn mirror_rows(values: &mut [f32], channels: usize, width: usize) {
-    for row in values.chunks_exact_mut(channels * width) {
-        row.reverse();
-        row.chunks_exact_mut(channels).for_each(<[f32]>::reverse);
-    }
-}
-
-/// Turns the order of the rows, of `length` values each, upside down.
-fn swap_rows(values: &mut [f32], length: usize) {
-    let rows = values.len() / length;
-    let (upper, lower) = values.split_at_mut((rows / 2) * length);
-    for (one, other) in upper.chunks_exact_mut(length).zip(lower.chunks_exact_mut(length).rev()) {
-        one.swap_with_slice(other);
     }
 }
 
