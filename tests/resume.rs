@@ -116,7 +116,7 @@ impl Job {
             if Instant::now() > end {
                 self.not_restarted("waits still", &shown);
             }
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(250));
         }
     }
 
@@ -187,6 +187,31 @@ fn a_job_warned_before_every_layer_has_an_epoch_requeues_itself() {
     job.wait_for_restart();
     job.assert_answered_as_uninterrupted();
     assert!(job.log().contains(REQUEUES));
+}
+
+/// Slurm ends the job while its trainer still waits for the answer: here the moment is chosen by an
+/// `scontrol` of the test, which ends the trainer itself.
+#[test]
+fn a_trainer_that_is_ended_while_it_asks_to_be_requeued_has_said_so() {
+    for (signal, exit_code) in [("TERM", "12:0"), ("KILL", "0:9")] {
+        let desk = Desk::new();
+        let tools = desk.site.path().join("slurm-bin");
+        fs::create_dir(&tools).unwrap();
+        for name in ["sbatch", "squeue", "sacct", "scancel"] {
+            support::write_script(&tools.join(name), &format!("exec {name} \"$@\""));
+        }
+        let ends = format!("kill -{signal} $PPID\nsleep 1\nexit 1");
+        support::write_script(&tools.join("scontrol"), &ends);
+        let job = Job::submit(desk, &long_job(EPOCHS), &[("SITE_SLURM_BIN", tools.to_str().unwrap())]);
+        job.wait_until_in(1, 1);
+        job.warn();
+        let shown = job.desk.cluster.wait_for_end(&job.slurm, SECONDS(60));
+        let log = job.log();
+        assert_eq!(shown["ExitCode"], exit_code, "{log}");
+        assert!(log.contains(REQUEUES), "{log}");
+        assert!(!log.contains("can't be put back"), "Slurm has refused nothing:\n{log}");
+        assert_eq!(job.desk.vhost.waiting(RESULTS).unwrap_or_default(), 0, "it has not answered");
+    }
 }
 
 #[test]
