@@ -110,13 +110,6 @@ mod tests {
     }
 
     #[test]
-    fn channels_keep_their_order_when_rows_are_mirrored() {
-        let mut row = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-        mirror_rows(&mut row, 3, 2);
-        assert_eq!(row, [4.0, 5.0, 6.0, 1.0, 2.0, 3.0]);
-    }
-
-    #[test]
     fn a_shift_stays_within_its_bound_and_brightness_within_black_and_white() {
         let how = Augmentation { shift: 2, brightness: 30, flip: Flip::None };
         let (top, left, _) = place(&sample(Augmentation::default(), 1, 7).1);

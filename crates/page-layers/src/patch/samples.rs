@@ -101,3 +101,15 @@ fn swap_rows(values: &mut [f32], length: usize) {
         one.swap_with_slice(other);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_keep_their_order_when_rows_are_mirrored() {
+        let mut row = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        mirror_rows(&mut row, 3, 2);
+        assert_eq!(row, [4.0, 5.0, 6.0, 1.0, 2.0, 3.0]);
+    }
+}
