@@ -4,28 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The text of every Rust file of the programs and of the tests.
-fn sources() -> Vec<(PathBuf, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut found = Vec::new();
-    let mut open = vec![root.join("src"), root.join("tests")];
-    while let Some(directory) = open.pop() {
-        for entry in fs::read_dir(directory).unwrap().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                open.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                let text = fs::read_to_string(&path).unwrap();
-                found.push((path, text));
-            }
-        }
-    }
-    found
-}
+use crate::documents::{files, quoted, repository, sources};
 
-/// The words between back-quotes.
-fn quoted(text: &str) -> impl Iterator<Item = &str> {
-    text.split('`').skip(1).step_by(2)
+/// The text of every Rust file of the programs and of the tests.
+fn texts() -> Vec<(PathBuf, String)> {
+    let tests = files(&repository().join("tests"), ".rs");
+    let paths = sources().into_iter().chain(tests);
+    paths.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 
 /// What is named like a test: at least four words, the last of which may be left out (`a_test_that_…`).
@@ -56,7 +41,7 @@ fn is_test(text: &str, wanted: &str) -> bool {
 
 #[test]
 fn every_test_that_a_document_names_exists() {
-    let sources = sources();
+    let sources = texts();
     let mut named = 0;
     for name in ["security.md", "reliability.md", "protocol.md"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
@@ -70,7 +55,7 @@ fn every_test_that_a_document_names_exists() {
 
 #[test]
 fn every_door_in_the_threat_model_has_a_test() {
-    let sources = sources();
+    let sources = texts();
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/security.md")).unwrap();
     let (_, doors) = text.split_once("## The doors").unwrap();
     let (doors, _) = doors.split_once("\n## ").unwrap();
