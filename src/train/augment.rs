@@ -1,4 +1,5 @@
-//! Patches that vary from epoch to epoch, so that a network sees more of the page than it has patches.
+//! Patches that vary from epoch to epoch, so that a network sees more of the page than it has
+//! patches.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -6,8 +7,9 @@ use rand_chacha::ChaCha8Rng;
 use super::samples::{PatchShape, Place, Samples};
 use crate::wire::Augmentation;
 
-/// The same samples, each varied by chance. What a sample looks like depends on nothing but seed, epoch and its number,
-/// so it is the same for any number of threads, and in a training that goes on from a checkpoint.
+/// The same samples, each varied at random. How a sample varies depends only on the seed, the epoch
+/// and the sample's number. So it is the same for any number of threads, and in a training that
+/// goes on from a checkpoint.
 pub(super) struct Augmented<'a> {
     pub(super) samples: &'a dyn Samples,
     pub(super) how: Augmentation,
@@ -15,9 +17,9 @@ pub(super) struct Augmented<'a> {
     pub(super) epoch: usize,
 }
 
-/// How one sample differs from the one on the page.
+/// How one sample differs from what is on the page.
 struct Variation {
-    /// Rows farther down, columns farther right.
+    /// Rows further down, columns further to the right.
     shift: (isize, isize),
     left_right: bool,
     up_down: bool,
@@ -71,7 +73,7 @@ impl Samples for Augmented<'_> {
     }
 }
 
-/// Exchanges the sides of a sample of `width` columns and makes it lighter.
+/// Mirrors a sample of `width` columns and makes it lighter.
 pub(super) fn vary(
     image: &mut [f32],
     target: &mut [f32],

@@ -2,7 +2,7 @@
 
 use super::ops::{pixel_loss, sigmoid};
 
-/// Sums over pixels from which the metrics come.
+/// Sums over pixels from which the metrics are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Tally {
     pixels: u64,
@@ -14,16 +14,17 @@ pub(super) struct Tally {
     probability_squared: f64,
 }
 
-/// Metrics of one pass over a set of samples; a pixel counts as positive above a probability of 0.5.
+/// Metrics of one pass over a set of samples; a pixel counts as positive above a probability of
+/// 0.5.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Metrics {
     /// Mean binary cross entropy a pixel.
     pub loss: f64,
     /// Share of pixels on the right side of 0.5.
     pub accuracy: f64,
-    /// Share of the pixels called positive that are; 0 when none was called so.
+    /// Share of the pixels called positive that are positive; 0 when none was called so.
     pub precision: f64,
-    /// Share of the positive pixels that were called so; 0 when there is none.
+    /// Share of the positive pixels that were called positive; 0 when there is none.
     pub recall: f64,
     /// Harmonic mean of precision and recall.
     pub f1: f64,
@@ -45,8 +46,8 @@ impl Tally {
         self.pixels += logits.len().min(targets.len()) as u64;
     }
 
-    /// What a card has counted on `pixels` pixels: true positives, false positives, false negatives, and the sums of loss,
-    /// probabilities and their squares.
+    /// The counts of a GPU on `pixels` pixels: true positives, false positives, false negatives,
+    /// and the sums of loss, probabilities and their squares.
     pub(super) fn from_totals(pixels: u64, totals: [f64; 6]) -> Self {
         // Counts are whole numbers below 2^53: exact in f64.
         let [true_positive, false_positive, false_negative] = [0, 1, 2].map(|i| totals[i] as u64);
@@ -54,7 +55,7 @@ impl Tally {
         Self { pixels, true_positive, false_positive, false_negative, loss, probability, probability_squared }
     }
 
-    /// The metrics, or nothing before the first pixel.
+    /// The metrics; `None` before the first pixel.
     pub(super) fn metrics(&self) -> Option<Metrics> {
         let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
         let wrong = self.false_positive + self.false_negative;
@@ -75,11 +76,11 @@ impl Tally {
         positive > 0 && positive < self.pixels
     }
 
-    /// True when the output says nothing about the image: it varies by a standard deviation of less than `flat` while
-    /// the targets vary, and its loss is no better than that of the base rate.
+    /// True when the output says nothing about the image: its standard deviation is less than
+    /// `flat` although the targets vary, and its loss is no better than that of the base rate.
     ///
-    /// The ReLU of the two-channel layer before the last can die for all pixels; then every logit is the last bias and
-    /// no gradient reaches the kernels again.
+    /// The ReLU of the two-channel layer before the last can die for all pixels. Then every logit
+    /// is the last bias, and no gradient reaches the kernels again.
     pub(super) fn learned_nothing(&self, flat: f64) -> bool {
         if !self.targets_vary() {
             return false;
@@ -90,18 +91,19 @@ impl Tally {
         deviation < flat && self.loss / pixels >= 0.995 * self.base_rate_loss()
     }
 
-    /// True when the loss is no better than that of an output which knows the layer's share of the pixels and nothing
-    /// else.
+    /// True when the loss is no better than that of a constant output, one that knows only the
+    /// layer's share of the pixels.
     ///
-    /// Where the ReLU of the two-channel layer has died for one of the two kinds of pixels only, those stay near a
-    /// probability of 0.5: the output varies and the accuracy can be high, but among several layers' networks such
-    /// pixels go to the wrong one.
+    /// Where the ReLU of the two-channel layer has died for only one of the two kinds of pixels,
+    /// those stay near a probability of 0.5. The output then varies and the accuracy can be high,
+    /// but when several networks compete for a pixel, such pixels go to the wrong one.
     pub(super) fn is_no_better_than_the_base_rate(&self) -> bool {
         self.targets_vary() && self.loss / self.pixels as f64 >= self.base_rate_loss()
     }
 
-    /// True when a constant output would be right for as many pixels, or the loss is [no better than the base rate's]
-    /// (Self::is_no_better_than_the_base_rate): then the accuracy says nothing about what was learned.
+    /// True when a constant output would be right for as many pixels, or the loss is
+    /// [no better than the base rate's](Self::is_no_better_than_the_base_rate): then the accuracy
+    /// says nothing about what was learned.
     pub(super) fn is_accurate_by_chance(&self) -> bool {
         let positive = self.true_positive + self.false_negative;
         let right = self.pixels - self.false_positive - self.false_negative;
@@ -109,7 +111,7 @@ impl Tally {
             || (self.targets_vary() && right <= positive.max(self.pixels - positive))
     }
 
-    /// Entropy of the targets, in nats a pixel.
+    /// Entropy of the targets, in nats per pixel.
     fn base_rate_loss(&self) -> f64 {
         let rate = (self.true_positive + self.false_negative) as f64 / self.pixels as f64;
         -(rate * rate.ln() + (1.0 - rate) * (1.0 - rate).ln())

@@ -1,4 +1,5 @@
-//! Training: pages, patches, the network and the rules by which it learns. Knows no broker and no Slurm.
+//! Training: pages, patches, the network, and the rules by which it learns. It knows neither the
+//! broker nor Slurm.
 
 mod adam;
 mod archive;

@@ -1,4 +1,4 @@
-//! The picture of what was learned: the page with each found layer in a colour of its own.
+//! The picture of what was learned: the page with each layer that was found in a colour of its own.
 
 use std::path::Path;
 
@@ -9,9 +9,9 @@ use super::picture::{Picture, PictureError};
 use super::segment::Segmentation;
 use crate::wire::Layer;
 
-/// Name and colour of each layer but the background, in their order: Okabe and Ito's palette, which people
-/// with any colour vision can tell apart (its vermillion called red), then Paul Tol's wine, olive and grey for
-/// the rest of ten layers.
+/// Name and colour of each layer but the background, in their order: Okabe and Ito's palette, which
+/// people with any colour vision can tell apart (its vermillion called red), then Paul Tol's wine,
+/// olive and grey for the rest of ten layers.
 const PALETTE: [(&str, [u8; 3]); 10] = [
     ("blue", [0, 114, 178]),
     ("red", [213, 94, 0]),
@@ -25,15 +25,16 @@ const PALETTE: [(&str, [u8; 3]); 10] = [
     ("grey", [90, 90, 90]),
 ];
 
-/// Share of the layer's colour in the picture; the rest is the page, so that the strokes stay visible.
+/// How opaque the layer's colour is in the picture; the rest is the page, so that the strokes stay
+/// visible.
 const OPACITY: f32 = 0.8;
 
-/// The name of the colour in which a layer is drawn; none for the background.
+/// The name of the colour in which a layer is drawn; `None` for the background.
 pub fn colour_name(layer: Layer) -> Option<&'static str> {
     layer_colour(layer).map(|(name, _)| name)
 }
 
-/// Name and RGB value of the colour in which a layer is drawn; none for the background.
+/// Name and RGB value of the colour in which a layer is drawn; `None` for the background.
 pub fn layer_colour(layer: Layer) -> Option<(&'static str, [u8; 3])> {
     match layer {
         Layer::Background => None,
@@ -45,9 +46,10 @@ pub fn layer_colour(layer: Layer) -> Option<(&'static str, [u8; 3])> {
     }
 }
 
-/// Writes what [`draw_preview`] draws, whole or not at all.
+/// Writes the picture of [`draw_preview`], whole or not at all.
 ///
 /// # Errors
+///
 /// When the file can't be written.
 pub fn write_preview(
     path: &Path,
@@ -58,8 +60,8 @@ pub fn write_preview(
     draw_preview(path, page, layers, found)?.finish()
 }
 
-/// Draws the page with the found layers in colours as PNG; the background is left as it is. `layers` are those of
-/// `found` in their order.
+/// Draws the page with the found layers in colours as PNG; the background is left as it is.
+/// `layers` are those of `found` in their order.
 ///
 /// # Errors
 /// When the file can't be written.
@@ -77,8 +79,8 @@ pub fn draw_preview(
     Picture::draw(path, picture.as_raw(), page.width(), page.height(), ExtendedColorType::Rgb8)
 }
 
-/// What [`draw_preview`] draws with at most `most` pixels on its longer side: each is the mean of those that fall into it. The whole
-/// picture is never in memory.
+/// The picture of [`draw_preview`] with at most `most` pixels on its longer side: each pixel is the
+/// mean of those that fall into it. The whole picture is never in memory.
 pub fn reduced_preview(page: &Page, layers: &[Layer], found: &Segmentation, most: usize) -> RgbImage {
     let colours = colours(layers);
     let (width, height) = (page.width(), page.height());
@@ -86,7 +88,7 @@ pub fn reduced_preview(page: &Page, layers: &[Layer], found: &Segmentation, most
     let scaled = |side: usize| (side * longer.min(most) / longer.max(1)).max(1);
     let (columns, rows) = (scaled(width), scaled(height));
     let mut picture = RgbImage::new(columns as u32, rows as u32);
-    // Sums of the three colours, and of how many pixels they are.
+    // Sums of the three colours, and the number of pixels in each sum.
     let mut sums = vec![[0u32; 4]; columns];
     for (row, line) in page.bgr().chunks_exact(3 * width).enumerate() {
         for (column, bgr) in line.chunks_exact(3).enumerate() {
@@ -135,7 +137,7 @@ mod tests {
         }
     }
 
-    /// A page with dark pixels right of the middle, which are a layer's.
+    /// A page whose right half is dark; the dark pixels belong to a layer.
     fn page(width: usize, height: usize) -> (Page, Segmentation) {
         let bgr =
             (0..width * height).flat_map(|i| [if i % width < width / 2 { 200 } else { 40 }; 3]).collect();
