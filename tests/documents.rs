@@ -132,7 +132,8 @@ fn every_command_in_the_documents_can_be_typed() {
 /// The links of a Markdown text: what stands in the round brackets of `[…](…)`.
 fn links(text: &str) -> Vec<String> {
     let prose = prose(text);
-    // What stands in backticks is no link. An odd one out would hide the rest of its paragraph only.
+    // What stands in backticks is no link. An odd one out would hide the rest of its paragraph
+    // only.
     let mut without_code = String::new();
     for paragraph in prose.split("\n\n") {
         for (number, part) in paragraph.split('`').enumerate() {

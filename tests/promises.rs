@@ -1,4 +1,4 @@
-//! The documents name the test that shows what they say: it has to exist.
+//! Every test that a document names exists.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
 use std::fs;
@@ -13,7 +13,8 @@ fn texts() -> Vec<(PathBuf, String)> {
     paths.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 
-/// What is named like a test: at least four words, the last of which may be left out (`a_test_that_…`).
+/// Whether a word looks like a test's name: at least four words, the last of which may be left out
+/// (`a_test_that_…`).
 fn is_test_name(word: &str) -> bool {
     let name = word.trim_end_matches('…');
     let letters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
@@ -27,7 +28,8 @@ fn exists(sources: &[(PathBuf, String)], word: &str) -> bool {
     sources.iter().any(|(_, text)| text.contains(&format!("#[test]\n{wanted}")) || is_test(text, &wanted))
 }
 
-/// Whether a function with this beginning is a test: in a module, below other attributes, or made by a macro.
+/// Whether a function with this beginning is a test: in a module, below other attributes, or made
+/// by a macro.
 fn is_test(text: &str, wanted: &str) -> bool {
     text.match_indices(wanted).any(|(at, _)| {
         let before = text[..at].trim_end_matches("async ").trim_end();

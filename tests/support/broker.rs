@@ -56,8 +56,8 @@ impl Message {
 }
 
 impl Vhost {
-    /// Takes the next vhost that no test of this run has had. Test processes run side by side, and a file that can be
-    /// made only once decides.
+    /// Takes the next vhost that no test of this run has had. Test processes run side by side, and
+    /// a file that can be made only once decides.
     pub(crate) fn lease(services: &Services) -> Self {
         let variable = |name: &str| services.variable(name).to_owned();
         let pool: u32 = variable("HPC_TRAINER_TEST_VHOSTS").parse().expect("a number of vhosts");
@@ -129,8 +129,8 @@ impl Vhost {
         self.on_channel(|channel| async move { declare_as_rodan(&channel).await })
     }
 
-    /// Publishes a job exactly as Rodan does, answers to go to `hpc-results`: both queues declared, the properties
-    /// `reply_to` and `correlation_id` and no others. Gives the correlation id.
+    /// Publishes a job exactly as Rodan does, answers to go to `hpc-results`: both queues declared,
+    /// the properties `reply_to` and `correlation_id` and no others. Gives the correlation id.
     pub(crate) fn publish_job(&self, job: &Value) -> String {
         let correlation_id = uuid::Uuid::new_v4().to_string();
         let properties = BasicProperties::default()
@@ -187,7 +187,8 @@ impl Vhost {
         });
     }
 
-    /// Publishes any bytes with any properties, after declaring Rodan's queues. Returns when the broker has them.
+    /// Publishes any bytes with any properties, after declaring Rodan's queues. Returns when the
+    /// broker has them.
     pub(crate) fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) {
         self.on_channel(|channel| async move {
             declare_as_rodan(&channel).await;
@@ -200,8 +201,8 @@ impl Vhost {
         })
     }
 
-    /// Waits for the reply to a job as Rodan does: consumes `hpc-results`, takes what has its correlation id and puts
-    /// every other message back, again and again.
+    /// Waits for the reply to a job as Rodan does: consumes `hpc-results`, takes what has its
+    /// correlation id and puts every other message back, again and again.
     ///
     /// # Panics
     /// When none comes within `limit`.
@@ -245,7 +246,8 @@ impl Vhost {
         self.on_channel(|channel| async move { tokio::time::timeout(limit, wait(channel)).await.ok() })
     }
 
-    /// Takes replies out of `hpc-results` as they come, and gives `see` each, until there were `count`.
+    /// Takes replies out of `hpc-results` as they come, and gives `see` each, until there were
+    /// `count`.
     ///
     /// # Panics
     /// When they don't come within `limit`.
@@ -267,14 +269,16 @@ impl Vhost {
         });
     }
 
-    /// What lies in a queue, in order; it stays there (marked as redelivered). Empty for a queue that does not exist.
+    /// What lies in a queue, in order; it stays there (marked as redelivered). Empty for a queue
+    /// that does not exist.
     pub(crate) fn leftovers(&self, queue: &str) -> Vec<Message> {
         if !self.queue_exists(queue) {
             return Vec::new();
         }
         self.on_channel(|channel| async move {
             let mut messages = Vec::new();
-            // Unacknowledged messages go back to the head of the queue, in order, when the channel closes.
+            // Unacknowledged messages go back to the head of the queue, in order, when the channel
+            // closes.
             while let Some(found) =
                 channel.basic_get(queue.into(), BasicGetOptions::default()).await.expect("basic_get")
             {
@@ -304,7 +308,8 @@ impl Vhost {
         })
     }
 
-    /// Declares a queue that takes `length` messages and refuses the next with a negative confirmation.
+    /// Declares a queue that takes `length` messages and refuses the next with a negative
+    /// confirmation.
     pub(crate) fn declare_with_room_for(&self, length: i32, queue: &str) {
         let mut arguments = FieldTable::default();
         arguments.insert("x-max-length".into(), AMQPValue::LongInt(length));

@@ -1,4 +1,5 @@
-//! A login node with everything in place: a vhost, the cluster, the stand-in Rodan with the example page, a site.
+//! A login node with everything in place: a vhost, the cluster, the stand-in Rodan with the example
+//! page, a site.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -74,7 +75,8 @@ impl Desk {
         self.site.run_check(&self.cluster)
     }
 
-    /// `run_trainer` with a job file that a person wrote, whose reply goes to `hpc-results` under this id.
+    /// `run_trainer` with a job file that a person wrote, whose reply goes to `hpc-results` under
+    /// this id.
     pub(crate) fn by_hand(&self, id: &str, job: &Value) -> Program {
         let mut job = job.clone();
         job["token"] = json!(self.rodan.setup().token);
@@ -90,7 +92,8 @@ impl Desk {
             .limit(SECONDS(240))
     }
 
-    /// A job with a page of 48×48 pixels, background on the left, neumes on the right: trained in a fraction of a second.
+    /// A job with a page of 48×48 pixels, background on the left, neumes on the right: trained in a
+    /// fraction of a second.
     pub(crate) fn short_job(&self) -> Value {
         let picture = |pixel: &dyn Fn(u32, u32) -> [u8; 4]| {
             let mut bytes = Vec::new();

@@ -1,4 +1,5 @@
-//! Runs programs as cron or Slurm would: nothing in the environment but what the test gives, and never for ever.
+//! Runs programs as cron or Slurm would: nothing in the environment but what the test gives, and
+//! never for ever.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -21,13 +22,15 @@ pub(crate) fn run_trainer() -> Option<&'static Path> {
     option_env!("CARGO_BIN_EXE_run_trainer").map(Path::new)
 }
 
-/// The directory of this build's programs, with these examples in `examples/`, which are not built with tests.
+/// The directory of this build's programs, with these examples in `examples/`, which are not built
+/// with tests.
 pub(crate) fn with_examples(names: &[&str]) -> PathBuf {
     let directory = check().parent().expect("programs lie in a directory");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--locked"]).args(names.iter().flat_map(|name| ["--example", name]));
     cargo.arg("--target-dir").arg(directory.parent().expect("of a profile")).current_dir(repository());
-    // Those that cargo sets for this test would have build scripts run again, and all that depends on them built anew.
+    // Those that cargo sets for this test would have build scripts run again, and all that depends
+    // on them built anew.
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("CARGO_") && name != "CARGO_HOME") {
             cargo.env_remove(name);
@@ -84,8 +87,8 @@ impl Program {
     /// Runs it to its end.
     ///
     /// # Panics
-    /// When it can't be started, or still runs after the limit: then it is killed with all its children, and the
-    /// panic shows what it had written.
+    /// When it can't be started, or still runs after the limit: then it is killed with all its
+    /// children, and the panic shows what it had written.
     pub(crate) fn run(self) -> Finished {
         self.start().wait()
     }
@@ -206,7 +209,8 @@ impl fmt::Display for Finished {
     }
 }
 
-/// Asserts the exit code, and that each of these texts is in what the program wrote to standard error.
+/// Asserts the exit code, and that each of these texts is in what the program wrote to standard
+/// error.
 #[track_caller]
 pub(crate) fn expect(finished: &Finished, code: i32, stderr: &[&str]) {
     assert_eq!(finished.code(), Some(code), "{finished}");

@@ -1,4 +1,5 @@
-//! A proxy before the real broker, for faults that the broker can't be made to show at a chosen moment.
+//! A proxy before the real broker, for faults that the broker can't be made to show at a chosen
+//! moment.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -8,13 +9,14 @@ use std::thread;
 
 use super::broker::Vhost;
 
-/// What goes wrong with a connection. The numbers are bytes from the client, the handshake's included (some 500).
+/// What goes wrong with a connection. The numbers are bytes from the client, the handshake's
+/// included (some 500).
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
     /// After so many bytes the connection ends; the broker never sees the next one.
     Cut(u64),
-    /// The connection ends with the broker's first bytes after so many from the client: what the client sent has
-    /// arrived, what the broker says about it does not.
+    /// The connection ends with the broker's first bytes after so many from the client: what the
+    /// client sent has arrived, what the broker says about it does not.
     CutAnswer(u64),
     /// After so many bytes nothing comes back any more, and the connection stays.
     Silence(u64),

@@ -1,7 +1,9 @@
-//! The stand-in for Rodan's HTTP side: logging in, and files below `/uploads/` for whoever has the token.
+//! The stand-in for Rodan's HTTP side: logging in, and files below `/uploads/` for whoever has the
+//! token.
 //!
-//! It is the only part of the tests that is not the real thing, so it is strict where Rodan is, and it can be as slow
-//! and as broken as networks are. It keeps every request, for a test to look at who was told what.
+//! It is the only part of the tests that is not the real thing, so it is strict where Rodan is, and
+//! it can be as slow and as broken as networks are. It keeps every request, for a test to look at
+//! who was told what.
 #![allow(dead_code, reason = "every test file compiles all of it and uses a part")]
 #![allow(
     clippy::unwrap_used,
@@ -56,7 +58,8 @@ pub(crate) struct Setup {
     pub(crate) token: String,
     /// `false`: the account exists but was never activated.
     pub(crate) active: bool,
-    /// Serves HTTPS, with a plain door beside it that redirects everything to it, as nginx does in front of Rodan.
+    /// Serves HTTPS, with a plain door beside it that redirects everything to it, as nginx does in
+    /// front of Rodan.
     pub(crate) tls: bool,
     /// With `tls`: asks every client for a certificate, of its own authority ([`Rodan::client`]).
     pub(crate) client_certificates: bool,
@@ -198,7 +201,8 @@ impl Rodan {
         }
     }
 
-    /// `RODAN_HOST`, with its scheme. Over TLS the certificate is good for `localhost` and `127.0.0.1`.
+    /// `RODAN_HOST`, with its scheme. Over TLS the certificate is good for `localhost` and
+    /// `127.0.0.1`.
     pub(crate) fn url(&self) -> String {
         let scheme = if self.inner.setup.tls { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
@@ -238,7 +242,8 @@ impl Rodan {
         self
     }
 
-    /// Gives this answer to the next `times` requests for a path, then those of earlier calls, then the usual one.
+    /// Gives this answer to the next `times` requests for a path, then those of earlier calls, then
+    /// the usual one.
     pub(crate) fn answer_next(&self, path: &str, times: usize, answer: &Answer) -> &Self {
         let mut state = self.inner.lock();
         let next = state.next.entry(path.to_owned()).or_default();
@@ -458,7 +463,8 @@ fn redirect(status: StatusCode, target: &str) -> Response {
     Response::builder().status(status).header(LOCATION, target).body(Body::empty()).expect("a redirect")
 }
 
-/// nginx's `return 301 https://$host$request_uri`: a client that posts its password here has told it to everyone.
+/// nginx's `return 301 https://$host$request_uri`: a client that posts its password here has told
+/// it to everyone.
 async fn redirect_to_tls(
     State((inner, port)): State<(Arc<Inner>, u16)>,
     uri: Uri,
@@ -468,7 +474,8 @@ async fn redirect_to_tls(
     redirect(StatusCode::MOVED_PERMANENTLY, &format!("https://127.0.0.1:{port}{uri}"))
 }
 
-/// TLS below axum. Handshakes run on their own, so that a client that fails or dawdles does not hold up the others.
+/// TLS below axum. Handshakes run on their own, so that a client that fails or dawdles does not
+/// hold up the others.
 struct TlsListener {
     ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
     address: SocketAddr,
@@ -509,7 +516,8 @@ impl axum::serve::Listener for TlsListener {
     }
 }
 
-/// A certificate authority of this stand-in's own, a server certificate from it, and a client's with its key.
+/// A certificate authority of this stand-in's own, a server certificate from it, and a client's
+/// with its key.
 fn certificates(ask_clients: bool) -> (ServerConfig, String, (String, String)) {
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -1,4 +1,5 @@
-//! The real services: those that `./run_tests` has started for the whole run, or private ones of a single test.
+//! The real services: those that `./run_tests` has started for the whole run, or private ones of a
+//! single test.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,8 @@ impl Services {
     }
 
     /// Services of this test's own, for settings that the shared ones don't have: see the top of
-    /// `slurm/test-cluster/up`. They take some seconds to start, and end when this value is dropped.
+    /// `slurm/test-cluster/up`. They take some seconds to start, and end when this value is
+    /// dropped.
     pub(crate) fn private(settings: &[(&str, &str)]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -50,8 +52,8 @@ impl Services {
         Self { variables, own: vec![own] }
     }
 
-    /// These services with the cluster of others in place of their own: a shared broker and a private Slurm, or the
-    /// other way round.
+    /// These services with the cluster of others in place of their own: a shared broker and a
+    /// private Slurm, or the other way round.
     pub(crate) fn with_cluster_of(mut self, other: Self) -> Self {
         let of_cluster = [
             "SLURM_CONF",
@@ -92,7 +94,8 @@ impl Services {
         Cluster::new(self.variable("SLURM_CONF"))
     }
 
-    /// Does something to one daemon of private services: see the top of `slurm/test-cluster/service`.
+    /// Does something to one daemon of private services: see the top of
+    /// `slurm/test-cluster/service`.
     ///
     /// # Panics
     /// Where these services are not the test's own, or it does not succeed.

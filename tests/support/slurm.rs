@@ -52,8 +52,8 @@ impl Cluster {
         sbatch.run().success().stdout.trim().to_owned()
     }
 
-    /// The fields of `scontrol show job`, such as `JobState`, `Command`, `WorkDir`, `TRES`, `StdOut`; `None` for a
-    /// job that Slurm does not know (any more).
+    /// The fields of `scontrol show job`, such as `JobState`, `Command`, `WorkDir`, `TRES`,
+    /// `StdOut`; `None` for a job that Slurm does not know (any more).
     pub(crate) fn job(&self, id: &str) -> Option<HashMap<String, String>> {
         let shown: Finished = self.command("scontrol").args(["-o", "show", "job", id]).run();
         shown.status.success().then(|| fields(shown.stdout.trim()))
