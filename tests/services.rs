@@ -15,7 +15,7 @@ use support::services::Services;
 
 const SOON: Duration = Duration::from_secs(60);
 
-// ── The broker ──────────────────────────────────────────────────────────────────────────────────────────────────
+// ── The broker ───────────────────────────────────────────────────────────────────────────────────
 
 #[test]
 fn a_job_goes_in_and_its_reply_comes_out_as_rodan_does_it() {
@@ -96,7 +96,7 @@ fn a_broker_of_its_own_can_have_a_small_message_limit() {
     assert!(!directory.exists());
 }
 
-// ── The cluster ─────────────────────────────────────────────────────────────────────────────────────────────────
+// ── The cluster ──────────────────────────────────────────────────────────────────────────────────
 
 #[test]
 fn a_job_gets_a_gpu_scratch_space_and_as_much_as_rodan_asks_for() {
@@ -165,7 +165,7 @@ fn accounting_answers_where_it_is_switched_on() {
     assert_eq!(cluster.nodes(), ["node1"]);
 }
 
-// ── The stand-in Rodan ──────────────────────────────────────────────────────────────────────────────────────────
+// ── The stand-in Rodan ───────────────────────────────────────────────────────────────────────────
 
 /// The simplest client possible, so that the server's behaviour is seen as it is.
 struct Client {

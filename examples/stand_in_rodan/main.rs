@@ -1,11 +1,13 @@
-//! Rodan's side for a demonstration: its HTTP server, and a workflow that sends a page and waits for its models.
+//! Rodan's side for a demonstration: its HTTP server, and a workflow that sends a page and waits
+//! for its models.
 //!
-//! `cargo run --example stand_in_rodan -- serve DIRECTORY` prints what belongs into `credentials.env` and serves
-//! `DIRECTORY/page.png` as `/uploads/page.png`, for whoever logs in, until it is stopped.
+//! `cargo run --example stand_in_rodan -- serve DIRECTORY` prints what belongs into
+//! `credentials.env` and serves `DIRECTORY/page.png` as `/uploads/page.png`, for whoever logs in,
+//! until it is stopped.
 //!
-//! `… stand_in_rodan -- send PAGE --uploads DIRECTORY --out DIRECTORY` takes a page in a folder, as `run_trainer --local`
-//! does, to where the server finds it, publishes the job, and leaves the models of the reply in the other directory.
-//! `./demo` uses both.
+//! `… stand_in_rodan -- send PAGE --uploads DIRECTORY --out DIRECTORY` takes a page in a folder, as
+//! `run_trainer --local` does, to where the server finds it, publishes the job, and leaves the
+//! models of the reply in the other directory. `./demo` uses both.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

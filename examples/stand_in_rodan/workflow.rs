@@ -83,8 +83,8 @@ impl SendError {
     }
 }
 
-/// Sends the page and waits. The job's correlation id is printed as soon as it is in the queue, then the directory of its
-/// models, or the error that Rodan would show.
+/// Sends the page and waits. The job's correlation id is printed as soon as it is in the queue,
+/// then the directory of its models, or the error that Rodan would show.
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, SendError> {
     let page = find_page(&arguments.page)?;
     let id = Uuid::new_v4().to_string();
@@ -158,8 +158,8 @@ fn settings(path: &Path, cpus: u64) -> Result<Map<String, Value>, SendError> {
     Ok(settings)
 }
 
-/// As Rodan does it: both queues declared, the job published with `reply_to` and `correlation_id`, and the reply queue
-/// consumed, where every reply with another id is put back.
+/// As Rodan does it: both queues declared, the job published with `reply_to` and `correlation_id`,
+/// and the reply queue consumed, where every reply with another id is put back.
 async fn publish_and_wait(config: &BrokerConfig, id: &str, body: &Value) -> Result<Vec<u8>, SendError> {
     let connection = connect(config).await?;
     let channel = connection.create_channel().await?;

@@ -16,7 +16,7 @@ pub(crate) fn repository() -> &'static Path {
 /// A running broker and cluster, by the variables of their `env.sh`.
 pub(crate) struct Services {
     variables: HashMap<String, String>,
-    /// Where these services are the test's own.
+    /// The services that are the test's own.
     own: Vec<OwnServices>,
 }
 
@@ -24,7 +24,8 @@ impl Services {
     /// The services of this test run.
     ///
     /// # Panics
-    /// Where there are none: a test that needs them must not pass without.
+    ///
+    /// When there are none: a test that needs them must not pass without them.
     pub(crate) fn shared() -> Self {
         let variables: HashMap<String, String> = std::env::vars().filter(|(name, _)| is_ours(name)).collect();
         assert!(
@@ -52,8 +53,7 @@ impl Services {
         Self { variables, own: vec![own] }
     }
 
-    /// These services with the cluster of others in place of their own: a shared broker and a
-    /// private Slurm, or the other way round.
+    /// These services with the cluster of `other`: for example a shared broker and a private Slurm.
     pub(crate) fn with_cluster_of(mut self, other: Self) -> Self {
         let of_cluster = [
             "SLURM_CONF",
@@ -98,7 +98,8 @@ impl Services {
     /// `slurm/test-cluster/service`.
     ///
     /// # Panics
-    /// Where these services are not the test's own, or it does not succeed.
+    ///
+    /// When these services are not the test's own, or it does not succeed.
     pub(crate) fn service(&self, action: &str, daemon: &str) {
         let directory = match daemon {
             "broker" => self.directory(),
@@ -108,7 +109,7 @@ impl Services {
         script("service", &[action, daemon], directory, &[]).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// A controller that takes connections and says nothing, until the value is dropped.
+    /// A controller that accepts connections and says nothing, until the value is dropped.
     pub(crate) fn pause_slurmctld(&self) -> Paused<'_> {
         self.service("pause", "slurmctld");
         Paused(self)
@@ -121,7 +122,7 @@ impl Services {
     }
 }
 
-/// A controller that stands still.
+/// A controller that is stopped.
 pub(crate) struct Paused<'a>(&'a Services);
 
 impl Drop for Paused<'_> {

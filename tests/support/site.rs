@@ -82,8 +82,9 @@ impl Site {
         self.set("RODAN_HOST", url).set("RODAN_USER", user).set("RODAN_PASSWORD", password)
     }
 
-    /// `run_check` as cron starts it: from the home directory, hardly anything in the environment.
-    /// `SLURM_CONF` leads to the test cluster; on a real machine the default path does.
+    /// `run_check` as cron starts it: from the home directory, with hardly anything in the
+    /// environment. `SLURM_CONF` leads to the test cluster; on a real machine the default path is
+    /// used.
     pub(crate) fn run_check(&self, cluster: &Cluster) -> Program {
         Program::new(self.path().join("run_check"))
             .env("SLURM_CONF", cluster.conf())
@@ -121,8 +122,8 @@ impl Site {
     }
 }
 
-/// Short, as Slurm wants it, and right below /tmp, which compute nodes of the test cluster share
-/// with us.
+/// A short name, as Slurm needs it, right below /tmp, which the compute nodes of the test cluster
+/// share with us.
 fn new_directory() -> TempDir {
     tempfile::Builder::new().prefix("site.").tempdir_in("/tmp").expect("a directory in /tmp")
 }
