@@ -126,7 +126,7 @@ fn licences_are_read_as_spdx_says() {
 
 #[test]
 fn every_crate_comes_from_crates_io_under_an_allowed_licence() {
-    let (metadata, allowed, refused) = (metadata(&["--features=cudnn"]), rules("allow"), rules("deny"));
+    let (metadata, allowed, refused) = (metadata(&["--features=cuda"]), rules("allow"), rules("deny"));
     let mut problems = Vec::new();
     for package in list(&metadata["packages"]) {
         let name = format!("{} {}", text(&package["name"]), text(&package["version"]));
@@ -200,7 +200,7 @@ fn the_bill_of_materials_lists_what_is_built() {
         let components = list(&document["components"]).iter().filter(has);
         components.map(|c| format!("{} {}", text(&c["name"]), text(&c["version"]))).collect()
     };
-    for (program, features) in [("check", "--no-default-features"), ("run_trainer", "--features=cudnn")] {
+    for (program, features) in [("check", "--no-default-features"), ("run_trainer", "--features=cuda")] {
         let mut built = built(&metadata(&[features]));
         built.remove(&format!("hpc-trainer {}", env!("CARGO_PKG_VERSION")));
         assert_eq!(listed(program), built, "{program}");
