@@ -4,11 +4,13 @@ use super::command::{Slurm, SlurmError};
 use crate::ledger::SlurmJobId;
 
 impl Slurm {
-    /// Asks for the job to be ended and to wait in the queue again. Where it is the caller's own job, Slurm sends
-    /// SIGTERM soon after.
+    /// Asks Slurm to end the job and to put it back into the queue. If it is the caller's own job,
+    /// Slurm sends SIGTERM soon after.
     ///
     /// # Errors
-    /// When Slurm does not answer or refuses: the job was submitted with `--no-requeue`, or the site allows none.
+    ///
+    /// When Slurm does not answer or refuses: the job was submitted with `--no-requeue`, or the
+    /// site allows no requeue.
     pub async fn requeue(&self, id: SlurmJobId) -> Result<(), SlurmError> {
         let output = self.run("scontrol", &["requeue".into(), id.to_string().into()]).await?;
         if output.success {
