@@ -3,8 +3,10 @@
 # the login node.
 
 # What the trainer opens on a GPU: CUDA 12 or 13, cuDNN 9 (docs/gpu.md). Without them it trains on
-# the CPU. module load cuda/13.0 cudnn/9.14 Or, without modules, the libraries that
-# slurm/cuda-libraries has put together: . "$HPC_TRAINER_HOME/cuda/runtime.sh"
+# the CPU.
+#module load cuda/13.0 cudnn/9.14
+# Or, without modules, the libraries that slurm/cuda-libraries has put together:
+#. "$HPC_TRAINER_HOME/cuda/runtime.sh"
 
 # Or a container (docs/gpu.md):
 #module load apptainer
@@ -14,5 +16,5 @@
 #export TMPDIR=/scratch/local/$SLURM_JOB_ID
 
 # Nodes without a route of their own: a proxy for Rodan. RabbitMQ takes no proxy; without a route to
-# it the reply stays in the spool, and check on the login node delivers it. export
-# HTTPS_PROXY=http://proxy.example.org:3128
+# it the reply stays in the spool, and check on the login node delivers it.
+#export HTTPS_PROXY=http://proxy.example.org:3128
