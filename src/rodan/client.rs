@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::redirect::Policy;
 use thiserror::Error;
 
-use crate::tls;
+use base::tls;
 
 /// An HTTP client that follows no redirect by itself: the caller looks at each one first.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ pub(super) fn describe(error: &reqwest::Error) -> String {
         cause = Some(inner);
     }
     if let Some(cause) = cause {
-        text.push_str(&format!(" ({})", crate::text::printable(&cause.to_string(), 200)));
+        text.push_str(&format!(" ({})", base::text::printable(&cause.to_string(), 200)));
     }
     text
 }

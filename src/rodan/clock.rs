@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use reqwest::header::DATE;
 
 use super::client::{Client, describe};
-use crate::config::RodanAddress;
+use base::address::RodanAddress;
 
 /// The date of an answer (of any page); `None` if the server gives none.
 ///
