@@ -1,7 +1,7 @@
 //! Every way in which Slurm ends a job without a result, on real clusters with and without
 //! accounting, and a controller that is away: each job is answered once, with a sentence of its
-//! own. The tests print tables with Slurm's state beside the reply
-//! (`cargo nextest run --test stories endings:: --no-capture`).
+//! own. The tables that the tests print (`cargo nextest run --test stories endings::
+//! --no-capture`) show Slurm's state beside the reply.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -98,12 +98,13 @@ fn endings(desk: &mut Desk, with_accounting: bool) {
         |text: &str| bash(&format!("until [ -e '{}' ]; do sleep 0.1; done; {text}", go.display()));
     let mut jobs = Vec::new();
 
-    // The slowest endings come first; they take a minute and a half.
+    // First what takes longest: Slurm looks for jobs whose time is over twice a minute.
     if with_accounting {
         let script = bash("trap '' USR1; while :; do sleep 1; done");
         let asked = with_setting("Maximum time (D-HH:MM)", json!("0-00:01"));
         let words = ["ran out of time (asked for 0-00:01:00)", "\"Maximum time (D-HH:MM)\" higher"];
         jobs.push(submit(desk, "time limit", &asked, &script, &words));
+        desk.cluster.end_by_time_limit(&jobs[0].slurm_id, 1);
     }
     desk.site.set("SITE_PARTITION", "closed");
     let words = ["was cancelled on the cluster. Run"];
@@ -339,7 +340,8 @@ fn a_controller_that_stands_still_decides_nothing() {
         };
         within(SECONDS(20));
         assert_eq!(desk.record(&job.id), before);
-        // sbatch gets no answer either; its request may wait in the controller's socket.
+        // sbatch gets no answer either; its request may lie in the controller's socket until that
+        // goes on.
         let next = desk.vhost.publish_job(&support::desk::job());
         let finished = within(SECONDS(20));
         assert!(finished.stdout.contains(&format!("{next}  waiting")), "{finished}");
@@ -378,8 +380,8 @@ fn a_controller_that_was_killed_and_came_back_has_lost_nothing() {
         desk.cluster.wait_for_state(&job.slurm_id, &["RUNNING"], SECONDS(60));
     }
     desk.check().run().success();
-    // The controller saves its state every few seconds. Once it has saved this comment, it has
-    // saved everything before.
+    // The controller writes its state down every few seconds. Once it has this, it has what was
+    // before.
     let comment = format!("Comment=last-{}", on.id);
     desk.cluster.update(&[&format!("JobId={}", on.slurm_id), &comment]);
     let saved = desk.cluster.conf().with_file_name("state").join("job_state");

@@ -6,7 +6,6 @@ use crate::support;
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -186,7 +185,9 @@ fn a_cancelled_job_gets_one_error_reply() {
     let done = desk.site.spool().join("done").join(&id);
     support::wait_for("the job to be filed away", SECONDS(60), || done.exists().then_some(()));
     desk.check().run().success();
-    std::thread::sleep(Duration::from_secs(3));
+    for watcher in desk.cluster.jobs_named(&format!("hpcw-{id}")) {
+        desk.cluster.wait_for_end(&watcher, SECONDS(60));
+    }
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "one answer only");
 }
 

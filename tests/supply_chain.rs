@@ -150,6 +150,25 @@ fn every_crate_comes_from_crates_io_under_an_allowed_licence() {
     assert!(list(&metadata["packages"]).len() > 100);
 }
 
+/// Cargo only warns of a name in a profile that no crate has: what calculates would be slow from
+/// then on.
+#[test]
+fn the_profiles_name_crates_that_there_are() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
+    let (manifest, lock) = (read("Cargo.toml"), read("Cargo.lock"));
+    let profiles =
+        manifest.split("\n[").filter(|part| part.starts_with("profile.") && part.contains(".package]\n"));
+    let names: Vec<&str> = profiles
+        .flat_map(|part| part.lines().skip(1))
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| Some(line.split_once(" = ")?.0))
+        .collect();
+    assert!(names.len() > 20, "{names:?}");
+    let gone: Vec<_> =
+        names.iter().filter(|name| !lock.contains(&format!("\nname = \"{name}\"\n"))).collect();
+    assert!(gone.is_empty(), "not in Cargo.lock: {gone:?}");
+}
+
 #[test]
 fn the_login_node_builds_nothing_of_the_trainer() {
     let check = built(&metadata(&["--no-default-features"]));

@@ -31,18 +31,23 @@ use std::time::{Duration, Instant};
 /// So many seconds.
 pub(crate) const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
-/// Polls until `look` finds something.
+/// Polls until `look` finds something: every 50 ms, and more seldom where a look takes long. Most
+/// looks start a program (scontrol, a pass of `check`), and the cores belong to what is waited
+/// for.
 ///
 /// # Panics
 /// After `limit`, naming what was waited for.
 pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + limit;
     loop {
+        let start = Instant::now();
         if let Some(found) = look() {
             return found;
         }
         assert!(Instant::now() < end, "waited {limit:?} for {what}, in vain");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(
+            (start.elapsed() * 4).clamp(Duration::from_millis(50), Duration::from_millis(500)),
+        );
     }
 }
 

@@ -27,7 +27,9 @@ pub(crate) fn run_trainer() -> Option<&'static Path> {
 pub(crate) fn with_examples(names: &[&str]) -> PathBuf {
     let directory = check().parent().expect("programs lie in a directory");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--locked"]).args(names.iter().flat_map(|name| ["--example", name]));
+    cargo
+        .args(["build", "--quiet", "--locked", "--workspace"])
+        .args(names.iter().flat_map(|name| ["--example", name]));
     cargo.arg("--target-dir").arg(directory.parent().expect("of a profile")).current_dir(repository());
     // The variables that cargo sets for this test are removed; otherwise build scripts would run
     // again, and all that depends on them would be built anew.

@@ -93,6 +93,14 @@ impl Cluster {
         self.command("scontrol").arg("update").args(settings).run().success();
     }
 
+    /// Has the time of a running job be over in so many seconds, as an administrator does it: the
+    /// least limit that Slurm takes from a user is a minute. Slurm itself warns and ends the job
+    /// then, and its limit is shown as it was.
+    pub(crate) fn end_by_time_limit(&self, id: &str, seconds: u32) {
+        self.wait_for_state(id, &["RUNNING"], Duration::from_secs(60));
+        self.update(&[&format!("JobId={id}"), &format!("EndTime=now+{seconds}")]);
+    }
+
     /// `scontrol create` with these settings, such as `PartitionName=closed Nodes=ALL State=DOWN`.
     pub(crate) fn create(&self, settings: &[&str]) {
         self.command("scontrol").arg("create").args(settings).run().success();

@@ -4,7 +4,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::patch::samples::{Place, Samples};
+use crate::patch::samples::{Place, Samples, vary};
 use domain::Augmentation;
 use domain::PatchShape;
 
@@ -74,45 +74,6 @@ impl Samples for Augmented<'_> {
     }
 }
 
-/// Mirrors a sample of `width` columns and makes it lighter.
-pub(crate) fn vary(
-    image: &mut [f32],
-    target: &mut [f32],
-    width: usize,
-    (left_right, up_down): (bool, bool),
-    lighter: f32,
-) {
-    if left_right {
-        mirror_rows(image, 3, width);
-        mirror_rows(target, 1, width);
-    }
-    if up_down {
-        swap_rows(image, 3 * width);
-        swap_rows(target, width);
-    }
-    if lighter != 0.0 {
-        // Samples are negatives: 0 is white.
-        image.iter_mut().for_each(|value| *value = (*value - lighter).clamp(0.0, 1.0));
-    }
-}
-
-/// Mirrors each row of `width` pixels with `channels` values each.
-fn mirror_rows(values: &mut [f32], channels: usize, width: usize) {
-    for row in values.chunks_exact_mut(channels * width) {
-        row.reverse();
-        row.chunks_exact_mut(channels).for_each(<[f32]>::reverse);
-    }
-}
-
-/// Turns the order of the rows, of `length` values each, upside down.
-fn swap_rows(values: &mut [f32], length: usize) {
-    let rows = values.len() / length;
-    let (upper, lower) = values.split_at_mut((rows / 2) * length);
-    for (one, other) in upper.chunks_exact_mut(length).zip(lower.chunks_exact_mut(length).rev()) {
-        one.swap_with_slice(other);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,13 +109,6 @@ mod tests {
         let (bottom, right) = (16 - 6 - top, 16 - 8 - left);
         let ways = [(top, left, 48), (top, right, 48), (bottom, left, 48), (bottom, right, 48)];
         assert_eq!(met, ways.into());
-    }
-
-    #[test]
-    fn channels_keep_their_order_when_rows_are_mirrored() {
-        let mut row = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-        mirror_rows(&mut row, 3, 2);
-        assert_eq!(row, [4.0, 5.0, 6.0, 1.0, 2.0, 3.0]);
     }
 
     #[test]
