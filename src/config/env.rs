@@ -358,12 +358,39 @@ fn capitalised(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
+/// What is read from the environment alone, in Markdown: by the scripts, by libraries, and by the trainer before it has a
+/// configuration.
+const OF_ENVIRONMENT: &[(&str, &str)] = &[
+    ("`HPC_TRAINER_HOME`", "the directory of `run_check`, with `credentials.env`; the scripts set it"),
+    (
+        "`HPC_TRAINER_ENV_FILE`",
+        "the configuration file, where it is another than `credentials.env` in that directory",
+    ),
+    ("`HPC_TRAINER_DEVICE`", "`cpu`: use no GPU even where there is one"),
+    ("`HPC_TRAINER_GPU_PRECISION`", "`bf16`, `tf32` or `f32` ([On a GPU](gpu.md#precision))"),
+    (
+        "`HPC_TRAINER_IMAGE`, `HPC_TRAINER_BIND`",
+        "the trainer in a container, and more directories inside it ([On a GPU](gpu.md#in-a-container))",
+    ),
+    ("`HPC_TRAINER_SIMD`", "`avx2` or `portable`: use less than the processor has"),
+    ("`SSL_CERT_FILE`, `SSL_CERT_DIR`", "a private certificate authority"),
+    (
+        "`HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`",
+        "a proxy for Rodan ([Clusters](sites.md#what-each-link-needs))",
+    ),
+    ("`CUDA_VISIBLE_DEVICES`", "which GPU is used; Slurm sets it"),
+];
+
 /// `docs/variables.md`.
 pub fn markdown() -> String {
     let mut text = format!(
-        "# Variables\n\nMade by `{UPDATE}` from the table in `src/config/env.rs`; a test compares. They stand in\n\
-         `credentials.env` ([example](../credentials.env.example)) or in the process environment, which wins but does not\n\
-         reach the compute nodes: what a job needs it reads from the file.\n"
+        "# Variables\n\nMade by `{UPDATE}` from the table in `src/config/env.rs`; a test compares.\n\n\
+         The configuration of a site. `check` and `run_trainer` read these variables from `credentials.env`\n\
+         and from the environment; the environment wins. `credentials.env.example` in the directory of\n\
+         `run_check` shows all of them with examples, and `./run_check init` writes the file.\n\n\
+         The environment stays on the login node. What a job needs on the compute node must stand in\n\
+         `credentials.env`: the addresses, RabbitMQ's login, `REQUIRE_TLS` and the limits. A relative path\n\
+         starts from the directory of `run_check`.\n"
     );
     for section in SECTIONS {
         // Writing to a String can't fail.
@@ -391,6 +418,13 @@ pub fn markdown() -> String {
             let what = format!("{}{dot}{more}", capitalised(purpose)).replace('|', "\\|");
             let _ = writeln!(text, "| `{name}` | {default} | {values} | {what} |");
         }
+    }
+    text.push_str(
+        "\n## Variables of the environment only\n\nThese are set in `site.sh`, in the crontab line or at a shell, not in \
+         `credentials.env`.\n\n| variable | what it is |\n|---|---|\n",
+    );
+    for (names, what) in OF_ENVIRONMENT {
+        let _ = writeln!(text, "| {names} | {what} |"); // writing to a String can't fail
     }
     text
 }

@@ -18,8 +18,8 @@ use thiserror::Error;
 
 use crate::secret::Secret;
 
-/// With what we show a server who we are, where it asks for that: a certificate (with those of its authorities, if they are
-/// needed) and its key, both as PEM.
+/// How we prove who we are to a server that asks: a certificate (with those of its authorities, if
+/// they are needed) and its key, both as PEM.
 #[derive(Clone, Debug)]
 pub struct Identity {
     certificates: String,
@@ -109,16 +109,16 @@ impl Identity {
     }
 }
 
-/// No TLS can be made.
+/// TLS can't be set up.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    /// No certificate authorities.
+    /// There are no certificate authorities.
     #[error(transparent)]
     Roots(#[from] RootsError),
-    /// The certificate that we would show.
+    /// The client certificate can't be used.
     #[error("the client certificate {0}")]
     Identity(#[from] IdentityError),
-    /// The library refuses it.
+    /// The library refuses the client certificate.
     #[error("the client certificate can't be used: {0}")]
     Library(#[from] rustls::Error),
 }
@@ -199,7 +199,7 @@ impl std::error::Error for RootsError {}
 
 /// Makes ring the cryptography of every TLS connection of this process.
 pub fn install_provider() {
-    // An error means that one is installed already, which is as good.
+    // An error means that a provider is installed already, which is just as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
@@ -235,7 +235,8 @@ fn file_without_roots(file: &OsStr) -> RootsError {
 /// `identity` is shown to a server that asks who we are.
 ///
 /// # Errors
-/// When there is no usable root certificate at all, or the identity is none.
+///
+/// When there is no usable root certificate, or the identity can't be used.
 pub fn client_config(identity: Option<&Identity>) -> Result<rustls::ClientConfig, TlsError> {
     install_provider();
     let verifier = verifier::Verifier::new(roots()?)

@@ -154,12 +154,12 @@ settings! {
         /// At most this many passes over the samples.
         epochs: u32 = EPOCHS: Setting::new(
             "Maximum number of training epochs", number(1, 10_000),
-            "At most so many passes over the samples; it stops sooner when nothing gets better.",
+            "Passes over the samples, at most.",
         ).or_local("15").shown_as("epochs").limited_by("MAX_EPOCHS");
         /// At most this many samples a layer.
         max_samples: u32 = SAMPLES: Setting::new(
             "Maximum number of samples per label", number(1, 10_000_000),
-            "At most so many patches for each layer.",
+            "Patches per layer, at most.",
         ).or_local("10000").shown_as("max_samples").limited_by("MAX_SAMPLES");
         /// Height of a patch in pixels.
         patch_height: u32 = PATCH_HEIGHT: Setting::new(
@@ -179,38 +179,39 @@ settings! {
         /// Epochs without a better one after which training stops; 0 is as 1, as in Keras.
         patience: u32 = PATIENCE: Setting::new(
             "Patience", number(0, 10_000),
-            "Training stops after so many epochs without a better one; 0 is as 1.",
+            "Epochs without a better one before training stops; 0 means 1, as in Keras.",
         ).or("3").shown_as("patience");
         /// Seed of every random choice; `None`: the trainer draws one and logs it.
         seed: Option<u64> = SEED: Setting::new(
             "Seed", number(0, u64::MAX),
-            "Seed of all random choices; with the same seed the same models come out. Without it one is drawn and logged.",
+            "Seed of all random choices; without it one is drawn and logged.",
         );
         /// What makes an epoch better than another.
         metric: StoppingMetric = METRIC: Setting::new(
             "Early stopping metric", Allowed::Words(words::<StoppingMetric>),
-            "By which measure epochs are compared. Until an epoch beats a constant output (with F1: until it finds a pixel \
-             of the layer) they are compared by loss.",
+            "What makes an epoch better, on the validation patches: accuracy, F1 of the layer, or loss. Until an epoch beats a \
+             constant output (with F1: until it finds a pixel of the layer), epochs are compared by loss.",
         ).or("accuracy").shown_as("early_stopping_metric");
         /// Which patches are learned from.
         selection: PatchSelection = SELECTION: Setting::new(
             "Patch selection", Allowed::Words(words::<PatchSelection>),
-            "How patches are chosen: at random among the layer's pixels, or first so that every pixel is in one.",
+            "random: patches around random pixels of the layer. covering: first such patches that every pixel of the layer that \
+             may be a patch's centre lies in one, as far as their number allows. Either way, the last fifth validates.",
         ).or("random").shown_as("patch_selection");
         /// Each patch gets lighter or darker by at most so many percent of white.
         brightness: u32 = BRIGHTNESS: Setting::new(
             "Augmentation: brightness (%)", number(0, 50),
-            "Each patch gets lighter or darker by at most so many percent of white, anew in each epoch.",
+            "In each epoch, patches get lighter or darker by at most this much.",
         ).or("0").shown_as("brightness_percent");
         /// Each patch is cut at most so many pixels farther up, down, left or right: at most half its smaller side.
         shift: u32 = SHIFT: Setting::new(
             "Augmentation: shift (pixels)", number(0, 2048),
-            "Each patch is cut at most so many pixels beside its place, anew in each epoch; at most half its smaller side.",
+            "In each epoch, patches are cut at most this far from where they were drawn; at most half a patch.",
         ).or("0").shown_as("shift_pixels");
         /// Directions in which each patch is mirrored, with a chance of one half each.
         flip: Flip = FLIP: Setting::new(
             "Augmentation: flip", Allowed::Words(words::<Flip>),
-            "Directions in which patches are mirrored by chance. Notation has a direction: choose with care.",
+            "Patches are mirrored at random in these directions.",
         ).or("none").shown_as("flip");
     }
 }
@@ -222,21 +223,21 @@ settings! {
     ResourceSettings {
         /// `--cpus-per-task`.
         cpus: u32 = CPUS: Setting::new(
-            "CPUs", number(1, 4096), "Cores that the job gets.",
+            "CPUs", number(1, 4096), "Cores of the Slurm job.",
         ).limited_by("MAX_CPUS");
         /// `--mem` in MB (Slurm's: 1,048,576 bytes).
         memory_mb: u64 = MEMORY: Setting::new(
-            "Maximum memory (MB)", number(1, 100_000_000), "Memory that the job gets, in MB.",
+            "Maximum memory (MB)", number(1, 100_000_000), "Memory of the Slurm job. 6000 is enough for the default patches and batch.",
         ).limited_by("MAX_MEMORY_MB");
         /// `--time`.
         walltime: Walltime = WALLTIME: Setting::new(
             "Maximum time (D-HH:MM)", Allowed::Walltime,
-            "Time that the job gets. Short of its end the best so far is sent, or the job goes on later.",
+            "Time limit of the Slurm job, in every form of sbatch --time; one minute to 365 days.",
         ).limited_by("MAX_TIME");
         /// `--mail-user`, where one was given.
         email: Option<String> = EMAIL: Setting::new(
             "Slurm Notification Email", Allowed::Email,
-            "Where Slurm writes when the job begins, ends or fails; empty: nowhere.",
+            "The address that Slurm mails when the job begins, ends or fails.",
         );
     }
 }
@@ -501,12 +502,12 @@ pub fn help() -> String {
 /// `docs/settings.md`; `update` is the command that writes it anew.
 pub fn markdown(update: &str) -> String {
     let mut text = format!(
-        "# Settings\n\nMade by `{update}` from the table in the crate `domain`; a test compares. In Rodan they are fields of \
-         the job; for a page in a\nfolder they stand in `settings.json`, or behind `--set`.\n"
+        "# Settings of a job\n\nMade by `{update}` from the table in `crates/domain/src/settings.rs`; a test \
+         compares.\n\nThe names are those of Rodan's workflows. In `settings.json` of a [local page](local.md), and \
+         with `--set`,\nall of them are optional. [Choosing settings](choosing.md) says which of them matter. A setting \
+         with\nanother name is kept and ignored.\n"
     );
-    for (title, table) in
-        [("How is it trained?", TRAINING_SETTINGS), ("What does the job get?", RESOURCE_SETTINGS)]
-    {
+    for (title, table) in [("Training", TRAINING_SETTINGS), ("The Slurm job", RESOURCE_SETTINGS)] {
         // Writing to a String can't fail.
         let _ = write!(
             text,
@@ -520,8 +521,9 @@ pub fn markdown(update: &str) -> String {
                 (None, None) if setting.name == EMAIL.name => "none".to_owned(),
                 (None, None) => "must be set".to_owned(),
             };
-            let limit =
-                setting.limit.map_or_else(String::new, |name| format!(" A site may allow less (`{name}`)."));
+            let limit = setting.limit.map_or_else(String::new, |name| {
+                format!(" A site may allow less ([`{name}`](variables.md)).")
+            });
             let Setting { name, meaning, .. } = setting;
             let _ = writeln!(text, "| `{name}` | {} | {default} | {meaning}{limit} |", setting.in_words());
         }
