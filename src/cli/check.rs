@@ -6,6 +6,7 @@ mod crontab;
 mod details;
 mod doctor;
 mod doctor_table;
+mod fail;
 mod init;
 mod logs;
 mod purge;
@@ -13,12 +14,12 @@ mod retry;
 mod status;
 mod table;
 
-use std::fmt::Display;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use serde_json::json;
 
+use self::fail::fail;
 use super::logging::{LogFormat, Verbosity};
 use super::output::{complain, print, say};
 use crate::bridge::{self, DryRun, Happening, Outcome};
@@ -168,10 +169,6 @@ async fn pass(arguments: &Arguments, config: &Config) -> ExitCode {
         }
         Err(error) => fail(error.exit_code(), &error),
     }
-}
-
-fn fail(code: ExitCode, error: &dyn Display) -> ExitCode {
-    super::output::fail("check", code, error)
 }
 
 async fn show(arguments: &Arguments, config: &Config) -> ExitCode {

@@ -80,7 +80,7 @@ pub struct Arguments {
 fn set_help() -> String {
     format!(
         "A setting that wins over settings.json, such as \"Patch height=64\"; may be given more than once:\n{}",
-        domain::settings::help()
+        domain::settings::help().trim_end()
     )
 }
 

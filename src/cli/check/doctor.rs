@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::doctor_table::render;
-use super::fail;
+use super::fail::fail;
 use crate::cli::output::{complain, print};
 use crate::config::Examined;
 use crate::doctor::{self, Download, Ended, NodeCheck, Options, Verdict};

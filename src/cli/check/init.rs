@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::crontab;
 use super::doctor;
-use super::fail;
+use super::fail::fail;
 use crate::cli::output::{complain, print, say};
 use crate::config::{Examined, Problem, Sources, credentials_text, problems, variable};
 use base::address::{BrokerAddress, RodanAddress};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::fail;
+use super::fail::fail;
 use crate::bridge::operator::{find, logs_of};
 use crate::cli::output::{Printed, complain, print};
 use crate::config::Config;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::fail;
+use super::fail::fail;
 use crate::bridge::operator::{self, Item, Purged};
 use crate::cli::output::print;
 use crate::config::Config;

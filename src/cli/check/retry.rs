@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::fail;
+use super::fail::fail;
 use crate::bridge::Happening;
 use crate::bridge::operator::{self, Retried, find};
 use crate::cli::output::say;

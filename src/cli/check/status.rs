@@ -3,7 +3,7 @@
 use clap::Args;
 use jiff::Timestamp;
 
-use super::fail;
+use super::fail::fail;
 use super::{details, table};
 use crate::bridge::operator;
 use crate::cli::output::print;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::summary::Summary;
