@@ -62,6 +62,21 @@ fn says(finished: &Finished, parts: &[&str]) {
 }
 
 #[test]
+fn before_the_first_pass_nothing_is_wrong() {
+    let desk = Desk::with_script("exit 0");
+    assert!(!desk.site.spool().exists());
+    let finished = run(&desk, &["status"]).success();
+    says(&finished, &["There are no open jobs.", "yet; the first pass of check makes it."]);
+    let finished = run(&desk, &["status", "--all", "--json"]).success();
+    let status: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!(status["absent_spool"], desk.site.spool().to_str().unwrap());
+    for arguments in [&["status", "a-job"][..], &["logs", "a-job"], &["cancel", "a-job"]] {
+        expect(&run(&desk, arguments), 2, &["there is no job 'a-job'"]);
+    }
+    assert!(!desk.site.spool().exists(), "a look makes nothing");
+}
+
+#[test]
 fn status_shows_why_a_job_waits_and_how_far_another_has_got() {
     let desk = Desk::with_script(RUNS);
     says(

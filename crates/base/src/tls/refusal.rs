@@ -333,10 +333,10 @@ fn other_name(expected: &str, presented: &[String]) -> Refusal {
     )
 }
 
-/// `localhost` of `DnsName("localhost")`, as the library shows it.
+/// `localhost` of `DnsName("localhost")`, and `10.0.0.1` of `IpAddress(10.0.0.1)`, as the library shows names.
 fn plain_name(name: &str) -> String {
-    let inner = name.split_once("(\"").and_then(|(_, rest)| rest.strip_suffix("\")"));
-    printable(inner.unwrap_or(name), 80)
+    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    printable(inner.unwrap_or(name).trim_matches('"'), 80)
 }
 
 fn weak_signature(how: &str) -> Refusal {

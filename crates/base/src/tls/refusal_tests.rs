@@ -92,7 +92,7 @@ fn each_error_of_a_certificate_has_a_sentence_of_its_own() {
             "a key of a kind that is not taken here",
         ),
         (
-            other(&["DnsName(\"a.example\")", "10.0.0.1"]),
+            other(&["DnsName(\"a.example\")", "IpAddress(10.0.0.1)"]),
             "another name (a.example, 10.0.0.1) than rabbit.example.org",
         ),
         (other(&["a", "b", "c", "d"]), "(a, b, c, …)"),
