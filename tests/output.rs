@@ -30,7 +30,9 @@ fn ends_with(finished: &Finished, code: i32) {
 #[test]
 fn a_pass_does_its_work_where_nobody_can_read_of_it() {
     for output in LOST {
-        let mut desk = Desk::with_script("echo started; exit 3");
+        // They end when the test says so: a watcher would file them away before they are looked at.
+        let mut desk =
+            Desk::with_script("while [ ! -e \"$HPC_TRAINER_HOME/go\" ]; do sleep 0.2; done; exit 3");
         desk.site.set("WATCHER", "1").set("SITE_GRES", "none");
         let first = desk.vhost.publish_job(&job());
         let second = desk.vhost.publish_job(&job());
@@ -43,6 +45,9 @@ fn a_pass_does_its_work_where_nobody_can_read_of_it() {
             let record = desk.record(id).unwrap();
             assert!(record["state"]["slurm_id"].is_u64(), "{output:?}: {record}");
             assert!(record["watcher"].is_u64(), "{output:?}: its watcher is submitted: {record}");
+        }
+        fs::write(desk.site.path().join("go"), "").unwrap();
+        for id in [&first, &second] {
             desk.cluster.wait_for_end(&desk.slurm_job(id), SECONDS(60));
         }
         // What went wrong with the jobs is the exit code, not what went wrong with the words.
@@ -158,7 +163,7 @@ fn models_are_trained_and_applied_where_nobody_can_read_of_it() {
 
     for output in LOST {
         let place = tempfile::tempdir().unwrap();
-        let page = crate::local::Page::cut(64, 64);
+        let page = crate::local::Page::cut(150, 150);
         let out = place.path().join("models");
         let trained = Program::new(run_trainer().unwrap())
             .arg("--local")
