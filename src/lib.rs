@@ -17,10 +17,10 @@ pub mod harden;
 #[cfg(feature = "trainer")]
 pub mod keras;
 pub mod ledger;
-pub mod report;
 pub mod retry;
 pub mod rodan;
 pub mod secret;
+pub mod sentences;
 pub mod slurm;
 pub mod text;
 pub mod tls;

@@ -35,8 +35,8 @@ use crate::config::{ConfigError, Sources, TrainerConfig};
 use crate::exit_code::ExitCode;
 use crate::harden;
 use crate::ledger::{Cause, CorrelationId, JobFiles, JobId, read_own, write_atomic};
-use crate::report;
 use crate::rodan::{Client, ClientError, DownloadError, Downloader};
+use crate::sentences;
 use crate::text;
 use crate::tls::Identity;
 use crate::train::{
@@ -62,7 +62,7 @@ pub struct JobArgs {
 /// Why a job has no models. The text is fit for the person who started the workflow.
 #[derive(Debug, Error)]
 enum JobError {
-    #[error("the trainer is not set up on the compute node; ask the operator of the HPC bridge")]
+    #[error("the trainer is not set up on the compute node")]
     Config(#[from] ConfigError),
     #[error("the job file can't be read on the compute node: {0}")]
     Read(io::Error),
@@ -72,26 +72,24 @@ enum JobError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Download(#[from] DownloadError),
-    #[error("the downloads can't be started on the compute node ({0}); ask the operator of the cluster")]
+    #[error("the downloads can't be started on the compute node: {0}")]
     Runtime(io::Error),
-    #[error("no scratch directory on the compute node ({0}); ask the operator of the cluster")]
+    #[error("there is no scratch directory on the compute node: {0}")]
     Scratch(io::Error),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
     #[error(transparent)]
     Train(TrainError),
-    #[error("{}", report::SHORT_OF_TIME)]
+    #[error("the training ran out of time before every layer was done")]
     Time,
-    #[error("the training was cancelled on the cluster before it had a result; run the workflow again")]
+    #[error("the training was cancelled on the cluster before it had a result")]
     Cancelled,
     /// The cluster ends the job, and its state says whether for good: there is no reply.
     #[error("stopped by the cluster, without a reply: it starts the job again, or the next check answers it")]
     Left,
     #[error("the trained model of \"{layer}\" can't be read back: {source}")]
     Model { layer: String, source: io::Error },
-    #[error(
-        "the trainer stopped with a fault of its own; ask the operator of the cluster to look into the job's log"
-    )]
+    #[error("the trainer stopped with a fault of its own")]
     Panic,
 }
 
@@ -108,6 +106,23 @@ impl JobError {
             Self::Runtime(_) | Self::Scratch(_) | Self::Archive(_) | Self::Train(_) | Self::Model { .. } => {
                 ExitCode::Training
             }
+        }
+    }
+
+    /// What the error reply says; `operator` helps.
+    fn sentence(&self, operator: &str) -> String {
+        match self {
+            Self::Config(_) => sentences::not_set_up(operator),
+            Self::Runtime(error) => sentences::no_downloads(error, operator),
+            Self::Scratch(error) => sentences::no_scratch(error, operator),
+            Self::Download(error @ DownloadError::TooSlow { .. }) => {
+                sentences::slow_downloads(error, operator)
+            }
+            Self::Time => sentences::short_of_time(),
+            Self::Cancelled => sentences::stopped(),
+            Self::Panic => sentences::fault_of_the_trainer(operator),
+            // What is wrong with a message, a page or a model is said by the error that has found it.
+            error => text::sentence(&error.to_string()),
         }
     }
 
@@ -289,7 +304,7 @@ fn attempt(
         Err(error) => {
             error!("{error}");
             place.managed.iter().for_each(|files| files.note_failure(error.cause()));
-            let reply = Reply::error(&text::sentence(&error.to_string()));
+            let reply = Reply::error(&error.sentence(sentences::OPERATOR));
             Some(Ended { envelope, reply, code: error.exit_code(), finished: None })
         }
     }

@@ -10,8 +10,9 @@ use serde::de::DeserializeOwned;
 use super::assert_shown;
 use crate::config::{Config, ConfigError, Sources, TrainerConfig, env_variables};
 use crate::ledger::{
-    Breaker, Event, HeldBy, JobId, Outcome, Progress, Record, SlurmJobId, State, Unreadable, parse_record,
+    Breaker, Event, HeldBy, JobId, Outcome, Progress, Record, State, Unreadable, parse_record,
 };
+use crate::slurm::SlurmJobId;
 use crate::wire::Reply;
 
 /// `credentials.env`.

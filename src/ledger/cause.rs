@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::atomic::write_atomic;
+use super::files::JobFiles;
 use super::own::read_own;
-use super::store::JobFiles;
 
 /// The cause of an error reply. The words never change their meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

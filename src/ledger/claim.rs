@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::atomic::{create_atomic, write_atomic};
+use super::files::JobFiles;
 use super::own::read_own;
-use super::store::JobFiles;
 
 /// Who publishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

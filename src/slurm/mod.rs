@@ -1,6 +1,8 @@
 //! Slurm: what to ask for, submitting, and what became of a job. Knows nothing of training.
 
+mod answer;
 mod command;
+mod id;
 mod probe;
 mod query;
 mod reason;
@@ -11,10 +13,11 @@ mod submit;
 mod waiting;
 
 pub use command::{Slurm, SlurmError};
+pub use id::SlurmJobId;
 pub use probe::{Accounting, Trial};
 pub use query::JobInfo;
 pub use reason::in_words;
-pub use request::Request;
+pub use request::{JobRequest, Request};
 pub use state::{JobState, Phase};
 pub use submit::SubmitError;
 pub use waiting::{Node, Pending, Place, fitting, place};
@@ -22,6 +25,6 @@ pub use waiting::{Node, Pending, Place, fitting, place};
 /// What reads Slurm's words, for [`crate::fuzzing`].
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing {
+    pub(crate) use super::answer::answer;
     pub(crate) use super::query::{exit_code_in, sacct_lines, squeue_line};
-    pub(crate) use super::submit::answer;
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::command::{Slurm, SlurmError};
+use super::id::SlurmJobId;
 use super::state::JobState;
-use crate::ledger::SlurmJobId;
 use crate::text::printable;
 
 /// What Slurm knows of one job.

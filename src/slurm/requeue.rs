@@ -1,7 +1,7 @@
 //! Putting a job back into Slurm's queue.
 
 use super::command::{Slurm, SlurmError};
-use crate::ledger::SlurmJobId;
+use super::id::SlurmJobId;
 
 impl Slurm {
     /// Asks for the job to be ended and to wait in the queue again. Where it is the caller's own job, Slurm sends

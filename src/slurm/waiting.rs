@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::command::{Slurm, SlurmError};
-use crate::ledger::SlurmJobId;
+use super::id::SlurmJobId;
 use crate::text::printable;
 
 /// A job in the queue.

@@ -11,6 +11,7 @@ use super::adam::AdamState;
 use super::metrics::Metrics;
 use super::outcome::{Best, EpochReport, FitState};
 use crate::keras::{CONV_LAYERS, Weights};
+use crate::text::hex;
 
 /// Version of the file. A change after which an older file would be misread takes the next number.
 const VERSION: u32 = 1;
@@ -164,11 +165,6 @@ fn little_endian(values: &[f32]) -> Vec<u8> {
     let mut bytes = vec![0; 4 * values.len()];
     bytes.chunks_exact_mut(4).zip(values).for_each(|(bytes, v)| bytes.copy_from_slice(&v.to_le_bytes()));
     bytes
-}
-
-/// A digest as it is shown.
-pub(super) fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Checkpoint {

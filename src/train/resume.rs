@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 use tracing::{info, warn};
 
-use super::checkpoint::{Checkpoint, FinishedLayer, hex};
+use super::checkpoint::{Checkpoint, FinishedLayer};
 use super::job::TrainedLayer;
 use super::outcome::FitState;
 use super::page::TrainingInputs;
 use crate::keras::{self, Weights};
 use crate::ledger::{sweep, write_atomic};
+use crate::text::hex;
 use crate::wire::{InputKind, Layer, TrainingSettings};
 
 /// Largest checkpoint that is read; ours have 23 MB.

@@ -11,7 +11,7 @@ mod walltime;
 pub use choices::{Augmentation, Flip, PatchSelection, StoppingMetric};
 pub use job::{JobFile, JobFileError, JobMessage, MessageError};
 pub use layer::{Input, InputKind, Inputs, InputsError, Layer};
-pub use limits::SiteLimits;
+pub use limits::{Beyond, SiteLimits};
 pub use reply::{Envelope, Reply, ReplyError};
 pub use settings::{ResourceSettings, SettingsError, SettingsMap, TRAINING_SETTINGS, TrainingSettings};
 pub use walltime::{Walltime, WalltimeError};

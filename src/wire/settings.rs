@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -70,7 +71,7 @@ pub struct TrainingSettings {
 }
 
 /// What the job asks Slurm for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceSettings {
     /// `--cpus-per-task`, 1 to 4096.
     pub cpus: u32,
@@ -86,12 +87,6 @@ pub struct ResourceSettings {
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{}", list(.0))]
 pub struct SettingsError(Vec<String>);
-
-impl SettingsError {
-    pub(super) fn new(problems: Vec<String>) -> Self {
-        Self(problems)
-    }
-}
 
 fn list(problems: &[String]) -> String {
     let mut text = String::new();

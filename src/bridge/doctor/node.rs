@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use super::row::{Row, Rows, host};
 use super::spool::DIRECTORY;
+use crate::bridge::requests;
 use crate::config::SiteConfig;
-use crate::ledger::SlurmJobId;
-use crate::slurm::{JobInfo, Phase, Request, Slurm, in_words};
+use crate::slurm::{JobInfo, Phase, Slurm, SlurmJobId, in_words};
 use crate::text::{printable, span};
 
 /// Between two looks.
@@ -60,10 +60,10 @@ pub(super) async fn on_node(
         rows.fail("job", format!("there is no {}", script.display()), "put the script back from the release");
         return (rows.done(), Ended::Done);
     }
-    let slurm = Slurm::new(site);
+    let slurm = requests::commands(site);
     // A name that no other doctor has.
     let name = format!("hpcd-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
-    let request = Request::node_check(site, &name, memory_mb, &script, directory.path());
+    let request = requests::node_check(site, &name, memory_mb, &script, directory.path());
     let id = match slurm.submit(&request).await {
         Ok(id) => id,
         Err(error) => {
@@ -125,7 +125,8 @@ async fn wait(
         if info.is_some_and(|info| info.state.phase() == Phase::Ended) {
             let since = over_since.get_or_insert_with(Instant::now);
             if since.elapsed() > LAG {
-                let log = std::fs::read_to_string(directory.join("node.log")).unwrap_or_default();
+                let log =
+                    std::fs::read_to_string(directory.join(format!("node-{id}.log"))).unwrap_or_default();
                 let last = log.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing");
                 let seen =
                     format!("Slurm job {id} is over ({told}) and wrote no result here; its log says: {last}");

@@ -2,7 +2,8 @@ use serde_json::json;
 
 use super::*;
 use crate::bridge::operator::{InSlurm, Pause, Waiting};
-use crate::ledger::{CorrelationId, Event, JobId, Record, SlurmJobId};
+use crate::ledger::{CorrelationId, Event, JobId, Record};
+use crate::slurm::SlurmJobId;
 
 fn now() -> Timestamp {
     "2026-11-01T10:00:00Z".parse().unwrap()
@@ -25,6 +26,7 @@ fn job(id: &str, events: &[Event]) -> JobStatus {
         waiting: None,
         progress: None,
         expected_end: None,
+        being_cancelled: None,
     }
 }
 

@@ -6,8 +6,8 @@ use tokio::runtime::Runtime;
 use tracing::{info, warn};
 
 use crate::config::{OnTimeLimit, TrainerConfig};
-use crate::ledger::{JobFiles, SlurmJobId};
-use crate::slurm::Slurm;
+use crate::ledger::JobFiles;
+use crate::slurm::{Slurm, SlurmJobId};
 use crate::train::{Checkpoints, TrainingInputs};
 use crate::wire::TrainingSettings;
 
@@ -44,7 +44,7 @@ impl Allocation {
     /// Asks Slurm to put the job back into its queue; false when it can't or won't.
     pub(super) fn requeue(&self, config: &TrainerConfig, runtime: &Runtime) -> bool {
         let Some(job) = self.may_requeue(config) else { return false };
-        let slurm = Slurm::on_node(config.slurm_bin.clone(), config.slurm_timeout.min(LONGEST));
+        let slurm = Slurm::new(config.slurm_bin.clone(), config.slurm_timeout.min(LONGEST), []);
         match runtime.block_on(slurm.requeue(job)) {
             Ok(()) => {
                 info!(
