@@ -7,9 +7,9 @@
 use std::fmt::Display;
 
 use crate::ledger::{Cause, Verdict};
-use crate::slurm::SlurmJobId;
-use crate::text::sentence;
-use crate::wire::{Beyond, ResourceSettings};
+use base::text::sentence;
+use domain::SlurmJobId;
+use domain::{Beyond, ResourceSettings};
 
 /// Who helps, where the site names nobody (`OPERATOR_CONTACT`).
 pub const OPERATOR: &str = "the operator of the cluster";

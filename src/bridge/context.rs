@@ -12,18 +12,19 @@ use thiserror::Error;
 
 use super::decide::Rules;
 use super::look::View;
-use super::requests;
-use crate::broker::{Broker, BrokerError};
 use crate::config::Config;
-use crate::exit_code::ExitCode;
 use crate::ledger::{
-    Cause, Event, JobId, Lock, LockError, Record, Role, Store, StoreError, TransitionError, Verdict,
+    Cause, Event, Lock, LockError, Record, Role, Store, StoreError, TransitionError, Verdict,
 };
 use crate::rodan::Client;
-use crate::secret::Secret;
 use crate::sentences::{self, About};
-use crate::slurm::Slurm;
-use crate::text::printable;
+use base::exit_code::ExitCode;
+use base::secret::Secret;
+use base::text::printable;
+use contract::broker::{Broker, BrokerError};
+use domain::JobId;
+use scheduler::requests;
+use scheduler::slurm::Slurm;
 
 /// The longest detail that is told of a job, in characters.
 const LONGEST_DETAIL: usize = 2000;

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::broker::{BrokerError, PublishError};
-use crate::config::SiteConfig;
 use crate::ledger::{Breaker, Doubt, Outcome, Record, State, Verdict};
-use crate::slurm::{JobInfo, JobState, Phase, SlurmJobId, SubmitError};
-use crate::wire::ResourceSettings;
+use contract::broker::{BrokerError, PublishError};
+use domain::ResourceSettings;
+use domain::SlurmJobId;
+use scheduler::SiteConfig;
+use scheduler::slurm::{JobInfo, JobState, Phase, SubmitError};
 
 /// Slurm calls a job completed a little before a shared filesystem shows the reply that it has left.
 const REPLY_LAG: Duration = Duration::from_secs(60);
@@ -407,12 +408,8 @@ pub(super) fn is_hopeless(job: &Record, error: &PublishError, gives_up: bool) ->
 pub(crate) fn ends(info: &JobInfo, check: impl Fn(&str)) {
     use crate::sentences::{About, OPERATOR, of_verdict};
 
-    let asked = ResourceSettings {
-        cpus: 4,
-        memory_mb: 100_000_000,
-        walltime: crate::wire::Walltime::MINUTE,
-        email: None,
-    };
+    let asked =
+        ResourceSettings { cpus: 4, memory_mb: 100_000_000, walltime: domain::Walltime::MINUTE, email: None };
     for asked in [None, Some(&asked)] {
         let about = About { slurm_id: Some(info.id), asked, operator: OPERATOR };
         check(&of_verdict(&ended(info, asked, &Found::default()), about).1);

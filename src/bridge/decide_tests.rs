@@ -1,7 +1,8 @@
 //! What is decided about a job, case by case.
 
 use super::*;
-use crate::ledger::{CorrelationId, Event, JobId};
+use crate::ledger::Event;
+use domain::{CorrelationId, JobId};
 
 const HOUR: Duration = Duration::from_secs(3600);
 

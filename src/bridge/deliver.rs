@@ -6,11 +6,11 @@ use jiff::Timestamp;
 
 use super::context::{BridgeError, Pass};
 use super::decide::is_hopeless;
-use crate::broker::{BrokerError, PublishError};
-use crate::exit_code::ExitCode;
 use crate::ledger::{Event, Outcome, Record, State, Verdict};
 use crate::sentences::{About, of_verdict};
-use crate::wire::Reply;
+use base::exit_code::ExitCode;
+use contract::broker::{BrokerError, PublishError};
+use contract::wire::Reply;
 
 impl Pass<'_> {
     /// Spools the error reply of a failed job. Models on disk win over whatever ended the job that made them.

@@ -4,13 +4,14 @@ use jiff::Timestamp;
 
 use super::context::BridgeError;
 use super::intake::read;
-use super::requests;
-use crate::broker::{Broker, BrokerError, DEFAULT_REPLY_QUEUE, JOBS_QUEUE, Looking};
 use crate::config::Config;
-use crate::ledger::{CorrelationId, JobId, Store};
+use crate::ledger::Store;
 use crate::sentences::OPERATOR;
-use crate::text::{printable, printable_json, sentence};
-use crate::wire::{Envelope, JobFile};
+use base::text::{printable, printable_json, sentence};
+use contract::broker::{Broker, BrokerError, DEFAULT_REPLY_QUEUE, JOBS_QUEUE, Looking};
+use contract::wire::{Envelope, JobFile};
+use domain::{CorrelationId, JobId};
+use scheduler::requests;
 
 /// What `check` would do with the next message.
 #[derive(Debug)]

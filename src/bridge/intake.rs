@@ -4,12 +4,14 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use super::context::{BridgeError, Pass};
-use crate::broker::{BrokerError, DEFAULT_REPLY_QUEUE, JOBS_QUEUE, Taken};
-use crate::config::SiteConfig;
-use crate::exit_code::ExitCode;
-use crate::ledger::{CorrelationId, Event, JobId, Outcome, Record, State, Verdict};
+use crate::ledger::{Event, Outcome, Record, State, Verdict};
 use crate::sentences;
-use crate::wire::{JobMessage, MessageError, ResourceSettings};
+use base::exit_code::ExitCode;
+use contract::broker::{BrokerError, DEFAULT_REPLY_QUEUE, JOBS_QUEUE, Taken};
+use contract::wire::{JobMessage, MessageError};
+use domain::ResourceSettings;
+use domain::{CorrelationId, JobId};
+use scheduler::SiteConfig;
 
 impl Pass<'_> {
     /// Takes the next message and returns its job; `None` when there is none.

@@ -7,9 +7,11 @@ use jiff::Timestamp;
 
 use super::context::Pass;
 use super::decide::{self, Found};
-use crate::exit_code::ExitCode;
-use crate::ledger::{JobId, Outcome, Progress, Record, State};
-use crate::slurm::{JobInfo, JobState, Phase, Slurm, SlurmError, SlurmJobId};
+use crate::ledger::{Outcome, Progress, Record, State};
+use base::exit_code::ExitCode;
+use domain::JobId;
+use domain::SlurmJobId;
+use scheduler::slurm::{JobInfo, JobState, Phase, Slurm, SlurmError};
 
 /// sacct lags behind the controller by about this long.
 const ACCOUNTING_LAG: Duration = Duration::from_secs(2);

@@ -12,9 +12,10 @@ use jiff::Timestamp;
 use super::context::{BridgeError, Pass};
 use super::exposition::Exposition;
 
-use crate::broker::JOBS_QUEUE;
-use crate::exit_code::ExitCode;
-use crate::ledger::{Cause, Record, Replace, State, Store, StoreError, Tally};
+use crate::ledger::{Cause, Record, State, Store, StoreError, Tally};
+use base::exit_code::ExitCode;
+use base::files::Replace;
+use contract::broker::JOBS_QUEUE;
 
 /// A file of ours has a few kilobytes.
 const MAX_BYTES: u64 = 1 << 20;

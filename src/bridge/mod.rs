@@ -3,7 +3,6 @@
 mod context;
 mod decide;
 mod deliver;
-pub mod doctor;
 mod dry_run;
 mod exposition;
 mod intake;
@@ -11,7 +10,6 @@ mod look;
 mod metrics;
 pub mod operator;
 mod pass;
-pub mod requests;
 mod submit;
 mod throttle;
 mod watch;

@@ -6,13 +6,16 @@ use jiff::Timestamp;
 
 use super::context::{BridgeError, Pass};
 use super::decide::{Untaken, judge};
-use super::requests;
-use crate::exit_code::ExitCode;
-use crate::ledger::{Event, Record, State, Verdict, write_atomic};
+use crate::ledger::{Event, Record, State, Verdict};
 use crate::rodan::{Client, LoginError, log_in};
-use crate::secret::Secret;
-use crate::slurm::{SlurmJobId, SubmitError};
-use crate::wire::{JobFile, ResourceSettings};
+use base::exit_code::ExitCode;
+use base::files::write_atomic;
+use base::secret::Secret;
+use contract::wire::JobFile;
+use domain::ResourceSettings;
+use domain::SlurmJobId;
+use scheduler::requests;
+use scheduler::slurm::SubmitError;
 
 /// The job has to wait: there is no next step in this pass.
 const WAITS: Result<ControlFlow<()>, BridgeError> = Ok(ControlFlow::Break(()));

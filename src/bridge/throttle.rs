@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::context::{BridgeError, Pass};
 use super::decide::{Intake, intake};
-use crate::exit_code::ExitCode;
 use crate::ledger::Record;
+use base::exit_code::ExitCode;
 
 impl Pass<'_> {
     /// Whether one more job may be taken, now that these are open or were.

@@ -7,15 +7,14 @@ use std::sync::LazyLock;
 use jiff::Timestamp;
 
 use super::assert_shown;
-use crate::bridge::requests;
 use crate::config::{Config, Sources};
-use crate::ledger::{CorrelationId, JobId, Record};
-use crate::secret::Secret;
+use crate::ledger::Record;
 use crate::sentences;
-use crate::wire::{
-    Envelope, JobFile, JobMessage, Reply, ResourceSettings, SettingsMap, SiteLimits, TrainingSettings,
-    Walltime,
-};
+use base::secret::Secret;
+use contract::wire::{Envelope, JobFile, JobMessage, Reply};
+use domain::{CorrelationId, JobId};
+use domain::{ResourceSettings, SettingsMap, SiteLimits, TrainingSettings, Walltime};
+use scheduler::requests;
 
 /// Occurs in no input but by a deliberate search.
 const TOKEN: &str = "9f1c3ad0a07e44d2b6f5c2e1d8b7a604";
@@ -60,7 +59,7 @@ pub(super) fn message(data: &[u8]) {
     let job = match JobMessage::parse(body) {
         Ok(job) => job,
         Err(error) => {
-            let sentence = crate::text::sentence(&error.to_string());
+            let sentence = base::text::sentence(&error.to_string());
             assert_shown(&sentence);
             let reply = Reply::error(&sentence);
             let back = Reply::from_body(reply.body().to_vec()).unwrap();

@@ -2,8 +2,8 @@
 
 use super::assert_shown;
 use crate::bridge;
-use crate::slurm::fuzzing::{answer, exit_code_in, sacct_lines, squeue_line};
-use crate::slurm::{JobInfo, JobState, Phase, SubmitError, in_words};
+use scheduler::slurm::fuzzing::{answer, exit_code_in, sacct_lines, squeue_line};
+use scheduler::slurm::{JobInfo, JobState, Phase, SubmitError, in_words};
 
 /// States in which Slurm is done with a job (`man squeue`, "JOB STATE CODES").
 const ENDS: [&str; 10] = [

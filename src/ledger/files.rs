@@ -4,9 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::atomic::UNFINISHED;
-use super::own::read_own;
-use crate::slurm::SlurmJobId;
+use base::files::UNFINISHED;
+use base::files::read_own;
+use domain::SlurmJobId;
 
 const RECORD: &str = "record.json";
 const MESSAGE: &str = "message.json";

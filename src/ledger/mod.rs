@@ -1,13 +1,10 @@
 //! The ledger: one record per job in the spool, written before each side effect.
 
-mod atomic;
 mod breaker;
 mod cause;
 mod claim;
 mod files;
-mod ids;
 mod lock;
-mod own;
 mod progress;
 mod record;
 mod store;
@@ -15,14 +12,11 @@ mod tally;
 mod verdict;
 mod view;
 
-pub use atomic::{Replace, create_atomic, sweep, write_atomic};
 pub use breaker::Breaker;
 pub use cause::Cause;
 pub use claim::{Claimed, Publisher, claim};
 pub use files::JobFiles;
-pub use ids::{CorrelationId, JobId};
 pub use lock::{HeldBy, Lock, LockError, Role};
-pub(crate) use own::read_own;
 pub use progress::Progress;
 pub use record::{Doubt, Event, Outcome, Record, State, TransitionError};
 #[cfg(any(test, feature = "fuzzing"))]

@@ -6,11 +6,12 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::cause::Cause;
-use super::ids::{CorrelationId, JobId};
 use super::verdict::Verdict;
-use crate::slurm::SlurmJobId;
-use crate::text::hex;
-use crate::wire::{Envelope, ResourceSettings};
+use base::text::hex;
+use contract::wire::Envelope;
+use domain::ResourceSettings;
+use domain::SlurmJobId;
+use domain::{CorrelationId, JobId};
 
 /// What a spooled reply holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

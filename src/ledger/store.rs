@@ -8,16 +8,16 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use thiserror::Error;
 
-use super::atomic::{PROBE, UNFINISHED, sweep, sync_directory, write_atomic};
 use super::breaker::Breaker;
 use super::claim::{Claimed, Publisher, claim};
 use super::files::JobFiles;
-use super::ids::JobId;
-use super::own::{is_own_directory, own_directory, read_own};
 use super::record::{Outcome, RECORD_VERSION, Record};
-use crate::crash;
-use crate::text::printable;
-use crate::wire::{Envelope, Reply};
+use base::crash;
+use base::files::{PROBE, UNFINISHED, sweep, sync_directory, write_atomic};
+use base::files::{is_own_directory, own_directory, read_own};
+use base::text::printable;
+use contract::wire::{Envelope, Reply};
+use domain::JobId;
 
 /// The spool: `jobs/` (open), `done/` (answered), `rejected/` (messages that were no jobs, and files that are
 /// not ours).

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use super::files::JobFiles;
-use super::ids::JobId;
 use super::lock::{HeldBy, Holder, holder_path};
 use super::record::Record;
 use super::store::{Store, StoreError, Unreadable, load};
+use domain::JobId;
 
 /// A job as it lies in the spool.
 #[derive(Clone, Debug)]

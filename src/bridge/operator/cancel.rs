@@ -6,9 +6,10 @@ use super::super::context::{BridgeError, Happening, Outcome as PassOutcome, Pass
 use super::super::decide::Part;
 use super::super::look::is_with_slurm;
 use crate::config::Config;
-use crate::exit_code::ExitCode;
-use crate::ledger::{JobId, LockError, Outcome, Record, Role, State, Store, Verdict};
-use crate::slurm::SlurmJobId;
+use crate::ledger::{LockError, Outcome, Record, Role, State, Store, Verdict};
+use base::exit_code::ExitCode;
+use domain::JobId;
+use domain::SlurmJobId;
 
 /// How long the lock of the spool is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -5,9 +5,10 @@ use std::time::Duration;
 use super::super::context::{BridgeError, Happening, Outcome as PassOutcome, Pass, lock};
 use super::super::decide::Part;
 use crate::config::Config;
-use crate::exit_code::ExitCode;
-use crate::ledger::{JobId, LockError, Outcome, Record, Role, State, Store};
-use crate::slurm::SlurmJobId;
+use crate::ledger::{LockError, Outcome, Record, Role, State, Store};
+use base::exit_code::ExitCode;
+use domain::JobId;
+use domain::SlurmJobId;
 
 /// How long the lock of the spool is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);

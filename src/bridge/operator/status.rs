@@ -9,14 +9,17 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::super::look::is_with_slurm;
-use super::super::requests;
 use super::find::{FindError, find, shortest};
 use super::logs::logs_of;
 use crate::config::Config;
-use crate::ledger::{HeldBy, JobId, Outcome, Progress, Record, Seen, State, Store, StoreError, read_own};
+use crate::ledger::{HeldBy, Outcome, Progress, Record, Seen, State, Store, StoreError};
 use crate::sentences::{About, OPERATOR, of_verdict};
-use crate::slurm::{JobInfo, Node, Pending, Phase, SlurmJobId, fitting, in_words, place};
-use crate::wire::Reply;
+use base::files::read_own;
+use contract::wire::Reply;
+use domain::JobId;
+use domain::SlurmJobId;
+use scheduler::requests;
+use scheduler::slurm::{JobInfo, Node, Pending, Phase, fitting, in_words, place};
 
 /// A note that is older says nothing about the end: it may be of a run before the job came back.
 const FRESH: Duration = Duration::from_secs(600);
@@ -322,7 +325,7 @@ fn settings(message: &[u8]) -> Option<Map<String, Value>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::slurm::JobState;
+    use scheduler::slurm::JobState;
 
     #[test]
     fn the_end_is_the_trainers_where_it_is_fresh_and_of_the_job_that_runs() {
