@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use super::decide::Rules;
-use super::look::View;
+use super::view::View;
 use crate::config::Config;
 use crate::ledger::{
     Cause, Event, Lock, LockError, Record, Role, Store, StoreError, TransitionError, Verdict,

@@ -1,72 +1,20 @@
 //! What Slurm says of the open jobs: one query for all of them.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::context::Pass;
 use super::decide::{self, Found};
-use crate::ledger::{Outcome, Progress, Record, State};
+use super::view::{View, is_with_slurm};
+use crate::ledger::{Outcome, Progress, Record};
 use base::exit_code::ExitCode;
-use domain::JobId;
-use domain::SlurmJobId;
 use scheduler::slurm::{JobInfo, JobState, Phase, Slurm, SlurmError};
 
 /// sacct lags behind the controller by about this long.
 const ACCOUNTING_LAG: Duration = Duration::from_secs(2);
 /// How often it is asked again for what it does not have yet.
 const ACCOUNTING_LOOKS: u32 = 2;
-
-/// What Slurm has said, and about which jobs it was asked.
-#[derive(Debug, Default)]
-pub(super) struct View {
-    asked: BTreeSet<JobId>,
-    known: Vec<JobInfo>,
-}
-
-impl View {
-    /// What it says of a job.
-    pub(super) fn of(&self, job: &Record) -> decide::Slurm<'_> {
-        if !self.asked.contains(&job.job_id) {
-            return decide::Slurm::Silent;
-        }
-        self.info(job).map_or(decide::Slurm::Unknown, decide::Slurm::Has)
-    }
-
-    fn info(&self, job: &Record) -> Option<&JobInfo> {
-        let name = job.job_id.slurm_name();
-        // The name counts as well as the number: a controller that lost its state gives numbers out again.
-        let mut matching = self.known.iter().filter(|info| info.name == name);
-        match job.slurm_id {
-            Some(id) => matching.find(|info| info.id == id),
-            None => matching.next_back(),
-        }
-    }
-
-    /// The watcher of a job that Slurm has, although the record does not say so: the pass that submitted it
-    /// was killed before it could.
-    pub(super) fn watcher_of(&self, job: &Record) -> Option<SlurmJobId> {
-        let name = job.job_id.watcher_name();
-        let alive = |info: &&JobInfo| matches!(info.state.phase(), Phase::Waiting | Phase::Active);
-        self.known.iter().filter(alive).find(|info| info.name == name).map(|info| info.id)
-    }
-
-    /// How long a job has run, in seconds, where it has run at all.
-    pub(super) fn ran_seconds(&self, job: &Record) -> Option<u64> {
-        let decide::Slurm::Has(info) = self.of(job) else { return None };
-        info.ran_for().map(|time| time.as_secs()).filter(|seconds| *seconds > 0)
-    }
-
-    /// What was said of a job no longer counts: it was just submitted, or cancelled.
-    pub(super) fn forget(&mut self, job: &Record) {
-        self.asked.remove(&job.job_id);
-    }
-}
-
-pub(super) fn is_with_slurm(job: &Record) -> bool {
-    matches!(job.state, State::Submitting { .. } | State::Submitted { .. } | State::Running { .. })
-}
 
 impl Pass<'_> {
     /// Asks Slurm about all jobs that it may have. When it gives no answer nothing is decided about them.
@@ -77,7 +25,7 @@ impl Pass<'_> {
             return;
         }
         match known(&self.slurm, &jobs).await {
-            Ok(known) => self.view = View { asked: jobs.iter().map(|j| j.job_id.clone()).collect(), known },
+            Ok(known) => self.view = View::new(&jobs, known),
             Err(error) => {
                 tracing::error!("{error}; the jobs that are with Slurm stay as they are");
                 return self.remember(ExitCode::Slurm);

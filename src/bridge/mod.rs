@@ -12,6 +12,7 @@ pub mod operator;
 mod pass;
 mod submit;
 mod throttle;
+mod view;
 mod watch;
 
 pub use context::{BridgeError, Happening, Outcome, Pass};

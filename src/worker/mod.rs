@@ -289,7 +289,8 @@ fn train(
     if let (Err(TrainError::Stopped { .. }), Some(Signal::Warned), Some(checkpoints)) =
         (&trained, signals.received(), &mut checkpoints)
     {
-        if watch.inner.made_progress() && checkpoints.is_saved() && allocation.requeue(config, runtime) {
+        let worth_it = watch.inner.made_progress() && checkpoints.is_saved();
+        if worth_it && allocation.requeue(config, runtime, signals) {
             return Err(JobError::Left);
         }
         // What can't go on later ends here: with the best so far where every layer has an epoch.

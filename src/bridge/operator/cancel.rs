@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::super::context::{BridgeError, Happening, Outcome as PassOutcome, Pass, lock};
 use super::super::decide::Part;
-use super::super::look::is_with_slurm;
+use super::super::view::is_with_slurm;
 use crate::config::Config;
 use crate::ledger::{LockError, Outcome, Record, Role, State, Store, Verdict};
 use base::exit_code::ExitCode;

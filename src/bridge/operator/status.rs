@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::super::look::is_with_slurm;
+use super::super::view::is_with_slurm;
 use super::find::{FindError, find, shortest};
 use super::logs::logs_of;
 use crate::config::Config;

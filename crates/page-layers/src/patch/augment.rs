@@ -1,4 +1,5 @@
-//! Patches that vary from epoch to epoch, so that a network sees more of the page than it has patches.
+//! Patches that vary from epoch to epoch, so that a network sees more of the page than it has
+//! patches.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -7,8 +8,9 @@ use crate::patch::samples::{Place, Samples, vary};
 use domain::Augmentation;
 use domain::PatchShape;
 
-/// The same samples, each varied by chance. What a sample looks like depends on nothing but seed, epoch and its number,
-/// so it is the same for any number of threads, and in a training that goes on from a checkpoint.
+/// The same samples, each varied at random. How a sample varies depends only on the seed, the epoch
+/// and the sample's number. So it is the same for any number of threads, and in a training that
+/// goes on from a checkpoint.
 pub(crate) struct Augmented<'a> {
     pub(crate) samples: &'a dyn Samples,
     pub(crate) how: Augmentation,
@@ -16,9 +18,9 @@ pub(crate) struct Augmented<'a> {
     pub(crate) epoch: usize,
 }
 
-/// How one sample differs from the one on the page.
+/// How one sample differs from what is on the page.
 struct Variation {
-    /// Rows farther down, columns farther right.
+    /// Rows further down, columns further to the right.
     shift: (isize, isize),
     left_right: bool,
     up_down: bool,
@@ -107,13 +109,6 @@ mod tests {
         let (bottom, right) = (16 - 6 - top, 16 - 8 - left);
         let ways = [(top, left, 48), (top, right, 48), (bottom, left, 48), (bottom, right, 48)];
         assert_eq!(met, ways.into());
-    }
-
-    #[test]
-    fn channels_keep_their_order_when_rows_are_mirrored() {
-        let mut row = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-        mirror_rows(&mut row, 3, 2);
-        assert_eq!(row, [4.0, 5.0, 6.0, 1.0, 2.0, 3.0]);
     }
 
     #[test]

@@ -3,10 +3,32 @@
 //! The texts are those of Slurm's `slurm_errno.c`, versions 20.02 to 25.11, and of `sbatch.c`. They are
 //! facts of Slurm's; a text that stands in no list here is unclear, and the job waits.
 
-use super::command::Output;
-use super::submit::SubmitError;
+use thiserror::Error;
+
+use super::command::{Output, SlurmError};
 use base::text::printable;
 use domain::SlurmJobId;
+
+/// A job that sbatch did not accept, as far as is known. It may exist all the same, but for
+/// [`SubmitError::Refused`] and [`SubmitError::Limit`]: look for its name before it is submitted again.
+#[derive(Debug, Error)]
+pub enum SubmitError {
+    /// Slurm can't be reached, or the cluster takes no jobs for now.
+    #[error("Slurm can't take the job now: {0}")]
+    Later(String),
+    /// The site's limit of jobs at a time is reached: there will be room once others are done.
+    #[error("Slurm takes no more jobs of this account for now: {0}")]
+    Limit(String),
+    /// Slurm will never accept this job.
+    #[error("Slurm refuses the job: {0}")]
+    Refused(String),
+    /// Nobody knows whether these words mean the job, or pass by.
+    #[error("sbatch did not take the job: {0}")]
+    Unclear(String),
+    /// sbatch itself could not be run.
+    #[error(transparent)]
+    Command(#[from] SlurmError),
+}
 
 /// Names of limits of jobs at a time, in any account, QOS or cluster: there will be room. They are
 /// `AssocMaxSubmitJobLimit`, `QOSMaxSubmitJobPerUserLimit` and the like, and `MaxJobCount` of all.

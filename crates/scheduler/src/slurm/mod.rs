@@ -11,13 +11,13 @@ mod state;
 mod submit;
 mod waiting;
 
+pub use answer::SubmitError;
 pub use command::{Slurm, SlurmError};
 pub use probe::{Accounting, Trial};
 pub use query::JobInfo;
 pub use reason::in_words;
 pub use request::{JobRequest, Request};
 pub use state::{JobState, Phase};
-pub use submit::SubmitError;
 pub use waiting::{Node, Pending, Place, fitting, place};
 
 /// What reads Slurm's words, for the fuzz targets.

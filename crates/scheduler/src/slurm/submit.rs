@@ -1,33 +1,10 @@
 //! Calling sbatch and scancel.
 
-use thiserror::Error;
-
-use super::answer::read_answer;
+use super::answer::{SubmitError, read_answer};
 use super::command::{Slurm, SlurmError};
 use super::request::Request;
 use base::crash;
 use domain::SlurmJobId;
-
-/// A job that sbatch did not accept, as far as is known. It may exist all the same, but for
-/// [`SubmitError::Refused`] and [`SubmitError::Limit`]: look for its name before it is submitted again.
-#[derive(Debug, Error)]
-pub enum SubmitError {
-    /// Slurm can't be reached, or the cluster takes no jobs for now.
-    #[error("Slurm can't take the job now: {0}")]
-    Later(String),
-    /// The site's limit of jobs at a time is reached: there will be room once others are done.
-    #[error("Slurm takes no more jobs of this account for now: {0}")]
-    Limit(String),
-    /// Slurm will never accept this job.
-    #[error("Slurm refuses the job: {0}")]
-    Refused(String),
-    /// Nobody knows whether these words mean the job, or pass by.
-    #[error("sbatch did not take the job: {0}")]
-    Unclear(String),
-    /// sbatch itself could not be run.
-    #[error(transparent)]
-    Command(#[from] SlurmError),
-}
 
 impl Slurm {
     /// Submits a job.
