@@ -168,7 +168,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ids::CorrelationId;
+    use domain::CorrelationId;
     use super::super::record::{Event, Record};
     use super::*;
 

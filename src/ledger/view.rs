@@ -92,7 +92,7 @@ fn ids_in(directory: &Path) -> Result<Vec<JobId>, StoreError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ids::CorrelationId;
+    use domain::CorrelationId;
     use super::super::lock::{Lock, Role};
     use super::*;
 
