@@ -16,6 +16,9 @@ mod fit_tests;
 mod gpu;
 mod init;
 mod job;
+mod jpeg;
+#[cfg(test)]
+mod jpeg_tests;
 mod learner;
 mod mask;
 mod metrics;
