@@ -8,9 +8,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use hpc_trainer::keras;
-use hpc_trainer::train::{PatchShape, initial_weights};
 use image::{DynamicImage, GenericImageView as _, GrayImage, ImageBuffer, ImageFormat, Luma, Rgb};
+use page_layers::keras;
+use page_layers::{PatchShape, initial_weights};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A page of 150×140 pixels and a folder with models of the seeds 1, 2 … for patches of this size.
@@ -167,7 +167,7 @@ fn a_jpeg_smaller_than_a_window_and_the_older_names() {
 #[test]
 fn a_jpeg_is_seen_alike_however_it_is_stored_and_half_of_it_is_refused() {
     let desk = Desk::new(&["Background Model.hdf5", "Model 0.hdf5"], 32, 32);
-    let jpegs = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/train/jpegs");
+    let jpegs = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/page-layers/src/page/jpegs");
     let seen = |how: &str| {
         let bytes = std::fs::read(jpegs.join(format!("ycc_22_{how}.jpg"))).unwrap();
         std::fs::write(desk.path("whole.jpg"), &bytes).unwrap();

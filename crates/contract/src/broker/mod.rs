@@ -1,0 +1,15 @@
+//! RabbitMQ: taking jobs and publishing replies.
+
+mod config;
+mod connect;
+mod hello;
+mod inspect;
+mod intake;
+mod publish;
+
+pub use config::BrokerConfig;
+pub use connect::{Broker, BrokerError};
+pub use hello::{Hello, hello};
+pub use inspect::QueueFacts;
+pub use intake::{JOBS_QUEUE, Taken};
+pub use publish::{DEFAULT_REPLY_QUEUE, PublishError};

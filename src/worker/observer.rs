@@ -1,0 +1,153 @@
+//! Between the training and the job around it: signals in, progress out.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tracing::warn;
+
+use super::progress_bar::Progress;
+use super::requeue::Allocation;
+use super::signals::Signals;
+use crate::ledger::{JobFiles, Progress as Note};
+use base::memory::peak_memory;
+use domain::Layer;
+use page_layers::{EpochReport, JobObserver, Stop, TrainedLayer};
+
+/// How often the note is written, at most, but for the starts of layers and the ends of epochs.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// After so many steps the pace is known well enough.
+const TELLING_STEPS: u64 = 20;
+
+/// Shows progress, notes it for `check`, and passes signals on.
+pub(super) struct Watch {
+    shown: Progress,
+    signals: Signals,
+    managed: bool,
+    suspend_when_warned: bool,
+    /// Steps done in this run.
+    steps: u64,
+    /// When the first of them was done.
+    first_step: Option<Instant>,
+    note: Note,
+    files: Option<JobFiles>,
+    noted: Instant,
+}
+
+impl Watch {
+    /// Watches a training of so many layers. `files` are those of a job that `check` looks after.
+    pub(super) fn new(
+        shown: Progress,
+        signals: &Signals,
+        files: Option<&JobFiles>,
+        allocation: &Allocation,
+        layers: usize,
+    ) -> Self {
+        let note = Note {
+            slurm_job_id: allocation.job,
+            restart_count: allocation.restarts,
+            layer: String::new(),
+            layer_number: 0,
+            layers,
+            epoch: 0,
+            epochs: 0,
+            step: 0,
+            steps: 0,
+            loss: None,
+            accuracy: None,
+            f1: None,
+            updated_at: Timestamp::now(),
+            peak_memory_mb: None,
+            expected_end: None,
+        };
+        let mut watch = Self {
+            shown,
+            signals: signals.clone(),
+            managed: files.is_some(),
+            suspend_when_warned: false,
+            steps: 0,
+            first_step: None,
+            note,
+            files: files.cloned(),
+            noted: Instant::now(),
+        };
+        watch.write();
+        watch
+    }
+
+    /// Whether a warning suspends the training even where it has something to show.
+    pub(super) fn suspend_when_warned(&mut self, suspend: bool) {
+        self.suspend_when_warned = suspend;
+    }
+
+    /// True when this run has trained at all: else the next one would get no further either.
+    pub(super) fn made_progress(&self) -> bool {
+        self.steps > 0
+    }
+
+    /// By the time that a step of this run took so far, with its share of validations and checkpoints.
+    fn expected_end(&self) -> Option<Timestamp> {
+        let timed =
+            u32::try_from(self.steps.checked_sub(1)?).ok().filter(|n| u64::from(*n) >= TELLING_STEPS)?;
+        let left = u32::try_from(self.note.steps_left()?).ok()?;
+        let left = (self.first_step?.elapsed() / timed).checked_mul(left)?;
+        Timestamp::now().checked_add(left).ok()
+    }
+
+    fn write(&mut self) {
+        self.noted = Instant::now();
+        let Some(files) = &self.files else { return };
+        self.note.updated_at = Timestamp::now();
+        self.note.expected_end = self.expected_end();
+        self.note.peak_memory_mb = peak_memory().map(|bytes| bytes >> 20);
+        if let Err(error) = self.note.write(&files.progress()) {
+            warn!("{} can't be written: {error}", files.progress().display());
+            self.files = None; // once is enough to be told
+        }
+    }
+}
+
+impl JobObserver for Watch {
+    fn layer_started(&mut self, layer: Layer, number: usize, train: usize, validation: usize, epochs: u32) {
+        self.shown.layer_started(layer, number, train, validation, epochs);
+        self.note = Note {
+            layer: layer.model_name(),
+            layer_number: number,
+            epoch: 0,
+            epochs: epochs as usize,
+            step: 0,
+            steps: 0,
+            loss: None,
+            accuracy: None,
+            f1: None,
+            ..self.note.clone()
+        };
+        self.write();
+    }
+
+    fn step(&mut self, layer: Layer, epoch: usize, step: usize, steps: usize, loss: f32) {
+        self.steps += 1;
+        self.first_step.get_or_insert_with(Instant::now);
+        self.shown.step(layer, epoch, step, steps, loss);
+        (self.note.epoch, self.note.step, self.note.steps) = (epoch, step, steps);
+        self.note.loss = Some(f64::from(loss));
+        if self.noted.elapsed() >= EVERY {
+            self.write();
+        }
+    }
+
+    fn epoch(&mut self, layer: Layer, report: &EpochReport) {
+        self.shown.epoch(layer, report);
+        self.note.accuracy = report.validation.map(|metrics| metrics.accuracy);
+        self.note.f1 = report.validation.map(|metrics| metrics.f1);
+        self.write();
+    }
+
+    fn layer_finished(&mut self, layer: &TrainedLayer) {
+        self.shown.layer_finished(layer);
+    }
+
+    fn stop(&self) -> Stop {
+        self.signals.stop(self.managed, self.suspend_when_warned)
+    }
+}
