@@ -1,13 +1,14 @@
 //! Between the training and the job around it: signals in, progress out.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::progress_bar::Progress;
 use super::requeue::Allocation;
-use super::signals::Signals;
+use super::signals::{Signal, Signals};
 use crate::ledger::{JobFiles, Progress as Note};
 use base::memory::peak_memory;
 use domain::Layer;
@@ -25,6 +26,8 @@ pub(super) struct Watch {
     signals: Signals,
     managed: bool,
     suspend_when_warned: bool,
+    /// The signal that the log names already.
+    told: Cell<Option<Signal>>,
     /// Steps done in this run.
     steps: u64,
     /// When the first of them was done.
@@ -65,6 +68,7 @@ impl Watch {
             signals: signals.clone(),
             managed: files.is_some(),
             suspend_when_warned: false,
+            told: Cell::new(None),
             steps: 0,
             first_step: None,
             note,
@@ -85,7 +89,8 @@ impl Watch {
         self.steps > 0
     }
 
-    /// By the time that a step of this run took so far, with its share of validations and checkpoints.
+    /// By the time that a step of this run took so far, with its share of validations and
+    /// checkpoints.
     fn expected_end(&self) -> Option<Timestamp> {
         let timed =
             u32::try_from(self.steps.checked_sub(1)?).ok().filter(|n| u64::from(*n) >= TELLING_STEPS)?;
@@ -148,6 +153,16 @@ impl JobObserver for Watch {
     }
 
     fn stop(&self) -> Stop {
+        // Said when it is seen: what a checkpoint and a reply still take may be more than Slurm
+        // gives.
+        let received = self.signals.received();
+        if self.told.replace(received) != received {
+            match received {
+                Some(Signal::Warned) => info!("SIGUSR1: Slurm warns that the time is nearly up"),
+                Some(Signal::Ended) => info!("SIGTERM or SIGINT: the job is to end"),
+                None => {}
+            }
+        }
         self.signals.stop(self.managed, self.suspend_when_warned)
     }
 }
