@@ -39,6 +39,7 @@ mod secrets;
 mod services;
 mod sites;
 mod snapshots;
+mod structure;
 mod supply_chain;
 mod tensorboard;
 mod tls;

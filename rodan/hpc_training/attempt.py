@@ -107,8 +107,8 @@ def attempt(
                 " HPC_WORK_FOLDER to a folder that all workers share and that survives their"
                 " restart.".format(folder)
             )
-        if conversation is not None and conversation.id != task_id and not again:
-            conversation = _take_over(site, where, conversation, order)
+        if conversation is not None and conversation.task != task_id and not again:
+            conversation = _take_over(where, conversation, task_id, order)
         if conversation is None:
             _sweep(site, where, now)
             made = order()
@@ -220,7 +220,7 @@ def _wait_for_broker(
 
 
 def _take_over(
-    site: Site, where: Address, conversation: Conversation, order: Callable[[], Order]
+    where: Address, conversation: Conversation, task_id: str, order: Callable[[], Order]
 ) -> Optional[Conversation]:
     """What an earlier task of the same run job left behind, if it is the same training and can
     still succeed.
@@ -237,6 +237,8 @@ def _take_over(
     end = conversation.end
     if same and (end is None or "done" in end):
         conversation.log("A new task goes on with this training; the one before it was lost.")
+        conversation.hand_over(task_id)
+        conversation.save()
         conversation.trouble("broker", None)
         return conversation
     if end is None:
@@ -265,18 +267,37 @@ def _finish(where: Address, conversation: Conversation) -> None:
 # ── Cancelling ───────────────────────────────────────────────────────────────────────────────────
 
 
+def mark(site: Site, task_id: str) -> bool:
+    """Notes that the training of a task is cancelled; false where it looks after none.
+
+    A training that a later task of the same run job has taken over is not the first one's.
+    """
+    found = _of_task(site, task_id)
+    if found is None:
+        return False
+    mark_cancelled(found.folder)
+    return True
+
+
 def cancel(site: Site, task_id: str) -> bool:
-    """Cancels the training that a task has asked for; false where there is none.
+    """Cancels the training of a task on the cluster; false where it looks after none.
 
     What can't be sent now is sent when the next training begins.
     """
+    found = _of_task(site, task_id)
+    if found is None:
+        return False
+    mark_cancelled(found.folder)
+    _send_cancel(address(site.environment), found)
+    return True
+
+
+def _of_task(site: Site, task_id: str) -> Optional[Conversation]:
     for folder in _folders(site):
         conversation = _find(folder)
-        if conversation is not None and conversation.id == task_id and conversation.end is None:
-            mark_cancelled(folder)
-            _send_cancel(address(site.environment), conversation)
-            return True
-    return False
+        if conversation is not None and conversation.task == task_id and conversation.end is None:
+            return conversation
+    return None
 
 
 def _send_cancel(where: Address, conversation: Conversation) -> None:

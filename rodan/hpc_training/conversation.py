@@ -94,6 +94,7 @@ class Conversation:
         state: Dict[str, Any] = {
             "version": 1,
             "id": correlation_id,
+            "task": correlation_id,
             "body": body.decode("utf-8"),
             "models": models,
             "phase": PUBLISHING,
@@ -139,6 +140,15 @@ class Conversation:
     def id(self) -> str:
         """The correlation id."""
         return str(self._state["id"])
+
+    @property
+    def task(self) -> str:
+        """The task that looks after the training: the one that asked for it, or a later one."""
+        return str(self._state["task"])
+
+    def hand_over(self, task: str) -> None:
+        """Notes that another task looks after the training from now on."""
+        self._state["task"] = task
 
     @property
     def body(self) -> bytes:

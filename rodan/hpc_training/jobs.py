@@ -7,8 +7,9 @@ with a function that refuses annotated ones.
 
 import logging
 import os
+import subprocess
+import sys
 import tempfile
-import threading
 import time
 import uuid
 import zipfile
@@ -232,22 +233,40 @@ def _show(run: str, words: str) -> None:
 # ── Cancelling ───────────────────────────────────────────────────────────────────────────────────
 
 
+#: Asks the cluster, in a process of its own. Arguments: where the package is, its name, the folder
+#: of the trainings, the task.
+_CANCEL = """
+import importlib, os, sys
+sys.path.append(sys.argv[1])
+attempt = importlib.import_module(sys.argv[2] + ".attempt")
+attempt.cancel(attempt.Site(os.environ, sys.argv[3]), sys.argv[4])
+"""
+
+
 def _cancel_on_cluster(task_id: str) -> None:
-    try:
-        if attempt.cancel(_site(), task_id):
-            logger.info("hpc_training: the cluster was asked to cancel %s", task_id)
-    except Exception as error:
-        # It is marked as cancelled, and sent when the next training begins.
-        logger.warning(
-            "hpc_training: %s can't be cancelled on the cluster now: %s", task_id, error
-        )
+    site = _site()
+    if not attempt.mark(site, task_id):
+        return
+    place, package = os.path.split(os.path.dirname(os.path.abspath(__file__)))
+    subprocess.Popen(  # noqa: S603
+        [sys.executable, "-c", _CANCEL, place, package, site.folder, task_id],
+        stdin=subprocess.DEVNULL,
+    )
+    logger.info("hpc_training: the cluster is asked to cancel the training of %s", task_id)
 
 
 @task_revoked.connect(weak=False)
 def _on_revoked(sender=None, request=None, **_):  # type: ignore[no-untyped-def]
-    """Rodan cancels a run by revoking its task. A task that waits for its next look is dropped
-    without being called, so this is where the training's end is asked for. It runs in the worker's
-    main process, which must not wait.
+    """Asks for the end of a training when Rodan revokes its task, as it does with a cancelled run.
+
+    A task that waits for its next look is dropped without being called, so it can't do this
+    itself. This is the worker's main process. It must not wait; and it starts its children by
+    forking, so a thread that held a lock just then (as an import does) would leave a child that
+    waits for ever. Hence the process of its own.
     """
     if isinstance(sender, ClusterTraining):
-        threading.Thread(target=_cancel_on_cluster, args=(request.id,), daemon=True).start()
+        try:
+            _cancel_on_cluster(request.id)
+        except Exception as error:
+            # What is marked is sent when the next training begins.
+            logger.warning("hpc_training: %s can't be cancelled now: %s", request.id, error)

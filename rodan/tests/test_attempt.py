@@ -314,6 +314,19 @@ def test_a_cancellation_that_could_not_be_sent_is_sent_by_the_next_training(
     assert ids == {run.task, other.task}
 
 
+def test_a_training_that_was_taken_over_is_not_cancelled_with_its_first_task(run, cluster):
+    """The first task is dropped seconds after Rodan's user has started the run again."""
+    run.look()
+    first = run.task
+    run.new_task()
+    run.look()
+    assert not attempt.mark(run.site, first)
+    assert not attempt.cancel(run.site, first)
+    answer(cluster, cluster.next()[0])
+    assert run.look() is None
+    assert cluster.next("hpc-control") is None
+
+
 # ── Time, and RabbitMQ away ──────────────────────────────────────────────────────────────────────
 
 

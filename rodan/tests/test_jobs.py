@@ -117,6 +117,10 @@ class Rodan:
         )
         return pathlib.Path(row.resource.path).read_bytes()
 
+    def log_of(self, run_job):
+        log = self.folder / "data" / "hpc_training" / str(run_job.uuid) / "log.txt"
+        return log.read_text() if log.exists() else ""
+
     def work_folders(self):
         folder = self.folder / "data" / "hpc_training"
         if not folder.exists():
@@ -284,6 +288,25 @@ def test_cancelling_between_two_looks_cancels_the_cluster(rodan, uploads, cluste
     assert job_2.correlation_id != job.correlation_id
     send(cluster, job_2, PAGE_MODELS)
     assert rodan.ended(run_job).status == FINISHED
+
+
+def test_cancelled_and_started_again_at_once_it_is_trained_once(rodan, uploads, cluster):
+    """Before the worker has dropped the first task: the second one takes its training over."""
+    run_job = run_page(rodan, uploads)
+    job, _ = take(cluster)
+    told = "was sent"
+    until(told, lambda: told in rodan.row(run_job).workflow_run.description)
+    rodan.do.cancel(run_job)
+    rodan.do.again(run_job)
+    # Whichever comes first: the training goes on, or it was cancelled and there is another.
+    request = None
+    until("a look", lambda: "goes on" in rodan.log_of(run_job) or cluster.next("hpc-control"))
+    if "goes on" not in rodan.log_of(run_job):
+        request, (job, _) = True, take(cluster)
+    send(cluster, job, PAGE_MODELS)
+    assert rodan.ended(run_job).status == FINISHED
+    assert cluster.next() is None
+    assert request or cluster.next("hpc-control") is None
 
 
 def test_a_restart_of_rodan_loses_nothing(rodan, uploads, cluster):
