@@ -9,11 +9,12 @@ use jiff::Timestamp;
 use super::assert_shown;
 use crate::config::{Config, Sources};
 use crate::ledger::Record;
+use crate::sentences;
 use base::secret::Secret;
-use contract::wire::{JobFile, JobMessage, Reply};
+use contract::wire::{Envelope, JobFile, JobMessage, Reply};
 use domain::{CorrelationId, JobId};
 use domain::{ResourceSettings, SettingsMap, SiteLimits, TrainingSettings, Walltime};
-use scheduler::slurm::Request;
+use scheduler::requests;
 
 /// Occurs in no input unless somebody searches for it.
 const TOKEN: &str = "9f1c3ad0a07e44d2b6f5c2e1d8b7a604";
@@ -75,15 +76,18 @@ pub(super) fn message(data: &[u8]) {
         assert!(stems.insert(stem), "two inputs would have one file");
         assert!(!input.location.trim().is_empty());
     }
-    if let Err(error) = JobMessage::parse_within(body, &LIMITS) {
-        assert_shown(&error.to_string());
-    } else {
+    let exceeded = LIMITS.exceeded_by(&job.training, &job.resources);
+    if exceeded.is_empty() {
         assert!(job.resources.cpus <= 8 && job.resources.memory_mb <= 64_000);
         assert!(job.training.epochs <= 100 && job.training.max_samples <= 20_000);
+    } else {
+        assert_shown(&sentences::beyond_the_limits(&exceeded, sentences::OPERATOR));
     }
     check_request(&job_id, &job);
 
-    let text = JobFile::text(&job, &reply_to, &id, "m", &Secret::new(TOKEN));
+    let envelope =
+        Envelope { reply_to: reply_to.clone(), correlation_id: id.clone(), message_id: "m".into() };
+    let text = JobFile::text(body, &envelope, &Secret::new(TOKEN)).unwrap();
     let file = JobFile::parse(text.expose().as_bytes()).unwrap();
     assert_eq!(file.inputs, job.inputs);
     assert_eq!(file.settings, job.training);
@@ -91,7 +95,7 @@ pub(super) fn message(data: &[u8]) {
     assert_eq!(file.reply_to, Some(reply_to.clone()));
     assert_eq!(file.correlation_id, Some(id.clone()));
     if !String::from_utf8_lossy(data).contains(TOKEN) {
-        assert!(!JobFile::masked_text(&job, &reply_to, &id, "m").contains(TOKEN));
+        assert!(!JobFile::masked_text(body, &envelope).unwrap().contains(TOKEN));
         assert!(!format!("{file:?}").contains(TOKEN));
     }
 }
@@ -111,7 +115,8 @@ fn job_id(correlation_id: &str) -> JobId {
 
 /// Nothing of a message becomes an option of sbatch or a word of a shell.
 fn check_request(id: &JobId, job: &JobMessage) {
-    let request = Request::new(&SITE.site, &id.slurm_name(), &job.resources, Path::new("/spool/job.json"));
+    let request =
+        requests::training(&SITE.site, &id.slurm_name(), &job.resources, Path::new("/spool/job.json"));
     let words: Vec<String> = request.arguments().iter().map(|a| a.to_str().unwrap().to_owned()).collect();
     let end = words.iter().position(|word| word == "--").unwrap();
     assert_eq!(words.len(), end + 3, "{words:?}");

@@ -3,21 +3,25 @@
 mod breaker;
 mod cause;
 mod claim;
+mod files;
 mod lock;
 mod progress;
 mod record;
 mod store;
 mod tally;
+mod verdict;
 mod view;
 
 pub use breaker::Breaker;
 pub use cause::Cause;
 pub use claim::{Claimed, Publisher, claim};
-pub use lock::{Lock, LockError, Role};
+pub use files::JobFiles;
+pub use lock::{HeldBy, Lock, LockError, Role};
 pub use progress::Progress;
-pub use record::{Event, Outcome, Record, State, TransitionError};
-pub use store::{JobFiles, Store, StoreError};
+pub use record::{Doubt, Event, Outcome, Record, State, TransitionError};
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use store::{Unreadable, parse as parse_record};
+pub(crate) use store::parse as parse_record;
+pub use store::{Store, StoreError, Unreadable};
 pub use tally::{Histogram, Tally};
-pub use view::{HeldBy, Seen};
+pub use verdict::Verdict;
+pub use view::Seen;

@@ -38,6 +38,7 @@ use self::signals::{Signal, Signals};
 use crate::config::{ConfigError, Sources, TrainerConfig};
 use crate::ledger::JobFiles;
 use crate::rodan::{Client, Downloader};
+use crate::sentences;
 use base::exit_code::ExitCode;
 use base::files::{read_own, write_atomic};
 use base::harden;
@@ -227,7 +228,7 @@ fn attempt(
         Err(error) => {
             error!("{error}");
             place.managed.iter().for_each(|files| files.note_failure(error.cause()));
-            let reply = Reply::error(&text::sentence(&error.to_string()));
+            let reply = Reply::error(&error.sentence(sentences::OPERATOR));
             Some(Ended { envelope, reply, code: error.exit_code(), finished: None })
         }
     }

@@ -2,17 +2,18 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::choices::{Augmentation, Choice, PatchSelection, StoppingMetric};
-use crate::walltime::Walltime;
+use super::choices::{Augmentation, Choice, PatchSelection, StoppingMetric};
+use super::walltime::Walltime;
 
 /// The `settings` object of a message, as it came; unknown names stay in it.
 pub type SettingsMap = serde_json::Map<String, Value>;
 
-pub(crate) const EPOCHS: &str = "Maximum number of training epochs";
-pub(crate) const SAMPLES: &str = "Maximum number of samples per label";
+pub(super) const EPOCHS: &str = "Maximum number of training epochs";
+pub(super) const SAMPLES: &str = "Maximum number of samples per label";
 const PATCH_HEIGHT: &str = "Patch height";
 const PATCH_WIDTH: &str = "Patch width";
 const BATCH_SIZE: &str = "Batch Size";
@@ -23,9 +24,9 @@ const SELECTION: &str = "Patch selection";
 const BRIGHTNESS: &str = "Augmentation: brightness (%)";
 const SHIFT: &str = "Augmentation: shift (pixels)";
 const FLIP: &str = "Augmentation: flip";
-pub(crate) const CPUS: &str = "CPUs";
-pub(crate) const MEMORY: &str = "Maximum memory (MB)";
-pub(crate) const WALLTIME: &str = "Maximum time (D-HH:MM)";
+pub(super) const CPUS: &str = "CPUs";
+pub(super) const MEMORY: &str = "Maximum memory (MB)";
+pub(super) const WALLTIME: &str = "Maximum time (D-HH:MM)";
 const EMAIL: &str = "Slurm Notification Email";
 
 /// The names of the settings that training understands: what `--set` may name.
@@ -70,7 +71,7 @@ pub struct TrainingSettings {
 }
 
 /// What the job asks Slurm for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceSettings {
     /// `--cpus-per-task`, 1 to 4096.
     pub cpus: u32,
@@ -86,12 +87,6 @@ pub struct ResourceSettings {
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{}", list(.0))]
 pub struct SettingsError(Vec<String>);
-
-impl SettingsError {
-    pub(crate) fn new(problems: Vec<String>) -> Self {
-        Self(problems)
-    }
-}
 
 fn list(problems: &[String]) -> String {
     let mut text = String::new();

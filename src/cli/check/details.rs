@@ -74,7 +74,7 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
         |time: Timestamp| format!("{time:.0} (in {}) at the latest, at this pace", span(since(now, time)));
     lines.add_some("expected end", job.expected_end.map(end));
     lines.add_some("last error", record.last_error.as_ref());
-    lines.add_some("cancelled", record.verdict.as_ref());
+    lines.add_some("cancelled", job.being_cancelled.as_ref());
     match (&record.state, record.outcome) {
         (State::Failed { sentence }, _) => lines.add("outcome", format!("an error: {sentence}")),
         (_, Some(Outcome::Models)) => lines.add("outcome", "the models"),

@@ -5,6 +5,7 @@ mod connect;
 mod hello;
 mod inspect;
 mod intake;
+mod kind;
 mod publish;
 
 pub use config::BrokerConfig;
@@ -12,4 +13,5 @@ pub use connect::{Broker, BrokerError};
 pub use hello::{Hello, hello};
 pub use inspect::QueueFacts;
 pub use intake::{JOBS_QUEUE, Taken};
+pub use kind::Looking;
 pub use publish::{DEFAULT_REPLY_QUEUE, PublishError};

@@ -3,13 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use thiserror::Error;
 
+use super::reply::Envelope;
 use base::secret::{MASK, Secret};
-use domain::{
-    Inputs, InputsError, ResourceSettings, SettingsError, SettingsMap, SiteLimits, TrainingSettings,
-};
+use domain::{Inputs, InputsError, ResourceSettings, SettingsError, SettingsMap, TrainingSettings};
 
 /// The largest job message that is read: real ones have about 1 kB.
 pub(super) const MAX_MESSAGE_BYTES: usize = 1 << 20;
@@ -23,8 +21,6 @@ pub struct JobMessage {
     pub training: TrainingSettings,
     /// What to ask Slurm for.
     pub resources: ResourceSettings,
-    /// The message itself, for the job file.
-    raw: RawJob,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,17 +60,7 @@ impl JobMessage {
         let inputs = Inputs::new(&raw.inputs)?;
         let training = TrainingSettings::from_job(&raw.settings)?;
         let resources = ResourceSettings::from_job(&raw.settings)?;
-        Ok(Self { inputs, training, resources, raw })
-    }
-
-    /// [`JobMessage::parse`], of a job that also keeps to what the site gives.
-    ///
-    /// # Errors
-    /// As there, and when it asks for more.
-    pub fn parse_within(body: &[u8], limits: &SiteLimits) -> Result<Self, MessageError> {
-        let job = Self::parse(body)?;
-        limits.check(&job.training, &job.resources)?;
-        Ok(job)
+        Ok(Self { inputs, training, resources })
     }
 }
 
@@ -147,38 +133,34 @@ impl JobFile {
         })
     }
 
-    /// The text of the file that `check` writes for a job; it holds the token.
-    pub fn text(
-        job: &JobMessage,
-        reply_to: &str,
-        correlation_id: &str,
-        message_id: &str,
-        token: &Secret,
-    ) -> Secret {
-        Secret::new(Self::render(job, reply_to, correlation_id, message_id, token.expose()))
+    /// The text of the file that `check` writes for a job, from its message as it came: what this program
+    /// does not know stays in it. It holds the token.
+    ///
+    /// # Errors
+    /// When the message is no JSON of a job's shape.
+    pub fn text(message: &[u8], envelope: &Envelope, token: &Secret) -> serde_json::Result<Secret> {
+        Self::render(message, envelope, token.expose()).map(Secret::new)
     }
 
     /// The same text with a mask in place of the token, to be shown.
-    pub fn masked_text(job: &JobMessage, reply_to: &str, correlation_id: &str, message_id: &str) -> String {
-        Self::render(job, reply_to, correlation_id, message_id, MASK)
+    ///
+    /// # Errors
+    /// As [`JobFile::text`].
+    pub fn masked_text(message: &[u8], envelope: &Envelope) -> serde_json::Result<String> {
+        Self::render(message, envelope, MASK)
     }
 
-    fn render(
-        job: &JobMessage,
-        reply_to: &str,
-        correlation_id: &str,
-        message_id: &str,
-        token: &str,
-    ) -> String {
+    fn render(message: &[u8], envelope: &Envelope, token: &str) -> serde_json::Result<String> {
+        let job: RawJob = serde_json::from_slice(message)?;
         let value = serde_json::json!({
-            "inputs": job.raw.inputs,
-            "settings": job.raw.settings,
-            "reply_to": reply_to,
-            "correlation_id": correlation_id,
-            "message_id": message_id,
+            "inputs": job.inputs,
+            "settings": job.settings,
+            "reply_to": envelope.reply_to,
+            "correlation_id": envelope.correlation_id,
+            "message_id": envelope.message_id,
             "token": token,
         });
-        Value::to_string(&value)
+        Ok(value.to_string())
     }
 }
 
@@ -195,13 +177,15 @@ mod tests {
     #[test]
     fn a_job_becomes_a_job_file_and_is_read_back() {
         let job = JobMessage::parse(JOB.as_bytes()).unwrap();
-        let text = JobFile::text(&job, "amq.reply", "c-1", "m-1", &Secret::new("t0ken"));
+        let envelope =
+            Envelope { reply_to: "amq.reply".into(), correlation_id: "c-1".into(), message_id: "m-1".into() };
+        let text = JobFile::text(JOB.as_bytes(), &envelope, &Secret::new("t0ken")).unwrap();
         let file = JobFile::parse(text.expose().as_bytes()).unwrap();
         assert_eq!(file.inputs, job.inputs);
         assert_eq!(file.token.expose(), "t0ken");
         assert_eq!(file.reply_to.as_deref(), Some("amq.reply"));
         assert!(text.expose().contains("\"Later\":{\"x\":1}"), "unknown settings are kept");
-        assert!(!JobFile::masked_text(&job, "r", "c", "m").contains("t0ken"));
+        assert!(!JobFile::masked_text(JOB.as_bytes(), &envelope).unwrap().contains("t0ken"));
         assert!(!format!("{file:?}").contains("t0ken"));
     }
 
