@@ -99,6 +99,7 @@ replays!(
     message,
     settings,
     walltime,
+    conversation,
     slurm,
     url,
     credentials,

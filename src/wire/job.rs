@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
+use super::conversation::{Asked, Protocol};
 use super::layer::{Inputs, InputsError};
 use super::limits::SiteLimits;
 use super::settings::{ResourceSettings, SettingsError, SettingsMap, TrainingSettings};
@@ -17,12 +18,16 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 1 << 20;
 /// A job as Rodan asks for it, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobMessage {
+    /// Which contract it is answered by.
+    pub protocol: Protocol,
     /// The page and its layers.
     pub inputs: Inputs,
     /// How it wants to be trained.
     pub training: TrainingSettings,
     /// What to ask Slurm for.
     pub resources: ResourceSettings,
+    /// The same with where each value comes from, once it was chosen: the trainer tells it at the end.
+    pub asked: Option<Asked>,
     /// The message itself, for the job file.
     raw: RawJob,
 }
@@ -32,6 +37,22 @@ struct RawJob {
     inputs: BTreeMap<String, String>,
     #[serde(default)]
     settings: SettingsMap,
+    /// Absent in messages of the first contract.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    protocol: Option<Value>,
+}
+
+impl RawJob {
+    fn protocol(&self) -> Result<Protocol, Value> {
+        match &self.protocol {
+            None => Ok(Protocol::Reply),
+            Some(value) => match value.as_u64() {
+                Some(1) => Ok(Protocol::Reply),
+                Some(2) => Ok(Protocol::Conversation),
+                _ => Err(value.clone()),
+            },
+        }
+    }
 }
 
 /// A message that is not a job. Its text is fit for the person who started the workflow.
@@ -43,6 +64,12 @@ pub enum MessageError {
     /// Not JSON, or not of the right shape. serde repeats a value that it did not expect, however long it is.
     #[error("the job message can't be read: {}", crate::text::printable(&.0.to_string(), 200))]
     Json(#[from] serde_json::Error),
+    /// A contract that this program does not know.
+    #[error(
+        "the job asks for the protocol {}, and this cluster knows 1 and 2: ask its operator for a newer hpc-trainer, or send \"protocol\": 2",
+        crate::text::printable(&.0.to_string(), 40)
+    )]
+    Protocol(Value),
     /// The inputs don't make a job.
     #[error(transparent)]
     Inputs(#[from] InputsError),
@@ -61,10 +88,11 @@ impl JobMessage {
             return Err(MessageError::TooLarge(body.len()));
         }
         let raw: RawJob = serde_json::from_slice(body)?;
+        let protocol = raw.protocol().map_err(MessageError::Protocol)?;
         let inputs = Inputs::new(&raw.inputs)?;
         let training = TrainingSettings::from_job(&raw.settings)?;
         let resources = ResourceSettings::from_job(&raw.settings)?;
-        Ok(Self { inputs, training, resources, raw })
+        Ok(Self { protocol, inputs, training, resources, asked: None, raw })
     }
 
     /// [`JobMessage::parse`], of a job that also keeps to what the site gives.
@@ -83,12 +111,16 @@ impl JobMessage {
 /// A file written by hand needs `inputs`, `settings` and `token` only.
 #[derive(Debug)]
 pub struct JobFile {
+    /// Which contract it is answered by. A file written by hand without `protocol` is answered by one reply.
+    pub protocol: Protocol,
     /// The page and its layers.
     pub inputs: Inputs,
     /// How to train.
     pub settings: TrainingSettings,
     /// All settings as they came, for the report.
     pub given: SettingsMap,
+    /// What Slurm was asked for, where `check` has chosen it.
+    pub asked: Option<Asked>,
     /// Rodan's token.
     pub token: Secret,
     /// Where the reply goes, unless the command line says otherwise.
@@ -104,6 +136,7 @@ struct RawJobFile {
     #[serde(flatten)]
     job: RawJob,
     token: Secret,
+    asked: Option<Asked>,
     reply_to: Option<String>,
     correlation_id: Option<String>,
     message_id: Option<String>,
@@ -137,9 +170,12 @@ impl JobFile {
         let raw: RawJobFile = serde_json::from_slice(text)
             .map_err(|e| JobFileError::Json { line: e.line(), column: e.column() })?;
         Ok(Self {
+            // What else it says was refused when the message was taken.
+            protocol: raw.job.protocol().unwrap_or(Protocol::Conversation),
             inputs: Inputs::new(&raw.job.inputs)?,
             settings: TrainingSettings::from_job(&raw.job.settings)?,
             given: raw.job.settings,
+            asked: raw.asked,
             token: raw.token,
             reply_to: raw.reply_to,
             correlation_id: raw.correlation_id,
@@ -170,7 +206,7 @@ impl JobFile {
         message_id: &str,
         token: &str,
     ) -> String {
-        let value = serde_json::json!({
+        let mut value = serde_json::json!({
             "inputs": job.raw.inputs,
             "settings": job.raw.settings,
             "reply_to": reply_to,
@@ -178,6 +214,12 @@ impl JobFile {
             "message_id": message_id,
             "token": token,
         });
+        if job.protocol == Protocol::Conversation {
+            value["protocol"] = 2.into();
+        }
+        if let Some(asked) = &job.asked {
+            value["asked"] = serde_json::json!(asked);
+        }
         Value::to_string(&value)
     }
 }
@@ -203,6 +245,26 @@ mod tests {
         assert!(text.expose().contains("\"Later\":{\"x\":1}"), "unknown settings are kept");
         assert!(!JobFile::masked_text(&job, "r", "c", "m").contains("t0ken"));
         assert!(!format!("{file:?}").contains("t0ken"));
+    }
+
+    #[test]
+    fn the_protocol_goes_from_the_message_into_the_job_file() {
+        let of = |value: &str| JOB.replacen('{', &format!("{{\"protocol\": {value},"), 1);
+        for (value, protocol) in
+            [("2", Protocol::Conversation), ("1", Protocol::Reply), ("null", Protocol::Reply)]
+        {
+            let job = JobMessage::parse(of(value).as_bytes()).unwrap();
+            assert_eq!(job.protocol, protocol);
+            let text = JobFile::text(&job, "q", "c-1", "m-1", &Secret::new("t0ken"));
+            assert_eq!(JobFile::parse(text.expose().as_bytes()).unwrap().protocol, protocol);
+            assert_eq!(text.expose().contains("protocol"), protocol == Protocol::Conversation);
+        }
+        for value in ["3", "0", "-1", "2.5", "\"2\"", "true", "[2]", "{}"] {
+            let error = JobMessage::parse(of(value).as_bytes()).unwrap_err();
+            assert!(matches!(error, MessageError::Protocol(_)), "{value}: {error}");
+            assert!(error.to_string().contains("knows 1 and 2"));
+            assert_eq!(Protocol::of(of(value).as_bytes()), Protocol::Conversation);
+        }
     }
 
     #[test]

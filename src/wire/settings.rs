@@ -82,6 +82,19 @@ pub struct ResourceSettings {
     pub email: Option<String>,
 }
 
+/// What a job's message says that Slurm is to be asked for: all of it may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamedResources {
+    /// `--cpus-per-task`, 1 to 4096.
+    pub cpus: Option<u32>,
+    /// `--mem` in MB (Slurm's: 1,048,576 bytes), 1 to 100,000,000.
+    pub memory_mb: Option<u64>,
+    /// `--time`.
+    pub walltime: Option<Walltime>,
+    /// `--mail-user`, where one was given.
+    pub email: Option<String>,
+}
+
 /// Settings that are missing or wrong: all of them at once.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{}", list(.0))]
@@ -223,27 +236,26 @@ impl TrainingSettings {
     }
 }
 
-impl ResourceSettings {
-    /// Reads what a job asks Slurm for.
+impl NamedResources {
+    /// Reads what a job's message says that Slurm is to be asked for. A text of nothing names nothing.
     ///
     /// # Errors
-    /// When settings are missing, out of range, or the address is none: all of them at once.
+    /// When settings are out of range, or the address is none: all of them at once.
     pub fn from_job(map: &SettingsMap) -> Result<Self, SettingsError> {
         let mut reader = Reader { map, problems: Vec::new() };
-        let cpus = reader.small(CPUS, None, 1, 4096);
-        let memory_mb = reader.number(MEMORY, None, 1, 100_000_000);
-        let walltime = match map.get(WALLTIME) {
-            None | Some(Value::Null) => {
-                reader.problems.push(format!("the setting \"{WALLTIME}\" is missing"));
-                None
-            }
-            Some(value) => {
-                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                text.parse::<Walltime>()
-                    .map_err(|error| reader.problems.push(format!("the setting \"{WALLTIME}\" {error}")))
-                    .ok()
-            }
+        let is_named = |name: &str| match map.get(name) {
+            None | Some(Value::Null) => false,
+            Some(Value::String(text)) => !text.trim().is_empty(),
+            Some(_) => true,
         };
+        let cpus = is_named(CPUS).then(|| reader.small(CPUS, None, 1, 4096));
+        let memory_mb = is_named(MEMORY).then(|| reader.number(MEMORY, None, 1, 100_000_000));
+        let walltime = map.get(WALLTIME).filter(|_| is_named(WALLTIME)).and_then(|value| {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            text.parse::<Walltime>()
+                .map_err(|error| reader.problems.push(format!("the setting \"{WALLTIME}\" {error}")))
+                .ok()
+        });
         let email = match map.get(EMAIL) {
             None | Some(Value::Null) => None,
             Some(Value::String(text)) if text.trim().is_empty() => None,
@@ -255,8 +267,34 @@ impl ResourceSettings {
                 None
             }
         };
-        let Some(walltime) = walltime else { return Err(SettingsError(reader.problems)) };
         reader.finish(Self { cpus, memory_mb, walltime, email })
+    }
+}
+
+impl ResourceSettings {
+    /// Reads what a job asks Slurm for, where it names all of it.
+    ///
+    /// # Errors
+    /// When settings are missing, out of range, or the address is none: all of them at once.
+    pub fn from_job(map: &SettingsMap) -> Result<Self, SettingsError> {
+        let named = NamedResources::from_job(map);
+        let missing = |name: &str| !map.get(name).is_some_and(|value| !value.is_null());
+        let missing = [CPUS, MEMORY, WALLTIME].into_iter().filter(|name| missing(name));
+        let mut problems: Vec<String> =
+            missing.map(|name| format!("the setting \"{name}\" is missing")).collect();
+        match named {
+            Ok(NamedResources {
+                cpus: Some(cpus),
+                memory_mb: Some(memory_mb),
+                walltime: Some(walltime),
+                email,
+            }) => Ok(Self { cpus, memory_mb, walltime, email }),
+            Ok(_) => Err(SettingsError(problems)),
+            Err(SettingsError(wrong)) => {
+                problems.extend(wrong);
+                Err(SettingsError(problems))
+            }
+        }
     }
 }
 
