@@ -78,7 +78,7 @@ fn directory(path: &Path) -> &Path {
 
 /// What a crash point calls the file: its name, or its extension where the name is that of one job.
 fn name(path: &Path) -> String {
-    let extension = path.extension().filter(|e| *e == "message");
+    let extension = path.extension().filter(|e| *e == "message" || *e == "sent");
     extension.or(path.file_name()).unwrap_or_default().to_string_lossy().into_owned()
 }
 

@@ -11,6 +11,7 @@ use thiserror::Error;
 use super::atomic::{PROBE, UNFINISHED, sweep, sync_directory, write_atomic};
 use super::breaker::Breaker;
 use super::claim::{Claimed, Publisher, claim};
+use super::outbox::Outbox;
 use super::own::{is_own_directory, own_directory, read_own};
 use super::record::{JobId, RECORD_VERSION, Record, SlurmJobId};
 use crate::crash;
@@ -120,6 +121,11 @@ impl JobFiles {
     /// Directory of the training under way, from which a job that comes back goes on.
     pub fn checkpoint(&self) -> PathBuf {
         self.directory.join("checkpoint")
+    }
+
+    /// What a conversation has to send.
+    pub fn outbox(&self) -> Outbox {
+        Outbox::new(&self.directory.join("outbox"))
     }
 
     /// Removes the checkpoint: with a reply on disk nobody goes on from it, and it has some 25 MB.
