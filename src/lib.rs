@@ -8,6 +8,7 @@ pub mod bridge;
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod courier;
 pub mod crash;
 pub mod exit_code;
 #[cfg(any(test, feature = "fuzzing"))]

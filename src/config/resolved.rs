@@ -7,7 +7,7 @@ use super::address::{BrokerAddress, RodanAddress};
 use super::gres::{Gres, GresTable};
 use crate::secret::Secret;
 use crate::tls::Identity;
-use crate::wire::SiteLimits;
+use crate::wire::{SiteChoice, SiteLimits};
 
 /// How to reach RabbitMQ and how replies are published there.
 #[derive(Clone, Debug)]
@@ -82,6 +82,8 @@ pub struct SiteConfig {
     pub max_pending: Duration,
     /// What one job may ask for.
     pub limits: SiteLimits,
+    /// What a job gets that names nothing.
+    pub choice: SiteChoice,
     /// How many jobs may be open at a time.
     pub max_open_jobs: usize,
     /// Whether each job gets a watcher.

@@ -202,6 +202,12 @@ mod tests {
             slurm_timeout: std::time::Duration::from_secs(60),
             max_pending: std::time::Duration::MAX,
             limits: crate::wire::SiteLimits::default(),
+            choice: crate::wire::SiteChoice {
+                cpus: 6,
+                walltime: crate::wire::Walltime::MINUTE,
+                gpu: true,
+                limits: crate::wire::SiteLimits::default(),
+            },
             max_open_jobs: 100,
             watcher: true,
             watcher_partition: None,

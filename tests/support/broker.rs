@@ -81,6 +81,10 @@ impl Vhost {
         }
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(crate) fn user(&self) -> &str {
         &self.user
     }

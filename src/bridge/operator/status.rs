@@ -347,6 +347,8 @@ mod tests {
             updated_at: now - Duration::from_secs(10),
             peak_memory_mb: None,
             expected_end: end,
+            best: None,
+            pace: None,
         };
         assert_eq!(expected_end(&info, &progress, now), end);
         let waiting = JobInfo { state: JobState::parse("PENDING"), ..info.clone() };

@@ -10,6 +10,7 @@ use crate::ledger::{JobFiles, SlurmJobId};
 use crate::slurm::Slurm;
 use crate::train::{Checkpoints, TrainingInputs};
 use crate::wire::TrainingSettings;
+use crate::wire::conversation::{Asked, Origin};
 
 /// Short of the time limit nobody waits long for Slurm.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -36,9 +37,12 @@ impl Allocation {
         self.job.filter(|_| config.requeue && self.restarts < config.max_requeues)
     }
 
-    /// True when a warning suspends the training even where it has something to show.
-    pub(super) fn suspends(&self, config: &TrainerConfig) -> bool {
-        config.on_time_limit == OnTimeLimit::Requeue && self.may_requeue(config).is_some()
+    /// True when a warning suspends the training even where it has something to show: where the site wants it so, and
+    /// where nobody has asked for the time that is over.
+    pub(super) fn suspends(&self, config: &TrainerConfig, asked: Option<&Asked>) -> bool {
+        let was_chosen = asked.is_some_and(|asked| asked.time_from != Origin::Job);
+        let wanted = config.on_time_limit == OnTimeLimit::Requeue || was_chosen;
+        wanted && self.may_requeue(config).is_some()
     }
 
     /// Asks Slurm to put the job back into its queue; false when it can't or won't.
