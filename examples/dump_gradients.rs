@@ -8,8 +8,8 @@ use std::error::Error;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use hpc_trainer::keras::{CONV_LAYERS, Weights};
-use hpc_trainer::train::{Adam, Backend, Network, Predictor};
+use page_layers::keras::{CONV_LAYERS, Weights};
+use page_layers::{Adam, Backend, Network, Predictor};
 
 /// Adam steps taken from the given weights.
 const STEPS: usize = 10;

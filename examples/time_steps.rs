@@ -7,7 +7,7 @@ use std::error::Error;
 use std::io::{BufRead as _, Write as _};
 
 use candle_core::{DType, Device, Tensor};
-use hpc_trainer::train::{Adam, Network, initial_weights};
+use page_layers::{Adam, Network, initial_weights};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);

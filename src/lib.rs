@@ -5,27 +5,15 @@
 //! one network per page layer and publishes the reply. `ARCHITECTURE.md` draws the modules.
 
 pub mod bridge;
-pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod courier;
-pub mod crash;
-pub mod exit_code;
+pub mod doctor;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod harden;
-#[cfg(feature = "trainer")]
-pub mod keras;
 pub mod ledger;
-pub mod report;
-pub mod retry;
 pub mod rodan;
-pub mod secret;
-pub mod slurm;
-pub mod text;
-pub mod tls;
+pub mod sentences;
 #[cfg(feature = "trainer")]
-pub mod train;
-pub mod wipe;
-pub mod wire;
+pub mod worker;

@@ -9,7 +9,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Device, Tensor};
-use hpc_trainer::train::{Adam, Network, initial_weights};
+use page_layers::{Adam, Network, initial_weights};
 
 /// The system's allocator with two counters.
 struct Counting;

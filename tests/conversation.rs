@@ -8,7 +8,7 @@ use crate::support;
 use std::fs;
 use std::process::Command;
 
-use hpc_trainer::wire::conversation::Kind;
+use contract::wire::conversation::Kind;
 use serde_json::{Value, json};
 
 use support::SECONDS;

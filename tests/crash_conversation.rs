@@ -7,7 +7,7 @@ use crate::support;
 
 use std::fs;
 
-use hpc_trainer::wire::conversation::{End, JobDone, ModelEntry, Times, Used, sha256};
+use contract::wire::conversation::{End, JobDone, ModelEntry, Times, Used, sha256};
 use serde_json::json;
 
 use crate::crash::{dying, log_of, points, settle};

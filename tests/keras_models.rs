@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use candle_core::Device;
-use hpc_trainer::keras::{self, CONV_LAYERS, Weights};
-use hpc_trainer::train::{PatchShape, Predictor};
+use page_layers::keras::{self, CONV_LAYERS, Weights};
+use page_layers::{PatchShape, Predictor};
 
 /// Our arithmetic and TensorFlow's may differ by rounding only: the contract's bar.
 const TOLERANCE: f32 = 1e-5;

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use base64::Engine as _;
-use hpc_trainer::keras;
-use hpc_trainer::train::PatchShape;
 use image::{DynamicImage, GenericImageView, ImageFormat, Rgba};
+use page_layers::PatchShape;
+use page_layers::keras;
 
 /// The generator of the example page, drawn again here.
 #[path = "../examples/make_page.rs"]

@@ -8,9 +8,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use hpc_trainer::keras;
-use hpc_trainer::train::{PatchShape, initial_weights};
 use image::{DynamicImage, GenericImageView as _, GrayImage, ImageBuffer, ImageFormat, Luma, Rgb};
+use page_layers::keras;
+use page_layers::{PatchShape, initial_weights};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A page of 150×140 pixels and a folder with models of the seeds 1, 2 … for patches of this size.

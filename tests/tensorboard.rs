@@ -8,8 +8,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use hpc_trainer::train::{EpochReport, EventLogs, JobObserver, Metrics, Stop, WithEvents};
-use hpc_trainer::wire::Layer;
+use domain::Layer;
+use page_layers::{EpochReport, EventLogs, JobObserver, Metrics, Stop, WithEvents};
 use serde_json::{Value, json};
 
 /// What TensorBoard finds in the directories below this one: `{name: {tag: [[step, value], …]}}`.

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use base::exit_code::ExitCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
+use contract::broker::BrokerConfig;
+use contract::broker::{DEFAULT_REPLY_QUEUE, JOBS_QUEUE};
+use domain::{InputKind, Layer};
 use futures_util::StreamExt as _;
-use hpc_trainer::broker::{DEFAULT_REPLY_QUEUE, JOBS_QUEUE};
 use hpc_trainer::cli::local::{FolderError, find_page};
-use hpc_trainer::config::{BrokerConfig, Config, ConfigError, Sources};
-use hpc_trainer::exit_code::ExitCode;
-use hpc_trainer::train::PageInputs;
-use hpc_trainer::wire::{InputKind, Layer};
+use hpc_trainer::config::{Config, ConfigError, Sources};
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions,
     QueueDeclareOptions,
@@ -21,6 +21,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use page_layers::PageInputs;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 use uuid::Uuid;
@@ -204,7 +205,7 @@ async fn publish(channel: &Channel, id: &str, body: &Value) -> lapin::Result<()>
 async fn connect(config: &BrokerConfig) -> lapin::Result<Connection> {
     let address = &config.address;
     if address.tls {
-        hpc_trainer::tls::install_provider();
+        base::tls::install_provider();
     }
     let uri = AMQPUri {
         scheme: if address.tls { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },

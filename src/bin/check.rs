@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
+use base::harden;
+use base::wipe::Wiping;
 use clap::Parser as _;
 use hpc_trainer::cli::check;
-use hpc_trainer::harden;
-use hpc_trainer::wipe::Wiping;
 
 #[global_allocator]
 static MEMORY: Wiping = Wiping;

@@ -1,11 +1,11 @@
 //! Delivering replies that the trainer did not deliver, and error replies.
 
 use super::pass::{BridgeError, Pass};
-use crate::broker::{BrokerError, PublishError};
-use crate::exit_code::ExitCode;
 use crate::ledger::{Cause, Event, Outcome, Record, State};
-use crate::report;
-use crate::wire::{Envelope, Reply};
+use crate::sentences;
+use base::exit_code::ExitCode;
+use contract::broker::{BrokerError, PublishError};
+use contract::wire::{Envelope, Reply};
 
 impl Pass<'_> {
     /// Spools the error reply of a failed job, and delivers a spooled reply.
@@ -62,7 +62,7 @@ impl Pass<'_> {
         }
         let mut result = self.broker().await?.publish(&envelope, &reply).await;
         if let Err(error @ PublishError::TooLarge { .. }) = &result {
-            let sentence = report::too_large(error);
+            let sentence = sentences::too_large(error);
             tracing::error!("{}: {sentence}", job.job_id);
             reply = Reply::error(&sentence);
             job.cause = Some(Cause::Reply);

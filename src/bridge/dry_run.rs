@@ -3,12 +3,12 @@
 use jiff::Timestamp;
 
 use super::pass::BridgeError;
-use crate::broker::{Broker, DEFAULT_REPLY_QUEUE};
 use crate::config::Config;
-use crate::ledger::{CorrelationId, JobId};
-use crate::slurm::Request;
-use crate::text::{printable, printable_json, sentence};
-use crate::wire::{JobFile, JobMessage};
+use base::text::{printable, printable_json, sentence};
+use contract::broker::{Broker, DEFAULT_REPLY_QUEUE};
+use contract::wire::{JobFile, JobMessage};
+use domain::{CorrelationId, JobId};
+use scheduler::slurm::Request;
 
 /// What `check` would do with the next message.
 #[derive(Debug)]

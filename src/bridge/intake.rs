@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 
 use super::pass::{BridgeError, Pass};
-use crate::broker::{BrokerError, DEFAULT_REPLY_QUEUE, JOBS_QUEUE, Taken};
-use crate::exit_code::ExitCode;
-use crate::ledger::{CorrelationId, Event, JobId, Record};
-use crate::text::sentence;
-use crate::wire::JobMessage;
+use crate::ledger::{Event, Record};
+use base::exit_code::ExitCode;
+use base::text::sentence;
+use contract::broker::{BrokerError, DEFAULT_REPLY_QUEUE, JOBS_QUEUE, Taken};
+use contract::wire::JobMessage;
+use domain::{CorrelationId, JobId};
 
 impl Pass<'_> {
     /// Takes the next message and returns its job; `None` when there is none.

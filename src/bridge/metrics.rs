@@ -13,9 +13,9 @@ use jiff::Timestamp;
 
 use super::exposition::Exposition;
 use super::pass::{BridgeError, Pass};
-use crate::broker::JOBS_QUEUE;
-use crate::exit_code::ExitCode;
 use crate::ledger::{Cause, Record, State, Store, StoreError, Tally};
+use base::exit_code::ExitCode;
+use contract::broker::JOBS_QUEUE;
 
 /// Everybody may read it: the exporter has an account of its own, and there is nothing in it but numbers.
 const MODE: u32 = 0o644;

@@ -1,7 +1,6 @@
 //! One pass of `check`: look after the open jobs, deliver replies, take new jobs, submit them.
 
 mod deliver;
-pub mod doctor;
 mod dry_run;
 mod exposition;
 mod intake;

@@ -10,14 +10,15 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use super::metrics;
-use crate::broker::{Broker, BrokerError};
 use crate::config::Config;
-use crate::exit_code::ExitCode;
-use crate::ledger::{Cause, Event, JobId, Lock, LockError, Record, Role, Store, StoreError, TransitionError};
+use crate::ledger::{Cause, Event, Lock, LockError, Record, Role, Store, StoreError, TransitionError};
 use crate::rodan::Client;
-use crate::secret::Secret;
-use crate::slurm::Slurm;
-use crate::text::printable;
+use base::exit_code::ExitCode;
+use base::secret::Secret;
+use base::text::printable;
+use contract::broker::{Broker, BrokerError};
+use domain::JobId;
+use scheduler::slurm::Slurm;
 
 /// How long a pass waits for a watcher, which holds the lock for seconds. Another pass is not waited for.
 const PATIENCE_WITH_A_WATCHER: Duration = Duration::from_secs(30);

@@ -5,11 +5,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::pass::{BridgeError, Pass};
-use crate::exit_code::ExitCode;
-use crate::ledger::{Cause, Event, Outcome, Progress, Record, SlurmJobId, State};
-use crate::report;
-use crate::slurm::{JobInfo, JobState, Phase};
-use crate::wire::{JobMessage, ResourceSettings};
+use crate::ledger::{Cause, Event, Outcome, Progress, Record, State};
+use crate::sentences;
+use base::exit_code::ExitCode;
+use contract::wire::JobMessage;
+use domain::ResourceSettings;
+use domain::SlurmJobId;
+use scheduler::slurm::{JobInfo, JobState, Phase};
 
 /// A job that Slurm calls completed has its reply in the spool; a shared filesystem may show it a little later.
 const REPLY_LAG: Duration = Duration::from_secs(60);
@@ -23,7 +25,7 @@ const ACCOUNTING_LOOKS: u32 = 2;
 
 /// True when the operator has cancelled it, and Slurm may not know that yet.
 pub(super) fn is_cancelled(job: &Record) -> bool {
-    job.verdict.as_deref() == Some(report::CANCELLED_BY_OPERATOR)
+    job.verdict.as_deref() == Some(sentences::CANCELLED_BY_OPERATOR)
 }
 
 fn is_with_slurm(job: &Record) -> bool {
@@ -87,7 +89,7 @@ impl Pass<'_> {
     async fn ask_slurm(
         &self,
         jobs: impl Iterator<Item = &Record> + Clone,
-    ) -> Result<Vec<JobInfo>, crate::slurm::SlurmError> {
+    ) -> Result<Vec<JobInfo>, scheduler::slurm::SlurmError> {
         let queue = self.slurm.queue().await?;
         let unlisted = |job: &&Record| {
             let name = job.job_id.slurm_name();
@@ -209,7 +211,7 @@ impl Pass<'_> {
             return self.fails_because(job, ExitCode::Training, cause, verdict);
         }
         let Some(info) = info else {
-            let sentence = report::vanished(job.slurm_id);
+            let sentence = sentences::vanished(job.slurm_id);
             return self.fails_because(job, ExitCode::Training, Cause::Unknown, sentence);
         };
         let mut info = info.clone();
@@ -222,7 +224,8 @@ impl Pass<'_> {
             info.exit_code = self.slurm.exit_code(info.id).await;
         }
         let asked = self.asked_for(job);
-        let (cause, sentence) = (report::cause(&info, asked.as_ref()), report::ended(&info, asked.as_ref()));
+        let (cause, sentence) =
+            (sentences::cause(&info, asked.as_ref()), sentences::ended(&info, asked.as_ref()));
         self.fails_because(job, ExitCode::Training, cause, sentence)
     }
 
@@ -245,9 +248,9 @@ impl Pass<'_> {
         if job.verdict.is_none() {
             let asked = self.asked_for(job);
             let verdict = if waited >= site.max_pending {
-                report::not_started(&info.reason, asked.as_ref(), Some(site.max_pending))
+                sentences::not_started(&info.reason, asked.as_ref(), Some(site.max_pending))
             } else if info.is_hopeless() && waited >= site.grace {
-                report::not_started(&info.reason, asked.as_ref(), None)
+                sentences::not_started(&info.reason, asked.as_ref(), None)
             } else {
                 return Ok(false);
             };

@@ -4,14 +4,15 @@ use jiff::Timestamp;
 
 use super::pass::{BridgeError, Pass};
 use super::reconcile::is_cancelled;
-use crate::exit_code::ExitCode;
-use crate::ledger::{Cause, Event, Record, State, write_atomic};
-use crate::report;
+use crate::ledger::{Cause, Event, Record, State};
 use crate::rodan::{Client, LoginError, log_in};
-use crate::secret::Secret;
-use crate::slurm::{Request, SubmitError};
-use crate::text::sentence;
-use crate::wire::{JobFile, JobMessage};
+use crate::sentences;
+use base::exit_code::ExitCode;
+use base::files::write_atomic;
+use base::secret::Secret;
+use base::text::sentence;
+use contract::wire::{JobFile, JobMessage};
+use scheduler::slurm::{Request, SubmitError};
 
 impl Pass<'_> {
     /// Submits a job that is not yet with Slurm. Whatever fails is either answered or tried again in the next pass.
@@ -24,7 +25,7 @@ impl Pass<'_> {
                 return Ok(()); // the job may exist: it must not be submitted twice
             }
             if is_cancelled(job) {
-                let sentence = report::CANCELLED_BY_OPERATOR.to_owned();
+                let sentence = sentences::CANCELLED_BY_OPERATOR.to_owned();
                 return self.fails_because(job, ExitCode::Training, Cause::Cancelled, sentence);
             }
             if job.limited && !self.insists {
@@ -32,7 +33,7 @@ impl Pass<'_> {
                     >= self.config.site.max_pending
                 {
                     let why = job.last_error.clone().unwrap_or_default();
-                    let sentence = report::not_started(&why, None, Some(self.config.site.max_pending));
+                    let sentence = sentences::not_started(&why, None, Some(self.config.site.max_pending));
                     return self.fails_because(job, ExitCode::Slurm, Cause::NotStarted, sentence);
                 }
             } else if self.is_given_up(job) {

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 
 use super::deliver::never_ran;
 use super::pass::{BridgeError, Pass};
-use crate::exit_code::ExitCode;
 use crate::ledger::{Record, State};
+use base::exit_code::ExitCode;
 
 impl Pass<'_> {
     /// Whether one more job may be taken, now that these are open or were.

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::pass::{BridgeError, Happening, Outcome, Pass, lock};
 use crate::config::Config;
-use crate::exit_code::ExitCode;
-use crate::ledger::{JobId, LockError, Record, Role, Store};
+use crate::ledger::{LockError, Record, Role, Store};
+use base::exit_code::ExitCode;
+use domain::JobId;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(5);

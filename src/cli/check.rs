@@ -23,10 +23,10 @@ use self::output::fail;
 use super::logging::{LogFormat, Verbosity};
 use crate::bridge::{self, DryRun, Happening, Outcome};
 use crate::config::{Config, Examined, Sources};
-use crate::exit_code::ExitCode;
-use crate::harden;
-use crate::ledger::JobId;
-use crate::text::printable_json;
+use base::exit_code::ExitCode;
+use base::harden;
+use base::text::printable_json;
+use domain::JobId;
 
 /// Takes training jobs from RabbitMQ, submits them to Slurm, and answers the ones that failed
 ///

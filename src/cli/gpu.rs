@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::exit_code::ExitCode;
-use crate::train::{Finding, GpuError, NetworkError, Precision, StepTime, open_card};
+use base::exit_code::ExitCode;
+use page_layers::{Finding, GpuError, NetworkError, Precision, StepTime, open_card};
 
 /// Samples in a step that is measured, their side, and how many steps.
 const MEASURED: (usize, usize, usize) = (16, 256, 50);

@@ -1,8 +1,8 @@
 //! `run_trainer --local PAGE_DIR --out DIR`: pages in folders, without broker, Slurm or Rodan.
 
 mod folder;
-mod report;
 mod summary;
+mod training_json;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,19 +14,21 @@ use thiserror::Error;
 use tracing::info;
 
 pub use folder::{FolderError, find_models, find_page, parse_settings, read_settings};
-pub use report::ReportError;
-pub(super) use report::effective_settings;
-pub use summary::{Footer, Row, Summary, peak_memory};
-pub(crate) use summary::{clock, size};
+pub use summary::{Footer, Row, Summary};
+pub use training_json::ReportError;
+pub(crate) use training_json::effective_settings;
 
-use super::look::{look, picture};
-use super::report_html::{self, Content, LayerPart, MOST_PICTURES, PagePart, Pictures, layer_name};
-use crate::exit_code::ExitCode;
-use crate::train::{
-    EventLogs, Line, PageInputs, PictureError, Progress, Score, TrainError, TrainedLayer, TrainingInputs,
-    TrainingJob, WithEvents, choose_device, colour_name, write_preview,
+use crate::worker::parts::{layer_parts, page_parts, picture};
+use crate::worker::progress_bar::Progress;
+use base::exit_code::ExitCode;
+use base::memory::peak_memory;
+use domain::Layer;
+use page_layers::look_at_pages as look;
+use page_layers::{
+    EventLogs, Line, PageInputs, PictureError, Score, TrainError, TrainedLayer, TrainingInputs, TrainingJob,
+    WithEvents, choose_device, colour_name, write_preview,
 };
-use crate::wire::Layer;
+use report::{Content, MOST_PICTURES, Pictures, layer_name};
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -64,7 +66,7 @@ pub enum LocalError {
     Train(#[from] TrainError),
     /// A trained network can't be run on the page.
     #[error("the models are written, but the page can't be predicted with them: {0}")]
-    Predict(#[from] crate::train::NetworkError),
+    Predict(#[from] page_layers::NetworkError),
     /// The picture can't be written.
     #[error(transparent)]
     Preview(#[from] PictureError),
@@ -148,17 +150,17 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     steps.push(("predict", predicted));
     info!("time: {}", Line(&steps));
     let path = arguments.out.join("training.json");
-    report::write(&path, &map, &settings, &job, &trained, &summary, &steps)?;
+    training_json::write(&path, &map, &settings, &job, &trained, &summary, &steps)?;
     let labels: Vec<_> = inputs.pages.iter().map(|page| page.label.clone()).collect();
-    let html = report_html::render(&Content {
+    let html = report::render(&Content {
         ended: Timestamp::now(),
-        pages: PagePart::all(&job, &labels),
+        pages: page_parts(&job, &labels),
         patch: (job.shape().height(), job.shape().width()),
         seed: job.seed(),
         device: &summary.device,
         given: &map,
         effective: effective_settings(&settings),
-        layers: LayerPart::all(&trained, &scores),
+        layers: layer_parts(&trained, &scores),
         pictures: Pictures::Drawn(pictures),
         steps,
         whole: summary.time,

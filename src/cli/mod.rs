@@ -4,18 +4,14 @@ pub mod check;
 #[cfg(feature = "trainer")]
 mod gpu;
 #[cfg(feature = "trainer")]
-pub mod job;
-#[cfg(feature = "trainer")]
 pub mod local;
 mod logging;
-#[cfg(feature = "trainer")]
-mod look;
+mod output;
+mod output;
 #[cfg(feature = "trainer")]
 pub mod predict;
 #[cfg(feature = "trainer")]
 pub mod reference;
-#[cfg(feature = "trainer")]
-mod report_html;
 #[cfg(feature = "trainer")]
 pub mod run_trainer;
 

@@ -11,16 +11,15 @@ use std::time::Instant;
 use thiserror::Error;
 use tracing::info;
 
-use super::local::{
-    FolderError, Footer, find_models, make_writable, parse_settings, peak_memory, watch_signals,
-};
-use crate::exit_code::ExitCode;
-use crate::keras::{self, Model, ReadError};
-use crate::train::{
+use super::local::{FolderError, Footer, find_models, make_writable, parse_settings, watch_signals};
+use base::exit_code::ExitCode;
+use base::memory::peak_memory;
+use domain::{Layer, SettingsMap};
+use page_layers::keras::{self, Model, ReadError};
+use page_layers::{
     NetworkError, Page, PageError, PatchShape, PatchShapeError, Picture, PictureError, Predictor,
     Segmentation, choose_device, colour_name, draw_cutout, draw_preview,
 };
-use crate::wire::{Layer, SettingsMap};
 
 /// The settings that mean something here.
 const SETTINGS: [&str; 3] = ["Patch height", "Patch width", "Batch Size"];

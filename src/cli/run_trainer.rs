@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use super::gpu;
-use super::job::{self, JobArgs};
 use super::local::{self, LocalArgs};
 use super::logging::Verbosity;
 use super::predict::{self, PredictArgs};
 use crate::courier::run_child;
-use crate::exit_code::ExitCode;
-use crate::harden;
+use crate::worker::cores::use_the_cores_of_the_allocation;
+use crate::worker::{self, JobArgs};
+use base::exit_code::ExitCode;
+use base::harden;
 
 /// The version, and what this build computes on; `check doctor` reads it.
 const VERSION: &str = if cfg!(feature = "cuda") {
@@ -112,17 +113,5 @@ pub fn run(arguments: Arguments) -> ExitCode {
     // clap asks for a job file where there is no --local.
     let Some(job_file) = arguments.job_file else { return ExitCode::Usage };
     let Arguments { reply_queue, correlation_id, env_file, .. } = arguments;
-    job::run(&JobArgs { job_file, reply_queue, correlation_id, env_file, quiet })
-}
-
-/// One thread for each core that Slurm gave, and no more; elsewhere rayon takes what the system allows. None of them starts
-/// programs, so none needs more rights than the process has.
-pub(super) fn use_the_cores_of_the_allocation() {
-    let given = std::env::var("SLURM_CPUS_PER_TASK").ok().and_then(|n| n.parse().ok()).filter(|n| *n > 0);
-    let threads = given.filter(|_| std::env::var_os("RAYON_NUM_THREADS").is_none());
-    let pool = rayon::ThreadPoolBuilder::new().start_handler(|_| harden::no_new_privileges());
-    // 0: what RAYON_NUM_THREADS or the system says.
-    if let Err(error) = pool.num_threads(threads.unwrap_or(0)).build_global() {
-        tracing::warn!("the number of threads can't be set: {error}");
-    }
+    worker::run(&JobArgs { job_file, reply_queue, correlation_id, env_file, quiet })
 }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use super::env::VARIABLES;
 use super::file::examine_file;
 use super::load::{ConfigError, Problem, Read, Sources};
-use super::resolved::{BrokerConfig, RodanConfig, SiteConfig};
+use super::resolved::RodanConfig;
+use contract::broker::BrokerConfig;
+use scheduler::SiteConfig;
 
 /// Variables that a file may hold beside [`VARIABLES`]: the scripts' own.
 const OTHERS: [&str; 2] = ["HPC_TRAINER_HOME", "HPC_TRAINER_ENV_FILE"];

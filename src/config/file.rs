@@ -9,7 +9,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::load::ConfigError;
-use crate::secret::Secret;
+use base::secret::Secret;
 
 /// Bytes of the largest file that is read.
 const MAX_BYTES: u64 = 1 << 20;

@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use super::address::RodanAddress;
 use super::file::read_private;
 use super::load::{ConfigError, Problem, Reader};
-use crate::tls::{Identity, IdentityError};
+use base::address::RodanAddress;
+use base::tls::{Identity, IdentityError};
 
 impl Reader {
     /// What is shown to a Rodan that asks for a client certificate.

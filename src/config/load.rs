@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use super::address::{BrokerAddress, RodanAddress};
 use super::env::{default, purpose};
 use super::file::read_file;
-use super::gres::GresTable;
-use super::resolved::{BrokerConfig, Config, OnTimeLimit, RodanConfig, SiteConfig, TrainerConfig};
-use crate::secret::Secret;
-use crate::wire::{SiteChoice, SiteLimits, Walltime};
+use super::resolved::{Config, OnTimeLimit, RodanConfig, TrainerConfig};
+use base::address::{BrokerAddress, RodanAddress};
+use base::secret::Secret;
+use contract::broker::BrokerConfig;
+use domain::{SiteChoice, SiteLimits, Walltime};
+use scheduler::GresTable;
+use scheduler::SiteConfig;
 
 /// A configuration that can't be used. Its text names every problem at once and no secret.
 #[derive(Debug, Error)]
@@ -449,8 +451,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    use super::super::gres::Gres;
     use super::*;
+    use scheduler::Gres;
 
     const SIX: &str = "export RABBITMQ_USER=tester\nRABBITMQ_PASSWORD='s3$cret#'\nRABBITMQ_HOST=rabbit\n\
                        # a comment\nexport RODAN_USER=me@example.org\nRODAN_PASSWORD=\"pass word\"\nRODAN_HOST=rodan\n";

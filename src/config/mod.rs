@@ -1,21 +1,17 @@
 //! Configuration: `credentials.env` and the process environment, read once into typed values.
 
-mod address;
 mod env;
 mod examine;
 mod file;
-mod gres;
 mod identity;
 mod load;
 mod resolved;
 mod write;
 
-pub use address::{AddressError, BrokerAddress, RodanAddress};
 pub use env::{VARIABLES, Variable};
 pub use examine::Examined;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use file::variables_of as env_variables;
-pub use gres::{Gres, GresTable, GresTableError};
 pub use load::{ConfigError, Problem, Sources};
-pub use resolved::{BrokerConfig, Config, OnTimeLimit, RodanConfig, SiteConfig, TrainerConfig};
+pub use resolved::{Config, OnTimeLimit, RodanConfig, TrainerConfig};
 pub use write::{credentials_text, problems};

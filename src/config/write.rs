@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::env::VARIABLES;
 use super::load::{Problem, Reader};
-use crate::secret::Secret;
+use base::secret::Secret;
 
 const EXAMPLE: &str = include_str!("../../credentials.env.example");
 

@@ -16,10 +16,10 @@ use tracing::{debug, info, warn};
 
 use super::live::{Errand, Hello};
 use super::rest::send_model;
-use crate::broker::{Broker, TellError};
 use crate::config::{Sources, TrainerConfig};
-use crate::exit_code::ExitCode;
 use crate::ledger::{Claimed, JobFiles, Live, Outbox, Publisher, claim, claimed_by};
+use base::exit_code::ExitCode;
+use contract::broker::{Broker, TellError};
 
 /// How long a broker that could not be used is left alone.
 const REST: Duration = Duration::from_secs(30);

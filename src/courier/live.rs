@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::wire::conversation::{JobProgress, JobState};
+use contract::wire::conversation::{JobProgress, JobState};
 
 /// How long the process may take for what it is sending when the training is over. What it has not sent then, the trainer
 /// sends itself.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
-use crate::text::printable;
+use base::text::printable;
 
 /// So much of a log's end is looked at, in bytes.
 const MOST_BYTES: u64 = 32 << 10;

@@ -6,9 +6,10 @@ use std::path::Path;
 use jiff::Timestamp;
 use thiserror::Error;
 
-use crate::broker::{Broker, TellError};
-use crate::ledger::{Cause, Outbox, read_own};
-use crate::wire::conversation::{End, JobDone, JobFailed, Message, ModelEntry, model_messages, sha256};
+use crate::ledger::{Cause, Outbox};
+use base::files::read_own;
+use contract::broker::{Broker, TellError};
+use contract::wire::conversation::{End, JobDone, JobFailed, Message, ModelEntry, model_messages, sha256};
 
 /// The end of one job's conversation, and all that has to come before it.
 #[derive(Debug)]

@@ -9,10 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::assert_shown;
 use crate::config::{Config, ConfigError, Sources, TrainerConfig, env_variables};
-use crate::ledger::{
-    Breaker, Event, HeldBy, JobId, Outcome, Progress, Record, SlurmJobId, State, Unreadable, parse_record,
-};
-use crate::wire::Reply;
+use crate::ledger::{Breaker, Event, HeldBy, Outcome, Progress, Record, State, Unreadable, parse_record};
+use contract::wire::Reply;
+use domain::{JobId, SlurmJobId};
 
 /// `credentials.env`.
 pub(super) fn credentials(data: &[u8]) {

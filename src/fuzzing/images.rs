@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use super::assert_shown;
-use crate::train::{Input, decode_bytes, unpack};
-use crate::wire::{InputKind, Layer};
+use domain::{InputKind, Layer};
+use page_layers::{Input, decode_bytes, unpack};
 
 /// Most pixels of an image here; the product takes 150 megapixels, by the same rule.
 const PIXELS: u64 = 1 << 20;

@@ -8,12 +8,12 @@ use jiff::Timestamp;
 
 use super::assert_shown;
 use crate::config::{Config, Sources};
-use crate::ledger::{CorrelationId, JobId, Record};
-use crate::secret::Secret;
-use crate::slurm::Request;
-use crate::wire::{
-    JobFile, JobMessage, Reply, ResourceSettings, SettingsMap, SiteLimits, TrainingSettings, Walltime,
-};
+use crate::ledger::Record;
+use base::secret::Secret;
+use contract::wire::{JobFile, JobMessage, Reply};
+use domain::{CorrelationId, JobId};
+use domain::{ResourceSettings, SettingsMap, SiteLimits, TrainingSettings, Walltime};
+use scheduler::slurm::Request;
 
 /// Occurs in no input but by a deliberate search.
 const TOKEN: &str = "9f1c3ad0a07e44d2b6f5c2e1d8b7a604";
@@ -58,7 +58,7 @@ pub(super) fn message(data: &[u8]) {
     let job = match JobMessage::parse(body) {
         Ok(job) => job,
         Err(error) => {
-            let sentence = crate::text::sentence(&error.to_string());
+            let sentence = base::text::sentence(&error.to_string());
             assert_shown(&sentence);
             let reply = Reply::error(&sentence);
             let back = Reply::from_body(reply.body().to_vec()).unwrap();

@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
-use crate::keras::{CONV_LAYERS, Model, Weights, check_model_config, from_bytes, to_bytes};
-use crate::train::PatchShape;
+use page_layers::PatchShape;
+use page_layers::keras::{CONV_LAYERS, Model, Weights, check_model_config, from_bytes, to_bytes};
 
 /// A whole model's file, 5.8 MB.
 static FILE: LazyLock<Vec<u8>> = LazyLock::new(|| {

@@ -1,9 +1,9 @@
 //! What Slurm's commands print, and a site's banner around it.
 
 use super::assert_shown;
-use crate::slurm::fuzzing::{answer, exit_code_in, sacct_lines, squeue_line};
-use crate::slurm::{JobInfo, JobState, Phase, SubmitError, in_words};
-use crate::wire::{ResourceSettings, Walltime};
+use domain::{ResourceSettings, Walltime};
+use scheduler::slurm::fuzzing::{answer, exit_code_in, sacct_lines, squeue_line};
+use scheduler::slurm::{JobInfo, JobState, Phase, SubmitError, in_words};
 
 /// States in which Slurm is done with a job (`man squeue`, "JOB STATE CODES").
 const ENDS: [&str; 10] = [
@@ -95,9 +95,9 @@ fn check(job: &JobInfo, text: &str) {
         email: None,
     };
     for asked in [None, Some(&asked)] {
-        assert_shown(&crate::report::ended(job, asked));
+        assert_shown(&crate::sentences::ended(job, asked));
     }
-    assert_shown(&crate::report::not_started(&job.reason, None, None));
+    assert_shown(&crate::sentences::not_started(&job.reason, None, None));
 }
 
 fn check_exit_code(code: &str) {

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 
 use super::assert_shown;
-use crate::wire::Answer;
-use crate::wire::conversation::{
+use contract::wire::Answer;
+use contract::wire::conversation::{
     Cancel, Collector, End, Header, JobProgress, JobState, Kind, MAX_JSON_BYTES, ModelPart, Protocol,
     message_id, model_messages, sha256,
 };

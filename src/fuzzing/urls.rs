@@ -3,8 +3,8 @@
 use url::Url;
 
 use super::assert_shown;
-use crate::config::{BrokerAddress, RodanAddress};
 use crate::rodan::Target;
+use base::address::{BrokerAddress, RodanAddress};
 
 /// The first line is Rodan's address, the second a location from a message, each other one where a server redirects to.
 pub(super) fn join(data: &[u8]) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::wire::conversation::Cancel;
+use contract::wire::conversation::Cancel;
 
 /// As long as a reply queue lives at most when nobody looks into it.
 pub const REMEMBERED: Duration = Duration::from_secs(14 * 24 * 3600);

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::atomic::write_atomic;
-use super::own::read_own;
 use super::store::JobFiles;
+use base::files::read_own;
+use base::files::write_atomic;
 
 /// The cause of an error reply. The words never change their meaning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

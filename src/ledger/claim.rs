@@ -10,9 +10,9 @@ use std::io;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::atomic::{create_atomic, write_atomic};
-use super::own::read_own;
 use super::store::JobFiles;
+use base::files::read_own;
+use base::files::{create_atomic, write_atomic};
 
 /// Who publishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use uuid::Uuid;
 
-use super::atomic::{create_atomic, write_atomic};
-use super::own::read_own;
+use base::files::read_own;
+use base::files::{create_atomic, write_atomic};
 
 /// How long the lock of another host counts without a new heartbeat.
 pub(super) const STALE_AFTER: Duration = Duration::from_secs(600);

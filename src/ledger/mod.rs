@@ -1,14 +1,12 @@
 //! The ledger: one record per job in the spool, written before each side effect.
 
 mod advice;
-mod atomic;
 mod breaker;
 mod cancels;
 mod cause;
 mod claim;
 mod lock;
 mod outbox;
-mod own;
 mod paces;
 mod progress;
 mod record;
@@ -17,17 +15,15 @@ mod tally;
 mod told;
 mod view;
 
-pub use atomic::{create_atomic, sweep, write_atomic};
 pub use breaker::Breaker;
 pub use cancels::{Cancels, REMEMBERED};
 pub use cause::Cause;
 pub use claim::{Claimed, Publisher, claim, claimed_by};
 pub use lock::{Lock, LockError, Role};
 pub use outbox::{Live, Outbox};
-pub(crate) use own::read_own;
 pub use paces::{NodeKind, Paces};
 pub use progress::{NotedPace, Progress};
-pub use record::{CorrelationId, Event, JobId, Outcome, Record, SlurmJobId, State, TransitionError};
+pub use record::{Event, Outcome, Record, State, TransitionError};
 pub use store::{JobFiles, Store, StoreError};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use store::{Unreadable, parse as parse_record};

@@ -11,9 +11,8 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::atomic::{sweep, write_atomic};
-use super::own::read_own;
-use crate::wire::conversation::JobState;
+use base::files::{read_own, sweep, write_atomic};
+use contract::wire::conversation::JobState;
 
 /// The messages of one job that are to be sent.
 #[derive(Clone, Debug)]
@@ -149,7 +148,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::conversation::Phase;
+    use contract::wire::conversation::Phase;
 
     fn outbox() -> (tempfile::TempDir, Outbox) {
         let dir = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::progress::NotedPace;
-use crate::wire::Pace;
+use contract::wire::Pace;
 
 /// So many jobs of each kind are remembered.
 const MOST: usize = 20;

@@ -6,10 +6,10 @@ use std::path::Path;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::atomic::UNFINISHED;
-use super::own::read_own;
-use super::record::SlurmJobId;
-use crate::wire::conversation::JobProgress;
+use base::files::UNFINISHED;
+use base::files::read_own;
+use contract::wire::conversation::JobProgress;
+use domain::SlurmJobId;
 
 /// What a trainer was doing when it last said so.
 ///

@@ -1,78 +1,12 @@
 //! One job's record and the states that it goes through.
 
-use std::fmt;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use domain::{CorrelationId, JobId, SlurmJobId, hex_sha256};
+
 use super::cause::Cause;
-
-/// Rodan's id of a job: it comes from outside and can be any text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct CorrelationId(pub String);
-
-/// Our id of a job: safe as a file name and as a Slurm job name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct JobId(String);
-
-impl JobId {
-    /// The correlation id itself where it is safe, else a hash of it.
-    pub fn from_correlation_id(id: &CorrelationId) -> Self {
-        let safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if (1..=64).contains(&id.0.len()) && id.0.chars().all(safe) && !id.0.starts_with(['-', '_']) {
-            return Self(id.0.clone());
-        }
-        Self(format!("x-{}", &hex_sha256(id.0.as_bytes())[..32]))
-    }
-
-    /// The id of the `count`-th later job that came with a correlation id that is already known.
-    #[must_use]
-    pub fn again(&self, body_sha256: &str, count: u32) -> Self {
-        Self(format!("x-{}", &hex_sha256(format!("{self} {body_sha256} {count}").as_bytes())[..32]))
-    }
-
-    /// A name of a directory in the spool, taken as an id; `None` when it can't be one.
-    pub fn from_directory(name: &str) -> Option<Self> {
-        let safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        ((1..=64).contains(&name.len()) && name.chars().all(safe)).then(|| Self(name.to_owned()))
-    }
-
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The name of its watcher's Slurm job.
-    pub fn watcher_name(&self) -> String {
-        format!("hpcw-{}", self.0)
-    }
-
-    /// The name of its Slurm job, by which a job is found whose number is not known.
-    pub fn slurm_name(&self) -> String {
-        format!("hpct-{}", self.0)
-    }
-}
-
-impl fmt::Display for JobId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Slurm's number of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct SlurmJobId(pub u64);
-
-impl fmt::Display for SlurmJobId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// What a spooled reply holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -306,15 +240,6 @@ impl Record {
     }
 }
 
-/// SHA-256 in hexadecimal.
-pub(crate) fn hex_sha256(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // writing to a String can't fail
-        text
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -358,7 +283,7 @@ mod tests {
         #[test]
         fn every_state_survives_the_disk(events in prop::collection::vec(event(), 0..20)) {
             let mut record = Record::new(
-                JobId("a".into()), CorrelationId("a".into()), "q".into(), b"{}", Timestamp::UNIX_EPOCH);
+                JobId::from_directory("a").unwrap(), CorrelationId("a".into()), "q".into(), b"{}", Timestamp::UNIX_EPOCH);
             for event in events {
                 let _ = record.apply(event, Timestamp::UNIX_EPOCH);
             }

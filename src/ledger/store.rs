@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use thiserror::Error;
 
-use super::atomic::{PROBE, UNFINISHED, sweep, sync_directory, write_atomic};
 use super::breaker::Breaker;
 use super::claim::{Claimed, Publisher, claim};
 use super::outbox::Outbox;
-use super::own::{is_own_directory, own_directory, read_own};
-use super::record::{JobId, RECORD_VERSION, Record, SlurmJobId};
-use crate::crash;
-use crate::text::printable;
-use crate::wire::{Envelope, Reply};
+use super::record::{RECORD_VERSION, Record};
+use base::crash;
+use base::files::{PROBE, UNFINISHED, sweep, sync_directory, write_atomic};
+use base::files::{is_own_directory, own_directory, read_own};
+use base::text::printable;
+use contract::wire::{Envelope, Reply};
+use domain::{JobId, SlurmJobId};
 
 /// The spool: `jobs/` (open), `done/` (answered), `rejected/` (messages that were no jobs, and files that are
 /// not ours).

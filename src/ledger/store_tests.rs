@@ -3,7 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::ledger::record::{CorrelationId, Event};
+use crate::ledger::record::Event;
+use domain::CorrelationId;
 
 fn record(id: &str) -> Record {
     let id = CorrelationId(id.into());

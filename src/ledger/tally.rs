@@ -12,12 +12,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::atomic::write_atomic;
 use super::cause::Cause;
-use super::own::read_own;
-use super::record::{JobId, Outcome};
+use super::record::Outcome;
 use super::store::{Store, StoreError};
 use super::view::Seen;
+use base::files::read_own;
+use base::files::write_atomic;
+use domain::JobId;
 
 /// Form of the file; any other is not read, and counting starts anew, which Prometheus takes for a restart.
 const VERSION: u32 = 1;
@@ -164,8 +165,9 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{CorrelationId, Event, Record};
+    use super::super::record::{Event, Record};
     use super::*;
+    use domain::CorrelationId;
 
     fn answered(store: &Store, id: &str, outcome: Outcome, cause: Option<Cause>) -> JobId {
         let id = CorrelationId(id.into());

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::wire::conversation::JobState;
+use contract::wire::conversation::JobState;
 
 /// The state that was told last. It is written down before it is sent: a copy has the same content, and so the same id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::atomic::UNFINISHED;
 use super::lock::{Role, STALE_AFTER};
-use super::own::read_own;
-use super::record::{JobId, Record};
+use super::record::Record;
 use super::store::{JobFiles, Store, StoreError, Unreadable, parse};
+use base::files::UNFINISHED;
+use base::files::read_own;
+use domain::JobId;
 
 /// A job as it lies in the spool.
 #[derive(Clone, Debug)]
@@ -163,8 +164,8 @@ fn ids_in(directory: &Path) -> Result<Vec<JobId>, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::super::lock::Lock;
-    use super::super::record::CorrelationId;
     use super::*;
+    use domain::CorrelationId;
 
     #[test]
     fn looking_changes_nothing_and_finds_open_and_answered_jobs() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::redirect::Policy;
 use thiserror::Error;
 
-use crate::tls;
+use base::tls;
 
 /// An HTTP client that follows no redirect by itself: each one is looked at first.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ pub(super) fn describe(error: &reqwest::Error) -> String {
         cause = Some(inner);
     }
     if let Some(cause) = cause {
-        text.push_str(&format!(" ({})", crate::text::printable(&cause.to_string(), 200)));
+        text.push_str(&format!(" ({})", base::text::printable(&cause.to_string(), 200)));
     }
     text
 }

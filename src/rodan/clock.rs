@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use reqwest::header::DATE;
 
 use super::client::{Client, describe};
-use crate::config::RodanAddress;
+use base::address::RodanAddress;
 
 /// The date of an answer, which any page will do for; `None` where the server gives none.
 ///

@@ -12,11 +12,11 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::client::{Client, describe};
 use super::target::{Target, TargetError};
-use crate::config::RodanAddress;
-use crate::retry::{Attempt, Policy};
-use crate::secret::Secret;
-use crate::text::printable;
-use crate::wire::{Input, InputKind, Inputs};
+use base::address::RodanAddress;
+use base::retry::{Attempt, Policy};
+use base::secret::Secret;
+use base::text::printable;
+use domain::{Input, InputKind, Inputs};
 
 const MOST_REDIRECTS: usize = 5;
 /// All files together may have so many times the bytes that one file may have.
@@ -236,7 +236,7 @@ impl Downloader {
     }
 
     fn authorization(&self) -> HeaderValue {
-        let text = crate::secret::Secret::new(format!("Token {}", self.token.expose()));
+        let text = base::secret::Secret::new(format!("Token {}", self.token.expose()));
         // A token that can't stand in a header is no token of Rodan's; without it the server answers 401.
         let mut value = HeaderValue::from_str(text.expose()).unwrap_or_else(|_| HeaderValue::from_static(""));
         value.set_sensitive(true);

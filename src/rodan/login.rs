@@ -10,10 +10,10 @@ use zeroize::Zeroizing;
 use super::client::{Client, describe};
 use super::target::{Target, TargetError};
 use crate::config::RodanConfig;
-use crate::crash;
-use crate::retry::{Attempt, Policy};
-use crate::secret::{MASK, Secret};
-use crate::text::printable;
+use base::crash;
+use base::retry::{Attempt, Policy};
+use base::secret::{MASK, Secret};
+use base::text::printable;
 
 const PATH: &str = "/api/auth/token/";
 const RETRY: Policy =

@@ -3,7 +3,7 @@
 use thiserror::Error;
 use url::Url;
 
-use crate::config::RodanAddress;
+use base::address::RodanAddress;
 
 /// A URL to fetch, and whether it belongs to Rodan.
 #[derive(Clone, Debug, PartialEq, Eq)]

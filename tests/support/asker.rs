@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use hpc_trainer::wire::conversation::{Collector, Header, Kind, ModelPart, sha256};
+use contract::wire::conversation::{Collector, Header, Kind, ModelPart, sha256};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};

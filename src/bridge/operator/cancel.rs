@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::super::pass::{BridgeError, Happening, Outcome as PassOutcome, Pass, lock};
 use crate::config::Config;
-use crate::exit_code::ExitCode;
-use crate::ledger::{Cause, JobId, LockError, Outcome, Record, Role, State, Store};
-use crate::report::CANCELLED_BY_OPERATOR;
+use crate::ledger::{Cause, LockError, Outcome, Record, Role, State, Store};
+use crate::sentences::CANCELLED_BY_OPERATOR;
+use base::exit_code::ExitCode;
+use domain::JobId;
 
 /// How long the lock of the spool is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -2,9 +2,10 @@
 
 use thiserror::Error;
 
-use crate::exit_code::ExitCode;
-use crate::ledger::{JobId, Seen, Store, StoreError};
-use crate::text::printable;
+use crate::ledger::{Seen, Store, StoreError};
+use base::exit_code::ExitCode;
+use base::text::printable;
+use domain::JobId;
 
 /// Fewest characters of an id that are shown.
 const SHORTEST: usize = 8;
@@ -101,7 +102,8 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::ledger::{CorrelationId, Record};
+    use crate::ledger::Record;
+    use domain::CorrelationId;
 
     fn store(names: &[&str]) -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::ledger::JobId;
+use domain::JobId;
 
 /// The log of one Slurm job.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,7 +11,8 @@ use super::super::metrics;
 use super::super::pass::{BridgeError, lock};
 use super::logs::Log;
 use crate::config::Config;
-use crate::ledger::{JobId, LockError, Role, State, Store};
+use crate::ledger::{LockError, Role, State, Store};
+use domain::JobId;
 
 /// How long the lock of the spool is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::super::pass::{BridgeError, Happening, Outcome as PassOutcome, Pass, lock};
 use crate::config::Config;
-use crate::exit_code::ExitCode;
-use crate::ledger::{JobId, LockError, Outcome, Record, Role, SlurmJobId, State, Store};
+use crate::ledger::{LockError, Outcome, Record, Role, State, Store};
+use base::exit_code::ExitCode;
+use domain::{JobId, SlurmJobId};
 
 /// How long the lock of the spool is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);

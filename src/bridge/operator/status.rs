@@ -11,11 +11,11 @@ use serde_json::{Map, Value};
 use super::find::{FindError, find, shortest};
 use super::logs::logs_of;
 use crate::config::Config;
-use crate::ledger::{
-    HeldBy, JobId, Outcome, Progress, Record, Seen, SlurmJobId, State, Store, StoreError, read_own,
-};
-use crate::slurm::{JobInfo, Node, Pending, Phase, Slurm, fitting, in_words, place};
-use crate::wire::{JobMessage, Reply};
+use crate::ledger::{HeldBy, Outcome, Progress, Record, Seen, State, Store, StoreError};
+use base::files::read_own;
+use contract::wire::{JobMessage, Reply};
+use domain::{JobId, SlurmJobId};
+use scheduler::slurm::{JobInfo, Node, Pending, Phase, Slurm, fitting, in_words, place};
 
 /// A note that is older says nothing about the end: it may be of a run before the job came back.
 const FRESH: Duration = Duration::from_secs(600);
@@ -316,7 +316,7 @@ fn settings(message: &[u8]) -> Option<Map<String, Value>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::slurm::JobState;
+    use scheduler::slurm::JobState;
 
     #[test]
     fn the_end_is_the_trainers_where_it_is_fresh_and_of_the_job_that_runs() {

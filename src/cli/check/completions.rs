@@ -4,7 +4,7 @@ use clap::{Args, CommandFactory as _};
 use clap_complete::{Shell, generate};
 
 use super::output::print_all;
-use crate::exit_code::ExitCode;
+use base::exit_code::ExitCode;
 
 /// Print the completions for a shell
 ///

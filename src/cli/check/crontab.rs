@@ -51,7 +51,7 @@ async fn add(line: &str, script: &Path) -> Result<bool, String> {
     } else {
         let says = String::from_utf8_lossy(&listed.stderr).into_owned();
         if !says.contains("no crontab") {
-            return Err(crate::text::printable(&says, 200));
+            return Err(base::text::printable(&says, 200));
         }
         String::new()
     };
@@ -67,7 +67,7 @@ async fn add(line: &str, script: &Path) -> Result<bool, String> {
     let written = call(&["-"], Some(text)).await?;
     match written.status.success() {
         true => Ok(true),
-        false => Err(crate::text::printable(&String::from_utf8_lossy(&written.stderr), 200)),
+        false => Err(base::text::printable(&String::from_utf8_lossy(&written.stderr), 200)),
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::table::{nodes, place, progress, reason, since, state, wrap};
 use crate::bridge::operator::{Details, InSlurm};
 use crate::ledger::{Outcome, State};
-use crate::text::{printable, span};
+use base::text::{printable, span};
 
 /// Width of the names.
 const NAMES: usize = 16;

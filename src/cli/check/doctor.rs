@@ -7,9 +7,9 @@ use clap::Args;
 
 use super::doctor_table::render;
 use super::output::{fail, print_all};
-use crate::bridge::doctor::{self, Download, Ended, NodeCheck, Options, Verdict};
 use crate::config::Examined;
-use crate::exit_code::ExitCode;
+use crate::doctor::{self, Download, Ended, NodeCheck, Options, Verdict};
+use base::exit_code::ExitCode;
 
 /// Try every link out and say what to do about each that fails
 ///

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::table::wrap;
-use crate::bridge::doctor::{Report, Verdict};
+use crate::doctor::{Report, Verdict};
 
 /// Width of the names, and where what was seen begins.
 const NAME: usize = 17;
@@ -56,7 +56,7 @@ pub(super) fn render(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bridge::doctor::Row;
+    use crate::doctor::Row;
 
     #[test]
     fn the_report_as_a_table_and_as_json() {

@@ -10,12 +10,11 @@ use thiserror::Error;
 use super::crontab;
 use super::doctor;
 use super::output::{fail, print};
-use crate::config::{
-    BrokerAddress, Examined, Problem, RodanAddress, Sources, VARIABLES, credentials_text, problems,
-};
-use crate::exit_code::ExitCode;
-use crate::ledger::{create_atomic, write_atomic};
-use crate::secret::Secret;
+use crate::config::{Examined, Problem, Sources, VARIABLES, credentials_text, problems};
+use base::address::{BrokerAddress, RodanAddress};
+use base::exit_code::ExitCode;
+use base::files::{create_atomic, write_atomic};
+use base::secret::Secret;
 
 /// Write credentials.env, show the crontab line, and try everything out
 ///

@@ -11,9 +11,9 @@ use clap::Args;
 use super::output::{fail, print};
 use crate::bridge::operator::{find, logs_of};
 use crate::config::Config;
-use crate::exit_code::ExitCode;
 use crate::ledger::Store;
-use crate::text::acts_on_terminal;
+use base::exit_code::ExitCode;
+use base::text::acts_on_terminal;
 
 /// Between two looks for more.
 const PAUSE: Duration = Duration::from_millis(500);

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, Write as _};
 
-use crate::exit_code::ExitCode;
+use base::exit_code::ExitCode;
 
 /// Prints a text. A reader that has gone, such as `head`, has what it wanted.
 pub(super) fn print(text: &str) -> Result<(), ExitCode> {

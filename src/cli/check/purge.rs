@@ -8,9 +8,10 @@ use clap::Args;
 
 use super::output::{fail, print_all};
 use crate::bridge::operator::{self, Item, Purged};
-use crate::config::{Config, SiteConfig};
-use crate::exit_code::ExitCode;
-use crate::text::{printable, size, span};
+use crate::config::Config;
+use base::exit_code::ExitCode;
+use base::text::{printable, size, span};
+use scheduler::SiteConfig;
 
 /// The least age: a message that RabbitMQ hands out again is known by its record.
 const LEAST: Duration = Duration::from_secs(3600);

@@ -6,8 +6,8 @@ use super::output::{fail, print_all};
 use crate::bridge::Happening;
 use crate::bridge::operator::{self, Retried, find};
 use crate::config::Config;
-use crate::exit_code::ExitCode;
 use crate::ledger::{Outcome, Store};
+use base::exit_code::ExitCode;
 
 /// Try a waiting job again now: submit it, or deliver its reply
 ///

@@ -7,8 +7,8 @@ use super::output::{fail, print_all};
 use super::{details, table};
 use crate::bridge::operator;
 use crate::config::Config;
-use crate::exit_code::ExitCode;
-use crate::text::printable_json;
+use base::exit_code::ExitCode;
+use base::text::printable_json;
 
 /// Show the open jobs, or everything about one
 ///

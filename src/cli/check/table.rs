@@ -7,8 +7,8 @@ use jiff::Timestamp;
 
 use crate::bridge::operator::{JobStatus, Status, Waiting};
 use crate::ledger::{HeldBy, Outcome, Progress, Role, State};
-use crate::slurm::Phase;
-use crate::text::{printable, span};
+use base::text::{printable, span};
+use scheduler::slurm::Phase;
 
 /// Columns of the terminal.
 const WIDTH: usize = 80;

@@ -2,7 +2,8 @@ use serde_json::json;
 
 use super::*;
 use crate::bridge::operator::{InSlurm, Pause, Waiting};
-use crate::ledger::{CorrelationId, Event, JobId, Record, SlurmJobId};
+use crate::ledger::{Event, Record};
+use domain::{CorrelationId, JobId, SlurmJobId};
 
 fn now() -> Timestamp {
     "2026-11-01T10:00:00Z".parse().unwrap()
@@ -34,7 +35,7 @@ fn in_slurm(state: &str, phase: Phase, reason: &str) -> Option<InSlurm> {
         state: state.into(),
         phase,
         reason: reason.into(),
-        reason_in_words: crate::slurm::in_words(reason),
+        reason_in_words: scheduler::slurm::in_words(reason),
         elapsed: "1:00".into(),
     })
 }

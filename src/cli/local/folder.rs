@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::train::PageInputs;
-use crate::wire::{InputKind, Layer, SettingsError, SettingsMap, TRAINING_SETTINGS, TrainingSettings};
+use domain::{InputKind, Layer, SettingsError, SettingsMap, TRAINING_SETTINGS, TrainingSettings};
+use page_layers::PageInputs;
 
 /// The names that the page itself may have.
 const IMAGES: [&str; 3] = ["image.png", "image.jpg", "image.jpeg"];

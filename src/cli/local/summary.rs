@@ -3,7 +3,9 @@
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-use crate::train::Score;
+use base::memory::size;
+use base::text::clock;
+use domain::Score;
 
 /// The two lines above the columns.
 const HEAD: [[&str; 9]; 2] = [
@@ -103,27 +105,6 @@ impl fmt::Display for Footer<'_> {
     }
 }
 
-/// `m:ss`, or `h:mm:ss` from one hour on.
-pub(crate) fn clock(time: Duration) -> String {
-    let seconds = time.as_secs_f64().round() as u64;
-    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
-}
-
-/// A size of memory.
-pub(crate) fn size(bytes: u64) -> String {
-    let mebibytes = bytes as f64 / f64::from(1 << 20);
-    if mebibytes < 1000.0 { format!("{mebibytes:.0} MiB") } else { format!("{:.1} GiB", mebibytes / 1024.0) }
-}
-
-/// Largest resident memory that this process has had, in bytes; none where `/proc` does not tell.
-pub fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,11 +134,5 @@ mod tests {
             assert!(line.chars().count() <= 80, "{}: {line}", line.chars().count());
         }
         assert!(table.contains("1:01:01 in all · peak memory 30.0 GiB"), "{table}");
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn the_peak_memory_is_known() {
-        assert!(peak_memory().unwrap() > 1 << 20);
     }
 }

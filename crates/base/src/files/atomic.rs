@@ -1,0 +1,122 @@
+//! Files that are either whole or absent, also after a crash.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use tempfile::NamedTempFile;
+
+use crate::crash;
+
+/// How the name of a file begins that is not yet in its place; a crash can leave one behind.
+pub const UNFINISHED: &str = ".new-";
+/// How the name of the file begins that only shows that a directory can be written.
+pub const PROBE: &str = ".probe-";
+
+/// Writes `bytes` to `path` (mode 0600): a temporary file beside it, fsync, rename, fsync of the directory.
+///
+/// # Errors
+/// When any of these steps fails; `path` is then as it was before.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let name = name(path);
+    crash::point(&format!("before writing {name}"));
+    let file = write_beside(path, bytes)?;
+    crash::point(&format!("before renaming {name}"));
+    file.persist(path).map_err(|e| e.error)?;
+    sync_directory(directory(path))?;
+    crash::point(&format!("after writing {name}"));
+    Ok(())
+}
+
+/// Writes `bytes` to `path` unless there is such a file already: true when it was written. Of several processes, on
+/// whatever nodes, just one gets true, because a link is made by the file server and either exists or not.
+///
+/// # Errors
+/// As [`write_atomic`].
+pub fn create_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    let name = name(path);
+    crash::point(&format!("before creating {name}"));
+    let file = write_beside(path, bytes)?;
+    match fs::hard_link(file.path(), path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    drop(file); // its first name goes, the second stays
+    sync_directory(directory(path))?;
+    crash::point(&format!("after creating {name}"));
+    Ok(true)
+}
+
+/// Removes the half-made files in a directory: what a run that was killed has left. To be called by the only one that
+/// writes there.
+pub fn sweep(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if [UNFINISHED, PROBE].iter().any(|prefix| name.starts_with(prefix))
+            && let Err(error) = fs::remove_file(entry.path())
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!("can't remove {}: {error}", entry.path().display());
+        }
+    }
+}
+
+fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
+    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory(path))?;
+    fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600))?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    Ok(file)
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// What a crash point calls the file: its name, or its extension where the name is that of one job.
+fn name(path: &Path) -> String {
+    let extension = path.extension().filter(|e| *e == "message" || *e == "sent");
+    extension.or(path.file_name()).unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Makes a rename, a new file or a removal in `directory` last.
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_created_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("claim");
+        assert!(create_atomic(&path, b"first").unwrap());
+        assert!(!create_atomic(&path, b"second").unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"first");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing unfinished is left");
+    }
+
+    #[test]
+    fn of_many_threads_one_creates_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("claim");
+        let won = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8u8)
+                .map(|n| {
+                    scope.spawn({
+                        let path = &path;
+                        move || create_atomic(path, &[n]).unwrap()
+                    })
+                })
+                .collect();
+            threads.into_iter().filter_map(|t| t.join().ok()).filter(|won| *won).count()
+        });
+        assert_eq!(won, 1);
+    }
+}

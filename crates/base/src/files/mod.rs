@@ -1,0 +1,7 @@
+//! Files that are whole or not there, and that belong to this account.
+
+mod atomic;
+mod own;
+
+pub use atomic::{PROBE, UNFINISHED, create_atomic, sweep, sync_directory, write_atomic};
+pub use own::{is_own_directory, own_directory, read_own};

@@ -1,0 +1,16 @@
+//! The ground that every other crate of hpc-trainer stands on; it knows none of them.
+
+pub mod address;
+pub mod crash;
+pub mod exit_code;
+pub mod files;
+pub mod harden;
+pub mod memory;
+pub mod retry;
+pub mod secret;
+pub mod text;
+pub mod tls;
+pub mod wipe;
+
+/// The name of the product, as reports and error messages give it.
+pub const PRODUCT: &str = "hpc-trainer";

@@ -1,0 +1,101 @@
+//! Foreign text, times and sizes, made fit to be shown.
+
+use std::time::Duration;
+
+/// Shortens a foreign text to at most `max` characters and takes out whatever a terminal could act on.
+pub fn printable(text: &str, max: usize) -> String {
+    let mut shown: String = text
+        .chars()
+        .take(max)
+        .map(|c| if acts_on_terminal(c) { ' ' } else { c })
+        .collect::<String>()
+        .trim()
+        .to_owned();
+    if text.chars().count() > max {
+        shown.push('…');
+    }
+    shown
+}
+
+/// What a terminal obeys, or what turns the order of the text around it: control characters, line separators, and the marks
+/// and isolates of bidirectional text.
+pub fn acts_on_terminal(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A JSON text in which such characters are escaped, to be shown: there they stand in strings only.
+pub fn printable_json(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match acts_on_terminal(c) && c != '\n' {
+            true => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => text.push(c),
+        }
+    }
+    text
+}
+
+/// The longest sentence that a reply holds, in characters: an error may repeat what a message said.
+const LONGEST_SENTENCE: usize = 4000;
+
+/// An error's text as a sentence for a person.
+pub fn sentence(text: &str) -> String {
+    let text = printable(text, LONGEST_SENTENCE);
+    let mut chars = text.chars();
+    let first = chars.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default();
+    let rest = chars.as_str().trim_end_matches('.');
+    format!("{first}{rest}.")
+}
+
+/// A span of time, roughly: `40 s`, `12 min`, `3 h`, `5 d`.
+pub fn span(time: Duration) -> String {
+    match time.as_secs() {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7200 => format!("{} min", s / 60),
+        s @ 7200..172_800 => format!("{} h", s / 3600),
+        s => format!("{} d", s / 86_400),
+    }
+}
+
+/// A size, roughly: `900 B`, `1.2 kB`, `34.5 MB`.
+pub fn size(bytes: u64) -> String {
+    let tenths = |unit: u64, name: &str| format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit);
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => tenths(1_000, "kB"),
+        1_000_000..1_000_000_000 => tenths(1_000_000, "MB"),
+        _ => tenths(1_000_000_000, "GB"),
+    }
+}
+
+/// `m:ss`, or `h:mm:ss` from one hour on.
+pub fn clock(time: Duration) -> String {
+    let seconds = time.as_secs_f64().round() as u64;
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_and_sizes_are_short() {
+        let spans = [0, 119, 120, 7199, 7200, 172_799, 172_800].map(|s| span(Duration::from_secs(s)));
+        assert_eq!(spans, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"]);
+        let sizes = [999, 1_000, 1_250_000, 25_990_000_000].map(size);
+        assert_eq!(sizes, ["999 B", "1.0 kB", "1.2 MB", "25.9 GB"]);
+    }
+
+    #[test]
+    fn foreign_text_can_not_act_on_a_terminal() {
+        assert_eq!(printable("a\u{1b}[31mred\nline", 40), "a [31mred line");
+        assert_eq!(printable("abcdef", 3), "abc…");
+        assert_eq!(printable("a\u{202e}b\u{2066}c\u{2028}d\u{9b}e", 40), "a b c d e");
+        let shown = printable_json(&serde_json::json!({"a": "\u{202e}\u{9b}\n"}).to_string());
+        assert_eq!(shown, r#"{"a":"\u202e\u009b\n"}"#);
+        assert_eq!(sentence("it says \u{1b}[2J."), "It says  [2J.");
+        assert_eq!(sentence(&"x".repeat(5000)).chars().count(), 4002);
+    }
+}

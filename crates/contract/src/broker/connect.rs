@@ -1,0 +1,257 @@
+//! One connection to RabbitMQ, with a deadline on every call.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
+use lapin::types::LongString;
+use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
+use thiserror::Error;
+
+use super::config::BrokerConfig;
+use base::text::printable;
+
+/// How long a connection may take to be made, with TLS and login.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long the broker may take to answer a small request.
+pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(20);
+
+/// The largest frame that we take, bytes: RabbitMQ's own default. Named before the broker's is known, for lapin makes two
+/// buffers of 32 frames: from the beginning they are memory that is never touched unless something comes; grown later, they
+/// are 8 MiB of zeros written by hand.
+const FRAME_MAX: u32 = 128 << 10;
+
+/// A connection to RabbitMQ with one open channel.
+pub struct Broker {
+    pub(super) connection: Connection,
+    pub(super) channel: Channel,
+    pub(super) config: BrokerConfig,
+}
+
+/// The broker can't be used.
+#[derive(Debug, Error)]
+pub enum BrokerError {
+    /// No connection.
+    #[error(
+        "can't reach RabbitMQ at {address}: {detail}; check RABBITMQ_HOST, the port, TLS and the firewall"
+    )]
+    Unreachable {
+        /// Host, port and whether TLS is used.
+        address: String,
+        /// What the system says.
+        detail: String,
+    },
+    /// A connection, but not one to trust.
+    #[error("can't trust RabbitMQ at {address}: {detail}")]
+    Tls {
+        /// Host, port and whether TLS is used.
+        address: String,
+        /// What is wrong, and what to do.
+        detail: String,
+    },
+    /// Wrong user or password.
+    #[error("RabbitMQ at {address} refuses the login of {user}; check RABBITMQ_USER and RABBITMQ_PASSWORD")]
+    Login {
+        /// Host, port and whether TLS is used.
+        address: String,
+        /// The user name.
+        user: String,
+    },
+    /// The virtual host is absent or closed to this user.
+    #[error(
+        "RabbitMQ at {address} does not let {user} into the vhost '{vhost}'; check the path of RABBITMQ_HOST and the user's permissions"
+    )]
+    Vhost {
+        /// Host, port and whether TLS is used.
+        address: String,
+        /// The user name.
+        user: String,
+        /// The virtual host.
+        vhost: String,
+    },
+    /// It stopped answering.
+    #[error("RabbitMQ does not answer ({action} took more than {} s)", deadline.as_secs())]
+    Silent {
+        /// What was asked.
+        action: &'static str,
+        /// How long it was waited for.
+        deadline: Duration,
+    },
+    /// It sent something that is no AMQP to us, such as a property that is no UTF-8.
+    #[error("RabbitMQ: {action} failed: what it sent can't be read ({detail})")]
+    Unreadable {
+        /// What was asked.
+        action: &'static str,
+        /// What the library says.
+        detail: String,
+    },
+    /// It refused a request, or the connection broke.
+    #[error("RabbitMQ: {action} failed: {detail}")]
+    Failed {
+        /// What was asked.
+        action: &'static str,
+        /// What the broker says.
+        detail: String,
+    },
+}
+
+/// Waits for the broker's answer, but not for ever.
+pub(super) async fn within<T>(
+    deadline: Duration,
+    action: &'static str,
+    call: impl Future<Output = lapin::Result<T>>,
+) -> Result<lapin::Result<T>, BrokerError> {
+    tokio::time::timeout(deadline, call).await.map_err(|_| BrokerError::Silent { action, deadline })
+}
+
+pub(super) fn failed(action: &'static str) -> impl FnOnce(lapin::Error) -> BrokerError {
+    move |error| {
+        let detail = printable(&error.to_string(), 300);
+        match error.kind() {
+            ErrorKind::ParsingError(_) => BrokerError::Unreadable { action, detail },
+            // lapin's words for what it was sent. Of what we have sent the broker would say the same in other ones.
+            ErrorKind::ProtocolError(error)
+                if error.get_message().as_str().starts_with("frame too large") =>
+            {
+                BrokerError::Unreadable { action, detail }
+            }
+            _ => BrokerError::Failed { action, detail },
+        }
+    }
+}
+
+/// The AMQP error behind a failure, where there is one.
+pub(super) fn amqp_error(error: &lapin::Error) -> Option<&AMQPErrorKind> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => Some(error.kind()),
+        _ => None,
+    }
+}
+
+impl Broker {
+    /// Connects, logs in and opens a channel.
+    ///
+    /// # Errors
+    /// When the broker can't be reached, does not answer, or refuses the login or the virtual host.
+    pub async fn connect(config: &BrokerConfig) -> Result<Self, BrokerError> {
+        let address = &config.address;
+        if address.tls {
+            base::tls::install_provider();
+        }
+        let uri = AMQPUri {
+            scheme: if address.tls { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
+            authority: AMQPAuthority {
+                userinfo: AMQPUserInfo {
+                    username: config.user.clone(),
+                    password: config.password.expose().to_owned(),
+                },
+                host: address.host.clone(),
+                port: address.port,
+            },
+            vhost: address.vhost.clone(),
+            query: AMQPQueryString { heartbeat: Some(60), frame_max: Some(FRAME_MAX), ..Default::default() },
+        };
+        let name = LongString::from(format!("{} {}", base::PRODUCT, env!("CARGO_PKG_VERSION")));
+        let properties = ConnectionProperties::default().with_connection_name(name);
+        let action = "connecting";
+        let identity = config.identity.as_ref().map(|identity| OwnedIdentity::PKCS8 {
+            pem: identity.certificates().as_bytes().to_vec(),
+            key: identity.key().expose().as_bytes().to_vec(),
+        });
+        let tls = OwnedTLSConfig { identity, cert_chain: None };
+        let runtime = lapin::runtime::default_runtime().map_err(|error| BrokerError::Unreachable {
+            address: address.to_string(),
+            detail: error.to_string(),
+        })?;
+        let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
+        let connection = within(CONNECT_DEADLINE, action, connecting)
+            .await
+            .map_err(|error| BrokerError::Unreachable {
+                address: address.to_string(),
+                detail: error.to_string(),
+            })?
+            .map_err(|error| refusal(config, &error))?;
+        let channel =
+            within(CALL_DEADLINE, action, connection.create_channel()).await?.map_err(failed(action))?;
+        Ok(Self { connection, channel, config: config.clone() })
+    }
+
+    /// Opens a new channel after the broker closed the last one, as it does with every refusal.
+    pub(super) async fn reopen(&mut self) -> Result<(), BrokerError> {
+        let action = "opening a channel";
+        self.channel =
+            within(CALL_DEADLINE, action, self.connection.create_channel()).await?.map_err(failed(action))?;
+        Ok(())
+    }
+
+    /// The answer to a request for a message, or what became of the connection: the library ends it when a message can't be
+    /// read, and leaves the request without an answer.
+    pub(super) async fn message<T>(
+        &self,
+        action: &'static str,
+        call: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, BrokerError> {
+        let events = self.connection.events_listener();
+        let lost = async move {
+            let mut events = pin!(events);
+            while let Some(event) = events.next().await {
+                if let Event::Error(error) = event {
+                    return error;
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            answer = within(CALL_DEADLINE, action, call) => answer?.map_err(failed(action)),
+            error = lost => Err(failed(action)(error)),
+        }
+    }
+
+    /// Says good-bye. What was published and confirmed is safe without it.
+    pub async fn close(self) {
+        let goodbye = self.connection.close(200, "done".into());
+        if let Ok(Err(error)) = within(CALL_DEADLINE, "closing", goodbye).await {
+            tracing::debug!("closing the connection to RabbitMQ: {error}");
+        }
+    }
+}
+
+fn refusal(config: &BrokerConfig, error: &lapin::Error) -> BrokerError {
+    let (address, user) = (config.address.to_string(), config.user.clone());
+    match amqp_error(error) {
+        Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) => BrokerError::Login { address, user },
+        Some(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)) => {
+            BrokerError::Vhost { address, user, vhost: config.address.vhost.clone() }
+        }
+        _ => match base::tls::explain(error) {
+            Some(detail) => BrokerError::Tls { address, detail },
+            // A refused client certificate: the alert that says so is lost when the broker closes before our first words.
+            None if config.address.tls && is_broken_off(error) => {
+                let detail = format!(
+                    "it broke the connection off ({error}); if it asks for a client certificate, it has accepted none: see RABBITMQ_CLIENT_CERT"
+                );
+                BrokerError::Tls { address, detail }
+            }
+            None => BrokerError::Unreachable { address, detail: error.to_string() },
+        },
+    }
+}
+
+fn is_broken_off(error: &lapin::Error) -> bool {
+    use io::ErrorKind as K;
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return matches!(error.kind(), K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe);
+        }
+        next = error.source();
+    }
+    false
+}

@@ -1,0 +1,116 @@
+//! Settings whose value is a word, and those of augmentation.
+
+/// A setting that is one of a few words.
+pub(crate) trait Choice: Copy + Default + PartialEq + 'static {
+    /// The words and what they mean; the first is the default.
+    const WORDS: &'static [(&'static str, Self)];
+
+    /// Its word.
+    fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, choice)| *choice == self).map_or("", |(word, _)| word)
+    }
+}
+
+/// By which metric of the validation samples epochs are compared: for the best one, and for early stopping.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoppingMetric {
+    /// Share of the pixels on the right side of 0.5; the original's rule.
+    #[default]
+    Accuracy,
+    /// Harmonic mean of the layer's precision and recall.
+    F1,
+    /// Binary cross entropy; lower is better.
+    Loss,
+}
+
+impl StoppingMetric {
+    /// The setting's word for it.
+    pub fn name(self) -> &'static str {
+        self.word()
+    }
+}
+
+impl Choice for StoppingMetric {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("accuracy", Self::Accuracy), ("F1", Self::F1), ("loss", Self::Loss)];
+}
+
+/// How the centres of a layer's patches are chosen among its pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PatchSelection {
+    /// Each pixel is as likely as another; the original's rule.
+    #[default]
+    Random,
+    /// First so that every pixel that may be a centre is in a patch, as far as the number of patches allows; the rest at
+    /// random.
+    Covering,
+}
+
+impl PatchSelection {
+    /// The setting's word for it.
+    pub fn name(self) -> &'static str {
+        self.word()
+    }
+}
+
+impl Choice for PatchSelection {
+    const WORDS: &'static [(&'static str, Self)] = &[("random", Self::Random), ("covering", Self::Covering)];
+}
+
+/// Along which directions patches may be mirrored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Flip {
+    /// None: notation has a direction.
+    #[default]
+    None,
+    /// Left and right may change places.
+    Horizontal,
+    /// Top and bottom may change places.
+    Vertical,
+    /// Both.
+    Both,
+}
+
+impl Flip {
+    /// The setting's word for it.
+    pub fn name(self) -> &'static str {
+        self.word()
+    }
+
+    /// Whether left and right may change places.
+    pub fn horizontal(self) -> bool {
+        matches!(self, Self::Horizontal | Self::Both)
+    }
+
+    /// Whether top and bottom may change places.
+    pub fn vertical(self) -> bool {
+        matches!(self, Self::Vertical | Self::Both)
+    }
+}
+
+impl Choice for Flip {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("none", Self::None),
+        ("horizontal", Self::Horizontal),
+        ("vertical", Self::Vertical),
+        ("both", Self::Both),
+    ];
+}
+
+/// How the patches that are learned from vary from epoch to epoch; those that validate never do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Augmentation {
+    /// Each patch gets lighter or darker by at most so many percent of white, 0 to 50.
+    pub brightness: u32,
+    /// Each patch is cut at most so many pixels farther up, down, left or right, 0 to half its smaller side.
+    pub shift: u32,
+    /// Directions in which each patch is mirrored, with a chance of one half each.
+    pub flip: Flip,
+}
+
+impl Augmentation {
+    /// True when patches stay as they are.
+    pub fn is_none(self) -> bool {
+        self == Self::default()
+    }
+}

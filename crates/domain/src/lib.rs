@@ -1,0 +1,22 @@
+//! The words that every part of hpc-trainer shares: layers and inputs, patches, settings and their limits, ids, and the
+//! figures of a training. Knows no broker, no scheduler and no tensor.
+
+mod choices;
+mod colour;
+mod figures;
+mod ids;
+mod layer;
+mod limits;
+mod settings;
+mod shape;
+mod walltime;
+
+pub use choices::{Augmentation, Flip, PatchSelection, StoppingMetric};
+pub use colour::{colour_name, layer_colour};
+pub use figures::{EpochReport, Metrics, Score};
+pub use ids::{CorrelationId, JobId, SlurmJobId, hex_sha256};
+pub use layer::{Input, InputKind, Inputs, InputsError, Layer};
+pub use limits::{SiteChoice, SiteLimits};
+pub use settings::{NamedResources, ResourceSettings, SettingsError, SettingsMap, TRAINING_SETTINGS, TrainingSettings};
+pub use shape::{PatchShape, PatchShapeError};
+pub use walltime::{Walltime, WalltimeError};

@@ -1,0 +1,54 @@
+//! The size of a patch.
+
+use thiserror::Error;
+
+/// Height and width of a patch in pixels; both are positive multiples of 4, because the network halves the
+/// image twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PatchShape {
+    height: usize,
+    width: usize,
+}
+
+/// A patch size that the network can't take.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error(
+    "patch {height}x{width}: height and width must be multiples of 4 and at least 4 (the network halves the image twice)"
+)]
+pub struct PatchShapeError {
+    /// Height asked for, pixels.
+    pub height: usize,
+    /// Width asked for, pixels.
+    pub width: usize,
+}
+
+impl PatchShape {
+    /// Takes a height and a width in pixels.
+    ///
+    /// # Errors
+    /// When one of them is zero or not a multiple of 4.
+    pub fn new(height: usize, width: usize) -> Result<Self, PatchShapeError> {
+        if height == 0 || width == 0 || !height.is_multiple_of(4) || !width.is_multiple_of(4) {
+            return Err(PatchShapeError { height, width });
+        }
+        Ok(Self { height, width })
+    }
+
+    /// The smallest there is.
+    pub const SMALLEST: Self = Self { height: 4, width: 4 };
+
+    /// Height in pixels.
+    pub fn height(self) -> usize {
+        self.height
+    }
+
+    /// Width in pixels.
+    pub fn width(self) -> usize {
+        self.width
+    }
+
+    /// Pixels in one patch.
+    pub fn pixels(self) -> usize {
+        self.height * self.width
+    }
+}

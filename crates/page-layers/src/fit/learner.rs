@@ -1,0 +1,139 @@
+//! A network and its optimiser, on the CPU or on a card, as the training loop uses them.
+
+use candle_core::{Device as Candle, Tensor};
+
+use crate::fit::outcome::{FitError, FitOptions};
+use crate::gpu::Trainer;
+use crate::gpu::device::Device;
+use crate::keras::Weights;
+use crate::net::adam::{Adam, AdamState};
+use crate::net::metrics::Tally;
+use crate::net::network::Network;
+use crate::ops::with_host;
+use crate::patch::batches::{self, Batch};
+use crate::patch::samples::Samples;
+use domain::PatchShape;
+
+/// A network that learns.
+pub(crate) enum Learner {
+    Host { network: Box<Network>, adam: Adam },
+    Card(Box<Trainer>),
+}
+
+fn tensors(batch: Batch, shape: PatchShape) -> candle_core::Result<(Tensor, Tensor)> {
+    let (height, width) = (shape.height(), shape.width());
+    Ok((
+        Tensor::from_vec(batch.images, (batch.len, height, width, 3), &Candle::Cpu)?,
+        Tensor::from_vec(batch.targets, (batch.len, height, width, 1), &Candle::Cpu)?,
+    ))
+}
+
+impl Learner {
+    /// A network with these weights, going on from `state` where there is one. `most` is the largest batch.
+    ///
+    /// # Errors
+    /// When the device's memory does not suffice.
+    pub(crate) fn new(
+        options: &FitOptions,
+        shape: PatchShape,
+        most: usize,
+        weights: &Weights,
+        state: Option<AdamState>,
+    ) -> Result<Self, FitError> {
+        let rate = options.learning_rate;
+        if let Device::Card(card) = &options.device {
+            let shape = (most, shape.height(), shape.width());
+            return Ok(Self::Card(Box::new(Trainer::new(card, weights, shape, rate, state)?)));
+        }
+        let network = Box::new(Network::new(weights, &options.device)?);
+        let adam = match state {
+            None => Adam::new(network.parameters(), rate)?,
+            Some(state) => Adam::resume(network.parameters(), rate, state)?,
+        };
+        Ok(Self::Host { network, adam })
+    }
+
+    /// The weights now.
+    ///
+    /// # Errors
+    /// When one of them is not a finite number any more.
+    pub(crate) fn weights(&self) -> Result<Weights, FitError> {
+        Ok(match self {
+            Self::Host { network, .. } => network.weights()?,
+            Self::Card(trainer) => trainer.weights()?,
+        })
+    }
+
+    /// The optimiser's memory.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(crate) fn adam(&self) -> Result<AdamState, FitError> {
+        Ok(match self {
+            Self::Host { adam, .. } => adam.state()?,
+            Self::Card(trainer) => trainer.adam()?,
+        })
+    }
+
+    /// Trains on the samples of `order`, `size` at a time, until `done` (samples and loss of a step) answers false. Every
+    /// step that was taken has been told to `done` then; a card takes some more.
+    ///
+    /// # Errors
+    /// The first of `done`, or when the device fails. A step whose loss is not finite moves nothing.
+    pub(crate) fn steps(
+        &mut self,
+        samples: &dyn Samples,
+        order: &[usize],
+        size: usize,
+        mut done: impl FnMut(usize, f32) -> Result<bool, FitError>,
+    ) -> Result<(), FitError> {
+        let (network, adam) = match self {
+            Self::Card(trainer) => return trainer.steps(samples, order, size, done),
+            Self::Host { network, adam } => (network, adam),
+        };
+        batches::for_each(samples, order, size, |batch| {
+            let len = batch.len;
+            let (x, y) = tensors(batch, samples.shape())?;
+            let step = network.loss_and_gradients(&x, &y)?;
+            // A step with such a loss would spoil the weights; the caller ends the training.
+            if step.loss.is_finite() {
+                adam.step(network.parameters(), &step.gradients)?;
+            }
+            for gradient in step.gradients {
+                network.reclaim(gradient)?;
+            }
+            done(len, step.loss)
+        })
+    }
+
+    /// Predictions for the samples of `order` against their targets; nothing when `go_on` said no between two batches.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub(crate) fn evaluate(
+        &mut self,
+        samples: &dyn Samples,
+        order: &[usize],
+        size: usize,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Tally>, FitError> {
+        let network = match self {
+            Self::Card(trainer) => return Ok(trainer.evaluate(samples, order, size, go_on)?),
+            Self::Host { network, .. } => network,
+        };
+        let (mut tally, mut whole) = (Tally::default(), true);
+        batches::for_each(samples, order, size, |batch| {
+            whole = go_on();
+            if !whole {
+                return Ok(false);
+            }
+            let targets = batch.targets.clone();
+            let (x, _) = tensors(batch, samples.shape())?;
+            let logits = network.forward_logits(&x)?;
+            with_host([&logits], |[logits]| tally.add(logits, &targets))?;
+            network.reclaim(logits)?;
+            Ok::<_, FitError>(true)
+        })?;
+        Ok(whole.then_some(tally))
+    }
+}

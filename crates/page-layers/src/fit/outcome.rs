@@ -1,0 +1,256 @@
+//! What goes into a training and what comes out of it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::gpu::device::Device;
+use crate::keras::{Weights, WeightsError};
+use crate::net::adam::AdamState;
+use crate::net::network::NetworkError;
+use domain::{Augmentation, EpochReport, Layer, StoppingMetric};
+
+/// How to train.
+#[derive(Clone, Debug)]
+pub struct FitOptions {
+    /// Where to compute.
+    pub device: Device,
+    /// Most epochs.
+    pub epochs: usize,
+    /// Samples in one step.
+    pub batch_size: usize,
+    /// Epochs without a better one after which training stops.
+    pub patience: usize,
+    /// Adam's learning rate.
+    pub learning_rate: f64,
+    /// Decides first weights and the samples' order.
+    pub seed: u64,
+    /// Weights to start from instead of random ones. A restart draws random ones all the same.
+    pub initial: Option<Weights>,
+    /// What makes an epoch better than another.
+    pub metric: StoppingMetric,
+    /// How training samples vary from epoch to epoch.
+    pub augmentation: Augmentation,
+    /// How often a network that learns nothing is replaced by one from another seed.
+    pub max_restarts: usize,
+}
+
+impl FitOptions {
+    /// The training contract's values: batch 16, patience 3, learning rate 1e-4, three restarts.
+    pub fn new(device: impl Into<Device>, epochs: usize, seed: u64) -> Self {
+        Self {
+            device: device.into(),
+            epochs,
+            batch_size: 16,
+            patience: 3,
+            learning_rate: 1e-4,
+            seed,
+            initial: None,
+            metric: StoppingMetric::default(),
+            augmentation: Augmentation::default(),
+            max_restarts: 3,
+        }
+    }
+}
+
+/// Why training ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// All epochs were trained.
+    Epochs,
+    /// No better epoch for as long as the patience lasts.
+    Patience,
+    /// The observer asked for it.
+    Interrupted,
+}
+
+/// A trained network.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// Weights of the best epoch by [`FitOptions::metric`]; by the validation loss where no epoch was more accurate than a
+    /// constant output, or found any pixel; by the training loss without validation samples.
+    pub weights: Weights,
+    /// Every epoch of the last start.
+    pub history: Vec<EpochReport>,
+    /// Number of the best epoch.
+    pub best_epoch: usize,
+    /// How often training was started anew.
+    pub restarts: usize,
+    /// False when the last start, too, learned nothing.
+    pub learned: bool,
+    /// Why training ended.
+    pub stopped: StopReason,
+    /// How long the validation of all epochs took, in this run of the program.
+    pub validating: Duration,
+}
+
+/// A layer that was trained and whose model is written.
+#[derive(Clone, Debug)]
+pub struct TrainedLayer {
+    /// Which layer it is.
+    pub layer: Layer,
+    /// The wire's name of its model, such as `Background Model`.
+    pub model_name: String,
+    /// The model file.
+    pub path: PathBuf,
+    /// What the file holds.
+    pub weights: Weights,
+    /// Number of samples learned from.
+    pub train_samples: usize,
+    /// Number of samples validated with.
+    pub validation_samples: usize,
+    /// One report for each epoch, of the start that was kept.
+    pub history: Vec<EpochReport>,
+    /// The epoch whose weights were kept.
+    pub best_epoch: usize,
+    /// How often the layer was started again because it learned nothing.
+    pub restarts: usize,
+    /// False when the last start learned nothing either.
+    pub learned: bool,
+    /// How long all that took.
+    pub time: Duration,
+    /// How long of it this run of the program has trained, without validation.
+    pub training: Duration,
+    /// How long of it this run of the program has validated.
+    pub validating: Duration,
+    /// How long its file took.
+    pub writing: Duration,
+}
+
+/// Whether a training is to end before its time, and for what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stop {
+    /// It goes on.
+    #[default]
+    No,
+    /// It ends after the step, and its best epoch is the result. An epoch whose steps are all done is still validated.
+    KeepBest,
+    /// It ends after the step or the batch of validation under way, to be resumed from its checkpoint.
+    Suspend,
+}
+
+/// A training between two steps: all that the steps to come depend on, and what the report of the whole needs.
+///
+/// The samples' order depends on nothing but seed and epoch, so the number of the step stands for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FitState {
+    /// How often training was started anew.
+    pub restarts: usize,
+    /// Whether this start has learned something, as far as that was looked at.
+    pub learned: bool,
+    /// The finished epochs of this start.
+    pub history: Vec<EpochReport>,
+    /// Steps done in the epoch that follows them.
+    pub step: usize,
+    /// Sum of those steps' losses, each times its samples.
+    pub loss_sum: f64,
+    /// Seconds that this epoch has taken.
+    pub seconds: f64,
+    /// The weights now.
+    pub weights: Weights,
+    /// The optimiser's memory.
+    pub adam: AdamState,
+    /// The best epoch so far.
+    pub best: Option<Best>,
+}
+
+/// The best epoch of a start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Best {
+    /// Number of the epoch.
+    pub epoch: usize,
+    /// What epochs are compared by, more is better: the metric, or minus a loss (see [`Trained::weights`]).
+    pub score: f64,
+    /// The weights after it.
+    pub weights: Weights,
+}
+
+/// Why a network is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Collapse {
+    /// Its output is the same everywhere.
+    Constant,
+    /// One of the two channels before its last layer is silent on all samples.
+    LostChannel,
+}
+
+impl std::fmt::Display for Collapse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Constant => "learned nothing (a constant output)",
+            Self::LostChannel => "lost one of the two channels that it decides by",
+        })
+    }
+}
+
+/// Watches training and may end it.
+pub trait FitObserver {
+    /// A step was done: `step` of `steps` (from 1) of `epoch` (from 1), with its batch's loss.
+    fn on_step(&mut self, epoch: usize, step: usize, steps: usize, loss: f32) {
+        let _ = (epoch, step, steps, loss);
+    }
+    /// An epoch was trained and validated.
+    fn on_epoch(&mut self, report: &EpochReport) {
+        let _ = report;
+    }
+    /// The network collapsed; restart number `restart` (from 1) follows, with weights from `seed`.
+    fn on_restart(&mut self, restart: usize, seed: u64, why: Collapse) {
+        let _ = (restart, seed, why);
+    }
+    /// Asked before and after every step, and between the batches of validation.
+    fn stop(&self) -> Stop {
+        Stop::No
+    }
+    /// Asked after every step, and with `stopping` before training ends early: whether the state is wanted.
+    fn checkpoint_due(&self, stopping: bool) -> bool {
+        let _ = stopping;
+        false
+    }
+    /// The state that was wanted.
+    fn on_checkpoint(&mut self, state: FitState) {
+        let _ = state;
+    }
+}
+
+/// Training that can't go on.
+#[derive(Debug, Error)]
+pub enum FitError {
+    /// There is nothing to train on.
+    #[error("there are no training samples")]
+    NoSamples,
+    /// Validation patches of another size than the training patches.
+    #[error("training and validation patches differ in size")]
+    Shapes,
+    /// An option without which nothing can be trained is 0.
+    #[error("{0} must be at least 1")]
+    Zero(&'static str),
+    /// The loss became NaN or infinite.
+    #[error("training diverged: the loss of epoch {epoch}, step {step} is {loss}")]
+    Diverged {
+        /// Epoch, from 1.
+        epoch: usize,
+        /// Step, from 1.
+        step: usize,
+        /// What the loss was.
+        loss: f32,
+    },
+    /// The observer asked to end before one epoch was finished, so that there are no weights worth keeping.
+    #[error("training was interrupted before the end of its first epoch")]
+    Interrupted,
+    /// The network couldn't be computed.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+}
+
+impl From<candle_core::Error> for FitError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Network(error.into())
+    }
+}
+
+impl From<WeightsError> for FitError {
+    fn from(error: WeightsError) -> Self {
+        Self::Network(error.into())
+    }
+}

@@ -1,0 +1,205 @@
+//! The weights a start begins with: drawn, then fitted to the samples in two places where the draw alone can make a
+//! network that never learns.
+//!
+//! The network decides by two channels behind a ReLU, one that speaks for the layer and one against it. All features
+//! before them are positive and much alike from pixel to pixel, so each channel is drawn either active nearly everywhere
+//! or silent nearly everywhere, and no gradient comes back through a silent one. And where few pixels belong to the
+//! layer the first steps push all outputs down, which silences the channel that speaks for it.
+//!
+//! - The kernel of a channel that is silent for most of the pixels it is to speak for changes its sign: in the
+//!   distribution it was drawn from both signs are equally likely.
+//! - The last bias starts at the logit of the layer's share of the pixels (Lin et al. 2017, "Focal loss for dense object
+//!   detection", section 3.3), so the first steps tell pixels apart instead of learning that share.
+
+use candle_core::{Device as Candle, Tensor};
+
+use crate::fit::outcome::FitError;
+use crate::gpu::device::Device;
+use crate::keras::{CONV_LAYERS, Weights};
+use crate::net::init::initial_weights;
+use crate::net::network::Network;
+use crate::ops::with_host;
+use crate::patch::samples::Samples;
+
+/// Samples by which the layer's share of the pixels is taken.
+const SHARE_SAMPLES: usize = 256;
+
+/// Samples, at most, that the channels are tried on.
+const CHANNEL_SAMPLES: usize = 16;
+
+/// Pixels, about, that the channels are tried on at a time: beside a training that keeps the memory of its step, a whole batch
+/// would take as much again.
+const PIXELS_AT_A_TIME: usize = 1 << 14;
+
+/// The share is taken for at least this and at most 1 less this.
+const LEAST_SHARE: f64 = 0.01;
+
+/// How many of the pixels that each of the two channels is to speak for it is active on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Activity {
+    /// Pixels it is to speak for: the layer's where its weight is positive, else the others.
+    pixels: u64,
+    /// Those it is active on.
+    active: u64,
+    /// Whether it is active on any pixel at all.
+    anywhere: bool,
+}
+
+/// The weights to start with: [`initial_weights`] fitted to the samples.
+///
+/// # Errors
+/// When the network can't be computed.
+pub(crate) fn starting_weights(
+    seed: u64,
+    samples: &dyn Samples,
+    device: &Device,
+) -> Result<Weights, FitError> {
+    let drawn = initial_weights(seed)?;
+    let activity = activity(&drawn, samples, device)?;
+    let mut tensors = drawn.tensors().to_vec();
+    let last = CONV_LAYERS.len() - 1;
+    if let Some(kernel) = tensors.get_mut(2 * (last - 1)) {
+        for pair in kernel.chunks_exact_mut(2) {
+            for (weight, channel) in pair.iter_mut().zip(activity) {
+                if 2 * channel.active < channel.pixels {
+                    *weight = -*weight;
+                }
+            }
+        }
+    }
+    if let Some(bias) = tensors.get_mut(2 * last + 1) {
+        let share = share_of_the_layer(samples).clamp(LEAST_SHARE, 1.0 - LEAST_SHARE);
+        bias.fill((share / (1.0 - share)).ln() as f32);
+    }
+    Ok(Weights::new(tensors)?)
+}
+
+/// True when the samples tried hold both kinds of pixels, and one of the two channels is active on none: it will never be
+/// again.
+///
+/// # Errors
+/// When the network can't be computed.
+pub(crate) fn has_silent_channel(
+    weights: &Weights,
+    samples: &dyn Samples,
+    device: &Device,
+) -> Result<bool, FitError> {
+    let channels = activity(weights, samples, device)?;
+    Ok(channels.iter().all(|channel| channel.pixels > 0) && channels.iter().any(|channel| !channel.anywhere))
+}
+
+/// `most` sample numbers at equal distances, which are places all over the page.
+fn spread(len: usize, most: usize) -> impl Iterator<Item = usize> {
+    let count = len.min(most);
+    (0..count).map(move |n| n * len / count)
+}
+
+fn share_of_the_layer(samples: &dyn Samples) -> f64 {
+    let pixels = samples.shape().pixels();
+    let (mut image, mut target) = (vec![0.0; 3 * pixels], vec![0.0; pixels]);
+    let (mut of_layer, mut all) = (0u64, 0u64);
+    for index in spread(samples.len(), SHARE_SAMPLES) {
+        samples.write(index, &mut image, &mut target);
+        of_layer += target.iter().map(|t| u64::from(*t > 0.5)).sum::<u64>();
+        all += pixels as u64;
+    }
+    of_layer as f64 / all.max(1) as f64
+}
+
+fn activity(weights: &Weights, samples: &dyn Samples, device: &Device) -> Result<[Activity; 2], FitError> {
+    let last = weights.layer(CONV_LAYERS.len() - 1).0;
+    let of = |channel, weight: Option<&f32>| {
+        activity_of(&only_channel(weights, channel)?, weight.is_some_and(|w| *w > 0.0), samples, device)
+    };
+    Ok([of(0, last.first())?, of(1, last.get(1))?])
+}
+
+/// One channel's, whose network this is; `positive`: it speaks for the layer.
+fn activity_of(
+    weights: &Weights,
+    positive: bool,
+    samples: &dyn Samples,
+    device: &Device,
+) -> Result<Activity, FitError> {
+    let (height, width) = (samples.shape().height(), samples.shape().width());
+    let pixels = samples.shape().pixels();
+    let network = Network::new(weights, device)?;
+    let mut counted = Activity { pixels: 0, active: 0, anywhere: false };
+    let indices: Vec<usize> = spread(samples.len(), CHANNEL_SAMPLES).collect();
+    for indices in indices.chunks((PIXELS_AT_A_TIME / pixels).max(1)) {
+        let mut images = vec![0.0; indices.len() * 3 * pixels];
+        let mut targets = vec![0.0; indices.len() * pixels];
+        let parts = images.chunks_exact_mut(3 * pixels).zip(targets.chunks_exact_mut(pixels));
+        for (index, (image, target)) in indices.iter().zip(parts) {
+            samples.write(*index, image, target);
+        }
+        let x = Tensor::from_vec(images, (indices.len(), height, width, 3), &Candle::Cpu)?;
+        let values = network.forward_logits(&x)?;
+        with_host([&values], |[values]| {
+            for (value, target) in values.iter().zip(&targets) {
+                let (active, meant) = (*value > 0.0, (*target > 0.5) == positive);
+                counted.pixels += u64::from(meant);
+                counted.active += u64::from(meant && active);
+                counted.anywhere |= active;
+            }
+        })?;
+    }
+    Ok(counted)
+}
+
+/// The network whose output, before the sigmoid, is one of the two channels.
+fn only_channel(weights: &Weights, channel: usize) -> Result<Weights, FitError> {
+    let mut tensors = weights.tensors().to_vec();
+    let last = CONV_LAYERS.len() - 1;
+    for tensor in tensors.iter_mut().skip(2 * last) {
+        tensor.fill(0.0);
+    }
+    if let Some(weight) = tensors.get_mut(2 * last).and_then(|kernel| kernel.get_mut(channel)) {
+        *weight = 1.0;
+    }
+    Ok(Weights::new(tensors)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fit::fit_tests::Rectangles;
+
+    #[test]
+    fn both_channels_speak_and_the_output_starts_at_the_share_of_the_layer() {
+        let samples = Rectangles::new(12);
+        let bias = (48.0f64 / 208.0).ln() as f32; // 6x8 of 16x16 pixels
+        let mut changed = 0;
+        for seed in 0..12 {
+            let weights = starting_weights(seed, &samples, &Device::Cpu).unwrap();
+            for channel in activity(&weights, &samples, &Device::Cpu).unwrap() {
+                assert!(2 * channel.active >= channel.pixels, "seed {seed}: {channel:?}");
+            }
+            assert!((weights.layer(13).1[0] - bias).abs() < 1e-6);
+            let drawn = initial_weights(seed).unwrap();
+            let (ours, plain) = (weights.layer(12).0, drawn.layer(12).0);
+            assert!(ours.iter().zip(plain).all(|(ours, plain)| ours.abs() == plain.abs()));
+            changed += usize::from(ours != plain);
+        }
+        assert!((1..12).contains(&changed), "some draws are fit as they are, others are not: {changed}");
+    }
+
+    #[test]
+    fn a_channel_that_is_dead_is_seen() {
+        let samples = Rectangles::new(5);
+        let silent = |weights: &Weights| has_silent_channel(weights, &samples, &Device::Cpu).unwrap();
+        let weights = starting_weights(1, &samples, &Device::Cpu).unwrap();
+        assert!(!silent(&weights));
+        let tried: u64 = activity(&weights, &samples, &Device::Cpu).unwrap().iter().map(|c| c.pixels).sum();
+        assert!(tried >= 5 * 16 * 16, "all samples count: {tried} pixels");
+        let mut tensors = weights.tensors().to_vec();
+        tensors[2 * 12 + 1][1] = -1e3;
+        assert!(silent(&Weights::new(tensors).unwrap()));
+    }
+
+    #[test]
+    fn a_layer_that_is_everywhere_or_nowhere_starts_with_a_finite_bias() {
+        let weights = starting_weights(1, &Rectangles::empty(3), &Device::Cpu).unwrap();
+        assert!((weights.layer(13).1[0] - (0.01f64 / 0.99).ln() as f32).abs() < 1e-6);
+    }
+}

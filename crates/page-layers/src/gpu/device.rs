@@ -1,0 +1,110 @@
+//! What computes: a GPU where there is one, else the CPU.
+
+use std::path::Path;
+
+use tracing::{info, warn};
+
+use crate::gpu::{Card, GpuError, Precision};
+use crate::net::network::NetworkError;
+
+/// Where to compute.
+#[derive(Clone, Debug, Default)]
+pub enum Device {
+    /// All threads of the rayon pool.
+    #[default]
+    Cpu,
+    /// A GPU.
+    Card(Card),
+}
+
+/// Candle computes on the CPU only here; the GPU has an engine of its own.
+impl From<&candle_core::Device> for Device {
+    fn from(_: &candle_core::Device) -> Self {
+        Self::Cpu
+    }
+}
+
+impl From<candle_core::Device> for Device {
+    fn from(_: candle_core::Device) -> Self {
+        Self::Cpu
+    }
+}
+
+impl From<&Self> for Device {
+    fn from(device: &Self) -> Self {
+        device.clone()
+    }
+}
+
+/// `cpu` computes on the CPU although there is a GPU.
+const DEVICE: &str = "HPC_TRAINER_DEVICE";
+
+/// `f32`, `tf32` or `bf16`: what the GPU computes with.
+const PRECISION: &str = "HPC_TRAINER_GPU_PRECISION";
+
+/// The device to train on, and how a person calls it.
+///
+/// A GPU is taken only when it computes what the CPU computes: a small network is compared first. Where the fastest
+/// precision fails, the next one is tried.
+pub fn choose_device() -> (Device, String) {
+    if std::env::var(DEVICE).is_ok_and(|device| device.eq_ignore_ascii_case("cpu")) {
+        info!("{DEVICE}=cpu: training on the CPU");
+    } else if cfg!(feature = "cuda") {
+        match checked_card() {
+            Ok(card) => {
+                let name = format!("{} (CUDA, {})", card.name(), card.precision().name());
+                return (Device::Card(card), name);
+            }
+            Err(error) if gpu_expected() => {
+                warn!("no usable GPU ({error}): training on the CPU, which takes far longer");
+            }
+            Err(_) => info!("no GPU here: training on the CPU"),
+        }
+    } else {
+        info!("built without the feature cuda: training on the CPU");
+    }
+    let threads = rayon::current_num_threads();
+    (Device::Cpu, format!("CPU ({threads} threads)"))
+}
+
+/// Whether somebody would be surprised that there is none: a driver is loaded, or Slurm or a person has given one.
+fn gpu_expected() -> bool {
+    let given = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    Path::new("/dev/nvidiactl").exists()
+        || ["CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE"].into_iter().any(given)
+}
+
+/// The first GPU, with the precision that the environment asks for, or the given one.
+///
+/// # Errors
+/// When there is none, or a library of CUDA is missing.
+pub fn open_card(precision: Option<Precision>) -> Result<Card, GpuError> {
+    let wanted = precision.or_else(|| {
+        let name = std::env::var(PRECISION).ok()?.to_ascii_lowercase();
+        let found = Precision::parse(&name);
+        if found.is_none() {
+            warn!("{PRECISION}={name} is none of f32, tf32 and bf16: the GPU's fastest is taken");
+        }
+        found
+    });
+    Card::open(0, wanted)
+}
+
+fn checked_card() -> Result<Card, NetworkError> {
+    let mut wanted = None;
+    loop {
+        // cudarc panics where a library lacks a function; a training need not end for that.
+        let checked = std::panic::catch_unwind(|| {
+            let card = open_card(wanted).map_err(|error| (Precision::F32, NetworkError::from(error)))?;
+            card.verify().map(|()| card.clone()).map_err(|error| (card.precision(), error))
+        });
+        let (precision, error) = match checked {
+            Ok(Ok(card)) => return Ok(card),
+            Ok(Err(failed)) => failed,
+            Err(_) => return Err(GpuError::Library("a function of CUDA or cuDNN").into()),
+        };
+        let Some(slower) = precision.slower() else { return Err(error) };
+        warn!("{} is not usable on this GPU ({error}): trying {}", precision.name(), slower.name());
+        wanted = Some(slower);
+    }
+}

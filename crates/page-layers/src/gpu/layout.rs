@@ -1,0 +1,307 @@
+//! How parameters and images lie in a card's memory.
+//!
+//! All channel counts are multiples of 8, as tensor cores want them: the image has 3 channels and 5 that are 0, the
+//! thirteenth layer 2 and 6 that stay 0 (no gradient reaches them). Kernels are `[out][k][k][in]` where Keras has
+//! `[k][k][in][out]`.
+//!
+//! Nearest ×2 with a 2×2 convolution behind it is computed on the small image: each pixel of a 2×2 block of the result is
+//! a small convolution of its own, whose kernels stand one after another (`[4 · out][2][2][in]`). It needs no upsampled
+//! image. The padding below and right (TensorFlow's for an even kernel) is a row and a column of zeros that the layer
+//! before leaves beside its result.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::machine::ConvShape;
+use crate::keras::{CONV_LAYERS, ConvLayer, Weights, WeightsError};
+
+/// The layers behind an upsampling.
+pub(super) const UPSAMPLED: [usize; 2] = [6, 9];
+
+/// The layer whose result is the logit.
+pub(super) const LAST: usize = CONV_LAYERS.len() - 1;
+
+/// Blocks that take a sum over all pixels: the same on every card, and so the same sums.
+pub(super) const PARTS: u32 = 512;
+
+const fn padded(channels: usize) -> usize {
+    channels.div_ceil(8) * 8
+}
+
+/// Channels of a layer's input and output as the card keeps them. The last layer's output is the logit alone.
+pub(super) fn channels(layer: usize) -> (usize, usize) {
+    let ConvLayer { input, output, .. } = CONV_LAYERS[layer];
+    (padded(input), if layer == LAST { output } else { padded(output) })
+}
+
+/// A run of parameters, as `kernels.cu` has it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub(super) struct Segment {
+    /// Its first place among the parameters.
+    pub(super) master: u32,
+    pub(super) length: u32,
+    /// Its first place among the kernels as the convolutions take them.
+    pub(super) compute: u32,
+    pub(super) kind: u32,
+    /// Channels in and out.
+    pub(super) input: u32,
+    pub(super) output: u32,
+    /// Where its rows of sums begin.
+    pub(super) parts: u32,
+}
+
+/// Values of [`Segment::kind`].
+pub(super) mod kind {
+    pub(crate) const PLAIN: u32 = 0;
+    pub(crate) const UPSAMPLED: u32 = 1;
+    pub(crate) const BIAS: u32 = 2;
+    pub(crate) const DIRECT: u32 = 3;
+}
+
+/// Where all parameters lie.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    /// Kernel and bias of each layer.
+    pub(super) segments: Vec<Segment>,
+    /// Number of parameters, with those that pad.
+    pub(super) parameters: usize,
+    /// Number of values that the convolutions take.
+    pub(super) compute: usize,
+    /// Number of partial sums.
+    pub(super) parts: usize,
+}
+
+impl Layout {
+    pub(super) fn new() -> Self {
+        let (mut parameters, mut compute, mut parts) = (0, 0, 0);
+        let mut segments = Vec::with_capacity(2 * CONV_LAYERS.len());
+        for (layer, conv) in CONV_LAYERS.iter().enumerate() {
+            let (input, output) = channels(layer);
+            let kernel = conv.kernel * conv.kernel * input * output;
+            let upsampled = UPSAMPLED.contains(&layer);
+            let kinds = match layer {
+                LAST => [kind::DIRECT; 2],
+                // Its bias's gradient comes with the loss.
+                _ if layer + 1 == LAST => [kind::PLAIN, kind::DIRECT],
+                _ if upsampled => [kind::UPSAMPLED, kind::BIAS],
+                _ => [kind::PLAIN, kind::BIAS],
+            };
+            for (kind, length) in kinds.into_iter().zip([kernel, output]) {
+                segments.push(Segment {
+                    master: parameters as u32,
+                    length: length as u32,
+                    compute: compute as u32,
+                    kind,
+                    input: input as u32,
+                    output: output as u32,
+                    parts: parts as u32,
+                });
+                parameters += padded(length);
+                compute += padded(length) * if kind == kind::UPSAMPLED { 4 } else { 1 };
+                parts += if kind == kind::BIAS { PARTS as usize * output } else { 0 };
+            }
+        }
+        Self { segments, parameters, compute, parts }
+    }
+
+    /// Kernel of a layer.
+    pub(super) fn kernel(&self, layer: usize) -> &Segment {
+        &self.segments[2 * layer]
+    }
+
+    /// Bias of a layer.
+    pub(super) fn bias(&self, layer: usize) -> &Segment {
+        &self.segments[2 * layer + 1]
+    }
+
+    /// Calls `visit(place here, place among the layer's [k · k · in + 1, out] values)` for each real parameter of a layer.
+    fn each(&self, layer: usize, mut visit: impl FnMut(usize, usize)) {
+        let ConvLayer { kernel, input, output, .. } = CONV_LAYERS[layer];
+        let taps = kernel * kernel;
+        let (wide, _) = channels(layer);
+        for o in 0..output {
+            for tap in 0..taps {
+                for i in 0..input {
+                    let here = self.kernel(layer).master as usize + (o * taps + tap) * wide + i;
+                    visit(here, (tap * input + i) * output + o);
+                }
+            }
+            visit(self.bias(layer).master as usize + o, taps * input * output + o);
+        }
+    }
+
+    /// Values of all layers (`[k · k · in + 1, out]` each, as the network on the CPU has them) in the card's order.
+    pub(super) fn pack(&self, layers: &[Vec<f32>]) -> Vec<f32> {
+        let mut all = vec![0.0; self.parameters];
+        for (layer, values) in layers.iter().enumerate().take(CONV_LAYERS.len()) {
+            self.each(layer, |here, there| all[here] = values[there]);
+        }
+        all
+    }
+
+    /// The way back.
+    pub(super) fn unpack(&self, all: &[f32]) -> Vec<Vec<f32>> {
+        let layer = |layer: usize| {
+            let ConvLayer { output, .. } = CONV_LAYERS[layer];
+            let mut values = vec![0.0; CONV_LAYERS[layer].kernel_len() + output];
+            self.each(layer, |here, there| values[there] = all[here]);
+            values
+        };
+        (0..CONV_LAYERS.len()).map(layer).collect()
+    }
+}
+
+/// The layers' parameters as [`Layout::pack`] takes them.
+pub(super) fn layers_of(weights: &Weights) -> Vec<Vec<f32>> {
+    (0..CONV_LAYERS.len()).map(|layer| [weights.layer(layer).0, weights.layer(layer).1].concat()).collect()
+}
+
+/// The way back.
+///
+/// # Errors
+/// When a value is not finite.
+pub(super) fn weights_of(layers: Vec<Vec<f32>>) -> Result<Weights, WeightsError> {
+    let mut tensors = Vec::with_capacity(2 * CONV_LAYERS.len());
+    for (mut values, layer) in layers.into_iter().zip(&CONV_LAYERS) {
+        let bias = values.split_off(layer.kernel_len());
+        tensors.extend([values, bias]);
+    }
+    Weights::new(tensors)
+}
+
+/// How an image lies in memory, as `kernels.cu` has it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct View {
+    /// Rows and columns in memory.
+    pub(super) height: u32,
+    pub(super) width: u32,
+    /// Channels in memory, and the first to be seen.
+    pub(super) stride: u32,
+    pub(super) first: u32,
+    /// 1 when the pixels of a 2×2 block lie side by side.
+    pub(super) split: u32,
+}
+
+impl View {
+    /// An image without gaps.
+    pub(super) fn plain(height: u32, width: u32, channels: u32) -> Self {
+        Self { height, width, stride: channels, first: 0, split: 0 }
+    }
+
+    /// An image with a row below and a column right of it.
+    pub(super) fn padded(height: u32, width: u32, channels: u32) -> Self {
+        Self::plain(height + 1, width + 1, channels)
+    }
+
+    /// The channels from `first` on of one that has `channels`.
+    pub(super) fn part(height: u32, width: u32, channels: u32, first: u32) -> Self {
+        Self { first, ..Self::plain(height, width, channels) }
+    }
+
+    /// What a convolution behind an upsampling leaves; `height` × `width` is its result's size.
+    pub(super) fn split(height: u32, width: u32, channels: u32) -> Self {
+        Self { split: 1, ..Self::plain(height / 2, width / 2, channels) }
+    }
+
+    /// Values in memory of so many images.
+    pub(super) fn values(&self, images: u32) -> usize {
+        let parts = if self.split == 1 { 4 } else { 1 };
+        [images, self.height, self.width, self.stride, parts].iter().map(|n| *n as usize).product()
+    }
+}
+
+/// Views of the joined images and of those with a border, the same for images and gradients.
+pub(super) struct Views {
+    pub(super) skip_1: View,
+    pub(super) up_9: View,
+    pub(super) skip_3: View,
+    pub(super) up_6: View,
+    pub(super) pad_5: View,
+    pub(super) pad_8: View,
+    pub(super) split_9: View,
+    pub(super) split_6: View,
+}
+
+impl Views {
+    /// For images of this size.
+    pub(super) fn of(height: u32, width: u32) -> Self {
+        let (h, w) = (height, width);
+        Self {
+            skip_1: View::part(h, w, 96, 0),
+            up_9: View::part(h, w, 96, 32),
+            skip_3: View::part(h / 2, w / 2, 192, 0),
+            up_6: View::part(h / 2, w / 2, 192, 64),
+            pad_5: View::padded(h / 4, w / 4, 256),
+            pad_8: View::padded(h / 2, w / 2, 128),
+            split_9: View::split(h, w, 64),
+            split_6: View::split(h / 2, w / 2, 128),
+        }
+    }
+}
+
+/// The convolution of a layer on a batch of `images` whose first layer is `height` × `width`.
+pub(super) fn convolution(layer: usize, images: u32, height: u32, width: u32) -> ConvShape {
+    let (input, output) = channels(layer);
+    let (input, output) = (input as u32, output as u32);
+    let scale = match layer {
+        0 | 1 | 10.. => 1,
+        2 | 3 | 7 | 8 => 2,
+        4 | 5 => 4,
+        // Behind an upsampling: the small image.
+        6 => 4,
+        9 => 2,
+    };
+    let (height, width) = (height / scale, width / scale);
+    if UPSAMPLED.contains(&layer) {
+        let (height, width) = (height + 1, width + 1);
+        ConvShape { images, height, width, input, output: 4 * output, side: 2, padding: 0 }
+    } else {
+        ConvShape { images, height, width, input, output, side: 3, padding: 1 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::initial_weights;
+
+    #[test]
+    fn parameters_come_back_from_the_cards_order() {
+        let layout = Layout::new();
+        let layers = layers_of(&initial_weights(5).unwrap());
+        let all = layout.pack(&layers);
+        assert_eq!(layout.unpack(&all), layers);
+        let real: usize = layers.iter().map(Vec::len).sum();
+        let biases = 13 * 32; // zeros
+        assert!(all.iter().filter(|v| **v != 0.0).count() <= real - biases.min(real));
+        // Keras's kernel [2][0][1][5] of the first layer.
+        let (taps, wide) = (9, 8);
+        assert_eq!(all[(5 * taps + 6) * wide + 1], layers[0][(6 * 3 + 1) * 32 + 5]);
+    }
+
+    #[test]
+    fn segments_lie_side_by_side_and_aligned() {
+        let layout = Layout::new();
+        let mut places = (0, 0);
+        for segment in &layout.segments {
+            assert_eq!((segment.master, segment.compute), places);
+            assert!(segment.master % 8 == 0 && segment.compute % 8 == 0);
+            let length = segment.length.next_multiple_of(8);
+            let compute = if segment.kind == kind::UPSAMPLED { 4 * length } else { length };
+            places = (places.0 + length, places.1 + compute);
+        }
+        assert_eq!(places, (layout.parameters as u32, layout.compute as u32));
+    }
+
+    #[test]
+    fn results_are_as_large_as_the_views_of_them() {
+        for (layer, side) in [(0, 1), (2, 2), (4, 4), (6, 4), (7, 2), (9, 2), (12, 1)] {
+            let shape = convolution(layer, 3, 32, 48);
+            assert_eq!(shape.result(), (32 / side, 48 / side), "layer {layer}");
+        }
+        let shape = convolution(9, 3, 32, 48);
+        assert_eq!(shape.lengths()[2], View::split(32, 48, 64).values(3));
+        assert_eq!(shape.lengths()[0], View::padded(16, 24, 128).values(3));
+    }
+}

@@ -1,0 +1,25 @@
+//! The network on a card: cuDNN's convolutions, own kernels for the rest, all steps of an epoch without a word to the host.
+
+mod card;
+mod check;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "cuda")]
+mod cudnn;
+pub(crate) mod device;
+mod engine;
+mod layout;
+mod machine;
+mod pages;
+mod steps;
+#[cfg(test)]
+mod tests;
+mod trainer;
+#[cfg(test)]
+mod twin;
+
+pub use card::Card;
+pub use check::{Finding, StepTime};
+pub use machine::{GpuError, Precision};
+use pages::Cut;
+pub(crate) use trainer::{Inference, Trainer};

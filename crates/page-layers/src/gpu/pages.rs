@@ -1,0 +1,102 @@
+//! Pages in a card's memory, and where the samples lie on them.
+
+use std::sync::Arc;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::machine::{Buffer, GpuError, Machine};
+use crate::page::page::Page;
+use crate::patch::samples::{Place, Samples};
+
+/// Where a sample lies on its page and how it is varied, as `kernels.cu` has it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
+pub(super) struct Cut {
+    bgr: u64,
+    mask: u64,
+    height: u32,
+    width: u32,
+    words: u32,
+    top: i32,
+    left: i32,
+    mirrored: u32,
+    lighter: f32,
+    unused: u32,
+}
+
+/// A page's bytes and the bits of those of its layers that were asked for.
+struct OnCard {
+    page: Arc<Page>,
+    bgr: Arc<Buffer>,
+    masks: Vec<(usize, Arc<Buffer>)>,
+}
+
+/// The places of samples, in a card's memory, and all memory that they lead to.
+pub(super) struct Cuts {
+    pub(super) list: Buffer,
+    _pages: Vec<Arc<Buffer>>,
+}
+
+/// The pages that samples came from so far. They stay.
+#[derive(Default)]
+pub(super) struct Pages(Vec<OnCard>);
+
+impl Pages {
+    /// Where all of these samples lie; nothing when one of them is not cut out of a page. Pages that are seen for the
+    /// first time are copied to the card.
+    pub(super) fn cuts(
+        &mut self,
+        machine: &Arc<dyn Machine>,
+        samples: &dyn Samples,
+        order: &[usize],
+    ) -> Result<Option<Cuts>, GpuError> {
+        let mut cuts = Vec::with_capacity(order.len());
+        for &index in order {
+            let Some(place) = samples.place(index, (0, 0)) else { return Ok(None) };
+            cuts.push(self.cut(machine, &place)?);
+        }
+        let list = Buffer::zeros(machine, cuts.len() * size_of::<Cut>())?;
+        list.write(&cuts)?;
+        let all = self.0.iter().flat_map(|known| {
+            std::iter::once(&known.bgr).chain(known.masks.iter().map(|(_, mask)| mask)).map(Arc::clone)
+        });
+        Ok(Some(Cuts { list, _pages: all.collect() }))
+    }
+
+    fn cut(&mut self, machine: &Arc<dyn Machine>, place: &Place<'_>) -> Result<Cut, GpuError> {
+        let (page, layer) = (place.page, place.layer);
+        let at = match self.0.iter().position(|known| Arc::ptr_eq(&known.page, page)) {
+            Some(at) => at,
+            None => {
+                let bgr = Buffer::zeros(machine, page.bgr().len())?;
+                bgr.write(page.bgr())?;
+                self.0.push(OnCard { page: Arc::clone(page), bgr: Arc::new(bgr), masks: Vec::new() });
+                self.0.len() - 1
+            }
+        };
+        let known = &mut self.0[at];
+        if known.masks.iter().all(|(index, _)| *index != layer) {
+            let words = page.layers()[layer].mask.words();
+            let buffer = Buffer::zeros(machine, size_of_val(words))?;
+            buffer.write(words)?;
+            known.masks.push((layer, Arc::new(buffer)));
+        }
+        let words = page.layers()[layer].mask.words_per_row();
+        let mask =
+            known.masks.iter().find(|(index, _)| *index == layer).map_or(0, |(_, buffer)| {
+                buffer.holding("a mask", words * page.height() * 8).unwrap_or_default()
+            });
+        Ok(Cut {
+            bgr: known.bgr.holding("a page", 3 * page.width() * page.height())?,
+            mask,
+            height: page.height() as u32,
+            width: page.width() as u32,
+            words: words as u32,
+            top: place.top as i32,
+            left: place.left as i32,
+            mirrored: u32::from(place.left_right) | u32::from(place.up_down) << 1,
+            lighter: place.lighter,
+            unused: 0,
+        })
+    }
+}

@@ -1,0 +1,203 @@
+//! Training and predicting on a card, batch by batch.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use super::card::Card;
+use super::engine::Engine;
+use super::machine::{GpuError, SLOTS};
+use super::pages::{Cuts, Pages};
+use crate::keras::Weights;
+use crate::net::adam::AdamState;
+use crate::net::metrics::Tally;
+use crate::net::network::NetworkError;
+use crate::patch::batches::cut;
+use crate::patch::samples::Samples;
+
+/// A network that is trained on a card.
+pub(crate) struct Trainer {
+    card: Card,
+    engine: Engine,
+    pages: Pages,
+    learning_rate: f64,
+}
+
+impl Trainer {
+    /// Puts the network on the card, with memory for batches of `batch` samples.
+    ///
+    /// # Errors
+    /// When the card's memory does not suffice.
+    pub(crate) fn new(
+        card: &Card,
+        weights: &Weights,
+        (batch, height, width): (usize, usize, usize),
+        learning_rate: f64,
+        state: Option<AdamState>,
+    ) -> Result<Self, NetworkError> {
+        let mut engine = Engine::new(&card.0, weights, (batch, height, width), true)?;
+        if let Some(AdamState { step, first, second }) = state {
+            engine.set_moments(step, &first, &second)?;
+        }
+        Ok(Self { card: card.clone(), engine, pages: Pages::default(), learning_rate })
+    }
+
+    /// The weights now.
+    ///
+    /// # Errors
+    /// When one of them is not a finite number any more.
+    pub(crate) fn weights(&self) -> Result<Weights, NetworkError> {
+        self.engine.weights()
+    }
+
+    /// The optimiser's memory.
+    ///
+    /// # Errors
+    /// When the card fails.
+    pub(crate) fn adam(&self) -> Result<AdamState, NetworkError> {
+        Ok(self.engine.moments()?)
+    }
+
+    /// Trains on the samples of `order`, `size` at a time, and calls `done` with the number of samples and the loss of each
+    /// step, in their order. The card is always some steps ahead: when `done` answers false, the steps that it has
+    /// begun are still taken, and told to `done`, whose answer no longer counts.
+    ///
+    /// # Errors
+    /// The first of `done`, or when the card fails. A step whose loss is not finite, and those after it until `done`
+    /// hears of it, move nothing.
+    pub(crate) fn steps<E: From<NetworkError>>(
+        &mut self,
+        samples: &dyn Samples,
+        order: &[usize],
+        size: usize,
+        mut done: impl FnMut(usize, f32) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        let cuts = self.pages.cuts(&self.card.0, samples, order).map_err(NetworkError::from)?;
+        let batches: Vec<&[usize]> = order.chunks(size.max(1)).collect();
+        let (mut asked, mut told, mut go_on) = (0, 0, true);
+        while told < batches.len() {
+            while go_on && asked < batches.len() && asked < told + SLOTS {
+                self.ask(samples, batches[asked], asked * size, cuts.as_ref(), asked % SLOTS)?;
+                asked += 1;
+            }
+            if told == asked {
+                break;
+            }
+            let loss = self.engine.fetched(told % SLOTS).map_err(NetworkError::from)?;
+            let answer = done(batches[told].len(), loss)?;
+            go_on &= answer;
+            told += 1;
+        }
+        Ok(())
+    }
+
+    fn ask(
+        &mut self,
+        samples: &dyn Samples,
+        indices: &[usize],
+        first: usize,
+        cuts: Option<&Cuts>,
+        slot: usize,
+    ) -> Result<(), NetworkError> {
+        self.load(samples, indices, first, cuts)?;
+        self.engine.backward()?;
+        self.engine.step(self.learning_rate)?;
+        self.engine.fetch_loss(slot)?;
+        Ok(())
+    }
+
+    /// The batch of these samples, which begin with number `first` of the cuts.
+    fn load(
+        &mut self,
+        samples: &dyn Samples,
+        indices: &[usize],
+        first: usize,
+        cuts: Option<&Cuts>,
+    ) -> Result<(), GpuError> {
+        match cuts {
+            Some(cuts) => self.engine.cut(cuts, first, indices.len()),
+            None => {
+                let batch = cut(samples, indices);
+                self.engine.take(&batch.images, Some(&batch.targets))
+            }
+        }
+    }
+
+    /// How the samples of `order` are predicted, against their targets; nothing when `go_on` said no between two batches.
+    ///
+    /// # Errors
+    /// When the card fails.
+    pub(crate) fn evaluate(
+        &mut self,
+        samples: &dyn Samples,
+        order: &[usize],
+        size: usize,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Option<Tally>, NetworkError> {
+        let cuts = self.pages.cuts(&self.card.0, samples, order)?;
+        self.engine.reset_totals()?;
+        for (number, indices) in order.chunks(size.max(1)).enumerate() {
+            // Waits for the batch before the last ones: an answer of `go_on` must not come a whole validation late.
+            if number >= SLOTS {
+                self.engine.fetched(number % SLOTS)?;
+            }
+            if !go_on() {
+                return Ok(None);
+            }
+            self.load(samples, indices, number * size, cuts.as_ref())?;
+            self.engine.count()?;
+            self.engine.fetch_loss(number % SLOTS)?;
+        }
+        let pixels = order.len() * samples.shape().pixels();
+        Ok(Some(Tally::from_totals(pixels as u64, self.engine.totals()?)))
+    }
+}
+
+/// A network that only predicts.
+pub(crate) struct Inference {
+    card: Card,
+    /// For the sizes seen last.
+    engine: Mutex<Option<Engine>>,
+    weights: Mutex<Weights>,
+}
+
+impl Inference {
+    /// A network on a card. Memory is taken with the first batch.
+    pub(crate) fn new(card: &Card, weights: &Weights) -> Self {
+        Self { card: card.clone(), engine: Mutex::default(), weights: Mutex::new(weights.clone()) }
+    }
+
+    /// The weights.
+    pub(crate) fn weights(&self) -> Weights {
+        self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Overwrites them.
+    pub(crate) fn set_weights(&self, weights: &Weights) {
+        *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = weights.clone();
+        *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Logits of `images` images, NHWC.
+    ///
+    /// # Errors
+    /// When the card fails or its memory does not suffice.
+    pub(crate) fn logits(
+        &self,
+        values: &[f32],
+        (images, height, width): (usize, usize, usize),
+    ) -> Result<Vec<f32>, NetworkError> {
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |(n, h, w): (usize, usize, usize)| n >= images && (h, w) == (height, width);
+        if !engine.as_ref().is_some_and(|engine| fits(engine.shape())) {
+            *engine = None; // its memory first
+            *engine = Some(Engine::new(&self.card.0, &self.weights(), (images, height, width), false)?);
+        }
+        match engine.as_mut() {
+            Some(engine) => {
+                engine.take(values, None)?;
+                Ok(engine.logits()?)
+            }
+            None => Ok(Vec::new()),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! A machine that isn't one: the kernels of `kernels.cu`, compiled by the C++ compiler of this computer, run on the CPU on
+//! the same arguments. Convolutions are written out (`host.cpp`). Every piece of memory is watched: nothing may be
+//! written behind its end.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use libloading::Library;
+
+use super::card::Card;
+use super::machine::{ConvShape, Convolution, GpuError, Machine, Precision, SLOTS, Workspace};
+
+/// Bytes behind each piece of memory, and what they hold.
+const GUARD: usize = 256;
+const GUARDED: u8 = 0xa5;
+
+type Launch = unsafe extern "C" fn(*const c_char, u32, *mut *mut c_void) -> c_int;
+type Convolve = unsafe extern "C" fn(c_int, *const u32, u64, u64, u64);
+
+/// The kernels for one kind of values.
+struct Kernels {
+    launch: Launch,
+    convolve: Convolve,
+    library: Library,
+}
+
+/// Builds and opens the kernels for values of bfloat16 or f32.
+fn kernels(bf16: bool) -> &'static Kernels {
+    static BUILT: [OnceLock<Kernels>; 2] = [OnceLock::new(), OnceLock::new()];
+    BUILT[usize::from(bf16)].get_or_init(|| {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/gpu");
+        let built = tempfile::tempdir().unwrap();
+        let object = built.path().join("kernels.so");
+        let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+        let output = Command::new(&compiler)
+            .args([
+                "-std=c++17",
+                "-O3",
+                "-ffp-contract=off",
+                "-shared",
+                "-fPIC",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+            ])
+            .arg(format!("-DBF16={}", u8::from(bf16)))
+            .arg("-o")
+            .arg(&object)
+            .arg(folder.join("host.cpp"))
+            .output()
+            .unwrap_or_else(|e| {
+                panic!(
+                    "{}: {e}; the tests of the GPU's kernels need a C++ compiler (Debian: g++)",
+                    compiler.display()
+                )
+            });
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        // SAFETY: the library was just built from our own source and has no constructors; the functions have these types there.
+        unsafe {
+            let library = Library::new(&object).unwrap();
+            let launch = *library.get::<Launch>(b"launch").unwrap();
+            let convolve = *library.get::<Convolve>(b"convolve").unwrap();
+            Kernels { launch, convolve, library }
+        }
+    })
+}
+
+/// Sizes of the types that both sides write down.
+pub(super) fn sizes() -> [u32; 3] {
+    let library = &kernels(false).library;
+    [&b"view_bytes"[..], b"cut_bytes", b"segment_bytes"].map(|name| {
+        // SAFETY: the functions have this type in host.cpp.
+        unsafe { (library.get::<unsafe extern "C" fn() -> u32>(name).unwrap())() }
+    })
+}
+
+/// The CPU as a card.
+pub(crate) struct Twin {
+    precision: Precision,
+    /// Memory by its address.
+    memory: Mutex<HashMap<u64, Box<[u64]>>>,
+    slots: Mutex<[Option<f32>; SLOTS]>,
+    /// Kernels started so far.
+    pub(super) started: Mutex<Vec<String>>,
+    fused: bool,
+}
+
+impl std::fmt::Debug for Twin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Twin({})", self.precision.name())
+    }
+}
+
+impl Twin {
+    /// A card that adds bias and ReLU in its convolutions, or does not.
+    pub(crate) fn new(precision: Precision, fused: bool) -> Arc<Self> {
+        kernels(precision == Precision::Bf16);
+        Arc::new(Self {
+            precision,
+            memory: Mutex::default(),
+            slots: Mutex::default(),
+            started: Mutex::default(),
+            fused,
+        })
+    }
+
+    pub(crate) fn card(precision: Precision) -> Card {
+        Card(Self::new(precision, false))
+    }
+
+    fn kernels(&self) -> &'static Kernels {
+        kernels(self.precision == Precision::Bf16)
+    }
+
+    /// Pieces of memory in use; panics where something was written behind the end of one.
+    pub(super) fn check(&self) -> usize {
+        let memory = self.memory.lock().unwrap();
+        memory.values().for_each(|piece| assert_guard(piece));
+        memory.len()
+    }
+}
+
+fn assert_guard(piece: &[u64]) {
+    let bytes: &[u8] = bytemuck::cast_slice(piece);
+    assert!(bytes[bytes.len() - GUARD..].iter().all(|b| *b == GUARDED), "written behind the end");
+}
+
+impl Machine for Twin {
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    fn name(&self) -> String {
+        "the CPU as a card".to_owned()
+    }
+
+    fn allocate(&self, bytes: usize) -> Result<u64, GpuError> {
+        // The guard begins right behind the last byte: lengths are multiples of 8 here, or it would be off by less.
+        let mut piece = vec![0u64; bytes.div_ceil(8) + GUARD / 8].into_boxed_slice();
+        let all: &mut [u8] = bytemuck::cast_slice_mut(&mut piece);
+        let end = all.len() - GUARD;
+        all[end..].fill(GUARDED);
+        let address = piece.as_mut_ptr() as u64;
+        self.memory.lock().unwrap().insert(address, piece);
+        Ok(address)
+    }
+
+    unsafe fn free(&self, address: u64) {
+        let piece = self.memory.lock().unwrap().remove(&address).expect("memory that was allocated");
+        if !std::thread::panicking() {
+            assert_guard(&piece);
+        }
+    }
+
+    unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<(), GpuError> {
+        // SAFETY: the caller's.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len()) };
+        Ok(())
+    }
+
+    unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), GpuError> {
+        // SAFETY: the caller's.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    unsafe fn fetch(&self, from: u64, slot: usize) -> Result<(), GpuError> {
+        // SAFETY: the caller's.
+        let value = unsafe { *(from as *const f32) };
+        self.slots.lock().unwrap()[slot] = Some(value);
+        Ok(())
+    }
+
+    fn fetched(&self, slot: usize) -> Result<f32, GpuError> {
+        Ok(self.slots.lock().unwrap()[slot].take().expect("something was sent"))
+    }
+
+    unsafe fn launch(
+        &self,
+        kernel: &'static CStr,
+        blocks: u32,
+        arguments: &mut [*mut c_void],
+    ) -> Result<(), GpuError> {
+        self.started.lock().unwrap().push(kernel.to_string_lossy().into_owned());
+        // SAFETY: the caller's.
+        let unknown = unsafe { (self.kernels().launch)(kernel.as_ptr(), blocks, arguments.as_mut_ptr()) };
+        assert_eq!(unknown, 0, "no kernel {kernel:?}");
+        Ok(())
+    }
+
+    fn convolution(&self, shape: ConvShape) -> Result<Arc<dyn Convolution>, GpuError> {
+        Ok(Arc::new(Written { shape, bf16: self.precision == Precision::Bf16, fused: self.fused }))
+    }
+}
+
+/// A convolution written out.
+struct Written {
+    shape: ConvShape,
+    bf16: bool,
+    fused: bool,
+}
+
+impl Written {
+    unsafe fn pass(&self, pass: c_int, x: u64, w: u64, y: u64) {
+        let ConvShape { images, height, width, input, output, side, padding } = self.shape;
+        let shape = [images, height, width, input, output, side, padding];
+        // SAFETY: the caller's.
+        unsafe { (kernels(self.bf16).convolve)(pass, shape.as_ptr(), x, w, y) }
+    }
+}
+
+impl Convolution for Written {
+    fn workspace(&self) -> usize {
+        8
+    }
+
+    unsafe fn forward(
+        &self,
+        x: u64,
+        w: u64,
+        bias: Option<u64>,
+        y: u64,
+        _work: Workspace,
+    ) -> Result<bool, GpuError> {
+        if bias.is_some() && !self.fused {
+            return Ok(false);
+        }
+        // SAFETY: the caller's.
+        unsafe { self.pass(0, x, w, y) };
+        let Some(bias) = bias else { return Ok(true) };
+        let (values, channels) = (self.shape.lengths()[2], self.shape.output as usize);
+        // SAFETY: the caller's.
+        unsafe {
+            if self.bf16 {
+                let widen = |bits: u16| f32::from_bits(u32::from(bits) << 16);
+                let (y, bias) = (y as *mut u16, bias as *const u16);
+                for i in 0..values {
+                    let sum = widen(*y.add(i)) + widen(*bias.add(i % channels));
+                    // Truncated: near enough for a stand-in.
+                    *y.add(i) = (sum.max(0.0).to_bits() >> 16) as u16;
+                }
+            } else {
+                let (y, bias) = (y as *mut f32, bias as *const f32);
+                for i in 0..values {
+                    *y.add(i) = (*y.add(i) + *bias.add(i % channels)).max(0.0);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    unsafe fn backward_image(&self, w: u64, dy: u64, dx: u64, _work: Workspace) -> Result<(), GpuError> {
+        // SAFETY: the caller's.
+        unsafe { self.pass(1, dx, w, dy) };
+        Ok(())
+    }
+
+    unsafe fn backward_kernel(&self, x: u64, dy: u64, dw: u64, _work: Workspace) -> Result<(), GpuError> {
+        // SAFETY: the caller's.
+        unsafe { self.pass(2, x, dw, dy) };
+        Ok(())
+    }
+}

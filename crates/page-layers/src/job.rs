@@ -1,0 +1,403 @@
+//! All layers of a page, one after another: what `--local` and a job from the broker have in common.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::fit::fit::fit_from;
+use crate::fit::observe::{JobObserver, LayerObserver};
+use crate::fit::outcome::{FitError, FitOptions, FitState, Stop, StopReason, TrainedLayer};
+use crate::fit::resume::{Checkpoints, Resumed};
+use crate::gpu::device::Device;
+use crate::keras::{self, ReadProblem, Weights, WriteError};
+use crate::page::decode::PageError;
+use crate::page::page::{Page, PageInputs, TrainingInputs};
+use crate::patch::patches::{self, SampleError, Split};
+use crate::patch::samples::Samples as _;
+use crate::spent::Spent;
+use domain::EpochReport;
+use domain::{InputKind, Layer, TrainingSettings};
+use domain::{PatchShape, PatchShapeError};
+
+/// How often a layer that learns nothing is started again from other weights.
+const MAX_RESTARTS: usize = 3;
+
+/// Pages decoded, checked and sampled: everything that can be wrong with the input is found before the first
+/// layer is trained.
+#[derive(Debug)]
+pub struct TrainingJob {
+    pages: Vec<Arc<Page>>,
+    settings: TrainingSettings,
+    shape: PatchShape,
+    seed: u64,
+    layers: Vec<PreparedLayer>,
+    decoding: Duration,
+    sampling: Duration,
+}
+
+#[derive(Debug)]
+struct PreparedLayer {
+    layer: Layer,
+    split: Split,
+    /// What it goes on from, where not from random weights.
+    initial: Option<Weights>,
+    /// Seed of its first weights and of the order of its samples.
+    seed: u64,
+}
+
+/// Why a page could not be trained.
+#[derive(Debug, Error)]
+pub enum TrainError {
+    /// There is no page.
+    #[error("there is no page to learn from")]
+    NoPage,
+    /// An image can't be used.
+    #[error("{}{source}", label.as_ref().map(|label| format!("{label}: ")).unwrap_or_default())]
+    Page {
+        /// What its user calls the page, where there are several.
+        label: Option<String>,
+        /// The image, and what is wrong with it.
+        source: Box<PageError>,
+    },
+    /// A model to go on from can't be used.
+    #[error("the input \"{input}\" can't be used: {source}")]
+    Model {
+        /// Which model.
+        input: InputKind,
+        /// What is wrong with it.
+        source: Box<ReadProblem>,
+    },
+    /// A model to go on from is of a layer that no page has.
+    #[error(
+        "the input \"{input}\" belongs to no layer that is trained (there are {layers}); leave the model out, or add the layer"
+    )]
+    NoLayer {
+        /// Which model.
+        input: InputKind,
+        /// The models that are trained.
+        layers: String,
+    },
+    /// A layer has no usable pixel.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    /// The patch size is none for this network.
+    #[error(transparent)]
+    Patch(#[from] PatchShapeError),
+    /// The training itself failed.
+    #[error("{model}: the training failed: {source}")]
+    Fit {
+        /// The wire's name of the model.
+        model: String,
+        /// What failed.
+        source: FitError,
+    },
+    /// A model can't be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The observer asked for it.
+    #[error("the training was stopped before {model} was done")]
+    Stopped {
+        /// The wire's name of the first model that was not finished.
+        model: String,
+    },
+}
+
+impl TrainError {
+    /// True when the page or the settings are at fault, and not the machine or the program.
+    pub fn is_input(&self) -> bool {
+        !matches!(self, Self::Fit { .. } | Self::Write(_) | Self::Stopped { .. })
+    }
+}
+
+impl TrainingJob {
+    /// Decodes and checks the pages, reads the models to go on from, and draws the samples of every layer.
+    ///
+    /// # Errors
+    /// [`TrainError`], with the wire's name of the input that can't be used.
+    pub fn prepare(inputs: &TrainingInputs, settings: &TrainingSettings) -> Result<Self, TrainError> {
+        let shape = PatchShape::new(settings.patch_height as usize, settings.patch_width as usize)?;
+        let began = Instant::now();
+        let load = |page: &PageInputs| {
+            let named = |error| TrainError::Page { label: page.label.clone(), source: Box::new(error) };
+            Page::load(page).map(Arc::new).map_err(named)
+        };
+        let pages = inputs.pages.iter().map(load).collect::<Result<Vec<_>, _>>()?;
+        if pages.is_empty() {
+            return Err(TrainError::NoPage);
+        }
+        let decoding = began.elapsed();
+        // 32 bits, so that a person can type a drawn seed again.
+        let seed = settings.seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 32);
+        for page in pages.iter().filter(|page| patches::is_mirrored(page, shape)) {
+            warn!(
+                "the page ({}x{}) is not larger than two patches ({}x{}): patches are completed by mirroring it at its edges",
+                page.height(),
+                page.width(),
+                shape.height(),
+                shape.width()
+            );
+        }
+        let all = patches::layers_of(&pages);
+        let mut models = read_models(&inputs.models, &all)?;
+        let n = patches::samples_per_layer(&pages, settings.max_samples);
+        let mut layers = Vec::with_capacity(all.len());
+        for (index, layer) in all.into_iter().enumerate() {
+            // A stream for each layer: what one draws does not change what the next one draws.
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(index as u64);
+            let seed = rng.next_u64();
+            let exact_below = 2 * settings.batch_size as usize;
+            let split = patches::sample(&pages, layer, n, shape, settings.selection, exact_below, &mut rng)?;
+            if split.not_covered > 0 {
+                warn!(
+                    "{}: {} places of the layer are in no patch; raise \"Maximum number of samples per label\" to see them",
+                    layer.model_name(),
+                    split.not_covered
+                );
+            }
+            layers.push(PreparedLayer { layer, split, initial: models.remove(&layer), seed });
+        }
+        let sampling = began.elapsed().saturating_sub(decoding);
+        Ok(Self { pages, settings: *settings, shape, seed, layers, decoding, sampling })
+    }
+
+    /// The pages.
+    pub fn pages(&self) -> &[Arc<Page>] {
+        &self.pages
+    }
+
+    /// Number of layers.
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Size of the samples.
+    pub fn shape(&self) -> PatchShape {
+        self.shape
+    }
+
+    /// Where the time went, for layers that this job has trained.
+    pub fn spent(&self, layers: &[TrainedLayer]) -> Spent {
+        let sum = |part: fn(&TrainedLayer) -> Duration| layers.iter().map(part).sum();
+        Spent {
+            decode: self.decoding,
+            sample: self.sampling,
+            train: sum(|layer| layer.training),
+            validate: sum(|layer| layer.validating),
+            write: sum(|layer| layer.writing),
+        }
+    }
+
+    /// Where all chance comes from: the setting's, or what was drawn.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Trains all layers, background first, and writes `<model name>.hdf5` into `folder` for each as soon as it
+    /// is done: a file that is there is whole.
+    ///
+    /// When `observer` asks to [keep the best](super::Stop::KeepBest) while the last layer trains, and that layer has
+    /// an epoch to show, its best epoch is kept and the page is done.
+    ///
+    /// # Errors
+    /// [`TrainError::Fit`], [`TrainError::Write`], or [`TrainError::Stopped`] when `observer` asked for it.
+    pub fn train(
+        &self,
+        device: &Device,
+        folder: &Path,
+        observer: &mut dyn JobObserver,
+    ) -> Result<Vec<TrainedLayer>, TrainError> {
+        self.train_from(None, device, folder, observer)
+    }
+
+    /// [`TrainingJob::train`] with checkpoints: goes on from the one that was found, and leaves one whenever one is due,
+    /// a layer is done, or training ends early.
+    ///
+    /// # Errors
+    /// As [`TrainingJob::train`]. A checkpoint that can't be written is a warning only.
+    pub fn train_from(
+        &self,
+        mut checkpoints: Option<&mut Checkpoints>,
+        device: &Device,
+        folder: &Path,
+        observer: &mut dyn JobObserver,
+    ) -> Result<Vec<TrainedLayer>, TrainError> {
+        let sizes: Vec<_> =
+            self.pages.iter().map(|page| format!("{}x{}", page.height(), page.width())).collect();
+        info!(
+            "page{} {}, patches {}x{}, {} layers, seed {}",
+            if sizes.len() == 1 { "" } else { "s" },
+            sizes.join(" "),
+            self.shape.height(),
+            self.shape.width(),
+            self.layers.len(),
+            self.seed
+        );
+        let layers: Vec<Layer> = self.layers.iter().map(|l| l.layer).collect();
+        let resumed = checkpoints.as_mut().and_then(|c| c.take(self.seed, &layers));
+        resumed.iter().for_each(Resumed::report);
+        let (finished, mut state) = resumed.map_or((Vec::new(), None), |r| (r.finished, r.fit));
+        let mut trained = Vec::with_capacity(layers.len());
+        for ((done, weights), (layer, prepared)) in finished.into_iter().zip(layers.iter().zip(&self.layers))
+        {
+            let began = Instant::now();
+            let path = self.write_model(&done.model_name, &weights, folder)?;
+            trained.push(TrainedLayer {
+                layer: *layer,
+                model_name: done.model_name,
+                path,
+                weights,
+                train_samples: prepared.split.train.len(),
+                validation_samples: prepared.split.validation.len(),
+                history: done.history,
+                best_epoch: done.best_epoch,
+                restarts: done.restarts,
+                learned: done.learned,
+                time: Duration::try_from_secs_f64(done.seconds).unwrap_or_default(),
+                training: Duration::ZERO,
+                validating: Duration::ZERO,
+                writing: began.elapsed(),
+            });
+        }
+        while let (Some(&layer), Some(prepared)) = (layers.get(trained.len()), self.layers.get(trained.len()))
+        {
+            let last = trained.len() + 1 == layers.len();
+            let mut inner = LayerObserver {
+                layer,
+                number: trained.len() + 1,
+                seed: self.seed,
+                job: observer,
+                checkpoints: checkpoints.as_deref_mut(),
+            };
+            let done = self.train_layer(prepared, last, state.take(), device, folder, &mut inner)?;
+            if let Some(checkpoints) = &mut checkpoints {
+                checkpoints.finish_layer(self.seed, &done);
+            }
+            observer.layer_finished(&done);
+            trained.push(done);
+        }
+        Ok(trained)
+    }
+
+    fn train_layer(
+        &self,
+        prepared: &PreparedLayer,
+        last: bool,
+        state: Option<FitState>,
+        device: &Device,
+        folder: &Path,
+        observer: &mut LayerObserver<'_>,
+    ) -> Result<TrainedLayer, TrainError> {
+        let layer = observer.layer;
+        let started = Instant::now();
+        let model_name = layer.model_name();
+        let Split { train, validation, .. } = &prepared.split;
+        observer.job.layer_started(
+            layer,
+            observer.number,
+            train.len(),
+            validation.len(),
+            self.settings.epochs,
+        );
+        if prepared.initial.is_some() {
+            info!("{model_name}: goes on from the model that was given");
+        }
+        let options = FitOptions {
+            initial: prepared.initial.clone(),
+            batch_size: self.settings.batch_size as usize,
+            patience: self.settings.patience as usize,
+            metric: self.settings.metric,
+            augmentation: self.settings.augmentation,
+            max_restarts: MAX_RESTARTS,
+            ..FitOptions::new(device.clone(), self.settings.epochs as usize, prepared.seed)
+        };
+        let fitted = match fit_from(train, validation, &options, state, observer) {
+            Ok(fitted) if fitted.stopped == StopReason::Interrupted => {
+                // With this layer every one has a model: its best epoch so far is worth more than none.
+                if !last || observer.job.stop() == Stop::Suspend {
+                    return Err(TrainError::Stopped { model: model_name });
+                }
+                warn!("{model_name}: stopped early, its best epoch so far ({}) is kept", fitted.best_epoch);
+                fitted
+            }
+            Err(FitError::Interrupted) => return Err(TrainError::Stopped { model: model_name }),
+            Err(source) => return Err(TrainError::Fit { model: model_name, source }),
+            Ok(fitted) => fitted,
+        };
+        if !fitted.learned {
+            warn!(
+                "{model_name} learned nothing, whatever it was started from: check what was drawn in its layer"
+            );
+        }
+        let training = started.elapsed().saturating_sub(fitted.validating);
+        let began = Instant::now();
+        let path = self.write_model(&model_name, &fitted.weights, folder)?;
+        let writing = began.elapsed();
+        Ok(TrainedLayer {
+            layer,
+            model_name,
+            path,
+            weights: fitted.weights,
+            train_samples: train.len(),
+            validation_samples: validation.len(),
+            history: fitted.history,
+            best_epoch: fitted.best_epoch,
+            restarts: fitted.restarts,
+            learned: fitted.learned,
+            time: training + fitted.validating + writing,
+            training,
+            validating: fitted.validating,
+            writing,
+        })
+    }
+
+    fn write_model(&self, model_name: &str, weights: &Weights, folder: &Path) -> Result<PathBuf, WriteError> {
+        let path = folder.join(format!("{model_name}.hdf5"));
+        keras::write(&path, weights, self.shape)?;
+        Ok(path)
+    }
+}
+
+impl TrainedLayer {
+    /// The report of the epoch whose weights were kept.
+    pub fn best(&self) -> Option<&EpochReport> {
+        self.history.iter().find(|report| report.epoch == self.best_epoch)
+    }
+}
+
+/// The models to go on from; each must be of a layer in `layers`.
+fn read_models(
+    models: &[(Layer, PathBuf)],
+    layers: &BTreeSet<Layer>,
+) -> Result<BTreeMap<Layer, Weights>, TrainError> {
+    let read = |(layer, path): &(Layer, PathBuf)| {
+        let input = InputKind::Model(*layer);
+        if !layers.contains(layer) {
+            let names: Vec<_> = layers.iter().map(|layer| layer.model_name()).collect();
+            return Err(TrainError::NoLayer { input, layers: names.join(", ") });
+        }
+        let unusable = |error: keras::ReadError| TrainError::Model { input, source: Box::new(error.problem) };
+        Ok((*layer, keras::read(path).map_err(unusable)?.weights))
+    };
+    models.iter().map(read).collect()
+}
+
+/// Decodes a page and trains all its layers: [`TrainingJob::prepare`], then [`TrainingJob::train`].
+///
+/// # Errors
+/// As those two.
+pub fn train_page(
+    inputs: &TrainingInputs,
+    settings: &TrainingSettings,
+    device: &Device,
+    folder: &Path,
+    observer: &mut dyn JobObserver,
+) -> Result<Vec<TrainedLayer>, TrainError> {
+    TrainingJob::prepare(inputs, settings)?.train(device, folder, observer)
+}

@@ -1,0 +1,103 @@
+//! Writes a trained network as the HDF5 file that Rodan's classifier opens with `load_model`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use hdf5_pure::{AttrValue, FileBuilder};
+use thiserror::Error;
+
+use super::model_config::{TRAINING_CONFIG, layer_names, model_config};
+use super::{CONV_LAYERS, Weights};
+use domain::PatchShape;
+
+/// The Keras whose file layout is written: the one that Rodan's classifier runs.
+const KERAS_VERSION: &str = "2.15.0";
+
+/// A model file that could not be written.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    /// The HDF5 tree could not be put together.
+    #[error("the Keras model can't be laid out as HDF5")]
+    Layout(#[source] hdf5_pure::Error),
+    /// The file can't be written to its place.
+    #[error("{}: can't write the model: {source}; check that the folder exists, is writable and has room", path.display())]
+    Io {
+        /// The file that was to be written.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+}
+
+/// The bytes of the HDF5 file for these weights: the same weights always give the same bytes.
+///
+/// About 5.8 MB: contiguous f32 datasets with HWIO kernels, no optimiser state.
+///
+/// # Errors
+/// [`WriteError::Layout`] when the HDF5 crate refuses the tree.
+pub fn to_bytes(weights: &Weights, shape: PatchShape) -> Result<Vec<u8>, WriteError> {
+    let mut file = FileBuilder::new();
+    file.set_attr("backend", text("tensorflow"));
+    file.set_attr("keras_version", text(KERAS_VERSION));
+    file.set_attr("model_config", text(&model_config(shape)));
+    file.set_attr("training_config", text(TRAINING_CONFIG));
+
+    let mut root = file.create_group("model_weights");
+    root.set_attr("backend", text("tensorflow"));
+    root.set_attr("keras_version", text(KERAS_VERSION));
+    root.set_attr("layer_names", texts(layer_names().map(str::to_owned).collect()));
+    for name in layer_names() {
+        let mut group = root.create_group(name);
+        match CONV_LAYERS.iter().position(|layer| layer.name == name) {
+            Some(index) => {
+                group.set_attr(
+                    "weight_names",
+                    texts(vec![format!("{name}/kernel:0"), format!("{name}/bias:0")]),
+                );
+                let layer = CONV_LAYERS[index];
+                let (kernel, bias) = weights.layer(index);
+                let mut inner = group.create_group(name);
+                inner.create_dataset("bias:0").with_f32_data(bias).with_shape(&[layer.output as u64]);
+                let dims = [layer.kernel, layer.kernel, layer.input, layer.output].map(|n| n as u64);
+                inner.create_dataset("kernel:0").with_f32_data(kernel).with_shape(&dims);
+                group.add_group(inner.finish());
+            }
+            None => group.set_attr("weight_names", AttrValue::F64Array(Vec::new())),
+        }
+        root.add_group(group.finish());
+    }
+    let mut top = root.create_group("top_level_model_weights");
+    top.set_attr("weight_names", AttrValue::F64Array(Vec::new()));
+    root.add_group(top.finish());
+    file.add_group(root.finish());
+    file.finish().map_err(WriteError::Layout)
+}
+
+/// Writes the model file so that `path` holds either the whole file or what it held before: a temporary file
+/// beside it, synced, then renamed.
+///
+/// # Errors
+/// [`WriteError::Io`] when the folder is missing, not writable or full.
+pub fn write(path: &Path, weights: &Weights, shape: PatchShape) -> Result<(), WriteError> {
+    let bytes = to_bytes(weights, shape)?;
+    let io = |source| WriteError::Io { path: path.to_owned(), source };
+    // A bare file name has an empty parent, which means the current folder.
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    // A model is no secret: temporary files are 0600 by default, which would survive the rename.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut temporary = builder.prefix(".model-").tempfile_in(folder).map_err(io)?;
+    temporary.write_all(&bytes).map_err(io)?;
+    temporary.as_file().sync_all().map_err(io)?;
+    temporary.persist(path).map_err(|e| io(e.error))?;
+    Ok(())
+}
+
+fn text(value: &str) -> AttrValue {
+    AttrValue::VarLenAsciiString(value.to_owned())
+}
+
+fn texts(values: Vec<String>) -> AttrValue {
+    AttrValue::VarLenAsciiStringArray(values)
+}

@@ -1,0 +1,43 @@
+//! The pages of a training as its models see them.
+
+use domain::Score;
+
+use crate::fit::outcome::TrainedLayer;
+use crate::gpu::device::Device;
+use crate::job::TrainingJob;
+use crate::look::predict::Predictor;
+use crate::look::segment::Segmentation;
+use crate::net::network::NetworkError;
+use crate::page::page::Page;
+
+/// Predicts the first `pages` pages with the models that were trained on them, and hands each to `seen` with the number of
+/// the page, from 0; returns how well each layer was found, on all of them together. `go_on` is asked between any two
+/// batches of windows.
+///
+/// # Errors
+/// The first error of `go_on` or `seen`, or a network that can't be computed.
+pub fn look<E: From<NetworkError>>(
+    job: &TrainingJob,
+    trained: &[TrainedLayer],
+    device: &Device,
+    (pages, batch): (usize, usize),
+    go_on: &dyn Fn() -> Result<(), E>,
+    mut seen: impl FnMut(usize, &Page, &Segmentation) -> Result<(), E>,
+) -> Result<Vec<Score>, E> {
+    let mut scores = vec![Score::default(); trained.len()];
+    for (number, page) in job.pages().iter().enumerate().take(pages) {
+        let mut found = Segmentation::new(page);
+        for layer in trained {
+            let predictor = Predictor::new(&layer.weights, device)?;
+            found.add_layer(page, job.shape(), batch, |images| {
+                go_on()?;
+                Ok::<_, E>(predictor.predict(images, job.shape().height(), job.shape().width())?)
+            })?;
+        }
+        seen(number, page, &found)?;
+        for (index, (score, layer)) in scores.iter_mut().zip(trained).enumerate() {
+            *score += found.score(page, index, layer.layer);
+        }
+    }
+    Ok(scores)
+}

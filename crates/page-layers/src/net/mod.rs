@@ -1,0 +1,9 @@
+//! The network, its first weights, its optimiser and what it is measured by.
+
+pub(crate) mod adam;
+pub(crate) mod init;
+pub(crate) mod metrics;
+pub(crate) mod native;
+pub(crate) mod network;
+#[cfg(test)]
+pub(crate) mod network_tests;

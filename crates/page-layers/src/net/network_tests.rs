@@ -1,0 +1,103 @@
+//! The whole network: own kernels against candle's operations, and against themselves on other numbers of threads.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::{Adam, Backend, Network, Predictor, initial_weights};
+
+fn batch(n: usize, h: usize, w: usize) -> (Tensor, Tensor) {
+    // A fixed pattern with exact zeros, as inverted white paper has.
+    let values: Vec<f32> =
+        (0..n * h * w * 3).map(|i| if i % 5 < 2 { 0.0 } else { (i * 7919 % 256) as f32 / 255.0 }).collect();
+    let x = Tensor::from_vec(values, (n, h, w, 3), &Device::Cpu).unwrap();
+    let y = x.mean_keepdim(3).unwrap().gt(0.3).unwrap().to_dtype(DType::F32).unwrap();
+    (x, y)
+}
+
+fn flat(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn relative(a: &[f32], b: &[f32]) -> f64 {
+    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
+    (square(&mut a.iter().zip(b).map(|(a, b)| a - b)) / square(&mut b.iter().copied())).sqrt()
+}
+
+#[test]
+fn both_backends_compute_the_same_loss_gradients_and_logits() {
+    let (x, y) = batch(2, 16, 20);
+    let weights = initial_weights(3).unwrap();
+    let native = Network::with_backend(&weights, Backend::Native).unwrap();
+    let composed = Network::with_backend(&weights, Backend::Composed).unwrap();
+    let (a, b) = (native.loss_and_gradients(&x, &y).unwrap(), composed.loss_and_gradients(&x, &y).unwrap());
+    assert!((a.loss - b.loss).abs() < 1e-5, "{} and {}", a.loss, b.loss);
+    for (layer, (a, b)) in a.gradients.iter().zip(&b.gradients).enumerate() {
+        let (a, b) = (flat(a), flat(b));
+        assert!(b.iter().any(|g| *g != 0.0), "layer {layer} has no gradient: a collapsed seed shows nothing");
+        // One pixel whose ReLU rounding switches makes 1e-4 on an image this small.
+        assert!(relative(&a, &b) < 1e-3, "layer {layer}: {}", relative(&a, &b));
+    }
+    let (a, b) = (native.forward_logits(&x).unwrap(), composed.forward_logits(&x).unwrap());
+    assert_eq!(a.dims(), [2, 16, 20, 1]);
+    assert!(relative(&flat(&a), &flat(&b)) < 1e-5);
+    let loss = native.loss(&a, &y).unwrap();
+    assert!((loss - composed.loss(&b, &y).unwrap()).abs() < 1e-5);
+}
+
+#[test]
+fn training_is_the_same_to_the_bit_on_any_number_of_threads() {
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let (x, y) = batch(3, 32, 40);
+            let network = Network::new(&initial_weights(3).unwrap(), &Device::Cpu).unwrap();
+            let mut adam = Adam::new(network.parameters(), 1e-3).unwrap();
+            let mut losses = Vec::new();
+            for _ in 0..2 {
+                let step = network.loss_and_gradients(&x, &y).unwrap();
+                adam.step(network.parameters(), &step.gradients).unwrap();
+                losses.push(step.loss.to_bits());
+            }
+            (losses, network.weights().unwrap())
+        })
+    };
+    let one = run(1);
+    for threads in [2, 3] {
+        assert!(run(threads) == one, "{threads} threads differ from one");
+    }
+}
+
+#[test]
+fn weights_come_back_as_they_went_in() {
+    let (first, second) = (initial_weights(1).unwrap(), initial_weights(2).unwrap());
+    let network = Network::new(&first, &Device::Cpu).unwrap();
+    assert_eq!(network.weights().unwrap(), first);
+    network.set_weights(&second).unwrap();
+    assert_eq!(network.weights().unwrap(), second);
+}
+
+#[test]
+fn a_prediction_does_not_depend_on_the_images_beside_it() {
+    let (x, _) = batch(2, 12, 16);
+    let predictor = Predictor::new(&initial_weights(3).unwrap(), &Device::Cpu).unwrap();
+    let images = flat(&x);
+    let both = predictor.predict(&images, 12, 16).unwrap();
+    let second = predictor.predict(&images[3 * 12 * 16..], 12, 16).unwrap();
+    assert_eq!(both[12 * 16..], second);
+    assert!(both.iter().all(|p| (0.0..=1.0).contains(p)));
+}
+
+#[test]
+fn sizes_that_the_network_cannot_halve_twice_are_refused() {
+    let predictor = Predictor::new(&initial_weights(3).unwrap(), &Device::Cpu).unwrap();
+    for (values, height, width) in [(3 * 6 * 8, 6, 8), (3 * 8 * 8 + 1, 8, 8), (0, 8, 8), (12, 0, 4)] {
+        assert!(predictor.predict(&vec![0.0; values], height, width).is_err(), "{height}x{width}");
+    }
+}
+
+#[test]
+fn predicting_keeps_memory_for_one_size_only() {
+    let predictor = Predictor::new(&initial_weights(3).unwrap(), &Device::Cpu).unwrap();
+    for side in [8, 16, 8] {
+        assert_eq!(predictor.predict(&vec![0.5; 3 * side * side], side, side).unwrap().len(), side * side);
+    }
+}

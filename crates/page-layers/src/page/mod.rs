@@ -1,0 +1,6 @@
+//! A page: its image, the masks of its layers, and the files that they come in.
+
+pub(crate) mod archive;
+pub(crate) mod decode;
+pub(crate) mod mask;
+pub(crate) mod page;

@@ -1,0 +1,461 @@
+//! Which patches of a page a layer is learned from.
+//!
+//! The rule is the original trainer's: every pixel of the layer that lies a patch away from the page's edge
+//! is visited with probability 1/100 and becomes a patch's centre with probability min(1, 100·n/count), where
+//! `n` is the smaller of the asked number of samples and the pixel count of the smallest layer. In row order
+//! the last fifth (the lower part of the page) is for validation. With several pages a layer's count is that of
+//! all of them, and each page's last fifth is for validation. Three cases that the original can't handle are
+//! settled here: see [`sample`]. With [`PatchSelection::Covering`] as many pixels are drawn, but first such that patches show
+//! the whole layer.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rand_chacha::ChaCha8Rng;
+use thiserror::Error;
+
+use crate::page::decode::Input;
+use crate::page::page::Page;
+use crate::patch::draw::{Word, choose, cover, visit};
+use crate::patch::samples::{Place, Samples};
+use domain::PatchShape;
+use domain::{InputKind, Layer, PatchSelection};
+
+/// The original's chance of visiting a pixel.
+const VISIT: f64 = 0.01;
+
+/// A layer gets at least this many samples where it has the pixels: 8 to learn from, 2 to validate with.
+const HANDFUL: u64 = 10;
+
+/// A layer without a usable pixel.
+#[derive(Debug, Error)]
+pub enum SampleError {
+    /// No pixel belongs to the layer.
+    #[error(
+        "{input}: no pixel belongs to this layer{}; mark at least some pixels in it (alpha 255) or leave the layer out of the job",
+        if *.cut { " inside the selected regions" } else { "" }
+    )]
+    Empty {
+        /// The layer.
+        input: Input,
+        /// True when selected regions may have cut the layer's pixels off.
+        cut: bool,
+    },
+    /// All pixels of the layer lie near the page's edge.
+    #[error(
+        "{input}: all {pixels} pixels of this layer lie less than a patch ({}x{}) from the page's edge; choose a smaller patch",
+        shape.height(), shape.width()
+    )]
+    NoCentre {
+        /// The layer.
+        input: Input,
+        /// Number of its pixels.
+        pixels: u64,
+        /// The patch size.
+        shape: PatchShape,
+    },
+}
+
+/// A pixel around which a patch is cut out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Centre {
+    /// Place in [`LayerSamples::pages`].
+    page: u32,
+    row: u32,
+    column: u32,
+}
+
+/// The samples of one layer: patches of its pages around given centres, cut out when asked for.
+#[derive(Clone, Debug)]
+pub struct LayerSamples {
+    /// The pages that have the layer, and its place in each.
+    pages: Vec<(Arc<Page>, usize)>,
+    shape: PatchShape,
+    /// The centres, page by page in row order.
+    centres: Vec<Centre>,
+}
+
+impl Samples for LayerSamples {
+    fn shape(&self) -> PatchShape {
+        self.shape
+    }
+
+    fn len(&self) -> usize {
+        self.centres.len()
+    }
+
+    fn write_shifted(
+        &self,
+        index: usize,
+        (rows, columns): (isize, isize),
+        image: &mut [f32],
+        target: &mut [f32],
+    ) {
+        if let Some(place) = self.place(index, (rows, columns)) {
+            place.write(self.shape, image, target);
+        }
+    }
+
+    fn place(&self, index: usize, (rows, columns): (isize, isize)) -> Option<Place<'_>> {
+        let centre = self.centres[index];
+        let (page, layer) = &self.pages[centre.page as usize];
+        Some(Place {
+            page,
+            layer: *layer,
+            top: centre.row as isize - (self.shape.height() / 2) as isize + rows,
+            left: centre.column as isize - (self.shape.width() / 2) as isize + columns,
+            left_right: false,
+            up_down: false,
+            lighter: 0.0,
+        })
+    }
+}
+
+/// What a layer is learned from and what it is judged by.
+#[derive(Clone, Debug)]
+pub struct Split {
+    /// The upper part of each page.
+    pub train: LayerSamples,
+    /// The last 20 % of each page in row order.
+    pub validation: LayerSamples,
+    /// Places of the pages that no patch shows although [`PatchSelection::Covering`] was asked for: there are too few
+    /// patches.
+    pub not_covered: usize,
+}
+
+/// All layers that are on some page, in their order.
+pub(crate) fn layers_of(pages: &[Arc<Page>]) -> BTreeSet<Layer> {
+    pages.iter().flat_map(|page| page.layers()).map(|layer| layer.layer).collect()
+}
+
+/// The number `n` of the patch rule: the asked number of samples, but not more than the smallest layer has
+/// pixels on all pages.
+pub fn samples_per_layer(pages: &[Arc<Page>], max_samples: u32) -> u64 {
+    let count =
+        |layer| -> u64 { with_layer(pages, layer).map(|(page, i)| page.layers()[i].mask.count()).sum() };
+    layers_of(pages).into_iter().map(count).min().unwrap_or(0).min(u64::from(max_samples))
+}
+
+fn with_layer(pages: &[Arc<Page>], layer: Layer) -> impl Iterator<Item = (&Arc<Page>, usize)> {
+    pages.iter().filter_map(move |page| Some((page, page.index_of(layer)?)))
+}
+
+/// True when the page is so small that patches are completed by mirroring it at its edges.
+pub fn is_mirrored(page: &Page, shape: PatchShape) -> bool {
+    centres_along(page.height(), shape.height()).1 || centres_along(page.width(), shape.width()).1
+}
+
+/// Draws the samples of a layer from the pages that have it; `n` is [`samples_per_layer`]'s.
+///
+/// Where the original fails or is left to chance:
+/// - In a direction in which a page is not larger than two patches no centre would be left: there every
+///   pixel may be a centre, and patches are completed by mirroring the page at its edge.
+/// - When fewer than `exact_below` samples are expected (two batches), their number is not left to chance,
+///   and it is at least ten where the layer has as many pixels: a rare layer, or one beside it, still learns.
+/// - Both parts get at least one sample; a single sample serves for both.
+///
+/// # Errors
+/// [`SampleError`] when the layer has no pixel, or none that may be a centre.
+pub fn sample(
+    pages: &[Arc<Page>],
+    layer: Layer,
+    n: u64,
+    shape: PatchShape,
+    selection: PatchSelection,
+    exact_below: usize,
+    rng: &mut ChaCha8Rng,
+) -> Result<Split, SampleError> {
+    let pages: Vec<(Arc<Page>, usize)> = with_layer(pages, layer).map(|(p, i)| (Arc::clone(p), i)).collect();
+    let masks: Vec<_> = pages.iter().map(|(page, index)| &page.layers()[*index]).collect();
+    let input = || {
+        let unknown = || Input { kind: InputKind::Layer(layer), path: PathBuf::new() };
+        masks.first().map_or_else(unknown, |layer| layer.input.clone())
+    };
+    let pixels = masks.iter().map(|layer| layer.mask.count()).sum();
+    if pixels == 0 {
+        return Err(SampleError::Empty { input: input(), cut: layer != Layer::Background });
+    }
+    let bits = || {
+        pages.iter().enumerate().flat_map(|(place, (page, index))| {
+            let (rows, _) = centres_along(page.height(), shape.height());
+            let (columns, _) = centres_along(page.width(), shape.width());
+            let mask = &page.layers()[*index].mask;
+            let words =
+                move |row| mask.row_words(row, columns.start, columns.end).map(move |(s, b)| (row, s, b));
+            rows.flat_map(words).map(move |(row, start, bits)| Word { page: place, row, start, bits })
+        })
+    };
+    let eligible: u64 = bits().map(|word| u64::from(word.bits.count_ones())).sum();
+    if eligible == 0 {
+        return Err(SampleError::NoCentre { input: input(), pixels, shape });
+    }
+
+    let chance = VISIT * (n as f64 / VISIT / pixels as f64).min(1.0);
+    let expected = eligible as f64 * chance;
+    let count = (expected.round() as u64).max(HANDFUL.min(n.max(1))).min(eligible);
+    let (ranks, not_covered) = match selection {
+        PatchSelection::Covering => cover(bits(), shape, count, eligible, rng),
+        PatchSelection::Random if expected < exact_below as f64 => (choose(count, eligible, rng), 0),
+        PatchSelection::Random => (visit(chance, eligible, rng), 0),
+    };
+    let centres = at_ranks(bits(), &ranks);
+    let (mut train, mut validation) = (Vec::with_capacity(centres.len()), Vec::new());
+    for of_page in centres.chunk_by(|left, right| left.page == right.page) {
+        // Keras's `validation_split` rounds the training part down.
+        let (upper, lower) = of_page.split_at(of_page.len() * 4 / 5);
+        train.extend_from_slice(upper);
+        validation.extend_from_slice(lower);
+    }
+    if train.is_empty() {
+        // One sample on each page: the last page judges what the others teach.
+        train.clone_from(&centres);
+        validation = train.split_off(train.len() - 1);
+        if train.is_empty() {
+            train.clone_from(&validation);
+        }
+    }
+    let samples = |centres| LayerSamples { pages: pages.clone(), shape, centres };
+    Ok(Split { train: samples(train), validation: samples(validation), not_covered })
+}
+
+/// Where centres may lie along one direction, and whether that needs mirroring.
+fn centres_along(length: usize, patch: usize) -> (Range<usize>, bool) {
+    if length > 2 * patch + 1 { (patch..length - patch - 1, false) } else { (0..length, true) }
+}
+
+/// The pixels at these ascending ranks.
+fn at_ranks(words: impl Iterator<Item = Word>, ranks: &[u64]) -> Vec<Centre> {
+    let mut centres = Vec::with_capacity(ranks.len());
+    let mut wanted = ranks.iter().copied().peekable();
+    let mut passed = 0;
+    for Word { page, row, start, mut bits } in words {
+        let end = passed + u64::from(bits.count_ones());
+        while let Some(rank) = wanted.next_if(|rank| *rank < end) {
+            while passed < rank {
+                bits &= bits - 1;
+                passed += 1;
+            }
+            let column = start as u32 + bits.trailing_zeros();
+            centres.push(Centre { page: page as u32, row: row as u32, column });
+        }
+        passed = end;
+        if wanted.peek().is_none() {
+            break;
+        }
+    }
+    centres
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+    use crate::page::mask::Mask;
+    use crate::page::page::PageLayer;
+
+    fn page(width: usize, height: usize, masks: Vec<Mask>) -> [Arc<Page>; 1] {
+        let layers = masks.into_iter().enumerate().map(|(i, mask)| {
+            let layer = Layer::Numbered(i as u8);
+            let input = Input { kind: InputKind::Layer(layer), path: format!("layer_{i}.png").into() };
+            PageLayer { layer, input, mask }
+        });
+        [Arc::new(Page::from_parts(width, height, vec![7; 3 * width * height], layers.collect()))]
+    }
+
+    fn rng(seed: u64) -> ChaCha8Rng {
+        ChaCha8Rng::seed_from_u64(seed)
+    }
+
+    const RANDOM: PatchSelection = PatchSelection::Random;
+
+    fn layer(index: usize) -> Layer {
+        Layer::Numbered(index as u8)
+    }
+
+    fn shape(side: usize) -> PatchShape {
+        PatchShape::new(side, side).unwrap()
+    }
+
+    fn centres(split: &Split) -> Vec<(u32, u32)> {
+        split.train.centres.iter().chain(&split.validation.centres).map(|c| (c.row, c.column)).collect()
+    }
+
+    #[test]
+    fn counts_are_the_originals() {
+        // 1000 × 800 pixels, all of one layer: the rule expects eligible / 100 = 6622 samples.
+        let full = page(1000, 800, vec![Mask::from_fn(1000, 800, |_, _| true)]);
+        let n = samples_per_layer(&full, 100_000);
+        assert_eq!(n, 100_000);
+        let eligible = (1000.0 - 65.0) * (800.0 - 65.0);
+        let found =
+            centres(&sample(&full, layer(0), n, shape(32), RANDOM, 32, &mut rng(1)).unwrap()).len() as f64;
+        assert!((found - eligible / 100.0).abs() < 5.0 * (eligible / 100.0f64).sqrt(), "{found}");
+        // Asked for 1000: n / count of the eligible pixels.
+        let found =
+            centres(&sample(&full, layer(0), 1000, shape(32), RANDOM, 32, &mut rng(1)).unwrap()).len() as f64;
+        let expected = eligible * 1000.0 / 800_000.0;
+        assert!((found - expected).abs() < 5.0 * expected.sqrt(), "{found} {expected}");
+    }
+
+    #[test]
+    fn every_centre_is_a_pixel_of_the_layer_a_patch_from_the_edge_in_row_order() {
+        let mask = Mask::from_fn(300, 400, |r, c| (r + c) % 3 == 0);
+        let page = page(300, 400, vec![mask.clone()]);
+        let split =
+            sample(&page, layer(0), 5000, PatchShape::new(64, 32).unwrap(), RANDOM, 32, &mut rng(3)).unwrap();
+        let all = centres(&split);
+        assert!(all.len() > 100 && all.is_sorted());
+        assert!(all.iter().all(|(r, c)| mask.get(*r as usize, *c as usize)));
+        assert!(all.iter().all(|(r, c)| (64..400 - 65).contains(r) && (32..300 - 33).contains(c)));
+        assert_eq!(split.train.len(), all.len() * 4 / 5);
+    }
+
+    #[test]
+    fn sampling_is_even_and_reproducible() {
+        let page = page(400, 400, vec![Mask::from_fn(400, 400, |_, _| true)]);
+        let draw =
+            |seed| centres(&sample(&page, layer(0), 100_000, shape(32), RANDOM, 32, &mut rng(seed)).unwrap());
+        assert_eq!(draw(5), draw(5));
+        assert_ne!(draw(5), draw(6));
+        let upper = (0..40).map(|s| draw(s).iter().filter(|(r, _)| *r < 200).count() as f64).sum::<f64>();
+        let all = (0..40).map(|s| draw(s).len() as f64).sum::<f64>();
+        // Rows 32…199 of 32…366.
+        assert!((upper / all - 168.0 / 335.0).abs() < 0.01, "{}", upper / all);
+    }
+
+    #[test]
+    fn a_sample_is_the_patch_around_its_centre() {
+        let mask = Mask::from_fn(100, 100, |r, c| (r, c) == (50, 60));
+        let page = page(100, 100, vec![mask]);
+        let split = sample(&page, layer(0), 1, shape(8), RANDOM, 32, &mut rng(1)).unwrap();
+        assert_eq!(centres(&split), [(50, 60), (50, 60)], "one sample serves both parts");
+        let (mut image, mut target) = (vec![0.0; 192], vec![0.0; 64]);
+        split.train.write(0, &mut image, &mut target);
+        assert_eq!(target.iter().position(|v| *v == 1.0), Some(4 * 8 + 4));
+        assert_eq!(target.iter().sum::<f32>(), 1.0);
+    }
+
+    #[test]
+    fn a_rare_layer_leaves_everyone_a_handful() {
+        let rare = Mask::from_fn(500, 500, |r, c| (240..246).contains(&r) && (240..246).contains(&c));
+        let common = Mask::from_fn(500, 500, |_, _| true);
+        let page = page(500, 500, vec![common, rare]);
+        let n = samples_per_layer(&page, 10_000);
+        assert_eq!(n, 36);
+        for index in 0..2 {
+            let count =
+                centres(&sample(&page, layer(index), n, shape(32), RANDOM, 32, &mut rng(1)).unwrap()).len();
+            assert!((10..=36).contains(&count), "layer {index}: {count}");
+        }
+        // The exact number, whatever the seed.
+        let draw =
+            |seed| centres(&sample(&page, layer(0), n, shape(32), RANDOM, 32, &mut rng(seed)).unwrap()).len();
+        assert!((0..20).all(|seed| draw(seed) == draw(0)));
+    }
+
+    #[test]
+    fn validation_always_gets_a_sample() {
+        for pixels in 1..8usize {
+            let page =
+                page(100, 100, vec![Mask::from_fn(100, 100, |r, c| r == 50 && c >= 40 && c < 40 + pixels)]);
+            let split = sample(&page, layer(0), 100, shape(8), RANDOM, 32, &mut rng(1)).unwrap();
+            assert!(!split.train.is_empty() && !split.validation.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_page_of_two_patches_is_mirrored_and_sampled_everywhere() {
+        let page = page(129, 40, vec![Mask::from_fn(129, 40, |_, _| true)]);
+        assert!(is_mirrored(&page[0], shape(64)) && !is_mirrored(&page[0], shape(16)));
+        let split = sample(&page, layer(0), 10_000, shape(64), RANDOM, 32, &mut rng(1)).unwrap();
+        let mut image = vec![9.0; 3 * 64 * 64];
+        let mut target = vec![9.0; 64 * 64];
+        for index in 0..split.train.len() {
+            split.train.write(index, &mut image, &mut target);
+            assert!(target.iter().all(|v| *v == 1.0));
+        }
+    }
+
+    #[test]
+    fn a_layer_without_a_usable_pixel_is_named() {
+        let empty = Mask::from_fn(200, 200, |_, _| false);
+        let edge = Mask::from_fn(200, 200, |r, _| r < 10);
+        let page = page(200, 200, vec![empty, edge]);
+        let refusal =
+            |i| sample(&page, layer(i), 100, shape(32), RANDOM, 32, &mut rng(1)).unwrap_err().to_string();
+        assert!(refusal(0).starts_with("rgba PNG - Layer 0 (layer_0.png): no pixel"), "{}", refusal(0));
+        assert!(
+            refusal(1).contains("all 2000 pixels") && refusal(1).contains("smaller patch"),
+            "{}",
+            refusal(1)
+        );
+    }
+    #[test]
+    fn several_pages_share_the_samples_by_their_pixels_and_each_is_validated() {
+        let [large] = page(400, 400, vec![Mask::from_fn(400, 400, |_, _| true)]);
+        let [small] = page(200, 300, vec![Mask::from_fn(200, 300, |r, _| r >= 100); 2]);
+        let pages = [large, small];
+        assert_eq!(samples_per_layer(&pages, 1 << 30), 200 * 200, "the layer that is on one page only");
+        let split = sample(&pages, layer(0), 100_000, shape(32), RANDOM, 32, &mut rng(4)).unwrap();
+        let count =
+            |samples: &LayerSamples, page| samples.centres.iter().filter(|c| c.page == page).count() as f64;
+        for (page, eligible) in [(0, 335.0 * 335.0), (1, 135.0 * 167.0)] {
+            let (train, validation) = (count(&split.train, page), count(&split.validation, page));
+            let expected: f64 = eligible / 100.0;
+            assert!((train + validation - expected).abs() < 5.0 * expected.sqrt(), "{train} {validation}");
+            assert!((validation / (train + validation) - 0.2).abs() < 0.02);
+        }
+        // The second layer is on the second page only: every patch is centred on one of its pixels there.
+        let split = sample(&pages, layer(1), 100_000, shape(32), RANDOM, 32, &mut rng(4)).unwrap();
+        let (mut image, mut target) = (vec![0.0; 3 * 32 * 32], vec![0.0; 32 * 32]);
+        for index in 0..split.train.len() {
+            split.train.write(index, &mut image, &mut target);
+            assert_eq!(target[16 * 32 + 16], 1.0);
+        }
+    }
+
+    #[test]
+    fn a_sample_on_each_of_two_pages_teaches_and_judges() {
+        let [one] = page(100, 100, vec![Mask::from_fn(100, 100, |r, c| (r, c) == (50, 60))]);
+        let split = sample(&[one.clone(), one], layer(0), 2, shape(8), RANDOM, 32, &mut rng(1)).unwrap();
+        assert_eq!((split.train.len(), split.validation.len()), (1, 1));
+        assert_ne!(split.train.centres[0].page, split.validation.centres[0].page);
+    }
+
+    #[test]
+    fn covering_patches_show_every_pixel_that_may_be_a_centre_and_tell_when_they_are_too_few() {
+        // A large area, in which nearly all random patches would be, and some specks.
+        let speck = |r: usize, c: usize| r % 150 == 100 && c % 170 == 100;
+        let mask = Mask::from_fn(600, 500, |r, c| (c < 200 && r < 300) || speck(r, c));
+        let page = page(600, 500, vec![mask]);
+        let draw = |selection, n, seed| {
+            sample(&page, layer(0), n, shape(64), selection, 32, &mut rng(seed)).unwrap()
+        };
+        let unseen = |split: &Split| {
+            let mut seen = vec![false; 600 * 500];
+            for (row, column) in centres(split) {
+                for r in row - 32..row + 32 {
+                    let start = (600 * r + column) as usize - 32;
+                    seen[start..start + 64].fill(true);
+                }
+            }
+            let mask = &page[0].layers()[0].mask;
+            let places = (64..500 - 65).flat_map(|r| (64..600 - 65).map(move |c| (r, c)));
+            places.filter(|(r, c)| mask.get(*r, *c) && !seen[600 * r + c]).count()
+        };
+        let split = draw(PatchSelection::Covering, 500, 1);
+        assert_eq!((unseen(&split), split.not_covered), (0, 0));
+        let count = centres(&split).len();
+        assert!((count as f64 - centres(&draw(RANDOM, 500, 1)).len() as f64).abs() < 6.0 * 18.0, "{count}");
+        assert!(unseen(&draw(RANDOM, 500, 1)) > 0, "random patches leave out some speck");
+        let few = draw(PatchSelection::Covering, 20, 1);
+        assert!(few.not_covered > 0 && unseen(&few) > 0);
+        assert_eq!(
+            centres(&draw(PatchSelection::Covering, 500, 2)),
+            centres(&draw(PatchSelection::Covering, 500, 2))
+        );
+    }
+}

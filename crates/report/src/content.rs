@@ -1,0 +1,97 @@
+//! What the report says, as plain values.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use domain::{EpochReport, Layer, Score, SettingsMap};
+
+use crate::picture::Picture;
+
+/// What is told of a run.
+#[derive(Debug)]
+pub struct Content<'a> {
+    /// When it ended.
+    pub ended: Timestamp,
+    /// The pages that were learned from.
+    pub pages: Vec<PagePart<'a>>,
+    /// Height and width of the patches.
+    pub patch: (usize, usize),
+    /// Where all chance came from.
+    pub seed: u64,
+    /// What computed.
+    pub device: &'a str,
+    /// Settings as they were given, unknown ones included.
+    pub given: &'a SettingsMap,
+    /// What was made of them.
+    pub effective: Map<String, Value>,
+    /// The layers in the order in which they were trained.
+    pub layers: Vec<LayerPart<'a>>,
+    /// The pages as the models see them.
+    pub pictures: Pictures,
+    /// The steps around the training, by name, and how long each took.
+    pub steps: Vec<(&'static str, Duration)>,
+    /// From the start to the end.
+    pub whole: Duration,
+    /// Largest resident memory in bytes, where the system tells.
+    pub peak_memory: Option<u64>,
+}
+
+/// A page.
+#[derive(Debug)]
+pub struct PagePart<'a> {
+    /// What its user calls it, where there are several.
+    pub label: Option<&'a str>,
+    /// Height in pixels.
+    pub height: usize,
+    /// Width in pixels.
+    pub width: usize,
+}
+
+/// A layer.
+#[derive(Debug)]
+pub struct LayerPart<'a> {
+    /// Which one it is.
+    pub layer: Layer,
+    /// Samples learned from.
+    pub train: usize,
+    /// Samples validated with.
+    pub validation: usize,
+    /// Every epoch of the last start.
+    pub history: &'a [EpochReport],
+    /// The epoch whose weights were kept.
+    pub best_epoch: usize,
+    /// How often it was started again.
+    pub restarts: usize,
+    /// False when it learned nothing.
+    pub learned: bool,
+    /// How long its training took.
+    pub time: Duration,
+    /// How well it was found on the whole of the pages, where that was looked at.
+    pub score: Option<Score>,
+}
+
+/// The pages in pictures.
+#[derive(Debug)]
+pub enum Pictures {
+    /// Those of the first pages.
+    Drawn(Vec<Picture>),
+    /// Why there is none.
+    None(String),
+}
+
+impl LayerPart<'_> {
+    /// The report of the epoch that was kept.
+    pub fn kept(&self) -> Option<&EpochReport> {
+        self.history.iter().find(|report| report.epoch == self.best_epoch)
+    }
+}
+
+/// A layer, as its user calls it.
+pub fn layer_name(layer: Layer) -> String {
+    match layer {
+        Layer::Numbered(number) => format!("Layer {number}"),
+        other => other.input_name(),
+    }
+}

@@ -1,0 +1,12 @@
+//! `report.html`: what a person looks at after a training. One file, without scripts, and without anything from elsewhere.
+
+mod content;
+mod curves;
+mod escape;
+mod html;
+mod picture;
+mod scale;
+
+pub use content::{Content, LayerPart, PagePart, Pictures, layer_name};
+pub use html::render;
+pub use picture::{MOST_PICTURES, Picture};

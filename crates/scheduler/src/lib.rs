@@ -1,0 +1,8 @@
+//! Submits jobs to a scheduler, finds them again, cancels them and reads what it says of them. Knows no training.
+
+mod gres;
+mod site;
+pub mod slurm;
+
+pub use gres::{Gres, GresTable, GresTableError};
+pub use site::SiteConfig;

@@ -1,0 +1,77 @@
+//! What a site wants of its scheduler: directories, options and limits.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use domain::{SiteChoice, SiteLimits};
+
+use crate::gres::{Gres, GresTable};
+
+/// What the site wants: directories and Slurm options.
+#[derive(Clone, Debug)]
+pub struct SiteConfig {
+    /// Directory of the installation: of `run_check`, `hpc_training.sh` and `credentials.env`.
+    pub home: PathBuf,
+    /// The file that the configuration was read from, handed on to the trainer.
+    pub env_file: Option<PathBuf>,
+    /// Directory of the job records.
+    pub spool: PathBuf,
+    /// Directory of the Slurm logs.
+    pub logs: PathBuf,
+    /// Where the metrics go, where they are wanted.
+    pub metrics_file: Option<PathBuf>,
+    /// Script that sbatch runs.
+    pub batch_script: PathBuf,
+    /// `--account`.
+    pub account: Option<String>,
+    /// `--partition`.
+    pub partition: Option<String>,
+    /// `--qos`.
+    pub qos: Option<String>,
+    /// `--constraint`.
+    pub constraint: Option<String>,
+    /// `--gres` where the table has no row; `None` asks for none.
+    pub gres: Option<String>,
+    /// Memory to gres and partition.
+    pub gres_table: GresTable,
+    /// Seconds before the time limit at which Slurm warns the trainer.
+    pub signal_seconds: u64,
+    /// Directory of Slurm's commands, where `PATH` does not hold it.
+    pub slurm_bin: Option<PathBuf>,
+    /// How long a job waits for a service to come back.
+    pub give_up: Duration,
+    /// How long a job that Slurm does not know counts as alive.
+    pub grace: Duration,
+    /// How long one of Slurm's commands may take.
+    pub slurm_timeout: Duration,
+    /// How long a job may wait in Slurm's queue.
+    pub max_pending: Duration,
+    /// What one job may ask for.
+    pub limits: SiteLimits,
+    /// What a job gets that names nothing.
+    pub choice: SiteChoice,
+    /// How many jobs may be open at a time.
+    pub max_open_jobs: usize,
+    /// Whether each job gets a watcher.
+    pub watcher: bool,
+    /// `--partition` of the watcher.
+    pub watcher_partition: Option<String>,
+    /// Whether Slurm may put a job back into its queue.
+    pub requeue: bool,
+}
+
+impl SiteConfig {
+    /// The script of the watcher, part of the installation.
+    pub fn watcher_script(&self) -> PathBuf {
+        self.home.join("slurm/handle_failure.sh")
+    }
+
+    /// The generic resource and the partition for a job of this memory.
+    pub fn gres_for(&self, memory_mb: u64) -> Gres {
+        let row = self.gres_table.get(memory_mb).cloned();
+        let default = || Gres { gres: self.gres.clone(), partition: None };
+        let mut gres = row.unwrap_or_else(default);
+        gres.partition = gres.partition.or_else(|| self.partition.clone());
+        gres
+    }
+}

@@ -1,0 +1,132 @@
+//! Runs Slurm's commands: no shell, a clean environment, a deadline.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::process::Command;
+
+use crate::site::SiteConfig;
+
+/// Variables that are handed on to Slurm's commands, and by sbatch to the job. Everything else stays behind: no
+/// secret, and no `SLURM_*` or `SBATCH_*` that would change what is asked for. `SLURM_CONF` says where the cluster is.
+const PASSED_ON: [&str; 12] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "TZ",
+    "TMPDIR",
+    "SLURM_CONF",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "KRB5CCNAME",
+];
+
+/// Slurm's commands at one site.
+#[derive(Clone, Debug)]
+pub struct Slurm {
+    directory: Option<PathBuf>,
+    environment: Vec<(OsString, OsString)>,
+    deadline: Duration,
+}
+
+/// A Slurm command that gave no answer.
+#[derive(Debug, Error)]
+pub enum SlurmError {
+    /// The command is not there.
+    #[error("can't run {command}: {detail}; set SITE_SLURM_BIN to the directory of Slurm's commands")]
+    Missing {
+        /// Its name.
+        command: &'static str,
+        /// What the system says.
+        detail: String,
+    },
+    /// It did not end in time.
+    #[error("{command} did not answer within {} s", deadline.as_secs())]
+    Silent {
+        /// Its name.
+        command: &'static str,
+        /// How long it was waited for.
+        deadline: Duration,
+    },
+    /// It failed.
+    #[error("{command} failed: {detail}")]
+    Failed {
+        /// Its name.
+        command: &'static str,
+        /// What it said.
+        detail: String,
+    },
+}
+
+/// What a command printed.
+#[derive(Debug)]
+pub(super) struct Output {
+    /// True when it ended with 0.
+    pub(super) success: bool,
+    /// Standard output.
+    pub(super) stdout: String,
+    /// Standard error.
+    pub(super) stderr: String,
+}
+
+impl Output {
+    /// The last line of its words that is not empty, for a message.
+    pub(super) fn last_words(&self) -> String {
+        let line = |text: &str| text.lines().map(str::trim).rfind(|l| !l.is_empty()).map(str::to_owned);
+        let text =
+            line(&self.stderr).or_else(|| line(&self.stdout)).unwrap_or_else(|| "it said nothing".into());
+        base::text::printable(&text, 300)
+    }
+}
+
+impl Slurm {
+    /// The commands of this site, with the environment of this process cut down to what they need.
+    pub fn new(site: &SiteConfig) -> Self {
+        let mut slurm = Self::on_node(site.slurm_bin.clone(), site.slurm_timeout);
+        slurm.environment.push(("HPC_TRAINER_HOME".into(), site.home.clone().into()));
+        // For the watcher: `check` may have been told another one than the file says.
+        slurm.environment.push(("SPOOL_DIR".into(), site.spool.clone().into()));
+        if let Some(file) = &site.env_file {
+            slurm.environment.push(("HPC_TRAINER_ENV_FILE".into(), file.clone().into()));
+        }
+        slurm
+    }
+
+    /// The commands inside a job: nothing is handed on to a job to come.
+    pub fn on_node(directory: Option<PathBuf>, deadline: Duration) -> Self {
+        let mut environment: Vec<(OsString, OsString)> = PASSED_ON
+            .iter()
+            .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)))
+            .collect();
+        environment.push(("LC_ALL".into(), "C".into()));
+        Self { directory, environment, deadline }
+    }
+
+    /// Runs one command to its end.
+    pub(super) async fn run(
+        &self,
+        command: &'static str,
+        arguments: &[OsString],
+    ) -> Result<Output, SlurmError> {
+        let program = self.directory.as_ref().map_or_else(|| PathBuf::from(command), |d| d.join(command));
+        let mut child = Command::new(program);
+        child.args(arguments).env_clear().envs(self.environment.iter().map(|(k, v)| (k, v)));
+        child.stdin(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(self.deadline, child.output())
+            .await
+            .map_err(|_| SlurmError::Silent { command, deadline: self.deadline })?
+            .map_err(|e| SlurmError::Missing { command, detail: e.to_string() })?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Output {
+            success: output.status.success(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        })
+    }
+}

@@ -1,0 +1,172 @@
+//! `training.json`: everything that is needed to tell, or to repeat, how the models came about.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use thiserror::Error;
+
+use super::summary::Summary;
+use domain::{SettingsMap, TrainingSettings};
+use page_layers::{EpochReport, TrainedLayer, TrainingJob};
+
+/// A report that could not be written.
+#[derive(Debug, Error)]
+#[error("{}: can't write the report: {source}; check that the folder is writable and has room", path.display())]
+pub struct ReportError {
+    /// The file.
+    pub path: PathBuf,
+    /// What went wrong.
+    pub source: std::io::Error,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    program: &'static str,
+    version: &'static str,
+    seed: u64,
+    device: &'a str,
+    pages: Vec<Size>,
+    patch: Size,
+    /// As they were given, by the wire's names; unknown ones included.
+    settings: &'a SettingsMap,
+    /// What was made of them.
+    effective: Effective,
+    layers: Vec<LayerReport<'a>>,
+    seconds: f64,
+    /// Seconds of each part of the run.
+    times: BTreeMap<&'static str, f64>,
+    peak_memory_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Size {
+    height: usize,
+    width: usize,
+}
+
+#[derive(Serialize)]
+struct Effective {
+    epochs: u32,
+    max_samples: u32,
+    batch_size: u32,
+    patience: u32,
+    early_stopping_metric: &'static str,
+    patch_selection: &'static str,
+    brightness_percent: u32,
+    shift_pixels: u32,
+    flip: &'static str,
+}
+
+impl From<&TrainingSettings> for Effective {
+    fn from(settings: &TrainingSettings) -> Self {
+        Self {
+            epochs: settings.epochs,
+            max_samples: settings.max_samples,
+            batch_size: settings.batch_size,
+            patience: settings.patience,
+            early_stopping_metric: settings.metric.name(),
+            patch_selection: settings.selection.name(),
+            brightness_percent: settings.augmentation.brightness,
+            shift_pixels: settings.augmentation.shift,
+            flip: settings.augmentation.flip.name(),
+        }
+    }
+}
+
+/// What was made of the settings, by name, for the other report.
+pub(crate) fn effective_settings(settings: &TrainingSettings) -> Map<String, Value> {
+    match serde_json::to_value(Effective::from(settings)) {
+        Ok(Value::Object(map)) => map,
+        _ => Map::new(),
+    }
+}
+
+#[derive(Serialize)]
+struct LayerReport<'a> {
+    model: &'a str,
+    train_samples: usize,
+    validation_samples: usize,
+    best_epoch: usize,
+    restarts: usize,
+    learned: bool,
+    history: Vec<Epoch>,
+    /// On the whole page, inside the selected regions.
+    precision: f64,
+    recall: f64,
+    f1: f64,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Epoch {
+    training_loss: f64,
+    validation_loss: Option<f64>,
+    validation_accuracy: Option<f64>,
+    validation_precision: Option<f64>,
+    validation_recall: Option<f64>,
+    validation_f1: Option<f64>,
+    seconds: f64,
+}
+
+impl From<&EpochReport> for Epoch {
+    fn from(report: &EpochReport) -> Self {
+        Self {
+            training_loss: report.training_loss,
+            validation_loss: report.validation.map(|metrics| metrics.loss),
+            validation_accuracy: report.validation.map(|metrics| metrics.accuracy),
+            validation_precision: report.validation.map(|metrics| metrics.precision),
+            validation_recall: report.validation.map(|metrics| metrics.recall),
+            validation_f1: report.validation.map(|metrics| metrics.f1),
+            seconds: report.seconds,
+        }
+    }
+}
+
+/// Writes the report.
+///
+/// # Errors
+/// When the file can't be written.
+pub(super) fn write(
+    path: &Path,
+    map: &SettingsMap,
+    settings: &TrainingSettings,
+    job: &TrainingJob,
+    trained: &[TrainedLayer],
+    summary: &Summary,
+    steps: &[(&'static str, Duration)],
+) -> Result<(), ReportError> {
+    let layers = trained.iter().zip(&summary.rows).map(|(layer, row)| LayerReport {
+        model: &layer.model_name,
+        train_samples: layer.train_samples,
+        validation_samples: layer.validation_samples,
+        best_epoch: layer.best_epoch,
+        restarts: layer.restarts,
+        learned: layer.learned,
+        history: layer.history.iter().map(Epoch::from).collect(),
+        precision: row.score.precision(),
+        recall: row.score.recall(),
+        f1: row.score.f1(),
+        seconds: layer.time.as_secs_f64(),
+    });
+    let report = Report {
+        program: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        seed: job.seed(),
+        device: &summary.device,
+        pages: job.pages().iter().map(|page| Size { height: page.height(), width: page.width() }).collect(),
+        patch: Size { height: job.shape().height(), width: job.shape().width() },
+        settings: map,
+        effective: Effective::from(settings),
+        layers: layers.collect(),
+        seconds: summary.time.as_secs_f64(),
+        times: steps.iter().map(|(name, took)| (*name, took.as_secs_f64())).collect(),
+        peak_memory_bytes: summary.peak_memory,
+    };
+    let failed = |source| ReportError { path: path.to_owned(), source };
+    let mut text = serde_json::to_vec_pretty(&report).map_err(|e| failed(e.into()))?;
+    text.push(b'\n');
+    std::fs::write(path, text).map_err(failed)
+}

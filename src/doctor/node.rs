@@ -1,0 +1,175 @@
+//! The same from a compute node: a small job that looks around there and writes down what it saw.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::row::{Row, Rows, host};
+use super::spool::DIRECTORY;
+use base::text::{printable, span};
+use domain::SlurmJobId;
+use scheduler::SiteConfig;
+use scheduler::slurm::{JobInfo, Phase, Request, Slurm, in_words};
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(2);
+/// What a job that is over has written may be seen a little later, by another node's filesystem.
+const LAG: Duration = Duration::from_secs(20);
+/// What the job leaves for us.
+pub(super) const RESULT: &str = "rows.json";
+const GROUP: &str = "compute node";
+
+/// How long a compute node is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeCheck {
+    /// From the submission to the result.
+    pub wait: Duration,
+}
+
+/// How the wait for a compute node ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// With a result, or one is not to be had.
+    Done,
+    /// It was told to stop.
+    Stopped,
+}
+
+/// Submits the job, waits for what it writes, and leaves nothing behind.
+pub(super) async fn on_node(
+    site: &SiteConfig,
+    memory_mb: u64,
+    node: NodeCheck,
+    tell: &mut dyn FnMut(&str),
+    stop: impl Future<Output = ()>,
+) -> (Vec<Row>, Ended) {
+    let mut rows = Rows::new(GROUP);
+    // Before the first pass there is none yet.
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(&site.spool);
+    let directory = made.and_then(|()| tempfile::Builder::new().prefix(DIRECTORY).tempdir_in(&site.spool));
+    let directory = match directory {
+        Ok(directory) => directory,
+        Err(error) => {
+            rows.skip("job", format!("no place for its result in {}: {error}", site.spool.display()));
+            return (rows.done(), Ended::Done);
+        }
+    };
+    let script = site.home.join("slurm/check_node.sh");
+    if !script.is_file() {
+        rows.fail("job", format!("there is no {}", script.display()), "put the script back from the release");
+        return (rows.done(), Ended::Done);
+    }
+    let slurm = Slurm::new(site);
+    // A name that no other doctor has.
+    let name = format!("hpcd-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+    let request = Request::node_check(site, &name, memory_mb, &script, directory.path());
+    let id = match slurm.submit(&request).await {
+        Ok(id) => id,
+        Err(error) => {
+            rows.fail_with("job", &error, "check the SITE_ variables, and see sbatch's words above");
+            return (rows.done(), Ended::Done);
+        }
+    };
+    tell(&format!("a job looks from a compute node: Slurm job {id}, waited for {} at most", span(node.wait)));
+    let (mut found, ended) = tokio::select! {
+        found = wait(&slurm, id, directory.path(), node.wait, tell) => (found, Ended::Done),
+        () = stop => {
+            rows.skip("job", format!("stopped; Slurm job {id} is cancelled"));
+            (Vec::new(), Ended::Stopped)
+        }
+    };
+    // Also a job that is done: it may still be ending, and Slurm does not mind.
+    if let Err(error) = slurm.cancel(id).await {
+        rows.warn("job", format!("Slurm job {id} can't be cancelled: {error}"), format!("scancel {id}"));
+    }
+    let mut all = rows.done();
+    all.append(&mut found);
+    (all, ended)
+}
+
+async fn wait(
+    slurm: &Slurm,
+    id: SlurmJobId,
+    directory: &Path,
+    patience: Duration,
+    tell: &mut dyn FnMut(&str),
+) -> Vec<Row> {
+    let begun = Instant::now();
+    let mut rows = Rows::new(GROUP);
+    let mut told = String::new();
+    let mut over_since: Option<Instant> = None;
+    loop {
+        if let Some(mut found) = result(directory) {
+            rows.pass("job", format!("Slurm job {id} looked around and wrote down what it saw"));
+            let mut all = rows.done();
+            all.append(&mut found);
+            return all;
+        }
+        // An answer that fails now may come in two seconds.
+        let info = slurm.queue().await.ok().map(|jobs| jobs.into_iter().find(|job| job.id == id));
+        let state = info.as_ref().map_or_else(|| told.clone(), |info| describe(info.as_ref()));
+        if state != told && !state.is_empty() {
+            tell(&state);
+            told.clone_from(&state);
+        }
+        let info = info.flatten();
+        if let Some(info) = info.as_ref().filter(|info| info.is_hopeless()) {
+            rows.fail(
+                "job",
+                describe(Some(info)),
+                "check SITE_PARTITION, SITE_QOS, SITE_GRES and SITE_CONSTRAINT",
+            );
+            return rows.done();
+        }
+        if info.is_some_and(|info| info.state.phase() == Phase::Ended) {
+            let since = over_since.get_or_insert_with(Instant::now);
+            if since.elapsed() > LAG {
+                let log = std::fs::read_to_string(directory.join("node.log")).unwrap_or_default();
+                let last = log.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing");
+                let seen =
+                    format!("Slurm job {id} is over ({told}) and wrote no result here; its log says: {last}");
+                let advice = format!(
+                    "make sure that {} and SPOOL_DIR are the same directories on compute nodes as on {}",
+                    "the installation",
+                    host()
+                );
+                rows.fail("job", seen, advice);
+                return rows.done();
+            }
+        }
+        if begun.elapsed() > patience {
+            let seen = format!(
+                "no result within {}: {}",
+                span(patience),
+                if told.is_empty() { "Slurm does not answer" } else { &told }
+            );
+            rows.warn(
+                "job",
+                seen,
+                "give it more time with --wait SECONDS, or try when the cluster is less busy",
+            );
+            return rows.done();
+        }
+        tokio::time::sleep(PAUSE.min(patience)).await;
+    }
+}
+
+/// Where a job stands, in words.
+fn describe(info: Option<&JobInfo>) -> String {
+    let Some(info) = info else { return String::new() };
+    let why = match in_words(&info.reason).filter(|_| info.state.phase() == Phase::Waiting) {
+        Some(words) => format!(": {words} ({})", info.reason),
+        None if info.reason.is_empty() => String::new(),
+        None => format!(": {}", info.reason),
+    };
+    printable(&format!("{}{why}", info.state.to_string().to_lowercase()), 200)
+}
+
+/// The rows that the job has written. Listing the directory makes a shared filesystem ask its server.
+fn result(directory: &Path) -> Option<Vec<Row>> {
+    let mut entries = std::fs::read_dir(directory).ok()?;
+    entries.find(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name() == RESULT))?.ok()?;
+    let text = base::files::read_own(&directory.join(RESULT)).ok()?;
+    serde_json::from_slice(&text).ok()
+}

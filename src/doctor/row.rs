@@ -1,0 +1,142 @@
+//! One thing that was looked at, and all of them together.
+
+use std::future::Future;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use base::text::printable;
+
+/// How much of a foreign text is shown.
+const MOST: usize = 500;
+
+/// What came of one check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Could not be tried, or need not be; the text says why.
+    Skipped,
+    /// As it should be.
+    Pass,
+    /// It works, or may work, but deserves a look.
+    Warn,
+    /// Jobs will not get through.
+    Fail,
+}
+
+/// One line of the report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// The part of the bridge that it belongs to.
+    pub group: String,
+    /// What was looked at.
+    pub name: String,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// What was seen.
+    pub seen: String,
+    /// What to do about it.
+    pub advice: Option<String>,
+}
+
+/// Everything that was looked at, in order.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The worst of the rows: `pass`, `warn` or `fail`.
+    pub verdict: Verdict,
+    /// The machine that it was looked at from.
+    pub host: String,
+    /// The rows.
+    pub checks: Vec<Row>,
+}
+
+impl Report {
+    /// A report of these rows.
+    pub fn new(checks: Vec<Row>) -> Self {
+        let worst = checks.iter().map(|row| row.verdict).max().unwrap_or(Verdict::Pass);
+        Self { verdict: worst.max(Verdict::Pass), host: host(), checks }
+    }
+
+    /// How many rows have this verdict.
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.checks.iter().filter(|row| row.verdict == verdict).count()
+    }
+}
+
+/// This machine's name.
+pub(super) fn host() -> String {
+    printable(&rustix::system::uname().nodename().to_string_lossy(), 64)
+}
+
+/// The rows of one part of the bridge, as they come.
+#[derive(Debug)]
+pub(super) struct Rows {
+    group: String,
+    rows: Vec<Row>,
+}
+
+impl Rows {
+    pub(super) fn new(group: impl Into<String>) -> Self {
+        Self { group: group.into(), rows: Vec::new() }
+    }
+
+    fn add(&mut self, name: &str, verdict: Verdict, seen: &str, advice: Option<&str>) {
+        self.rows.push(Row {
+            group: self.group.clone(),
+            name: printable(name, 60),
+            verdict,
+            seen: printable(seen, MOST),
+            advice: advice.map(|advice| printable(advice, MOST)),
+        });
+    }
+
+    pub(super) fn pass(&mut self, name: &str, seen: impl AsRef<str>) {
+        self.add(name, Verdict::Pass, seen.as_ref(), None);
+    }
+
+    pub(super) fn warn(&mut self, name: &str, seen: impl AsRef<str>, advice: impl AsRef<str>) {
+        self.add(name, Verdict::Warn, seen.as_ref(), Some(advice.as_ref()));
+    }
+
+    pub(super) fn fail(&mut self, name: &str, seen: impl AsRef<str>, advice: impl AsRef<str>) {
+        self.add(name, Verdict::Fail, seen.as_ref(), Some(advice.as_ref()));
+    }
+
+    pub(super) fn skip(&mut self, name: &str, why: impl AsRef<str>) {
+        self.add(name, Verdict::Skipped, why.as_ref(), None);
+    }
+
+    /// Skips several things for one reason.
+    pub(super) fn skip_all(&mut self, names: &[&str], why: &str) {
+        for name in names {
+            self.skip(name, why);
+        }
+    }
+
+    /// An error that says what to do after its last semicolon or colon-free tail, as ours do.
+    pub(super) fn fail_with(&mut self, name: &str, error: &dyn std::fmt::Display, otherwise: &str) {
+        let text = error.to_string();
+        match text.split_once("; ") {
+            Some((seen, advice)) => self.fail(name, seen, advice),
+            None => self.fail(name, text, otherwise),
+        }
+    }
+
+    pub(super) fn done(self) -> Vec<Row> {
+        self.rows
+    }
+}
+
+/// Waits for a check, but not for ever.
+pub(super) async fn within<T>(deadline: Duration, check: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(deadline, check).await.ok()
+}
+
+/// Does something that may hang, such as reading a file of a server that is away, on a thread of its own; `None` when it
+/// does not end in time (the thread is left behind) or panics.
+pub(super) async fn apart<T: Send + 'static>(
+    deadline: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    within(deadline, tokio::task::spawn_blocking(work)).await?.ok()
+}

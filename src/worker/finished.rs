@@ -1,0 +1,212 @@
+//! The report of a job that has models: written once the reply is safe on disk, and again with the page in a picture once
+//! the reply is delivered. Nothing here is an error of the job.
+
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+use thiserror::Error;
+use tracing::{info, warn};
+
+use super::files::Place;
+use super::parts::{layer_parts, page_parts, picture};
+use super::signals::{Signal, Signals};
+use super::told::figures;
+use crate::cli::local::effective_settings;
+use base::memory::peak_memory;
+use domain::{Layer, SettingsMap, TrainingSettings};
+use page_layers::look_at_pages as look;
+use page_layers::{Device, Line, NetworkError, Score, TrainedLayer, TrainingJob};
+use report::{Content, MOST_PICTURES, Pictures};
+
+/// A job does not keep its node for longer than this for the sake of a picture.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// What is left of the allocation's time when the picture is given up.
+const RESERVE: Duration = Duration::from_secs(60);
+
+/// Windows that are looked at together: more take more memory, and hardly less time.
+const MOST_WINDOWS: usize = 4;
+
+/// A training with all that its report tells.
+pub(super) struct Finished {
+    pub(super) job: TrainingJob,
+    pub(super) layers: Vec<TrainedLayer>,
+    pub(super) settings: TrainingSettings,
+    pub(super) given: SettingsMap,
+    /// What the user calls the pages, where there are several.
+    pub(super) labels: Vec<Option<String>>,
+    pub(super) device: Device,
+    pub(super) device_name: String,
+    pub(super) started: Instant,
+    pub(super) downloaded: Duration,
+    pub(super) encoded: Duration,
+}
+
+/// Why a page is not in the report.
+#[derive(Debug, Error)]
+enum NoPicture {
+    #[error("the job was near its time limit")]
+    Time,
+    #[error("the cluster ended the job")]
+    Ended,
+    #[error("it would have taken longer than {} minutes", LONGEST.as_secs() / 60)]
+    Slow,
+    #[error("the page can't be predicted ({0})")]
+    Network(#[from] NetworkError),
+    #[error("it can't be compressed ({0})")]
+    Image(#[from] image::ImageError),
+}
+
+impl Finished {
+    /// The download, the training's parts and the reply's making.
+    fn parts(&self) -> Vec<(&'static str, Duration)> {
+        let mut parts = vec![("download", self.downloaded)];
+        parts.extend(self.job.spent(&self.layers).parts());
+        parts.push(("encode", self.encoded));
+        parts
+    }
+
+    /// Says where the time went, from the job file to the reply on disk; writing that down took `spooling`.
+    pub(super) fn tell_times(&self, spooling: Duration) {
+        let whole = self.started.elapsed();
+        let mut parts = self.parts();
+        parts.push(("spool", spooling));
+        let known: Duration = parts.iter().map(|(_, took)| *took).sum();
+        parts.push(("other", whole.saturating_sub(known)));
+        info!("time to the reply {:.2} s: {}", whole.as_secs_f64(), Line(&parts));
+    }
+
+    /// Writes the report without the picture. It takes milliseconds.
+    pub(super) fn report(&self, place: &Place) {
+        let none = Pictures::None("the trainer ended before it was drawn".into());
+        guarded(place, || self.write(place, none, &[], None));
+    }
+
+    /// Keeps the figures for the asker of a conversation. It takes milliseconds.
+    pub(super) fn keep_figures(&self, place: &Place) {
+        let layers: Vec<_> = self
+            .layers
+            .iter()
+            .map(|layer| {
+                let epochs = layer.history.iter().map(|report| {
+                    let validation = report.validation;
+                    serde_json::json!({
+                        "epoch": report.epoch,
+                        "training_loss": report.training_loss,
+                        "validation_loss": validation.map(|metrics| metrics.loss),
+                        "validation_accuracy": validation.map(|metrics| metrics.accuracy),
+                        "validation_f1": validation.map(|metrics| metrics.f1),
+                    })
+                });
+                serde_json::json!({ "figures": figures(layer), "history": epochs.collect::<Vec<_>>() })
+            })
+            .collect();
+        let text = serde_json::json!({
+            "program": "hpc-trainer",
+            "version": env!("CARGO_PKG_VERSION"),
+            "seed": self.job.seed(),
+            "device": self.device_name,
+            "settings": self.given,
+            "effective": effective_settings(&self.settings),
+            "layers": layers,
+            "seconds": self.started.elapsed().as_secs_f64(),
+        });
+        guarded(place, || place.outbox.put_figures(text.to_string().as_bytes()));
+    }
+
+    /// Predicts the page and writes the report with it, unless a signal comes or the time is short.
+    pub(super) fn report_with_pictures(&self, place: &Place, signals: &Signals) {
+        guarded(place, || {
+            let began = Instant::now();
+            match self.draw(signals) {
+                Ok((pictures, scores)) => {
+                    self.write(place, Pictures::Drawn(pictures), &scores, Some(began.elapsed()))
+                }
+                Err(why) => {
+                    info!("no picture in the report: {why}");
+                    self.write(place, Pictures::None(why.to_string()), &[], None)
+                }
+            }
+        });
+    }
+
+    fn draw(&self, signals: &Signals) -> Result<(Vec<report::Picture>, Vec<Score>), NoPicture> {
+        let layers: Vec<Layer> = self.layers.iter().map(|layer| layer.layer).collect();
+        let until = Instant::now() + LONGEST;
+        let of_slurm = time_left(std::env::var("SLURM_JOB_END_TIME").ok().as_deref(), SystemTime::now());
+        let near_the_end = of_slurm.map(|left| Instant::now() + left.saturating_sub(RESERVE));
+        let go_on = || match signals.received() {
+            Some(Signal::Ended) => Err(NoPicture::Ended),
+            Some(Signal::Warned) => Err(NoPicture::Time),
+            None if near_the_end.is_some_and(|end| Instant::now() >= end) => Err(NoPicture::Time),
+            None if Instant::now() >= until => Err(NoPicture::Slow),
+            None => Ok(()),
+        };
+        let mut pictures = Vec::new();
+        let extent = (MOST_PICTURES, MOST_WINDOWS.min(self.settings.batch_size as usize));
+        let scores = look(&self.job, &self.layers, &self.device, extent, &go_on, |_, page, found| {
+            pictures.push(picture(page, &layers, found)?);
+            Ok(())
+        })?;
+        // Of some of the pages only they would be taken for those of all.
+        let whole = pictures.len() == self.job.pages().len();
+        Ok((pictures, if whole { scores } else { Vec::new() }))
+    }
+
+    fn write(
+        &self,
+        place: &Place,
+        pictures: Pictures,
+        scores: &[Score],
+        predicted: Option<Duration>,
+    ) -> io::Result<()> {
+        let mut steps = self.parts();
+        steps.extend(predicted.map(|took| ("predict", took)));
+        let html = report::render(&Content {
+            ended: Timestamp::now(),
+            pages: page_parts(&self.job, &self.labels),
+            patch: (self.job.shape().height(), self.job.shape().width()),
+            seed: self.job.seed(),
+            device: &self.device_name,
+            given: &self.given,
+            effective: effective_settings(&self.settings),
+            layers: layer_parts(&self.layers, scores),
+            pictures,
+            steps,
+            whole: self.started.elapsed(),
+            peak_memory: peak_memory(),
+        });
+        place.write_report(html.as_bytes())
+    }
+}
+
+/// A report that can't be made is a warning: the reply is safe whatever happens here.
+fn guarded(place: &Place, write: impl FnOnce() -> io::Result<()>) {
+    match panic::catch_unwind(AssertUnwindSafe(write)) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!("no report: {} can't be written: {error}", place.report.display()),
+        Err(_) => warn!("no report: making it ended with a fault of the program"),
+    }
+}
+
+/// The time that the allocation has, where Slurm tells when it ends.
+fn time_left(end: Option<&str>, now: SystemTime) -> Option<Duration> {
+    let end: u64 = end?.parse().ok()?;
+    let now = now.duration_since(UNIX_EPOCH).ok()?;
+    Some(Duration::from_secs(end).saturating_sub(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_left_is_known_where_slurm_tells_it() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000);
+        assert_eq!(time_left(Some("1090"), now), Some(Duration::from_secs(90)));
+        assert_eq!(time_left(Some("990"), now), Some(Duration::ZERO));
+        assert_eq!((time_left(None, now), time_left(Some("soon"), now)), (None, None));
+    }
+}

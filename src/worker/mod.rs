@@ -1,0 +1,470 @@
+//! `run_trainer JOB_FILE [REPLY_QUEUE] [CORRELATION_ID]`: one job inside a Slurm allocation.
+//!
+//! The reply is written to disk before it is published: a node that can't reach the broker, or dies, leaves it to
+//! the next `check`.
+
+pub(crate) mod cores;
+mod deliver;
+mod files;
+mod finished;
+mod inputs;
+mod observer;
+pub(crate) mod parts;
+pub(crate) mod progress_bar;
+mod requeue;
+mod signals;
+mod told;
+
+use std::fs;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::runtime::Runtime;
+use tracing::{error, info, warn};
+
+use self::cores::use_the_cores_of_the_allocation;
+use self::deliver::{Delivered, deliver};
+use self::files::Place;
+use self::finished::Finished;
+use self::inputs::{local_inputs, scratch};
+use self::observer::Watch;
+use self::progress_bar::Progress;
+use self::requeue::Allocation;
+use self::signals::{Signal, Signals};
+use self::told::{failed, state};
+use crate::config::{ConfigError, Sources, TrainerConfig};
+use crate::courier::Courier;
+use crate::ledger::{Cause, JobFiles};
+use crate::rodan::{Client, ClientError, DownloadError, Downloader};
+use crate::sentences;
+use base::exit_code::ExitCode;
+use base::files::{read_own, write_atomic};
+use base::harden;
+use base::text;
+use base::tls::Identity;
+use contract::broker::DEFAULT_REPLY_QUEUE;
+use contract::wire::conversation::{End, Phase};
+use contract::wire::{Answer, Envelope, JobFile, JobFileError, Protocol, Reply};
+use domain::TrainingSettings;
+use domain::{CorrelationId, JobId};
+use page_layers::{ArchiveError, Checkpoints, EventLogs, TrainError, TrainingJob, WithEvents, choose_device};
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct JobArgs {
+    /// The job file.
+    pub job_file: PathBuf,
+    /// The reply queue, where it is not the job file's.
+    pub reply_queue: Option<String>,
+    /// The correlation id, where it is not the job file's.
+    pub correlation_id: Option<String>,
+    /// `--env-file`.
+    pub env_file: Option<PathBuf>,
+    /// No progress bar.
+    pub quiet: bool,
+}
+
+/// Why a job has no models. The text is fit for the person who started the workflow.
+#[derive(Debug, Error)]
+enum JobError {
+    #[error("the trainer is not set up on the compute node; ask the operator of the HPC bridge")]
+    Config(#[from] ConfigError),
+    #[error("the job file can't be read on the compute node: {0}")]
+    Read(io::Error),
+    #[error(transparent)]
+    File(#[from] JobFileError),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Download(#[from] DownloadError),
+    #[error("the downloads can't be started on the compute node ({0}); ask the operator of the cluster")]
+    Runtime(io::Error),
+    #[error("no scratch directory on the compute node ({0}); ask the operator of the cluster")]
+    Scratch(io::Error),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Train(TrainError),
+    #[error("{}", sentences::SHORT_OF_TIME)]
+    Time,
+    #[error("the training was cancelled on the cluster before it had a result; run the workflow again")]
+    Cancelled,
+    /// The cluster ends the job, and its state says whether for good: there is no reply.
+    #[error("stopped by the cluster, without a reply: it starts the job again, or the next check answers it")]
+    Left,
+    #[error("the trained model of \"{layer}\" can't be read back: {source}")]
+    Model { layer: String, source: io::Error },
+    #[error(
+        "the trainer stopped with a fault of its own; ask the operator of the cluster to look into the job's log"
+    )]
+    Panic,
+}
+
+impl JobError {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) => ExitCode::Config,
+            Self::Read(_) | Self::File(_) => ExitCode::Rejected,
+            Self::Client(_) | Self::Download(_) => ExitCode::Rodan,
+            Self::Train(error) if error.is_input() => ExitCode::Input,
+            Self::Archive(error) if error.is_input() => ExitCode::Input,
+            Self::Time | Self::Cancelled | Self::Left => ExitCode::Stopped,
+            Self::Panic => ExitCode::Internal,
+            Self::Runtime(_) | Self::Scratch(_) | Self::Archive(_) | Self::Train(_) | Self::Model { .. } => {
+                ExitCode::Training
+            }
+        }
+    }
+
+    /// What failures are counted by.
+    fn cause(&self) -> Cause {
+        match self {
+            Self::Config(_) | Self::Runtime(_) | Self::Scratch(_) => Cause::Setup,
+            Self::Read(_) | Self::File(_) => Cause::Message,
+            Self::Client(_) | Self::Download(_) => Cause::Rodan,
+            Self::Train(error) if error.is_input() => Cause::Input,
+            Self::Archive(error) if error.is_input() => Cause::Input,
+            Self::Time => Cause::Time,
+            Self::Cancelled | Self::Left => Cause::Cancelled,
+            Self::Archive(_) | Self::Train(_) | Self::Model { .. } | Self::Panic => Cause::Training,
+        }
+    }
+}
+
+/// Runs the job to its one reply, or leaves it to Slurm to start it again, and returns the exit code.
+pub fn run(arguments: &JobArgs) -> ExitCode {
+    harden::files();
+    let signals = match Signals::watch() {
+        Ok(signals) => signals,
+        Err(error) => return fail(ExitCode::Internal, &format!("can't watch for signals: {error}")),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(ExitCode::Internal, &error.to_string()),
+    };
+    let place = Place::of(&arguments.job_file);
+    if let Some(files) = &place.managed {
+        note_start(files);
+    }
+    let load = || TrainerConfig::load(&Sources::of_process(arguments.env_file.as_deref()));
+    // Read now, so that what is wrong is known before hours of training; what only the delivery needs is read again then.
+    let mut config = load();
+    let identity = config.as_mut().ok().and_then(TrainerConfig::forget_credentials);
+    let Ended { envelope, answer, code, finished } = match spooled(&place) {
+        Some(answer) => {
+            info!("an earlier run of this job left its reply; it is delivered now");
+            Ended { envelope: envelope(arguments, None), answer, code: ExitCode::Success, finished: None }
+        }
+        None => match attempt(arguments, &config, identity, &runtime, &signals, &place) {
+            Some(ended) => ended,
+            None => return ExitCode::Stopped,
+        },
+    };
+    let spooling = Instant::now();
+    if let Err(error) = place.spool(&arguments.job_file, &answer) {
+        error!("the reply can't be written to {}: {error}", place.reply.display());
+        // It may still be published.
+    }
+    if let Some(finished) = &finished {
+        finished.tell_times(spooling.elapsed());
+        finished.report(&place);
+        if matches!(answer, Answer::End(_)) {
+            finished.keep_figures(&place);
+        }
+    }
+    let Ok(config) = config.and_then(|_| load()).inspect_err(|error| error!("{error}")) else {
+        return ExitCode::Config;
+    };
+    let Some(envelope) = envelope else {
+        error!(
+            "the job file names no reply queue; the next check delivers the reply in {}",
+            place.reply.display()
+        );
+        return code;
+    };
+    let queue = text::printable(&envelope.reply_to, 255);
+    match runtime.block_on(deliver(&config, &envelope, answer, &place)) {
+        Ok(Delivered::Now) => info!("the reply is in the queue '{queue}'"),
+        Ok(Delivered::Before) => {
+            info!("the reply is in the queue '{queue}' already: an earlier attempt came through")
+        }
+        Ok(Delivered::ByCheck) => {
+            warn!("check has taken this job for dead and answered it; the reply is not sent");
+            return code;
+        }
+        Err(error) => {
+            let again =
+                if place.managed.is_some() { "the next check delivers it" } else { "it is not sent again" };
+            return fail(
+                ExitCode::NotDelivered,
+                &format!("{error}; the reply is in {}, {again}", place.reply.display()),
+            );
+        }
+    }
+    // Nobody waits for this any more.
+    if let Some(finished) = &finished {
+        finished.report_with_pictures(&place, &signals);
+    }
+    code
+}
+
+/// How a job ended.
+struct Ended {
+    envelope: Option<Envelope>,
+    answer: Answer,
+    code: ExitCode,
+    /// The training, where it has models.
+    finished: Option<Finished>,
+}
+
+fn fail(code: ExitCode, error: &str) -> ExitCode {
+    error!("{error}");
+    code
+}
+
+/// Says which Slurm job runs this: `check` looks here when sbatch's answer was lost.
+fn note_start(files: &JobFiles) {
+    if let Ok(id) = std::env::var("SLURM_JOB_ID")
+        && let Err(error) = write_atomic(&files.started(), id.as_bytes())
+    {
+        warn!("{} can't be written: {error}", files.started().display());
+    }
+}
+
+fn spooled(place: &Place) -> Option<Answer> {
+    place.managed.as_ref()?;
+    Answer::from_body(read_own(&place.reply).ok()?).ok()
+}
+
+/// Where the reply goes: the command line wins over the job file, the record over nothing.
+fn envelope(arguments: &JobArgs, file: Option<&JobFile>) -> Option<Envelope> {
+    let record = || JobFiles::new(arguments.job_file.parent()?).envelope();
+    let recorded = if file.is_none() { record() } else { None };
+    let given = |argument: &Option<String>, of_file: Option<&Option<String>>| {
+        argument.clone().filter(|a| !a.is_empty()).or_else(|| of_file.cloned().flatten())
+    };
+    let correlation_id = given(&arguments.correlation_id, file.map(|f| &f.correlation_id))
+        .or_else(|| recorded.as_ref().map(|e| e.correlation_id.clone()))?;
+    let reply_to = given(&arguments.reply_queue, file.map(|f| &f.reply_to))
+        .or_else(|| recorded.as_ref().map(|e| e.reply_to.clone()))
+        .unwrap_or_else(|| DEFAULT_REPLY_QUEUE.to_owned());
+    let message_id = file
+        .and_then(|f| f.message_id.clone())
+        .or_else(|| recorded.map(|e| e.message_id))
+        .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    Some(Envelope { reply_to, correlation_id, message_id })
+}
+
+/// What the job is called where a directory is named after it: its id in the spool; without one, what its correlation id
+/// would make of it.
+fn name(arguments: &JobArgs, file: &JobFile, place: &Place) -> String {
+    let in_spool =
+        || place.managed.as_ref()?.directory().file_name()?.to_str().and_then(JobId::from_directory);
+    let id = in_spool().unwrap_or_else(|| {
+        let stem = || arguments.job_file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let id = envelope(arguments, Some(file)).map_or_else(stem, |envelope| envelope.correlation_id);
+        JobId::from_correlation_id(&CorrelationId(id))
+    });
+    id.to_string()
+}
+
+/// The reply and where it goes; nothing when the job is left without one.
+fn attempt(
+    arguments: &JobArgs,
+    config: &Result<TrainerConfig, ConfigError>,
+    identity: Option<Identity>,
+    runtime: &Runtime,
+    signals: &Signals,
+    place: &Place,
+) -> Option<Ended> {
+    let started = Instant::now();
+    let text = place.read(&arguments.job_file).map_err(JobError::Read);
+    let protocol = text.as_ref().map_or(Protocol::Reply, |text| Protocol::of(text));
+    let file = text.and_then(|text| Ok(JobFile::parse(&text)?));
+    let envelope = envelope(arguments, file.as_ref().ok());
+    let asked = file.as_ref().ok().and_then(|file| file.asked.clone());
+    let result = file.and_then(|file| {
+        let config = config.as_ref().map_err(|_| JobError::Config(ConfigError::Variables(Vec::new())))?;
+        // A fault in training must not keep the workflow waiting: it becomes an error reply like any other.
+        let job = Job { arguments, config, runtime, signals, place, envelope: envelope.as_ref() };
+        let train = || job.train(file, identity);
+        panic::catch_unwind(AssertUnwindSafe(train)).unwrap_or(Err(JobError::Panic))
+    });
+    match result {
+        Ok((answer, finished)) => {
+            Some(Ended { envelope, answer, code: ExitCode::Success, finished: Some(finished) })
+        }
+        Err(error @ JobError::Left) => {
+            info!("{error}");
+            None
+        }
+        Err(error) => {
+            error!("{error}");
+            place.managed.iter().for_each(|files| files.note_failure(error.cause()));
+            let sentence = text::sentence(&error.to_string());
+            let answer = match protocol {
+                Protocol::Reply => Answer::Reply(Reply::error(&sentence)),
+                Protocol::Conversation => {
+                    Answer::End(End::Failed(failed(sentence, error.cause(), asked, started.elapsed())))
+                }
+            };
+            Some(Ended { envelope, answer, code: error.exit_code(), finished: None })
+        }
+    }
+}
+
+/// What a job is run with.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    arguments: &'a JobArgs,
+    config: &'a TrainerConfig,
+    runtime: &'a Runtime,
+    signals: &'a Signals,
+    place: &'a Place,
+    envelope: Option<&'a Envelope>,
+}
+
+impl Job<'_> {
+    fn train(&self, file: JobFile, identity: Option<Identity>) -> Result<(Answer, Finished), JobError> {
+        let started = Instant::now();
+        let Job { arguments, config, runtime, signals, place, envelope } = *self;
+        let name = name(arguments, &file, place);
+        let managed = place.managed.as_ref();
+        let allocation = Allocation::of_process();
+        let mut courier = envelope.filter(|_| file.protocol == Protocol::Conversation).and_then(|envelope| {
+            let env_file = arguments.env_file.as_deref();
+            let job = managed.map(JobFiles::directory);
+            Courier::start(
+                &envelope.reply_to,
+                &envelope.correlation_id,
+                place.outbox.directory(),
+                job,
+                env_file,
+            )
+        });
+        if let Some(courier) = &mut courier {
+            courier.send(&state(Phase::Running, &allocation, file.asked.as_ref()));
+        }
+        let scratch = scratch().map_err(JobError::Scratch)?;
+        info!("downloading {} files from {}", file.inputs.iter().count(), config.rodan);
+        let downloader = Downloader {
+            client: Client::new(identity.as_ref())?,
+            rodan: config.rodan.clone(),
+            token: file.token,
+            limit: config.max_download,
+            deadline: config.download_deadline,
+            retry: Downloader::RETRY,
+        };
+        // A runtime of its own: what its connections keep of the token goes with it.
+        let downloads = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let downloads = downloads.map_err(JobError::Runtime)?;
+        let fetched = downloads.block_on(async {
+            tokio::select! {
+                fetched = downloader.fetch(&file.inputs, scratch.path()) => fetched.map_err(JobError::from),
+                stopped = stopped(signals, managed.is_some()) => Err(stopped),
+            }
+        });
+        downloads.shutdown_background(); // a name that is still looked up is not waited for
+        fetched?;
+        drop((downloader, identity)); // and with them the token and the key
+        let downloaded = started.elapsed();
+        use_the_cores_of_the_allocation();
+        // Before a stranger's bytes are looked at. The GPU comes first: its driver may start a program with more rights.
+        let (device, device_name) = choose_device();
+        harden::no_new_privileges();
+        let inputs = local_inputs(&file.inputs, scratch.path(), config.max_download)?;
+        let mut checkpoints =
+            managed.and_then(|files| requeue::checkpoints(files, config, &inputs, &file.settings));
+        let drawn = checkpoints.as_ref().and_then(Checkpoints::seed);
+        let settings = TrainingSettings { seed: file.settings.seed.or(drawn), ..file.settings };
+        let job = TrainingJob::prepare(&inputs, &settings).map_err(JobError::Train)?;
+        let events = config.tensorboard.as_ref().map(|base| EventLogs::new(&base.join(&name)));
+        let shown = Progress::new(arguments.quiet, Arc::default());
+        let inner = Watch::new(shown, signals, managed, &allocation, job.layers());
+        let mut watch = WithEvents { inner, events };
+        watch.inner.measure(&settings);
+        if let Some(courier) = courier {
+            watch.inner.tell_by(courier, &place.outbox);
+        }
+        let suspends = checkpoints.is_some() && allocation.suspends(config, file.asked.as_ref());
+        watch.inner.suspend_when_warned(suspends);
+        let mut trained = job.train_from(checkpoints.as_mut(), &device, scratch.path(), &mut watch);
+        if let (Err(TrainError::Stopped { .. }), Some(Signal::Warned), Some(checkpoints)) =
+            (&trained, signals.received(), &mut checkpoints)
+        {
+            if watch.inner.made_progress() && checkpoints.is_saved() && allocation.requeue(config, runtime) {
+                if let Some(mut courier) = watch.inner.take_courier() {
+                    courier.send(&state(Phase::Requeued, &allocation, file.asked.as_ref()));
+                    courier.close();
+                }
+                return Err(JobError::Left);
+            }
+            // What can't go on later ends here: with the best so far where every layer has an epoch.
+            watch.inner.suspend_when_warned(false);
+            checkpoints.look();
+            trained = job.train_from(Some(checkpoints), &device, scratch.path(), &mut watch);
+        }
+        let trained = trained.map_err(|error| match (error, signals.error(managed.is_some())) {
+            (TrainError::Stopped { .. }, Some(stopped)) => stopped,
+            (error, _) => JobError::Train(error),
+        })?;
+        let encoding = Instant::now();
+        let models = trained
+            .iter()
+            .map(|t| match fs::read(&t.path) {
+                Ok(bytes) => Ok((t.layer, bytes)),
+                Err(source) => Err(JobError::Model { layer: t.layer.input_name(), source }),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        if let Some(courier) = watch.inner.take_courier() {
+            courier.close();
+        }
+        let answer = match file.protocol {
+            Protocol::Reply => {
+                Answer::Reply(Reply::models(models.iter().map(|(layer, bytes)| (*layer, bytes.as_slice()))))
+            }
+            Protocol::Conversation => {
+                let mut done = told::done(&trained, job.seed(), file.asked, started.elapsed(), downloaded);
+                for (trained, (_, file)) in trained.iter().zip(&models) {
+                    done.models.push(
+                        told::keep(&place.outbox, &trained.model_name, file).map_err(|source| {
+                            JobError::Model { layer: trained.layer.input_name(), source }
+                        })?,
+                    );
+                }
+                Answer::End(End::Done(done))
+            }
+        };
+        let encoded = encoding.elapsed();
+        let labels = inputs.pages.into_iter().map(|page| page.label).collect();
+        let (given, layers) = (file.given, trained);
+        Ok((
+            answer,
+            Finished {
+                job,
+                layers,
+                settings,
+                given,
+                labels,
+                device,
+                device_name,
+                started,
+                downloaded,
+                encoded,
+            },
+        ))
+    }
+}
+
+async fn stopped(signals: &Signals, managed: bool) -> JobError {
+    loop {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if let Some(error) = signals.error(managed) {
+            return error;
+        }
+    }
+}

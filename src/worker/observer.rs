@@ -1,0 +1,218 @@
+//! Between the training and the job around it: signals in, progress out.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tracing::warn;
+
+use super::progress_bar::Progress;
+use super::requeue::Allocation;
+use super::signals::Signals;
+use crate::courier::{Courier, Errand};
+use crate::ledger::{JobFiles, NotedPace, Outbox, Progress as Note};
+use base::memory::peak_memory;
+use domain::{Layer, TrainingSettings};
+use page_layers::{EpochReport, JobObserver, Stop, TrainedLayer};
+
+/// How often the note is written, at most, but for the starts of layers and the ends of epochs.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// How often the asker is told of progress, at most, but for the ends of epochs.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// How often the asker is told of the ends of epochs, at most: those of a small page take a fraction of a second.
+const EPOCHS_EVERY: Duration = Duration::from_secs(1);
+
+/// After so many steps the pace is known well enough.
+const TELLING_STEPS: u64 = 20;
+
+/// Shows progress, notes it for `check`, and passes signals on.
+pub(super) struct Watch {
+    shown: Progress,
+    signals: Signals,
+    managed: bool,
+    suspend_when_warned: bool,
+    /// Steps done in this run.
+    steps: u64,
+    /// When the first of them was done.
+    first_step: Option<Instant>,
+    note: Note,
+    files: Option<JobFiles>,
+    noted: Instant,
+    /// Millions of pixels of patches in a step.
+    megapixels: f64,
+    told: Option<Told>,
+}
+
+/// What the asker of a conversation is told meanwhile.
+struct Told {
+    courier: Courier,
+    outbox: Outbox,
+    last: Option<Instant>,
+}
+
+impl Watch {
+    /// Watches a training of so many layers. `files` are those of a job that `check` looks after.
+    pub(super) fn new(
+        shown: Progress,
+        signals: &Signals,
+        files: Option<&JobFiles>,
+        allocation: &Allocation,
+        layers: usize,
+    ) -> Self {
+        let note = Note {
+            slurm_job_id: allocation.job,
+            restart_count: allocation.restarts,
+            layer: String::new(),
+            layer_number: 0,
+            layers,
+            epoch: 0,
+            epochs: 0,
+            step: 0,
+            steps: 0,
+            loss: None,
+            accuracy: None,
+            f1: None,
+            updated_at: Timestamp::now(),
+            peak_memory_mb: None,
+            expected_end: None,
+            best: None,
+            pace: None,
+        };
+        let mut watch = Self {
+            shown,
+            signals: signals.clone(),
+            managed: files.is_some(),
+            suspend_when_warned: false,
+            steps: 0,
+            first_step: None,
+            note,
+            files: files.cloned(),
+            noted: Instant::now(),
+            megapixels: 0.0,
+            told: None,
+        };
+        watch.write();
+        watch
+    }
+
+    /// From these follows how much is learned in a step.
+    pub(super) fn measure(&mut self, settings: &TrainingSettings) {
+        let pixels = f64::from(settings.patch_height) * f64::from(settings.patch_width);
+        self.megapixels = pixels * f64::from(settings.batch_size) / 1e6;
+    }
+
+    /// Tells the asker how far it is, and of each model as soon as it is done.
+    pub(super) fn tell_by(&mut self, courier: Courier, outbox: &Outbox) {
+        self.told = Some(Told { courier, outbox: outbox.clone(), last: None });
+    }
+
+    /// The process that tells, to be closed, or to be told how it ends.
+    pub(super) fn take_courier(&mut self) -> Option<Courier> {
+        self.told.take().map(|told| told.courier)
+    }
+
+    fn tell(&mut self, every: Duration) {
+        let Some(told) = &mut self.told else { return };
+        if self.note.layer_number > 0 && told.last.is_none_or(|last| last.elapsed() >= every) {
+            told.last = Some(Instant::now());
+            told.courier.send(&Errand::Progress(self.note.told()));
+        }
+    }
+
+    /// Whether a warning suspends the training even where it has something to show.
+    pub(super) fn suspend_when_warned(&mut self, suspend: bool) {
+        self.suspend_when_warned = suspend;
+    }
+
+    /// True when this run has trained at all: else the next one would get no further either.
+    pub(super) fn made_progress(&self) -> bool {
+        self.steps > 0
+    }
+
+    /// By the time that a step of this run took so far, with its share of validations and checkpoints.
+    fn expected_end(&self) -> Option<Timestamp> {
+        let timed =
+            u32::try_from(self.steps.checked_sub(1)?).ok().filter(|n| u64::from(*n) >= TELLING_STEPS)?;
+        let left = u32::try_from(self.note.steps_left()?).ok()?;
+        let left = (self.first_step?.elapsed() / timed).checked_mul(left)?;
+        Timestamp::now().checked_add(left).ok()
+    }
+
+    /// The steps after the first one: that has a share of what happens once only.
+    fn pace(&self) -> Option<NotedPace> {
+        let timed = u32::try_from(self.steps.checked_sub(1)?).ok()?;
+        let seconds = self.first_step?.elapsed().as_secs_f64();
+        (u64::from(timed) >= TELLING_STEPS)
+            .then(|| NotedPace { megapixels: f64::from(timed) * self.megapixels, seconds })
+    }
+
+    fn write(&mut self) {
+        self.noted = Instant::now();
+        self.note.updated_at = Timestamp::now();
+        self.note.expected_end = self.expected_end();
+        self.note.pace = self.pace();
+        self.note.peak_memory_mb = peak_memory().map(|bytes| bytes >> 20);
+        self.tell(TOLD_EVERY);
+        let Some(files) = &self.files else { return };
+        if let Err(error) = self.note.write(&files.progress()) {
+            warn!("{} can't be written: {error}", files.progress().display());
+            self.files = None; // once is enough to be told
+        }
+    }
+}
+
+impl JobObserver for Watch {
+    fn layer_started(&mut self, layer: Layer, number: usize, train: usize, validation: usize, epochs: u32) {
+        self.shown.layer_started(layer, number, train, validation, epochs);
+        self.note = Note {
+            layer: layer.model_name(),
+            layer_number: number,
+            epoch: 0,
+            epochs: epochs as usize,
+            step: 0,
+            steps: 0,
+            loss: None,
+            accuracy: None,
+            f1: None,
+            best: None,
+            ..self.note.clone()
+        };
+        self.write();
+    }
+
+    fn step(&mut self, layer: Layer, epoch: usize, step: usize, steps: usize, loss: f32) {
+        self.steps += 1;
+        self.first_step.get_or_insert_with(Instant::now);
+        self.shown.step(layer, epoch, step, steps, loss);
+        (self.note.epoch, self.note.step, self.note.steps) = (epoch, step, steps);
+        self.note.loss = Some(f64::from(loss));
+        if self.noted.elapsed() >= EVERY {
+            self.write();
+        }
+    }
+
+    fn epoch(&mut self, layer: Layer, report: &EpochReport) {
+        self.shown.epoch(layer, report);
+        self.note.accuracy = report.validation.map(|metrics| metrics.accuracy);
+        self.note.f1 = report.validation.map(|metrics| metrics.f1);
+        self.note.best = self.note.accuracy.into_iter().chain(self.note.best).reduce(f64::max);
+        self.write();
+        self.tell(EPOCHS_EVERY);
+    }
+
+    fn layer_finished(&mut self, layer: &TrainedLayer) {
+        self.shown.layer_finished(layer);
+        let Some(told) = &mut self.told else { return };
+        let name = layer.model_name.clone();
+        let kept = std::fs::read(&layer.path).and_then(|file| told.outbox.put_model(&name, &file));
+        match kept {
+            Ok(()) => told.courier.send(&Errand::Model { name, at: Timestamp::now() }),
+            Err(error) => warn!("{name} can't be sent before the end: {error}"),
+        }
+    }
+
+    fn stop(&self) -> Stop {
+        self.signals.stop(self.managed, self.suspend_when_warned)
+    }
+}

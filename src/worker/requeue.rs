@@ -1,0 +1,78 @@
+//! Going back into Slurm's queue when the time runs out, and coming out of it again.
+
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tracing::{info, warn};
+
+use crate::config::{OnTimeLimit, TrainerConfig};
+use crate::ledger::JobFiles;
+use contract::wire::conversation::{Asked, Origin};
+use domain::SlurmJobId;
+use domain::TrainingSettings;
+use page_layers::{Checkpoints, TrainingInputs};
+use scheduler::slurm::Slurm;
+
+/// Short of the time limit nobody waits long for Slurm.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// The Slurm job around this process.
+pub(super) struct Allocation {
+    /// Its number; none where the trainer was started by hand.
+    pub(super) job: Option<SlurmJobId>,
+    /// How often Slurm had put it back into its queue.
+    pub(super) restarts: u64,
+}
+
+impl Allocation {
+    pub(super) fn of_process() -> Self {
+        let number = |name| std::env::var(name).ok()?.parse().ok();
+        Self {
+            job: number("SLURM_JOB_ID").map(SlurmJobId),
+            restarts: number("SLURM_RESTART_COUNT").unwrap_or_default(),
+        }
+    }
+
+    /// The job to requeue, where that is allowed and would not be once too often.
+    pub(super) fn may_requeue(&self, config: &TrainerConfig) -> Option<SlurmJobId> {
+        self.job.filter(|_| config.requeue && self.restarts < config.max_requeues)
+    }
+
+    /// True when a warning suspends the training even where it has something to show: where the site wants it so, and
+    /// where nobody has asked for the time that is over.
+    pub(super) fn suspends(&self, config: &TrainerConfig, asked: Option<&Asked>) -> bool {
+        let was_chosen = asked.is_some_and(|asked| asked.time_from != Origin::Job);
+        let wanted = config.on_time_limit == OnTimeLimit::Requeue || was_chosen;
+        wanted && self.may_requeue(config).is_some()
+    }
+
+    /// Asks Slurm to put the job back into its queue; false when it can't or won't.
+    pub(super) fn requeue(&self, config: &TrainerConfig, runtime: &Runtime) -> bool {
+        let Some(job) = self.may_requeue(config) else { return false };
+        let slurm = Slurm::on_node(config.slurm_bin.clone(), config.slurm_timeout.min(LONGEST));
+        match runtime.block_on(slurm.requeue(job)) {
+            Ok(()) => {
+                info!(
+                    "out of time: Slurm job {job} waits in the queue again and goes on from its checkpoint"
+                );
+                true
+            }
+            Err(error) => {
+                warn!("Slurm job {job} can't be put back into the queue: {error}");
+                false
+            }
+        }
+    }
+}
+
+/// The checkpoints of a job that `check` looks after. Without them it is trained all the same.
+pub(super) fn checkpoints(
+    files: &JobFiles,
+    config: &TrainerConfig,
+    inputs: &TrainingInputs,
+    settings: &TrainingSettings,
+) -> Option<Checkpoints> {
+    Checkpoints::open(&files.checkpoint(), config.checkpoint_every, inputs, settings)
+        .inspect_err(|error| warn!("no checkpoints: {}: {error}", files.checkpoint().display()))
+        .ok()
+}

@@ -1,0 +1,97 @@
+//! What Slurm's signals ask of the trainer.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+
+use super::JobError;
+use page_layers::Stop;
+
+/// The flags that signals raise.
+#[derive(Clone)]
+pub(super) struct Signals {
+    /// SIGTERM and SIGINT: from `scancel`, from preemption, from a requeue, or at the time limit.
+    end: Arc<AtomicBool>,
+    /// SIGUSR1: Slurm's warning ahead of the time limit.
+    time: Arc<AtomicBool>,
+}
+
+/// Which signal has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    /// There is little time left.
+    Warned,
+    /// The job is being ended.
+    Ended,
+}
+
+impl Signals {
+    pub(super) fn watch() -> io::Result<Self> {
+        let signals = Self { end: Arc::default(), time: Arc::default() };
+        signal_hook::flag::register(SIGUSR1, Arc::clone(&signals.time))?;
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&signals.end))?;
+        }
+        Ok(signals)
+    }
+
+    pub(super) fn received(&self) -> Option<Signal> {
+        if self.end.load(Ordering::Relaxed) {
+            return Some(Signal::Ended);
+        }
+        self.time.load(Ordering::Relaxed).then_some(Signal::Warned)
+    }
+
+    /// What stands in for a result of a job that was stopped before it had one.
+    ///
+    /// A job that `check` looks after is left without a reply when Slurm ends it: the trainer can't tell a cancelled job
+    /// from one that Slurm starts again, and Slurm's own state can.
+    pub(super) fn error(&self, managed: bool) -> Option<JobError> {
+        let warned = self.time.load(Ordering::Relaxed);
+        Some(match self.received()? {
+            Signal::Ended if managed => JobError::Left,
+            Signal::Ended if !warned => JobError::Cancelled,
+            _ => JobError::Time,
+        })
+    }
+
+    /// What the training is to do; `suspend_when_warned` where it is to be requeued even with something to show.
+    pub(super) fn stop(&self, managed: bool, suspend_when_warned: bool) -> Stop {
+        match self.received() {
+            None => Stop::No,
+            Some(Signal::Ended) if managed => Stop::Suspend,
+            Some(Signal::Warned) if suspend_when_warned => Stop::Suspend,
+            Some(_) => Stop::KeepBest,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signals(end: bool, time: bool) -> Signals {
+        Signals { end: Arc::new(end.into()), time: Arc::new(time.into()) }
+    }
+
+    #[test]
+    fn a_job_that_slurm_ends_is_left_to_slurms_state_where_someone_looks_after_it() {
+        assert_eq!(signals(true, false).stop(true, false), Stop::Suspend);
+        assert_eq!(signals(true, true).stop(true, false), Stop::Suspend);
+        assert!(matches!(signals(true, true).error(true), Some(JobError::Left)));
+        assert_eq!(signals(true, false).stop(false, false), Stop::KeepBest);
+        assert!(matches!(signals(true, false).error(false), Some(JobError::Cancelled)));
+        assert!(matches!(signals(true, true).error(false), Some(JobError::Time)));
+    }
+
+    #[test]
+    fn a_warning_keeps_the_best_or_suspends_as_the_site_wants() {
+        assert_eq!(signals(false, true).stop(true, false), Stop::KeepBest);
+        assert_eq!(signals(false, true).stop(true, true), Stop::Suspend);
+        assert!(matches!(signals(false, true).error(true), Some(JobError::Time)));
+        assert_eq!(signals(false, false).stop(true, true), Stop::No);
+        assert!(signals(false, false).error(true).is_none());
+    }
+}
