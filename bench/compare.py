@@ -16,8 +16,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 TICK = os.sysconf("SC_CLK_TCK")
 
-# Multiplications and additions of a step for one pixel of a patch, as direct sums: forward, and twice that backward, without
-# the gradient of the first layer's image.
+# Multiplications and additions of a step for one pixel of a patch, as direct sums: forward, and
+# twice that backward, without the gradient of the first layer's image.
 FLOP_A_PIXEL = 2 * (3 * 320_994 - 864)
 
 
@@ -154,7 +154,8 @@ def main():
     for peer in peers:
         peer.end()
 
-    # The ratios are to TensorFlow; where it was left out, to the last of ours or else the first of all.
+    # The ratios are to TensorFlow; where it was left out, to the last of ours or else the first of
+    # all.
     base = next((peer for peer in peers if peer.name.startswith("TensorFlow") and not peer.why), None)
     base = base or next((peer for peer in reversed(peers) if peer.name.startswith("ours") and not peer.why), peers[0])
     print(f"\n{'':24}{'median':>9}{'min':>8}{'max':>8}{'processor':>11}{'GFLOP/s':>9}{'peak':>10}{'time':>7}{'memory':>8}")

@@ -48,7 +48,8 @@ def run(options, folder, rodan):
     path = Path(folder) / "job.json"
     path.write_text(json.dumps(job))
     path.chmod(0o600)
-    # Nobody listens at port 1: the reply stays on disk, and the program is stopped while it tries to deliver it.
+    # Nobody listens at port 1: the reply stays on disk, and the program is stopped while it tries
+    # to deliver it.
     environment = {name: os.environ[name] for name in ("PATH", "TMPDIR", "HOME") if name in os.environ}
     environment |= rodan | {"RABBITMQ_HOST": "127.0.0.1:1", "RABBITMQ_USER": "nobody", "RABBITMQ_PASSWORD": "none"}
     if options.threads:

@@ -18,8 +18,9 @@ import tempfile
 import termios
 import time
 
-# What the Python original takes for one sample of one layer, all layers at once: measured at 256x256 pixels. It holds
-# each as doubles, three channels and the target, about twice.
+# What the Python original takes for one sample of one layer, all layers at once: measured at
+# 256x256 pixels. It holds each sample (three
+# channels and the target, as doubles) about twice.
 ORIGINAL_MIB = 3.06
 ORIGINAL_PIXELS = 256 * 256
 

@@ -80,7 +80,7 @@ def measure(precision, options):
             work()
         wait()
         times = []
-        # Ten steps are asked for at a time, as a training loop does that looks at its losses now and then.
+        # Ten steps at a time, like a training loop that looks at its losses now and then.
         for _ in range(max(1, options.steps // 10)):
             began = time.perf_counter()
             for _ in range(10):

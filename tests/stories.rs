@@ -1,4 +1,5 @@
-//! The integration tests, one file a user story, in one program: linked once, and what they share is compiled once.
+//! The integration tests, one file a user story, in one program: linked once, and what they share
+//! is compiled once.
 //!
 //! `cargo nextest run --test stories check::` runs those of `tests/check.rs`.
 
@@ -40,6 +41,7 @@ mod secrets;
 mod services;
 mod sites;
 mod snapshots;
+mod structure;
 mod supply_chain;
 mod tensorboard;
 mod tls;

@@ -1,5 +1,6 @@
-//! Servers whose certificate is not as it should be: the broker before `check`, Rodan before `run_trainer`. Each is refused
-//! with what is wrong and what to do, before a byte of a secret is sent. Needs no service.
+//! Servers with a bad certificate: a broker that `check` connects to, a Rodan that `run_trainer`
+//! connects to. Each is refused with what is wrong and what to do, before a byte of a secret is
+//! sent. Needs no service.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -63,10 +64,10 @@ impl Authority {
     }
 }
 
-/// A server that counts what reaches it through TLS.
+/// A server that counts the bytes that reach it through TLS.
 struct Server {
     port: u16,
-    /// The certificate of the authority that the client is told to trust.
+    /// The certificate of the authority that the client trusts.
     trusted: String,
     heard: Arc<AtomicUsize>,
 }
@@ -98,7 +99,7 @@ fn server(fault: Fault) -> Server {
     let port = listener.local_addr().unwrap().port();
     let heard = Arc::new(AtomicUsize::new(0));
     let (config, count) = (Arc::new(config), Arc::clone(&heard));
-    // It ends with the test's process.
+    // The thread ends with the test's process.
     std::thread::spawn(move || {
         for mut socket in listener.incoming().flatten() {
             if fault == Fault::NoTls {
@@ -116,7 +117,7 @@ fn server(fault: Fault) -> Server {
     Server { port, trusted: trusted.pem, heard }
 }
 
-/// A site with these addresses that trusts one authority, and its certificate's file.
+/// A site with these addresses that trusts one authority, and the file with its certificate.
 fn site(broker: &str, rodan: &str, trusted: &str) -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("credentials.env");
@@ -190,7 +191,8 @@ fn a_rodan_with_a_bad_certificate_is_refused_before_the_token_is_sent() {
     });
 }
 
-/// OpenSSL's own server, which can speak what nobody should any more. Ends when dropped.
+/// OpenSSL's own server, which can speak versions that nobody should use any more. Ends when
+/// dropped.
 struct OldServer {
     child: std::process::Child,
     port: u16,
@@ -205,7 +207,7 @@ impl OldServer {
             .arg(home.join("server.pem"))
             .arg("-key")
             .arg(home.join("server.key"))
-            // Kept open: at its end the server would end, too.
+            // Kept open, because the server would end when it closes.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -240,7 +242,7 @@ fn a_server_that_speaks_only_older_versions_is_refused() {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     let certificate = params.signed_by(&key, &authority.issuer).unwrap();
-    // It would speak with others, and with us where it has a version that we take.
+    // It speaks with other clients, and with us if it has a version that we accept.
     let speak = &|version: &str, is_refused: bool, program: &Path| {
         let keys = tempfile::tempdir().unwrap();
         fs::write(keys.path().join("server.pem"), certificate.pem()).unwrap();

@@ -13,10 +13,10 @@ use jiff::Timestamp;
 use thiserror::Error;
 use tracing::info;
 
+use crate::worker::effective::effective_settings;
 pub use folder::{FolderError, find_models, find_page, parse_settings, read_settings};
 pub use summary::{Footer, Row, Summary};
 pub use training_json::ReportError;
-pub(crate) use training_json::effective_settings;
 
 use crate::worker::parts::{layer_parts, page_parts, picture};
 use crate::worker::progress_bar::Progress;

@@ -11,10 +11,6 @@ use tracing::warn;
 
 use contract::wire::conversation::{JobProgress, JobState};
 
-/// How long the process may take for what it is sending when the training is over. What it has not sent then, the trainer
-/// sends itself.
-const LONGEST_GOODBYE: Duration = Duration::from_secs(60);
-
 /// What the process needs to know before the first errand: a line of JSON.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Hello {
@@ -95,10 +91,10 @@ impl Courier {
         }
     }
 
-    /// Lets the process finish what it is sending, and ends it.
-    pub fn close(mut self) {
+    /// Lets the process finish what it is sending, and ends it. What it has not sent then, the trainer sends itself.
+    pub fn close(mut self, longest: Duration) {
         drop(self.errands.take());
-        let end = Instant::now() + LONGEST_GOODBYE;
+        let end = Instant::now() + longest;
         while Instant::now() < end {
             match self.child.try_wait() {
                 Ok(None) => std::thread::sleep(Duration::from_millis(20)),

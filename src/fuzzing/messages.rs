@@ -1,4 +1,4 @@
-//! What comes from the queue.
+//! What comes from the job queue.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,7 +15,7 @@ use domain::{CorrelationId, JobId};
 use domain::{ResourceSettings, SettingsMap, SiteLimits, TrainingSettings, Walltime};
 use scheduler::slurm::Request;
 
-/// Occurs in no input but by a deliberate search.
+/// Occurs in no input unless somebody searches for it.
 const TOKEN: &str = "9f1c3ad0a07e44d2b6f5c2e1d8b7a604";
 
 static SITE: LazyLock<Config> = LazyLock::new(|| {
@@ -96,7 +96,7 @@ pub(super) fn message(data: &[u8]) {
     }
 }
 
-/// The id is a name of a file and of a Slurm job, whatever it was made from.
+/// The id is safe as the name of a file and of a Slurm job, whatever it was made from.
 fn job_id(correlation_id: &str) -> JobId {
     let id = JobId::from_correlation_id(&CorrelationId(correlation_id.to_owned()));
     for id in [id.clone(), id.again("", 7)] {
@@ -163,7 +163,7 @@ pub(super) fn settings(data: &[u8]) {
     }
     local.as_ref().inspect(|settings| check_training(settings)).ok();
     resources.as_ref().inspect(|settings| check_resources(settings)).ok();
-    // What has another name changes nothing.
+    // Settings with unknown names change nothing.
     let mut more = map;
     more.insert("A later setting".into(), true.into());
     assert_eq!(TrainingSettings::from_job(&more), job);
@@ -181,7 +181,7 @@ pub(super) fn walltime(data: &[u8]) {
     assert_eq!(seconds(text.trim()), limit.seconds(), "{text:?}");
 }
 
-/// The same by the rule that each form is a list of units.
+/// The same time, computed by the rule that each form is a list of units.
 fn seconds(text: &str) -> u64 {
     let units: BTreeMap<(bool, usize), &[u64]> = BTreeMap::from([
         ((false, 1), &[60][..]),

@@ -74,7 +74,7 @@ fn sacct(text: &str) {
     }
 }
 
-/// What is shown of a job, or decided by.
+/// Checks what is shown of a job, or used for a decision.
 fn check(job: &JobInfo, text: &str) {
     let phase = job.state.phase();
     assert!(phase != Phase::Ended || ENDS.iter().any(|end| text.contains(end)), "{job:?}");
@@ -107,7 +107,7 @@ fn check_exit_code(code: &str) {
     }
 }
 
-/// A job is never taken for submitted, or for refused, by mistake.
+/// A job must never be taken for submitted, or for refused, by mistake.
 fn sbatch(success: bool, stdout: &str, stderr: &str) {
     let answer = answer(success, stdout, stderr);
     match &answer {
@@ -117,7 +117,7 @@ fn sbatch(success: bool, stdout: &str, stderr: &str) {
             assert!(stdout.lines().any(names), "{id}");
         }
         Err(error) => {
-            // What sbatch accepted may exist: only what it has refused is given up.
+            // A job that sbatch accepted may exist; only one that it has refused is given up.
             assert!(!success || matches!(error, SubmitError::Later(_)), "{error}");
             assert_shown(&error.to_string());
         }

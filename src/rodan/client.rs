@@ -7,14 +7,14 @@ use thiserror::Error;
 
 use base::tls;
 
-/// An HTTP client that follows no redirect by itself: each one is looked at first.
+/// An HTTP client that follows no redirect by itself: the caller looks at each one first.
 #[derive(Clone, Debug)]
 pub struct Client(pub(super) reqwest::Client);
 
 /// The client can't be made.
 #[derive(Debug, Error)]
 pub enum ClientError {
-    /// No root certificates, or a certificate of ours that is none.
+    /// There are no root certificates, or our client certificate can't be used.
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
     /// A proxy setting of the environment that can't be read, or the like.
@@ -26,7 +26,8 @@ impl Client {
     /// Makes a client, which shows `identity` to a server that asks for it.
     ///
     /// # Errors
-    /// When the system has no root certificates, or the identity is none.
+    ///
+    /// When the system has no root certificates, or the identity can't be used.
     pub fn new(identity: Option<&tls::Identity>) -> Result<Self, ClientError> {
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls::client_config(identity)?)
@@ -39,7 +40,7 @@ impl Client {
     }
 }
 
-/// What went wrong with a request, without the URL: the caller says what was fetched.
+/// What went wrong with a request. Without the URL: the caller says what was fetched.
 pub(super) fn describe(error: &reqwest::Error) -> String {
     use std::error::Error as _;
     if let Some(detail) = tls::explain(error) {
@@ -50,7 +51,7 @@ pub(super) fn describe(error: &reqwest::Error) -> String {
         () if error.is_connect() => "no connection".to_owned(),
         () => "the connection broke".to_owned(),
     };
-    // The innermost cause says what the system says; reqwest's own texts repeat the URL.
+    // The innermost cause has the system's words; reqwest's own texts repeat the URL.
     let mut cause = error.source();
     while let Some(inner) = cause.and_then(|c| c.source()) {
         cause = Some(inner);

@@ -9,11 +9,11 @@ use jiff::Timestamp;
 use thiserror::Error;
 use tracing::{info, warn};
 
+use super::effective::effective_settings;
 use super::files::Place;
 use super::parts::{layer_parts, page_parts, picture};
 use super::signals::{Signal, Signals};
 use super::told::figures;
-use crate::cli::local::effective_settings;
 use base::memory::peak_memory;
 use domain::{Layer, SettingsMap, TrainingSettings};
 use page_layers::look_at_pages as look;

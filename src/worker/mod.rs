@@ -5,6 +5,8 @@
 
 pub(crate) mod cores;
 mod deliver;
+pub(crate) mod effective;
+mod error;
 mod files;
 mod finished;
 mod inputs;
@@ -16,18 +18,17 @@ mod signals;
 mod told;
 
 use std::fs;
-use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
 use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
 use self::cores::use_the_cores_of_the_allocation;
 use self::deliver::{Delivered, deliver};
+use self::error::JobError;
 use self::files::Place;
 use self::finished::Finished;
 use self::inputs::{local_inputs, scratch};
@@ -38,9 +39,8 @@ use self::signals::{Signal, Signals};
 use self::told::{failed, state};
 use crate::config::{ConfigError, Sources, TrainerConfig};
 use crate::courier::Courier;
-use crate::ledger::{Cause, JobFiles};
-use crate::rodan::{Client, ClientError, DownloadError, Downloader};
-use crate::sentences;
+use crate::ledger::JobFiles;
+use crate::rodan::{Client, Downloader};
 use base::exit_code::ExitCode;
 use base::files::{read_own, write_atomic};
 use base::harden;
@@ -48,10 +48,15 @@ use base::text;
 use base::tls::Identity;
 use contract::broker::DEFAULT_REPLY_QUEUE;
 use contract::wire::conversation::{End, Phase};
-use contract::wire::{Answer, Envelope, JobFile, JobFileError, Protocol, Reply};
+use contract::wire::{Answer, Envelope, JobFile, Protocol, Reply};
 use domain::TrainingSettings;
 use domain::{CorrelationId, JobId};
-use page_layers::{ArchiveError, Checkpoints, EventLogs, TrainError, TrainingJob, WithEvents, choose_device};
+use page_layers::{Checkpoints, EventLogs, TrainError, TrainingJob, WithEvents, choose_device};
+
+/// How long what is told meanwhile may take when the training is over, and when time is short. What is not sent then, is
+/// sent with the end.
+const LONG_GOODBYE: Duration = Duration::from_secs(60);
+const SHORT_GOODBYE: Duration = Duration::from_secs(10);
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -66,73 +71,6 @@ pub struct JobArgs {
     pub env_file: Option<PathBuf>,
     /// No progress bar.
     pub quiet: bool,
-}
-
-/// Why a job has no models. The text is fit for the person who started the workflow.
-#[derive(Debug, Error)]
-enum JobError {
-    #[error("the trainer is not set up on the compute node; ask the operator of the HPC bridge")]
-    Config(#[from] ConfigError),
-    #[error("the job file can't be read on the compute node: {0}")]
-    Read(io::Error),
-    #[error(transparent)]
-    File(#[from] JobFileError),
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    #[error(transparent)]
-    Download(#[from] DownloadError),
-    #[error("the downloads can't be started on the compute node ({0}); ask the operator of the cluster")]
-    Runtime(io::Error),
-    #[error("no scratch directory on the compute node ({0}); ask the operator of the cluster")]
-    Scratch(io::Error),
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
-    #[error(transparent)]
-    Train(TrainError),
-    #[error("{}", sentences::SHORT_OF_TIME)]
-    Time,
-    #[error("the training was cancelled on the cluster before it had a result; run the workflow again")]
-    Cancelled,
-    /// The cluster ends the job, and its state says whether for good: there is no reply.
-    #[error("stopped by the cluster, without a reply: it starts the job again, or the next check answers it")]
-    Left,
-    #[error("the trained model of \"{layer}\" can't be read back: {source}")]
-    Model { layer: String, source: io::Error },
-    #[error(
-        "the trainer stopped with a fault of its own; ask the operator of the cluster to look into the job's log"
-    )]
-    Panic,
-}
-
-impl JobError {
-    fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Config(_) => ExitCode::Config,
-            Self::Read(_) | Self::File(_) => ExitCode::Rejected,
-            Self::Client(_) | Self::Download(_) => ExitCode::Rodan,
-            Self::Train(error) if error.is_input() => ExitCode::Input,
-            Self::Archive(error) if error.is_input() => ExitCode::Input,
-            Self::Time | Self::Cancelled | Self::Left => ExitCode::Stopped,
-            Self::Panic => ExitCode::Internal,
-            Self::Runtime(_) | Self::Scratch(_) | Self::Archive(_) | Self::Train(_) | Self::Model { .. } => {
-                ExitCode::Training
-            }
-        }
-    }
-
-    /// What failures are counted by.
-    fn cause(&self) -> Cause {
-        match self {
-            Self::Config(_) | Self::Runtime(_) | Self::Scratch(_) => Cause::Setup,
-            Self::Read(_) | Self::File(_) => Cause::Message,
-            Self::Client(_) | Self::Download(_) => Cause::Rodan,
-            Self::Train(error) if error.is_input() => Cause::Input,
-            Self::Archive(error) if error.is_input() => Cause::Input,
-            Self::Time => Cause::Time,
-            Self::Cancelled | Self::Left => Cause::Cancelled,
-            Self::Archive(_) | Self::Train(_) | Self::Model { .. } | Self::Panic => Cause::Training,
-        }
-    }
 }
 
 /// Runs the job to its one reply, or leaves it to Slurm to start it again, and returns the exit code.
@@ -396,11 +334,15 @@ impl Job<'_> {
         if let (Err(TrainError::Stopped { .. }), Some(Signal::Warned), Some(checkpoints)) =
             (&trained, signals.received(), &mut checkpoints)
         {
-            if watch.inner.made_progress() && checkpoints.is_saved() && allocation.requeue(config, runtime) {
+            let worth_it = watch.inner.made_progress() && checkpoints.is_saved();
+            if worth_it && allocation.may_requeue(config).is_some() {
+                // Told before it is asked for: Slurm ends this process at once.
                 if let Some(mut courier) = watch.inner.take_courier() {
                     courier.send(&state(Phase::Requeued, &allocation, file.asked.as_ref()));
-                    courier.close();
+                    courier.close(SHORT_GOODBYE);
                 }
+            }
+            if worth_it && allocation.requeue(config, runtime, signals) {
                 return Err(JobError::Left);
             }
             // What can't go on later ends here: with the best so far where every layer has an epoch.
@@ -421,7 +363,7 @@ impl Job<'_> {
             })
             .collect::<Result<Vec<_>, _>>()?;
         if let Some(courier) = watch.inner.take_courier() {
-            courier.close();
+            courier.close(LONG_GOODBYE);
         }
         let answer = match file.protocol {
             Protocol::Reply => {

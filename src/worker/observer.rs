@@ -1,13 +1,14 @@
 //! Between the training and the job around it: signals in, progress out.
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::progress_bar::Progress;
 use super::requeue::Allocation;
-use super::signals::Signals;
+use super::signals::{Signal, Signals};
 use crate::courier::{Courier, Errand};
 use crate::ledger::{JobFiles, NotedPace, Outbox, Progress as Note};
 use base::memory::peak_memory;
@@ -32,6 +33,8 @@ pub(super) struct Watch {
     signals: Signals,
     managed: bool,
     suspend_when_warned: bool,
+    /// The signal that the log names already.
+    told: Cell<Option<Signal>>,
     /// Steps done in this run.
     steps: u64,
     /// When the first of them was done.
@@ -41,7 +44,7 @@ pub(super) struct Watch {
     noted: Instant,
     /// Millions of pixels of patches in a step.
     megapixels: f64,
-    told: Option<Told>,
+    teller: Option<Told>,
 }
 
 /// What the asker of a conversation is told meanwhile.
@@ -84,13 +87,14 @@ impl Watch {
             signals: signals.clone(),
             managed: files.is_some(),
             suspend_when_warned: false,
+            told: Cell::new(None),
             steps: 0,
             first_step: None,
             note,
             files: files.cloned(),
             noted: Instant::now(),
             megapixels: 0.0,
-            told: None,
+            teller: None,
         };
         watch.write();
         watch
@@ -104,16 +108,16 @@ impl Watch {
 
     /// Tells the asker how far it is, and of each model as soon as it is done.
     pub(super) fn tell_by(&mut self, courier: Courier, outbox: &Outbox) {
-        self.told = Some(Told { courier, outbox: outbox.clone(), last: None });
+        self.teller = Some(Told { courier, outbox: outbox.clone(), last: None });
     }
 
     /// The process that tells, to be closed, or to be told how it ends.
     pub(super) fn take_courier(&mut self) -> Option<Courier> {
-        self.told.take().map(|told| told.courier)
+        self.teller.take().map(|told| told.courier)
     }
 
     fn tell(&mut self, every: Duration) {
-        let Some(told) = &mut self.told else { return };
+        let Some(told) = &mut self.teller else { return };
         if self.note.layer_number > 0 && told.last.is_none_or(|last| last.elapsed() >= every) {
             told.last = Some(Instant::now());
             told.courier.send(&Errand::Progress(self.note.told()));
@@ -130,7 +134,8 @@ impl Watch {
         self.steps > 0
     }
 
-    /// By the time that a step of this run took so far, with its share of validations and checkpoints.
+    /// By the time that a step of this run took so far, with its share of validations and
+    /// checkpoints.
     fn expected_end(&self) -> Option<Timestamp> {
         let timed =
             u32::try_from(self.steps.checked_sub(1)?).ok().filter(|n| u64::from(*n) >= TELLING_STEPS)?;
@@ -203,7 +208,7 @@ impl JobObserver for Watch {
 
     fn layer_finished(&mut self, layer: &TrainedLayer) {
         self.shown.layer_finished(layer);
-        let Some(told) = &mut self.told else { return };
+        let Some(told) = &mut self.teller else { return };
         let name = layer.model_name.clone();
         let kept = std::fs::read(&layer.path).and_then(|file| told.outbox.put_model(&name, &file));
         match kept {
@@ -213,6 +218,16 @@ impl JobObserver for Watch {
     }
 
     fn stop(&self) -> Stop {
+        // Said when it is seen: what a checkpoint and a reply still take may be more than Slurm
+        // gives.
+        let received = self.signals.received();
+        if self.told.replace(received) != received {
+            match received {
+                Some(Signal::Warned) => info!("SIGUSR1: Slurm warns that the time is nearly up"),
+                Some(Signal::Ended) => info!("SIGTERM or SIGINT: the job is to end"),
+                None => {}
+            }
+        }
         self.signals.stop(self.managed, self.suspend_when_warned)
     }
 }

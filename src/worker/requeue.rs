@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
 
+use super::signals::{Signal, Signals};
 use crate::config::{OnTimeLimit, TrainerConfig};
 use crate::ledger::JobFiles;
 use contract::wire::conversation::{Asked, Origin};
@@ -46,17 +47,21 @@ impl Allocation {
         wanted && self.may_requeue(config).is_some()
     }
 
-    /// Asks Slurm to put the job back into its queue; false when it can't or won't.
-    pub(super) fn requeue(&self, config: &TrainerConfig, runtime: &Runtime) -> bool {
+    /// Asks Slurm to put the job back into its queue. True when the job is left to Slurm; false
+    /// when Slurm can't or won't take it back.
+    pub(super) fn requeue(&self, config: &TrainerConfig, runtime: &Runtime, signals: &Signals) -> bool {
         let Some(job) = self.may_requeue(config) else { return false };
         let slurm = Slurm::on_node(config.slurm_bin.clone(), config.slurm_timeout.min(LONGEST));
+        // Said before it is asked for: Slurm ends this process at once, perhaps before it has
+        // heard the answer.
+        info!(
+            "out of time: asking Slurm to put job {job} back into its queue; it goes on from its checkpoint"
+        );
         match runtime.block_on(slurm.requeue(job)) {
-            Ok(()) => {
-                info!(
-                    "out of time: Slurm job {job} waits in the queue again and goes on from its checkpoint"
-                );
-                true
-            }
+            Ok(()) => true,
+            // Slurm ends all processes of the job, and scontrol is one of them: it may have no
+            // answer to bring.
+            Err(_) if signals.received() == Some(Signal::Ended) => true,
             Err(error) => {
                 warn!("Slurm job {job} can't be put back into the queue: {error}");
                 false

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
-use super::JobError;
+use super::error::JobError;
 use page_layers::Stop;
 
 /// The flags that signals raise.

@@ -46,7 +46,8 @@ def load_strictly(path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            # Building layers draws on TensorFlow's own deprecated helpers; they say nothing about the file.
+            # Building layers draws on TensorFlow's own deprecated helpers; they say nothing about
+            # the file.
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             return tf.keras.models.load_model(str(path))
     finally:
@@ -103,7 +104,8 @@ def save(folder):
     folder.mkdir(parents=True, exist_ok=True)
     tf.keras.utils.set_random_seed(7)
     rng = np.random.default_rng(7)
-    # The second model of a session has names such as conv2d_14: only the order tells which weight is which.
+    # The second model of a session has names such as conv2d_14: only the order tells which weight
+    # is which.
     for name, masking in (("keras", False), ("masking", True)):
         model = build(32, 64, masking)
         x = rng.random((3, 32, 64, 3), dtype=np.float32)

@@ -1,4 +1,5 @@
-//! Runs programs as cron or Slurm would: nothing in the environment but what the test gives, and never for ever.
+//! Runs programs as cron or Slurm would: their environment has only what the test gives, and they
+//! have a deadline.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -21,13 +22,17 @@ pub(crate) fn run_trainer() -> Option<&'static Path> {
     option_env!("CARGO_BIN_EXE_run_trainer").map(Path::new)
 }
 
-/// The directory of this build's programs, with these examples in `examples/`, which are not built with tests.
+/// The directory of this build's programs, with these examples in `examples/`. Examples are not
+/// built with the tests.
 pub(crate) fn with_examples(names: &[&str]) -> PathBuf {
     let directory = check().parent().expect("programs lie in a directory");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--locked"]).args(names.iter().flat_map(|name| ["--example", name]));
+    cargo
+        .args(["build", "--quiet", "--locked", "--workspace"])
+        .args(names.iter().flat_map(|name| ["--example", name]));
     cargo.arg("--target-dir").arg(directory.parent().expect("of a profile")).current_dir(repository());
-    // Those that cargo sets for this test would have build scripts run again, and all that depends on them built anew.
+    // The variables that cargo sets for this test are removed; otherwise build scripts would run
+    // again, and all that depends on them would be built anew.
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("CARGO_") && name != "CARGO_HOME") {
             cargo.env_remove(name);
@@ -40,7 +45,8 @@ pub(crate) fn with_examples(names: &[&str]) -> PathBuf {
     directory.to_owned()
 }
 
-/// A program about to run. Its environment is empty but for `PATH` and what [`Program::env`] adds.
+/// A program that is about to run. Its environment is empty except for `PATH` and what
+/// [`Program::env`] adds.
 pub(crate) struct Program {
     command: Command,
     limit: Duration,
@@ -75,7 +81,7 @@ impl Program {
         self
     }
 
-    /// How long it may run (60 s unless told).
+    /// How long it may run (60 s by default).
     pub(crate) fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -84,8 +90,8 @@ impl Program {
     /// Runs it to its end.
     ///
     /// # Panics
-    /// When it can't be started, or still runs after the limit: then it is killed with all its children, and the
-    /// panic shows what it had written.
+    /// When it can't be started, or still runs after the limit: then it is killed with all its
+    /// children, and the panic shows what it had written.
     pub(crate) fn run(self) -> Finished {
         self.start().wait()
     }
@@ -104,7 +110,7 @@ impl Program {
     }
 }
 
-/// A program under way. Dropped, it is killed.
+/// A running program. It is killed when dropped.
 pub(crate) struct Running {
     child: std::process::Child,
     stdout: JoinHandle<Vec<u8>>,
@@ -176,7 +182,7 @@ fn take(reader: &mut JoinHandle<Vec<u8>>) -> String {
     String::from_utf8_lossy(&reader.join().expect("the reader does not panic")).into_owned()
 }
 
-/// How a program ended. Displayed, it shows everything, for the message of an assertion.
+/// How a program ended. Its `Display` shows everything, for the message of an assertion.
 pub(crate) struct Finished {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: String,
@@ -188,7 +194,7 @@ impl Finished {
         self.status.code()
     }
 
-    /// Asserts exit code 0 and hands itself on.
+    /// Asserts exit code 0 and returns itself.
     #[track_caller]
     pub(crate) fn success(self) -> Self {
         assert!(self.status.success(), "{self}");
@@ -206,7 +212,8 @@ impl fmt::Display for Finished {
     }
 }
 
-/// Asserts the exit code, and that each of these texts is in what the program wrote to standard error.
+/// Asserts the exit code, and that each of these texts is in what the program wrote to standard
+/// error.
 #[track_caller]
 pub(crate) fn expect(finished: &Finished, code: i32, stderr: &[&str]) {
     assert_eq!(finished.code(), Some(code), "{finished}");

@@ -6,8 +6,8 @@ use thiserror::Error;
 
 use crate::secret::Secret;
 
-/// With what we show a server who we are, where it asks for that: a certificate (with those of its authorities, if they are
-/// needed) and its key, both as PEM.
+/// How we prove who we are to a server that asks: a certificate (with those of its authorities, if
+/// they are needed) and its key, both as PEM.
 #[derive(Clone, Debug)]
 pub struct Identity {
     certificates: String,
@@ -64,16 +64,16 @@ impl Identity {
     }
 }
 
-/// No TLS can be made.
+/// TLS can't be set up.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    /// No certificate authorities.
+    /// There are no certificate authorities.
     #[error(transparent)]
     Roots(#[from] RootsError),
-    /// The certificate that we would show.
+    /// The client certificate can't be used.
     #[error("the client certificate {0}")]
     Identity(#[from] IdentityError),
-    /// The library refuses it.
+    /// The library refuses the client certificate.
     #[error("the client certificate can't be used: {0}")]
     Library(#[from] rustls::Error),
 }
@@ -85,15 +85,16 @@ pub struct RootsError(String);
 
 /// Makes ring the cryptography of every TLS connection of this process.
 pub fn install_provider() {
-    // An error means that one is installed already, which is as good.
+    // An error means that a provider is installed already, which is just as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// A client configuration with the system's roots, or those of `SSL_CERT_FILE` / `SSL_CERT_DIR`, for TLS 1.2 and newer.
-/// `identity` is shown to a server that asks who we are.
+/// A client configuration with the system's roots, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`,
+/// for TLS 1.2 and newer. `identity` is shown to a server that asks who we are.
 ///
 /// # Errors
-/// When there is no usable root certificate at all, or the identity is none.
+///
+/// When there is no usable root certificate, or the identity can't be used.
 pub fn client_config(identity: Option<&Identity>) -> Result<rustls::ClientConfig, TlsError> {
     install_provider();
     let found = rustls_native_certs::load_native_certs();
@@ -113,7 +114,8 @@ pub fn client_config(identity: Option<&Identity>) -> Result<rustls::ClientConfig
     })
 }
 
-/// What is wrong with the other side's TLS, for whoever has to set it right; `None` where something else failed.
+/// What is wrong with the other side's TLS, for the person who has to mend it; `None` where
+/// something else failed.
 pub fn explain(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     use rustls::CertificateError as C;
     let what = match tls_error(error)? {
@@ -150,7 +152,8 @@ pub fn explain(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     Some(what.to_owned())
 }
 
-/// The error of rustls below another; `io::Error` shows what it holds by a method of its own.
+/// The rustls error inside of another error. (`io::Error` gives its inner error by a method of its
+/// own.)
 fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
-use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::summary::Summary;
+use crate::worker::effective::Effective;
 use domain::{SettingsMap, TrainingSettings};
 use page_layers::{EpochReport, TrainedLayer, TrainingJob};
 
@@ -45,43 +45,6 @@ struct Report<'a> {
 struct Size {
     height: usize,
     width: usize,
-}
-
-#[derive(Serialize)]
-struct Effective {
-    epochs: u32,
-    max_samples: u32,
-    batch_size: u32,
-    patience: u32,
-    early_stopping_metric: &'static str,
-    patch_selection: &'static str,
-    brightness_percent: u32,
-    shift_pixels: u32,
-    flip: &'static str,
-}
-
-impl From<&TrainingSettings> for Effective {
-    fn from(settings: &TrainingSettings) -> Self {
-        Self {
-            epochs: settings.epochs,
-            max_samples: settings.max_samples,
-            batch_size: settings.batch_size,
-            patience: settings.patience,
-            early_stopping_metric: settings.metric.name(),
-            patch_selection: settings.selection.name(),
-            brightness_percent: settings.augmentation.brightness,
-            shift_pixels: settings.augmentation.shift,
-            flip: settings.augmentation.flip.name(),
-        }
-    }
-}
-
-/// What was made of the settings, by name, for the other report.
-pub(crate) fn effective_settings(settings: &TrainingSettings) -> Map<String, Value> {
-    match serde_json::to_value(Effective::from(settings)) {
-        Ok(Value::Object(map)) => map,
-        _ => Map::new(),
-    }
 }
 
 #[derive(Serialize)]

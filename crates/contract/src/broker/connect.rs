@@ -22,9 +22,10 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
 /// How long the broker may take to answer a small request.
 pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(20);
 
-/// The largest frame that we take, bytes: RabbitMQ's own default. Named before the broker's is known, for lapin makes two
-/// buffers of 32 frames: from the beginning they are memory that is never touched unless something comes; grown later, they
-/// are 8 MiB of zeros written by hand.
+/// The largest frame that we accept, in bytes: RabbitMQ's own default. It is named before the
+/// broker's value is known, because lapin makes two buffers of 32 frames. If they have this size
+/// from the beginning, they are memory that is not touched until something comes; if lapin grows
+/// them later, it writes 8 MiB of zeros.
 const FRAME_MAX: u32 = 128 << 10;
 
 /// A connection to RabbitMQ with one open channel.
@@ -47,7 +48,7 @@ pub enum BrokerError {
         /// What the system says.
         detail: String,
     },
-    /// A connection, but not one to trust.
+    /// There is a connection, but it can't be trusted.
     #[error("can't trust RabbitMQ at {address}: {detail}")]
     Tls {
         /// Host, port and whether TLS is used.
@@ -80,10 +81,10 @@ pub enum BrokerError {
     Silent {
         /// What was asked.
         action: &'static str,
-        /// How long it was waited for.
+        /// How long we waited.
         deadline: Duration,
     },
-    /// It sent something that is no AMQP to us, such as a property that is no UTF-8.
+    /// It sent something that is not valid AMQP for us, such as a property that is not UTF-8.
     #[error("RabbitMQ: {action} failed: what it sent can't be read ({detail})")]
     Unreadable {
         /// What was asked.
@@ -101,7 +102,7 @@ pub enum BrokerError {
     },
 }
 
-/// Waits for the broker's answer, but not for ever.
+/// Waits for the broker's answer, with a deadline.
 pub(super) async fn within<T>(
     deadline: Duration,
     action: &'static str,
@@ -115,7 +116,8 @@ pub(super) fn failed(action: &'static str) -> impl FnOnce(lapin::Error) -> Broke
         let detail = printable(&error.to_string(), 300);
         match error.kind() {
             ErrorKind::ParsingError(_) => BrokerError::Unreadable { action, detail },
-            // lapin's words for what it was sent. Of what we have sent the broker would say the same in other ones.
+            // These are lapin's words about a frame that it received. If we had sent it, the broker
+            // would use other words.
             ErrorKind::ProtocolError(error)
                 if error.get_message().as_str().starts_with("frame too large") =>
             {
@@ -126,7 +128,7 @@ pub(super) fn failed(action: &'static str) -> impl FnOnce(lapin::Error) -> Broke
     }
 }
 
-/// The AMQP error behind a failure, where there is one.
+/// The AMQP error behind a failure, if there is one.
 pub(super) fn amqp_error(error: &lapin::Error) -> Option<&AMQPErrorKind> {
     match error.kind() {
         ErrorKind::ProtocolError(error) => Some(error.kind()),
@@ -190,8 +192,8 @@ impl Broker {
         Ok(())
     }
 
-    /// The answer to a request for a message, or what became of the connection: the library ends it when a message can't be
-    /// read, and leaves the request without an answer.
+    /// The answer to a request for a message, or what happened to the connection. When a message
+    /// can't be read, the library ends the connection and leaves the request without an answer.
     pub(super) async fn message<T>(
         &self,
         action: &'static str,
@@ -214,7 +216,7 @@ impl Broker {
         }
     }
 
-    /// Says good-bye. What was published and confirmed is safe without it.
+    /// Closes the connection. Whatever was published and confirmed is safe without it.
     pub async fn close(self) {
         let goodbye = self.connection.close(200, "done".into());
         if let Ok(Err(error)) = within(CALL_DEADLINE, "closing", goodbye).await {
@@ -232,7 +234,8 @@ fn refusal(config: &BrokerConfig, error: &lapin::Error) -> BrokerError {
         }
         _ => match base::tls::explain(error) {
             Some(detail) => BrokerError::Tls { address, detail },
-            // A refused client certificate: the alert that says so is lost when the broker closes before our first words.
+            // A refused client certificate: the alert that says so is lost if the broker closes
+            // before our first words.
             None if config.address.tls && is_broken_off(error) => {
                 let detail = format!(
                     "it broke the connection off ({error}); if it asks for a client certificate, it has accepted none: see RABBITMQ_CLIENT_CERT"

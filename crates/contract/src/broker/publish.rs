@@ -1,4 +1,4 @@
-//! Publishing a reply so that it either is in its queue or is known not to be.
+//! Publishing a reply, so that afterwards it is known whether it is in its queue.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub const DEFAULT_REPLY_QUEUE: &str = "hpc-results";
 /// How long the broker may take to store and confirm a reply of many megabytes.
 const PUBLISH_DEADLINE: Duration = Duration::from_secs(180);
 
-/// How long a queue is looked through for a reply.
+/// How long a queue is searched for a reply.
 const SEARCH_DEADLINE: Duration = Duration::from_secs(120);
 
 /// A reply that is not in its queue.
@@ -62,11 +62,13 @@ fn limit_in(text: &str) -> Option<u64> {
 }
 
 impl Broker {
-    /// Publishes a reply (persistent, mandatory, with an expiration) and waits for the broker's confirmation.
+    /// Publishes a reply (persistent, mandatory, with an expiration) and waits for the broker's
+    /// confirmation.
     ///
-    /// An absent queue is declared as Rodan declares it: non-durable unless configured otherwise, not exclusive, no
-    /// auto-delete. The reply is offered first and the queue declared only when the broker returns it, so that a
-    /// queue that exists with other arguments, or belongs to one connection only, is never touched.
+    /// An absent queue is declared as Rodan declares it: non-durable unless configured otherwise,
+    /// not exclusive, no auto-delete. The reply is offered first and the queue declared only when
+    /// the broker returns it, so that a queue that exists with other arguments, or belongs to one
+    /// connection only, is never touched.
     ///
     /// # Errors
     /// When the reply is not known to be in its queue.
@@ -136,14 +138,16 @@ impl Broker {
         }
     }
 
-    /// True when the reply lies in its queue already: asked where an earlier attempt was broken off, so that nobody
-    /// knows whether it came through.
+    /// True when the reply already lies in its queue. To be asked when an earlier attempt was
+    /// broken off, so that nobody knows whether it arrived.
     ///
-    /// The queue's messages are taken, looked at and put back in their order, marked as redelivered. Where a consumer
-    /// passes them round (Rodan puts back what is another workflow's), a few looks are taken. A queue that only another
-    /// connection may read, or none at all, holds nothing for us.
+    /// The queue's messages are taken, looked at and put back in order, marked as redelivered. If
+    /// the queue has a consumer that puts messages back (as Rodan does with those of other
+    /// workflows), it is searched several times. A queue that only another connection may read, or
+    /// that does not exist, holds nothing for us.
     ///
     /// # Errors
+    ///
     /// When the broker does not answer.
     pub async fn holds(&mut self, envelope: &Envelope) -> Result<bool, BrokerError> {
         const LOOKS: u32 = 5;
@@ -170,7 +174,7 @@ impl Broker {
     }
 
     async fn search(&self, envelope: &Envelope) -> lapin::Result<bool> {
-        // What this channel has taken goes back when it closes, whatever closes it.
+        // What this channel has taken goes back to the queue when it closes, for whatever reason.
         let channel = self.connection.create_channel().await?;
         let wanted = short(&envelope.message_id);
         let found = loop {
@@ -179,7 +183,7 @@ impl Broker {
                 Ok(Some(message)) if message.properties.message_id().as_ref() == Some(&wanted) => break true,
                 Ok(Some(_)) => {}
                 Ok(None) => break false,
-                // A queue that can't be read this way.
+                // This queue can't be read by us.
                 Err(error) if matches!(amqp_error(&error), Some(AMQPErrorKind::Soft(_))) => return Ok(false),
                 Err(error) => return Err(error),
             }
@@ -190,7 +194,7 @@ impl Broker {
 
     async fn declare_reply_queue(&mut self, queue: &str) -> Result<(), PublishError> {
         if queue.contains(['\r', '\n']) {
-            // RabbitMQ would take them out, and declare a queue of another name.
+            // RabbitMQ would remove them, and declare a queue of another name.
             let detail = "no queue has a line break in its name".to_owned();
             return Err(PublishError::NoQueue { queue: printable(queue, 255), detail });
         }
@@ -205,7 +209,8 @@ impl Broker {
             Err(error) => {
                 let detail = printable(&error.to_string(), 300);
                 self.reopen().await?;
-                // Somebody declared it in between, with other arguments: it exists, which is all that is needed.
+                // Somebody has declared it meanwhile, with other arguments. It exists, and that is
+                // all that is needed.
                 match amqp_error(&error) {
                     Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
                         if detail.contains("inequivalent") =>
@@ -219,7 +224,8 @@ impl Broker {
     }
 }
 
-/// A short string of AMQP: at most 255 bytes. Ids of ours and of properties that came over AMQP always fit.
+/// A short string of AMQP: at most 255 bytes. Ids of ours and of properties that came over AMQP
+/// always fit.
 pub(super) fn short(text: &str) -> ShortString {
     let mut end = text.len().min(255);
     while !text.is_char_boundary(end) {

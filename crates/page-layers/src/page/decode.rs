@@ -10,8 +10,9 @@ use thiserror::Error;
 use crate::page::mask::Mask;
 use domain::InputKind;
 
-/// Largest image that is decoded, in pixels. A 600 dpi folio is about 40 megapixels; the limit keeps a forged
-/// header from taking a node's memory (3 bytes a pixel stay, 8 while a 16-bit layer is decoded).
+/// Largest image that is decoded, in pixels. A 600 dpi folio is about 40 megapixels; the limit
+/// keeps a forged header from taking a node's memory (3 bytes a pixel stay, 8 while a 16-bit layer
+/// is decoded).
 pub const MAX_PIXELS: u64 = 150_000_000;
 
 /// One image of a page: what its user calls it and where it lies.
@@ -25,7 +26,8 @@ pub struct Input {
 
 impl std::fmt::Display for Input {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A downloaded file has a name of our own, without an extension, which says nothing to whoever sent the job.
+        // A downloaded file has a name of our own, without an extension, which says nothing to
+        // whoever sent the job.
         match self.path.extension() {
             Some(_) => write!(f, "{} ({})", self.kind, self.path.display()),
             None => write!(f, "the input \"{}\"", self.kind),
@@ -104,8 +106,8 @@ pub struct Bgr {
     pub bytes: Vec<u8>,
 }
 
-/// Decodes the page as OpenCV's default `imread` does: alpha dropped, grey and palette expanded, 16 bits cut
-/// to the upper 8, turned as its EXIF data says.
+/// Decodes the page as OpenCV's default `imread` does: alpha dropped, grey and palette expanded, 16
+/// bits cut to the upper 8, turned as its EXIF data says.
 pub(crate) fn page(input: &Input) -> Result<Bgr, PageError> {
     Ok(bgr(decode(input)?))
 }
@@ -130,8 +132,8 @@ fn bgr((mut image, orientation): (DynamicImage, Orientation)) -> Bgr {
     Bgr { width, height, bytes }
 }
 
-/// Decodes a layer: the pixels whose alpha is exactly 255. EXIF is left alone, as OpenCV does for images that
-/// are read with their alpha.
+/// Decodes a layer: the pixels whose alpha is exactly 255. EXIF is left alone, as OpenCV does for
+/// images that are read with their alpha.
 pub(crate) fn layer(input: &Input) -> Result<Mask, PageError> {
     mask(input, &decode(input)?.0)
 }
@@ -270,7 +272,8 @@ mod tests {
 
     #[test]
     fn a_jpeg_is_read_and_turned_as_its_exif_says() {
-        // A 16×8 image, left half black, right half white; orientation 6: turn it clockwise to view it.
+        // A 16×8 image, left half black, right half white; orientation 6: turn it clockwise to view
+        // it.
         let pixels: Vec<u8> = (0..16 * 8).flat_map(|i| [if i % 16 < 8 { 0 } else { 255 }; 3]).collect();
         let exif =
             [&b"II*\0\x08\0\0\0\x01\0"[..], &[0x12, 0x01, 3, 0, 1, 0, 0, 0, 6, 0, 0, 0], &[0, 0, 0, 0]]

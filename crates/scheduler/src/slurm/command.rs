@@ -10,8 +10,9 @@ use tokio::process::Command;
 
 use crate::site::SiteConfig;
 
-/// Variables that are handed on to Slurm's commands, and by sbatch to the job. Everything else stays behind: no
-/// secret, and no `SLURM_*` or `SBATCH_*` that would change what is asked for. `SLURM_CONF` says where the cluster is.
+/// Variables that are passed on to Slurm's commands, and by sbatch to the job. Everything else is
+/// left out: secrets, and `SLURM_*` or `SBATCH_*` that would change what is asked for. `SLURM_CONF`
+/// says where the cluster is.
 const PASSED_ON: [&str; 12] = [
     "PATH",
     "HOME",
@@ -51,7 +52,7 @@ pub enum SlurmError {
     Silent {
         /// Its name.
         command: &'static str,
-        /// How long it was waited for.
+        /// How long we waited.
         deadline: Duration,
     },
     /// It failed.
@@ -76,7 +77,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// The last line of its words that is not empty, for a message.
+    /// The last line of its output that is not empty, for a message.
     pub(super) fn last_words(&self) -> String {
         let line = |text: &str| text.lines().map(str::trim).rfind(|l| !l.is_empty()).map(str::to_owned);
         let text =
@@ -86,11 +87,12 @@ impl Output {
 }
 
 impl Slurm {
-    /// The commands of this site, with the environment of this process cut down to what they need.
+    /// The commands of this site, with only those variables of this process's environment that they
+    /// need.
     pub fn new(site: &SiteConfig) -> Self {
         let mut slurm = Self::on_node(site.slurm_bin.clone(), site.slurm_timeout);
         slurm.environment.push(("HPC_TRAINER_HOME".into(), site.home.clone().into()));
-        // For the watcher: `check` may have been told another one than the file says.
+        // For the watcher: `check` may use another spool than the file says.
         slurm.environment.push(("SPOOL_DIR".into(), site.spool.clone().into()));
         if let Some(file) = &site.env_file {
             slurm.environment.push(("HPC_TRAINER_ENV_FILE".into(), file.clone().into()));
@@ -98,7 +100,7 @@ impl Slurm {
         slurm
     }
 
-    /// The commands inside a job: nothing is handed on to a job to come.
+    /// The commands inside a job: nothing is passed on to later jobs.
     pub fn on_node(directory: Option<PathBuf>, deadline: Duration) -> Self {
         let mut environment: Vec<(OsString, OsString)> = PASSED_ON
             .iter()

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use crate::site::SiteConfig;
 use domain::{JobId, ResourceSettings, SlurmJobId};
 
-/// How long a watcher may take beside the grace time, in minutes.
+/// How long a watcher may take in addition to the grace time, in minutes.
 const WATCHER_MINUTES: u64 = 10;
 
-/// What a look at a node may take.
+/// Time and memory of the job that looks at a node.
 const NODE_CHECK_MINUTES: &str = "5";
 const NODE_CHECK_MB: u64 = 500;
 
@@ -31,7 +31,8 @@ fn escaped(path: &Path) -> String {
 }
 
 impl Request {
-    /// The request for a job of `job_name` with these settings; the trainer gets the job file as its argument.
+    /// The request for a job of `job_name` with these settings; the trainer gets the job file as
+    /// its argument.
     pub fn new(site: &SiteConfig, job_name: &str, resources: &ResourceSettings, job_file: &Path) -> Self {
         let log: PathBuf = site.logs.join(job_name);
         let gres = site.gres_for(resources.memory_mb);
@@ -45,11 +46,11 @@ impl Request {
             option("time", resources.walltime.to_string()),
             option("output", format!("{}-%j.log", escaped(&log))),
             option("open-mode", "append"),
-            // A site's default may be either; a job that comes back goes on from its checkpoint.
+            // A site's default may be either; a job that is requeued continues from its checkpoint.
             OsString::from(if site.requeue { "--requeue" } else { "--no-requeue" }),
             option("chdir", &site.home),
         ];
-        // Said in any case: the batch script asks for a GPU of its own where nothing else is said.
+        // Always given: the batch script asks for a GPU by itself if nothing else is said.
         arguments.push(option("gres", gres.gres.as_deref().unwrap_or("none")));
         let optional = [
             ("account", site.account.as_deref()),
@@ -62,7 +63,7 @@ impl Request {
             arguments.push(option("mail-user", email));
             arguments.push(option("mail-type", "BEGIN,END,FAIL"));
         }
-        // A warning that comes before the job has done anything helps nobody.
+        // A warning that comes before the job has done anything is of no use.
         let ahead = site.signal_seconds.min(resources.walltime.seconds() / 4);
         if ahead > 0 {
             arguments.push(option("signal", format!("B:USR1@{ahead}")));
@@ -73,11 +74,11 @@ impl Request {
         Self { arguments }
     }
 
-    /// The request for the watcher of a job: a tiny job that Slurm starts only once that one has failed, and removes once
-    /// it can't fail any more.
+    /// The request for the watcher of a job: a tiny job that Slurm starts only when that job has
+    /// failed, and removes when it can't fail any more.
     ///
-    /// Slurm takes a dependency on a number that it does not know for satisfied, so the watcher may also start too early:
-    /// it looks for itself, for as long as its time suffices.
+    /// Slurm takes a dependency on a number that it does not know as satisfied, so the watcher may
+    /// also start too early. It looks at the job itself, for as long as its time allows.
     pub fn watcher(site: &SiteConfig, watched: &JobId, slurm_id: SlurmJobId, memory_mb: u64) -> Self {
         let name = watched.watcher_name();
         let log = escaped(&site.logs.join(&name));
@@ -110,7 +111,8 @@ impl Request {
         Self { arguments }
     }
 
-    /// The request for a job of minutes that looks at its node with `script`, on the nodes that jobs of this memory get.
+    /// The request for a job of some minutes that looks at its node with `script`, on the nodes
+    /// that jobs of this memory get.
     pub fn node_check(
         site: &SiteConfig,
         name: &str,
@@ -143,8 +145,8 @@ impl Request {
         Self { arguments }
     }
 
-    /// The arguments of sbatch for a try: it says whether it would take the job, and submits nothing. What the job would wait
-    /// for is left out.
+    /// The arguments of sbatch for a trial: it says whether it would take the job, and submits
+    /// nothing. What the job would wait for is left out.
     pub fn test_only(&self) -> Vec<OsString> {
         let waits = |argument: &OsString| {
             let text = argument.to_string_lossy();

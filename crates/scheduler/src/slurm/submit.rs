@@ -10,11 +10,11 @@ use domain::SlurmJobId;
 /// A job that sbatch did not accept, as far as is known.
 #[derive(Debug, Error)]
 pub enum SubmitError {
-    /// Slurm can't be reached, or is at a limit that will pass: the job may be submitted later. It may also exist
-    /// already: look for its name first.
+    /// Slurm can't be reached, or is at a limit that will pass: the job may be submitted later. It
+    /// may also exist already, so look for its name first.
     #[error("Slurm can't take the job now: {0}")]
     Later(String),
-    /// The site's limit of jobs at a time is reached: there will be room once others are done.
+    /// The site's limit of jobs at a time is reached: there will be room when others are done.
     #[error("Slurm takes no more jobs of this account for now: {0}")]
     Limit(String),
     /// Slurm will never accept this job.
@@ -25,7 +25,7 @@ pub enum SubmitError {
     Command(#[from] SlurmError),
 }
 
-/// Words of sbatch that speak of the cluster's condition, not of the job (from Slurm's `slurm_errno.c`).
+/// Words of sbatch about the cluster's condition, not about the job (from Slurm's `slurm_errno.c`).
 const PASSING: [&str; 10] = [
     "unable to contact slurm controller",
     "socket timed out",
@@ -39,8 +39,8 @@ const PASSING: [&str; 10] = [
     "slurmctld is too busy",
 ];
 
-/// Words that name a limit of jobs at a time: `AssocMaxSubmitJobLimit`, `QOSMaxSubmitJobPerUserLimit` and the like, and
-/// `MaxJobCount` of the whole cluster.
+/// Words that name a limit of jobs at a time: `AssocMaxSubmitJobLimit`,
+/// `QOSMaxSubmitJobPerUserLimit` and the like, and `MaxJobCount` of the whole cluster.
 const LIMITS: [&str; 4] = ["maxsubmitjob", "grpsubmitjob", "too many jobs", "maximum job"];
 
 /// Names of limits for a single job, such as `QOSMaxMemoryPerJob`: it will never fit.
@@ -105,7 +105,8 @@ fn parsable(line: &str) -> Option<SlurmJobId> {
         .then(|| number.parse().ok().map(SlurmJobId))?
 }
 
-/// sbatch's own lines, without a banner around them. The first of two names the limit that the second speaks of.
+/// sbatch's own lines, without a banner around them. The first line names the limit that the second
+/// is about.
 pub(super) fn reason(output: &Output) -> String {
     let lines = output.stderr.lines().chain(output.stdout.lines());
     let own: Vec<&str> = lines.filter_map(|l| l.split_once("error:")).map(|(_, text)| text.trim()).collect();
