@@ -261,7 +261,7 @@ fn a_job_whose_reply_queue_is_gone_is_cancelled_and_filed_away() {
     assert!(!desk.vhost.queue_exists(&asker.queue), "it is not declared again");
     let record = desk.site.spool().join("done").join(&asker.id).join("record.json");
     let record: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
-    assert_eq!((&record["verdict"]["name"], &record["cause"]), (&json!("abandoned"), &json!("abandoned")));
+    assert_eq!((&record["verdict"]["name"], &record["cause"]), (&json!("abandoned"), &json!("cancelled")));
 }
 
 #[test]

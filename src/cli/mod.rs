@@ -6,8 +6,6 @@ mod gpu;
 #[cfg(feature = "trainer")]
 pub mod local;
 mod logging;
-mod output;
-mod output;
 #[cfg(feature = "trainer")]
 pub mod predict;
 #[cfg(feature = "trainer")]

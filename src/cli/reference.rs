@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use clap::{Command, CommandFactory as _};
 
-use crate::exit_code::ExitCode;
+use base::exit_code::ExitCode;
 
 /// Width of the help texts in the document.
 const WIDTH: usize = 100;

@@ -10,7 +10,7 @@ use std::io;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::store::JobFiles;
+use super::files::JobFiles;
 use base::files::read_own;
 use base::files::{create_atomic, write_atomic};
 

@@ -1,12 +1,12 @@
 //! How far a training has got: the trainer's note for `check`, which else knows no more than Slurm does.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use base::files::UNFINISHED;
+use base::files::Replace;
 use base::files::read_own;
 use contract::wire::conversation::JobProgress;
 use domain::SlurmJobId;
@@ -38,16 +38,14 @@ pub struct Progress {
     pub loss: Option<f64>,
     /// Validation accuracy after the latest epoch of this layer.
     pub accuracy: Option<f64>,
-    /// F1 of the layer's pixels in the validation samples after that epoch; notes of older trainers have none.
-    #[serde(default)]
+    /// F1 of the layer's pixels in the validation samples after that epoch.
     pub f1: Option<f64>,
     /// When that was.
     pub updated_at: Timestamp,
     /// Largest resident memory so far, in Slurm's MB (1,048,576 bytes).
     pub peak_memory_mb: Option<u64>,
-    /// When the training ends at the latest if it goes on at the pace of this run. A layer that learns nothing more ends
-    /// earlier. Nothing before the pace is known; notes of older trainers have none.
-    #[serde(default)]
+    /// When the training ends at the latest if it goes on at the pace of this run. A layer that learns
+    /// nothing more ends earlier. Nothing before the pace is known.
     pub expected_end: Option<Timestamp>,
     /// The best validation accuracy of this layer so far.
     #[serde(default)]
@@ -111,12 +109,7 @@ impl Progress {
     /// # Errors
     /// When it can't be written.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // Temporary files have mode 0600.
-        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory)?;
-        serde_json::to_writer(&mut file, self)?;
-        file.flush()?;
-        file.persist(path).map(drop).map_err(|e| e.error)
+        Replace::NOTE.write(path, &serde_json::to_vec(self)?)
     }
 }
 

@@ -10,8 +10,8 @@ use tracing::{error, warn};
 use super::files::Place;
 use crate::config::TrainerConfig;
 use crate::courier::{Rest, RestError};
-use crate::ledger::{Cause, Claimed, Publisher, claim};
-use crate::sentences;
+use crate::ledger::{Cause, Claimed, Publisher, Verdict, claim};
+use crate::sentences::{About, OPERATOR, of_verdict};
 use base::files::write_atomic;
 use base::retry::{Attempt, Policy};
 use contract::broker::{Broker, BrokerError, PublishError, TellError};
@@ -64,9 +64,11 @@ pub(super) async fn deliver(
     let mut sender = Sender { config, envelope, in_doubt: claimed == Claimed::Again };
     let mut result = sender.send(&reply).await;
     if let Err(error @ PublishError::TooLarge { .. }) = &result {
-        let sentence = sentences::too_large(error);
+        let verdict = Verdict::ReplyTooLarge { problem: error.to_string() };
+        let about = About { slurm_id: None, asked: None, operator: OPERATOR };
+        let (cause, sentence) = of_verdict(&verdict, about);
         error!("{sentence}");
-        place.managed.iter().for_each(|files| files.note_failure(Cause::Reply));
+        place.managed.iter().for_each(|files| files.note_failure(cause));
         let reply = Reply::error(&sentence);
         if let Err(error) = write_atomic(&place.reply, reply.body()) {
             warn!("{} can't be written: {error}", place.reply.display());

@@ -41,6 +41,7 @@ use crate::config::{ConfigError, Sources, TrainerConfig};
 use crate::courier::Courier;
 use crate::ledger::JobFiles;
 use crate::rodan::{Client, Downloader};
+use crate::sentences;
 use base::exit_code::ExitCode;
 use base::files::{read_own, write_atomic};
 use base::harden;
@@ -243,7 +244,7 @@ fn attempt(
         Err(error) => {
             error!("{error}");
             place.managed.iter().for_each(|files| files.note_failure(error.cause()));
-            let sentence = text::sentence(&error.to_string());
+            let sentence = error.sentence(sentences::OPERATOR);
             let answer = match protocol {
                 Protocol::Reply => Answer::Reply(Reply::error(&sentence)),
                 Protocol::Conversation => {

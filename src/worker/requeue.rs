@@ -9,8 +9,7 @@ use super::signals::{Signal, Signals};
 use crate::config::{OnTimeLimit, TrainerConfig};
 use crate::ledger::JobFiles;
 use contract::wire::conversation::{Asked, Origin};
-use domain::SlurmJobId;
-use domain::TrainingSettings;
+use domain::{SlurmJobId, TrainingSettings};
 use page_layers::{Checkpoints, TrainingInputs};
 use scheduler::slurm::Slurm;
 
@@ -51,7 +50,7 @@ impl Allocation {
     /// when Slurm can't or won't take it back.
     pub(super) fn requeue(&self, config: &TrainerConfig, runtime: &Runtime, signals: &Signals) -> bool {
         let Some(job) = self.may_requeue(config) else { return false };
-        let slurm = Slurm::on_node(config.slurm_bin.clone(), config.slurm_timeout.min(LONGEST));
+        let slurm = Slurm::new(config.slurm_bin.clone(), config.slurm_timeout.min(LONGEST), []);
         // Said before it is asked for: Slurm ends this process at once, perhaps before it has
         // heard the answer.
         info!(

@@ -9,10 +9,10 @@ use super::requeue::Allocation;
 use crate::courier::{Errand, tail};
 use crate::ledger::{Cause, Outbox};
 use base::memory::peak_memory;
-use page_layers::TrainedLayer;
 use contract::wire::conversation::{
     Asked, Figures, JobDone, JobFailed, JobState, ModelEntry, Phase, Times, Used, sha256,
 };
+use page_layers::TrainedLayer;
 
 fn used(took: Duration) -> Used {
     Used { memory_mb: peak_memory().map(|bytes| bytes >> 20), seconds: Some(took.as_secs()) }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use base::text::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -72,9 +73,5 @@ impl fmt::Display for SlurmJobId {
 
 /// SHA-256 in hexadecimal.
 pub fn hex_sha256(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // writing to a String can't fail
-        text
-    })
+    hex(&Sha256::digest(bytes))
 }

@@ -2,17 +2,18 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::choices::{Augmentation, Choice, PatchSelection, StoppingMetric};
-use crate::walltime::Walltime;
+use super::choices::{Augmentation, Choice, PatchSelection, StoppingMetric};
+use super::walltime::Walltime;
 
 /// The `settings` object of a message, as it came; unknown names stay in it.
 pub type SettingsMap = serde_json::Map<String, Value>;
 
-pub(crate) const EPOCHS: &str = "Maximum number of training epochs";
-pub(crate) const SAMPLES: &str = "Maximum number of samples per label";
+pub(super) const EPOCHS: &str = "Maximum number of training epochs";
+pub(super) const SAMPLES: &str = "Maximum number of samples per label";
 const PATCH_HEIGHT: &str = "Patch height";
 const PATCH_WIDTH: &str = "Patch width";
 const BATCH_SIZE: &str = "Batch Size";
@@ -23,9 +24,9 @@ const SELECTION: &str = "Patch selection";
 const BRIGHTNESS: &str = "Augmentation: brightness (%)";
 const SHIFT: &str = "Augmentation: shift (pixels)";
 const FLIP: &str = "Augmentation: flip";
-pub(crate) const CPUS: &str = "CPUs";
-pub(crate) const MEMORY: &str = "Maximum memory (MB)";
-pub(crate) const WALLTIME: &str = "Maximum time (D-HH:MM)";
+pub(super) const CPUS: &str = "CPUs";
+pub(super) const MEMORY: &str = "Maximum memory (MB)";
+pub(super) const WALLTIME: &str = "Maximum time (D-HH:MM)";
 const EMAIL: &str = "Slurm Notification Email";
 
 /// The names of the settings that training understands: what `--set` may name.
@@ -70,7 +71,7 @@ pub struct TrainingSettings {
 }
 
 /// What the job asks Slurm for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceSettings {
     /// `--cpus-per-task`, 1 to 4096.
     pub cpus: u32,
@@ -99,12 +100,6 @@ pub struct NamedResources {
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{}", list(.0))]
 pub struct SettingsError(Vec<String>);
-
-impl SettingsError {
-    pub(crate) fn new(problems: Vec<String>) -> Self {
-        Self(problems)
-    }
-}
 
 fn list(problems: &[String]) -> String {
     let mut text = String::new();
@@ -271,33 +266,6 @@ impl NamedResources {
     }
 }
 
-impl ResourceSettings {
-    /// Reads what a job asks Slurm for, where it names all of it.
-    ///
-    /// # Errors
-    /// When settings are missing, out of range, or the address is none: all of them at once.
-    pub fn from_job(map: &SettingsMap) -> Result<Self, SettingsError> {
-        let named = NamedResources::from_job(map);
-        let missing = |name: &str| !map.get(name).is_some_and(|value| !value.is_null());
-        let missing = [CPUS, MEMORY, WALLTIME].into_iter().filter(|name| missing(name));
-        let mut problems: Vec<String> =
-            missing.map(|name| format!("the setting \"{name}\" is missing")).collect();
-        match named {
-            Ok(NamedResources {
-                cpus: Some(cpus),
-                memory_mb: Some(memory_mb),
-                walltime: Some(walltime),
-                email,
-            }) => Ok(Self { cpus, memory_mb, walltime, email }),
-            Ok(_) => Err(SettingsError(problems)),
-            Err(SettingsError(wrong)) => {
-                problems.extend(wrong);
-                Err(SettingsError(problems))
-            }
-        }
-    }
-}
-
 /// An address that is safe in an argument list and a mail header: letters, digits and a few signs around one `@`.
 fn is_email(text: &str) -> bool {
     let word = |part: &str, signs: &str| {
@@ -347,9 +315,9 @@ mod tests {
             augmentation: Augmentation::default(),
         };
         assert_eq!(training, expected);
-        let resources = ResourceSettings::from_job(&rodan()).unwrap();
-        assert_eq!((resources.cpus, resources.memory_mb, resources.email), (6, 257_000, None));
-        assert_eq!(resources.walltime.seconds(), 6 * 3600);
+        let named = NamedResources::from_job(&rodan()).unwrap();
+        assert_eq!((named.cpus, named.memory_mb, named.email), (Some(6), Some(257_000), None));
+        assert_eq!(named.walltime.map(Walltime::seconds), Some(6 * 3600));
     }
 
     #[test]
@@ -365,19 +333,34 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part} is not in {error}");
         }
-        let error = ResourceSettings::from_job(&SettingsMap::new()).unwrap_err().to_string();
+        let map = json!({ CPUS: 0, MEMORY: "much", WALLTIME: "soon" });
+        let error = NamedResources::from_job(map.as_object().unwrap()).unwrap_err().to_string();
         assert!(["CPUs", "Maximum memory (MB)", "Maximum time"].iter().all(|p| error.contains(p)), "{error}");
     }
 
     #[test]
     fn addresses_that_could_be_something_else_are_refused() {
-        let email = |text: &str| ResourceSettings::from_job(&with(EMAIL, json!(text))).map(|r| r.email);
+        let email = |text: &str| NamedResources::from_job(&with(EMAIL, json!(text))).map(|r| r.email);
         assert_eq!(email(" me+hpc@music.example.org "), Ok(Some("me+hpc@music.example.org".into())));
         for text in
             ["--wrap=x@y.z", "a@b", "a@b.c\nBcc: d@e.f", "a b@c.d", "a@b.c,d@e.f", "@b.c", "$(id)@b.c"]
         {
             assert!(email(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_slurm_is_asked_for_may_be_left_out() {
+        let nothing = json!({});
+        let empty = json!({ CPUS: "", MEMORY: null, WALLTIME: " ", EMAIL: "" });
+        for map in [nothing, empty] {
+            let named = NamedResources::from_job(map.as_object().unwrap());
+            assert_eq!(named, Ok(NamedResources::default()));
+        }
+        let some = json!({ CPUS: "4", WALLTIME: 90 });
+        let named = NamedResources::from_job(some.as_object().unwrap()).unwrap();
+        assert_eq!((named.cpus, named.memory_mb), (Some(4), None));
+        assert_eq!(named.walltime.map(Walltime::seconds), Some(5400));
     }
 
     #[test]

@@ -14,17 +14,57 @@ pub const UNFINISHED: &str = ".new-";
 /// How the name of the file begins that only shows that a directory can be written.
 pub const PROBE: &str = ".probe-";
 
-/// Writes `bytes` to `path` (mode 0600): a temporary file beside it, fsync, rename, fsync of the directory.
+/// How a file is replaced: by another one that is written beside it and then gets its name, so that nobody
+/// ever sees it half-written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replace {
+    /// The permission bits of the new file.
+    pub mode: u32,
+    /// Whether it is there for certain afterwards, also when the machine then fails: it and its directory
+    /// are flushed to disk.
+    pub sync: bool,
+}
+
+impl Replace {
+    /// A file of the spool: for this account alone, and it lasts.
+    pub const OWN: Self = Self { mode: 0o600, sync: true };
+    /// A note that the next one soon replaces, and that nothing depends on.
+    pub const NOTE: Self = Self { mode: 0o600, sync: false };
+    /// A file that everybody may read.
+    pub const PUBLIC: Self = Self { mode: 0o644, sync: true };
+
+    /// Writes `bytes` to `path`.
+    ///
+    /// # Errors
+    /// When any of the steps fails; `path` is then as it was before.
+    pub fn write(self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let file = self.beside(path, bytes)?;
+        if self == Self::OWN {
+            crash::point(&format!("before renaming {}", name(path)));
+        }
+        file.persist(path).map_err(|e| e.error)?;
+        if self.sync { sync_directory(directory(path)) } else { Ok(()) }
+    }
+
+    fn beside(self, path: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory(path))?;
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(self.mode))?;
+        file.write_all(bytes)?;
+        if self.sync {
+            file.as_file().sync_all()?;
+        }
+        Ok(file)
+    }
+}
+
+/// Writes `bytes` to `path` as [`Replace::OWN`].
 ///
 /// # Errors
-/// When any of these steps fails; `path` is then as it was before.
+/// When any of the steps fails; `path` is then as it was before.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = name(path);
     crash::point(&format!("before writing {name}"));
-    let file = write_beside(path, bytes)?;
-    crash::point(&format!("before renaming {name}"));
-    file.persist(path).map_err(|e| e.error)?;
-    sync_directory(directory(path))?;
+    Replace::OWN.write(path, bytes)?;
     crash::point(&format!("after writing {name}"));
     Ok(())
 }
@@ -37,7 +77,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub fn create_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     let name = name(path);
     crash::point(&format!("before creating {name}"));
-    let file = write_beside(path, bytes)?;
+    let file = Replace::OWN.beside(path, bytes)?;
     match fs::hard_link(file.path(), path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
@@ -62,14 +102,6 @@ pub fn sweep(directory: &Path) {
             tracing::warn!("can't remove {}: {error}", entry.path().display());
         }
     }
-}
-
-fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
-    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory(path))?;
-    fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600))?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    Ok(file)
 }
 
 fn directory(path: &Path) -> &Path {
@@ -99,6 +131,19 @@ mod tests {
         assert!(!create_atomic(&path, b"second").unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"first");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing unfinished is left");
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_gets_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for (n, how) in [Replace::OWN, Replace::NOTE, Replace::PUBLIC].into_iter().enumerate() {
+            how.write(&path, &[0; 9][..n]).unwrap();
+            assert_eq!(fs::read(&path).unwrap().len(), n);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, how.mode);
+            assert!(how.write(&dir.path().join("nowhere/file"), b"").is_err());
+        }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing unfinished is left");
     }
 

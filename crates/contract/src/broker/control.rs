@@ -6,14 +6,17 @@ use lapin::types::FieldTable;
 
 use super::connect::{Broker, BrokerError, CALL_DEADLINE, amqp_error, failed, within};
 use super::intake::Taken;
-use base::crash;
+use super::kind::Looking;
 use crate::wire::conversation::CONTROL_QUEUE;
+use base::crash;
 
 /// What a program may do with the control queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlAccess {
     /// It is there and can be read; so many requests wait.
     Readable(u32),
+    /// It is there with so many requests, and reading was not tried: the queue counts each look.
+    Untried(u32),
     /// It is there, and this account may not read it.
     Unreadable,
     /// There is none.
@@ -92,6 +95,9 @@ impl Broker {
             Err(error) if is_refused(&error) => return Ok(ControlAccess::Unreadable),
             Err(_) => return Ok(ControlAccess::Absent),
         };
+        if waiting > 0 && self.looking(CONTROL_QUEUE).await? != Looking::IsFree {
+            return Ok(ControlAccess::Untried(waiting));
+        }
         let channel =
             within(CALL_DEADLINE, action, self.connection.create_channel()).await?.map_err(failed(action))?;
         let got = channel.basic_get(CONTROL_QUEUE.into(), BasicGetOptions { no_ack: false });

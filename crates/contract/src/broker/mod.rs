@@ -6,6 +6,7 @@ mod control;
 mod hello;
 mod inspect;
 mod intake;
+mod kind;
 mod publish;
 mod tell;
 
@@ -15,5 +16,6 @@ pub use control::ControlAccess;
 pub use hello::{Hello, hello};
 pub use inspect::QueueFacts;
 pub use intake::{JOBS_QUEUE, Taken};
+pub use kind::Looking;
 pub use publish::{DEFAULT_REPLY_QUEUE, PublishError};
 pub use tell::TellError;

@@ -8,8 +8,8 @@ use thiserror::Error;
 
 use super::connect::{Broker, BrokerError, CALL_DEADLINE, amqp_error, failed, within};
 use super::publish::{PublishError, short};
-use base::text::printable;
 use crate::wire::conversation::{APP_ID, Header, Message};
+use base::text::printable;
 
 /// A message of a conversation that is not in its queue.
 #[derive(Debug, Error)]

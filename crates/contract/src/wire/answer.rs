@@ -60,8 +60,8 @@ mod tests {
     use jiff::Timestamp;
 
     use super::super::conversation::{JobDone, JobFailed, Times, Used};
-    use domain::Layer;
     use super::*;
+    use domain::Layer;
 
     fn failed() -> End {
         End::Failed(JobFailed {

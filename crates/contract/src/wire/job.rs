@@ -7,10 +7,9 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::conversation::{Asked, Protocol};
+use super::reply::Envelope;
 use base::secret::{MASK, Secret};
-use domain::{
-    Inputs, InputsError, ResourceSettings, SettingsError, SettingsMap, SiteLimits, TrainingSettings,
-};
+use domain::{Inputs, InputsError, NamedResources, SettingsError, SettingsMap, TrainingSettings};
 
 /// The largest job message that is read: real ones have about 1 kB.
 pub(super) const MAX_MESSAGE_BYTES: usize = 1 << 20;
@@ -24,12 +23,8 @@ pub struct JobMessage {
     pub inputs: Inputs,
     /// How it wants to be trained.
     pub training: TrainingSettings,
-    /// What to ask Slurm for.
-    pub resources: ResourceSettings,
-    /// The same with where each value comes from, once it was chosen: the trainer tells it at the end.
-    pub asked: Option<Asked>,
-    /// The message itself, for the job file.
-    raw: RawJob,
+    /// What it says that Slurm is to be asked for.
+    pub named: NamedResources,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,18 +86,8 @@ impl JobMessage {
         let protocol = raw.protocol().map_err(MessageError::Protocol)?;
         let inputs = Inputs::new(&raw.inputs)?;
         let training = TrainingSettings::from_job(&raw.settings)?;
-        let resources = ResourceSettings::from_job(&raw.settings)?;
-        Ok(Self { protocol, inputs, training, resources, asked: None, raw })
-    }
-
-    /// [`JobMessage::parse`], of a job that also keeps to what the site gives.
-    ///
-    /// # Errors
-    /// As there, and when it asks for more.
-    pub fn parse_within(body: &[u8], limits: &SiteLimits) -> Result<Self, MessageError> {
-        let job = Self::parse(body)?;
-        limits.check(&job.training, &job.resources)?;
-        Ok(job)
+        let named = NamedResources::from_job(&raw.settings)?;
+        Ok(Self { protocol, inputs, training, named })
     }
 }
 
@@ -183,44 +168,54 @@ impl JobFile {
         })
     }
 
-    /// The text of the file that `check` writes for a job; it holds the token.
+    /// The text of the file that `check` writes for a job, from its message as it came: what this program
+    /// does not know stays in it. It holds the token.
+    ///
+    /// # Errors
+    /// When the message is no JSON of a job's shape.
     pub fn text(
-        job: &JobMessage,
-        reply_to: &str,
-        correlation_id: &str,
-        message_id: &str,
+        message: &[u8],
+        envelope: &Envelope,
+        asked: Option<&Asked>,
         token: &Secret,
-    ) -> Secret {
-        Secret::new(Self::render(job, reply_to, correlation_id, message_id, token.expose()))
+    ) -> serde_json::Result<Secret> {
+        Self::render(message, envelope, asked, token.expose()).map(Secret::new)
     }
 
     /// The same text with a mask in place of the token, to be shown.
-    pub fn masked_text(job: &JobMessage, reply_to: &str, correlation_id: &str, message_id: &str) -> String {
-        Self::render(job, reply_to, correlation_id, message_id, MASK)
+    ///
+    /// # Errors
+    /// As [`JobFile::text`].
+    pub fn masked_text(
+        message: &[u8],
+        envelope: &Envelope,
+        asked: Option<&Asked>,
+    ) -> serde_json::Result<String> {
+        Self::render(message, envelope, asked, MASK)
     }
 
     fn render(
-        job: &JobMessage,
-        reply_to: &str,
-        correlation_id: &str,
-        message_id: &str,
+        message: &[u8],
+        envelope: &Envelope,
+        asked: Option<&Asked>,
         token: &str,
-    ) -> String {
+    ) -> serde_json::Result<String> {
+        let job: RawJob = serde_json::from_slice(message)?;
         let mut value = serde_json::json!({
-            "inputs": job.raw.inputs,
-            "settings": job.raw.settings,
-            "reply_to": reply_to,
-            "correlation_id": correlation_id,
-            "message_id": message_id,
+            "inputs": job.inputs,
+            "settings": job.settings,
+            "reply_to": envelope.reply_to,
+            "correlation_id": envelope.correlation_id,
+            "message_id": envelope.message_id,
             "token": token,
         });
-        if job.protocol == Protocol::Conversation {
-            value["protocol"] = 2.into();
+        if let Some(protocol) = job.protocol {
+            value["protocol"] = protocol;
         }
-        if let Some(asked) = &job.asked {
+        if let Some(asked) = asked {
             value["asked"] = serde_json::json!(asked);
         }
-        Value::to_string(&value)
+        Ok(value.to_string())
     }
 }
 
@@ -237,13 +232,15 @@ mod tests {
     #[test]
     fn a_job_becomes_a_job_file_and_is_read_back() {
         let job = JobMessage::parse(JOB.as_bytes()).unwrap();
-        let text = JobFile::text(&job, "amq.reply", "c-1", "m-1", &Secret::new("t0ken"));
+        let envelope =
+            Envelope { reply_to: "amq.reply".into(), correlation_id: "c-1".into(), message_id: "m-1".into() };
+        let text = JobFile::text(JOB.as_bytes(), &envelope, None, &Secret::new("t0ken")).unwrap();
         let file = JobFile::parse(text.expose().as_bytes()).unwrap();
         assert_eq!(file.inputs, job.inputs);
         assert_eq!(file.token.expose(), "t0ken");
         assert_eq!(file.reply_to.as_deref(), Some("amq.reply"));
         assert!(text.expose().contains("\"Later\":{\"x\":1}"), "unknown settings are kept");
-        assert!(!JobFile::masked_text(&job, "r", "c", "m").contains("t0ken"));
+        assert!(!JobFile::masked_text(JOB.as_bytes(), &envelope, None).unwrap().contains("t0ken"));
         assert!(!format!("{file:?}").contains("t0ken"));
     }
 
@@ -255,9 +252,11 @@ mod tests {
         {
             let job = JobMessage::parse(of(value).as_bytes()).unwrap();
             assert_eq!(job.protocol, protocol);
-            let text = JobFile::text(&job, "q", "c-1", "m-1", &Secret::new("t0ken"));
+            let envelope =
+                Envelope { reply_to: "q".into(), correlation_id: "c-1".into(), message_id: "m-1".into() };
+            let message = of(value);
+            let text = JobFile::text(message.as_bytes(), &envelope, None, &Secret::new("t0ken")).unwrap();
             assert_eq!(JobFile::parse(text.expose().as_bytes()).unwrap().protocol, protocol);
-            assert_eq!(text.expose().contains("protocol"), protocol == Protocol::Conversation);
         }
         for value in ["3", "0", "-1", "2.5", "\"2\"", "true", "[2]", "{}"] {
             let error = JobMessage::parse(of(value).as_bytes()).unwrap_err();
