@@ -6,9 +6,11 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::cause::Cause;
+use super::told::Told;
 use super::verdict::Verdict;
 use base::text::hex;
-use contract::wire::Envelope;
+use contract::wire::conversation::Asked;
+use contract::wire::{Envelope, Protocol};
 use domain::ResourceSettings;
 use domain::SlurmJobId;
 use domain::{CorrelationId, JobId};
@@ -176,8 +178,16 @@ pub struct Record {
     pub changed_at: Timestamp,
     /// Where the job stands.
     pub state: State,
-    /// What the message asks Slurm for; nothing where it is no job.
+    /// Which contract it is answered by.
+    #[serde(default, skip_serializing_if = "Protocol::is_reply")]
+    pub protocol: Protocol,
+    /// What Slurm is asked for; nothing where the message is no job.
     pub resources: Option<ResourceSettings>,
+    /// The same with where each value comes from.
+    pub asked: Option<Asked>,
+    /// What the asker of a conversation was told last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
     /// Slurm's number, kept after the end.
     pub slurm_id: Option<SlurmJobId>,
     /// Since when Slurm does not know the job any more.
@@ -221,7 +231,10 @@ impl Record {
             received_at: now,
             changed_at: now,
             state: State::Received,
+            protocol: Protocol::of(body),
             resources: None,
+            asked: None,
+            told: None,
             slurm_id: None,
             missing_since: None,
             last_error: None,

@@ -1,9 +1,9 @@
-//! What a site gives one job at most, whatever its message asks for.
+//! The most that a site gives one job, whatever its message asks for.
 
 use super::settings::{CPUS, EPOCHS, MEMORY, ResourceSettings, SAMPLES, TrainingSettings, WALLTIME};
 use super::walltime::Walltime;
 
-/// The most that one job may ask for; what is `None` has no limit but the message's own.
+/// The most that one job may ask for; `None` means no limit but that of the setting itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SiteLimits {
     /// `CPUs`.
@@ -16,6 +16,19 @@ pub struct SiteLimits {
     pub epochs: Option<u32>,
     /// `Maximum number of samples per label`.
     pub samples: Option<u32>,
+}
+
+/// What a site gives jobs that name nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SiteChoice {
+    /// Cores.
+    pub cpus: u32,
+    /// Time, where no finished job tells a better one.
+    pub walltime: Walltime,
+    /// Whether jobs get a GPU.
+    pub gpu: bool,
+    /// What no choice goes beyond.
+    pub limits: SiteLimits,
 }
 
 /// A setting that asks for more than the site gives.
@@ -63,7 +76,14 @@ mod tests {
 
     fn settings(value: serde_json::Value) -> (TrainingSettings, ResourceSettings) {
         let map = value.as_object().unwrap();
-        (TrainingSettings::from_job(map).unwrap(), ResourceSettings::from_job(map).unwrap())
+        let named = crate::NamedResources::from_job(map).unwrap();
+        let resources = ResourceSettings {
+            cpus: named.cpus.unwrap(),
+            memory_mb: named.memory_mb.unwrap(),
+            walltime: named.walltime.unwrap(),
+            email: named.email,
+        };
+        (TrainingSettings::from_job(map).unwrap(), resources)
     }
 
     #[test]
