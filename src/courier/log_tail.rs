@@ -17,7 +17,7 @@ const MOST_CHARS: usize = 300;
 
 /// The last lines of a log file; none where it can't be read. No secret is ever in a log.
 pub fn tail_of(path: &Path) -> Vec<String> {
-    File::open(path).and_then(|file| tail(file)).unwrap_or_default()
+    File::open(path).and_then(tail).unwrap_or_default()
 }
 
 /// The last lines of an open log.

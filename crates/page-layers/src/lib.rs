@@ -21,7 +21,7 @@ pub use domain::{
     Score, StoppingMetric, TrainingSettings, colour_name, layer_colour,
 };
 pub use events::{EventLogs, WithEvents};
-pub use fit::fit::{fit, fit_from};
+pub use fit::epochs::{fit, fit_from};
 pub use fit::observe::JobObserver;
 pub use fit::outcome::{
     Best, Collapse, FitError, FitObserver, FitOptions, FitState, Stop, StopReason, Trained, TrainedLayer,

@@ -93,7 +93,7 @@ fn printed(mut inks: Vec<u8>) -> Vec<u8> {
         for colour in 0..3 {
             let ink = u32::from(inks[4 * pixel + colour]);
             // At most `black`, which is a byte.
-            inks[3 * pixel + colour] = (black - (ink * black >> 8)) as u8;
+            inks[3 * pixel + colour] = (black - ((ink * black) >> 8)) as u8;
         }
     }
     inks.truncate(3 * pixels);
