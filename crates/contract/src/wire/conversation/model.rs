@@ -247,8 +247,8 @@ mod tests {
             ids.dedup();
             assert_eq!(ids.len(), parts);
         }
-        assert_eq!(messages(&vec![7; 100], Some(30)).len(), 4);
-        assert_eq!(messages(&vec![7; 100], Some(0)).len(), 100, "a limit of nothing is no division by it");
+        assert_eq!(messages(&[7; 100], Some(30)).len(), 4);
+        assert_eq!(messages(&[7; 100], Some(0)).len(), 100, "a limit of nothing is no division by it");
         assert_eq!(messages(&vec![7; PART_BYTES + 1], Some(usize::MAX)).len(), 2);
     }
 
