@@ -119,8 +119,8 @@ pub struct Pass<'a> {
     worst: Option<ExitCode>,
 }
 
-/// Takes the spool's lock. What holds it for seconds only is waited for: a watcher always, a pass by
-/// watchers.
+/// Takes the spool's lock. What holds it for seconds only is waited for: a watcher always, a pass
+/// by watchers.
 pub(super) async fn lock(store: &Store, role: Role, patience: Duration) -> Result<Lock, LockError> {
     let end = Instant::now() + patience;
     loop {
@@ -247,7 +247,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Makes sure, before a step that the world can see, that no other host has taken the lock over.
+    /// Makes sure, before a step that the world can see, that no other host has taken the lock
+    /// over.
     pub(super) fn beat(&mut self) -> Result<(), BridgeError> {
         Ok(self.lock.heartbeat(Timestamp::now())?)
     }

@@ -89,7 +89,8 @@ pub async fn doctor(
     (Report::new(rows), ended)
 }
 
-/// Looks around on a compute node and writes the rows into `directory`, for the doctor that waits for them.
+/// Looks around on a compute node and writes the rows into `directory`, for the doctor that waits
+/// for them.
 ///
 /// # Errors
 /// When they can't be written.

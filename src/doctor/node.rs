@@ -168,7 +168,8 @@ fn describe(info: Option<&JobInfo>) -> String {
     printable(&format!("{}{why}", info.state.to_string().to_lowercase()), 200)
 }
 
-/// The rows that the job has written. Listing the directory makes a shared filesystem ask its server.
+/// The rows that the job has written. Listing the directory makes a shared filesystem ask its
+/// server.
 fn result(directory: &Path) -> Option<Vec<Row>> {
     let mut entries = std::fs::read_dir(directory).ok()?;
     entries.find(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name() == RESULT))?.ok()?;

@@ -47,15 +47,16 @@ fn server(config: &RodanConfig) -> Server {
     }
 }
 
-/// The variable of the environment that leads requests through a proxy; whether the proxy leaves this host out is not
-/// looked into.
+/// The variable of the environment that leads requests through a proxy; whether the proxy leaves
+/// this host out is not looked into.
 fn proxy(tls: bool) -> Option<&'static str> {
     let names = if tls { ["HTTPS_PROXY", "https_proxy"] } else { ["HTTP_PROXY", "http_proxy"] };
     let all = names.into_iter().chain(["ALL_PROXY", "all_proxy"]);
     all.into_iter().find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
-/// Everything about Rodan; on a compute node, which has the token already, only whether it can be reached.
+/// Everything about Rodan; on a compute node, which has the token already, only whether it can be
+/// reached.
 pub(super) async fn rows(
     group: &str,
     config: Option<&RodanConfig>,

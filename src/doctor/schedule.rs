@@ -48,8 +48,8 @@ fn entry(crontab: &str) -> Option<String> {
     Some(line.split_whitespace().take(words).collect::<Vec<_>>().join(" "))
 }
 
-/// When the spool's lock was last taken, by a pass or by a command of the operator: its holder's file is made beside it.
-/// To be asked before anything else is made there.
+/// When the spool's lock was last taken, by a pass or by a command of the operator: its holder's
+/// file is made beside it. To be asked before anything else is made there.
 pub(super) fn last_pass(spool: &Path) -> Option<SystemTime> {
     spool.join("lock").exists().then(|| std::fs::metadata(spool).ok()?.modified().ok())?
 }

@@ -67,7 +67,8 @@ fn failed(rows: &mut Rows, name: &str, error: &SlurmError) {
     rows.fail_with(name, error, "ask the operators of the cluster, or look at: scontrol ping");
 }
 
-/// The typical job, and one for each other row of the gres table, so that a mistake in any of them shows.
+/// The typical job, and one for each other row of the gres table, so that a mistake in any of them
+/// shows.
 fn requests(site: &SiteConfig, typical: &Typical) -> Vec<ResourceSettings> {
     let mut requests = vec![typical.resources.clone()];
     let memory = typical.resources.memory_mb;

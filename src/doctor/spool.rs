@@ -63,8 +63,8 @@ const KINDS: [(u64, &str, Reach); 22] = [
     (0x8584_58f6, "ramfs", Reach::Memory),
 ];
 
-/// Everything about the directories and files of the installation. With `seen_from_node` a compute node will say whether it
-/// sees the spool.
+/// Everything about the directories and files of the installation. With `seen_from_node` a compute
+/// node will say whether it sees the spool.
 pub(super) async fn rows(site: &SiteConfig, seen_from_node: bool) -> Vec<Row> {
     let site = site.clone();
     let spool = site.spool.display().to_string();

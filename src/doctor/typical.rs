@@ -1,4 +1,5 @@
-//! What a job of this site is like: the last one that came, else one that every site should be able to run.
+//! What a job of this site is like: the last one that came, else one that every site should be able
+//! to run.
 
 use std::path::Path;
 

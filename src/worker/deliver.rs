@@ -33,13 +33,14 @@ pub(super) enum DeliveryError {
 pub(super) enum Delivered {
     /// It is in its queue.
     Now,
-    /// It was there already: an earlier attempt had come through.
+    /// It was there already: an earlier attempt had succeeded.
     Before,
     /// `check` has answered in the meantime.
     ByCheck,
 }
 
-/// Publishes the spooled reply, unless it is known to be delivered, or `check` has taken that over.
+/// Publishes the spooled reply, unless it is known to be delivered or `check` has taken the job
+/// over.
 pub(super) async fn deliver(
     config: &TrainerConfig,
     envelope: &Envelope,
@@ -77,7 +78,7 @@ pub(super) async fn deliver(
 struct Sender<'a> {
     config: &'a TrainerConfig,
     envelope: &'a Envelope,
-    /// An attempt was broken off: it may have come through.
+    /// An attempt was broken off, so it may have succeeded.
     in_doubt: bool,
 }
 

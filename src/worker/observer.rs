@@ -1,4 +1,4 @@
-//! Between the training and the job around it: signals in, progress out.
+//! Between the training and the job around it: passes signals in and progress out.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -14,10 +14,11 @@ use base::memory::peak_memory;
 use domain::Layer;
 use page_layers::{EpochReport, JobObserver, Stop, TrainedLayer};
 
-/// How often the note is written, at most, but for the starts of layers and the ends of epochs.
+/// The note is written at most this often, except at the start of a layer and at the end of an
+/// epoch.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// After so many steps the pace is known well enough.
+/// After this many steps the pace is known well enough.
 const TELLING_STEPS: u64 = 20;
 
 /// Shows progress, notes it for `check`, and passes signals on.
@@ -30,7 +31,7 @@ pub(super) struct Watch {
     told: Cell<Option<Signal>>,
     /// Steps done in this run.
     steps: u64,
-    /// When the first of them was done.
+    /// When the first of these steps was done.
     first_step: Option<Instant>,
     note: Note,
     files: Option<JobFiles>,
@@ -38,7 +39,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Watches a training of so many layers. `files` are those of a job that `check` looks after.
+    /// Watches a training of this many layers. `files` are those of a job that `check` looks after.
     pub(super) fn new(
         shown: Progress,
         signals: &Signals,
@@ -79,17 +80,18 @@ impl Watch {
         watch
     }
 
-    /// Whether a warning suspends the training even where it has something to show.
+    /// Whether a warning suspends the training even if it has an epoch to show.
     pub(super) fn suspend_when_warned(&mut self, suspend: bool) {
         self.suspend_when_warned = suspend;
     }
 
-    /// True when this run has trained at all: else the next one would get no further either.
+    /// True when this run has trained at all. If it has not, a requeued run would get no further
+    /// either.
     pub(super) fn made_progress(&self) -> bool {
         self.steps > 0
     }
 
-    /// By the time that a step of this run took so far, with its share of validations and
+    /// Estimated from the time that a step of this run has taken, with its share of validations and
     /// checkpoints.
     fn expected_end(&self) -> Option<Timestamp> {
         let timed =

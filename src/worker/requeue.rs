@@ -1,4 +1,4 @@
-//! Going back into Slurm's queue when the time runs out, and coming out of it again.
+//! Going back into Slurm's queue when the time runs out, and continuing after that.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use domain::{SlurmJobId, TrainingSettings};
 use page_layers::{Checkpoints, TrainingInputs};
 use scheduler::slurm::Slurm;
 
-/// Short of the time limit nobody waits long for Slurm.
+/// Shortly before the time limit, Slurm gets no more time than this to answer.
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// The Slurm job around this process.
 pub(super) struct Allocation {
-    /// Its number; none where the trainer was started by hand.
+    /// Its number; `None` if the trainer was started by hand.
     pub(super) job: Option<SlurmJobId>,
-    /// How often Slurm had put it back into its queue.
+    /// How often Slurm has put it back into its queue.
     pub(super) restarts: u64,
 }
 
@@ -32,12 +32,12 @@ impl Allocation {
         }
     }
 
-    /// The job to requeue, where that is allowed and would not be once too often.
+    /// The job to requeue, if that is allowed and the limit is not reached.
     pub(super) fn may_requeue(&self, config: &TrainerConfig) -> Option<SlurmJobId> {
         self.job.filter(|_| config.requeue && self.restarts < config.max_requeues)
     }
 
-    /// True when a warning suspends the training even where it has something to show.
+    /// True when a warning suspends the training even if it has an epoch to show.
     pub(super) fn suspends(&self, config: &TrainerConfig) -> bool {
         config.on_time_limit == OnTimeLimit::Requeue && self.may_requeue(config).is_some()
     }
@@ -65,7 +65,7 @@ impl Allocation {
     }
 }
 
-/// The checkpoints of a job that `check` looks after. Without them it is trained all the same.
+/// The checkpoints of a job that `check` looks after. Without them the job is trained all the same.
 pub(super) fn checkpoints(
     files: &JobFiles,
     config: &TrainerConfig,

@@ -12,7 +12,7 @@ use base::text::{printable, span};
 
 /// Width of the names.
 const NAMES: usize = 16;
-/// So many settings are shown.
+/// Most settings that are shown.
 const MOST_SETTINGS: usize = 40;
 
 struct Lines(String);
