@@ -83,6 +83,13 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
                 "The training was cancelled by {operator}. Ask there why before you run the workflow again."
             ),
         ),
+        Verdict::CancelledByAsker => {
+            (Cause::Cancelled, "The training was cancelled, as was asked.".to_owned())
+        }
+        Verdict::Abandoned => {
+            let what = "Nobody waits for the training any more: its reply queue is gone.";
+            (Cause::Cancelled, what.to_owned())
+        }
         Verdict::Vanished => (
             Cause::Unknown,
             format!(

@@ -34,7 +34,8 @@ const LONGEST_DETAIL: usize = 2000;
 pub struct Happening {
     /// Our id of the job.
     pub job: String,
-    /// One word: `submitted`, `found`, `waiting`, `cancelled`, `failed`, `answered` or `duplicate`.
+    /// One word: `submitted`, `found`, `waiting`, `cancelled`, `failed`, `answered`, `abandoned` or
+    /// `duplicate`.
     pub what: &'static str,
     /// The details, in a sentence without a full stop.
     pub detail: String,
@@ -99,6 +100,8 @@ pub struct Pass<'a> {
     pub(super) store: Store,
     pub(super) slurm: Slurm,
     pub(super) broker: Option<Broker>,
+    /// Why there is no broker: whoever can't do without it gets this error, and not another wait.
+    pub(super) no_broker: Option<BrokerError>,
     pub(super) http: Option<Client>,
     /// Rodan's token: asked for once a pass.
     pub(super) token: Option<Secret>,
@@ -165,6 +168,7 @@ impl<'a> Pass<'a> {
             store,
             slurm: requests::commands(&config.site),
             broker: None,
+            no_broker: None,
             http: None,
             token: None,
             view: View::default(),

@@ -193,8 +193,8 @@ pub(super) fn decide(
 
 /// A job that Slurm does not have yet.
 fn before_submission(job: &Record, now: Timestamp, rules: &Rules) -> Decision {
-    if job.verdict == Some(Verdict::Cancelled) {
-        return Decision::Fail(Verdict::Cancelled);
+    if let Some(order) = job.verdict.as_ref().filter(|verdict| verdict.is_order()) {
+        return Decision::Fail(order.clone());
     }
     if matches!(job.state, State::Submitting { .. }) && !rules.insists {
         // At a limit of jobs Slurm is well, and the job waits as it would in Slurm's queue.
@@ -220,8 +220,8 @@ fn alive(job: &Record, id: SlurmJobId, info: &JobInfo, now: Timestamp, rules: &R
         _ => {}
     }
     // A job that is ending has been told before.
-    if job.verdict == Some(Verdict::Cancelled) {
-        return if is_ending { Decision::Rest } else { Decision::Cancel(id, Verdict::Cancelled) };
+    if let Some(order) = job.verdict.as_ref().filter(|verdict| verdict.is_order()) {
+        return if is_ending { Decision::Rest } else { Decision::Cancel(id, order.clone()) };
     }
     if waits {
         let waited_for = |time| has_passed(job.changed_at, time, now);

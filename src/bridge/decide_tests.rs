@@ -453,3 +453,26 @@ fn a_reply_is_given_up_where_nobody_can_get_it() {
         assert_eq!(is_hopeless(&job, &error, gives_up), hopeless, "case {n}: {error}");
     }
 }
+
+/// Orders end a job wherever it is: it is not submitted, or cancelled, or has its answer already.
+#[test]
+fn an_order_ends_a_job_wherever_it_is() {
+    for order in [Verdict::Cancelled, Verdict::CancelledByAsker, Verdict::Abandoned] {
+        assert!(order.is_order());
+        let told = |mut job: Record| {
+            job.verdict = Some(order.clone());
+            job
+        };
+        let next = |job: Record, words: &str| decided(&told(job), words, &nothing(), &rules());
+        assert_eq!(next(received(), "silent"), Decision::Fail(order.clone()));
+        assert_eq!(next(submitting(), "unknown"), Decision::Fail(order.clone()));
+        assert_eq!(next(submitting(), "silent"), Decision::Rest, "it may be with Slurm");
+        assert_eq!(next(submitted(), "PENDING"), Decision::Cancel(ID, order.clone()));
+        assert_eq!(next(running(), "RUNNING"), Decision::Cancel(ID, order.clone()));
+        assert_eq!(next(running(), "COMPLETING"), Decision::Rest, "it has been told");
+        assert_eq!(next(running(), "CANCELLED"), Decision::Fail(order.clone()));
+        assert_eq!(next(failed(), "silent"), Decision::Spool);
+        assert_eq!(next(spooled(Outcome::Models), "silent"), Decision::Deliver);
+    }
+    assert!(!Verdict::Vanished.is_order());
+}

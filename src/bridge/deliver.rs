@@ -6,11 +6,14 @@ use jiff::Timestamp;
 
 use super::context::{BridgeError, Pass};
 use super::decide::is_hopeless;
-use crate::ledger::{Event, Outcome, Record, State, Verdict};
+use super::intake::kind;
+use crate::courier::{Rest, RestError, tail_of};
+use crate::ledger::{Cause, Event, Outcome, Progress, Record, State, Verdict};
 use crate::sentences::{About, of_verdict};
 use base::exit_code::ExitCode;
-use contract::broker::{BrokerError, PublishError};
-use contract::wire::Reply;
+use contract::broker::{BrokerError, PublishError, TellError};
+use contract::wire::conversation::{End, JobFailed, Used};
+use contract::wire::{Answer, Reply};
 
 impl Pass<'_> {
     /// Spools the error reply of a failed job. Models on disk win over whatever ended the job that
@@ -20,7 +23,8 @@ impl Pass<'_> {
         let outcome = if self.store.reply(&job.job_id).is_some_and(|r| r.error_sentence().is_none()) {
             Outcome::Models
         } else {
-            self.store.write_reply(&job.job_id, &Reply::error(sentence))?;
+            let answer = self.error_answer(job, sentence);
+            self.store.write_reply(&job.job_id, &answer)?;
             Outcome::Error
         };
         self.apply(job, Event::ReplySpooled(outcome))
@@ -32,9 +36,17 @@ impl Pass<'_> {
             self.waits(job, ExitCode::NotDelivered, &why)?;
             return Ok(ControlFlow::Break(()));
         }
-        let reply = match self.store.reply(&job.job_id) {
-            Some(reply) => reply,
+        if job.verdict == Some(Verdict::Abandoned) {
+            self.file_abandoned(job)?;
+            return Ok(ControlFlow::Break(()));
+        }
+        let answer = match self.store.reply(&job.job_id) {
+            Some(answer) => answer,
             None => self.replace_reply(job, Verdict::ReplyLost)?,
+        };
+        let reply = match answer {
+            Answer::Reply(reply) => reply,
+            Answer::End(end) => return self.deliver_end(job, end).await,
         };
         let envelope = job.envelope();
         self.beat()?;
@@ -56,8 +68,10 @@ impl Pass<'_> {
         }
         let mut result = self.broker().await?.publish(&envelope, &reply).await;
         if let Err(error @ PublishError::TooLarge { .. }) = &result {
-            let reply = self.replace_reply(job, Verdict::ReplyTooLarge { problem: error.to_string() })?;
-            result = self.broker().await?.publish(&envelope, &reply).await;
+            let answer = self.replace_reply(job, Verdict::ReplyTooLarge { problem: error.to_string() })?;
+            if let Answer::Reply(reply) = answer {
+                result = self.broker().await?.publish(&envelope, &reply).await;
+            }
         }
         let error = match result {
             Ok(()) => return self.delivered(job),
@@ -79,7 +93,7 @@ impl Pass<'_> {
     }
 
     /// Puts an error reply in the place of one that can't be sent.
-    fn replace_reply(&mut self, job: &mut Record, verdict: Verdict) -> Result<Reply, BridgeError> {
+    fn replace_reply(&mut self, job: &mut Record, verdict: Verdict) -> Result<Answer, BridgeError> {
         let about =
             About { slurm_id: job.slurm_id, asked: job.resources.as_ref(), operator: self.operator() };
         let (cause, sentence) = of_verdict(&verdict, about);
@@ -87,10 +101,104 @@ impl Pass<'_> {
         // A job that has failed before keeps its first cause.
         job.cause.get_or_insert(cause);
         job.verdict.get_or_insert(verdict);
-        let reply = Reply::error(&sentence);
-        self.store.write_reply(&job.job_id, &reply)?;
+        let answer = self.error_answer(job, &sentence);
+        self.store.write_reply(&job.job_id, &answer)?;
         self.apply(job, Event::ReplySpooled(Outcome::Error))?;
-        Ok(reply)
+        Ok(answer)
+    }
+
+    /// The error that a job is answered with, in the form of its contract.
+    fn error_answer(&self, job: &Record, sentence: &str) -> Answer {
+        if job.protocol.is_reply() {
+            return Answer::Reply(Reply::error(sentence));
+        }
+        let files = self.store.files(&job.job_id);
+        let cause = job.cause.unwrap_or(Cause::Unknown);
+        let log = job.slurm_id.map(|id| format!("{}-{id}.log", job.job_id.slurm_name()));
+        let note = Progress::read(&files.progress()).filter(|note| note.slurm_job_id == job.slurm_id);
+        let used = Used { memory_mb: note.and_then(|note| note.peak_memory_mb), seconds: job.ran_seconds };
+        Answer::End(End::Failed(JobFailed {
+            at: Timestamp::now(),
+            error: sentence.to_owned(),
+            cause: cause.word().to_owned(),
+            advice: cause.advice().to_owned(),
+            log: log.map(|log| tail_of(&self.config.site.logs.join(log))).unwrap_or_default(),
+            asked: job.asked.clone(),
+            used,
+        }))
+    }
+
+    /// Sends what is left of a conversation, and its end; breaks where that has to wait.
+    async fn deliver_end(&mut self, job: &mut Record, end: End) -> Result<ControlFlow<()>, BridgeError> {
+        self.beat()?;
+        if self.store.files(&job.job_id).is_delivered() {
+            return self.delivered(job);
+        }
+        // Connected first: without a broker nothing is claimed.
+        self.broker().await?;
+        self.store.claim(&job.job_id)?;
+        let mut result = self.send_rest(job, &end).await?;
+        if let Err(error) = &result
+            && let Some(failed) = error.in_place_of(&end)
+        {
+            tracing::error!(job = %job.job_id, "{error}");
+            job.cause.get_or_insert(Cause::Reply);
+            let end = End::Failed(failed);
+            self.store.write_reply(&job.job_id, &Answer::End(end.clone()))?;
+            self.apply(job, Event::ReplySpooled(Outcome::Error))?;
+            result = self.send_rest(job, &end).await?;
+        }
+        let error = match result {
+            Ok(()) => return self.delivered(job),
+            Err(error) => error,
+        };
+        if matches!(error, RestError::Tell(TellError::Gone(_)))
+            && !self.broker().await?.exists(&job.reply_to).await?
+        {
+            job.verdict = Some(Verdict::Abandoned);
+            self.store.save(job)?;
+            return Ok(ControlFlow::Continue(()));
+        }
+        if matches!(error, RestError::Tell(TellError::Broker(_))) {
+            // The connection is in doubt: the next job gets a new one.
+            self.broker = None;
+        }
+        self.waits(job, ExitCode::NotDelivered, &error.to_string())?;
+        Ok(ControlFlow::Break(()))
+    }
+
+    async fn send_rest(&mut self, job: &Record, end: &End) -> Result<Result<(), RestError>, BridgeError> {
+        let files = self.store.files(&job.job_id);
+        let (outbox, report) = (files.outbox(), files.report());
+        let rest = Rest {
+            queue: &job.reply_to,
+            correlation_id: &job.correlation_id.0,
+            outbox: &outbox,
+            report: &report,
+            end,
+        };
+        Ok(rest.send(self.broker().await?).await)
+    }
+
+    /// Files a job away that nobody asks for any more.
+    fn file_abandoned(&mut self, job: &mut Record) -> Result<(), BridgeError> {
+        let detail = format!("the queue '{}' is gone: nobody waits for it", job.reply_to);
+        self.apply(job, Event::Delivered)?;
+        self.store.finish(&job.job_id)?;
+        self.tell(job, "abandoned", &detail);
+        Ok(())
+    }
+
+    /// Remembers how fast a finished job was, for the time of the next ones.
+    fn note_pace(&self, job: &Record) {
+        let note = Progress::read(&self.store.files(&job.job_id).progress());
+        let (Some(pace), Some(resources)) = (note.and_then(|note| note.pace), &job.resources) else { return };
+        let mut paces = self.store.paces();
+        if paces.add(&kind(&self.config.site, resources), pace, Timestamp::now())
+            && let Err(error) = self.store.save_paces(&paces)
+        {
+            tracing::warn!(job = %job.job_id, "its pace is not remembered: {error}");
+        }
     }
 
     fn delivered(&mut self, job: &mut Record) -> Result<ControlFlow<()>, BridgeError> {
@@ -113,6 +221,9 @@ impl Pass<'_> {
 
     /// Files an answered job away, and reports that.
     pub(super) fn finish(&mut self, job: &mut Record) -> Result<(), BridgeError> {
+        if job.outcome == Some(Outcome::Models) {
+            self.note_pace(job);
+        }
         self.store.finish(&job.job_id)?;
         let what = if job.outcome == Some(Outcome::Error) { "an error reply is" } else { "the models are" };
         self.tell(job, "answered", &format!("{what} in the queue '{}'", job.reply_to));

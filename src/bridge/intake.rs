@@ -4,11 +4,11 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use super::context::{BridgeError, Pass};
-use crate::ledger::{Event, Outcome, Record, State, Verdict};
+use crate::ledger::{Event, NodeKind, Outcome, Paces, Record, State, Verdict};
 use crate::sentences;
 use base::exit_code::ExitCode;
 use contract::broker::{BrokerError, DEFAULT_REPLY_QUEUE, JOBS_QUEUE, Taken};
-use contract::wire::{JobMessage, MessageError};
+use contract::wire::{Chosen, JobMessage, MessageError, choose};
 use domain::ResourceSettings;
 use domain::{CorrelationId, JobId};
 use scheduler::SiteConfig;
@@ -52,8 +52,12 @@ impl Pass<'_> {
             if let Some(free) = free {
                 job.job_id = free;
             }
-            let asked = read(taken.body(), &self.config.site, self.operator());
-            job.resources = asked.as_ref().ok().cloned();
+            let asked = read(taken.body(), &self.config.site, &self.store.paces(), self.operator());
+            job.resources = asked.as_ref().ok().map(|chosen| chosen.resources.clone());
+            job.asked = asked.as_ref().ok().map(|chosen| chosen.asked.clone());
+            if self.store.cancels().has(&job.correlation_id.0, &job.reply_to) {
+                job.verdict = Some(Verdict::CancelledByAsker);
+            }
             self.store.create(&job, taken.body())?;
             if let Err(unfit) = asked {
                 if let Unfit::NoJob(_) = &unfit {
@@ -109,13 +113,29 @@ pub(super) enum Unfit {
 
 /// Reads a message, the only time that it is read for what it asks: what it asks Slurm for is kept
 /// in the record.
-pub(super) fn read(body: &[u8], site: &SiteConfig, operator: &str) -> Result<ResourceSettings, Unfit> {
+pub(super) fn read(body: &[u8], site: &SiteConfig, paces: &Paces, operator: &str) -> Result<Chosen, Unfit> {
     let message = JobMessage::parse(body)?;
-    let exceeded = site.limits.exceeded_by(&message.training, &message.resources);
+    let chosen = chosen(&message, site, paces);
+    let exceeded = site.limits.exceeded_by(&message.training, &chosen.resources);
     if exceeded.is_empty() {
-        return Ok(message.resources);
+        return Ok(chosen);
     }
     Err(Unfit::TooMuch(sentences::beyond_the_limits(&exceeded, operator)))
+}
+
+/// What Slurm is asked for: what the message names, and what is chosen in place of what it does
+/// not.
+pub(crate) fn chosen(message: &JobMessage, site: &SiteConfig, paces: &Paces) -> Chosen {
+    let JobMessage { named, training, inputs, .. } = message;
+    // The time depends on the node, and the node on cores and memory: these are chosen first.
+    let first = choose(named, training, inputs, &site.choice, None);
+    let pace = paces.of(&kind(site, &first.resources));
+    choose(named, training, inputs, &site.choice, pace)
+}
+
+/// The kind of node that a job runs on, as far as it is asked for.
+pub(super) fn kind(site: &SiteConfig, resources: &ResourceSettings) -> NodeKind {
+    NodeKind { cpus: resources.cpus, gres: site.gres_for(resources.memory_mb).gres }
 }
 
 /// The ids that a job may have: its own, then those for jobs that share its correlation id.

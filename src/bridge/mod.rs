@@ -1,6 +1,7 @@
 //! One pass of `check`: look after the open jobs, deliver replies, take new jobs, submit them.
 
 mod context;
+mod converse;
 mod decide;
 mod deliver;
 mod dry_run;
@@ -17,6 +18,7 @@ mod watch;
 
 pub use context::{BridgeError, Happening, Outcome, Pass};
 pub use dry_run::{DryRun, dry_run};
+pub(crate) use intake::chosen;
 pub use pass::run;
 pub use watch::watch;
 

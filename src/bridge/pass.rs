@@ -50,6 +50,8 @@ pub async fn run(
 impl Pass<'_> {
     async fn steps(&mut self, max_jobs: u32) -> Result<(), BridgeError> {
         let mut jobs = self.store.open_jobs()?;
+        self.read_requests(&mut jobs).await?;
+        self.look_for_askers(&mut jobs).await?;
         self.follow_up(&mut jobs).await?;
         for job in &mut jobs {
             self.settle(job, &[Part::Submission]).await?;
@@ -57,13 +59,16 @@ impl Pass<'_> {
         for job in &mut jobs {
             self.settle(job, &[Part::Delivery]).await?;
         }
+        self.tell_news(&mut jobs).await?;
         for _ in 0..max_jobs {
             self.beat()?;
             if !self.may_take(&jobs) {
                 break;
             }
             let Some(mut job) = self.take_one().await? else { break };
+            self.tell_news(std::slice::from_mut(&mut job)).await?;
             self.settle(&mut job, &[Part::Submission, Part::Delivery]).await?;
+            self.tell_news(std::slice::from_mut(&mut job)).await?;
             jobs.push(job);
         }
         Ok(())

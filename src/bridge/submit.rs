@@ -35,7 +35,7 @@ impl Pass<'_> {
             return if matches!(job.state, State::Failed { .. }) { GOES_ON } else { WAITS };
         };
         let path = self.store.files(&job.job_id).job_file();
-        let text = JobFile::text(&message, &job.envelope(), &token);
+        let text = JobFile::text(&message, &job.envelope(), job.asked.as_ref(), &token);
         let (text, resources) = match (text, &job.resources) {
             (Ok(text), Some(resources)) => (text, resources.clone()),
             (Err(error), _) => return self.is_no_job(job, &error.to_string()),

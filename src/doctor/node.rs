@@ -173,6 +173,6 @@ fn describe(info: Option<&JobInfo>) -> String {
 fn result(directory: &Path) -> Option<Vec<Row>> {
     let mut entries = std::fs::read_dir(directory).ok()?;
     entries.find(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name() == RESULT))?.ok()?;
-    let text = crate::ledger::read_own(&directory.join(RESULT)).ok()?;
+    let text = base::files::read_own(&directory.join(RESULT)).ok()?;
     serde_json::from_slice(&text).ok()
 }

@@ -28,11 +28,13 @@ impl Typical {
     pub(super) fn new(site: &SiteConfig) -> Self {
         match last_message(&site.spool) {
             Some(job) => {
+                let paces = Store::unopened(&site.spool).paces();
+                let resources = crate::bridge::chosen(&job, site, &paces).resources;
                 let is_page = |input: &&domain::Input| input.kind == InputKind::Image;
                 Self {
                     page: job.inputs.iter().find(is_page).map(|input| input.location.clone()),
                     // Nobody wants a mail about a job that is only tried out.
-                    resources: ResourceSettings { email: None, ..job.resources },
+                    resources: ResourceSettings { email: None, ..resources },
                     source: "as the last job",
                 }
             }

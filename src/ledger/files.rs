@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::outbox::Outbox;
 use base::files::UNFINISHED;
 use base::files::read_own;
 use domain::SlurmJobId;
@@ -19,12 +20,13 @@ const CLAIM: &str = "claim";
 const REPORT: &str = "report.html";
 const FAILURE: &str = "failure";
 const CHECKPOINT: &str = "checkpoint";
+const OUTBOX: &str = "outbox";
 
 /// All files of a job. What is not among them is not ours, and `check purge` leaves its directory
 /// alone.
 const ALL: [&str; 10] = [RECORD, MESSAGE, JOB, STARTED, PROGRESS, REPLY, DELIVERED, CLAIM, REPORT, FAILURE];
-/// Its only directory.
-const DIRECTORY: &str = CHECKPOINT;
+/// Its directories.
+const DIRECTORIES: [&str; 2] = [CHECKPOINT, OUTBOX];
 
 /// The files of one job, as `check` and the trainer share them.
 #[derive(Clone, Debug)]
@@ -107,6 +109,11 @@ impl JobFiles {
         self.directory.join(CHECKPOINT)
     }
 
+    /// What a conversation has to send.
+    pub fn outbox(&self) -> Outbox {
+        Outbox::new(&self.directory.join(OUTBOX))
+    }
+
     /// Removes the checkpoint (some 25 MB): once a reply is on disk, nobody continues from it.
     pub fn remove_checkpoint(&self) {
         match fs::remove_dir_all(self.checkpoint()) {
@@ -140,7 +147,7 @@ impl JobFiles {
                 let (name, kind) = (entry.file_name(), entry.file_type().ok()?);
                 let is_ours = |name: &str| ALL.contains(&name) || name.starts_with(UNFINISHED);
                 Some(match kind {
-                    kind if kind.is_dir() => name == DIRECTORY,
+                    kind if kind.is_dir() => name.to_str().is_some_and(|name| DIRECTORIES.contains(&name)),
                     kind => kind.is_file() && name.to_str().is_some_and(is_ours),
                 })
             };

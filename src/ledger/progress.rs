@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use base::files::Replace;
 use base::files::read_own;
+use contract::wire::conversation::JobProgress;
 use domain::SlurmJobId;
 
 /// What a trainer was doing when it last wrote this.
@@ -49,6 +50,21 @@ pub struct Progress {
     /// When the training ends at the latest if it goes on at the pace of this run. A layer that
     /// learns nothing more ends earlier. Nothing before the pace is known.
     pub expected_end: Option<Timestamp>,
+    /// The best validation accuracy of this layer so far.
+    #[serde(default)]
+    pub best: Option<f64>,
+    /// How fast this run trains, once that is known.
+    #[serde(default)]
+    pub pace: Option<NotedPace>,
+}
+
+/// What a run has learned from, and how long that took.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NotedPace {
+    /// Millions of pixels of patches.
+    pub megapixels: f64,
+    /// Seconds, with their share of validations and checkpoints.
+    pub seconds: f64,
 }
 
 impl Progress {
@@ -63,6 +79,26 @@ impl Progress {
         let of_layer = epochs.checked_sub(epoch)?.checked_mul(steps)?;
         let of_others = layers.checked_sub(layer_number)?.checked_mul(epochs)?.checked_mul(steps)?;
         u64::try_from(of_epoch.checked_add(of_layer)?.checked_add(of_others)?).ok()
+    }
+
+    /// The same for the asker.
+    pub fn told(&self) -> JobProgress {
+        JobProgress {
+            at: self.updated_at,
+            layer: self.layer.clone(),
+            layer_number: self.layer_number,
+            layers: self.layers,
+            epoch: self.epoch,
+            epochs: self.epochs,
+            step: self.step,
+            steps: self.steps,
+            loss: self.loss,
+            accuracy: self.accuracy,
+            f1: self.f1,
+            best: self.best,
+            peak_memory_mb: self.peak_memory_mb,
+            expected_end: self.expected_end,
+        }
     }
 
     /// Reads what was written to `path`; `None` if there is nothing, or nothing that can be
@@ -109,6 +145,8 @@ mod tests {
             updated_at: "2026-01-02T03:04:05Z".parse().unwrap(),
             peak_memory_mb: Some(700),
             expected_end: Some("2026-01-02T03:14:05Z".parse().unwrap()),
+            best: Some(0.75),
+            pace: Some(NotedPace { megapixels: 12.5, seconds: 3.25 }),
         };
         assert_eq!(progress.steps_left(), Some(595 + 11 * 600 + 15 * 600));
         let odd = [

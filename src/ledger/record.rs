@@ -6,9 +6,11 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::cause::Cause;
+use super::told::Told;
 use super::verdict::Verdict;
 use base::text::hex;
-use contract::wire::Envelope;
+use contract::wire::conversation::Asked;
+use contract::wire::{Envelope, Protocol};
 use domain::ResourceSettings;
 use domain::SlurmJobId;
 use domain::{CorrelationId, JobId};
@@ -176,8 +178,16 @@ pub struct Record {
     pub changed_at: Timestamp,
     /// Where the job stands.
     pub state: State,
-    /// What the message asks Slurm for; nothing where it is no job.
+    /// Which contract it is answered by.
+    #[serde(default, skip_serializing_if = "Protocol::is_reply")]
+    pub protocol: Protocol,
+    /// What Slurm is asked for; nothing where the message is no job.
     pub resources: Option<ResourceSettings>,
+    /// The same with where each value comes from.
+    pub asked: Option<Asked>,
+    /// What the asker of a conversation was told last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
     /// Slurm's number, kept after the end.
     pub slurm_id: Option<SlurmJobId>,
     /// Since when Slurm does not know the job any more.
@@ -193,7 +203,7 @@ pub struct Record {
     pub limited: bool,
     /// What sbatch's last answer leaves in doubt, while the job waits because of it.
     pub doubt: Option<Doubt>,
-    /// Why it is answered with an error, where `check` and not the trainer has found that out.
+    /// Why it is answered with an error, if `check` and not the trainer has found that out.
     /// While the job is with Slurm: why it is being cancelled.
     pub verdict: Option<Verdict>,
     /// The cause under which the failure is counted.
@@ -222,7 +232,10 @@ impl Record {
             received_at: now,
             changed_at: now,
             state: State::Received,
+            protocol: Protocol::of(body),
             resources: None,
+            asked: None,
+            told: None,
             slurm_id: None,
             missing_since: None,
             last_error: None,

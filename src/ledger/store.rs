@@ -9,14 +9,16 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use super::breaker::Breaker;
+use super::cancels::Cancels;
 use super::claim::{Claimed, Publisher, claim};
 use super::files::JobFiles;
+use super::paces::Paces;
 use super::record::{Outcome, RECORD_VERSION, Record};
 use base::crash;
 use base::files::{PROBE, UNFINISHED, sweep, sync_directory, write_atomic};
 use base::files::{is_own_directory, own_directory, read_own};
 use base::text::printable;
-use contract::wire::{Envelope, Reply};
+use contract::wire::{Answer, Envelope};
 use domain::JobId;
 
 /// The spool: `jobs/` (open), `done/` (answered), `rejected/` (messages that were no jobs, and
@@ -122,6 +124,51 @@ impl Store {
         }
         let write = || write_atomic(&path, &serde_json::to_vec_pretty(breaker).map_err(io::Error::other)?);
         write().map_err(|source| StoreError { path: path.clone(), action: "can't be written", source })
+    }
+
+    fn cancels_path(&self) -> PathBuf {
+        self.root.join("cancels.json")
+    }
+
+    /// The jobs that are to be cancelled when they come.
+    pub fn cancels(&self) -> Cancels {
+        let text = read_own(&self.cancels_path()).ok();
+        text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    /// Remembers them.
+    ///
+    /// # Errors
+    /// When that can't be written; the request must not be acknowledged then.
+    pub fn save_cancels(&self, cancels: &Cancels) -> Result<(), StoreError> {
+        self.save_beside(&self.cancels_path(), cancels, cancels.is_empty())
+    }
+
+    fn paces_path(&self) -> PathBuf {
+        self.root.join("paces.json")
+    }
+
+    /// How fast the finished jobs were.
+    pub fn paces(&self) -> Paces {
+        let text = read_own(&self.paces_path()).ok();
+        text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    /// Remembers them.
+    ///
+    /// # Errors
+    /// When that can't be written.
+    pub fn save_paces(&self, paces: &Paces) -> Result<(), StoreError> {
+        self.save_beside(&self.paces_path(), paces, false)
+    }
+
+    fn save_beside(&self, path: &Path, value: &impl serde::Serialize, empty: bool) -> Result<(), StoreError> {
+        if empty {
+            remove_if_there(path);
+            return Ok(());
+        }
+        let write = || write_atomic(path, &serde_json::to_vec_pretty(value).map_err(io::Error::other)?);
+        write().map_err(|source| StoreError::new(path, "can't be written", source))
     }
 
     /// Removes the unfinished files of a killed run. The caller holds the lock.
@@ -255,17 +302,17 @@ impl Store {
     }
 
     /// The spooled reply of an open job; `None` when there is none or it is torn.
-    pub fn reply(&self, id: &JobId) -> Option<Reply> {
-        Reply::from_body(read_own(&self.files(id).reply()).ok()?).ok()
+    pub fn reply(&self, id: &JobId) -> Option<Answer> {
+        Answer::from_body(read_own(&self.files(id).reply()).ok()?).ok()
     }
 
     /// Spools a reply, then removes the job file: its token is not needed any more.
     ///
     /// # Errors
     /// When the reply can't be written.
-    pub fn write_reply(&self, id: &JobId, reply: &Reply) -> Result<(), StoreError> {
+    pub fn write_reply(&self, id: &JobId, reply: &Answer) -> Result<(), StoreError> {
         let files = self.files(id);
-        write_atomic(&files.reply(), reply.body()).map_err(|source| StoreError {
+        write_atomic(&files.reply(), &reply.body()).map_err(|source| StoreError {
             path: files.reply(),
             action: "can't be written",
             source,
@@ -294,6 +341,7 @@ impl Store {
         let files = self.files(id);
         crash::point("before filing the job away");
         remove_if_there(&files.job_file());
+        files.outbox().remove();
         remove_if_there(&files.reply());
         files.remove_checkpoint();
         sweep(files.directory());

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::ledger::record::Event;
+use contract::wire::{Answer, Reply};
 use domain::CorrelationId;
 
 fn record(id: &str) -> Record {
@@ -27,9 +28,9 @@ fn a_job_is_kept_until_it_is_done_and_known_afterwards() {
     assert_eq!(store.open_jobs().unwrap(), [job.clone()]);
     assert_eq!(store.message(&job.job_id).unwrap(), b"body");
     fs::write(store.files(&job.job_id).job_file(), "token").unwrap();
-    store.write_reply(&job.job_id, &Reply::error("x")).unwrap();
+    store.write_reply(&job.job_id, &Answer::Reply(Reply::error("x"))).unwrap();
     assert!(!store.files(&job.job_id).job_file().exists(), "the token goes when the reply is spooled");
-    assert_eq!(store.reply(&job.job_id), Some(Reply::error("x")));
+    assert_eq!(store.reply(&job.job_id), Some(Answer::Reply(Reply::error("x"))));
     store.finish(&job.job_id).unwrap();
     assert!(store.open_jobs().unwrap().is_empty());
     let seen = store.see(&job.job_id).unwrap().unwrap();

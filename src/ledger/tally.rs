@@ -172,9 +172,9 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ids::CorrelationId;
     use super::super::record::{Event, Record};
     use super::*;
+    use domain::CorrelationId;
 
     fn answered(store: &Store, id: &str, outcome: Outcome, cause: Option<Cause>) -> JobId {
         let id = CorrelationId(id.into());

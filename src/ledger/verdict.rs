@@ -32,6 +32,10 @@ pub enum Verdict {
     },
     /// The operator has cancelled it.
     Cancelled,
+    /// Whoever asked for it has cancelled it.
+    CancelledByAsker,
+    /// Its reply queue is gone: nobody asks for it any more.
+    Abandoned,
     /// Slurm has forgotten it, and it left no reply.
     Vanished,
     /// It ran into its time limit.
@@ -81,4 +85,11 @@ pub enum Verdict {
         /// By how much.
         problem: String,
     },
+}
+
+impl Verdict {
+    /// True for a decision of a person: the job ends, whatever it is at.
+    pub fn is_order(&self) -> bool {
+        matches!(self, Self::Cancelled | Self::CancelledByAsker | Self::Abandoned)
+    }
 }

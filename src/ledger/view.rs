@@ -92,9 +92,9 @@ fn ids_in(directory: &Path) -> Result<Vec<JobId>, StoreError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ids::CorrelationId;
     use super::super::lock::{Lock, Role};
     use super::*;
+    use domain::CorrelationId;
 
     #[test]
     fn looking_changes_nothing_and_finds_open_and_answered_jobs() {

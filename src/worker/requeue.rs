@@ -8,6 +8,7 @@ use tracing::{info, warn};
 use super::signals::{Signal, Signals};
 use crate::config::{OnTimeLimit, TrainerConfig};
 use crate::ledger::JobFiles;
+use contract::wire::conversation::{Asked, Origin};
 use domain::{SlurmJobId, TrainingSettings};
 use page_layers::{Checkpoints, TrainingInputs};
 use scheduler::slurm::Slurm;
@@ -37,9 +38,12 @@ impl Allocation {
         self.job.filter(|_| config.requeue && self.restarts < config.max_requeues)
     }
 
-    /// True when a warning suspends the training even if it has an epoch to show.
-    pub(super) fn suspends(&self, config: &TrainerConfig) -> bool {
-        config.on_time_limit == OnTimeLimit::Requeue && self.may_requeue(config).is_some()
+    /// True when a warning suspends the training even where it has something to show: where the
+    /// site wants it so, and where nobody has asked for the time that is over.
+    pub(super) fn suspends(&self, config: &TrainerConfig, asked: Option<&Asked>) -> bool {
+        let was_chosen = asked.is_some_and(|asked| asked.time_from != Origin::Job);
+        let wanted = config.on_time_limit == OnTimeLimit::Requeue || was_chosen;
+        wanted && self.may_requeue(config).is_some()
     }
 
     /// Asks Slurm to put the job back into its queue. True when the job is left to Slurm; false

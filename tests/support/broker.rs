@@ -87,6 +87,10 @@ impl Vhost {
         }
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Leaves the vhost to the next test, as new: of two hundred of them the broker's start would
     /// take a minute. One in which a test has declared other queues, or whose broker is away, is
     /// left alone.

@@ -18,6 +18,19 @@ pub struct SiteLimits {
     pub samples: Option<u32>,
 }
 
+/// What a site gives jobs that name nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SiteChoice {
+    /// Cores.
+    pub cpus: u32,
+    /// Time, where no finished job tells a better one.
+    pub walltime: Walltime,
+    /// Whether jobs get a GPU.
+    pub gpu: bool,
+    /// What no choice goes beyond.
+    pub limits: SiteLimits,
+}
+
 /// A setting that asks for more than the site gives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Beyond {
@@ -63,7 +76,14 @@ mod tests {
 
     fn settings(value: serde_json::Value) -> (TrainingSettings, ResourceSettings) {
         let map = value.as_object().unwrap();
-        (TrainingSettings::from_job(map).unwrap(), ResourceSettings::from_job(map).unwrap())
+        let named = crate::NamedResources::from_job(map).unwrap();
+        let resources = ResourceSettings {
+            cpus: named.cpus.unwrap(),
+            memory_mb: named.memory_mb.unwrap(),
+            walltime: named.walltime.unwrap(),
+            email: named.email,
+        };
+        (TrainingSettings::from_job(map).unwrap(), resources)
     }
 
     #[test]

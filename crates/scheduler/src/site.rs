@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use domain::SiteLimits;
+use domain::{SiteChoice, SiteLimits};
 
 use crate::gres::{Gres, GresTable};
 
@@ -48,6 +48,8 @@ pub struct SiteConfig {
     pub max_pending: Duration,
     /// What one job may ask for.
     pub limits: SiteLimits,
+    /// What a job gets that names nothing.
+    pub choice: SiteChoice,
     /// How many jobs may be open at a time.
     pub max_open_jobs: usize,
     /// Whether each job gets a watcher.

@@ -111,6 +111,8 @@ impl Pass<'_> {
     ) -> Result<(), BridgeError> {
         let why = match &verdict {
             Verdict::NotStarted { reason, .. } => format!("could not start ({reason})"),
+            Verdict::CancelledByAsker => "as was asked".to_owned(),
+            Verdict::Abandoned => "because nobody waits for it any more".to_owned(),
             _ => "by the operator".to_owned(),
         };
         if job.verdict.as_ref() != Some(&verdict) {

@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::ledger::{HeldBy, Outcome, Progress, Record, Seen, State, Store, StoreError};
 use crate::sentences::{About, OPERATOR, of_verdict};
 use base::files::read_own;
-use contract::wire::Reply;
+use contract::wire::Answer;
 use domain::JobId;
 use domain::SlurmJobId;
 use scheduler::requests;
@@ -188,7 +188,7 @@ pub async fn details(config: &Config, text: &str) -> Result<Details, FindError> 
     let is_error = seen.record.outcome == Some(Outcome::Error);
     let error_reply = small(&seen.files.reply())
         .filter(|_| is_error)
-        .and_then(|body| Reply::from_body(body).ok()?.error_sentence());
+        .and_then(|body| Answer::from_body(body).ok()?.error_sentence());
     Ok(Details {
         settings: small(&seen.files.message()).and_then(|body| settings(&body)).unwrap_or_default(),
         error_reply,
@@ -356,6 +356,8 @@ mod tests {
             updated_at: now - Duration::from_secs(10),
             peak_memory_mb: None,
             expected_end: end,
+            best: None,
+            pace: None,
         };
         assert_eq!(expected_end(&info, &progress, now), end);
         let waiting = JobInfo { state: JobState::parse("PENDING"), ..info.clone() };

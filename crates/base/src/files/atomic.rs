@@ -112,7 +112,7 @@ fn directory(path: &Path) -> &Path {
 
 /// The file's name for a crash point: its name, or its extension if the name is that of a job.
 fn name(path: &Path) -> String {
-    let extension = path.extension().filter(|e| *e == "message");
+    let extension = path.extension().filter(|e| *e == "message" || *e == "sent");
     extension.or(path.file_name()).unwrap_or_default().to_string_lossy().into_owned()
 }
 

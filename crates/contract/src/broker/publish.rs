@@ -77,11 +77,11 @@ impl Broker {
         if let Some(limit) = self.config.max_reply_bytes.filter(|limit| size > *limit) {
             return Err(PublishError::TooLarge { size, limit: Some(limit) });
         }
-        if self.offer(envelope, reply).await? {
+        if self.offer_reply(envelope, reply).await? {
             return Ok(());
         }
         self.declare_reply_queue(&envelope.reply_to).await?;
-        if self.offer(envelope, reply).await? {
+        if self.offer_reply(envelope, reply).await? {
             return Ok(());
         }
         Err(PublishError::NoQueue {
@@ -90,11 +90,7 @@ impl Broker {
         })
     }
 
-    /// True when the broker stored the message, false when no queue took it.
-    async fn offer(&mut self, envelope: &Envelope, reply: &Reply) -> Result<bool, PublishError> {
-        let action = "publishing a reply";
-        let select = self.channel.confirm_select(ConfirmSelectOptions::default());
-        within(CALL_DEADLINE, action, select).await?.map_err(failed(action))?;
+    async fn offer_reply(&mut self, envelope: &Envelope, reply: &Reply) -> Result<bool, PublishError> {
         let expiration = self.config.reply_ttl.as_millis().to_string();
         let properties = BasicProperties::default()
             .with_correlation_id(short(&envelope.correlation_id))
@@ -102,14 +98,25 @@ impl Broker {
             .with_content_type("application/json".into())
             .with_delivery_mode(2)
             .with_expiration(short(&expiration));
+        self.offer(&envelope.reply_to, properties, reply.body()).await
+    }
+
+    /// True when the broker stored the message, false when no queue took it.
+    pub(super) async fn offer(
+        &mut self,
+        queue: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Result<bool, PublishError> {
+        let action = "publishing a reply";
+        let select = self.channel.confirm_select(ConfirmSelectOptions::default());
+        within(CALL_DEADLINE, action, select).await?.map_err(failed(action))?;
         let options = BasicPublishOptions { mandatory: true, immediate: false };
         let events = self.connection.events_listener();
         crash::point("before publishing");
         let publish = async {
-            let confirm = self
-                .channel
-                .basic_publish("".into(), short(&envelope.reply_to), options, reply.body(), properties)
-                .await?;
+            let confirm =
+                self.channel.basic_publish("".into(), short(queue), options, body, properties).await?;
             crash::point("after publishing");
             confirm.await
         };
@@ -126,15 +133,13 @@ impl Broker {
             Ok(Confirmation::Ack(None)) => Ok(true),
             Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => Ok(false),
             Ok(Confirmation::Nack(None) | Confirmation::NotRequested) => {
-                Err(PublishError::Refused(printable(&envelope.reply_to, 255)))
+                Err(PublishError::Refused(printable(queue, 255)))
             }
             Err(error) => match amqp_error(&error) {
                 Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)) => {
                     self.reopen().await?;
-                    Err(PublishError::TooLarge {
-                        size: reply.body().len() as u64,
-                        limit: limit_in(&error.to_string()),
-                    })
+                    let limit = limit_in(&error.to_string());
+                    Err(PublishError::TooLarge { size: body.len() as u64, limit })
                 }
                 _ => Err(failed(action)(error).into()),
             },
@@ -262,7 +267,7 @@ async fn blocked(events: impl Stream<Item = Event>, patience: Duration) -> Strin
 
 /// A short string of AMQP: at most 255 bytes. Ids of ours and of properties that came over AMQP
 /// always fit.
-fn short(text: &str) -> ShortString {
+pub(super) fn short(text: &str) -> ShortString {
     let mut end = text.len().min(255);
     while !text.is_char_boundary(end) {
         end -= 1;
