@@ -101,9 +101,9 @@ pub(super) enum Decision {
     Started,
     /// Slurm has put it back into its queue.
     Requeued,
-    /// It is there again: since when it was missing no longer counts.
+    /// Slurm knows it again: the time since it was missing is forgotten.
     Back,
-    /// It is missing, or over without a reply, from now on: it gets a while.
+    /// It is missing, or over without a reply, for the first time: it gets some time.
     Missing,
     /// Its trainer has left a reply and is gone: the reply is ours to deliver.
     Collect(Outcome),
@@ -197,7 +197,7 @@ fn before_submission(job: &Record, now: Timestamp, rules: &Rules) -> Decision {
         return Decision::Fail(order.clone());
     }
     if matches!(job.state, State::Submitting { .. }) && !rules.insists {
-        // At a limit of jobs Slurm is well, and the job waits as it would in Slurm's queue.
+        // A limit of jobs is no fault of Slurm: the job waits as it would in Slurm's queue.
         if job.limited && has_passed(job.received_at, rules.max_pending, now) {
             let reason = job.last_error.clone().unwrap_or_default();
             return Decision::Fail(not_started(reason, Some(rules.max_pending)));
@@ -278,7 +278,7 @@ fn not_started(reason: String, waited: Option<Duration>) -> Verdict {
     Verdict::NotStarted { reason, waited_hours: waited.map(|time| time.as_secs() / 3600) }
 }
 
-/// What an end without a reply comes to.
+/// Why a job that ended without a reply has failed.
 fn ended(info: &JobInfo, asked: Option<&ResourceSettings>, found: &Found) -> Verdict {
     // squeue says 0:00 of a job that never ran, sacct 00:00:00.
     let has_run = info.elapsed.chars().any(|c| !matches!(c, '0' | ':'));
@@ -373,8 +373,8 @@ pub(super) fn intake(jobs: &[Record], breaker: &Breaker, max_open: usize, now: T
     if let Some(until) = breaker.paused_until(now) {
         return Intake::Paused(until);
     }
-    // Words that may mean this job alone hold up no other; where they mean all, the pause will
-    // come.
+    // Words that may mean this job alone don't stop the intake. If they mean every job, the
+    // failures add up to a pause.
     let waits = |job: &&Record| {
         matches!(job.state, State::Received | State::Submitting { .. }) && job.doubt.is_none()
     };
@@ -394,9 +394,9 @@ pub(super) fn never_ran(job: &Record) -> bool {
     job.slurm_id.is_none() && job.outcome == Some(Outcome::Error)
 }
 
-/// Whether a reply that could not be published need not be tried again: its queue is gone, and only
-/// the broker gives queues such a name, or nobody; or it tells of a message that never became a
-/// Slurm job, and has waited long enough (`gives_up`). A broker that is away is waited for.
+/// True when a reply that could not be published is not tried again. Either its queue is gone and
+/// nobody but the broker can create a queue of that name, or it tells of a message that never
+/// became a Slurm job and has waited long enough (`gives_up`). A broker that is away is waited for.
 pub(super) fn is_hopeless(job: &Record, error: &PublishError, gives_up: bool) -> bool {
     let is_reserved = job.reply_to.starts_with("amq.") || job.reply_to.contains(['\r', '\n']);
     match error {

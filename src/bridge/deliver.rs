@@ -16,8 +16,8 @@ use contract::wire::conversation::{End, JobFailed, Used};
 use contract::wire::{Answer, Reply};
 
 impl Pass<'_> {
-    /// Spools the error reply of a failed job. Models on disk win over whatever ended the job that
-    /// made them.
+    /// Writes the error reply of a failed job to the spool. Models on disk are sent instead,
+    /// whatever ended the job that made them.
     pub(super) fn spool_error(&mut self, job: &mut Record) -> Result<(), BridgeError> {
         let State::Failed { sentence } = &job.state else { return Ok(()) };
         let outcome = if self.store.reply(&job.job_id).is_some_and(|r| r.error_sentence().is_none()) {

@@ -39,8 +39,8 @@ impl Pass<'_> {
             };
             let Some(taken) = taken else { return Ok(None) };
             if let Some(known) = self.known(&taken)? {
-                // Its acknowledgement was lost with an earlier pass, or it was sent twice. It has
-                // its one answer.
+                // Its acknowledgement was lost with an earlier pass, or it was sent twice. The job
+                // has its one answer already.
                 self.broker().await?.acknowledge(taken).await?;
                 self.tell(&known, "duplicate", "the message was taken before; it is not taken again");
                 continue;
@@ -69,8 +69,8 @@ impl Pass<'_> {
             let unanswerable = taken.reply_to().is_none() && taken.correlation_id().is_none();
             self.broker().await?.acknowledge(taken).await?;
             if unanswerable && matches!(job.state, State::Failed { .. }) {
-                // Nobody waits for an answer that names no queue and no job: it would circulate for
-                // ever.
+                // A message that names neither a queue nor a job can't be answered. If it stayed,
+                // it would come again for ever.
                 self.apply(&mut job, Event::ReplySpooled(Outcome::Error))?;
                 self.apply(&mut job, Event::Delivered)?;
                 self.store.finish(&job.job_id)?;

@@ -84,8 +84,8 @@ impl Pass<'_> {
             Ok(()) => self.code(),
             Err(error) => error.exit_code(),
         };
-        // Without the lock the counters are another's; where the spool failed they can't be
-        // trusted.
+        // Without the lock another process may be writing the counters. Where the spool failed they
+        // can't be trusted.
         if matches!(result, Err(BridgeError::Lock(_) | BridgeError::Store(_))) || self.beat().is_err() {
             return amend(&path, &LastPass::now(began, code));
         }

@@ -131,7 +131,7 @@ impl Pass<'_> {
                 Ok(self.store.save(job)?)
             }
             Err(error) => {
-                // What one watcher met, the next one would meet too.
+                // The next watcher would fail for the same reason.
                 self.rules.watcher = false;
                 let why = format!(
                     "no watcher yet, so that a failure is reported by the next check only: {error}; \

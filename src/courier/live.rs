@@ -39,8 +39,8 @@ pub enum Errand {
     },
 }
 
-/// The process that publishes while this one trains. Dropped without [`Courier::close`] it is
-/// killed.
+/// The process that publishes while this one trains. If it is dropped without [`Courier::close`],
+/// it is killed.
 #[derive(Debug)]
 pub struct Courier {
     child: Child,
@@ -78,7 +78,7 @@ impl Courier {
         Some(courier)
     }
 
-    /// Hands something over to be told. It never waits for the broker.
+    /// Hands an errand to the process. It never waits for the broker.
     pub fn send(&mut self, errand: &Errand) {
         self.write(errand);
     }
@@ -105,7 +105,7 @@ impl Courier {
                 Err(_) => break,
             }
         }
-        // Drop kills it: of two publishers one has to go.
+        // Dropping it kills it: there may be only one publisher.
     }
 }
 
@@ -121,7 +121,8 @@ impl Drop for Courier {
     }
 }
 
-/// The points of the trainer that a test kills it at are not those of this process: it has its own.
+/// The crash points that a test sets for the trainer are not meant for this process, which has its
+/// own.
 fn points_of_its_own(command: &mut Command) {
     for (own, name) in [
         ("HPC_TRAINER_COURIER_DIE_AT", "HPC_TRAINER_DIE_AT"),

@@ -75,7 +75,7 @@ fn requests(site: &SiteConfig, typical: &Typical) -> Vec<ResourceSettings> {
     let own = site.gres_table.limits().find(|limit| memory <= *limit);
     let mut below = 0;
     for limit in site.gres_table.limits().take(MOST_ROWS) {
-        // As much as suffices to get this row: what is above the row before it.
+        // The least memory that leads to this row: one more than the row before it has.
         let least = below + 1;
         below = limit;
         if Some(limit) == own || site.limits.memory_mb.is_some_and(|most| most < least) {

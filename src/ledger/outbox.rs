@@ -32,7 +32,7 @@ pub struct Live {
     pub state: Option<JobState>,
     /// True once the broker has that.
     pub state_sent: bool,
-    /// Of when the progress is that it told last.
+    /// The time of the progress that it told last.
     pub progress_at: Option<Timestamp>,
 }
 
@@ -51,8 +51,8 @@ impl Outbox {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)
     }
 
-    /// A file in the directory. Names come from job messages in the end, so nothing leads out of
-    /// it.
+    /// A file in the directory. Names come from job messages, so they are checked: nothing leads
+    /// out of the directory.
     fn file(&self, name: &str) -> io::Result<PathBuf> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || " .-_".contains(c);
         if name.is_empty() || name.len() > 120 || name.starts_with('.') || !name.chars().all(is_plain) {
@@ -113,7 +113,7 @@ impl Outbox {
         }
     }
 
-    /// Notes what the trainer could tell. Nothing but the best-effort messages depends on it.
+    /// Notes what the trainer could tell. Only messages that need not arrive depend on it.
     pub fn note_live(&self, live: &Live) {
         let write = || {
             self.make()?;

@@ -1,4 +1,5 @@
-//! How fast the finished jobs of this site were: what the time of the next ones is chosen by.
+//! How fast the finished jobs of this site were. From this the time limit of the next ones is
+//! chosen.
 //!
 //! The file `paces.json` in the spool. A pass that is killed may lose or double the latest entry,
 //! which changes an estimate a little and nothing else.
@@ -9,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::progress::NotedPace;
 use contract::wire::Pace;
 
-/// So many jobs of each kind are remembered.
+/// At most so many jobs of each kind are remembered.
 const MOST: usize = 20;
 
-/// So many jobs tell something.
+/// With fewer jobs nothing is estimated.
 const ENOUGH: usize = 3;
 
 /// A job that has learned less than so many megapixels says nothing about larger ones.

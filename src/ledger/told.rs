@@ -13,6 +13,6 @@ pub struct Told {
     pub state: JobState,
     /// True once the broker has it.
     pub sent: bool,
-    /// Of when the progress is that `check` has told.
+    /// The time of the progress that `check` has told.
     pub progress_at: Option<Timestamp>,
 }

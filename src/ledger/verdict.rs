@@ -88,7 +88,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// True for a decision of a person: the job ends, whatever it is at.
+    /// True for a decision of a person: the job ends in whatever state it is.
     pub fn is_order(&self) -> bool {
         matches!(self, Self::Cancelled | Self::CancelledByAsker | Self::Abandoned)
     }

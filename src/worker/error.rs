@@ -63,7 +63,7 @@ impl JobError {
         }
     }
 
-    /// What the error reply says; `operator` helps.
+    /// What the error reply says. `operator` is whom it tells the musicologist to ask.
     pub(crate) fn sentence(&self, operator: &str) -> String {
         match self {
             Self::Config(_) => sentences::not_set_up(operator),

@@ -19,10 +19,10 @@ use page_layers::{EpochReport, JobObserver, Stop, TrainedLayer};
 /// epoch.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// How often the asker is told of progress, at most, but for the ends of epochs.
+/// The shortest time between two messages about progress, apart from ends of epochs.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
-/// How often the asker is told of the ends of epochs, at most: those of a small page take a
+/// The shortest time between two messages about ends of epochs: those of a small page take a
 /// fraction of a second.
 const EPOCHS_EVERY: Duration = Duration::from_secs(1);
 
@@ -113,7 +113,7 @@ impl Watch {
         self.teller = Some(Told { courier, outbox: outbox.clone(), last: None });
     }
 
-    /// The process that tells, to be closed, or to be told how it ends.
+    /// The process that tells the asker, to be closed or given the end.
     pub(super) fn take_courier(&mut self) -> Option<Courier> {
         self.teller.take().map(|told| told.courier)
     }
@@ -147,7 +147,7 @@ impl Watch {
         Timestamp::now().checked_add(left).ok()
     }
 
-    /// The steps after the first one: that has a share of what happens once only.
+    /// The steps after the first, which includes what happens only once.
     fn pace(&self) -> Option<NotedPace> {
         let timed = u32::try_from(self.steps.checked_sub(1)?).ok()?;
         let seconds = self.first_step?.elapsed().as_secs_f64();

@@ -90,8 +90,8 @@ fn old(store: &Store, logs: Vec<Log>, older: Duration) -> Result<Vec<Item>, Brid
     Ok(items)
 }
 
-/// What is left of an answered job; nothing where there is more in its directory than we know of.
-/// Its directory goes last: a log without it would be nobody's.
+/// What is left of an answered job; nothing if its directory holds more than we know of. The
+/// directory is removed last, because without it nobody knows whose the logs are.
 fn answered(store: &Store, id: &JobId, logs: &[Log], now: Timestamp) -> Option<Vec<Item>> {
     let seen =
         store.see(id).ok().flatten().filter(|seen| seen.answered && seen.record.state == State::Replied)?;

@@ -105,7 +105,7 @@ impl Broker {
         let got = channel.basic_get(CONTROL_QUEUE.into(), BasicGetOptions { no_ack: false });
         match within(CALL_DEADLINE, action, got).await? {
             Ok(_) => {
-                // What the channel holds goes back when it closes.
+                // The message goes back to the queue when the channel closes.
                 let close = channel.close(200, "looked".into());
                 within(CALL_DEADLINE, action, close).await?.map_err(failed(action))?;
                 Ok(ControlAccess::Readable(waiting))
@@ -115,8 +115,8 @@ impl Broker {
         }
     }
 
-    /// Requests that wait, none where the queue can't even be looked at; nothing where there is no
-    /// queue.
+    /// The number of requests that wait; 0 if this account may not look at the queue, `None` if
+    /// there is no queue.
     async fn look_at_control(&mut self) -> Result<Option<u32>, BrokerError> {
         Ok(match self.passive_look().await? {
             Ok(waiting) => Some(waiting),

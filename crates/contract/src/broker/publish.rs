@@ -171,8 +171,8 @@ impl Broker {
             Err(error) => return Err(failed(action)(error)),
         };
         if self.looking(&envelope.reply_to).await? == Looking::IsCounted {
-            // Sent twice it does less harm: both have one message id, and the queue drops what
-            // nobody takes.
+            // Sending the reply twice does less harm: both have the same message id, and the queue
+            // drops what nobody takes.
             tracing::info!(
                 queue = printable(&envelope.reply_to, 255),
                 "a quorum queue counts each look at a message: it is not looked through for the reply"

@@ -1,4 +1,4 @@
-//! What Slurm is asked for where the job's message does not say it.
+//! What Slurm is asked for if the job's message does not say it.
 
 use super::conversation::{Asked, Origin};
 use domain::{
@@ -32,13 +32,13 @@ const LAYERS_OF_A_ZIP: u64 = 4;
 /// What CUDA's libraries take on the host, in MB. Not measured; from what their makers say of them.
 const CUDA_MB: u64 = 1_600;
 
-/// Memory is asked for in steps of so many MB.
+/// Memory is rounded up to a multiple of so many MB.
 const ROUND_MB: u64 = 100;
 
 /// What a job takes beside its training, in seconds: the downloads, the decoding, the last picture.
 const BESIDE_SECONDS: f64 = 1_200.0;
 
-/// Time is asked for in steps of so many seconds.
+/// Times are rounded up to a multiple of so many seconds.
 const ROUND_SECONDS: u64 = 300;
 
 /// How fast finished jobs of the same kind were.

@@ -26,7 +26,7 @@ pub enum BodyError {
     /// Not JSON, or not of the right shape.
     #[error("it can't be read: {0}")]
     Json(#[from] serde_json::Error),
-    /// A kind that is no end.
+    /// The kind of message is no end.
     #[error("{0} is not the end of a conversation")]
     NoEnd(Kind),
 }
@@ -169,7 +169,7 @@ impl JobState {
 /// `job.progress`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobProgress {
-    /// When it was so.
+    /// The time of the progress.
     pub at: Timestamp,
     /// The model under way, such as `Background Model`.
     pub layer: String,
@@ -266,7 +266,7 @@ pub struct Figures {
     pub seconds: f64,
 }
 
-/// When a job was what.
+/// How long a job took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Times {
     /// How long the last run took to its end, in seconds.

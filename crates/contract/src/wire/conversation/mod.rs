@@ -42,7 +42,8 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The contract that the sender of this body understands, whatever else is wrong with it.
+    /// The contract that the sender of this body understands, even if the rest of the body is
+    /// wrong.
     ///
     /// A sender that names a newer protocol knows this one better than the first.
     pub fn of(body: &[u8]) -> Self {
