@@ -37,7 +37,7 @@ pub enum DryRun {
 /// Looks at the next message and puts it back into its place.
 ///
 /// # Errors
-/// When the broker can't be used, or a look would cost the message something.
+/// When the broker can't be used, or when a look at the message would be counted as a delivery.
 pub async fn dry_run(config: &Config) -> Result<DryRun, BridgeError> {
     let mut broker = Broker::connect(&config.broker).await?;
     if broker.depth(JOBS_QUEUE).await?.is_none_or(|messages| messages == 0) {

@@ -34,7 +34,7 @@ pub fn tail(mut file: File) -> io::Result<Vec<String>> {
     let mut bytes = Vec::new();
     file.take(MOST_BYTES).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
-    // What the window cuts in two is left out.
+    // The first line of the window may be half a line, so it is left out.
     let lines = text.lines().skip(usize::from(begin > 0));
     let lines: Vec<String> = lines
         .map(|line| line.rsplit('\r').next().unwrap_or_default())

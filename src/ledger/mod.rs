@@ -1,4 +1,4 @@
-//! The ledger: one record per job in the spool, written before each side effect.
+//! The ledger: one record per job in the spool, written before each step that others can see.
 
 mod advice;
 mod breaker;

@@ -1,7 +1,8 @@
-//! What all jobs came to, also those that `purge` has removed: the counters of the metrics.
+//! Totals over all jobs, including those that `purge` has removed: the counters of the metrics.
 //!
-//! A job is counted when it is found in `done/` and is not yet among the counted ones. Totals and counted ids are one file,
-//! so a run that is killed has counted a job or has not, never half and never twice.
+//! A job is counted when it is found in `done/` and is not yet among the counted ones. Totals and
+//! counted ids are in one file, so a run that is killed has counted a job or not, but never half
+//! and never twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -20,18 +21,19 @@ use base::files::read_own;
 use base::files::write_atomic;
 use domain::JobId;
 
-/// Form of the file; any other is not read, and counting starts anew, which Prometheus takes for a restart.
+/// Form of the file. A file of another form is not read; counting then starts anew, which
+/// Prometheus takes for a restart.
 const VERSION: u32 = 1;
 
-/// The classes' upper bounds, in seconds: a minute to a day.
+/// The upper bounds of the classes, in seconds: from a minute to a day.
 const BOUNDS: [u64; 9] = [60, 300, 900, 1800, 3600, 7200, 14_400, 28_800, 86_400];
 
-/// Times that fell into each class.
+/// A histogram of times.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Histogram {
-    /// How many were at most as long as the bound of this number; the last are those that were longer than all.
+    /// Number of times in each class; the last class has those longer than all bounds.
     counts: [u64; BOUNDS.len() + 1],
-    /// All of them together, in seconds.
+    /// The sum of all times, in seconds.
     seconds: u64,
 }
 
@@ -42,7 +44,7 @@ impl Histogram {
         self.seconds = self.seconds.saturating_add(time.as_secs());
     }
 
-    /// For each bound how many were at most as long.
+    /// For each bound, how many times were at most as long.
     pub fn cumulative(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let sums = self.counts.iter().scan(0, |sum, count| {
             *sum += count;
@@ -72,11 +74,11 @@ pub struct Tally {
     pub failures: BTreeMap<Cause, u64>,
     /// From the message to the start of the training, of the answered jobs that were started.
     pub waits: Histogram,
-    /// From there to the answer, or to the end that Slurm tells.
+    /// From there to the answer, or to the end by Slurm.
     pub runs: Histogram,
-    /// The end of the latest pass of `check` that met no trouble of its own.
+    /// The end of the latest pass of `check` without a trouble of its own.
     pub last_success: Option<Timestamp>,
-    /// What of `done/` is counted. Ids that are no longer there are left out.
+    /// The counted jobs of `done/`. Ids that are no longer there are left out.
     counted: BTreeSet<JobId>,
 }
 
@@ -86,10 +88,11 @@ impl Tally {
         self.failures.values().sum()
     }
 
-    /// Counts the jobs in `done/` that are not counted yet. To be called with the lock in hand; [`Store::save_tally`] is to
-    /// follow.
+    /// Counts the jobs in `done/` that are not counted yet. The caller holds the lock, and calls
+    /// [`Store::save_tally`] afterwards.
     ///
     /// # Errors
+    ///
     /// When the directory can't be read.
     pub fn count(&mut self, store: &Store) -> Result<(), StoreError> {
         self.version = VERSION;
@@ -97,7 +100,7 @@ impl Tally {
         let mut counted = BTreeSet::new();
         for id in done {
             if !self.counted.contains(&id) {
-                // Of a newer program: counted once this one can read it.
+                // A record of a newer program is counted once this program can read it.
                 let Ok(Some(seen)) = store.see(&id) else { continue };
                 if !seen.answered {
                     continue;
@@ -118,7 +121,7 @@ impl Tally {
                 *self.failures.entry(cause.unwrap_or(Cause::Unknown)).or_default() += 1;
             }
         }
-        // Both files are the trainer's, so one clock says when it started and when it had done.
+        // The trainer has written both files, so one clock tells both times.
         let at = |path: PathBuf| Timestamp::try_from(fs::symlink_metadata(path).ok()?.modified().ok()?).ok();
         let span = |from: Timestamp, to: Timestamp| Duration::try_from(to.duration_since(from)).ok();
         let Some(started) = at(job.files.started()) else { return };
@@ -152,9 +155,10 @@ impl Store {
         })
     }
 
-    /// Writes the counters, unless `before` says that they are there already.
+    /// Writes the counters, unless `before` shows that they are written already.
     ///
     /// # Errors
+    ///
     /// When they can't be written.
     pub fn save_tally(&self, tally: &Tally, before: &Tally) -> Result<(), StoreError> {
         if tally == before {

@@ -37,13 +37,14 @@ pub(super) enum DeliveryError {
 pub(super) enum Delivered {
     /// It is in its queue.
     Now,
-    /// It was there already: an earlier attempt had come through.
+    /// It was there already: an earlier attempt had succeeded.
     Before,
     /// `check` has answered in the meantime.
     ByCheck,
 }
 
-/// Publishes the spooled answer, unless it is known to be delivered, or `check` has taken that over.
+/// Publishes the spooled answer, unless it is known to be delivered, or `check` has taken that
+/// over.
 pub(super) async fn deliver(
     config: &TrainerConfig,
     envelope: &Envelope,
@@ -82,7 +83,8 @@ pub(super) async fn deliver(
     Ok(delivered)
 }
 
-/// Sends what is left of a conversation, and its end. What may have come through before is sent again, with the same ids.
+/// Sends what is left of a conversation, and its end. What may have come through before is sent
+/// again, with the same ids.
 async fn deliver_end(
     config: &TrainerConfig,
     envelope: &Envelope,
@@ -139,7 +141,7 @@ async fn send_rest(
 struct Sender<'a> {
     config: &'a TrainerConfig,
     envelope: &'a Envelope,
-    /// An attempt was broken off: it may have come through.
+    /// An attempt was broken off, so it may have succeeded.
     in_doubt: bool,
 }
 

@@ -1,8 +1,8 @@
-//! Whether it costs a message something to be looked at.
+//! Whether looking at a message of a queue is counted as a delivery.
 //!
-//! AMQP 0-9-1 can only show a message by handing it out; it is put back afterwards. In a classic queue it
-//! is then as before, but for the mark that it was handed out. A quorum queue counts that, and drops a
-//! message that was handed out too often (20 times by default from RabbitMQ 4.0 on).
+//! AMQP 0-9-1 can only show a message by handing it out; it is put back afterwards. In a classic
+//! queue it is then as before, but for the mark that it was handed out. A quorum queue counts that,
+//! and drops a message that was handed out too often (20 times by default from RabbitMQ 4.0 on).
 
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
@@ -11,13 +11,12 @@ use lapin::types::{AMQPValue, FieldTable};
 use super::connect::{Broker, BrokerError, CALL_DEADLINE, amqp_error, within};
 
 const TYPE: &str = "x-queue-type";
-/// No queue has this type, so that what is declared here always differs from what there is, and is never
-/// made.
+/// No queue has this type, so the declaration always differs from the queue and never creates one.
 const NO_TYPE: &str = "hpc-trainer-asks";
 /// A queue has fewer arguments.
 const MOST_ARGUMENTS: usize = 16;
 
-/// What it costs a message of a queue to be looked at.
+/// What looking at a message of a queue does to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Looking {
     /// Nothing.
@@ -29,8 +28,9 @@ pub enum Looking {
 }
 
 impl Broker {
-    /// Finds out what it costs to look at the messages of a queue, without looking at any. The queue is
-    /// declared as it can't be, and the broker says how it is instead.
+    /// Finds out what looking at the messages of a queue does, without looking at any. The queue is
+    /// declared with arguments that it can't have, and the broker's refusal names those that it
+    /// has.
     ///
     /// # Errors
     /// When the broker does not answer.
@@ -51,7 +51,8 @@ impl Broker {
                 Some((TYPE, Some(_))) => return Ok(Looking::IsCounted),
                 // Quorum queues are durable, and stay when nobody reads them.
                 Some(("durable" | "auto_delete", _)) => return Ok(Looking::IsFree),
-                // This argument is compared before the type: as it is, it is no difference.
+                // The broker compares this argument before the type. It is given as the queue has
+                // it, so that the type is what differs.
                 Some((name, Some((value, kind)))) => {
                     let Some(value) = typed(value, kind) else { break };
                     arguments.insert(name.into(), value);
@@ -64,12 +65,13 @@ impl Broker {
 }
 
 /// The argument that differs, and how it is: its value and its type. The broker says
-/// `inequivalent arg 'x' for queue …: received … but current is the value '1' of type 'long'` or, of one
-/// that is not set, `… current is none`, and of `durable` and the like `… current is 'true'`.
+/// `inequivalent arg 'x' for queue …: received … but current is the value '1' of type
+/// 'long'` or, of one that is not set, `… current is none`, and of `durable` and the like `…
+/// current is 'true'`.
 fn inequivalent(text: &str) -> Option<(&str, Option<(&str, &str)>)> {
     let (_, rest) = text.split_once("inequivalent arg '")?;
     let (name, rest) = rest.split_once('\'')?;
-    // The name of a queue may hold anything: what counts is what stands last.
+    // The name of a queue may hold anything, so only the end of the text counts.
     let (_, current) = rest.rsplit_once("but current is ")?;
     let value = current.strip_prefix("the value '").and_then(|value| {
         let (value, kind) = value.split_once("' of type '")?;
