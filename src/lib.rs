@@ -7,6 +7,7 @@
 pub mod bridge;
 pub mod cli;
 pub mod config;
+pub mod courier;
 pub mod doctor;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

@@ -3,22 +3,20 @@
 //! A pass is over in seconds and nobody could scrape it. The file says how things stand at its end, and what all jobs came to
 //! so far. No number of it decides anything here, so what can't be measured or written is a warning.
 
-use std::fs::{self, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
 use jiff::Timestamp;
 
+use super::context::{BridgeError, Pass};
 use super::exposition::Exposition;
-use super::pass::{BridgeError, Pass};
+
 use crate::ledger::{Cause, Record, State, Store, StoreError, Tally};
 use base::exit_code::ExitCode;
+use base::files::Replace;
 use contract::broker::JOBS_QUEUE;
 
-/// Everybody may read it: the exporter has an account of its own, and there is nothing in it but numbers.
-const MODE: u32 = 0o644;
 /// A file of ours has a few kilobytes.
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -109,7 +107,7 @@ impl Pass<'_> {
         match depth {
             Ok(messages) => Some(messages.unwrap_or(0)),
             Err(error) => {
-                tracing::debug!("the length of {JOBS_QUEUE} is not known: {error}");
+                tracing::debug!(queue = JOBS_QUEUE, "its length is not known: {error}");
                 None
             }
         }
@@ -119,7 +117,7 @@ impl Pass<'_> {
         let (open, _) = self.store.ids()?;
         let (mut jobs, mut unreadable) = (Vec::new(), 0);
         for id in &open {
-            match self.store.see_or_why(id) {
+            match self.store.see(id) {
                 Ok(Some(seen)) if !seen.answered => jobs.push(seen.record),
                 Ok(_) => {}
                 Err(_) => unreadable += 1,
@@ -255,18 +253,11 @@ fn amend(path: &Path, last: &LastPass) {
     put(path, &text);
 }
 
-/// Replaces the file whole, so that it is never read half-written.
+/// Replaces the file whole, so that it is never read half-written; what is not finished does not end in
+/// `.prom`, and the exporter passes it over. Everybody may read it: the exporter has an account of its own,
+/// and there is nothing in it but numbers.
 fn put(path: &Path, text: &str) {
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> io::Result<()> {
-        // Its name does not end in .prom: the exporter passes it over.
-        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(directory)?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().set_permissions(Permissions::from_mode(MODE))?;
-        file.as_file().sync_all()?;
-        file.persist(path).map(drop).map_err(|error| error.error)
-    };
-    if let Err(error) = write() {
+    if let Err(error) = Replace::PUBLIC.write(path, text.as_bytes()) {
         tracing::warn!(
             "METRICS_FILE {} can't be written: {error}; its directory must exist, and this account must be able to write there",
             path.display()
@@ -276,6 +267,8 @@ fn put(path: &Path, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::pass::{BridgeError, Happening, Outcome, Pass, lock};
+use super::context::{BridgeError, Happening, Outcome, Pass, lock};
+use super::decide::Part;
 use crate::config::Config;
 use crate::ledger::{LockError, Record, Role, Store};
 use base::exit_code::ExitCode;
@@ -12,7 +13,7 @@ use domain::JobId;
 const PAUSE: Duration = Duration::from_secs(5);
 /// How long the lock of the spool is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long it goes on after the grace time; `slurm::Request::watcher` asks for more.
+/// How long it goes on after the grace time; its Slurm job has more time (`requests::watcher`).
 const EXTRA: Duration = Duration::from_secs(300);
 
 /// Looks at one job until it is answered, and tells `tell` what happens to it.
@@ -32,7 +33,7 @@ pub async fn watch(
         let store = Store::open(&config.site.spool)?;
         let code = match lock(&store, Role::Watcher, PATIENCE).await {
             Ok(lock) => {
-                let Some(job) = store.find_open(id) else { return Ok(Outcome::Done(ExitCode::Success)) };
+                let Ok(job) = store.open_job(id) else { return Ok(Outcome::Done(ExitCode::Success)) };
                 let mut pass = Pass::new(config, store, lock, tell)?;
                 let result = pass.look_at(job).await;
                 // The lock goes here, so that a pass of `check` can get on between two looks.
@@ -53,7 +54,7 @@ pub async fn watch(
             Err(error) => return Err(error.into()),
         };
         let store = Store::open(&config.site.spool)?;
-        if store.find_open(id).is_none() || Instant::now() + PAUSE > end {
+        if store.open_job(id).is_err() || Instant::now() + PAUSE > end {
             return Ok(Outcome::Done(code));
         }
         tokio::time::sleep(PAUSE).await;
@@ -63,8 +64,8 @@ pub async fn watch(
 impl Pass<'_> {
     async fn look_at(&mut self, job: Record) -> Result<(), BridgeError> {
         let mut jobs = [job];
-        self.reconcile(&mut jobs).await?;
+        self.follow_up(&mut jobs).await?;
         let [job] = &mut jobs;
-        self.deliver_if_due(job).await
+        self.settle(job, &[Part::Delivery]).await
     }
 }

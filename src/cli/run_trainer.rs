@@ -8,6 +8,7 @@ use super::gpu;
 use super::local::{self, LocalArgs};
 use super::logging::Verbosity;
 use super::predict::{self, PredictArgs};
+use crate::courier::run_child;
 use crate::worker::cores::use_the_cores_of_the_allocation;
 use crate::worker::{self, JobArgs};
 use base::exit_code::ExitCode;
@@ -38,7 +39,7 @@ can't be used, 12 stopped before there was a result. As a job, each of them has 
 )]
 pub struct Arguments {
     /// The job file: JSON with inputs, settings and token
-    #[arg(value_name = "JOB_FILE", required_unless_present_any = ["local", "predict", "check_gpu"], conflicts_with_all = ["local", "predict", "check_gpu"])]
+    #[arg(value_name = "JOB_FILE", required_unless_present_any = ["local", "predict", "check_gpu", "courier"], conflicts_with_all = ["local", "predict", "check_gpu", "courier"])]
     job_file: Option<PathBuf>,
     /// Queue of the reply [default: the job file's reply_to, else hpc-results]
     #[arg(value_name = "REPLY_QUEUE")]
@@ -56,6 +57,9 @@ pub struct Arguments {
     /// Compares what the GPU computes with the CPU, measures a training step in each precision, and prints a table
     #[arg(long, conflicts_with_all = ["local", "predict", "out"])]
     check_gpu: bool,
+    /// Publishes what a training tells meanwhile; started by run_trainer itself
+    #[arg(long, hide = true, conflicts_with_all = ["local", "predict", "check_gpu", "out"])]
+    courier: bool,
     /// Folder with models, such as an earlier --out: to predict with, or to go on training from
     #[arg(long, value_name = "DIR", requires = "out")]
     models: Option<PathBuf>,
@@ -80,6 +84,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
     arguments.verbosity.start(tracing::Level::INFO);
     harden::process();
     let quiet = arguments.verbosity.quiet;
+    if arguments.courier {
+        return run_child(arguments.env_file.as_deref());
+    }
     if arguments.check_gpu {
         return gpu::run();
     }

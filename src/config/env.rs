@@ -123,6 +123,12 @@ pub const VARIABLES: &[Variable] = &[
     variable("MAX_TIME", None, "the longest time that a job may ask for, as D-HH:MM"),
     variable("MAX_EPOCHS", None, "the most epochs that a job may ask for"),
     variable("MAX_SAMPLES", None, "the most samples a layer that a job may ask for"),
+    variable("DEFAULT_CPUS", Some("6"), "how many cores a job gets that names none"),
+    variable(
+        "DEFAULT_TIME",
+        Some("0-06:00"),
+        "the time limit, as D-HH:MM, of a job that names none, until finished jobs of this site tell a better one",
+    ),
     variable(
         "MAX_OPEN_JOBS",
         Some("100"),

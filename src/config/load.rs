@@ -15,7 +15,7 @@ use super::resolved::{Config, OnTimeLimit, RodanConfig, TrainerConfig};
 use base::address::{BrokerAddress, RodanAddress};
 use base::secret::Secret;
 use contract::broker::BrokerConfig;
-use domain::{SiteLimits, Walltime};
+use domain::{SiteChoice, SiteLimits, Walltime};
 use scheduler::GresTable;
 use scheduler::SiteConfig;
 
@@ -285,6 +285,13 @@ impl Reader {
         }
     }
 
+    /// What a job gets that names nothing.
+    fn choice(&mut self, limits: SiteLimits, gpu: bool) -> SiteChoice {
+        let cpus = u32::try_from(self.number("DEFAULT_CPUS", 1..=4096)).unwrap_or(1);
+        let walltime = self.parsed("DEFAULT_TIME", Walltime::from_str).unwrap_or(Walltime::MINUTE);
+        SiteChoice { cpus, walltime, gpu, limits }
+    }
+
     /// node_exporter reads no other names.
     fn metrics_file(&mut self, home: &Path) -> Option<PathBuf> {
         self.parsed("METRICS_FILE", |text| match Path::new(text).extension() {
@@ -296,6 +303,9 @@ impl Reader {
     fn site(&mut self, home: &Path, env_file: Option<&Path>, spool: Option<&Path>) -> SiteConfig {
         let path = |reader: &Self, name| home.join(reader.get(name).unwrap_or_default());
         let (slurm_bin, slurm_timeout) = self.slurm();
+        let gres = self.word("SITE_GRES").filter(|g| g != "none");
+        let gres_table = self.parsed("SITE_GRES_TABLE", GresTable::from_str).unwrap_or_default();
+        let limits = self.limits();
         SiteConfig {
             spool: spool.map_or_else(|| path(self, "SPOOL_DIR"), Path::to_path_buf),
             logs: path(self, "LOG_DIR"),
@@ -305,15 +315,16 @@ impl Reader {
             partition: self.word("SITE_PARTITION"),
             qos: self.word("SITE_QOS"),
             constraint: self.word("SITE_CONSTRAINT"),
-            gres: self.word("SITE_GRES").filter(|g| g != "none"),
-            gres_table: self.parsed("SITE_GRES_TABLE", GresTable::from_str).unwrap_or_default(),
+            choice: self.choice(limits, gres.is_some()),
+            gres,
+            gres_table,
             signal_seconds: self.number("SITE_SIGNAL_SECONDS", 0..=65535),
             slurm_bin,
             give_up: Duration::from_secs(3600 * self.number("GIVE_UP_HOURS", 0..=8760)),
             grace: Duration::from_secs(self.number("GRACE_SECONDS", 0..=86_400)),
             slurm_timeout,
             max_pending: Duration::from_secs(3600 * self.number("MAX_PENDING_HOURS", 1..=8760)),
-            limits: self.limits(),
+            limits,
             max_open_jobs: usize::try_from(self.number("MAX_OPEN_JOBS", 1..=100_000)).unwrap_or(usize::MAX),
             watcher: self.flag("WATCHER"),
             watcher_partition: self.word("WATCHER_PARTITION"),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::store::JobFiles;
+use super::files::JobFiles;
 use base::files::read_own;
 use base::files::write_atomic;
 

@@ -10,7 +10,7 @@ use std::io;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::store::JobFiles;
+use super::files::JobFiles;
 use base::files::read_own;
 use base::files::{create_atomic, write_atomic};
 
@@ -64,6 +64,12 @@ pub fn claim(files: &JobFiles, by: Publisher) -> io::Result<Claimed> {
     Ok(Claimed::Again)
 }
 
+/// Who has claimed a job's reply, as far as that can be read.
+pub fn claimed_by(files: &JobFiles) -> Option<Publisher> {
+    let claim: Claim = serde_json::from_slice(&read_own(&files.claim()).ok()?).ok()?;
+    Some(claim.by)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -74,7 +80,9 @@ mod tests {
     fn check_takes_a_trainers_claim_over_and_not_the_other_way_round() {
         let dir = tempfile::tempdir().unwrap();
         let files = JobFiles::new(dir.path());
+        assert_eq!(claimed_by(&files), None);
         assert_eq!(claim(&files, Publisher::Trainer).unwrap(), Claimed::First);
+        assert_eq!(claimed_by(&files), Some(Publisher::Trainer));
         assert_eq!(claim(&files, Publisher::Trainer).unwrap(), Claimed::Again);
         assert_eq!(claim(&files, Publisher::Check).unwrap(), Claimed::Again);
         assert_eq!(claim(&files, Publisher::Trainer).unwrap(), Claimed::TakenOver);

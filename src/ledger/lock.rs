@@ -16,7 +16,7 @@ use base::files::read_own;
 use base::files::{create_atomic, write_atomic};
 
 /// How long the lock of another host counts without a new heartbeat.
-pub(super) const STALE_AFTER: Duration = Duration::from_secs(600);
+const STALE_AFTER: Duration = Duration::from_secs(600);
 /// How often a heartbeat is written.
 const BEAT_EVERY: Duration = Duration::from_secs(60);
 
@@ -31,15 +31,50 @@ pub enum Role {
     Watcher,
 }
 
+/// Who says of itself that it holds the lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldBy {
+    /// Its host.
+    pub host: String,
+    /// Its process there.
+    pub pid: u32,
+    /// When it last said that it is alive.
+    pub heartbeat: Timestamp,
+    /// What it is at.
+    pub role: Role,
+}
+
+impl HeldBy {
+    fn new(role: Role, now: Timestamp) -> Self {
+        Self { host: host_name(), pid: std::process::id(), heartbeat: now, role }
+    }
+
+    /// False when the next `check` would take the lock over.
+    pub fn is_alive(&self, now: Timestamp) -> bool {
+        if self.host == host_name() { self.is_running() } else { self.is_fresh(now) }
+    }
+
+    fn is_running(&self) -> bool {
+        Path::new(&format!("/proc/{}", self.pid)).exists()
+    }
+
+    fn is_fresh(&self, now: Timestamp) -> bool {
+        now.duration_since(self.heartbeat).unsigned_abs() < STALE_AFTER
+    }
+}
+
+/// What stands in the holder's file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Holder {
-    host: String,
-    pid: u32,
-    heartbeat: Timestamp,
-    #[serde(default)]
+pub(super) struct Holder {
+    #[serde(flatten)]
+    pub(super) who: HeldBy,
+    /// Tells this lock from another one of the same process.
     token: String,
-    #[serde(default)]
-    role: Role,
+}
+
+/// Where the holder of a lock says who it is.
+pub(super) fn holder_path(lock: &Path) -> PathBuf {
+    lock.with_extension("holder")
 }
 
 /// The lock of the spool, held until dropped.
@@ -86,25 +121,24 @@ fn host_name() -> String {
 }
 
 impl Holder {
-    fn read(path: &Path) -> Option<Self> {
+    pub(super) fn read(path: &Path) -> Option<Self> {
         serde_json::from_slice(&read_own(path).ok()?).ok()
     }
 
     fn text(&self) -> io::Result<Vec<u8>> {
         serde_json::to_vec(self).map_err(io::Error::other)
     }
-
-    fn is_fresh(&self, now: Timestamp) -> bool {
-        now.duration_since(self.heartbeat).unsigned_abs() < STALE_AFTER
-    }
 }
 
 fn held(holder: Option<&Holder>) -> LockError {
-    let who = match holder {
-        Some(h) => format!("process {} on {}, last seen {}", h.pid, h.host, h.heartbeat),
+    let role = holder.map_or(Role::Check, |holder| holder.who.role);
+    let who = match holder.map(|holder| &holder.who) {
+        Some(HeldBy { host, pid, heartbeat, .. }) => {
+            format!("process {pid} on {host}, last seen {heartbeat}")
+        }
         None => "it has not said who it is yet".to_owned(),
     };
-    LockError::Held { who, role: holder.map_or(Role::Check, |h| h.role) }
+    LockError::Held { who, role }
 }
 
 impl Lock {
@@ -122,7 +156,7 @@ impl Lock {
             .mode(0o600)
             .open(path)
             .map_err(io)?;
-        let file = path.with_extension("holder");
+        let file = holder_path(path);
         let has_kernel_lock = match flock(&kernel, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => true,
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(held(Holder::read(&file).as_ref())),
@@ -130,13 +164,7 @@ impl Lock {
             Err(rustix::io::Errno::NOLCK | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => false,
             Err(error) => return Err(io(error.into())),
         };
-        let holder = Holder {
-            host: host_name(),
-            pid: std::process::id(),
-            heartbeat: now,
-            token: Uuid::new_v4().to_string(),
-            role,
-        };
+        let holder = Holder { who: HeldBy::new(role, now), token: Uuid::new_v4().to_string() };
         let text = holder.text().map_err(io)?;
         // Twice: the one in the way may have been stale.
         for _ in 0..2 {
@@ -148,10 +176,9 @@ impl Lock {
                 remove_stale(&file, None).map_err(io)?;
                 continue;
             };
-            let is_dead = if other.host == holder.host {
-                has_kernel_lock || !Path::new(&format!("/proc/{}", other.pid)).exists()
-            } else {
-                !other.is_fresh(now)
+            let is_dead = match other.who.host == holder.who.host {
+                true => has_kernel_lock || !other.who.is_running(),
+                false => !other.who.is_fresh(now),
             };
             if !is_dead || !remove_stale(&file, Some(&other)).map_err(io)? {
                 return Err(held(Some(&other)));
@@ -169,10 +196,10 @@ impl Lock {
         if Holder::read(&self.path).is_none_or(|h| h.token != self.holder.token) {
             return Err(LockError::Lost);
         }
-        if now.duration_since(self.holder.heartbeat).unsigned_abs() < BEAT_EVERY {
+        if now.duration_since(self.holder.who.heartbeat).unsigned_abs() < BEAT_EVERY {
             return Ok(());
         }
-        self.holder.heartbeat = now;
+        self.holder.who.heartbeat = now;
         let write = |holder: &Holder| write_atomic(&self.path, &holder.text()?);
         write(&self.holder).map_err(|source| LockError::Io { path: self.path.clone(), source })
     }
@@ -222,8 +249,9 @@ mod tests {
     }
 
     fn write_holder(path: &Path, host: &str, heartbeat: Timestamp) {
-        let text = format!(r#"{{"host":"{host}","pid":7,"heartbeat":"{heartbeat}"}}"#);
-        fs::write(path.with_extension("holder"), text).unwrap();
+        let who = HeldBy { host: host.into(), pid: 7, heartbeat, role: Role::Check };
+        let holder = Holder { who, token: String::new() };
+        fs::write(holder_path(path), holder.text().unwrap()).unwrap();
     }
 
     #[test]
@@ -273,7 +301,7 @@ mod tests {
         let (_dir, path) = lock();
         let now = Timestamp::now();
         let mut lock = take(&path, now).unwrap();
-        let seen = || Holder::read(&path.with_extension("holder")).unwrap().heartbeat;
+        let seen = || Holder::read(&holder_path(&path)).unwrap().who.heartbeat;
         lock.heartbeat(now + Duration::from_secs(5)).unwrap();
         assert_eq!(seen(), now);
         lock.heartbeat(now + BEAT_EVERY).unwrap();
@@ -288,14 +316,10 @@ mod tests {
         write_holder(&path, "dead.example", now - STALE_AFTER * 2);
         let seen = Holder::read(&holder).unwrap();
         // The other host was quicker between our look and our rename.
-        let quick = Holder {
-            token: Uuid::new_v4().to_string(),
-            host: "quick.example".into(),
-            heartbeat: now,
-            ..seen.clone()
-        };
+        let who = HeldBy { host: "quick.example".into(), heartbeat: now, ..seen.who.clone() };
+        let quick = Holder { token: Uuid::new_v4().to_string(), who };
         fs::write(&holder, quick.text().unwrap()).unwrap();
         assert!(!remove_stale(&holder, Some(&seen)).unwrap());
-        assert_eq!(Holder::read(&holder).unwrap().host, "quick.example", "its lock is back in place");
+        assert_eq!(Holder::read(&holder).unwrap().who.host, "quick.example", "its lock is back in place");
     }
 }

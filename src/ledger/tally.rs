@@ -98,7 +98,10 @@ impl Tally {
         for id in done {
             if !self.counted.contains(&id) {
                 // Of a newer program: counted once this one can read it.
-                let Some(seen) = store.see(&id).filter(|seen| seen.answered) else { continue };
+                let Ok(Some(seen)) = store.see(&id) else { continue };
+                if !seen.answered {
+                    continue;
+                }
                 self.add(&seen);
             }
             counted.insert(id);
@@ -184,7 +187,7 @@ mod tests {
     }
 
     fn done(store: &Store, id: &JobId) -> PathBuf {
-        store.see(id).unwrap().files.directory().to_path_buf()
+        store.see(id).unwrap().unwrap().files.directory().to_path_buf()
     }
 
     #[test]
@@ -230,7 +233,7 @@ mod tests {
         assert_eq!((tally.runs.count(), tally.runs.sum_seconds()), (1, 70));
         assert_eq!((tally.waits.count(), tally.waits.sum_seconds()), (1, 300));
         let mut other = Tally::default();
-        let mut seen = store.see(&id).unwrap();
+        let mut seen = store.see(&id).unwrap().unwrap();
         seen.record.ran_seconds = Some(90_000);
         other.add(&seen);
         assert_eq!((other.runs.count(), other.runs.sum_seconds()), (1, 90_000));

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use crate::ledger::JobFiles;
+use crate::ledger::{JobFiles, Outbox};
 use base::files::{read_own, sweep, write_atomic};
-use contract::wire::Reply;
+use contract::wire::Answer;
 
 /// The files around a job file. `check` keeps a record beside it; a job file written by hand stands alone, and then
 /// nothing of it is removed.
@@ -20,6 +20,8 @@ pub(super) struct Place {
     pub(super) delivered: PathBuf,
     /// What a person looks at.
     pub(super) report: PathBuf,
+    /// What a conversation has to send.
+    pub(super) outbox: Outbox,
 }
 
 impl Place {
@@ -28,13 +30,15 @@ impl Place {
         let files = JobFiles::new(directory);
         if files.is_record_of(job_file) {
             let (reply, delivered, report) = (files.reply(), files.delivered(), files.report());
-            return Self { managed: Some(files), reply, delivered, report };
+            let outbox = files.outbox();
+            return Self { managed: Some(files), reply, delivered, report, outbox };
         }
         Self {
             managed: None,
             reply: job_file.with_extension("reply.json"),
             delivered: job_file.with_extension("delivered"),
             report: job_file.with_extension("report.html"),
+            outbox: Outbox::new(&job_file.with_extension("outbox")),
         }
     }
 
@@ -69,8 +73,8 @@ impl Place {
     }
 
     /// Writes the reply down; from here on it can't be lost.
-    pub(super) fn spool(&self, job_file: &Path, reply: &Reply) -> io::Result<()> {
-        write_atomic(&self.reply, reply.body())?;
+    pub(super) fn spool(&self, job_file: &Path, answer: &Answer) -> io::Result<()> {
+        write_atomic(&self.reply, &answer.body())?;
         self.managed.iter().for_each(JobFiles::remove_checkpoint);
         if self.managed.is_some()
             && let Err(error) = fs::remove_file(job_file)

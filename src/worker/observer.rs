@@ -9,13 +9,20 @@ use tracing::{info, warn};
 use super::progress_bar::Progress;
 use super::requeue::Allocation;
 use super::signals::{Signal, Signals};
-use crate::ledger::{JobFiles, Progress as Note};
+use crate::courier::{Courier, Errand};
+use crate::ledger::{JobFiles, NotedPace, Outbox, Progress as Note};
 use base::memory::peak_memory;
-use domain::Layer;
+use domain::{Layer, TrainingSettings};
 use page_layers::{EpochReport, JobObserver, Stop, TrainedLayer};
 
 /// How often the note is written, at most, but for the starts of layers and the ends of epochs.
 const EVERY: Duration = Duration::from_secs(2);
+
+/// How often the asker is told of progress, at most, but for the ends of epochs.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// How often the asker is told of the ends of epochs, at most: those of a small page take a fraction of a second.
+const EPOCHS_EVERY: Duration = Duration::from_secs(1);
 
 /// After so many steps the pace is known well enough.
 const TELLING_STEPS: u64 = 20;
@@ -35,6 +42,16 @@ pub(super) struct Watch {
     note: Note,
     files: Option<JobFiles>,
     noted: Instant,
+    /// Millions of pixels of patches in a step.
+    megapixels: f64,
+    teller: Option<Told>,
+}
+
+/// What the asker of a conversation is told meanwhile.
+struct Told {
+    courier: Courier,
+    outbox: Outbox,
+    last: Option<Instant>,
 }
 
 impl Watch {
@@ -62,6 +79,8 @@ impl Watch {
             updated_at: Timestamp::now(),
             peak_memory_mb: None,
             expected_end: None,
+            best: None,
+            pace: None,
         };
         let mut watch = Self {
             shown,
@@ -74,9 +93,35 @@ impl Watch {
             note,
             files: files.cloned(),
             noted: Instant::now(),
+            megapixels: 0.0,
+            teller: None,
         };
         watch.write();
         watch
+    }
+
+    /// From these follows how much is learned in a step.
+    pub(super) fn measure(&mut self, settings: &TrainingSettings) {
+        let pixels = f64::from(settings.patch_height) * f64::from(settings.patch_width);
+        self.megapixels = pixels * f64::from(settings.batch_size) / 1e6;
+    }
+
+    /// Tells the asker how far it is, and of each model as soon as it is done.
+    pub(super) fn tell_by(&mut self, courier: Courier, outbox: &Outbox) {
+        self.teller = Some(Told { courier, outbox: outbox.clone(), last: None });
+    }
+
+    /// The process that tells, to be closed, or to be told how it ends.
+    pub(super) fn take_courier(&mut self) -> Option<Courier> {
+        self.teller.take().map(|told| told.courier)
+    }
+
+    fn tell(&mut self, every: Duration) {
+        let Some(told) = &mut self.teller else { return };
+        if self.note.layer_number > 0 && told.last.is_none_or(|last| last.elapsed() >= every) {
+            told.last = Some(Instant::now());
+            told.courier.send(&Errand::Progress(self.note.told()));
+        }
     }
 
     /// Whether a warning suspends the training even where it has something to show.
@@ -99,12 +144,22 @@ impl Watch {
         Timestamp::now().checked_add(left).ok()
     }
 
+    /// The steps after the first one: that has a share of what happens once only.
+    fn pace(&self) -> Option<NotedPace> {
+        let timed = u32::try_from(self.steps.checked_sub(1)?).ok()?;
+        let seconds = self.first_step?.elapsed().as_secs_f64();
+        (u64::from(timed) >= TELLING_STEPS)
+            .then(|| NotedPace { megapixels: f64::from(timed) * self.megapixels, seconds })
+    }
+
     fn write(&mut self) {
         self.noted = Instant::now();
-        let Some(files) = &self.files else { return };
         self.note.updated_at = Timestamp::now();
         self.note.expected_end = self.expected_end();
+        self.note.pace = self.pace();
         self.note.peak_memory_mb = peak_memory().map(|bytes| bytes >> 20);
+        self.tell(TOLD_EVERY);
+        let Some(files) = &self.files else { return };
         if let Err(error) = self.note.write(&files.progress()) {
             warn!("{} can't be written: {error}", files.progress().display());
             self.files = None; // once is enough to be told
@@ -125,6 +180,7 @@ impl JobObserver for Watch {
             loss: None,
             accuracy: None,
             f1: None,
+            best: None,
             ..self.note.clone()
         };
         self.write();
@@ -145,11 +201,20 @@ impl JobObserver for Watch {
         self.shown.epoch(layer, report);
         self.note.accuracy = report.validation.map(|metrics| metrics.accuracy);
         self.note.f1 = report.validation.map(|metrics| metrics.f1);
+        self.note.best = self.note.accuracy.into_iter().chain(self.note.best).reduce(f64::max);
         self.write();
+        self.tell(EPOCHS_EVERY);
     }
 
     fn layer_finished(&mut self, layer: &TrainedLayer) {
         self.shown.layer_finished(layer);
+        let Some(told) = &mut self.teller else { return };
+        let name = layer.model_name.clone();
+        let kept = std::fs::read(&layer.path).and_then(|file| told.outbox.put_model(&name, &file));
+        match kept {
+            Ok(()) => told.courier.send(&Errand::Model { name, at: Timestamp::now() }),
+            Err(error) => warn!("{name} can't be sent before the end: {error}"),
+        }
     }
 
     fn stop(&self) -> Stop {

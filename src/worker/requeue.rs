@@ -8,8 +8,8 @@ use tracing::{info, warn};
 use super::signals::{Signal, Signals};
 use crate::config::{OnTimeLimit, TrainerConfig};
 use crate::ledger::JobFiles;
-use domain::SlurmJobId;
-use domain::TrainingSettings;
+use contract::wire::conversation::{Asked, Origin};
+use domain::{SlurmJobId, TrainingSettings};
 use page_layers::{Checkpoints, TrainingInputs};
 use scheduler::slurm::Slurm;
 
@@ -38,16 +38,19 @@ impl Allocation {
         self.job.filter(|_| config.requeue && self.restarts < config.max_requeues)
     }
 
-    /// True when a warning suspends the training even where it has something to show.
-    pub(super) fn suspends(&self, config: &TrainerConfig) -> bool {
-        config.on_time_limit == OnTimeLimit::Requeue && self.may_requeue(config).is_some()
+    /// True when a warning suspends the training even where it has something to show: where the site wants it so, and
+    /// where nobody has asked for the time that is over.
+    pub(super) fn suspends(&self, config: &TrainerConfig, asked: Option<&Asked>) -> bool {
+        let was_chosen = asked.is_some_and(|asked| asked.time_from != Origin::Job);
+        let wanted = config.on_time_limit == OnTimeLimit::Requeue || was_chosen;
+        wanted && self.may_requeue(config).is_some()
     }
 
     /// Asks Slurm to put the job back into its queue. True when the job is left to Slurm; false
     /// when Slurm can't or won't take it back.
     pub(super) fn requeue(&self, config: &TrainerConfig, runtime: &Runtime, signals: &Signals) -> bool {
         let Some(job) = self.may_requeue(config) else { return false };
-        let slurm = Slurm::on_node(config.slurm_bin.clone(), config.slurm_timeout.min(LONGEST));
+        let slurm = Slurm::new(config.slurm_bin.clone(), config.slurm_timeout.min(LONGEST), []);
         // Said before it is asked for: Slurm ends this process at once, perhaps before it has
         // heard the answer.
         info!(

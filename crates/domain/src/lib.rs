@@ -16,7 +16,9 @@ pub use colour::{colour_name, layer_colour};
 pub use figures::{EpochReport, Metrics, Score};
 pub use ids::{CorrelationId, JobId, SlurmJobId, hex_sha256};
 pub use layer::{Input, InputKind, Inputs, InputsError, Layer};
-pub use limits::SiteLimits;
-pub use settings::{ResourceSettings, SettingsError, SettingsMap, TRAINING_SETTINGS, TrainingSettings};
+pub use limits::{Beyond, SiteChoice, SiteLimits};
+pub use settings::{
+    NamedResources, ResourceSettings, SettingsError, SettingsMap, TRAINING_SETTINGS, TrainingSettings,
+};
 pub use shape::{PatchShape, PatchShapeError};
 pub use walltime::{Walltime, WalltimeError};

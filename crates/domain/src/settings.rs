@@ -2,17 +2,18 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::choices::{Augmentation, Choice, PatchSelection, StoppingMetric};
-use crate::walltime::Walltime;
+use super::choices::{Augmentation, Choice, PatchSelection, StoppingMetric};
+use super::walltime::Walltime;
 
 /// The `settings` object of a message, as it came; unknown names stay in it.
 pub type SettingsMap = serde_json::Map<String, Value>;
 
-pub(crate) const EPOCHS: &str = "Maximum number of training epochs";
-pub(crate) const SAMPLES: &str = "Maximum number of samples per label";
+pub(super) const EPOCHS: &str = "Maximum number of training epochs";
+pub(super) const SAMPLES: &str = "Maximum number of samples per label";
 const PATCH_HEIGHT: &str = "Patch height";
 const PATCH_WIDTH: &str = "Patch width";
 const BATCH_SIZE: &str = "Batch Size";
@@ -23,9 +24,9 @@ const SELECTION: &str = "Patch selection";
 const BRIGHTNESS: &str = "Augmentation: brightness (%)";
 const SHIFT: &str = "Augmentation: shift (pixels)";
 const FLIP: &str = "Augmentation: flip";
-pub(crate) const CPUS: &str = "CPUs";
-pub(crate) const MEMORY: &str = "Maximum memory (MB)";
-pub(crate) const WALLTIME: &str = "Maximum time (D-HH:MM)";
+pub(super) const CPUS: &str = "CPUs";
+pub(super) const MEMORY: &str = "Maximum memory (MB)";
+pub(super) const WALLTIME: &str = "Maximum time (D-HH:MM)";
 const EMAIL: &str = "Slurm Notification Email";
 
 /// The names of the settings that training understands: what `--set` may name.
@@ -70,7 +71,7 @@ pub struct TrainingSettings {
 }
 
 /// What the job asks Slurm for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceSettings {
     /// `--cpus-per-task`, 1 to 4096.
     pub cpus: u32,
@@ -82,16 +83,23 @@ pub struct ResourceSettings {
     pub email: Option<String>,
 }
 
+/// What a job's message says that Slurm is to be asked for: all of it may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NamedResources {
+    /// `--cpus-per-task`, 1 to 4096.
+    pub cpus: Option<u32>,
+    /// `--mem` in MB (Slurm's: 1,048,576 bytes), 1 to 100,000,000.
+    pub memory_mb: Option<u64>,
+    /// `--time`.
+    pub walltime: Option<Walltime>,
+    /// `--mail-user`, where one was given.
+    pub email: Option<String>,
+}
+
 /// Settings that are missing or wrong: all of them at once.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("{}", list(.0))]
 pub struct SettingsError(Vec<String>);
-
-impl SettingsError {
-    pub(crate) fn new(problems: Vec<String>) -> Self {
-        Self(problems)
-    }
-}
 
 fn list(problems: &[String]) -> String {
     let mut text = String::new();
@@ -223,27 +231,26 @@ impl TrainingSettings {
     }
 }
 
-impl ResourceSettings {
-    /// Reads what a job asks Slurm for.
+impl NamedResources {
+    /// Reads what a job's message says that Slurm is to be asked for. A text of nothing names nothing.
     ///
     /// # Errors
-    /// When settings are missing, out of range, or the address is none: all of them at once.
+    /// When settings are out of range, or the address is none: all of them at once.
     pub fn from_job(map: &SettingsMap) -> Result<Self, SettingsError> {
         let mut reader = Reader { map, problems: Vec::new() };
-        let cpus = reader.small(CPUS, None, 1, 4096);
-        let memory_mb = reader.number(MEMORY, None, 1, 100_000_000);
-        let walltime = match map.get(WALLTIME) {
-            None | Some(Value::Null) => {
-                reader.problems.push(format!("the setting \"{WALLTIME}\" is missing"));
-                None
-            }
-            Some(value) => {
-                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                text.parse::<Walltime>()
-                    .map_err(|error| reader.problems.push(format!("the setting \"{WALLTIME}\" {error}")))
-                    .ok()
-            }
+        let is_named = |name: &str| match map.get(name) {
+            None | Some(Value::Null) => false,
+            Some(Value::String(text)) => !text.trim().is_empty(),
+            Some(_) => true,
         };
+        let cpus = is_named(CPUS).then(|| reader.small(CPUS, None, 1, 4096));
+        let memory_mb = is_named(MEMORY).then(|| reader.number(MEMORY, None, 1, 100_000_000));
+        let walltime = map.get(WALLTIME).filter(|_| is_named(WALLTIME)).and_then(|value| {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            text.parse::<Walltime>()
+                .map_err(|error| reader.problems.push(format!("the setting \"{WALLTIME}\" {error}")))
+                .ok()
+        });
         let email = match map.get(EMAIL) {
             None | Some(Value::Null) => None,
             Some(Value::String(text)) if text.trim().is_empty() => None,
@@ -255,7 +262,6 @@ impl ResourceSettings {
                 None
             }
         };
-        let Some(walltime) = walltime else { return Err(SettingsError(reader.problems)) };
         reader.finish(Self { cpus, memory_mb, walltime, email })
     }
 }
@@ -309,9 +315,9 @@ mod tests {
             augmentation: Augmentation::default(),
         };
         assert_eq!(training, expected);
-        let resources = ResourceSettings::from_job(&rodan()).unwrap();
-        assert_eq!((resources.cpus, resources.memory_mb, resources.email), (6, 257_000, None));
-        assert_eq!(resources.walltime.seconds(), 6 * 3600);
+        let named = NamedResources::from_job(&rodan()).unwrap();
+        assert_eq!((named.cpus, named.memory_mb, named.email), (Some(6), Some(257_000), None));
+        assert_eq!(named.walltime.map(Walltime::seconds), Some(6 * 3600));
     }
 
     #[test]
@@ -327,19 +333,34 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part} is not in {error}");
         }
-        let error = ResourceSettings::from_job(&SettingsMap::new()).unwrap_err().to_string();
+        let map = json!({ CPUS: 0, MEMORY: "much", WALLTIME: "soon" });
+        let error = NamedResources::from_job(map.as_object().unwrap()).unwrap_err().to_string();
         assert!(["CPUs", "Maximum memory (MB)", "Maximum time"].iter().all(|p| error.contains(p)), "{error}");
     }
 
     #[test]
     fn addresses_that_could_be_something_else_are_refused() {
-        let email = |text: &str| ResourceSettings::from_job(&with(EMAIL, json!(text))).map(|r| r.email);
+        let email = |text: &str| NamedResources::from_job(&with(EMAIL, json!(text))).map(|r| r.email);
         assert_eq!(email(" me+hpc@music.example.org "), Ok(Some("me+hpc@music.example.org".into())));
         for text in
             ["--wrap=x@y.z", "a@b", "a@b.c\nBcc: d@e.f", "a b@c.d", "a@b.c,d@e.f", "@b.c", "$(id)@b.c"]
         {
             assert!(email(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_slurm_is_asked_for_may_be_left_out() {
+        let nothing = json!({});
+        let empty = json!({ CPUS: "", MEMORY: null, WALLTIME: " ", EMAIL: "" });
+        for map in [nothing, empty] {
+            let named = NamedResources::from_job(map.as_object().unwrap());
+            assert_eq!(named, Ok(NamedResources::default()));
+        }
+        let some = json!({ CPUS: "4", WALLTIME: 90 });
+        let named = NamedResources::from_job(some.as_object().unwrap()).unwrap();
+        assert_eq!((named.cpus, named.memory_mb), (Some(4), None));
+        assert_eq!(named.walltime.map(Walltime::seconds), Some(5400));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::super::context::{BridgeError, lock};
 use super::super::metrics;
-use super::super::pass::{BridgeError, lock};
 use super::logs::Log;
 use crate::config::Config;
 use crate::ledger::{LockError, Role, State, Store};
@@ -90,7 +90,8 @@ fn old(store: &Store, logs: Vec<Log>, older: Duration) -> Result<Vec<Item>, Brid
 /// What is left of an answered job; nothing where there is more in its directory than we know of. Its directory goes last:
 /// a log without it would be nobody's.
 fn answered(store: &Store, id: &JobId, logs: &[Log], now: Timestamp) -> Option<Vec<Item>> {
-    let seen = store.see(id).filter(|seen| seen.answered && seen.record.state == State::Replied)?;
+    let seen =
+        store.see(id).ok().flatten().filter(|seen| seen.answered && seen.record.state == State::Replied)?;
     let directory = seen.files.directory();
     if !seen.files.are_all() {
         tracing::warn!("{}: there is something in it that is not ours; left alone", directory.display());

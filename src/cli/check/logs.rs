@@ -40,7 +40,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     let mut reader = Reader::default();
     loop {
         // Looked up before the logs are read: what was written until then is shown.
-        let answered = store.see(&id).is_none_or(|seen| seen.answered);
+        let answered = store.see(&id).ok().flatten().is_none_or(|seen| seen.answered);
         let last = answered || !arguments.follow;
         let logs = match logs_of(&config.site.logs, &id) {
             Ok(logs) => logs,

@@ -106,7 +106,7 @@ fn summary(job: &JobStatus, now: Timestamp) -> Option<String> {
         }
         _ => {}
     }
-    if job.record.verdict.is_some() {
+    if job.being_cancelled.is_some() {
         return Some("is being cancelled".to_owned());
     }
     let phase = job.slurm.as_ref().map(|info| info.phase);
