@@ -178,6 +178,6 @@ def test_what_the_cluster_refuses_is_told(site, environment, tmp_path):
             lambda: order.page_order(inputs, SMALL, outputs, environment),
             outputs,
         )
-    assert "gone" in caught.value.summary
+    assert "can't be downloaded" in caught.value.summary
     assert "Correlation id" in caught.value.details
     assert list((tmp_path / "out").iterdir()) == []

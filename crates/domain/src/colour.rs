@@ -18,12 +18,12 @@ const PALETTE: [(&str, [u8; 3]); 10] = [
     ("grey", [90, 90, 90]),
 ];
 
-/// The name of the colour in which a layer is drawn; none for the background.
+/// The name of the colour in which a layer is drawn; `None` for the background.
 pub fn colour_name(layer: Layer) -> Option<&'static str> {
     layer_colour(layer).map(|(name, _)| name)
 }
 
-/// Name and RGB value of the colour in which a layer is drawn; none for the background.
+/// Name and RGB value of the colour in which a layer is drawn; `None` for the background.
 pub fn layer_colour(layer: Layer) -> Option<(&'static str, [u8; 3])> {
     match layer {
         Layer::Background => None,

@@ -1,9 +1,9 @@
-//! What a site gives one job at most, whatever its message asks for.
+//! The most that a site gives one job, whatever its message asks for.
 
 use super::settings::{CPUS, EPOCHS, MEMORY, ResourceSettings, SAMPLES, TrainingSettings, WALLTIME};
 use super::walltime::Walltime;
 
-/// The most that one job may ask for; what is `None` has no limit but the message's own.
+/// The most that one job may ask for; `None` means no limit but that of the setting itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SiteLimits {
     /// `CPUs`.

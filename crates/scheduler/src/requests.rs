@@ -111,7 +111,7 @@ pub fn node_check(site: &SiteConfig, name: &str, memory_mb: u64, script: &Path, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use domain::SiteLimits;
+    use domain::{SiteChoice, SiteLimits};
 
     fn site() -> SiteConfig {
         SiteConfig {
@@ -138,6 +138,12 @@ mod tests {
             watcher_partition: None,
             requeue: true,
             grace: std::time::Duration::ZERO,
+            choice: SiteChoice {
+                cpus: 4,
+                walltime: "0-06:00".parse().unwrap(),
+                gpu: true,
+                limits: SiteLimits::default(),
+            },
         }
     }
 

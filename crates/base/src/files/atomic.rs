@@ -1,4 +1,4 @@
-//! Files that are either whole or absent, also after a crash.
+//! Files that are either whole or absent, even after a crash.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -9,9 +9,9 @@ use tempfile::NamedTempFile;
 
 use crate::crash;
 
-/// How the name of a file begins that is not yet in its place; a crash can leave one behind.
+/// How the name of an unfinished file begins; a crash can leave one behind.
 pub const UNFINISHED: &str = ".new-";
-/// How the name of the file begins that only shows that a directory can be written.
+/// How the name of a file begins that only tests whether a directory can be written.
 pub const PROBE: &str = ".probe-";
 
 /// How a file is replaced: by another one that is written beside it and then gets its name, so that nobody
@@ -69,10 +69,12 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes `bytes` to `path` unless there is such a file already: true when it was written. Of several processes, on
-/// whatever nodes, just one gets true, because a link is made by the file server and either exists or not.
+/// Writes `bytes` to `path` unless the file exists; returns true when it was written. Of several
+/// processes, on whatever nodes, only one gets true, because the file server makes the link for one
+/// of them.
 ///
 /// # Errors
+///
 /// As [`write_atomic`].
 pub fn create_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     let name = name(path);
@@ -89,8 +91,8 @@ pub fn create_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Removes the half-made files in a directory: what a run that was killed has left. To be called by the only one that
-/// writes there.
+/// Removes the unfinished files in a directory, which a killed run has left. Only the one process
+/// that writes there may call it.
 pub fn sweep(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -108,13 +110,13 @@ fn directory(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// What a crash point calls the file: its name, or its extension where the name is that of one job.
+/// The file's name for a crash point: its name, or its extension if the name is that of a job.
 fn name(path: &Path) -> String {
     let extension = path.extension().filter(|e| *e == "message" || *e == "sent");
     extension.or(path.file_name()).unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Makes a rename, a new file or a removal in `directory` last.
+/// Makes a rename, a new file or a removal in `directory` permanent.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }

@@ -2,5 +2,8 @@
 
 pub(crate) mod archive;
 pub(crate) mod decode;
+pub(crate) mod jpeg;
+#[cfg(test)]
+mod jpeg_tests;
 pub(crate) mod mask;
 pub(crate) mod page;
