@@ -208,6 +208,19 @@ fn render(standing: &Standing, tally: &Tally, last: &LastPass) -> String {
         "Time from the start of a training to its answer, of answered jobs.",
         &tally.runs,
     );
+    let chosen = tally.chosen;
+    out.counter(
+        "hpc_trainer_chosen_memory_megabytes_total",
+        "Memory of jobs that named none and have models: what Slurm was asked for, and their peaks.",
+    )
+    .labelled("kind", "asked", chosen.memory_asked_mb)
+    .labelled("kind", "used", chosen.memory_used_mb);
+    out.counter(
+        "hpc_trainer_chosen_time_seconds_total",
+        "Time of jobs that named none and have models: what Slurm was asked for, and how long they ran.",
+    )
+    .labelled("kind", "asked", chosen.seconds_asked)
+    .labelled("kind", "used", chosen.seconds_used);
     for (name, help, value) in last.values() {
         out.gauge(name, help).value(value);
     }

@@ -30,7 +30,7 @@ pub use record::{Doubt, Event, Outcome, Record, State, TransitionError};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use store::parse as parse_record;
 pub use store::{Store, StoreError, Unreadable};
-pub use tally::{Histogram, Tally};
+pub use tally::{Chosen, Histogram, Tally};
 pub use told::Told;
 pub use verdict::Verdict;
 pub use view::Seen;

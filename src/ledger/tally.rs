@@ -14,11 +14,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::cause::Cause;
+use super::progress::Progress;
 use super::record::Outcome;
 use super::store::{Store, StoreError};
 use super::view::Seen;
 use base::files::read_own;
 use base::files::write_atomic;
+use contract::wire::conversation::{Asked, Origin};
 use domain::JobId;
 
 /// Form of the file. A file of another form is not read; counting then starts anew, which
@@ -64,6 +66,33 @@ impl Histogram {
     }
 }
 
+/// What was chosen for jobs that did not name it, beside what they used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chosen {
+    /// Memory that Slurm was asked for, in its MB.
+    pub memory_asked_mb: u64,
+    /// The largest resident memory of the same jobs, in MB.
+    pub memory_used_mb: u64,
+    /// Time that Slurm was asked for, in seconds.
+    pub seconds_asked: u64,
+    /// How long the same jobs ran, in seconds.
+    pub seconds_used: u64,
+}
+
+impl Chosen {
+    /// Counts what is known on both sides only.
+    fn add(&mut self, asked: &Asked, used_mb: Option<u64>, ran: Option<Duration>) {
+        if let Some(used) = used_mb.filter(|_| asked.memory_from != Origin::Job) {
+            self.memory_asked_mb = self.memory_asked_mb.saturating_add(asked.memory_mb);
+            self.memory_used_mb = self.memory_used_mb.saturating_add(used);
+        }
+        if let Some(ran) = ran.filter(|_| asked.time_from != Origin::Job) {
+            self.seconds_asked = self.seconds_asked.saturating_add(asked.time_seconds);
+            self.seconds_used = self.seconds_used.saturating_add(ran.as_secs());
+        }
+    }
+}
+
 /// The counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
@@ -76,6 +105,9 @@ pub struct Tally {
     pub waits: Histogram,
     /// From there to the answer, or to the end by Slurm.
     pub runs: Histogram,
+    /// Of jobs answered with the models: what was chosen for them, and what they used.
+    #[serde(default)]
+    pub chosen: Chosen,
     /// The end of the latest pass of `check` without a trouble of its own.
     pub last_success: Option<Timestamp>,
     /// The counted jobs of `done/`. Ids that are no longer there are left out.
@@ -129,6 +161,10 @@ impl Tally {
         let of_slurm = job.record.ran_seconds.map(Duration::from_secs);
         let ran = of_slurm.or_else(|| span(started, at(job.files.delivered())?));
         ran.into_iter().for_each(|ran| self.runs.add(ran));
+        if let (Some(asked), Some(Outcome::Models)) = (&job.record.asked, job.record.outcome) {
+            let note = Progress::read(&job.files.progress());
+            self.chosen.add(asked, note.and_then(|note| note.peak_memory_mb), ran);
+        }
     }
 }
 
@@ -167,6 +203,33 @@ impl Store {
         let path = self.tally_path();
         let write = || write_atomic(&path, &serde_json::to_vec(tally).map_err(io::Error::other)?);
         write().map_err(|source| StoreError::new(&path, "can't be written", source))
+    }
+}
+
+#[cfg(test)]
+mod chosen_tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_chosen_and_is_known_is_counted() {
+        let asked = |memory_from, time_from| Asked {
+            cpus: 6,
+            cpus_from: Origin::Site,
+            memory_mb: 4400,
+            memory_from,
+            time_seconds: 21_600,
+            time_from,
+        };
+        let mut chosen = Chosen::default();
+        let hour = Some(Duration::from_secs(3600));
+        chosen.add(&asked(Origin::Job, Origin::Job), Some(2300), hour);
+        chosen.add(&asked(Origin::Estimate, Origin::Site), None, None);
+        assert_eq!(chosen, Chosen::default());
+        chosen.add(&asked(Origin::Estimate, Origin::Job), Some(2300), hour);
+        chosen.add(&asked(Origin::Job, Origin::Measured), Some(2300), hour);
+        let both =
+            Chosen { memory_asked_mb: 4400, memory_used_mb: 2300, seconds_asked: 21_600, seconds_used: 3600 };
+        assert_eq!(chosen, both);
     }
 }
 
