@@ -12,7 +12,7 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 
 use super::row::{Rows, apart, within};
-use base::tls::{self, Identity};
+use base::tls::{self, Identity, Refusal};
 use contract::broker::{Hello, hello};
 
 /// How long a name server, a connection and each answer may take.
@@ -63,7 +63,7 @@ struct Chain {
 
 /// The result of a conversation with the server.
 struct Spoken {
-    chain: Option<Result<Chain, String>>,
+    chain: Option<Result<Chain, Refusal>>,
     hello: Option<Result<Hello, String>>,
 }
 
@@ -115,8 +115,7 @@ pub(super) async fn reach(rows: &mut Rows, server: &Server) -> Reached {
         Some(Ok(chain)) => certificate(rows, server, &chain),
         Some(Err(error)) => {
             is_open = false;
-            let (seen, advice) = error.split_once(": ").unwrap_or((&error, "look at the server's own log"));
-            rows.fail("TLS", seen, advice);
+            rows.fail("TLS", error.what, error.advice);
         }
         None => {}
     }
@@ -196,13 +195,13 @@ fn certificate(rows: &mut Rows, server: &Server, chain: &Chain) {
 
 /// Speaks with the server until it is known to be of the right kind.
 fn speak(stream: TcpStream, server: &Server) -> Spoken {
-    let nothing = |error: String| Spoken { chain: Some(Err(error)), hello: None };
+    let nothing = |refusal: Refusal| Spoken { chain: Some(Err(refusal)), hello: None };
     let prepared = stream
         .set_nonblocking(false)
         .and_then(|()| stream.set_read_timeout(Some(DEADLINE)))
         .and_then(|()| stream.set_write_timeout(Some(DEADLINE)));
     if let Err(error) = prepared {
-        return nothing(error.to_string());
+        return nothing(broken(&error));
     }
     if !server.tls {
         return Spoken { chain: None, hello: greet(server, stream) };
@@ -227,15 +226,14 @@ fn greet(server: &Server, mut stream: impl Stream) -> Option<Result<Hello, Strin
 fn shake_hands(
     mut stream: TcpStream,
     server: &Server,
-) -> Result<(Chain, StreamOwned<ClientConnection, TcpStream>), String> {
-    let config = tls::client_config(server.identity.as_ref())
-        .map_err(|error| error.to_string().replacen("; ", ": ", 1))?;
-    let name = ServerName::try_from(server.host.clone()).map_err(|error| error.to_string())?;
-    let mut connection = ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())?;
+) -> Result<(Chain, StreamOwned<ClientConnection, TcpStream>), Refusal> {
+    let config = tls::client_config(server.identity.as_ref()).map_err(|error| error.refusal())?;
+    let name = ServerName::try_from(server.host.clone()).map_err(|error| broken(&error))?;
+    let mut connection = ClientConnection::new(Arc::new(config), name).map_err(|error| broken(&error))?;
     while connection.is_handshaking() {
         connection
             .complete_io(&mut stream)
-            .map_err(|error| tls::explain(&error).unwrap_or_else(|| error.to_string()))?;
+            .map_err(|error| tls::explain(&error).unwrap_or_else(|| broken(&error)))?;
     }
     let version = match connection.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_3) => "TLS 1.3",
@@ -246,6 +244,11 @@ fn shake_hands(
     // moment ago.
     let chain = Chain { version: version.to_owned(), end: ends.filter(|end| *end > Timestamp::now()).min() };
     Ok((chain, StreamOwned::new(connection, stream)))
+}
+
+/// A handshake that ends without a word about TLS.
+fn broken(error: &dyn std::fmt::Display) -> Refusal {
+    Refusal { what: error.to_string(), advice: "look at the server's own log".to_owned() }
 }
 
 /// When a certificate expires.

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use base::advice::Advice;
 use serde::{Deserialize, Serialize};
 
 use base::text::printable;
@@ -113,13 +114,10 @@ impl Rows {
         }
     }
 
-    /// An error that says what to do after its last semicolon or colon-free tail, as ours do.
-    pub(super) fn fail_with(&mut self, name: &str, error: &dyn std::fmt::Display, otherwise: &str) {
-        let text = error.to_string();
-        match text.split_once("; ") {
-            Some((seen, advice)) => self.fail(name, seen, advice),
-            None => self.fail(name, text, otherwise),
-        }
+    /// An error, with its own advice, or the other where it has none.
+    pub(super) fn fail_with(&mut self, name: &str, error: &dyn Advice, otherwise: &str) {
+        let advice = error.advice().unwrap_or(otherwise.to_owned().into());
+        self.fail(name, error.what(), advice);
     }
 
     pub(super) fn done(self) -> Vec<Row> {

@@ -5,7 +5,6 @@
 
 pub(crate) mod cores;
 mod deliver;
-pub(crate) mod effective;
 mod error;
 mod files;
 mod finished;

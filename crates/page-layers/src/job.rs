@@ -319,7 +319,7 @@ impl TrainingJob {
             batch_size: self.settings.batch_size as usize,
             patience: self.settings.patience as usize,
             metric: self.settings.metric,
-            augmentation: self.settings.augmentation,
+            augmentation: self.settings.augmentation(),
             max_restarts: MAX_RESTARTS,
             ..FitOptions::new(device.clone(), self.settings.epochs as usize, prepared.seed)
         };

@@ -30,6 +30,16 @@ pub fn commands(site: &SiteConfig) -> Slurm {
     Slurm::new(site.slurm_bin.clone(), site.slurm_timeout, told)
 }
 
+/// How long before the time limit Slurm warns the trainer, in seconds: as the site wants it, but never more than a tenth of
+/// the limit, since what comes after the warning is no training; and at least ten seconds, for less suffices for nothing.
+/// 0, for no warning, stays 0.
+fn warning(wanted: u64, limit: u64) -> u64 {
+    wanted.min((limit / 10).max(LEAST_WARNING))
+}
+
+/// In this time the models that are there are written and sent, in seconds.
+const LEAST_WARNING: u64 = 10;
+
 /// The request for a training of the name `job_name` with these settings; the batch script gets the
 /// job file as its argument.
 pub fn training(site: &SiteConfig, job_name: &str, resources: &ResourceSettings, job_file: &Path) -> Request {
@@ -50,8 +60,7 @@ pub fn training(site: &SiteConfig, job_name: &str, resources: &ResourceSettings,
         qos: site.qos.clone(),
         constraint: site.constraint.clone(),
         mail: resources.email.clone(),
-        // A warning that comes before the job has done anything is of no use.
-        warning_seconds: site.signal_seconds.min(resources.walltime.seconds() / 4),
+        warning_seconds: warning(site.signal_seconds, resources.walltime.seconds()),
         script: site.batch_script.clone(),
         argument: job_file.into(),
     }
@@ -137,6 +146,7 @@ mod tests {
             watcher: true,
             watcher_partition: None,
             requeue: true,
+            operator: "the operator".into(),
             grace: std::time::Duration::ZERO,
             choice: SiteChoice {
                 cpus: 4,
@@ -144,6 +154,26 @@ mod tests {
                 gpu: true,
                 limits: SiteLimits::default(),
             },
+        }
+    }
+
+    #[test]
+    fn the_warning_takes_at_most_a_tenth_of_the_limit_and_is_never_of_no_use() {
+        const HOUR: u64 = 3600;
+        for (wanted, limit, seconds) in [
+            (120, 6 * HOUR, 120),
+            (120, 20 * 60, 120),
+            (120, 19 * 60, 114),
+            (120, 10 * 60, 60),
+            (120, 2 * 60, 12),
+            (120, 60, 10),
+            (3600, HOUR, 360),
+            (65535, 28 * 24 * HOUR, 65535),
+            (5, 60, 5),
+            (5, 6 * HOUR, 5),
+            (0, 6 * HOUR, 0),
+        ] {
+            assert_eq!(warning(wanted, limit), seconds, "{wanted} s before {limit} s");
         }
     }
 

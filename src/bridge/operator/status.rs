@@ -39,6 +39,8 @@ pub struct Status {
     pub lock: Option<HeldBy>,
     /// What lies among the open jobs and can't be read as one: its name, and why.
     pub unreadable: Vec<(JobId, String)>,
+    /// The spool's directory, where it is not there (yet): the first pass makes it.
+    pub absent_spool: Option<PathBuf>,
 }
 
 /// The intake's pause.
@@ -171,7 +173,8 @@ pub async fn status(config: &Config, all: bool) -> Result<Status, StoreError> {
     });
     let new = |job: Seen| JobStatus::new(&job, &names, &queue, now).placed(&job, &pending, &nodes);
     let jobs = seen.into_iter().map(new).collect();
-    Ok(Status { jobs, slurm_error, paused, lock: store.held_by(), unreadable })
+    let absent_spool = Some(&config.site.spool).filter(|spool| !spool.exists()).cloned();
+    Ok(Status { jobs, slurm_error, paused, lock: store.held_by(), unreadable, absent_spool })
 }
 
 /// One job, named by the beginning of its id.

@@ -3,9 +3,12 @@
 //! The texts are those of Slurm's `slurm_errno.c`, versions 20.02 to 25.11, and of `sbatch.c`. They
 //! are facts of Slurm's; a text that stands in no list here is unclear, and the job waits.
 
+use std::borrow::Cow;
+
 use thiserror::Error;
 
 use super::command::{Output, SlurmError};
+use base::advice::Advice;
 use base::text::printable;
 use domain::SlurmJobId;
 
@@ -29,6 +32,15 @@ pub enum SubmitError {
     /// sbatch itself could not be run.
     #[error(transparent)]
     Command(#[from] SlurmError),
+}
+
+impl Advice for SubmitError {
+    fn advice(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Command(error) => error.advice(),
+            Self::Later(_) | Self::Limit(_) | Self::Refused(_) | Self::Unclear(_) => None,
+        }
+    }
 }
 
 /// Names of limits of jobs at a time, in any account, QOS or cluster: there will be room. They are
