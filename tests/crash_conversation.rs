@@ -1,5 +1,6 @@
-//! The programs are killed at every point that they pass in a conversation, and started again: one end, models whole, copies
-//! with the ids of the first, one Slurm job, nothing left over. Real RabbitMQ, real Slurm, the stand-in Rodan.
+//! The programs are killed at every point that they pass in a conversation, and started again: one
+//! end, models whole, copies with the ids of the first, one Slurm job, nothing left over. Real
+//! RabbitMQ, real Slurm, the stand-in Rodan.
 #![cfg(feature = "trainer")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
@@ -54,7 +55,8 @@ fn assert_settled(desk: &Desk, id: &str, queue: &str, expected: &Expected, what:
     assert!(left.is_empty(), "{left:?} are left after {what}");
 }
 
-/// Kills `check` at each point of one pass, each time with a job of its own, brought there by `prepare`.
+/// Kills `check` at each point of one pass, each time with a job of its own, brought there by
+/// `prepare`.
 fn every_point_of_check(what: &str, expected: Expected, prepare: impl Fn() -> (Desk, String, String)) {
     let (desk, id, queue) = prepare();
     dying(desk.check(), 0, &log_of(&desk));
@@ -200,7 +202,8 @@ fn check_dies_while_it_gives_up_a_job_that_nobody_asks_for() {
     });
 }
 
-/// The trainer (or the process that tells for it) dies at a point of its own; Slurm and `check` do the rest.
+/// The trainer (or the process that tells for it) dies at a point of its own; Slurm and `check` do
+/// the rest.
 fn every_point_of_the_trainer(whose: &str) {
     let script = |at: usize| {
         format!(

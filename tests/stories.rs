@@ -2,6 +2,7 @@
 //! is compiled once.
 //!
 //! `cargo nextest run --test stories check::` runs those of `tests/check.rs`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is not one of the programs")]
 
 mod support;
 
@@ -30,12 +31,14 @@ mod local;
 mod memory;
 mod monitoring;
 mod operator;
+mod output;
 mod package;
 mod poison;
 mod predict;
 mod progress;
 mod promises;
 mod quorum;
+mod reference;
 mod resume;
 mod scripts;
 mod secrets;

@@ -13,7 +13,6 @@ use jiff::Timestamp;
 use thiserror::Error;
 use tracing::info;
 
-use crate::worker::effective::effective_settings;
 pub use folder::{FolderError, find_models, find_page, parse_settings, read_settings};
 pub use summary::{Footer, Row, Summary};
 pub use training_json::ReportError;
@@ -159,7 +158,7 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
         seed: job.seed(),
         device: &summary.device,
         given: &map,
-        effective: effective_settings(&settings),
+        effective: settings.shown(),
         layers: layer_parts(&trained, &scores),
         pictures: Pictures::Drawn(pictures),
         steps,

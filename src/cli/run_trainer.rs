@@ -7,6 +7,7 @@ use clap::Parser;
 use super::gpu;
 use super::local::{self, LocalArgs};
 use super::logging::Verbosity;
+use super::output::{fail, print};
 use super::predict::{self, PredictArgs};
 use crate::courier::run_child;
 use crate::worker::cores::use_the_cores_of_the_allocation;
@@ -67,7 +68,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", conflicts_with = "job_file")]
     out: Option<PathBuf>,
     /// A setting that wins over settings.json, such as "Patch height=64"; may be given more than once
-    #[arg(long, value_name = "NAME=VALUE", requires = "out")]
+    #[arg(long, value_name = "NAME=VALUE", requires = "out", long_help = set_help())]
     set: Vec<String>,
     /// Writes the curves of the training to event files for TensorBoard, a directory a layer
     #[arg(long, value_name = "DIR", requires = "local")]
@@ -77,6 +78,14 @@ pub struct Arguments {
     env_file: Option<PathBuf>,
     #[command(flatten)]
     verbosity: Verbosity,
+}
+
+/// What `--set` may name.
+fn set_help() -> String {
+    format!(
+        "A setting that wins over settings.json, such as \"Patch height=64\"; may be given more than once:\n{}",
+        domain::settings::help().trim_end()
+    )
 }
 
 /// Runs `run_trainer` and returns its exit code.
@@ -101,13 +110,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
         };
         return match result {
             Ok(table) => {
-                print!("{table}");
+                // The models are written; the table says no more than the report beside them.
+                let _ = print(&table.to_string());
                 ExitCode::Success
             }
-            Err((code, error)) => {
-                eprintln!("run_trainer: {error}");
-                code
-            }
+            Err((code, error)) => fail("run_trainer", code, &error),
         };
     }
     // clap asks for a job file where there is no --local.

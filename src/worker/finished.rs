@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use thiserror::Error;
 use tracing::{info, warn};
 
-use super::effective::effective_settings;
 use super::files::Place;
 use super::parts::{layer_parts, page_parts, picture};
 use super::signals::{Signal, Signals};
@@ -109,7 +108,7 @@ impl Finished {
             "seed": self.job.seed(),
             "device": self.device_name,
             "settings": self.given,
-            "effective": effective_settings(&self.settings),
+            "effective": self.settings.shown(),
             "layers": layers,
             "seconds": self.started.elapsed().as_secs_f64(),
         });
@@ -171,7 +170,7 @@ impl Finished {
             seed: self.job.seed(),
             device: &self.device_name,
             given: &self.given,
-            effective: effective_settings(&self.settings),
+            effective: self.settings.shown(),
             layers: layer_parts(&self.layers, scores),
             pictures,
             steps,

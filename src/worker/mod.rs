@@ -5,7 +5,6 @@
 
 pub(crate) mod cores;
 mod deliver;
-pub(crate) mod effective;
 mod error;
 mod files;
 mod finished;
@@ -244,7 +243,8 @@ fn attempt(
         Err(error) => {
             error!("{error}");
             place.managed.iter().for_each(|files| files.note_failure(error.cause()));
-            let sentence = error.sentence(sentences::OPERATOR);
+            let operator = config.as_ref().map_or(sentences::OPERATOR, |config| config.operator.as_str());
+            let sentence = error.sentence(operator);
             let answer = match protocol {
                 Protocol::Reply => Answer::Reply(Reply::error(&sentence)),
                 Protocol::Conversation => {

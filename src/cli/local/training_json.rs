@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::summary::Summary;
-use crate::worker::effective::Effective;
 use domain::{SettingsMap, TrainingSettings};
 use page_layers::{EpochReport, TrainedLayer, TrainingJob};
 
@@ -33,7 +33,7 @@ struct Report<'a> {
     /// As they were given, by the wire's names; unknown ones included.
     settings: &'a SettingsMap,
     /// What was made of them.
-    effective: Effective,
+    effective: Map<String, Value>,
     layers: Vec<LayerReport<'a>>,
     seconds: f64,
     /// Seconds of each part of the run.
@@ -122,7 +122,7 @@ pub(super) fn write(
         pages: job.pages().iter().map(|page| Size { height: page.height(), width: page.width() }).collect(),
         patch: Size { height: job.shape().height(), width: job.shape().width() },
         settings: map,
-        effective: Effective::from(settings),
+        effective: settings.shown(),
         layers: layers.collect(),
         seconds: summary.time.as_secs_f64(),
         times: steps.iter().map(|(name, took)| (*name, took.as_secs_f64())).collect(),

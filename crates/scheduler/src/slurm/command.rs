@@ -1,10 +1,12 @@
 //! Runs Slurm's commands: no shell, a clean environment, a deadline.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use base::advice::Advice;
 use thiserror::Error;
 use tokio::process::Command;
 
@@ -38,7 +40,7 @@ pub struct Slurm {
 #[derive(Debug, Error)]
 pub enum SlurmError {
     /// The command is not there.
-    #[error("can't run {command}: {detail}; set SITE_SLURM_BIN to the directory of Slurm's commands")]
+    #[error("can't run {command}: {detail}; {}", SET_BIN)]
     Missing {
         /// Its name.
         command: &'static str,
@@ -61,6 +63,15 @@ pub enum SlurmError {
         /// What it said.
         detail: String,
     },
+}
+
+/// What to do where Slurm's commands are not found.
+const SET_BIN: &str = "set SITE_SLURM_BIN to the directory of Slurm's commands";
+
+impl Advice for SlurmError {
+    fn advice(&self) -> Option<Cow<'static, str>> {
+        matches!(self, Self::Missing { .. }).then(|| SET_BIN.into())
+    }
 }
 
 /// What a command printed.
