@@ -256,10 +256,11 @@ variables! {
         MAX_SAMPLES: Number(1, u32::MAX as u64), MAY, "20000",
             "the most samples a layer that a job may ask for", "";
         DEFAULT_CPUS: Number(1, 4096), or("6"), "",
-            "how many cores a job gets that names none", "";
+            "how many cores a job gets that names none",
+            "Its memory follows from its settings.";
         DEFAULT_TIME: Text(), or("0-06:00"), "",
             "the time limit, as D-HH:MM, of a job that names none",
-            "Finished jobs of this site tell a better one later.";
+            "Once three jobs like it have finished, their pace decides instead.";
         MAX_OPEN_JOBS: Number(1, 100_000), or("100"), "",
             "how many jobs may be open at a time",
             "The others stay in RabbitMQ until one is answered.";

@@ -526,10 +526,11 @@ pub fn help() -> String {
 /// `docs/settings.md`; `update` is the command that writes it anew.
 pub fn markdown(update: &str) -> String {
     let mut text = format!(
-        "# Settings of a job\n\nMade by `{update}` from the table in `crates/domain/src/settings.rs`; a test \
-         compares.\n\nThe names are those of Rodan's workflows. In `settings.json` of a [local page](local.md), and \
-         with `--set`,\nall of them are optional. [Choosing settings](choosing.md) says which of them matter. A setting \
-         with\nanother name is kept and ignored.\n"
+        "# Settings of a job\n\nMade by `{update}` from the table in \
+         `crates/domain/src/settings.rs`; a test compares.\n\n\
+         The names are those of Rodan's workflows. In `settings.json` of a [local page](local.md), and with\n\
+         `--set`, all of them are optional. [Choosing settings](choosing.md) says which of them matter, and\n\
+         how the cluster chooses what is left out. A setting with another name is kept and ignored.\n"
     );
     for (title, table) in [("Training", TRAINING_SETTINGS), ("The Slurm job", RESOURCE_SETTINGS)] {
         // Writing to a String can't fail.
@@ -542,9 +543,8 @@ pub fn markdown(update: &str) -> String {
                 (Some(default), _) => default.to_owned(),
                 (None, Some(local)) => format!("must be set; {local} for a page in a folder"),
                 (None, None) if setting.name == SEED.name => "drawn".to_owned(),
-                (None, None) if setting.name != EMAIL.name => "chosen".to_owned(),
                 (None, None) if setting.name == EMAIL.name => "none".to_owned(),
-                (None, None) => "must be set".to_owned(),
+                (None, None) => "chosen by the cluster".to_owned(),
             };
             let limit = setting.limit.map_or_else(String::new, |name| {
                 format!(" A site may allow less ([`{name}`](variables.md)).")
