@@ -85,15 +85,15 @@ pub struct JobStatus {
 pub struct Waiting {
     /// From 1, among the jobs that wait for its partition.
     pub position: usize,
-    /// How many wait there, as far as this account may see them.
+    /// How many jobs wait there, as far as this account may see them.
     pub of: usize,
-    /// The partition, or several with commas.
+    /// The partition, or several, separated by commas.
     pub partition: String,
     /// When Slurm expects it to start, in the cluster's local time.
     pub expected_start: Option<String>,
-    /// The memory and the cores that it asks for.
+    /// The memory that it asks for, in MB.
     pub memory_mb: Option<u64>,
-    /// Likewise.
+    /// The cores that it asks for.
     pub cpus: Option<u32>,
     /// Nodes of the partition that have as much, busy or not.
     pub fitting_nodes: Option<usize>,
@@ -215,8 +215,8 @@ struct Asked {
     error: Option<String>,
 }
 
-/// One call of squeue, where a job may be with Slurm; where one of ours waits, also what waits beside it and what the nodes
-/// have. Without these there is still a reason to show.
+/// One call of squeue, where a job may be with Slurm; where one of ours waits, also what waits
+/// beside it and what the nodes have. Without these there is still a reason to show.
 async fn ask(config: &Config, jobs: &[Seen]) -> Asked {
     let is_with_slurm = |job: &Seen| {
         let state = &job.record.state;
@@ -306,7 +306,8 @@ impl InSlurm {
     }
 }
 
-/// When the training ends at the latest, by the trainer's note: where Slurm runs the job, and the note is of this job and fresh.
+/// When the training ends at the latest, by the trainer's note: where Slurm runs the job, and the
+/// note is of this job and fresh.
 fn expected_end(info: &JobInfo, progress: &Progress, now: Timestamp) -> Option<Timestamp> {
     let is_of_this_job = progress.slurm_job_id == Some(info.id) && info.state.phase() == Phase::Active;
     let is_fresh = now.duration_since(progress.updated_at).unsigned_abs() <= FRESH;
