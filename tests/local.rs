@@ -357,6 +357,10 @@ fn grey_16_bit_and_jpeg_pages_and_pages_without_regions_are_trained() {
     std::fs::remove_file(page.path("image.png")).unwrap();
     whole.save_with_format(page.path("image.jpg"), ImageFormat::Jpeg).unwrap();
     page.trained();
+    let bytes = std::fs::read(page.path("image.jpg")).unwrap();
+    std::fs::write(page.path("image.jpg"), &bytes[..bytes.len() / 2]).unwrap();
+    std::fs::remove_dir_all(page.out()).unwrap();
+    page.refused(&[], &["Image (", "image.jpg", "ends before the page does"]);
 }
 
 #[test]

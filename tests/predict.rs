@@ -166,6 +166,26 @@ fn a_jpeg_smaller_than_a_window_and_the_older_names() {
 }
 
 #[test]
+fn a_jpeg_is_seen_alike_however_it_is_stored_and_half_of_it_is_refused() {
+    let desk = Desk::new(&["Background Model.hdf5", "Model 0.hdf5"], 32, 32);
+    let jpegs = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/page-layers/src/page/jpegs");
+    let seen = |how: &str| {
+        let bytes = std::fs::read(jpegs.join(format!("ycc_22_{how}.jpg"))).unwrap();
+        std::fs::write(desk.path("whole.jpg"), &bytes).unwrap();
+        desk.table("whole.jpg", &[]);
+        let pictures = ["overlay.png", "Background.png", "Layer 0.png"].map(|name| desk.image(name));
+        std::fs::remove_dir_all(desk.path("out")).unwrap();
+        std::fs::write(desk.path("half.jpg"), &bytes[..bytes.len() / 2]).unwrap();
+        desk.refused("half.jpg", &[], &["half.jpg", "ends before the page does", "export it again"]);
+        pictures
+    };
+    let plain = seen("plain");
+    for how in ["restart", "progressive", "separate", "paired"] {
+        assert!(seen(how) == plain, "{how}");
+    }
+}
+
+#[test]
 fn what_can_not_be_used_is_named() {
     let desk = Desk::new(&["Model 1.hdf5", "Model 2.hdf5"], 32, 32);
     desk.refused("page.png", &[], &["there is no Background Model", "the surest"]);
@@ -227,27 +247,27 @@ fn an_input_is_not_written_over() {
     let before = [&page, &model].map(|path| std::fs::read(path).unwrap());
     std::fs::create_dir(&out).unwrap();
     let spared = |out: &Path, image: &str, output: &str, input: &str| {
-        let parts = [&format!("{output} would be written over"), input];
+        let parts = [&format!("{output} would overwrite the input "), input];
         desk.refused_into(out, image, &[], &parts.map(|part| part as &str));
         assert!(before == [&page, &model].map(|path| std::fs::read(path).unwrap()));
     };
     // The page itself lies in the output folder.
     std::fs::copy(&page, out.join("overlay.png")).unwrap();
-    spared(&out, "out/overlay.png", "overlay.png", "out/overlay.png: is what");
+    spared(&out, "out/overlay.png", "overlay.png", "out/overlay.png");
     // The same folder under another name.
     std::os::unix::fs::symlink(&out, desk.path("same")).unwrap();
-    spared(&desk.path("same"), "out/overlay.png", "same/overlay.png", "out/overlay.png: is what");
+    spared(&desk.path("same"), "out/overlay.png", "same/overlay.png", "out/overlay.png");
     // An output that is a link to the page, is the page under another name, or is a link to a
     // model.
     std::fs::remove_file(out.join("overlay.png")).unwrap();
     std::os::unix::fs::symlink(&page, out.join("Layer 0.png")).unwrap();
-    spared(&out, "page.png", "Layer 0.png", "page.png: is what");
+    spared(&out, "page.png", "Layer 0.png", "page.png");
     std::fs::remove_file(out.join("Layer 0.png")).unwrap();
     std::fs::hard_link(&page, out.join("Background.png")).unwrap();
-    spared(&out, "page.png", "Background.png", "page.png: is what");
+    spared(&out, "page.png", "Background.png", "page.png");
     std::fs::remove_file(out.join("Background.png")).unwrap();
     std::os::unix::fs::symlink(&model, out.join("overlay.png")).unwrap();
-    spared(&out, "page.png", "overlay.png", "Model 0.hdf5: is what");
+    spared(&out, "page.png", "overlay.png", "Model 0.hdf5");
     // Any other file that is in the way is replaced.
     std::fs::remove_file(out.join("overlay.png")).unwrap();
     std::fs::write(out.join("overlay.png"), "an older one").unwrap();
@@ -302,7 +322,7 @@ fn a_file_that_is_no_model_or_no_page_is_named() {
     desk.refused("empty.png", &[], &["empty.png", "neither a PNG nor a JPEG"]);
     let page = std::fs::read(desk.path("page.png")).unwrap();
     std::fs::write(desk.path("half.png"), &page[..page.len() / 2]).unwrap();
-    desk.refused("half.png", &[], &["half.png", "can't be decoded"]);
+    desk.refused("half.png", &[], &["half.png", "ends before the page does", "export it again"]);
     // A file name that does not say what is in it.
     std::fs::write(desk.path("upload"), "no image").unwrap();
     desk.refused("upload", &[], &["/upload: ", "neither a PNG nor a JPEG"]);

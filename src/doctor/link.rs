@@ -1,4 +1,4 @@
-//! The way to a server: its name, its port, its certificate.
+//! The connection to a server: its name, its port, its certificate.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -17,7 +17,7 @@ use contract::broker::{Hello, hello};
 
 /// How long a name server, a connection and each answer may take.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// A certificate that ends sooner should be renewed by now.
+/// A certificate that ends within this time should be renewed.
 const DAYS_LEFT: i64 = 14;
 
 /// One server.
@@ -29,22 +29,22 @@ pub(super) struct Server {
     pub(super) host: String,
     /// TCP port.
     pub(super) port: u16,
-    /// Whether it is spoken to by TLS.
+    /// Whether the connection uses TLS.
     pub(super) tls: bool,
     /// Whether passwords would cross a network in the clear.
     pub(super) is_exposed: bool,
     /// What to write instead of an address without TLS.
     pub(super) with_tls: String,
-    /// Whether it is a broker, which says who it is.
+    /// Whether it is a broker, which names its product and version.
     pub(super) amqp: bool,
-    /// What is shown to it where it asks for a client certificate.
+    /// The certificate for a server that asks for one.
     pub(super) identity: Option<Identity>,
 }
 
-/// How far the way leads.
+/// Whether the server was reached, and what it said.
 #[derive(Debug)]
 pub(super) struct Reached {
-    /// False where something on the way keeps everything else from working.
+    /// False if the connection fails, so that nothing else can work.
     pub(super) is_open: bool,
     /// What a broker said of itself.
     pub(super) hello: Option<Hello>,
@@ -54,14 +54,14 @@ pub(super) struct Reached {
 trait Stream: io::Read + io::Write {}
 impl<T: io::Read + io::Write> Stream for T {}
 
-/// What was seen of a certificate chain.
+/// The result of a TLS handshake.
 struct Chain {
     version: String,
-    /// When the first of its certificates ends.
+    /// When the first certificate of the chain expires.
     end: Option<Timestamp>,
 }
 
-/// What a conversation with the server brought.
+/// The result of a conversation with the server.
 struct Spoken {
     chain: Option<Result<Chain, Refusal>>,
     hello: Option<Result<Hello, String>>,
@@ -193,7 +193,7 @@ fn certificate(rows: &mut Rows, server: &Server, chain: &Chain) {
     }
 }
 
-/// Speaks with the server until it is known to be what it should be.
+/// Speaks with the server until it is known to be of the right kind.
 fn speak(stream: TcpStream, server: &Server) -> Spoken {
     let nothing = |refusal: Refusal| Spoken { chain: Some(Err(refusal)), hello: None };
     let prepared = stream
@@ -240,7 +240,8 @@ fn shake_hands(
         _ => "TLS 1.2",
     };
     let ends = connection.peer_certificates().unwrap_or_default().iter().filter_map(|der| end_of(der));
-    // Servers send old ones along that nobody needs: the chain as a whole has just been found valid.
+    // Servers may send certificates that nobody needs. The chain as a whole was found valid a
+    // moment ago.
     let chain = Chain { version: version.to_owned(), end: ends.filter(|end| *end > Timestamp::now()).min() };
     Ok((chain, StreamOwned::new(connection, stream)))
 }
@@ -250,7 +251,7 @@ fn broken(error: &dyn std::fmt::Display) -> Refusal {
     Refusal { what: error.to_string(), advice: "look at the server's own log".to_owned() }
 }
 
-/// When a certificate ends.
+/// When a certificate expires.
 fn end_of(der: &[u8]) -> Option<Timestamp> {
     let end = Certificate::from_der(der).ok()?.tbs_certificate.validity.not_after.to_unix_duration();
     Timestamp::from_second(i64::try_from(end.as_secs()).ok()?).ok()

@@ -11,7 +11,8 @@ use super::assert_shown;
 use crate::config::{Config, ConfigError, Sources, TrainerConfig, env_variables};
 use crate::ledger::{Breaker, Event, HeldBy, Outcome, Progress, Record, State, Unreadable, parse_record};
 use contract::wire::Reply;
-use domain::{JobId, SlurmJobId};
+use domain::JobId;
+use domain::SlurmJobId;
 
 /// `credentials.env`.
 pub(super) fn credentials(data: &[u8]) {

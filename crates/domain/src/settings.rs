@@ -1,11 +1,12 @@
 //! The settings of a job: one table, a row a setting.
 //!
-//! From a row come: how the message is read and what is refused, what `--set` may name, the field of the settings, what
-//! reports show, what a checkpoint depends on, `docs/settings.md` and the help text. A new setting is a row here and
-//! the place that uses its field.
+//! From a row come: how the message is read and what is refused, what `--set` may name, the field
+//! of the settings, what reports show, what a checkpoint depends on, `docs/settings.md` and the
+//! help text. A new setting is a row here and the place that uses its field.
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
@@ -20,7 +21,7 @@ pub type SettingsMap = serde_json::Map<String, Value>;
 pub struct Setting {
     /// Rodan's name of it.
     pub name: &'static str,
-    /// What it may be.
+    /// The values that it may have.
     pub allowed: Allowed,
     /// The value where a message does not have it; without one it must be there, or may be absent.
     pub default: Option<&'static str>,
@@ -28,15 +29,16 @@ pub struct Setting {
     pub local_default: Option<&'static str>,
     /// What it does: whole sentences.
     pub meaning: &'static str,
-    /// By which name `training.json` and `report.html` show what was made of it; none where they show it elsewhere.
+    /// The name by which `training.json` and `report.html` show the value that was used; `None` if
+    /// they show it elsewhere.
     pub shown_as: Option<&'static str>,
-    /// Whether a checkpoint is of no use any more where it changes.
+    /// Whether a checkpoint can't be used any more when it changes.
     pub resumes: bool,
     /// The site's variable that limits it.
     pub limit: Option<&'static str>,
 }
 
-/// What a setting may be.
+/// The values of a setting.
 #[derive(Clone, Copy, Debug)]
 pub enum Allowed {
     /// A whole number of these, and a multiple of the last.
@@ -57,7 +59,7 @@ pub enum Allowed {
 }
 
 impl Setting {
-    /// A row without the columns that most rows do without.
+    /// A row with the usual values of the columns that most rows don't set.
     const fn new(name: &'static str, allowed: Allowed, meaning: &'static str) -> Self {
         let (default, local_default, shown_as, limit) = (None, None, None, None);
         Self { name, allowed, default, local_default, meaning, shown_as, resumes: true, limit }
@@ -84,7 +86,7 @@ impl Setting {
         self.default?.parse().ok()
     }
 
-    /// What it may be, in words.
+    /// The values that it may have, in words.
     pub fn in_words(&self) -> String {
         match self.allowed {
             Allowed::Number { low, high: u64::MAX, .. } => format!("a whole number from {low}"),
@@ -136,7 +138,7 @@ macro_rules! settings {
                 }
             }
 
-            /// Each setting with what was made of it.
+            /// Each setting with the value that was used.
             pub fn values(&self) -> Vec<(&'static Setting, Value)> {
                 const TABLE: &[Setting] = $table;
                 let values = [$(SettingValue::to_json(&self.$field)),*];
@@ -203,12 +205,13 @@ settings! {
             "Augmentation: brightness (%)", number(0, 50),
             "In each epoch, patches get lighter or darker by at most this much.",
         ).or("0").shown_as("brightness_percent");
-        /// Each patch is cut at most so many pixels farther up, down, left or right: at most half its smaller side.
+        /// Each patch is cut at most so many pixels farther up, down, left or right: at most half
+        /// its smaller side.
         shift: u32 = SHIFT: Setting::new(
             "Augmentation: shift (pixels)", number(0, 2048),
             "In each epoch, patches are cut at most this far from where they were drawn; at most half a patch.",
         ).or("0").shown_as("shift_pixels");
-        /// Directions in which each patch is mirrored, with a chance of one half each.
+        /// Directions in which each patch is mirrored, each with a probability of one half.
         flip: Flip = FLIP: Setting::new(
             "Augmentation: flip", Allowed::Words(words::<Flip>),
             "Patches are mirrored at random in these directions.",
@@ -219,18 +222,18 @@ settings! {
 settings! {
     /// What a job asks Slurm for.
     RESOURCE_SETTINGS =>
-    /// What the job asks Slurm for.
-    ResourceSettings {
+    /// What a job's message says that Slurm is to be asked for: all of it may be left out.
+    NamedResources (Default) {
         /// `--cpus-per-task`.
-        cpus: u32 = CPUS: Setting::new(
+        cpus: Option<u32> = CPUS: Setting::new(
             "CPUs", number(1, 4096), "Cores of the Slurm job.",
         ).limited_by("MAX_CPUS");
         /// `--mem` in MB (Slurm's: 1,048,576 bytes).
-        memory_mb: u64 = MEMORY: Setting::new(
+        memory_mb: Option<u64> = MEMORY: Setting::new(
             "Maximum memory (MB)", number(1, 100_000_000), "Memory of the Slurm job. 6000 is enough for the default patches and batch.",
         ).limited_by("MAX_MEMORY_MB");
         /// `--time`.
-        walltime: Walltime = WALLTIME: Setting::new(
+        walltime: Option<Walltime> = WALLTIME: Setting::new(
             "Maximum time (D-HH:MM)", Allowed::Walltime,
             "Time limit of the Slurm job, in every form of sbatch --time; one minute to 365 days.",
         ).limited_by("MAX_TIME");
@@ -252,13 +255,7 @@ pub fn training_setting(name: &str) -> Option<&'static Setting> {
 #[error("{}", .0.join("; "))]
 pub struct SettingsError(Vec<String>);
 
-impl SettingsError {
-    pub(crate) fn new(problems: Vec<String>) -> Self {
-        Self(problems)
-    }
-}
-
-/// Where settings come from, which decides what holds for one that is not there.
+/// Where settings come from. This decides what happens if one is missing.
 #[derive(Clone, Copy)]
 enum Origin {
     /// A message, which has to have the most important ones.
@@ -294,7 +291,7 @@ trait SettingValue: Sized {
     /// Reads a value; the error completes the sentence `the setting "NAME" ...`.
     fn read(value: &Value, allowed: &Allowed) -> Result<Self, String>;
 
-    /// What stands for a setting that is not there and has no default; `None` where it has to be there.
+    /// The value of a setting that is not there and has no default; `None` if it has to be there.
     fn absent() -> Option<Self> {
         None
     }
@@ -341,19 +338,29 @@ impl SettingValue for u32 {
     }
 }
 
-impl SettingValue for Option<u64> {
-    fn read(value: &Value, allowed: &Allowed) -> Result<Self, String> {
-        u64::read(value, allowed).map(Some)
-    }
+/// A setting that may be left out; an empty text counts as left out.
+macro_rules! may_be_left_out {
+    ($($type:ty),*) => {$(
+        impl SettingValue for Option<$type> {
+            fn read(value: &Value, allowed: &Allowed) -> Result<Self, String> {
+                if value.as_str().is_some_and(|text| text.trim().is_empty()) {
+                    return Ok(None);
+                }
+                <$type>::read(value, allowed).map(Some)
+            }
 
-    fn absent() -> Option<Self> {
-        Some(None)
-    }
+            fn absent() -> Option<Self> {
+                Some(None)
+            }
 
-    fn to_json(&self) -> Value {
-        (*self).into()
-    }
+            fn to_json(&self) -> Value {
+                self.as_ref().map_or(Value::Null, SettingValue::to_json)
+            }
+        }
+    )*};
 }
+
+may_be_left_out!(u32, u64, Walltime);
 
 impl<T: Choice> SettingValue for T {
     fn read(value: &Value, _: &Allowed) -> Result<Self, String> {
@@ -416,7 +423,8 @@ fn integer(value: &Value) -> Option<u64> {
     }
 }
 
-/// An address that is safe in an argument list and a mail header: letters, digits and a few signs around one `@`.
+/// An address that is safe in an argument list and a mail header: letters, digits and a few signs
+/// around one `@`.
 fn is_email(text: &str) -> bool {
     let word = |part: &str, signs: &str| {
         !part.is_empty()
@@ -430,7 +438,8 @@ fn is_email(text: &str) -> bool {
 }
 
 impl TrainingSettings {
-    /// Reads the training settings of a job; only the numbers of epochs and samples and the patch size must be there.
+    /// Reads the training settings of a job; only the numbers of epochs and samples and the patch
+    /// size must be there.
     ///
     /// # Errors
     /// When settings are missing or out of range: all of them at once.
@@ -467,7 +476,7 @@ impl TrainingSettings {
         self.values().into_iter().filter_map(shown).collect()
     }
 
-    /// A text that differs for settings with which a checkpoint can't be gone on from.
+    /// A text that differs between settings if a checkpoint of one can't be used with the other.
     pub fn fingerprint(&self) -> String {
         let mut text = String::new();
         for (setting, value) in self.values().iter().filter(|(setting, _)| setting.resumes) {
@@ -477,17 +486,32 @@ impl TrainingSettings {
     }
 }
 
-impl ResourceSettings {
-    /// Reads what a job asks Slurm for.
+/// What the job asks Slurm for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceSettings {
+    /// `--cpus-per-task`, 1 to 4096.
+    pub cpus: u32,
+    /// `--mem` in MB (Slurm's: 1,048,576 bytes), 1 to 100,000,000.
+    pub memory_mb: u64,
+    /// `--time`.
+    pub walltime: Walltime,
+    /// `--mail-user`, where one was given.
+    pub email: Option<String>,
+}
+
+impl NamedResources {
+    /// Reads what a job's message says that Slurm is to be asked for. An empty text counts as left
+    /// out.
     ///
     /// # Errors
-    /// When settings are missing, out of range, or the address is none: all of them at once.
+    /// When settings are out of range, or the address is none: all of them at once.
     pub fn from_job(map: &SettingsMap) -> Result<Self, SettingsError> {
         Self::read(map, Origin::Job)
     }
 }
 
-/// The settings of training as lines of a help text: name, what it may be, default of a page in a folder.
+/// The settings of training as lines of a help text: name, what it may be, default of a page in a
+/// folder.
 pub fn help() -> String {
     let mut text = String::new();
     for setting in TRAINING_SETTINGS {
@@ -502,10 +526,11 @@ pub fn help() -> String {
 /// `docs/settings.md`; `update` is the command that writes it anew.
 pub fn markdown(update: &str) -> String {
     let mut text = format!(
-        "# Settings of a job\n\nMade by `{update}` from the table in `crates/domain/src/settings.rs`; a test \
-         compares.\n\nThe names are those of Rodan's workflows. In `settings.json` of a [local page](local.md), and \
-         with `--set`,\nall of them are optional. [Choosing settings](choosing.md) says which of them matter. A setting \
-         with\nanother name is kept and ignored.\n"
+        "# Settings of a job\n\nMade by `{update}` from the table in \
+         `crates/domain/src/settings.rs`; a test compares.\n\n\
+         The names are those of Rodan's workflows. In `settings.json` of a [local page](local.md), and with\n\
+         `--set`, all of them are optional. [Choosing settings](choosing.md) says which of them matter, and\n\
+         how the cluster chooses what is left out. A setting with another name is kept and ignored.\n"
     );
     for (title, table) in [("Training", TRAINING_SETTINGS), ("The Slurm job", RESOURCE_SETTINGS)] {
         // Writing to a String can't fail.
@@ -519,7 +544,7 @@ pub fn markdown(update: &str) -> String {
                 (None, Some(local)) => format!("must be set; {local} for a page in a folder"),
                 (None, None) if setting.name == SEED.name => "drawn".to_owned(),
                 (None, None) if setting.name == EMAIL.name => "none".to_owned(),
-                (None, None) => "must be set".to_owned(),
+                (None, None) => "chosen by the cluster".to_owned(),
             };
             let limit = setting.limit.map_or_else(String::new, |name| {
                 format!(" A site may allow less ([`{name}`](variables.md)).")
@@ -570,9 +595,9 @@ mod tests {
         };
         assert_eq!(training, expected);
         assert!(training.augmentation().is_none());
-        let resources = ResourceSettings::from_job(&rodan()).unwrap();
-        assert_eq!((resources.cpus, resources.memory_mb, resources.email), (6, 257_000, None));
-        assert_eq!(resources.walltime.seconds(), 6 * 3600);
+        let named = NamedResources::from_job(&rodan()).unwrap();
+        assert_eq!((named.cpus, named.memory_mb, named.email), (Some(6), Some(257_000), None));
+        assert_eq!(named.walltime.map(Walltime::seconds), Some(6 * 3600));
         let local = TrainingSettings::from_local(&SettingsMap::new()).unwrap();
         assert_eq!(
             (local.epochs, local.max_samples, local.patch_height, local.patch_width),
@@ -594,7 +619,8 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part} is not in {error}");
         }
-        let error = ResourceSettings::from_job(&SettingsMap::new()).unwrap_err().to_string();
+        let map = json!({ CPUS.name: 0, MEMORY.name: "much", WALLTIME.name: "soon" });
+        let error = NamedResources::from_job(map.as_object().unwrap()).unwrap_err().to_string();
         assert!(["CPUs", "Maximum memory (MB)", "Maximum time"].iter().all(|p| error.contains(p)), "{error}");
     }
 
@@ -604,7 +630,7 @@ mod tests {
         let of_job = |setting: &Setting, value: Value| {
             let map = with(setting, value);
             let training = TrainingSettings::from_job(&map).map(|_| ());
-            training.and_then(|()| ResourceSettings::from_job(&map).map(|_| ()))
+            training.and_then(|()| NamedResources::from_job(&map).map(|_| ()))
         };
         for setting in TRAINING_SETTINGS.iter().chain(RESOURCE_SETTINGS) {
             let name = setting.name;
@@ -667,13 +693,27 @@ mod tests {
 
     #[test]
     fn addresses_that_could_be_something_else_are_refused() {
-        let email = |text: &str| ResourceSettings::from_job(&with(&EMAIL, json!(text))).map(|r| r.email);
+        let email = |text: &str| NamedResources::from_job(&with(&EMAIL, json!(text))).map(|r| r.email);
         assert_eq!(email(" me+hpc@music.example.org "), Ok(Some("me+hpc@music.example.org".into())));
         for text in
             ["--wrap=x@y.z", "a@b", "a@b.c\nBcc: d@e.f", "a b@c.d", "a@b.c,d@e.f", "@b.c", "$(id)@b.c"]
         {
             assert!(email(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_slurm_is_asked_for_may_be_left_out() {
+        let nothing = json!({});
+        let empty = json!({ CPUS.name: "", MEMORY.name: null, WALLTIME.name: " ", EMAIL.name: "" });
+        for map in [nothing, empty] {
+            let named = NamedResources::from_job(map.as_object().unwrap());
+            assert_eq!(named, Ok(NamedResources::default()));
+        }
+        let some = json!({ CPUS.name: "4", WALLTIME.name: 90 });
+        let named = NamedResources::from_job(some.as_object().unwrap()).unwrap();
+        assert_eq!((named.cpus, named.memory_mb), (Some(4), None));
+        assert_eq!(named.walltime.map(Walltime::seconds), Some(5400));
     }
 
     #[test]

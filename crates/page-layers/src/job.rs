@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use thiserror::Error;
 use tracing::{info, warn};
 
-use crate::fit::fit::fit_from;
+use crate::fit::epochs::fit_from;
 use crate::fit::observe::{JobObserver, LayerObserver};
 use crate::fit::outcome::{FitError, FitOptions, FitState, Stop, StopReason, TrainedLayer};
 use crate::fit::resume::{Checkpoints, Resumed};

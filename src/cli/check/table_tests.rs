@@ -3,7 +3,8 @@ use serde_json::json;
 use super::*;
 use crate::bridge::operator::{InSlurm, Pause, Waiting};
 use crate::ledger::{Event, Record};
-use domain::{CorrelationId, JobId, SlurmJobId};
+use domain::SlurmJobId;
+use domain::{CorrelationId, JobId};
 
 fn now() -> Timestamp {
     "2026-11-01T10:00:00Z".parse().unwrap()
@@ -26,6 +27,7 @@ fn job(id: &str, events: &[Event]) -> JobStatus {
         waiting: None,
         progress: None,
         expected_end: None,
+        being_cancelled: None,
     }
 }
 

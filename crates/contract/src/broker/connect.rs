@@ -25,6 +25,12 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
 /// How long the broker may take to answer a small request.
 pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(20);
 
+/// How long the broker may take to store and confirm a reply of many megabytes.
+pub(super) const PUBLISH_DEADLINE: Duration = Duration::from_secs(180);
+
+/// How long a broker that takes no messages for now is waited for by whoever holds up others.
+const SHORT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The largest frame that we accept, in bytes: RabbitMQ's own default. It is named before the
 /// broker's value is known, because lapin makes two buffers of 32 frames. If they have this size
 /// from the beginning, they are memory that is not touched until something comes; if lapin grows
@@ -36,6 +42,8 @@ pub struct Broker {
     pub(super) connection: Connection,
     pub(super) channel: Channel,
     pub(super) config: BrokerConfig,
+    /// How long a broker that takes no messages for now is waited for.
+    pub(super) patience: Duration,
 }
 
 /// The broker can't be used.
@@ -83,6 +91,32 @@ pub enum BrokerError {
         /// How long we waited.
         deadline: Duration,
     },
+    /// A look at a message of this queue would be counted as a delivery.
+    #[error(
+        "the queue '{queue}' can't be looked into for nothing: it is a quorum queue, which counts each look as \
+         a delivery and drops a message after too many (its delivery limit); {}",
+        LOOK_ELSEWHERE
+    )]
+    Counted {
+        /// The queue.
+        queue: String,
+    },
+    /// Nobody can say whether such a look would be counted.
+    #[error(
+        "the queue '{queue}' can't be looked into for nothing: RabbitMQ does not tell its type to this user, \
+         and a quorum queue would count each look as a delivery; {}",
+        GIVE_THE_RIGHT
+    )]
+    PerhapsCounted {
+        /// The queue.
+        queue: String,
+    },
+    /// It takes no messages for now.
+    #[error("RabbitMQ takes no messages for now: {reason}; {}", GIVE_IT_ROOM)]
+    Blocked {
+        /// What it says.
+        reason: String,
+    },
     /// It sent something that is not valid AMQP for us, such as a property that is not UTF-8.
     #[error("RabbitMQ: {action} failed: what it sent can't be read ({detail})")]
     Unreadable {
@@ -105,12 +139,20 @@ const CHECK_ADDRESS: &str = "check RABBITMQ_HOST, the port, TLS and the firewall
 const CHECK_LOGIN: &str = "check RABBITMQ_USER and RABBITMQ_PASSWORD";
 const CHECK_VHOST: &str = "check the path of RABBITMQ_HOST and the user's permissions";
 
+const LOOK_ELSEWHERE: &str =
+    "take the job with check --max-jobs 1, or look at the queue in RabbitMQ's own interface";
+const GIVE_THE_RIGHT: &str = "give RABBITMQ_USER the right to configure the queue";
+const GIVE_IT_ROOM: &str = "it needs more memory or disk";
+
 impl Advice for BrokerError {
     fn advice(&self) -> Option<Cow<'static, str>> {
         match self {
             Self::Unreachable { .. } => Some(CHECK_ADDRESS.into()),
             Self::Login { .. } => Some(CHECK_LOGIN.into()),
             Self::Vhost { .. } => Some(CHECK_VHOST.into()),
+            Self::Counted { .. } => Some(LOOK_ELSEWHERE.into()),
+            Self::PerhapsCounted { .. } => Some(GIVE_THE_RIGHT.into()),
+            Self::Blocked { .. } => Some(GIVE_IT_ROOM.into()),
             Self::Tls { .. } | Self::Silent { .. } | Self::Unreadable { .. } | Self::Failed { .. } => None,
         }
     }
@@ -207,7 +249,15 @@ impl Broker {
             .map_err(|error| refusal(config, &error))?;
         let channel =
             within(CALL_DEADLINE, action, connection.create_channel()).await?.map_err(failed(action))?;
-        Ok(Self { connection, channel, config: config.clone() })
+        Ok(Self { connection, channel, config: config.clone(), patience: PUBLISH_DEADLINE })
+    }
+
+    /// The same connection for whoever holds up others: a broker that takes no messages for now is
+    /// waited for no longer than a few seconds.
+    #[must_use]
+    pub fn impatient(mut self) -> Self {
+        self.patience = SHORT_PATIENCE;
+        self
     }
 
     /// Opens a new channel after the broker closed the last one, as it does with every refusal.

@@ -107,7 +107,7 @@ pub struct TrainedLayer {
     pub train_samples: usize,
     /// Number of samples validated with.
     pub validation_samples: usize,
-    /// One report for each epoch, of the start that was kept.
+    /// One report for each epoch of the start that was kept.
     pub history: Vec<EpochReport>,
     /// The epoch whose weights were kept.
     pub best_epoch: usize,
@@ -115,13 +115,13 @@ pub struct TrainedLayer {
     pub restarts: usize,
     /// False when the last start learned nothing either.
     pub learned: bool,
-    /// How long all that took.
+    /// How long the layer took in all.
     pub time: Duration,
-    /// How long of it this run of the program has trained, without validation.
+    /// The part of that time that this run of the program spent on training, without validation.
     pub training: Duration,
-    /// How long of it this run of the program has validated.
+    /// The part of that time that this run of the program spent on validation.
     pub validating: Duration,
-    /// How long its file took.
+    /// How long writing the file took.
     pub writing: Duration,
 }
 

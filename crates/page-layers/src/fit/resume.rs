@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 use tracing::{info, warn};
 
-use crate::fit::checkpoint::{Checkpoint, FinishedLayer, hex};
+use crate::fit::checkpoint::{Checkpoint, FinishedLayer};
 use crate::fit::outcome::FitState;
 use crate::fit::outcome::TrainedLayer;
 use crate::keras::{self, Weights};
 use crate::page::page::TrainingInputs;
 use base::files::{sweep, write_atomic};
+use base::text::hex;
 use domain::{InputKind, Layer, TrainingSettings};
 
 /// Largest checkpoint that is read; ours have 23 MB.

@@ -10,7 +10,7 @@ use std::io::{self, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
-use zip::ZipArchive;
+use zip::{CompressionMethod, ZipArchive};
 
 use crate::page::page::PageInputs;
 use base::text::printable;
@@ -166,6 +166,24 @@ fn name_of<R: io::Read + ?Sized>(entry: &zip::read::ZipFile<'_, R>) -> String {
     entry.name().map_or_else(|_| "?".into(), std::borrow::Cow::into_owned)
 }
 
+/// The name of a method by which a file is packed, where it can't be unpacked here.
+fn unread_method(method: CompressionMethod) -> Option<&'static str> {
+    const DEFLATE64: CompressionMethod = CompressionMethod::DEFLATE64;
+    const BZIP2: CompressionMethod = CompressionMethod::BZIP2;
+    const LZMA: CompressionMethod = CompressionMethod::LZMA;
+    const ZSTD: CompressionMethod = CompressionMethod::ZSTD;
+    const XZ: CompressionMethod = CompressionMethod::XZ;
+    match method {
+        CompressionMethod::Stored | CompressionMethod::Deflated => None,
+        DEFLATE64 => Some("Deflate64"),
+        BZIP2 => Some("bzip2"),
+        LZMA => Some("LZMA"),
+        ZSTD => Some("Zstandard"),
+        XZ => Some("xz"),
+        _ => Some("a rare method"),
+    }
+}
+
 struct Unpacker {
     archive: InputKind,
     /// Most bytes of one file.
@@ -201,6 +219,12 @@ impl Unpacker {
         }
         if entry.encrypted() {
             return Err(self.refuse(name, "is encrypted; make the zip without a password"));
+        }
+        if let Some(method) = unread_method(entry.compression()) {
+            let problem = format!(
+                "is packed by {method}, which is not read here; pack the page by Deflate, the common method of zips, or without compression"
+            );
+            return Err(self.refuse(name, &problem));
         }
         let (folders, file) = parts.split_at(parts.len() - 1);
         let stem = file[0].rsplit_once('.').map_or(file[0], |(stem, _)| stem);
@@ -350,6 +374,27 @@ mod tests {
         let link =
             made(|zip| zip.add_symlink("Image.png", "/etc/passwd", SimpleFileOptions::default()).unwrap());
         refused(InputKind::Sample(1), &link, &["is a link"]);
+    }
+
+    #[test]
+    fn a_method_that_is_not_read_is_named_with_one_that_is() {
+        for (method, name) in
+            [(9u16, "Deflate64"), (12, "bzip2"), (14, "LZMA"), (93, "Zstandard"), (6, "rare")]
+        {
+            let mut zip = of_names(&PAGE);
+            // The method stands at the same place behind the signature of a file, and of its entry
+            // in the directory.
+            for (signature, offset) in [(b"PK\x03\x04", 8), (b"PK\x01\x02", 10)] {
+                let at = zip.windows(4).position(|four| four == signature).unwrap() + offset;
+                assert_eq!(zip[at..at + 2], [8, 0]);
+                zip[at..at + 2].copy_from_slice(&method.to_le_bytes());
+            }
+            refused(
+                InputKind::Sample(1),
+                &zip,
+                &["Image.png", name, "pack the page by Deflate, the common method"],
+            );
+        }
     }
 
     #[test]
