@@ -200,6 +200,7 @@ fn a_trainer_that_is_ended_while_it_asks_to_be_requeued_has_said_so() {
             support::write_script(&tools.join(name), &format!("exec {name} \"$@\""));
         }
         let ends = format!("kill -{signal} $PPID\nsleep 1\nexit 1");
+        let ends = format!("[ \"$1\" = requeue ] || exec scontrol \"$@\"\n{ends}");
         support::write_script(&tools.join("scontrol"), &ends);
         let job = Job::submit(desk, &long_job(EPOCHS), &[("SITE_SLURM_BIN", tools.to_str().unwrap())]);
         job.wait_until_in(1, 1);
