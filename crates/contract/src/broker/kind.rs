@@ -1,8 +1,8 @@
 //! Whether it costs a message something to be looked at.
 //!
-//! AMQP 0-9-1 can only show a message by handing it out; it is put back afterwards. In a classic queue it
-//! is then as before, but for the mark that it was handed out. A quorum queue counts that, and drops a
-//! message that was handed out too often (20 times by default from RabbitMQ 4.0 on).
+//! AMQP 0-9-1 can only show a message by handing it out; it is put back afterwards. In a classic
+//! queue it is then as before, but for the mark that it was handed out. A quorum queue counts that,
+//! and drops a message that was handed out too often (20 times by default from RabbitMQ 4.0 on).
 
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
@@ -11,8 +11,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use super::connect::{Broker, BrokerError, CALL_DEADLINE, amqp_error, within};
 
 const TYPE: &str = "x-queue-type";
-/// No queue has this type, so that what is declared here always differs from what there is, and is never
-/// made.
+/// No queue has this type, so that what is declared here always differs from what there is, and is
+/// never made.
 const NO_TYPE: &str = "hpc-trainer-asks";
 /// A queue has fewer arguments.
 const MOST_ARGUMENTS: usize = 16;
@@ -29,8 +29,8 @@ pub enum Looking {
 }
 
 impl Broker {
-    /// Finds out what it costs to look at the messages of a queue, without looking at any. The queue is
-    /// declared as it can't be, and the broker says how it is instead.
+    /// Finds out what it costs to look at the messages of a queue, without looking at any. The
+    /// queue is declared as it can't be, and the broker says how it is instead.
     ///
     /// # Errors
     /// When the broker does not answer.
