@@ -67,7 +67,9 @@ impl Pass<'_> {
             }
             let Some(mut job) = self.take_one().await? else { break };
             self.tell_news(std::slice::from_mut(&mut job)).await?;
-            self.settle(&mut job, &[Part::Submission, Part::Delivery]).await?;
+            // One that was cancelled before it came fails at once.
+            let parts = [Part::FollowUp, Part::Submission, Part::Delivery];
+            self.settle(&mut job, &parts).await?;
             self.tell_news(std::slice::from_mut(&mut job)).await?;
             jobs.push(job);
         }
