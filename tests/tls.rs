@@ -405,23 +405,28 @@ fn a_file_of_authorities_that_holds_something_else_is_named() {
     ] {
         let path = made.path().join(file);
         let home = site("amqps://localhost:1", "https://localhost:1", "");
-        let run = |program: &Path, arguments: &[&str]| {
-            Program::new(program)
+        // Others that are there do not make up for those that were meant.
+        let run = |program: &Path, arguments: &[&str], has_directory: bool| {
+            let mut program = Program::new(program)
                 .args(arguments)
                 .arg("--env-file")
                 .arg(home.path().join("credentials.env"))
                 .env("HPC_TRAINER_HOME", home.path())
                 .env("SSL_CERT_FILE", &path)
                 .env("TMPDIR", "/tmp")
-                .limit(SECONDS(200))
-                .run()
+                .limit(SECONDS(200));
+            if has_directory {
+                program = program.env("SSL_CERT_DIR", "/etc/ssl/certs");
+            }
+            program.run()
         };
-        let finished = run(check(), &[]);
+        let beside = run(check(), &[], true);
+        let finished = run(check(), &[], false);
         assert_eq!(finished.code(), Some(4), "{file}: {finished}");
         let job = home.path().join("job.json");
         fs::write(&job, JOB).unwrap();
-        let trained = run(run_trainer().unwrap(), &[job.to_str().unwrap(), "queue", "id"]);
-        for finished in [finished, trained] {
+        let trained = run(run_trainer().unwrap(), &[job.to_str().unwrap(), "queue", "id"], false);
+        for finished in [finished, beside, trained] {
             let all = finished.to_string();
             assert!(all.contains(words) && all.contains("SSL_CERT_FILE names"), "{file}: {all}");
         }

@@ -209,14 +209,24 @@ fn roots() -> Result<rustls::RootCertStore, RootsError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = rustls::RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(found.certs);
+    // A file that is named and of no use is told even where SSL_CERT_DIR has certificates: they are
+    // not those that were meant.
+    if let Some(file) = std::env::var_os("SSL_CERT_FILE")
+        && (added == 0 || (std::env::var_os("SSL_CERT_DIR").is_some() && !holds_certificates(&file)))
+    {
+        return Err(file_without_roots(&file));
+    }
     if added > 0 {
         return Ok(roots);
     }
-    if let Some(file) = std::env::var_os("SSL_CERT_FILE") {
-        return Err(file_without_roots(&file));
-    }
     let why = found.errors.first().map_or_else(|| "none is installed".to_owned(), ToString::to_string);
     Err(RootsError::System(why))
+}
+
+/// Whether a file can be read and has a certificate as PEM.
+fn holds_certificates(file: &OsStr) -> bool {
+    let has_one = |bytes: Vec<u8>| CertificateDer::pem_slice_iter(&bytes).any(|found| found.is_ok());
+    std::fs::read(file).is_ok_and(has_one)
 }
 
 /// Why a file of certificates gave none.
