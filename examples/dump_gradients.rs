@@ -1,8 +1,10 @@
-//! Computes loss, gradients, probabilities and ten Adam steps for the weights and the batch in a folder, and writes them
-//! there: the trainer's half of `tests/keras/gradients.py`, which compares them with TensorFlow's.
+//! Computes loss, gradients, probabilities and ten Adam steps for the weights and the batch in a
+//! folder, and writes them there: the trainer's half of `tests/keras/gradients.py`, which compares
+//! them with TensorFlow's.
 //!
-//! `dump_gradients FOLDER [native|composed]`. Tensors are files of little-endian f32: `weight00` to `weight27`, `x`
-//! (NHWC) and `y` come in, with `shape.json` = `[n, h, w]`; `loss`, `probability`, `gradient00`…, `trained00`… go out.
+//! `dump_gradients FOLDER [native|composed]`. Tensors are files of little-endian f32: `weight00` to
+//! `weight27`, `x` (NHWC) and `y` come in, with `shape.json` = `[n, h, w]`; `loss`, `probability`,
+//! `gradient00`…, `trained00`… go out.
 
 use std::error::Error;
 use std::path::Path;

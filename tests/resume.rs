@@ -1,5 +1,4 @@
-//! No training is lost: jobs that are requeued, killed, warned and cancelled in the middle, by a
-//! real Slurm.
+//! No training is lost: a real Slurm requeues, kills, warns and cancels jobs in the middle.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -19,7 +18,7 @@ use support::{SECONDS, wait_for};
 
 const TRAINING: Duration = Duration::from_secs(240);
 
-/// A job of two layers with time to interfere.
+/// A job of two layers that takes long enough to interfere.
 fn long_job(epochs: u32) -> Value {
     let mut job = job();
     for (name, value) in [("Maximum number of training epochs", epochs), ("Patience", 10_000), ("Seed", 7)] {
@@ -28,14 +27,14 @@ fn long_job(epochs: u32) -> Value {
     job
 }
 
-/// So few that no layer is looked at for having learned nothing: it would be started anew.
+/// So few epochs that no layer counts as having learned nothing; it would be started anew.
 const EPOCHS: u32 = 2;
 
 /// What a trainer says before it asks Slurm to be put back into the queue: afterwards it may be
 /// too late to say anything.
 const REQUEUES: &str = "asking Slurm to put job";
 
-/// The reply to [`long_job`] when nobody interferes: a trainer started by hand.
+/// The reply to [`long_job`] when nobody interferes, from a trainer that was started by hand.
 fn uninterrupted() -> &'static Value {
     static REPLY: OnceLock<Value> = OnceLock::new();
     REPLY.get_or_init(|| {
@@ -50,7 +49,7 @@ fn uninterrupted() -> &'static Value {
     })
 }
 
-/// A job under way.
+/// A job that is being trained.
 struct Job {
     desk: Desk,
     id: String,
@@ -77,12 +76,12 @@ impl Job {
         Some(serde_json::from_slice(&text).unwrap())
     }
 
-    /// Waits until the training is in this layer (from 1), with at least so many epochs done.
+    /// Waits until the training is in this layer (from 1), with at least this many epochs done.
     fn wait_until_in(&self, layer: u64, epochs: usize) {
         let name = if layer == 1 { "Background Model: epoch" } else { "Model 0: epoch" };
         wait_for("the training to get so far", TRAINING, || {
             let log = self.log();
-            // The background's lines hold the other's name too: «… Model: epoch», not «Model 0:
+            // The background's lines also contain the other's name: «… Model: epoch», not «Model 0:
             // epoch».
             let done = log.lines().filter(|line| line.contains(name)).count();
             let progress = self.progress()?;
@@ -100,8 +99,8 @@ impl Job {
         self.desk.cluster.command("scancel").args(["--signal=USR1", "--batch", &self.slurm]).run().success();
     }
 
-    /// Waits until Slurm has put the job back into its queue, once, and has started it again. That
-    /// takes it 6 to 11 s, on a busy machine too, and it is not to be hurried: a node refuses a
+    /// Waits until Slurm has put the job back into its queue, once, and has started it again. Slurm
+    /// needs 6 to 11 s for that, also on a busy machine, and can't be hurried: a node refuses a
     /// credential as old as the revoked one («Job credential revoked»).
     fn wait_for_restart(&self) {
         let end = Instant::now() + SECONDS(60);
@@ -120,13 +119,13 @@ impl Job {
         }
     }
 
-    /// Says all that is known of a job that did not start again.
+    /// Fails with all that is known of a job that did not start again.
     fn not_restarted(&self, what: &str, shown: &HashMap<String, String>) -> ! {
         let said = self.desk.cluster.said_of(&self.slurm);
         panic!("the restart: the job {what}: {shown:?}\n{said}\n{}", self.log());
     }
 
-    /// The one reply, of a training that went on where it was, has the models of one that was not
+    /// Asserts that the one reply of a training that was resumed has the models of one that was not
     /// interrupted.
     fn assert_answered_as_uninterrupted(&self) {
         let reply = self.desk.vhost.try_receive_reply(&self.id, TRAINING);
@@ -240,7 +239,7 @@ fn a_job_that_may_not_requeue_itself_has_the_best_or_an_error_to_show() {
     let reply = job.desk.vhost.receive_reply(&job.id, SECONDS(60)).json();
     assert!(reply.get("Model 0").is_some(), "{reply}");
 
-    // Slurm refuses: the job was told not to be requeued.
+    // Slurm refuses, because the job was submitted with --no-requeue.
     let job = Job::submit(Desk::new(), &long_job(EPOCHS), &[("ON_TIME_LIMIT", "requeue")]);
     job.desk.cluster.update(&[&format!("JobId={}", job.slurm), "Requeue=0"]);
     job.wait_until_in(2, 1);

@@ -1,4 +1,5 @@
-//! `run_check` and `hpc_training.sh`, with a program in place that prints what it was given.
+//! `run_check` and `hpc_training.sh`, with a program in place that prints its arguments and
+//! environment.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, and says where")]
 
 use std::fs;
@@ -109,7 +110,7 @@ fn run_check_looks_in_bin_and_in_target_too() {
 #[test]
 fn run_check_without_a_program_says_how_to_build_it() {
     let home = Home::new();
-    // A directory of that name is no program.
+    // A directory of that name is not a program.
     fs::create_dir(home.path().join("check")).unwrap();
     let finished = home.run("run_check").run();
     assert_eq!(finished.code(), Some(127), "{finished}");
@@ -138,8 +139,8 @@ fn the_batch_script_hands_its_arguments_and_slurms_cores_to_the_trainer() {
     assert_says(&finished, "OMP_NUM_THREADS=6");
     assert_says(&finished, "RAYON_NUM_THREADS=6");
     assert_says(&finished, "umask=0077");
-    // Slurm's `--signal=B:` reaches the process of the batch script: that has to be the trainer
-    // itself.
+    // Slurm's `--signal=B:` reaches the process of the batch script, so that process has to become
+    // the trainer.
     assert_says(&finished, &format!("pid={id}"));
 }
 
@@ -147,7 +148,7 @@ fn the_batch_script_hands_its_arguments_and_slurms_cores_to_the_trainer() {
 fn the_batch_script_takes_the_directory_of_sbatch_or_its_own_as_home() {
     let home = Home::new();
     home.program("run_trainer", "cpu");
-    // Slurm runs a copy of it.
+    // Slurm runs a copy of the script.
     let copy = tempfile::tempdir().unwrap().keep().join("slurm_script");
     fs::copy(home.path().join("hpc_training.sh"), &copy).unwrap();
     let submitted = Program::new(&copy).env("SLURM_SUBMIT_DIR", home.path()).current_dir("/");
@@ -175,13 +176,13 @@ fn the_batch_script_without_a_trainer_says_how_to_build_it() {
     assert!(finished.stderr.contains("cargo build --release"), "{finished}");
 }
 
-/// What stands in for Apptainer, which can't be had here: it says what it was asked and starts
+/// A stand-in for Apptainer, which is not available here: it prints its arguments and starts
 /// nothing.
 fn apptainer(tools: &Path, name: &str) {
     script(&tools.join(name), "echo who=$0; for a; do echo \"arg=$a\"; done; echo pid=$$; env");
 }
 
-/// The arguments that a program was given, as [`Home::program`] and [`apptainer`] print them.
+/// The arguments of a program, as [`Home::program`] and [`apptainer`] print them.
 fn arguments(finished: &Finished) -> Vec<&str> {
     finished.stdout.lines().filter_map(|line| line.strip_prefix("arg=")).collect()
 }
@@ -230,7 +231,7 @@ fn the_batch_script_becomes_the_container_that_the_site_names() {
     ];
     assert_eq!(arguments(&finished), expected, "{finished}");
 
-    // With a GPU; and a job file by hand, named from where sbatch was called.
+    // With a GPU; and with a job file written by hand, named relative to where sbatch was called.
     script(&tools.path().join("nvidia-smi"), "exit 0");
     fs::write(Path::new(root).join("mine.json"), "{}").unwrap();
     let job = home.run("hpc_training.sh").env("HPC_TRAINER_HOME", root).current_dir(root).arg("mine.json");
@@ -255,7 +256,7 @@ fn a_container_that_can_not_be_started_is_named() {
     let finished = job().env("PATH", &path).run();
     assert_eq!(finished.code(), Some(127), "{finished}");
     assert!(finished.stderr.contains("there is no image /no/such.sif"), "{finished}");
-    // An image that the runtime fetches itself, with the name that Apptainer had before.
+    // An image that the runtime fetches by itself, and the older name of Apptainer.
     fs::write(root.join("site.sh"), "export HPC_TRAINER_IMAGE=docker://example/trainer\n").unwrap();
     let finished = job().env("PATH", &path).run().success();
     assert!(arguments(&finished).contains(&"docker://example/trainer"), "{finished}");

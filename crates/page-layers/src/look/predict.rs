@@ -7,7 +7,8 @@ use crate::keras::Weights;
 use crate::net::network::{Network, NetworkError};
 use crate::ops::sigmoid;
 
-/// A network that only predicts: no gradients, and intermediate images live only while they are needed.
+/// A network that only predicts: no gradients, and intermediate images live only while they are
+/// needed.
 pub struct Predictor {
     network: Network,
 }
@@ -21,8 +22,9 @@ impl Predictor {
         Ok(Self { network: Network::new(weights, device)? })
     }
 
-    /// Probability that each pixel belongs to the layer, `[n, height, width]`, for images `[n, height, width, 3]`
-    /// (BGR, `(255 - value) / 255`); `n` follows from the slice's length. Height and width are multiples of 4.
+    /// Probability that each pixel belongs to the layer, `[n, height, width]`, for images
+    /// `[n, height, width, 3]` (BGR, `(255 - value) / 255`); `n` follows from the slice's length.
+    /// Height and width are multiples of 4.
     ///
     /// # Errors
     /// When the sizes don't fit or the device's memory does not suffice.

@@ -5,12 +5,12 @@ use rayon::prelude::*;
 
 const BETA_1: f64 = 0.9;
 const BETA_2: f64 = 0.999;
-/// Keras adds ε to `√v` before the bias correction (`w -= α·m / (√v + ε)` with the correction inside α); candle's AdamW
-/// and the paper's first form add it to the corrected `√v̂`. Early on that is another step by up to a factor of 30 for
-/// gradients around 1e-7.
+/// Keras adds ε to `√v` before the bias correction (`w -= α·m / (√v + ε)`, with the correction
+/// inside α). candle's AdamW and the paper's first form add it to the corrected `√v̂`. In the first
+/// steps the two differ by up to a factor of 30 for gradients around 1e-7.
 const EPSILON: f64 = 1e-7;
 
-/// Values in one job.
+/// Number of values in one job.
 const PIECE: usize = 1 << 14;
 
 /// The optimiser and its moments.
@@ -21,7 +21,7 @@ pub struct Adam {
     second: Vec<Tensor>,
 }
 
-/// The optimiser's memory, for a checkpoint.
+/// The state of the optimiser, for a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdamState {
     /// Steps taken.
@@ -33,7 +33,7 @@ pub struct AdamState {
 }
 
 impl Adam {
-    /// An optimiser without memory for `parameters`.
+    /// An optimiser in its initial state for `parameters`.
     ///
     /// # Errors
     /// When the device's memory does not suffice.
@@ -42,7 +42,7 @@ impl Adam {
         Ok(Self { learning_rate, step: 0, first: zeros()?, second: zeros()? })
     }
 
-    /// An optimiser that goes on from `state`.
+    /// An optimiser that continues from `state`.
     ///
     /// # Errors
     /// When `state` belongs to other parameters.
@@ -57,7 +57,7 @@ impl Adam {
         Ok(Self { learning_rate, step: state.step, first: load(state.first)?, second: load(state.second)? })
     }
 
-    /// Copies the memory out.
+    /// Copies the state out.
     ///
     /// # Errors
     /// When the device fails.
@@ -68,7 +68,7 @@ impl Adam {
         Ok(AdamState { step: self.step, first: save(&self.first)?, second: save(&self.second)? })
     }
 
-    /// Moves every parameter once, in place.
+    /// Updates every parameter once, in place.
     ///
     /// # Errors
     /// When a gradient has another shape than its parameter or the device fails.
@@ -77,7 +77,8 @@ impl Adam {
             bail!("{} gradients for {} parameters", gradients.len(), self.first.len());
         }
         self.step += 1;
-        // Keras takes the powers in f32 (`tf.pow(tf.cast(beta, f32), local_step)`), and so the correction too.
+        // Keras computes the powers in f32 (`tf.pow(tf.cast(beta, f32), local_step)`), so the
+        // correction is f32 too.
         let power = |beta: f64| (beta as f32).powf(self.step as f32);
         let alpha = self.learning_rate as f32 * (1.0 - power(BETA_2)).sqrt() / (1.0 - power(BETA_1));
         for (i, (parameter, gradient)) in parameters.iter().zip(gradients).enumerate() {
@@ -177,7 +178,8 @@ mod tests {
     const GRADIENTS: [[f32; 3]; 4] =
         [[0.1, 1e-7, -3.0], [-0.2, 1e-7, 2.5], [0.05, -3e-7, 0.0], [0.0, 0.0, 1e-3]];
 
-    /// What `tf.keras.optimizers.Adam(1e-4)` of TensorFlow 2.15.1 made of them, from (1, -0.5, 0.25).
+    /// What `tf.keras.optimizers.Adam(1e-4)` of TensorFlow 2.15.1 made of them, starting from (1,
+    /// -0.5, 0.25).
     const KERAS: [[f32; 3]; 4] = [
         [0.999_9, -0.500_003_04, 0.250_1],
         [0.999_936_6, -0.500_007_33, 0.250_103_8],

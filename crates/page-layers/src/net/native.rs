@@ -1,5 +1,6 @@
-//! The network on the CPU: forward and backward by hand rather than by candle's tape, which would add each gradient
-//! to fresh zeros (three more passes over several GB) and couldn't give memory back to [`Buffers`].
+//! The network on the CPU, forward and backward written out instead of by candle's tape. The tape
+//! would add each gradient to fresh zeros (three more passes over several GB) and could not give
+//! memory back to [`Buffers`].
 
 use candle_core::{CustomOp2, Device, Result, Tensor, Var};
 
@@ -36,7 +37,7 @@ impl Native<'_> {
         x.apply_op1_no_bwd(self.pool)
     }
 
-    /// Logits of contiguous images; memory is reused as soon as an image is no longer needed.
+    /// Logits of contiguous images. Memory is reused as soon as an image is no longer needed.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let skip_1 = self.last_conv(1, self.conv(0, x)?)?;
         let skip_3 = self.last_conv(3, self.last_conv(2, self.max_pool(&skip_1)?)?)?;
@@ -116,15 +117,16 @@ fn missing() -> candle_core::Error {
     candle_core::Error::msg("a layer got no gradient")
 }
 
-/// The way back. Every gradient here is that before the ReLU: a layer's result is not read again, and its memory can serve
-/// for the gradients below it.
+/// The backward pass. Every gradient here is the one before the ReLU, so a layer's result is not
+/// read again, and its memory can be used for the next gradients.
 struct Backward<'a> {
     network: &'a Native<'a>,
     gradients: Vec<Option<Tensor>>,
 }
 
 impl Backward<'_> {
-    /// Uses up the gradient `gy` of layer `index` with inputs `x`.
+    /// Computes the gradients of the inputs `x` of layer `index` from its gradient `gy`, whose
+    /// memory is then given back.
     fn layer(&mut self, index: usize, x: [&Tensor; 2], gy: Tensor) -> Result<[Option<Tensor>; 2]> {
         let parameters = self.network.parameters[index].as_tensor();
         let [a, b, p] = self.network.layers[index].gradients(x, parameters, None, &gy)?;
@@ -145,8 +147,9 @@ impl Backward<'_> {
         Ok((a.ok_or_else(missing)?, b.ok_or_else(missing)?))
     }
 
-    /// Gradient of a pooled image, `skip` being what came to it over the skip connection. Where the image's ReLU is closed
-    /// the gradients of the pool's result and of the skip connection are 0 already.
+    /// Gradient of a pooled image; `skip` is the gradient that came over the skip connection. Where
+    /// the image's ReLU is 0, the gradients of the pool's result and of the skip connection are
+    /// already 0.
     fn max_pool(&mut self, x: &Tensor, gy: Tensor, skip: Tensor) -> Result<Tensor> {
         skip.inplace_op3(x, &gy, &AddPoolGradient)?;
         self.network.buffers.reclaim(gy)?;

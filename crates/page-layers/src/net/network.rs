@@ -1,5 +1,5 @@
-//! The selectional auto-encoder: fourteen convolutions of [`CONV_LAYERS`], two poolings, two upsamplings, two skip
-//! connections.
+//! The selectional auto-encoder: fourteen convolutions of [`CONV_LAYERS`], two poolings, two
+//! upsamplings, two skip connections.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -17,23 +17,23 @@ use crate::ops::{BinaryCrossEntropy, Buffers, Conv, MaxPool, composed, with_host
 pub enum Backend {
     /// Own kernels on the CPU.
     Native,
-    /// Candle's operations on the CPU: slow, and what the own kernels are compared with.
+    /// Candle's operations on the CPU: slow, and the reference for our own kernels.
     Composed,
 }
 
 /// Something that the network can't compute.
 #[derive(Debug, Error)]
 pub enum NetworkError {
-    /// Candle failed, for instance for want of device memory.
+    /// Candle failed, for example because the device has too little memory.
     #[error("the network's computation failed: {0}")]
     Candle(#[from] candle_core::Error),
-    /// The card failed.
+    /// The GPU failed.
     #[error(transparent)]
     Gpu(#[from] GpuError),
-    /// A card's network was asked for what only one on the CPU has.
+    /// A network on a GPU was asked for something that only one on the CPU has.
     #[error("the network on a card has no {0}")]
     OnCard(&'static str),
-    /// The weights in the device's memory are not usable (not finite).
+    /// The weights in the device's memory are not finite.
     #[error("the network's weights are unusable: {0}")]
     Weights(#[from] WeightsError),
     /// An image whose sides are not positive multiples of 4, or not of three channels.
@@ -52,14 +52,15 @@ pub struct Step {
 /// The network and its parameters on one device.
 pub struct Network {
     parameters: Vec<Var>,
-    /// Where it is on a card. There it predicts only: training on a card has no tensors ([`fit`](crate::fit::fit) does it).
+    /// The network on a GPU. It only predicts: training on a GPU has no tensors
+    /// ([`fit`](crate::fit::epochs) does it).
     card: Option<Inference>,
     backend: Backend,
     buffers: Buffers,
     layers: Vec<Conv>,
     pool: MaxPool,
     loss: BinaryCrossEntropy,
-    /// Values in the largest batch so far, for which [`Self::buffers`] has memory.
+    /// Number of values in the largest batch so far, for which [`Self::buffers`] has memory.
     largest: Mutex<usize>,
 }
 
@@ -118,12 +119,13 @@ impl Network {
         Ok(Self { parameters, card: None, backend, buffers, layers, pool, loss, largest: Mutex::default() })
     }
 
-    /// The parameters of each layer: `[k · k · in + 1, out]`, kernel rows (HWI) first, the bias last.
+    /// The parameters of each layer: `[k · k · in + 1, out]`, kernel rows (HWI) first, the bias
+    /// last.
     pub fn parameters(&self) -> &[Var] {
         &self.parameters
     }
 
-    /// What computes.
+    /// The implementation that computes.
     pub fn backend(&self) -> Backend {
         self.backend
     }
@@ -160,7 +162,8 @@ impl Network {
         Ok(())
     }
 
-    /// Logits `[n, h, w, 1]` of images `[n, h, w, 3]`, both on the CPU; keeps nothing for a gradient.
+    /// Logits `[n, h, w, 1]` of images `[n, h, w, 3]`, both on the CPU; keeps nothing for a
+    /// gradient.
     ///
     /// # Errors
     /// When the images have another shape or the device's memory does not suffice.
@@ -230,10 +233,11 @@ impl Network {
         }
     }
 
-    /// Gives the memory of a tensor that nobody reads any more, such as a used gradient, to the next step; clones of the
-    /// tensor are empty afterwards.
+    /// Gives the memory of a tensor that nobody reads any more, such as a used gradient, to the
+    /// next step. Clones of the tensor are empty afterwards.
     ///
     /// # Errors
+    ///
     /// When the tensor is a view.
     pub fn reclaim(&self, tensor: Tensor) -> Result<(), NetworkError> {
         if self.backend == Backend::Native {
@@ -246,7 +250,8 @@ impl Network {
         match x.dims() {
             [_, h, w, 3] if h.is_multiple_of(4) && w.is_multiple_of(4) && x.elem_count() > 0 => {
                 let mut largest = self.largest.lock().unwrap_or_else(PoisonError::into_inner);
-                // What is kept for smaller batches would only add to this one's; a smaller batch makes do with what is kept.
+                // Memory that is kept for smaller batches would only be added to this one's; a
+                // smaller batch can use what is kept.
                 if x.elem_count() > *largest {
                     self.buffers.clear();
                     *largest = x.elem_count();

@@ -1,4 +1,5 @@
-//! The whole network: own kernels against candle's operations, and against themselves on other numbers of threads.
+//! The whole network: our own kernels compared with candle's operations, and with themselves on
+//! other numbers of threads.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -33,7 +34,7 @@ fn both_backends_compute_the_same_loss_gradients_and_logits() {
     for (layer, (a, b)) in a.gradients.iter().zip(&b.gradients).enumerate() {
         let (a, b) = (flat(a), flat(b));
         assert!(b.iter().any(|g| *g != 0.0), "layer {layer} has no gradient: a collapsed seed shows nothing");
-        // One pixel whose ReLU rounding switches makes 1e-4 on an image this small.
+        // A single pixel whose ReLU switches because of rounding makes 1e-4 on an image this small.
         assert!(relative(&a, &b) < 1e-3, "layer {layer}: {}", relative(&a, &b));
     }
     let (a, b) = (native.forward_logits(&x).unwrap(), composed.forward_logits(&x).unwrap());

@@ -1,8 +1,10 @@
-//! The same operations put together from candle's own, for CUDA (and, in tests, against the native ones).
+//! The same operations built from candle's own: the reference that the tests compare the native
+//! operations with.
 //!
-//! Images are NCHW here, as candle's convolution wants them. Where candle's own gradient is not TensorFlow's (max pool,
-//! ReLU at 0, upsampling, loss) the operation is spelled with ones whose gradient is right: masks without a gradient
-//! of their own multiply the values they let through.
+//! Images are NCHW here, as candle's convolution expects. Where candle's own gradient is not
+//! TensorFlow's (max pool, ReLU at 0, upsampling, loss), the operation is built from others whose
+//! gradients are right: a mask without a gradient of its own multiplies the values that it lets
+//! through.
 
 use candle_core::{DType, Result, Tensor};
 
@@ -20,11 +22,12 @@ fn relu(x: &Tensor) -> Result<Tensor> {
     x.mul(&x.detach().gt(0.0)?.to_dtype(x.dtype())?)
 }
 
-/// Convolution with TensorFlow's `same` padding, bias and, if asked for, ReLU; `x` is `[n, c, h, w]`.
+/// Convolution with TensorFlow's `same` padding, bias and, if asked for, ReLU; `x` is
+/// `[n, c, h, w]`.
 pub(crate) fn conv(x: &Tensor, parameters: &Tensor, kernel: usize, with_relu: bool) -> Result<Tensor> {
     let (weights, bias) = split(parameters, kernel)?;
     let x = match kernel {
-        // The odd pixel of padding goes below and right.
+        // `same` padding: the odd pixel is below and to the right.
         2 => x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?,
         _ => x.clone(),
     };
@@ -65,8 +68,8 @@ pub(crate) fn max_pool(x: &Tensor) -> Result<Tensor> {
 
 /// Mean loss (no gradient) and a scalar whose gradient with respect to `logits` is the loss's.
 ///
-/// Differentiating the usual formula leaves the choice at logit 0 to candle's `relu` and `abs`; so the known gradient
-/// `σ(x) − y` is computed and attached.
+/// Differentiating the usual formula would leave the derivative at logit 0 to candle's `relu` and
+/// `abs`. So the known gradient `σ(x) − y` is computed and attached.
 pub(crate) fn loss(logits: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> {
     let x = logits.detach();
     let log = x.abs()?.neg()?.exp()?.affine(1.0, 1.0)?.log()?;

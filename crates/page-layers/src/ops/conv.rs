@@ -1,7 +1,8 @@
-//! Convolution with bias and ReLU on the CPU: which way each layer is computed, and its gradients.
+//! Convolution with bias and ReLU on the CPU: which method computes each layer, and its gradients.
 //!
-//! Parameters are one matrix of shape `[k · k · in + 1, out]`: the kernel in Keras's order (HWIO), the bias as the last
-//! row. One tensor instead of two leaves candle's three-operand limit room for the two halves of a concatenation.
+//! Parameters are one matrix of shape `[k · k · in + 1, out]`: the kernel in Keras's order (HWIO),
+//! and the bias as the last row. candle's custom operations take at most three tensors; with one
+//! for the parameters, two are left for the halves of a concatenation.
 
 use std::marker::PhantomData;
 
@@ -17,12 +18,14 @@ use super::simd::{Kernel, Simd, dispatch};
 use super::upsample::{Differences, DifferencesGradient, Sums, SumsGradient, TAPS};
 use super::winograd::{F2, F4, Input, Output, OutputGradient, kernel_gradient, kernel_points, point_of_sums};
 
-/// Filtering of 3×3 layers on the way forward: as exact as the direct sum, which decides where ReLU and pooling switch.
+/// The Winograd filtering of 3×3 layers in the forward pass. It is as exact as the direct sum,
+/// which matters because rounding decides where ReLU and pooling switch.
 type Forward = F2;
 const FORWARD_SIDE: usize = 2;
 const FORWARD_POINTS: usize = 4;
 
-/// Filtering of the gradients: fewer products, rounding errors still below those that a batch's choice makes.
+/// The filtering of the gradients: fewer products. Its rounding errors are smaller than the
+/// differences between two random batches.
 type Back = F4;
 const BACK_SIDE: usize = 4;
 const BACK_POINTS: usize = 6;
@@ -53,17 +56,20 @@ impl Extent {
     }
 }
 
-/// Where the derivative of ReLU enters.
+/// Whose derivative of ReLU the gradients contain.
 #[derive(Clone, Copy)]
 pub(super) enum Rectified<'a> {
-    /// The gradient is that of this result, and the inputs' gradients are those of the inputs.
+    /// The gradient passed in is that of the layer's result (given here), and the gradients
+    /// returned are those of its inputs.
     Here(&'a [f32]),
-    /// The gradient is that of the result before its ReLU already, and so are the inputs' gradients: 0 where an input,
-    /// which is a ReLU's result, is not positive. That spares reading the result again, which needs no memory then.
+    /// The gradient passed in is already that of the result before its ReLU, and the gradients
+    /// returned are those before the ReLUs of the inputs: 0 where an input, which is a ReLU's
+    /// result, is not positive. So the layer's result is not read again, and needs no memory in the
+    /// backward pass.
     Ahead,
 }
 
-/// What a convolution's gradient consists of; vectors of a [`Buffers`], which may be longer than needed.
+/// The gradients of a convolution, in vectors of a [`Buffers`], which may be longer than needed.
 pub(super) struct Gradients {
     pub(super) inputs: [Option<Vec<f32>>; 2],
     pub(super) parameters: Vec<f32>,
@@ -97,7 +103,7 @@ impl Conv {
         }
     }
 
-    /// Whether the kernels in this folder can compute it.
+    /// Whether the kernels in this folder can compute this convolution.
     pub(super) fn supported(&self) -> bool {
         let whole = |channels: usize| channels.is_multiple_of(PANEL);
         match self.method() {
@@ -258,7 +264,8 @@ impl Conv {
                 to_bias.copy_from_slice(&bias[..output]);
                 buffers.give(sums);
                 if self.input_gradient {
-                    // The gradient of a `same` convolution is one with the kernel turned by 180°.
+                    // The gradient of a `same` convolution is a convolution with the kernel turned
+                    // by 180°.
                     let turned = transposed(kernel, input, output, buffers);
                     let weights =
                         Panels::new(BACK_POINTS * BACK_POINTS, output, input, buffers, |point, o, row| {
@@ -326,7 +333,8 @@ impl Conv {
                     let (tap, i) = (row / input, row % input);
                     to.copy_from_slice(&products[i * depth + tap * output..][..output]);
                 }
-                // The middle tap's product stays at its pixel, so its gradients are the result's own.
+                // The middle tap's product stays at its pixel, so its gradients are those of the
+                // result.
                 let before = (self.kernel - 1) / 2;
                 let middle = (before * self.kernel + before) * output;
                 to_bias.copy_from_slice(&bias[middle..middle + output]);
@@ -360,7 +368,7 @@ impl Conv {
     }
 }
 
-/// The kernel's taps with channels in and out exchanged: `[taps][out][in]`.
+/// The kernel with input and output channels exchanged: `[taps][out][in]`.
 fn transposed(kernel: &[f32], input: usize, output: usize, buffers: &Buffers) -> Vec<f32> {
     let mut turned = buffers.take(kernel.len());
     let taps = turned.par_chunks_mut(input * output).zip(kernel.par_chunks(input * output));

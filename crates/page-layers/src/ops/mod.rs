@@ -1,7 +1,9 @@
-//! The network's operations: convolution with bias and ReLU, max pooling, upsampling, loss, with TensorFlow's gradients.
+//! The network's operations with TensorFlow's gradients: convolution with bias and ReLU, max
+//! pooling, upsampling, loss.
 //!
-//! Images are NHWC, kernels HWIO, as in Keras. On the CPU they are candle custom operations with their own kernels;
-//! `composed` spells them with candle's operations for other devices.
+//! Images are NHWC, kernels HWIO, as in Keras. The operations are candle custom operations with
+//! kernels of our own for the CPU. `composed` builds the same operations from candle's own; the
+//! tests compare the two.
 
 mod buffers;
 pub(crate) mod composed;
