@@ -10,6 +10,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::output::complain;
 
+/// The crates of this product, as their log lines are named.
+const OURS: [&str; 7] = ["hpc_trainer", "base", "contract", "domain", "page_layers", "report", "scheduler"];
+
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -46,7 +49,7 @@ impl Verbosity {
             (_, 1, _) | (_, 2, Level::WARN) => Level::DEBUG,
             _ => Level::TRACE,
         };
-        let filter = Targets::new().with_target("hpc_trainer", level);
+        let filter = Targets::new().with_targets(OURS.map(|name| (name, level)));
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(io::stderr)
             .with_target(false)
@@ -61,5 +64,24 @@ impl Verbosity {
         if let Err(error) = started {
             complain(&format_args!("logging can't be started: {error}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_lines_of_every_crate_are_shown() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates");
+        let mut crates: BTreeSet<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap().replace('-', "_"))
+            .collect();
+        crates.insert("hpc_trainer".to_owned());
+        assert_eq!(crates, OURS.map(str::to_owned).into());
     }
 }
