@@ -55,8 +55,8 @@ fn assert_settled(desk: &Desk, id: &str, queue: &str, expected: &Expected, what:
     assert!(left.is_empty(), "{left:?} are left after {what}");
 }
 
-/// Kills `check` at each point of one pass, each time with a job of its own, brought there by
-/// `prepare`.
+/// Kills `check` at each point of one pass, each time with a new job that `prepare` brings to this
+/// state.
 fn every_point_of_check(what: &str, expected: Expected, prepare: impl Fn() -> (Desk, String, String)) {
     let (desk, id, queue) = prepare();
     dying(desk.check(), 0, &log_of(&desk));
