@@ -49,7 +49,7 @@ impl RestError {
         let End::Done(done) = end else { return None };
         let sentence = match self {
             Self::Tell(TellError::TooLarge { .. }) => format!(
-                "The models are trained but can't be sent: {self}. Ask the operator of RabbitMQ to raise max_message_size."
+                "The models are trained but can't be sent: {self}. RabbitMQ's max_message_size has to be raised."
             ),
             Self::Lost { .. } => {
                 "The cluster lost the result of the training. Run the workflow again.".to_owned()

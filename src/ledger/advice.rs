@@ -26,9 +26,11 @@ impl Cause {
             Self::Node => "Run the workflow again: the cluster had a fault.",
             Self::Cancelled => "Run the workflow again if that was not meant.",
             Self::Killed => "Set \"Maximum memory (MB)\" higher; most often too little of it is why.",
-            Self::Setup | Self::Unknown => "Ask the operator of the cluster to look into the job's log.",
-            Self::Training => "Look at the last lines of the log, and ask the operator of the cluster.",
-            Self::Reply => "Ask the operator of the cluster: the models are trained and could not be sent.",
+            Self::Setup | Self::Unknown => {
+                "Run the workflow again; if it fails the same way, the log says what the cluster lacks."
+            }
+            Self::Training => "Look at the last lines of the log: they say where the training stopped.",
+            Self::Reply => "Run the workflow again, with fewer layers where the models were too large.",
         }
     }
 }
