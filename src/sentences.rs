@@ -1,8 +1,9 @@
-//! What a person is told about a job that failed: one sentence or two, what happened and what to change.
+//! What a person is told about a job that failed: one sentence or two, what happened and what to
+//! change.
 //!
-//! Every sentence of a reply is here, but for what is wrong with a message, a page or a model: that is
-//! said by the error of whatever has found it. Whoever can help is always [`OPERATOR`], or whom the site
-//! names instead.
+//! Every sentence of a reply is here, but for what is wrong with a message, a page or a model: that
+//! is said by the error of whatever has found it. Whoever can help is always [`OPERATOR`], or whom
+//! the site names instead.
 
 use std::fmt::Display;
 

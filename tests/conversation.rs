@@ -1,5 +1,6 @@
-//! A job of the second contract, from its message to its end: states, progress, models, one end; cancelled, abandoned, with
-//! a small limit of the broker, without rights. Real RabbitMQ, real Slurm, real training, the stand-in Rodan.
+//! A job of the second contract, from its message to its end: states, progress, models, one end;
+//! cancelled, abandoned, with a small limit of the broker, without rights. Real RabbitMQ, real
+//! Slurm, real training, the stand-in Rodan.
 #![cfg(feature = "trainer")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
@@ -132,7 +133,8 @@ fn a_model_larger_than_the_broker_takes_comes_in_parts() {
     assert!(heard.messages.iter().all(|message| message.body.len() <= 3_145_728));
 }
 
-/// Passes of `check`, as cron starts them, until the conversation has its end and the job is filed away.
+/// Passes of `check`, as cron starts them, until the conversation has its end and the job is filed
+/// away.
 #[track_caller]
 fn settle(desk: &Desk, asker: &Asker<'_>) {
     let done = desk.site.spool().join("done").join(&asker.id);

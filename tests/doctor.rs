@@ -399,7 +399,7 @@ fn each_fault_of_the_configuration_is_a_row_and_the_rest_is_looked_at() {
     report.says("configuration", "RODAN_PASSWORD", "fail", "is not set", "the password for Rodan");
     report.says("configuration", "MAX_CPUS", "fail", "whole number", "the most cores");
     report.says("configuration", "SITE_PARTITON", "warn", "means nothing", "spelling");
-    report.says("configuration", "credentials.env", "fail", "is not NAME=value", "single quotes");
+    report.says("configuration", "credentials.env", "fail", "has more after the end", "single quotes");
     report.says("Rodan", "TLS", "pass", "", "").says("RabbitMQ", "login", "pass", "", "");
     assert_eq!(report.row("Rodan", "login").0, "skipped");
     // No file at all.

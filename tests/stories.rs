@@ -2,6 +2,7 @@
 //! is compiled once.
 //!
 //! `cargo nextest run --test stories check::` runs those of `tests/check.rs`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is not one of the programs")]
 
 mod support;
 
@@ -9,7 +10,6 @@ mod allocations;
 mod benches;
 mod bombs;
 mod check;
-mod cli_reference;
 mod client_certificate;
 mod conversation;
 mod crash;
@@ -30,12 +30,14 @@ mod local;
 mod memory;
 mod monitoring;
 mod operator;
+mod output;
 mod package;
 mod poison;
 mod predict;
 mod progress;
 mod promises;
 mod quorum;
+mod reference;
 mod resume;
 mod scripts;
 mod secrets;

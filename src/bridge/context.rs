@@ -1,5 +1,5 @@
-//! What a pass holds in its hands, and the small things that every part of it needs: the lock, the
-//! connections, writing a step down, telling what happened.
+//! What one pass needs from its beginning to its end, and the small things that every part of it
+//! uses: the lock, the connections, writing a step down, telling what happened.
 
 use std::fs::DirBuilder;
 use std::io;
@@ -94,7 +94,7 @@ impl BridgeError {
     }
 }
 
-/// What one pass holds in its hands.
+/// What one pass needs from its beginning to its end.
 pub struct Pass<'a> {
     pub(super) config: &'a Config,
     pub(super) store: Store,
@@ -113,7 +113,7 @@ pub struct Pass<'a> {
     pub(super) cancelled: bool,
     /// True once Slurm has accepted a job in this pass: its controller answers.
     pub(super) accepted: bool,
-    /// Why nothing more is submitted in this pass: what one job met, the next one would meet too.
+    /// Why nothing more is submitted in this pass: the next job would fail for the same reason.
     pub(super) no_submissions: Option<(ExitCode, String)>,
     /// Why nothing more is delivered in this pass.
     pub(super) no_deliveries: Option<String>,
@@ -122,8 +122,8 @@ pub struct Pass<'a> {
     worst: Option<ExitCode>,
 }
 
-/// Takes the spool's lock. What holds it for seconds only is waited for: a watcher always, a pass by
-/// watchers.
+/// Takes the spool's lock. A holder that needs it for seconds only is waited for: a watcher waits
+/// for any holder, a pass waits for watchers.
 pub(super) async fn lock(store: &Store, role: Role, patience: Duration) -> Result<Lock, LockError> {
     let end = Instant::now() + patience;
     loop {
@@ -149,7 +149,7 @@ fn code_of(cause: Cause) -> ExitCode {
 }
 
 impl<'a> Pass<'a> {
-    /// A pass with the lock in hand.
+    /// Begins a pass. The caller holds the lock.
     pub(super) fn new(
         config: &'a Config,
         store: Store,
@@ -183,7 +183,7 @@ impl<'a> Pass<'a> {
         })
     }
 
-    /// Says good-bye to the broker; the lock goes with the pass.
+    /// Closes the connection to the broker; the lock is released with the pass.
     pub(super) async fn end(mut self, result: Result<(), BridgeError>) -> Result<Outcome, BridgeError> {
         if let Some(broker) = self.broker.take() {
             broker.close().await;
@@ -206,7 +206,8 @@ impl<'a> Pass<'a> {
 
     /// Who helps a musicologist.
     pub(super) fn operator(&self) -> &'a str {
-        sentences::OPERATOR
+        let config: &'a Config = self.config;
+        &config.site.operator
     }
 
     /// Lets `event` happen to a job and writes that down.
@@ -251,7 +252,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Makes sure, before a step that the world can see, that no other host has taken the lock over.
+    /// Makes sure, before a step that the world can see, that no other host has taken the lock
+    /// over.
     pub(super) fn beat(&mut self) -> Result<(), BridgeError> {
         Ok(self.lock.heartbeat(Timestamp::now())?)
     }

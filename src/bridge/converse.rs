@@ -1,8 +1,8 @@
-//! A pass and the askers of conversations: what they ask (`hpc-control`), whether they still do (their reply queues), and
-//! what they are told meanwhile.
+//! A pass and the askers of conversations: their requests (`hpc-control`), whether their reply
+//! queues still exist, and what they are told while the job goes on.
 //!
-//! What is told is decided by [`news`] without doing anything. None of it has to arrive: a broker that is away is left to the
-//! parts of the pass that can't do without it.
+//! [`news`] decides what is told, and does nothing else. None of these messages has to arrive: a
+//! broker that is away is left to the parts of the pass that can't do without it.
 
 use std::time::Duration;
 
@@ -35,19 +35,20 @@ pub(super) struct Known<'a> {
 /// What an asker is told now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum News {
-    /// Nothing that it does not know.
+    /// Nothing: it knows all of it.
     Nothing,
-    /// This, which the trainer has told already.
+    /// This state, which the trainer has told already.
     ByTrainer(JobState),
-    /// This.
+    /// This state, which is to be sent.
     State(JobState),
 }
 
-/// The state that an asker is to be told, if it is another than the one that it was told last.
+/// The state that an asker is to be told, if it differs from the one that it was told last.
 pub(super) fn news(job: &Record, known: &Known<'_>, now: Timestamp) -> News {
     let Some(stage) = stage(job, known) else { return News::Nothing };
     let last = job.told.as_ref().map(|told| &told.state);
-    // The trainer knows better when it began, and on which node; where it could not say so, its words are sent for it.
+    // The trainer knows better when it began and on which node. If it could not send that, its
+    // words are sent for it.
     let of_this_run = |state: &&JobState| {
         state.state == stage && state.slurm_job == job.slurm_id.map(|id| id.0) && stage != Stage::Submitted
     };
@@ -68,7 +69,7 @@ pub(super) fn news(job: &Record, known: &Known<'_>, now: Timestamp) -> News {
         ..JobState::new(stage, at, &words(job, stage, known))
     };
     match last {
-        // That it is a later time is no news.
+        // A later time alone is no news.
         Some(last) if JobState { at: last.at, ..state.clone() } == *last => News::Nothing,
         _ => News::State(state),
     }
@@ -122,7 +123,8 @@ fn words(job: &Record, stage: Stage, known: &Known<'_>) -> String {
 }
 
 impl Pass<'_> {
-    /// Reads what is asked in `hpc-control`, before anything is taken. Each request is written down before it is acknowledged.
+    /// Reads what is asked in `hpc-control`, before anything is taken. Each request is written down
+    /// before it is acknowledged.
     pub(super) async fn read_requests(&mut self, jobs: &mut [Record]) -> Result<(), BridgeError> {
         let mut cancels = self.store.cancels();
         if cancels.forget_old(Timestamp::now()) {
@@ -135,7 +137,8 @@ impl Pass<'_> {
                 Ok(false) => break,
                 Err(BridgeError::Broker(error)) => {
                     tracing::debug!("{CONTROL_QUEUE} can't be read: {error}");
-                    // Whoever needs the broker in this pass gets this error, and not another wait.
+                    // Every part of this pass that needs the broker gets this error and does not
+                    // wait again.
                     self.lost(error);
                     break;
                 }
@@ -186,7 +189,8 @@ impl Pass<'_> {
             }
             return Ok(());
         }
-        // Of a job that has its end already, too: nobody looks for it among thousands.
+        // This includes jobs that have their end already, because they are not searched among
+        // thousands.
         cancels.add(cancel, Timestamp::now());
         Ok(self.store.save_cancels(cancels)?)
     }
@@ -218,7 +222,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The connection is of no use any more; where there is no broker at all, nobody waits for it again in this pass.
+    /// Gives the connection up. If there is no broker at all, nobody waits for it again in this
+    /// pass.
     fn lost(&mut self, error: BrokerError) {
         self.broker = None;
         if !matches!(error, BrokerError::Failed { .. } | BrokerError::Unreadable { .. }) {
@@ -250,7 +255,7 @@ impl Pass<'_> {
         let told = |state, sent| Some(Told { state, sent, progress_at });
         match news {
             News::Nothing => {
-                // Written down and perhaps not sent: a pass was killed in between.
+                // It is written down and perhaps not sent: an earlier pass was killed in between.
                 if job.told.as_ref().is_none_or(|told| told.sent) {
                     return Ok(());
                 }
@@ -381,7 +386,7 @@ mod tests {
         }
     }
 
-    /// The asker knows this now.
+    /// The asker knows this from here on.
     fn tell(job: &mut Record, state: &JobState) {
         job.told = Some(Told { state: state.clone(), sent: true, progress_at: None });
     }

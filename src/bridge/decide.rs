@@ -1,7 +1,7 @@
 //! What is to be done about a job: decided from what is known of it, without doing anything.
 //!
-//! [`decide`] is asked again and again until nothing is left to do (`pass.rs`); each step is done, and
-//! written down, by whoever the pass gives it to.
+//! [`decide`] is asked again and again until nothing is left to do (`pass.rs`); each step is done,
+//! and written down, by whoever the pass gives it to.
 
 use std::time::Duration;
 
@@ -14,13 +14,15 @@ use domain::SlurmJobId;
 use scheduler::SiteConfig;
 use scheduler::slurm::{JobInfo, JobState, Phase, SubmitError};
 
-/// Slurm calls a job completed a little before a shared filesystem shows the reply that it has left.
+/// Slurm calls a job completed a little before a shared filesystem shows the reply that it has
+/// left.
 const REPLY_LAG: Duration = Duration::from_secs(60);
 
 /// A job that may be requeued shows its end for a moment before it is back in the queue.
 const REQUEUE_LAG: Duration = Duration::from_secs(30);
 
-/// How long sbatch has to say the same unknown words, and how often, before they are taken for a refusal.
+/// How long sbatch has to say the same unknown words, and how often, before they are taken for a
+/// refusal.
 const UNCLEAR_FOR: Duration = Duration::from_secs(30 * 60);
 const UNCLEAR_TIMES: u32 = 3;
 
@@ -99,13 +101,14 @@ pub(super) enum Decision {
     Started,
     /// Slurm has put it back into its queue.
     Requeued,
-    /// It is there again: since when it was missing no longer counts.
+    /// Slurm knows it again: the time since it was missing is forgotten.
     Back,
-    /// It is missing, or over without a reply, from now on: it gets a while.
+    /// It is missing, or over without a reply, for the first time: it gets some time.
     Missing,
     /// Its trainer has left a reply and is gone: the reply is ours to deliver.
     Collect(Outcome),
-    /// Slurm is told to end it; the answer follows once it is over. The verdict is written down first.
+    /// Slurm is told to end it; the answer follows once it is over. The verdict is written down
+    /// first.
     Cancel(SlurmJobId, Verdict),
     /// It gets a watcher.
     Watch(SlurmJobId),
@@ -121,8 +124,8 @@ pub(super) enum Decision {
     File,
 }
 
-/// The parts of a pass, in their order: no job is submitted before all are followed up, and none waits
-/// with its submission for another's delivery.
+/// The parts of a pass, in their order: no job is submitted before all are followed up, and none
+/// waits with its submission for another's delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// What became of the jobs.
@@ -154,7 +157,8 @@ pub(super) fn decide(
     rules: &Rules,
 ) -> Decision {
     if found.delivered && job.state != State::Replied {
-        // Without a reply on disk it was the models: an error reply stays there until it is filed away.
+        // Without a reply on disk it was the models: an error reply stays there until it is filed
+        // away.
         return Decision::AnsweredByTrainer { outcome: found.reply.unwrap_or(Outcome::Models) };
     }
     match &job.state {
@@ -193,7 +197,7 @@ fn before_submission(job: &Record, now: Timestamp, rules: &Rules) -> Decision {
         return Decision::Fail(order.clone());
     }
     if matches!(job.state, State::Submitting { .. }) && !rules.insists {
-        // At a limit of jobs Slurm is well, and the job waits as it would in Slurm's queue.
+        // A limit of jobs is no fault of Slurm: the job waits as it would in Slurm's queue.
         if job.limited && has_passed(job.received_at, rules.max_pending, now) {
             let reason = job.last_error.clone().unwrap_or_default();
             return Decision::Fail(not_started(reason, Some(rules.max_pending)));
@@ -274,7 +278,7 @@ fn not_started(reason: String, waited: Option<Duration>) -> Verdict {
     Verdict::NotStarted { reason, waited_hours: waited.map(|time| time.as_secs() / 3600) }
 }
 
-/// What an end without a reply comes to.
+/// Why a job that ended without a reply has failed.
 fn ended(info: &JobInfo, asked: Option<&ResourceSettings>, found: &Found) -> Verdict {
     // squeue says 0:00 of a job that never ran, sacct 00:00:00.
     let has_run = info.elapsed.chars().any(|c| !matches!(c, '0' | ':'));
@@ -282,8 +286,8 @@ fn ended(info: &JobInfo, asked: Option<&ResourceSettings>, found: &Found) -> Ver
     // Without accounting the trainer's own note is the only trace of the memory that it used.
     let noted = || found.peak_memory.filter(|(id, _)| *id == info.id).map(|(_, mb)| mb);
     let used_mb = info.used_mb.or_else(noted);
-    // Slurm looks at the memory from time to time: a job that was killed for it was last seen a little
-    // below the limit. A smaller figure is older than the end, and explains nothing.
+    // Slurm looks at the memory from time to time: a job that was killed for it was last seen a
+    // little below the limit. A smaller figure is older than the end, and explains nothing.
     let explains = |used: &u64| asked.is_none_or(|asked| used * 100 >= asked.memory_mb * 95);
     let explaining = used_mb.filter(explains);
     match &info.state {
@@ -306,8 +310,8 @@ fn ended(info: &JobInfo, asked: Option<&ResourceSettings>, found: &Found) -> Ver
     }
 }
 
-/// True once `time` has passed since `since`. Nothing has passed since a time in the future, as there is
-/// where a clock was set back.
+/// True once `time` has passed since `since`. Nothing has passed since a time in the future, as
+/// there is where a clock was set back.
 fn has_passed(since: Timestamp, time: Duration, now: Timestamp) -> bool {
     let passed = now.duration_since(since);
     !passed.is_negative() && passed.unsigned_abs() >= time
@@ -326,9 +330,9 @@ pub(super) enum Untaken {
     Unclear(Doubt),
 }
 
-/// Judges sbatch's words. Only what is known to be the job's own fault is a refusal at once. Words that
-/// nobody knows (a site's own submit filter has such) are one when they have stayed the same for half an
-/// hour while the controller answers; `controller_answers` says whether it does now.
+/// Judges sbatch's words. Only what is known to be the job's own fault is a refusal at once. Words
+/// that nobody knows (a site's own submit filter has such) are one when they have stayed the same
+/// for half an hour while the controller answers; `controller_answers` says whether it does now.
 pub(super) fn judge(
     error: &SubmitError,
     doubt: Option<&Doubt>,
@@ -369,7 +373,8 @@ pub(super) fn intake(jobs: &[Record], breaker: &Breaker, max_open: usize, now: T
     if let Some(until) = breaker.paused_until(now) {
         return Intake::Paused(until);
     }
-    // Words that may mean this job alone hold up no other; where they mean all, the pause will come.
+    // Words that may mean this job alone don't stop the intake. If they mean every job, the
+    // failures add up to a pause.
     let waits = |job: &&Record| {
         matches!(job.state, State::Received | State::Submitting { .. }) && job.doubt.is_none()
     };
@@ -377,21 +382,21 @@ pub(super) fn intake(jobs: &[Record], breaker: &Breaker, max_open: usize, now: T
     if waiting > 0 {
         return Intake::Waiting(waiting);
     }
-    // Replies to malformed messages that can't be delivered don't count; otherwise a hundred of them would
-    // stop the intake.
+    // Replies to malformed messages that can't be delivered don't count; otherwise a hundred of
+    // them would stop the intake.
     let open = jobs.iter().filter(|job| job.state != State::Replied && !never_ran(job)).count();
     if open >= max_open { Intake::Full(open) } else { Intake::Open }
 }
 
-/// True for a message that never became a Slurm job: no training was lost with it, and its reply is a short
-/// error.
+/// True for a message that never became a Slurm job: no training was lost with it, and its reply is
+/// a short error.
 pub(super) fn never_ran(job: &Record) -> bool {
     job.slurm_id.is_none() && job.outcome == Some(Outcome::Error)
 }
 
-/// Whether a reply that could not be published need not be tried again: its queue is gone, and only the
-/// broker gives queues such a name, or nobody; or it tells of a message that never became a Slurm job, and
-/// has waited long enough (`gives_up`). A broker that is away is waited for.
+/// True when a reply that could not be published is not tried again. Either its queue is gone and
+/// nobody but the broker can create a queue of that name, or it tells of a message that never
+/// became a Slurm job and has waited long enough (`gives_up`). A broker that is away is waited for.
 pub(super) fn is_hopeless(job: &Record, error: &PublishError, gives_up: bool) -> bool {
     let is_reserved = job.reply_to.starts_with("amq.") || job.reply_to.contains(['\r', '\n']);
     match error {

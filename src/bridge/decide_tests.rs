@@ -424,7 +424,7 @@ fn what_is_not_taken_stays_in_rabbitmq() {
     assert_eq!(take(&[running(), no_job.clone(), no_job], &calm), Intake::Open);
     assert_eq!(take(&[received()], &calm), Intake::Waiting(1));
     assert_eq!(take(&[running(), submitting(), submitting()], &calm), Intake::Waiting(2));
-    assert_eq!(take(&[doubtful.clone()], &calm), Intake::Open, "its words may mean it alone");
+    assert_eq!(take(std::slice::from_ref(&doubtful), &calm), Intake::Open, "its words may mean it alone");
     assert_eq!(take(&[doubtful, running()], &calm), Intake::Full(2));
 }
 

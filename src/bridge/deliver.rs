@@ -16,7 +16,8 @@ use contract::wire::conversation::{End, JobFailed, Used};
 use contract::wire::{Answer, Reply};
 
 impl Pass<'_> {
-    /// Spools the error reply of a failed job. Models on disk win over whatever ended the job that made them.
+    /// Writes the error reply of a failed job to the spool. Models on disk are sent instead,
+    /// whatever ended the job that made them.
     pub(super) fn spool_error(&mut self, job: &mut Record) -> Result<(), BridgeError> {
         let State::Failed { sentence } = &job.state else { return Ok(()) };
         let outcome = if self.store.reply(&job.job_id).is_some_and(|r| r.error_sentence().is_none()) {
@@ -50,10 +51,12 @@ impl Pass<'_> {
         let envelope = job.envelope();
         self.beat()?;
         if self.store.files(&job.job_id).is_delivered() {
-            // By a trainer that was still at work when Slurm had already given it up.
+            // It was delivered by a trainer that was still at work when Slurm had already given it
+            // up.
             return self.delivered(job);
         }
-        // Connected first: without a broker nothing is claimed, and nothing has to be looked up next time.
+        // The connection comes first: without a broker nothing is claimed, and nothing has to be
+        // searched next time.
         self.broker().await?;
         if self.store.claim(&job.job_id)? && self.broker().await?.holds(&envelope).await? {
             tracing::info!(
@@ -216,7 +219,7 @@ impl Pass<'_> {
         Ok(ControlFlow::Break(()))
     }
 
-    /// Files an answered job away and says so.
+    /// Files an answered job away, and reports that.
     pub(super) fn finish(&mut self, job: &mut Record) -> Result<(), BridgeError> {
         if job.outcome == Some(Outcome::Models) {
             self.note_pace(job);

@@ -39,14 +39,15 @@ impl Pass<'_> {
             };
             let Some(taken) = taken else { return Ok(None) };
             if let Some(known) = self.known(&taken)? {
-                // Its acknowledgement was lost with an earlier pass, or it was sent twice. It has its one answer.
+                // Its acknowledgement was lost with an earlier pass, or it was sent twice. The job
+                // has its one answer already.
                 self.broker().await?.acknowledge(taken).await?;
                 self.tell(&known, "duplicate", "the message was taken before; it is not taken again");
                 continue;
             }
             let mut job = new_record(&taken);
-            // Where another job came with the same correlation id, this one gets an id of its own here; also
-            // where a job's record can't be read.
+            // Where another job came with the same correlation id, this one gets an id of its own
+            // here; also where a job's record can't be read.
             let free = ids(&job).find(|id| matches!(self.store.see(id), Ok(None)));
             if let Some(free) = free {
                 job.job_id = free;
@@ -68,7 +69,8 @@ impl Pass<'_> {
             let unanswerable = taken.reply_to().is_none() && taken.correlation_id().is_none();
             self.broker().await?.acknowledge(taken).await?;
             if unanswerable && matches!(job.state, State::Failed { .. }) {
-                // Nobody waits for an answer that names no queue and no job: it would circulate for ever.
+                // A message that names neither a queue nor a job can't be answered. If it stayed,
+                // it would come again for ever.
                 self.apply(&mut job, Event::ReplySpooled(Outcome::Error))?;
                 self.apply(&mut job, Event::Delivered)?;
                 self.store.finish(&job.job_id)?;
@@ -82,8 +84,8 @@ impl Pass<'_> {
     fn known(&self, taken: &Taken) -> Result<Option<Record>, BridgeError> {
         let fresh = new_record(taken);
         if fresh.correlation_id_generated {
-            // Without a correlation id only the content tells, and only where the broker says that it hands the
-            // message out again: two such messages may well be two jobs.
+            // Without a correlation id only the content tells, and only where the broker says that
+            // it hands the message out again: two such messages may well be two jobs.
             let same = |job: &Record| job.correlation_id_generated && job.body_sha256 == fresh.body_sha256;
             return Ok(if taken.redelivered() {
                 self.store.open_jobs()?.into_iter().find(same)
@@ -109,8 +111,8 @@ pub(super) enum Unfit {
     TooMuch(String),
 }
 
-/// Reads a message, the only time that it is read for what it asks: what it asks Slurm for is kept in the
-/// record.
+/// Reads a message, the only time that it is read for what it asks: what it asks Slurm for is kept
+/// in the record.
 pub(super) fn read(body: &[u8], site: &SiteConfig, paces: &Paces, operator: &str) -> Result<Chosen, Unfit> {
     let message = JobMessage::parse(body)?;
     let chosen = chosen(&message, site, paces);
@@ -121,7 +123,8 @@ pub(super) fn read(body: &[u8], site: &SiteConfig, paces: &Paces, operator: &str
     Err(Unfit::TooMuch(sentences::beyond_the_limits(&exceeded, operator)))
 }
 
-/// What Slurm is asked for: what the message names, and what is chosen in place of what it does not.
+/// What Slurm is asked for: what the message names, and what is chosen in place of what it does
+/// not.
 pub(crate) fn chosen(message: &JobMessage, site: &SiteConfig, paces: &Paces) -> Chosen {
     let JobMessage { named, training, inputs, .. } = message;
     // The time depends on the node, and the node on cores and memory: these are chosen first.

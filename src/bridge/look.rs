@@ -17,7 +17,8 @@ const ACCOUNTING_LAG: Duration = Duration::from_secs(2);
 const ACCOUNTING_LOOKS: u32 = 2;
 
 impl Pass<'_> {
-    /// Asks Slurm about all jobs that it may have. When it gives no answer nothing is decided about them.
+    /// Asks Slurm about all jobs that it may have. When it gives no answer nothing is decided about
+    /// them.
     pub(super) async fn ask_slurm(&mut self, jobs: &[Record]) {
         self.view = View::default();
         let jobs: Vec<&Record> = jobs.iter().filter(|job| is_with_slurm(job)).collect();
@@ -45,8 +46,8 @@ impl Pass<'_> {
         }
     }
 
-    /// What lies in a job's directory, as far as it matters now: models have tens of megabytes, and a
-    /// trainer that is alive delivers them itself.
+    /// What lies in a job's directory, as far as it matters now: models have tens of megabytes, and
+    /// a trainer that is alive delivers them itself.
     pub(super) fn found(&self, job: &Record) -> Found {
         let files = self.store.files(&job.job_id);
         let delivered = files.is_delivered();
@@ -74,7 +75,8 @@ async fn known(slurm: &Slurm, jobs: &[&Record]) -> Result<Vec<JobInfo>, SlurmErr
     let queue = slurm.queue().await?;
     let unlisted = |job: &&&Record| {
         let name = job.job_id.slurm_name();
-        // A listed job that has ended is looked up too: only the accounting knows the memory it used.
+        // A listed job that has ended is looked up too: only the accounting knows the memory it
+        // used.
         !queue.iter().any(|info| info.name == name && info.state.phase() != Phase::Ended)
     };
     let names: Vec<String> = jobs.iter().filter(unlisted).map(|job| job.job_id.slurm_name()).collect();
@@ -94,7 +96,8 @@ async fn known(slurm: &Slurm, jobs: &[&Record]) -> Result<Vec<JobInfo>, SlurmErr
         tokio::time::sleep(ACCOUNTING_LAG).await;
         accounting = slurm.accounting(&names, since).await?;
     }
-    // Where both know a job the controller is right about its state and the accounting about what it used.
+    // Where both know a job the controller is right about its state and the accounting about what
+    // it used.
     let mut known: Vec<JobInfo> = accounting.unwrap_or_default();
     for info in queue {
         match known.iter_mut().find(|k| k.id == info.id && k.name == info.name) {

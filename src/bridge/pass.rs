@@ -1,5 +1,6 @@
-//! The pass itself. It reads like the state diagram in `docs/protocol.md`: each job is taken from step to
-//! step until nothing is left that can be done now. What the next step is, `decide.rs` says.
+//! The pass itself. It reads like the state diagram in `docs/protocol.md`: each job is taken from
+//! step to step until nothing is left that can be done now. What the next step is, `decide.rs`
+//! says.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -12,7 +13,8 @@ use super::metrics;
 use crate::config::Config;
 use crate::ledger::{Event, LockError, Record, Role, State, Store, Verdict};
 
-/// How long a pass waits for a watcher, which holds the lock for seconds. Another pass is not waited for.
+/// How long a pass waits for a watcher, which holds the lock for seconds. Another pass is not
+/// waited for.
 const PATIENCE_WITH_A_WATCHER: Duration = Duration::from_secs(30);
 
 /// Runs one pass, taking at most `max_jobs` new jobs, and tells `tell` what happens to each job.
@@ -72,7 +74,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Brings the records of open jobs up to date with Slurm and with what trainers have left in the spool.
+    /// Brings the records of open jobs up to date with Slurm and with what trainers have left in
+    /// the spool.
     pub(super) async fn follow_up(&mut self, jobs: &mut [Record]) -> Result<(), BridgeError> {
         // Twice where a job had to be cancelled: its end is known at once.
         for _ in 0..2 {
@@ -88,8 +91,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Takes a job from step to step until none is left that belongs to these parts of the pass and can be
-    /// done now.
+    /// Takes a job from step to step until none is left that belongs to these parts of the pass and
+    /// can be done now.
     pub(super) async fn settle(&mut self, job: &mut Record, parts: &[Part]) -> Result<(), BridgeError> {
         loop {
             let decision = decide(job, self.view.of(job), &self.found(job), Timestamp::now(), &self.rules);

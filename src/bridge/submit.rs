@@ -23,8 +23,8 @@ const WAITS: Result<ControlFlow<()>, BridgeError> = Ok(ControlFlow::Break(()));
 const GOES_ON: Result<ControlFlow<()>, BridgeError> = Ok(ControlFlow::Continue(()));
 
 impl Pass<'_> {
-    /// Submits a job that is not yet with Slurm. Whatever fails is either answered or tried again in the
-    /// next pass.
+    /// Submits a job that is not yet with Slurm. Whatever fails is either answered or tried again
+    /// in the next pass.
     pub(super) async fn submit(&mut self, job: &mut Record) -> Result<ControlFlow<()>, BridgeError> {
         if let Some((code, why)) = self.no_submissions.clone() {
             self.waits(job, code, &why)?;
@@ -111,8 +111,8 @@ impl Pass<'_> {
         WAITS
     }
 
-    /// Gives a job that Slurm has accepted its watcher. Where that fails the next pass tries again; until
-    /// then `check` reports a failure, later.
+    /// Gives a job that Slurm has accepted its watcher. Where that fails the next pass tries again;
+    /// until then `check` reports a failure, later.
     pub(super) async fn watch(&mut self, job: &mut Record, slurm_id: SlurmJobId) -> Result<(), BridgeError> {
         if !self.rules.watcher || job.watcher.is_some() {
             return Ok(());
@@ -131,7 +131,7 @@ impl Pass<'_> {
                 Ok(self.store.save(job)?)
             }
             Err(error) => {
-                // What one watcher met, the next one would meet too.
+                // The next watcher would fail for the same reason.
                 self.rules.watcher = false;
                 let why = format!(
                     "no watcher yet, so that a failure is reported by the next check only: {error}; \

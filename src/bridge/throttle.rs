@@ -33,7 +33,7 @@ impl Pass<'_> {
         false
     }
 
-    /// A submission failed in a way that the next one may share.
+    /// A submission failed for a reason that may stop the next one too.
     pub(super) fn submission_failed(&mut self, why: &str) -> Result<(), BridgeError> {
         let mut breaker = self.store.breaker();
         breaker.failed(why, Timestamp::now());

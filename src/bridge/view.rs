@@ -31,7 +31,8 @@ impl View {
     /// The Slurm job of a job.
     pub(super) fn info(&self, job: &Record) -> Option<&JobInfo> {
         let name = job.job_id.slurm_name();
-        // The name counts as well as the number: a controller that lost its state gives numbers out again.
+        // The name counts as well as the number: a controller that lost its state gives numbers out
+        // again.
         let mut matching = self.known.iter().filter(|info| info.name == name);
         match job.slurm_id {
             Some(id) => matching.find(|info| info.id == id),
@@ -39,8 +40,8 @@ impl View {
         }
     }
 
-    /// The watcher of a job that Slurm has, although the record does not say so: the pass that submitted it
-    /// was killed before it could.
+    /// The watcher of a job that Slurm has, although the record does not say so: the pass that
+    /// submitted it was killed before it could.
     pub(super) fn watcher_of(&self, job: &Record) -> Option<SlurmJobId> {
         let name = job.job_id.watcher_name();
         let alive = |info: &&JobInfo| matches!(info.state.phase(), Phase::Waiting | Phase::Active);

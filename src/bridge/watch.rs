@@ -1,4 +1,5 @@
-//! The watcher's look at one job, inside a Slurm job of its own that starts when the other has failed.
+//! The watcher's look at one job, inside a Slurm job of its own that starts when the other has
+//! failed.
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,9 @@ const EXTRA: Duration = Duration::from_secs(300);
 
 /// Looks at one job until it is answered, and tells `tell` what happens to it.
 ///
-/// The job may still look alive: Slurm also starts a watcher whose job it does not know any more, and says so only after
-/// a while. So it looks again, for as long as the grace time and some minutes more; then the rest is left to `check`.
+/// The job may still look alive: Slurm also starts a watcher whose job it does not know any more,
+/// and says so only after a while. So it looks again, for as long as the grace time and some
+/// minutes more; then the rest is left to `check`.
 ///
 /// # Errors
 /// When the spool can't be used. An unreachable broker is none: `check` delivers.

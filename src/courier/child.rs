@@ -1,4 +1,5 @@
-//! The process that publishes while the trainer trains: `run_trainer --courier`, started by the trainer alone.
+//! The process that publishes while the trainer trains: `run_trainer --courier`, started by the
+//! trainer alone.
 //!
 //! It holds the password of the broker, and never looks at a page. It ends with its standard input.
 
@@ -24,12 +25,13 @@ use contract::broker::{Broker, TellError};
 /// How long a broker that could not be used is left alone.
 const REST: Duration = Duration::from_secs(30);
 
-/// So many errands wait for a broker that is away; the oldest states go first.
+/// At most so many errands wait for a broker that is away; the oldest states are dropped first.
 const MOST_WAITING: usize = 64;
 
 /// Publishes what comes in over standard input, until it ends.
 pub fn run(env_file: Option<&Path>) -> ExitCode {
-    // Slurm's signals go to all processes of a job. This one ends with the trainer, whatever the trainer makes of them.
+    // Slurm's signals go to all processes of a job. This process ignores them and ends when the
+    // trainer ends.
     for signal in [SIGINT, SIGTERM, SIGUSR1] {
         if let Err(error) = signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false))) {
             debug!("signal {signal}: {error}");
@@ -119,7 +121,7 @@ impl Child {
             let next = if self.waiting.is_empty() {
                 Some(errands.recv().await)
             } else {
-                // What waits for the broker is tried again now and then.
+                // Errands that wait for the broker are tried again from time to time.
                 tokio::time::timeout(REST, errands.recv()).await.ok()
             };
             match next {

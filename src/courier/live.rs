@@ -39,7 +39,8 @@ pub enum Errand {
     },
 }
 
-/// The process that publishes while this one trains. Dropped without [`Courier::close`] it is killed.
+/// The process that publishes while this one trains. If it is dropped without [`Courier::close`],
+/// it is killed.
 #[derive(Debug)]
 pub struct Courier {
     child: Child,
@@ -47,7 +48,8 @@ pub struct Courier {
 }
 
 impl Courier {
-    /// Starts the process. Without it the training goes on all the same: everything that has to arrive is sent at its end.
+    /// Starts the process. Without it the training goes on all the same: everything that has to
+    /// arrive is sent at its end.
     pub fn start(
         reply_to: &str,
         correlation_id: &str,
@@ -76,7 +78,7 @@ impl Courier {
         Some(courier)
     }
 
-    /// Hands something over to be told. It never waits for the broker.
+    /// Hands an errand to the process. It never waits for the broker.
     pub fn send(&mut self, errand: &Errand) {
         self.write(errand);
     }
@@ -91,7 +93,8 @@ impl Courier {
         }
     }
 
-    /// Lets the process finish what it is sending, and ends it. What it has not sent then, the trainer sends itself.
+    /// Lets the process finish what it is sending, and ends it. What it has not sent then, the
+    /// trainer sends itself.
     pub fn close(mut self, longest: Duration) {
         drop(self.errands.take());
         let end = Instant::now() + longest;
@@ -102,7 +105,7 @@ impl Courier {
                 Err(_) => break,
             }
         }
-        // Drop kills it: of two publishers one has to go.
+        // Dropping it kills it: there may be only one publisher.
     }
 }
 
@@ -118,7 +121,8 @@ impl Drop for Courier {
     }
 }
 
-/// The points of the trainer that a test kills it at are not those of this process: it has its own.
+/// The crash points that a test sets for the trainer are not meant for this process, which has its
+/// own.
 fn points_of_its_own(command: &mut Command) {
     for (own, name) in [
         ("HPC_TRAINER_COURIER_DIE_AT", "HPC_TRAINER_DIE_AT"),

@@ -17,7 +17,7 @@ const MOST_CHARS: usize = 300;
 
 /// The last lines of a log file; none where it can't be read. No secret is ever in a log.
 pub fn tail_of(path: &Path) -> Vec<String> {
-    File::open(path).and_then(|file| tail(file)).unwrap_or_default()
+    File::open(path).and_then(tail).unwrap_or_default()
 }
 
 /// The last lines of an open log.
@@ -34,7 +34,7 @@ pub fn tail(mut file: File) -> io::Result<Vec<String>> {
     let mut bytes = Vec::new();
     file.take(MOST_BYTES).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
-    // What the window cuts in two is left out.
+    // The first line of the window may be half a line, so it is left out.
     let lines = text.lines().skip(usize::from(begin > 0));
     let lines: Vec<String> = lines
         .map(|line| line.rsplit('\r').next().unwrap_or_default())

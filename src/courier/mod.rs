@@ -1,8 +1,9 @@
-//! Sending one job's conversation: what has to arrive from disk, what need not while the training goes on.
+//! Sending one job's conversation: what has to arrive from disk, what need not while the training
+//! goes on.
 //!
-//! A trainer that learns from a stranger's files holds no password, so what it has to tell meanwhile is published by a
-//! process of its own (`live` starts it, `child` is it). What is left at the end, the trainer or `check` sends from the
-//! outbox (`rest`).
+//! A trainer that learns from a stranger's files holds no password, so what it has to tell
+//! meanwhile is published by a process of its own (`live` starts it, `child` is it). What is left
+//! at the end, the trainer or `check` sends from the outbox (`rest`).
 
 #[cfg(feature = "trainer")]
 mod child;

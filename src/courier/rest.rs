@@ -43,8 +43,8 @@ pub enum RestError {
 }
 
 impl RestError {
-    /// The failure that stands in for an end that can't be sent whatever is tried; `None` where trying again may help, or
-    /// nobody is there to be told.
+    /// The failure that is sent in place of an end that can never be sent. `None` if trying again
+    /// may help, or if nobody is there to be told.
     pub fn in_place_of(&self, end: &End) -> Option<JobFailed> {
         let End::Done(done) = end else { return None };
         let sentence = match self {
@@ -69,8 +69,8 @@ impl RestError {
 }
 
 impl Rest<'_> {
-    /// Sends the models that the broker has not confirmed, the report, and the end. What was confirmed before is not sent
-    /// again; what may have come through is, with the same ids.
+    /// Sends the models that the broker has not confirmed, the report, and the end. What was
+    /// confirmed before is not sent again; what may have come through is, with the same ids.
     ///
     /// # Errors
     /// When a model is lost, or the models or the end are not known to be in the queue.
@@ -103,7 +103,8 @@ impl Rest<'_> {
         Ok(send_model(broker, queue, id, self.outbox, (&model.name, done.at, &file)).await?)
     }
 
-    /// The report and the figures. That they can't be sent matters only where nothing else can be either.
+    /// The report and the figures. Failing to send them matters only if nothing else can be sent
+    /// either.
     async fn send_reports(&self, broker: &mut Broker, at: Timestamp) -> Result<(), TellError> {
         let files = [("training.json", self.outbox.figures()), ("report.html", read_own(self.report).ok())];
         for (name, bytes) in files {

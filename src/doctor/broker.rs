@@ -1,4 +1,4 @@
-//! RabbitMQ: the way there, the login, the queues, what it takes in one message.
+//! RabbitMQ: the connection, the login, the queues, the largest message that it takes.
 
 use std::time::Duration;
 

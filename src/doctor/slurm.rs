@@ -67,14 +67,15 @@ fn failed(rows: &mut Rows, name: &str, error: &SlurmError) {
     rows.fail_with(name, error, "ask the operators of the cluster, or look at: scontrol ping");
 }
 
-/// The typical job, and one for each other row of the gres table, so that a mistake in any of them shows.
+/// The typical job, and one for each other row of the gres table, so that a mistake in any of them
+/// shows.
 fn requests(site: &SiteConfig, typical: &Typical) -> Vec<ResourceSettings> {
     let mut requests = vec![typical.resources.clone()];
     let memory = typical.resources.memory_mb;
     let own = site.gres_table.limits().find(|limit| memory <= *limit);
     let mut below = 0;
     for limit in site.gres_table.limits().take(MOST_ROWS) {
-        // As much as suffices to get this row: what is above the row before it.
+        // The least memory that leads to this row: one more than the row before it has.
         let least = below + 1;
         below = limit;
         if Some(limit) == own || site.limits.memory_mb.is_some_and(|most| most < least) {

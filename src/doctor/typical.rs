@@ -1,4 +1,5 @@
-//! What a job of this site is like: the last one that came, else one that every site should be able to run.
+//! What a job of this site is like: the last one that came, or else one that every site should be
+//! able to run.
 
 use std::path::Path;
 
@@ -41,7 +42,7 @@ impl Typical {
         }
     }
 
-    /// As if none had come yet.
+    /// The job that is assumed before one has come.
     pub(super) fn usual(site: &SiteConfig) -> Self {
         Self { resources: usual(&site.limits), page: None, source: "a usual job" }
     }

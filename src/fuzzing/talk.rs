@@ -52,7 +52,8 @@ fn control(data: &[u8]) {
     }
 }
 
-/// The bytes as headers of a part and its body, and as a model in parts that come in a strange order.
+/// The bytes as headers of a part and its body, and as a model in parts that come in a strange
+/// order.
 fn parts(data: &[u8]) {
     let byte = |at: usize| data.get(at).copied().unwrap_or_default();
     let body = data.get(8..).unwrap_or_default();

@@ -3,7 +3,7 @@
 use super::cause::Cause;
 
 impl Cause {
-    /// One sentence for the person who asked. What was wrong with this one job, its error says.
+    /// One sentence for the person who asked. What was wrong with this one job is in its error.
     pub fn advice(self) -> &'static str {
         match self {
             Self::Message => {

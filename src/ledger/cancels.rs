@@ -1,4 +1,5 @@
-//! Requests to cancel jobs that have not come yet: they are remembered until the job does, or nobody expects it any more.
+//! Requests to cancel jobs that have not come yet. They are remembered until the job comes, or
+//! until nobody expects it any more.
 
 use std::time::Duration;
 
@@ -7,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use contract::wire::conversation::Cancel;
 
-/// As long as a reply queue lives at most when nobody looks into it.
+/// How long a request is remembered: as long as a reply queue lives when nobody reads from it.
 pub const REMEMBERED: Duration = Duration::from_secs(14 * 24 * 3600);
 
-/// So many are remembered; beyond that the oldest ones go. Whoever fills the queue with requests fills no disk.
+/// At most so many are remembered, then the oldest are dropped: whoever fills the queue with
+/// requests can't fill the disk.
 const MOST: usize = 10_000;
 
 /// The requests that wait for their jobs.
@@ -41,7 +43,8 @@ impl Cancels {
         self.waiting.iter().any(|waiting| waiting.cancel.is_about(correlation_id, reply_to))
     }
 
-    /// Forgets what is older than [`REMEMBERED`]; true when there was any. A clock that went back forgets nothing.
+    /// Forgets what is older than [`REMEMBERED`]; true when there was any. A clock that went back
+    /// forgets nothing.
     pub fn forget_old(&mut self, now: Timestamp) -> bool {
         let before = self.waiting.len();
         self.waiting.retain(|waiting| {

@@ -1,9 +1,10 @@
 //! Who may publish a job's reply.
 //!
-//! The trainer, the watcher and `check` run on different machines, and a node that Slurm has given up may still be at
-//! work. Before the first byte of a reply goes to the broker its publisher creates the file `claim` in the job's
-//! directory, which only one of them can. A claim that is there already tells that somebody may have published: the reply
-//! queue has to be looked into before the reply is sent again.
+//! The trainer, the watcher and `check` run on different machines, and a node that Slurm has given
+//! up may still be at work. So before the first byte of a reply goes to the broker, its publisher
+//! creates the file `claim` in the job's directory, which only one of them can do. If a claim is
+//! there already, somebody may have published: then the reply queue has to be searched before the
+//! reply is sent again.
 
 use std::io;
 
@@ -32,7 +33,7 @@ struct Claim {
     at: Timestamp,
 }
 
-/// What a claim comes to.
+/// The result of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claimed {
     /// Nobody has published before.
@@ -43,10 +44,12 @@ pub enum Claimed {
     TakenOver,
 }
 
-/// Claims the reply of a job. `check` takes over whatever claim there is, since it only asks once the job is over; a
-/// trainer takes over a trainer's, which is that of the same job before it was requeued.
+/// Claims the reply of a job. `check` takes over any claim, because it claims only when the job is
+/// over. A trainer takes over a trainer's claim, which is that of the same job before it was
+/// requeued.
 ///
 /// # Errors
+///
 /// When the claim can't be written; the reply must not be published then.
 pub fn claim(files: &JobFiles, by: Publisher) -> io::Result<Claimed> {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();

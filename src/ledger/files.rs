@@ -22,7 +22,8 @@ const FAILURE: &str = "failure";
 const CHECKPOINT: &str = "checkpoint";
 const OUTBOX: &str = "outbox";
 
-/// All files of a job. What is not among them is not ours, and `check purge` leaves its directory alone.
+/// All files of a job. What is not among them is not ours, and `check purge` leaves its directory
+/// alone.
 const ALL: [&str; 10] = [RECORD, MESSAGE, JOB, STARTED, PROGRESS, REPLY, DELIVERED, CLAIM, REPORT, FAILURE];
 /// Its directories.
 const DIRECTORIES: [&str; 2] = [CHECKPOINT, OUTBOX];
@@ -69,8 +70,9 @@ impl JobFiles {
         self.directory.join(CLAIM)
     }
 
-    /// True once the trainer's reply was confirmed, as far as the shared filesystem can tell: listing the
-    /// directory makes it ask the server instead of remembering that there was no such file.
+    /// True once the trainer's reply was confirmed, as far as the shared filesystem knows. Listing
+    /// the directory makes the client ask the server, instead of remembering that there was no such
+    /// file.
     pub fn is_delivered(&self) -> bool {
         fs::read_dir(&self.directory)
             .is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.file_name() == DELIVERED)))
@@ -81,7 +83,7 @@ impl JobFiles {
         self.directory.join(STARTED)
     }
 
-    /// How far the training has got, as the trainer last noted.
+    /// The trainer's latest note about its progress.
     pub fn progress(&self) -> PathBuf {
         self.directory.join(PROGRESS)
     }
@@ -91,7 +93,7 @@ impl JobFiles {
         self.directory.join(FAILURE)
     }
 
-    /// What a person looks at after the training: curves, figures, the page as the models see it.
+    /// The report for people: curves, figures, the page as the models see it.
     pub fn report(&self) -> PathBuf {
         self.directory.join(REPORT)
     }
@@ -102,7 +104,7 @@ impl JobFiles {
         Some(Self { directory: jobs.parent()?.join("done").join(name) })
     }
 
-    /// Directory of the training under way, from which a job that comes back goes on.
+    /// Directory of the checkpoint, from which a requeued job continues.
     pub fn checkpoint(&self) -> PathBuf {
         self.directory.join(CHECKPOINT)
     }
@@ -112,7 +114,7 @@ impl JobFiles {
         Outbox::new(&self.directory.join(OUTBOX))
     }
 
-    /// Removes the checkpoint: with a reply on disk nobody goes on from it, and it has some 25 MB.
+    /// Removes the checkpoint (some 25 MB): once a reply is on disk, nobody continues from it.
     pub fn remove_checkpoint(&self) {
         match fs::remove_dir_all(self.checkpoint()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -137,7 +139,7 @@ impl JobFiles {
         self.directory.join(RECORD)
     }
 
-    /// True when nothing but a job's files is in its directory, and that is no link.
+    /// True when a directory holds nothing but a job's files and is not a link.
     pub fn are_all(&self) -> bool {
         let is_directory = fs::symlink_metadata(&self.directory).is_ok_and(|m| m.is_dir());
         let is_known = |entry: io::Result<fs::DirEntry>| {

@@ -1,4 +1,4 @@
-//! One `check` at a time on one spool, also from two login nodes.
+//! One `check` at a time on one spool, even from two login nodes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -15,12 +15,12 @@ use uuid::Uuid;
 use base::files::read_own;
 use base::files::{create_atomic, write_atomic};
 
-/// How long the lock of another host counts without a new heartbeat.
+/// How long the lock of another host is valid without a new heartbeat.
 const STALE_AFTER: Duration = Duration::from_secs(600);
 /// How often a heartbeat is written.
 const BEAT_EVERY: Duration = Duration::from_secs(60);
 
-/// What the holder of the lock is at.
+/// What the holder of the lock is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -31,16 +31,16 @@ pub enum Role {
     Watcher,
 }
 
-/// Who says of itself that it holds the lock.
+/// The holder of the lock, by its own words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldBy {
     /// Its host.
     pub host: String,
     /// Its process there.
     pub pid: u32,
-    /// When it last said that it is alive.
+    /// Its latest heartbeat.
     pub heartbeat: Timestamp,
-    /// What it is at.
+    /// What it is doing.
     pub role: Role,
 }
 
@@ -79,11 +79,12 @@ pub(super) fn holder_path(lock: &Path) -> PathBuf {
 
 /// The lock of the spool, held until dropped.
 ///
-/// Two things make it. The kernel's lock on the file `lock` ends with its process, whatever ends that, but it may not
-/// reach across nodes (NFS without a lock manager, Lustre mounted with `localflock`). So there is also the file
-/// `lock.holder` with host, process and a heartbeat. It is made by a link, which the file server either makes or refuses.
-/// A holder on this host without the kernel's lock is dead; one on another host counts until its heartbeat is ten minutes
-/// old. Before each step the holder makes sure that the file is still its own.
+/// It has two parts. The kernel's lock on the file `lock` ends with its process in any case, but it
+/// may not reach other nodes (NFS without a lock manager, Lustre mounted with `localflock`). So
+/// there is also the file `lock.holder` with host, process and a heartbeat. It is made by a link,
+/// which the file server either makes or refuses. A holder on this host without the kernel's lock
+/// is dead; one on another host counts until its heartbeat is ten minutes old. Before each step,
+/// the holder makes sure that the file is still its own.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
@@ -92,7 +93,7 @@ pub struct Lock {
     _kernel: File,
 }
 
-/// Why the lock can't be had, or is not ours any more.
+/// Why the lock can't be taken, or is no longer ours.
 #[derive(Debug, Error)]
 pub enum LockError {
     /// Another process holds it.
@@ -100,10 +101,11 @@ pub enum LockError {
     Held {
         /// Process, host and heartbeat.
         who: String,
-        /// What it is at.
+        /// What it is doing.
         role: Role,
     },
-    /// Another host took it for stale: this process stood still for more than ten minutes.
+    /// Another host took the lock because it looked stale: this process stood still for more than
+    /// ten minutes.
     #[error("another host has taken the spool's lock over; this pass ends, the other carries on")]
     Lost,
     /// The lock file can't be used.
@@ -145,7 +147,8 @@ impl Lock {
     /// Takes the lock of `path`, without waiting.
     ///
     /// # Errors
-    /// [`LockError::Held`] when another process has it, else when its files can't be read or written.
+    /// [`LockError::Held`] when another process has it, else when its files can't be read or
+    /// written.
     pub fn acquire(path: &Path, role: Role, now: Timestamp) -> Result<Self, LockError> {
         let io = |source| LockError::Io { path: path.to_path_buf(), source };
         let kernel = OpenOptions::new()
@@ -160,19 +163,19 @@ impl Lock {
         let has_kernel_lock = match flock(&kernel, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => true,
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(held(Holder::read(&file).as_ref())),
-            // A filesystem without locks: the holder's file alone decides.
+            // A filesystem without locks: only the holder's file decides.
             Err(rustix::io::Errno::NOLCK | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => false,
             Err(error) => return Err(io(error.into())),
         };
         let holder = Holder { who: HeldBy::new(role, now), token: Uuid::new_v4().to_string() };
         let text = holder.text().map_err(io)?;
-        // Twice: the one in the way may have been stale.
+        // Two attempts, because the first may find a stale lock.
         for _ in 0..2 {
             if create_atomic(&file, &text).map_err(io)? {
                 return Ok(Self { path: file, holder, _kernel: kernel });
             }
             let Some(other) = Holder::read(&file) else {
-                // Torn by hand, or gone in this moment.
+                // It was damaged by hand, or has just been removed.
                 remove_stale(&file, None).map_err(io)?;
                 continue;
             };
@@ -187,11 +190,13 @@ impl Lock {
         Err(held(Holder::read(&file).as_ref()))
     }
 
-    /// Makes sure that the lock is still ours, and says from time to time that its holder is alive. To be called before
-    /// each step.
+    /// Makes sure that the lock is still ours, and renews the heartbeat from time to time. Call it
+    /// before each step.
     ///
     /// # Errors
-    /// [`LockError::Lost`] when another process has taken it, or when the file can't be written.
+    ///
+    /// [`LockError::Lost`] when another process has taken the lock, or when the file can't be
+    /// written.
     pub fn heartbeat(&mut self, now: Timestamp) -> Result<(), LockError> {
         if Holder::read(&self.path).is_none_or(|h| h.token != self.holder.token) {
             return Err(LockError::Lost);
@@ -205,8 +210,8 @@ impl Lock {
     }
 }
 
-/// Takes the file of a dead holder away; false when somebody else was quicker. A rename, because of several hosts that
-/// try at once just one moves the file, and can then look at what it has moved.
+/// Removes the file of a dead holder; false when somebody else was quicker. It uses a rename: of
+/// several hosts that try at once only one moves the file, and can then look at what it has moved.
 fn remove_stale(file: &Path, seen: Option<&Holder>) -> io::Result<bool> {
     let aside = file.with_extension(format!("stale-{}", Uuid::new_v4()));
     match fs::rename(file, &aside) {
@@ -217,8 +222,8 @@ fn remove_stale(file: &Path, seen: Option<&Holder>) -> io::Result<bool> {
     let moved = Holder::read(&aside);
     let as_seen = moved.as_ref().map(|h| &h.token) == seen.map(|h| &h.token);
     if !as_seen {
-        // It is the new lock of a quicker one: back with it. Where there is a newer one still, that one counts, and the
-        // owner of this one will see that at its next step.
+        // It is the new lock of a quicker host, so it is put back. If there is an even newer one,
+        // that one counts, and the owner of this one will notice at its next step.
         let _ = fs::hard_link(&aside, file);
     }
     fs::remove_file(&aside)?;
@@ -228,7 +233,8 @@ fn remove_stale(file: &Path, seen: Option<&Holder>) -> io::Result<bool> {
 impl Drop for Lock {
     fn drop(&mut self) {
         if Holder::read(&self.path).is_some_and(|h| h.token == self.holder.token) {
-            // If this fails the next one on this host finds no kernel lock, and others wait for the heartbeat's age.
+            // If this fails, the next process on this host finds no kernel lock, and other hosts
+            // wait until the heartbeat is old.
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -1,4 +1,4 @@
-//! The ledger: one record per job in the spool, written before each side effect.
+//! The ledger: one record per job in the spool, written before each step that others can see.
 
 mod advice;
 mod breaker;
@@ -30,7 +30,7 @@ pub use record::{Doubt, Event, Outcome, Record, State, TransitionError};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use store::parse as parse_record;
 pub use store::{Store, StoreError, Unreadable};
-pub use tally::{Histogram, Tally};
+pub use tally::{Chosen, Histogram, Tally};
 pub use told::Told;
 pub use verdict::Verdict;
 pub use view::Seen;

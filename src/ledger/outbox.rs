@@ -1,7 +1,9 @@
-//! What a conversation has to send, on disk: the models of the layers that are done, and which messages the broker has.
+//! What a conversation has to send, on disk: the models of the layers that are done, and which
+//! messages the broker has.
 //!
-//! The directory `outbox/` of a job holds `NAME.hdf5` for each model, `training.json`, `live.json` (what the trainer could
-//! tell while it trained) and an empty `ID.sent` for each message that the broker has confirmed. It is removed with the reply.
+//! The directory `outbox/` of a job holds `NAME.hdf5` for each model, `training.json`, `live.json`
+//! (what the trainer could tell while it trained) and an empty `ID.sent` for each message that the
+//! broker has confirmed. It is removed with the reply.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -20,7 +22,8 @@ pub struct Outbox {
     directory: PathBuf,
 }
 
-/// What the trainer could tell while it trained: its note for `check`, which tells what the trainer can't.
+/// What the trainer could tell while it trained: its note for `check`, which tells what the trainer
+/// can't.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Live {
     /// False when it last could not reach the broker.
@@ -29,7 +32,7 @@ pub struct Live {
     pub state: Option<JobState>,
     /// True once the broker has that.
     pub state_sent: bool,
-    /// Of when the progress is that it told last.
+    /// The time of the progress that it told last.
     pub progress_at: Option<Timestamp>,
 }
 
@@ -48,7 +51,8 @@ impl Outbox {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)
     }
 
-    /// A file in the directory. Names come from job messages in the end, so nothing leads out of it.
+    /// A file in the directory. Names come from job messages, so they are checked: nothing leads
+    /// out of the directory.
     fn file(&self, name: &str) -> io::Result<PathBuf> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || " .-_".contains(c);
         if name.is_empty() || name.len() > 120 || name.starts_with('.') || !name.chars().all(is_plain) {
@@ -97,7 +101,8 @@ impl Outbox {
         self.file(&format!("{message_id}.sent")).is_ok_and(|path| path.exists())
     }
 
-    /// Notes that the broker has confirmed a message. Where that fails the message is sent again some time.
+    /// Notes that the broker has confirmed a message. Where that fails the message is sent again
+    /// some time.
     pub fn note_sent(&self, message_id: &str) {
         let write = || {
             self.make()?;
@@ -108,7 +113,7 @@ impl Outbox {
         }
     }
 
-    /// Notes what the trainer could tell. Nothing but the best-effort messages depends on it.
+    /// Notes what the trainer could tell. Only messages that need not arrive depend on it.
     pub fn note_live(&self, live: &Live) {
         let write = || {
             self.make()?;

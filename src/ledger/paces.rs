@@ -1,7 +1,8 @@
-//! How fast the finished jobs of this site were: what the time of the next ones is chosen by.
+//! How fast the finished jobs of this site were. From this the time limit of the next ones is
+//! chosen.
 //!
-//! The file `paces.json` in the spool. A pass that is killed may lose or double the latest entry, which changes an estimate a
-//! little and nothing else.
+//! The file `paces.json` in the spool. A pass that is killed may lose or double the latest entry,
+//! which changes an estimate a little and nothing else.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -9,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::progress::NotedPace;
 use contract::wire::Pace;
 
-/// So many jobs of each kind are remembered.
+/// At most so many jobs of each kind are remembered.
 const MOST: usize = 20;
 
-/// So many jobs tell something.
+/// With fewer jobs nothing is estimated.
 const ENOUGH: usize = 3;
 
 /// A job that has learned less than so many megapixels says nothing about larger ones.
@@ -59,8 +60,8 @@ impl Paces {
         true
     }
 
-    /// What a job on this kind of node can count on: the slowest but one in five of those that are remembered. `None`
-    /// where there are too few.
+    /// What a job on this kind of node can count on: the slowest but one in five of those that are
+    /// remembered. `None` where there are too few.
     pub fn of(&self, kind: &NodeKind) -> Option<Pace> {
         let mut known: Vec<f64> = self
             .entries

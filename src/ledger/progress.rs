@@ -1,4 +1,5 @@
-//! How far a training has got: the trainer's note for `check`, which else knows no more than Slurm does.
+//! How far a training has got: the trainer's note for `check`, which otherwise knows only what
+//! Slurm knows.
 
 use std::io;
 use std::path::Path;
@@ -11,22 +12,24 @@ use base::files::read_own;
 use contract::wire::conversation::JobProgress;
 use domain::SlurmJobId;
 
-/// What a trainer was doing when it last said so.
+/// What a trainer was doing when it last wrote this.
 ///
-/// Where Slurm has no accounting it is also the only trace of the memory that a killed job had used.
+/// If Slurm has no accounting, this is also the only record of the memory that a killed job has
+/// used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Slurm's number of the job; none where the trainer was started by hand.
+    /// Slurm's number of the job; `None` if the trainer was started by hand.
     pub slurm_job_id: Option<SlurmJobId>,
-    /// How often Slurm had put the job back into its queue.
+    /// How often Slurm has put the job back into its queue.
     pub restart_count: u64,
-    /// The wire's name of the model under way, such as `Background Model`; empty before the first.
+    /// The wire's name of the model that is being trained, such as `Background Model`; empty before
+    /// the first.
     pub layer: String,
     /// Number of that layer, from 1; 0 before the first.
     pub layer_number: usize,
     /// How many layers there are.
     pub layers: usize,
-    /// The epoch under way, from 1; 0 before the first.
+    /// The epoch that is being trained, from 1; 0 before the first.
     pub epoch: usize,
     /// Most epochs that the layer may take.
     pub epochs: usize,
@@ -44,8 +47,8 @@ pub struct Progress {
     pub updated_at: Timestamp,
     /// Largest resident memory so far, in Slurm's MB (1,048,576 bytes).
     pub peak_memory_mb: Option<u64>,
-    /// When the training ends at the latest if it goes on at the pace of this run. A layer that learns
-    /// nothing more ends earlier. Nothing before the pace is known.
+    /// When the training ends at the latest if it goes on at the pace of this run. A layer that
+    /// learns nothing more ends earlier. Nothing before the pace is known.
     pub expected_end: Option<Timestamp>,
     /// The best validation accuracy of this layer so far.
     #[serde(default)]
@@ -65,8 +68,8 @@ pub struct NotedPace {
 }
 
 impl Progress {
-    /// Steps that are left at most: every layer takes all of its epochs, and those to come are as large as this one. Nothing
-    /// before the first step, or where the numbers contradict each other.
+    /// Most steps that are left: if every layer takes all of its epochs, and if those to come are
+    /// as large as this one. `None` before the first step, or if the numbers contradict each other.
     pub fn steps_left(&self) -> Option<u64> {
         let Self { layer_number, layers, epoch, epochs, step, steps, .. } = *self;
         if layer_number == 0 || epoch == 0 {
@@ -98,13 +101,14 @@ impl Progress {
         }
     }
 
-    /// Reads what was written to `path`; nothing when there is none, or none that can be understood.
+    /// Reads what was written to `path`; `None` if there is nothing, or nothing that can be
+    /// understood.
     pub fn read(path: &Path) -> Option<Self> {
         serde_json::from_slice(&read_own(path).ok()?).ok()
     }
 
-    /// Writes it to `path` (mode 0600), whole or not at all. It is not flushed to disk: the next one comes soon, and
-    /// nothing depends on it.
+    /// Writes it to `path` (mode 0600), whole or not at all. It is not flushed to disk: the next
+    /// one comes soon, and nothing depends on it.
     ///
     /// # Errors
     /// When it can't be written.

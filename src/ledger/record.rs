@@ -15,7 +15,7 @@ use domain::ResourceSettings;
 use domain::SlurmJobId;
 use domain::{CorrelationId, JobId};
 
-/// What a spooled reply holds.
+/// What a spooled reply contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -25,11 +25,11 @@ pub enum Outcome {
     Error,
 }
 
-/// Where a job stands.
+/// The state of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "snake_case")]
 pub enum State {
-    /// Its message is on disk; it may or may not be acknowledged yet.
+    /// Its message is on disk; it may or may not be acknowledged.
     Received,
     /// sbatch is about to be called, or was called and its answer is not known.
     Submitting {
@@ -51,7 +51,7 @@ pub enum State {
         /// What the error reply says.
         sentence: String,
     },
-    /// Its reply is on disk and not yet delivered.
+    /// Its reply is on disk and not delivered yet.
     ResultSpooled {
         /// What the reply holds.
         outcome: Outcome,
@@ -79,7 +79,7 @@ pub enum Event {
     Delivered,
 }
 
-/// An event that can't happen in a state: a fault of the program or of a record that somebody edited.
+/// An event that can't happen in a state: a fault of the program, or a record that somebody edited.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("a job in state {state:?} can't take the event {event:?}")]
 pub struct TransitionError {
@@ -117,7 +117,7 @@ impl State {
                 | S::Failed { .. },
                 E::Failed(sentence),
             ) => S::Failed { sentence },
-            // A valid result wins over whatever Slurm says of the job that made it.
+            // A valid result wins over whatever Slurm says about the job that made it.
             (S::Failed { .. }, E::ReplySpooled(outcome)) => S::ResultSpooled { outcome },
             (
                 S::Received
@@ -132,7 +132,7 @@ impl State {
         })
     }
 
-    /// Slurm's number, where it is known.
+    /// Slurm's number, if it is known.
     pub fn slurm_id(&self) -> Option<SlurmJobId> {
         match self {
             Self::Submitted { slurm_id } | Self::Running { slurm_id } => Some(*slurm_id),
@@ -170,7 +170,7 @@ pub struct Record {
     pub reply_to: String,
     /// Message id of the reply, the same however often it is sent.
     pub message_id: String,
-    /// SHA-256 of the message's body, hexadecimal: tells a redelivery from another job.
+    /// SHA-256 of the message's body, hexadecimal: it tells a redelivered message from another job.
     pub body_sha256: String,
     /// When the message was taken.
     pub received_at: Timestamp,
@@ -192,22 +192,23 @@ pub struct Record {
     pub slurm_id: Option<SlurmJobId>,
     /// Since when Slurm does not know the job any more.
     pub missing_since: Option<Timestamp>,
-    /// What last went wrong and will be tried again.
+    /// The last trouble; it will be tried again.
     pub last_error: Option<String>,
     /// What the reply holds, once it is on disk.
     pub outcome: Option<Outcome>,
     /// Slurm's number of the watcher.
     pub watcher: Option<SlurmJobId>,
-    /// True while it waits for room under the site's limit of jobs: Slurm is well, so nothing is given up.
+    /// True while the job waits for room under the site's limit of jobs. Slurm works, so the job is
+    /// not given up.
     pub limited: bool,
     /// What sbatch's last answer leaves in doubt, while the job waits because of it.
     pub doubt: Option<Doubt>,
-    /// Why it is answered with an error, where `check` and not the trainer has found that out. While the job
-    /// is with Slurm: why it is being cancelled.
+    /// Why it is answered with an error, if `check` and not the trainer has found that out.
+    /// While the job is with Slurm: why it is being cancelled.
     pub verdict: Option<Verdict>,
-    /// What failures are counted by.
+    /// The cause under which the failure is counted.
     pub cause: Option<Cause>,
-    /// How long its last run took, as Slurm says, where `check` has seen its end.
+    /// How long its last run took, by Slurm, if `check` has seen its end.
     pub ran_seconds: Option<u64>,
 }
 
@@ -257,9 +258,10 @@ impl Record {
         }
     }
 
-    /// Lets `event` happen at `now`. The caller saves the record.
+    /// Applies `event` at `now`. The caller saves the record.
     ///
     /// # Errors
+    ///
     /// When the event can't happen in the job's state.
     pub fn apply(&mut self, event: Event, now: Timestamp) -> Result<(), TransitionError> {
         let outcome = match &event {
@@ -295,8 +297,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens in whatever order: a reply is sent only after it was spooled, an answered job stays
-        /// answered, and an event that can't happen changes nothing.
+        /// Whatever happens in whatever order: a reply is sent only after it was spooled, an
+        /// answered job stays answered, and an event that can't happen changes nothing.
         #[test]
         fn a_job_is_answered_only_after_its_reply_is_on_disk(events in prop::collection::vec(event(), 0..40)) {
             let mut state = State::Received;

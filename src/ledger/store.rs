@@ -21,8 +21,8 @@ use base::text::printable;
 use contract::wire::{Answer, Envelope};
 use domain::JobId;
 
-/// The spool: `jobs/` (open), `done/` (answered), `rejected/` (messages that were no jobs, and files that are
-/// not ours).
+/// The spool: `jobs/` (open), `done/` (answered), `rejected/` (messages that were no jobs, and
+/// files that are not ours).
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
@@ -59,7 +59,7 @@ impl Store {
                 .mode(0o700)
                 .create(&directory)
                 .map_err(|source| StoreError { path: directory.clone(), action: "can't be made", source })?;
-            // SPOOL_DIR itself may lead to another filesystem by a link of the operator's.
+            // The operator may make SPOOL_DIR itself a link to another filesystem.
             let closed = own_directory(&directory, directory == root).map_err(|source| StoreError {
                 path: directory.clone(),
                 action: "can't be used",
@@ -69,7 +69,8 @@ impl Store {
                 tracing::warn!("others could look into {}; it is closed to them now", directory.display());
             }
         }
-        // The lock file and the records need a directory that can be written; say so before anything is taken.
+        // The lock file and the records need a directory that can be written; a mistake is reported
+        // before anything is taken.
         tempfile::Builder::new().prefix(PROBE).tempfile_in(store.jobs()).map_err(|source| StoreError {
             path: store.jobs(),
             action: "can't be written",
@@ -102,7 +103,7 @@ impl Store {
         self.root.join("breaker.json")
     }
 
-    /// How submissions went lately.
+    /// How recent submissions went.
     pub fn breaker(&self) -> Breaker {
         read_own(&self.breaker_path())
             .ok()
@@ -110,9 +111,10 @@ impl Store {
             .unwrap_or_default()
     }
 
-    /// Remembers how submissions went.
+    /// Saves how submissions went.
     ///
     /// # Errors
+    ///
     /// When that can't be written.
     pub fn save_breaker(&self, breaker: &Breaker) -> Result<(), StoreError> {
         let path = self.breaker_path();
@@ -169,7 +171,7 @@ impl Store {
         write().map_err(|source| StoreError::new(path, "can't be written", source))
     }
 
-    /// Removes what a run that was killed has left half-made. To be called with the lock in hand.
+    /// Removes the unfinished files of a killed run. The caller holds the lock.
     pub fn sweep(&self) {
         for directory in [self.root.clone(), self.jobs(), self.rejected()] {
             sweep(&directory);
@@ -186,9 +188,11 @@ impl Store {
         JobFiles::new(&self.jobs().join(id.as_str()))
     }
 
-    /// All open jobs, oldest first. What is no job of ours is moved to `rejected/`, with a line in the log.
+    /// All open jobs, oldest first. Whatever is not a job of ours is moved to `rejected/`, with a
+    /// line in the log.
     ///
     /// # Errors
+    ///
     /// When the directory can't be read.
     pub fn open_jobs(&self) -> Result<Vec<Record>, StoreError> {
         let error = |source| StoreError { path: self.jobs(), action: "can't be read", source };
@@ -226,8 +230,9 @@ impl Store {
         load(&self.files(&id), &id)
     }
 
-    /// A run that was killed before it had written the record: the message was not acknowledged and comes again, so
-    /// there is nothing to keep. False where there is more than that.
+    /// Removes the directory of a run that was killed before it had written the record: the message
+    /// was not acknowledged and comes again, so there is nothing to keep. False when the directory
+    /// holds more than that.
     fn discard_unfinished(&self, name: &str) -> bool {
         let directory = self.jobs().join(name);
         let ours = |name: &str| name == "message.json" || name.starts_with(UNFINISHED);
@@ -252,8 +257,8 @@ impl Store {
         }
     }
 
-    /// The record of an open job; else what the reply of that job held, where it is answered and that is
-    /// known.
+    /// The record of an open job; else what the reply of that job held, where it is answered and
+    /// that is known.
     pub fn open_job(&self, id: &JobId) -> Result<Record, Option<Outcome>> {
         match self.see(id) {
             Ok(Some(seen)) if !seen.answered => Ok(seen.record),
@@ -316,9 +321,10 @@ impl Store {
         Ok(())
     }
 
-    /// Claims the reply of a job for `check`; true when an earlier attempt may have come through.
+    /// Claims the reply of a job for `check`; true when an earlier attempt may have succeeded.
     ///
     /// # Errors
+    ///
     /// When the claim can't be written; the reply must not be published then.
     pub fn claim(&self, id: &JobId) -> Result<bool, StoreError> {
         let files = self.files(id);
@@ -348,13 +354,15 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps a message that is no job, for the operator: its first MiB, and of such messages the latest thousand.
+    /// Keeps a message that is not a job, for the operator: its first MiB, and only the latest
+    /// thousand of such messages.
     ///
     /// # Errors
+    ///
     /// When it can't be written; the message must not be acknowledged then.
     pub fn keep_rejected(&self, id: &JobId, message: &[u8]) -> Result<PathBuf, StoreError> {
         let message = &message[..message.len().min(MOST_KEPT_BYTES)];
-        // Oldest first. What else was set aside there is left alone.
+        // Oldest first. Other files there are left alone.
         let mut kept = self.rejected_files()?;
         kept.retain(|(_, path)| path.extension().is_some_and(|extension| extension == "message"));
         for (_, old) in kept.iter().take((kept.len() + 1).saturating_sub(MOST_REJECTED)) {
@@ -378,10 +386,10 @@ impl JobFiles {
     }
 }
 
-/// A job has at most so many bytes; of what is larger the beginning is kept.
+/// The largest message that can be a job, in bytes; of larger ones the beginning is kept.
 const MOST_KEPT_BYTES: usize = 1 << 20;
 
-/// So many messages that were no jobs are kept.
+/// Most messages that are kept.
 const MOST_REJECTED: usize = 1000;
 
 /// A record that is not there or can't be used.
@@ -407,14 +415,14 @@ pub(super) fn load(files: &JobFiles, id: &JobId) -> Result<Record, Unreadable> {
     match text {
         Ok(text) => parse(&text, id),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Unreadable::Absent),
-        // What is refused here has this kind; the system's own faults have others, and may pass.
+        // What we refuse has this kind of error; faults of the system have others, and may pass.
         Err(e) if e.kind() == io::ErrorKind::Other => Err(Unreadable::Foreign(e.to_string())),
         Err(e) => Err(Unreadable::Fault(e)),
     }
 }
 
 pub(crate) fn parse(text: &[u8], id: &JobId) -> Result<Record, Unreadable> {
-    // serde repeats what it did not expect, as it stands there.
+    // serde repeats what it did not expect, word for word.
     let foreign = |e: serde_json::Error| {
         Unreadable::Foreign(format!("its record can't be read: {}", printable(&e.to_string(), 200)))
     };

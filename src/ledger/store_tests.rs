@@ -48,7 +48,7 @@ fn a_spool_that_others_could_enter_is_closed_and_one_behind_a_link_is_not_used()
     for path in [root.clone(), root.join("jobs")] {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700, "{}", path.display());
     }
-    // The whole spool may be elsewhere, its parts may not.
+    // The whole spool may be behind a link, but not its parts.
     let link = dir.path().join("link");
     symlink(&root, &link).unwrap();
     Store::open(&link).unwrap();

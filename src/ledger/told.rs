@@ -5,13 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use contract::wire::conversation::JobState;
 
-/// The state that was told last. It is written down before it is sent: a copy has the same content, and so the same id.
+/// The state that was told last. It is written down before it is sent: a copy has the same content,
+/// and so the same id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
     /// The state.
     pub state: JobState,
     /// True once the broker has it.
     pub sent: bool,
-    /// Of when the progress is that `check` has told.
+    /// The time of the progress that `check` has told.
     pub progress_at: Option<Timestamp>,
 }

@@ -1,5 +1,5 @@
-//! Why a job is answered with an error: a fact, which its record keeps. What the reply says of it is
-//! [`crate::sentences`]'s.
+//! Why a job is answered with an error: a fact, which its record keeps. What the reply says of it
+//! is [`crate::sentences`]'s.
 
 use serde::{Deserialize, Serialize};
 
@@ -43,9 +43,10 @@ pub enum Verdict {
         /// How long it had run, in Slurm's form; `None` where it never ran.
         ran: Option<String>,
     },
-    /// The memory that it asked for did not suffice.
+    /// The memory that it asked for was not enough.
     OutOfMemory {
-        /// What it used, in Slurm's MB, where that explains the end: Slurm looks from time to time only.
+        /// What it used, in Slurm's MB, where that explains the end: Slurm looks from time to time
+        /// only.
         used_mb: Option<u64>,
     },
     /// Somebody cancelled it on the cluster, by other means than `check cancel`.
@@ -87,7 +88,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// True for a decision of a person: the job ends, whatever it is at.
+    /// True for a decision of a person: the job ends in whatever state it is.
     pub fn is_order(&self) -> bool {
         matches!(self, Self::Cancelled | Self::CancelledByAsker | Self::Abandoned)
     }

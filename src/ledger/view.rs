@@ -1,6 +1,7 @@
-//! Looking at the spool without changing anything, beside whatever holds the lock.
+//! Looking at the spool without changing anything, whoever holds the lock.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -23,15 +24,17 @@ pub struct Seen {
 }
 
 impl Store {
-    /// The spool as it is: nothing is made and nothing is tried out.
+    /// The spool as it is: nothing is made, and nothing is tested.
     pub fn unopened(root: &Path) -> Self {
         Self::at(root)
     }
 
-    /// The ids of all jobs, open ones first. A job that is filed away in this moment may come twice, but never not at all.
+    /// The ids of all jobs, open ones first. A job that is filed away in this moment may come
+    /// twice, but never not at all.
     ///
     /// # Errors
-    /// When a directory can't be read.
+    /// When a directory is there and can't be read. Before the first pass there is none, and no
+    /// job.
     pub fn ids(&self) -> Result<(Vec<JobId>, Vec<JobId>), StoreError> {
         Ok((ids_in(&self.jobs())?, ids_in(&self.done())?))
     }
@@ -52,9 +55,11 @@ impl Store {
         Ok(None)
     }
 
-    /// The files in `rejected/` and since when each lies there, as its name says. Others are not ours.
+    /// The files in `rejected/`, and since when each lies there, by its name. Other files are not
+    /// ours.
     ///
     /// # Errors
+    ///
     /// When the directory can't be read.
     pub fn rejected_files(&self) -> Result<Vec<(Timestamp, PathBuf)>, StoreError> {
         let directory = self.rejected();
@@ -74,7 +79,7 @@ impl Store {
         Ok(files)
     }
 
-    /// Who holds the lock, as far as it has said so.
+    /// Who holds the lock, as far as it is known.
     pub fn held_by(&self) -> Option<HeldBy> {
         Holder::read(&holder_path(&self.lock_path())).map(|holder| holder.who)
     }
@@ -83,7 +88,12 @@ impl Store {
 fn ids_in(directory: &Path) -> Result<Vec<JobId>, StoreError> {
     let error = |source| StoreError::new(directory, "can't be read", source);
     let mut ids = Vec::new();
-    for entry in fs::read_dir(directory).map_err(error)? {
+    let entries = match fs::read_dir(directory) {
+        // The first pass makes it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ids),
+        entries => entries.map_err(error)?,
+    };
+    for entry in entries {
         ids.extend(JobId::from_directory(&entry.map_err(error)?.file_name().to_string_lossy()));
     }
     ids.sort();
@@ -100,8 +110,11 @@ mod tests {
     fn looking_changes_nothing_and_finds_open_and_answered_jobs() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("spool");
-        assert!(Store::unopened(&root).ids().unwrap_err().to_string().contains("can't be read"));
+        assert_eq!(Store::unopened(&root).ids().unwrap(), (Vec::new(), Vec::new()));
         assert!(!root.exists());
+        fs::write(&root, "no directory").unwrap();
+        assert!(Store::unopened(&root).ids().unwrap_err().to_string().contains("can't be read"));
+        fs::remove_file(&root).unwrap();
         let store = Store::open(&root).unwrap();
         for name in ["a", "b"] {
             let id = CorrelationId(name.into());

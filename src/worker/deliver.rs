@@ -11,7 +11,7 @@ use super::files::Place;
 use crate::config::TrainerConfig;
 use crate::courier::{Rest, RestError};
 use crate::ledger::{Cause, Claimed, Publisher, Verdict, claim};
-use crate::sentences::{About, OPERATOR, of_verdict};
+use crate::sentences::{About, of_verdict};
 use base::files::write_atomic;
 use base::retry::{Attempt, Policy};
 use contract::broker::{Broker, BrokerError, PublishError, TellError};
@@ -37,13 +37,14 @@ pub(super) enum DeliveryError {
 pub(super) enum Delivered {
     /// It is in its queue.
     Now,
-    /// It was there already: an earlier attempt had come through.
+    /// It was there already: an earlier attempt had succeeded.
     Before,
     /// `check` has answered in the meantime.
     ByCheck,
 }
 
-/// Publishes the spooled answer, unless it is known to be delivered, or `check` has taken that over.
+/// Publishes the spooled answer, unless it is known to be delivered, or `check` has taken that
+/// over.
 pub(super) async fn deliver(
     config: &TrainerConfig,
     envelope: &Envelope,
@@ -65,7 +66,7 @@ pub(super) async fn deliver(
     let mut result = sender.send(&reply).await;
     if let Err(error @ PublishError::TooLarge { .. }) = &result {
         let verdict = Verdict::ReplyTooLarge { problem: error.to_string() };
-        let about = About { slurm_id: None, asked: None, operator: OPERATOR };
+        let about = About { slurm_id: None, asked: None, operator: &config.operator };
         let (cause, sentence) = of_verdict(&verdict, about);
         error!("{sentence}");
         place.managed.iter().for_each(|files| files.note_failure(cause));
@@ -82,7 +83,8 @@ pub(super) async fn deliver(
     Ok(delivered)
 }
 
-/// Sends what is left of a conversation, and its end. What may have come through before is sent again, with the same ids.
+/// Sends what is left of a conversation, and its end. What may have come through before is sent
+/// again, with the same ids.
 async fn deliver_end(
     config: &TrainerConfig,
     envelope: &Envelope,
@@ -139,7 +141,7 @@ async fn send_rest(
 struct Sender<'a> {
     config: &'a TrainerConfig,
     envelope: &'a Envelope,
-    /// An attempt was broken off: it may have come through.
+    /// An attempt was broken off, so it may have succeeded.
     in_doubt: bool,
 }
 

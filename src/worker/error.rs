@@ -38,7 +38,7 @@ pub(crate) enum JobError {
     Time,
     #[error("the training was cancelled on the cluster before it had a result")]
     Cancelled,
-    /// The cluster ends the job, and its state says whether for good: there is no reply.
+    /// The cluster ends the job, and only its state says whether for good: there is no reply.
     #[error("stopped by the cluster, without a reply: it starts the job again, or the next check answers it")]
     Left,
     #[error("the trained model of \"{layer}\" can't be read back: {source}")]
@@ -63,7 +63,7 @@ impl JobError {
         }
     }
 
-    /// What the error reply says; `operator` helps.
+    /// What the error reply says. `operator` is whom it tells the musicologist to ask.
     pub(crate) fn sentence(&self, operator: &str) -> String {
         match self {
             Self::Config(_) => sentences::not_set_up(operator),
@@ -75,12 +75,13 @@ impl JobError {
             Self::Time => sentences::short_of_time(),
             Self::Cancelled => sentences::stopped(),
             Self::Panic => sentences::fault_of_the_trainer(operator),
-            // What is wrong with a message, a page or a model is said by the error that has found it.
+            // What is wrong with a message, a page or a model is said by the error that has found
+            // it.
             error => text::sentence(&error.to_string()),
         }
     }
 
-    /// What failures are counted by.
+    /// The cause under which the failure is counted.
     pub(crate) fn cause(&self) -> Cause {
         match self {
             Self::Config(_) | Self::Runtime(_) | Self::Scratch(_) => Cause::Setup,

@@ -1,4 +1,4 @@
-//! Between the training and the job around it: signals in, progress out.
+//! Between the training and the job around it: passes signals in and progress out.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -15,16 +15,18 @@ use base::memory::peak_memory;
 use domain::{Layer, TrainingSettings};
 use page_layers::{EpochReport, JobObserver, Stop, TrainedLayer};
 
-/// How often the note is written, at most, but for the starts of layers and the ends of epochs.
+/// The note is written at most this often, except at the start of a layer and at the end of an
+/// epoch.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// How often the asker is told of progress, at most, but for the ends of epochs.
+/// The shortest time between two messages about progress, apart from ends of epochs.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
-/// How often the asker is told of the ends of epochs, at most: those of a small page take a fraction of a second.
+/// The shortest time between two messages about ends of epochs: those of a small page take a
+/// fraction of a second.
 const EPOCHS_EVERY: Duration = Duration::from_secs(1);
 
-/// After so many steps the pace is known well enough.
+/// After this many steps the pace is known well enough.
 const TELLING_STEPS: u64 = 20;
 
 /// Shows progress, notes it for `check`, and passes signals on.
@@ -37,7 +39,7 @@ pub(super) struct Watch {
     told: Cell<Option<Signal>>,
     /// Steps done in this run.
     steps: u64,
-    /// When the first of them was done.
+    /// When the first of these steps was done.
     first_step: Option<Instant>,
     note: Note,
     files: Option<JobFiles>,
@@ -55,7 +57,7 @@ struct Told {
 }
 
 impl Watch {
-    /// Watches a training of so many layers. `files` are those of a job that `check` looks after.
+    /// Watches a training of this many layers. `files` are those of a job that `check` looks after.
     pub(super) fn new(
         shown: Progress,
         signals: &Signals,
@@ -111,7 +113,7 @@ impl Watch {
         self.teller = Some(Told { courier, outbox: outbox.clone(), last: None });
     }
 
-    /// The process that tells, to be closed, or to be told how it ends.
+    /// The process that tells the asker, to be closed or given the end.
     pub(super) fn take_courier(&mut self) -> Option<Courier> {
         self.teller.take().map(|told| told.courier)
     }
@@ -124,17 +126,18 @@ impl Watch {
         }
     }
 
-    /// Whether a warning suspends the training even where it has something to show.
+    /// Whether a warning suspends the training even if it has an epoch to show.
     pub(super) fn suspend_when_warned(&mut self, suspend: bool) {
         self.suspend_when_warned = suspend;
     }
 
-    /// True when this run has trained at all: else the next one would get no further either.
+    /// True when this run has trained at all. If it has not, a requeued run would get no further
+    /// either.
     pub(super) fn made_progress(&self) -> bool {
         self.steps > 0
     }
 
-    /// By the time that a step of this run took so far, with its share of validations and
+    /// Estimated from the time that a step of this run has taken, with its share of validations and
     /// checkpoints.
     fn expected_end(&self) -> Option<Timestamp> {
         let timed =
@@ -144,7 +147,7 @@ impl Watch {
         Timestamp::now().checked_add(left).ok()
     }
 
-    /// The steps after the first one: that has a share of what happens once only.
+    /// The steps after the first, which includes what happens only once.
     fn pace(&self) -> Option<NotedPace> {
         let timed = u32::try_from(self.steps.checked_sub(1)?).ok()?;
         let seconds = self.first_step?.elapsed().as_secs_f64();

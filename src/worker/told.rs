@@ -18,7 +18,7 @@ fn used(took: Duration) -> Used {
     Used { memory_mb: peak_memory().map(|bytes| bytes >> 20), seconds: Some(took.as_secs()) }
 }
 
-/// That the training runs, or goes back into the queue.
+/// Tells that the training runs, or goes back into the queue.
 pub(super) fn state(phase: Phase, allocation: &Allocation, asked: Option<&Asked>) -> Errand {
     let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let number = allocation.job.map_or_else(String::new, |id| format!(" (Slurm job {id})"));

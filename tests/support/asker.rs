@@ -159,8 +159,8 @@ impl Heard {
         ends[0].json()
     }
 
-    /// What every asker may rely on, whatever became of the job: properties, one end, nothing but copies after it, copies
-    /// with the ids of the first.
+    /// What every asker may rely on, whatever became of the job: properties, one end, nothing but
+    /// copies after it, copies with the ids of the first.
     #[track_caller]
     pub(crate) fn assert_sound(&self) {
         let mut seen: BTreeMap<String, Vec<u8>> = BTreeMap::new();

@@ -372,7 +372,8 @@ impl Vhost {
         });
     }
 
-    /// Declares a queue that takes `length` messages and refuses the next with a negative confirmation.
+    /// Declares a queue that takes `length` messages and refuses the next with a negative
+    /// confirmation.
     pub(crate) fn declare_with_room_for(&self, length: i32, queue: &str) {
         let mut arguments = FieldTable::default();
         arguments.insert("x-max-length".into(), AMQPValue::LongInt(length));

@@ -38,6 +38,9 @@ pub enum AddressError {
     /// A path, query or fragment that has no meaning here.
     #[error("must be a scheme, a host and a port only, without a path, a query or a fragment")]
     Path,
+    /// A query or fragment behind a broker's vhost.
+    #[error("must end with the vhost: leave out what begins with ? or #, which has no meaning here")]
+    Query,
     /// No TLS, although the site requires it.
     #[error("has no TLS, which REQUIRE_TLS=1 asks for; write {0}")]
     Plain(String),
@@ -66,7 +69,8 @@ fn parse(text: &str, bare_scheme: &str) -> Result<Url, AddressError> {
 }
 
 impl BrokerAddress {
-    /// Reads `host` (port 5672), `host:port`, `amqp://host[:port][/vhost]` or `amqps://…` (port 5671).
+    /// Reads `host` (port 5672), `host:port`, `amqp://host[:port][/vhost]` or `amqps://…` (port
+    /// 5671).
     ///
     /// # Errors
     /// When the text is none of these or holds credentials.
@@ -78,7 +82,7 @@ impl BrokerAddress {
             _ => return Err(AddressError::Scheme("amqp:// or amqps://")),
         };
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(AddressError::Path);
+            return Err(AddressError::Query);
         }
         let path = url.path().strip_prefix('/').unwrap_or(url.path());
         let vhost = match decode(path).ok_or(AddressError::Invalid)? {
@@ -206,7 +210,11 @@ mod tests {
             ("http://rabbit", AddressError::Scheme("amqp:// or amqps://")),
             ("amqp://u:p@rabbit", AddressError::UserInfo),
             ("u@rabbit", AddressError::UserInfo),
-            ("amqp://rabbit/?heartbeat=3", AddressError::Path),
+            ("amqp://rabbit/?heartbeat=3", AddressError::Query),
+            ("amqp://rabbit/%2F?heartbeat=10", AddressError::Query),
+            ("amqp://rabbit?heartbeat=10", AddressError::Query),
+            ("amqps://rabbit/vhost#1", AddressError::Query),
+            ("rabbit#1", AddressError::Query),
             ("rabbit:99999", AddressError::Invalid),
             ("amqp://rabbit/%zz", AddressError::Invalid),
         ] {

@@ -11,6 +11,11 @@ pub(crate) trait Choice: Copy + Default + PartialEq + 'static {
     }
 }
 
+/// The words of a choice, the default first.
+pub(crate) fn words<T: Choice>() -> Vec<&'static str> {
+    T::WORDS.iter().map(|(word, _)| *word).collect()
+}
+
 /// The metric of the validation samples by which epochs are compared, for the best one and for
 /// early stopping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,9 +2,9 @@
 
 use crate::layer::Layer;
 
-/// Name and colour of each layer but the background, in their order: Okabe and Ito's palette, which people
-/// with any colour vision can tell apart (its vermillion called red), then Paul Tol's wine, olive and grey for
-/// the rest of ten layers.
+/// Name and colour of each layer but the background, in their order: Okabe and Ito's palette, which
+/// people with any colour vision can tell apart (its vermillion called red), then Paul Tol's wine,
+/// olive and grey for the rest of ten layers.
 const PALETTE: [(&str, [u8; 3]); 10] = [
     ("blue", [0, 114, 178]),
     ("red", [213, 94, 0]),

@@ -1,6 +1,7 @@
 //! The figures of a training: what an epoch came to, and how well a layer was found.
 
-/// Metrics of one pass over a set of samples; a pixel counts as positive above a probability of 0.5.
+/// Metrics of one pass over a set of samples; a pixel counts as positive above a probability of
+/// 0.5.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Metrics {
     /// Mean binary cross entropy a pixel.

@@ -1,7 +1,7 @@
 //! The most that a site gives one job, whatever its message asks for.
 
-use super::settings::{CPUS, EPOCHS, MEMORY, ResourceSettings, SAMPLES, TrainingSettings, WALLTIME};
-use super::walltime::Walltime;
+use crate::settings::{CPUS, EPOCHS, MEMORY, ResourceSettings, SAMPLES, Setting, TrainingSettings, WALLTIME};
+use crate::walltime::Walltime;
 
 /// The most that one job may ask for; `None` means no limit but that of the setting itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,16 +18,16 @@ pub struct SiteLimits {
     pub samples: Option<u32>,
 }
 
-/// What a site gives jobs that name nothing.
+/// What a site gives a job whose message names nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SiteChoice {
     /// Cores.
     pub cpus: u32,
-    /// Time, where no finished job tells a better one.
+    /// The time limit, until finished jobs tell a better one.
     pub walltime: Walltime,
     /// Whether jobs get a GPU.
     pub gpu: bool,
-    /// What no choice goes beyond.
+    /// The limits of every choice.
     pub limits: SiteLimits,
 }
 
@@ -45,24 +45,28 @@ pub struct Beyond {
 }
 
 impl SiteLimits {
-    /// All settings of a job that ask for more than the site gives; none where it keeps to its limits.
+    /// All settings of a job that ask for more than the site gives; none where it keeps to its
+    /// limits.
     pub fn exceeded_by(&self, training: &TrainingSettings, resources: &ResourceSettings) -> Vec<Beyond> {
-        let number = |name, variable, asked: u64, most: Option<u64>| {
-            let most = most.filter(|most| asked > *most)?;
-            Some(Beyond { name, asked: asked.to_string(), most: most.to_string(), variable })
+        let beyond = |setting: &Setting, asked: String, most: String| Beyond {
+            name: setting.name,
+            asked,
+            most,
+            variable: setting.limit.unwrap_or("the site's limit"),
         };
-        let walltime = self.walltime.filter(|most| resources.walltime > *most).map(|most| Beyond {
-            name: WALLTIME,
-            asked: resources.walltime.to_string(),
-            most: most.to_string(),
-            variable: "MAX_TIME",
-        });
+        let number = |setting: &Setting, asked: u64, most: Option<u64>| {
+            let most = most.filter(|most| asked > *most)?;
+            Some(beyond(setting, asked.to_string(), most.to_string()))
+        };
+        let walltime = self.walltime.filter(|most| resources.walltime > *most);
+        let walltime =
+            walltime.map(|most| beyond(&WALLTIME, resources.walltime.to_string(), most.to_string()));
         let all = [
-            number(CPUS, "MAX_CPUS", resources.cpus.into(), self.cpus.map(u64::from)),
-            number(MEMORY, "MAX_MEMORY_MB", resources.memory_mb, self.memory_mb),
+            number(&CPUS, resources.cpus.into(), self.cpus.map(u64::from)),
+            number(&MEMORY, resources.memory_mb, self.memory_mb),
             walltime,
-            number(EPOCHS, "MAX_EPOCHS", training.epochs.into(), self.epochs.map(u64::from)),
-            number(SAMPLES, "MAX_SAMPLES", training.max_samples.into(), self.samples.map(u64::from)),
+            number(&EPOCHS, training.epochs.into(), self.epochs.map(u64::from)),
+            number(&SAMPLES, training.max_samples.into(), self.samples.map(u64::from)),
         ];
         all.into_iter().flatten().collect()
     }

@@ -2,8 +2,8 @@
 
 use thiserror::Error;
 
-/// Height and width of a patch in pixels; both are positive multiples of 4, because the network halves the
-/// image twice.
+/// Height and width of a patch in pixels; both are positive multiples of 4, because the network
+/// halves the image twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PatchShape {
     height: usize,

@@ -64,8 +64,8 @@ impl TryFrom<String> for Walltime {
 impl FromStr for Walltime {
     type Err = WalltimeError;
 
-    /// Reads `minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours`, `days-hours:minutes` and
-    /// `days-hours:minutes:seconds` (the forms of sbatch's manual).
+    /// Reads `minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours`,
+    /// `days-hours:minutes` and `days-hours:minutes:seconds` (the forms of sbatch's manual).
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let number = |text: &str| match text.len() {
             1..=9 if text.bytes().all(|b| b.is_ascii_digit()) => {

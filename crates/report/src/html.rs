@@ -19,8 +19,8 @@ const STYLE: &str = include_str!("style.css");
 /// contain.
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
 
-/// The report of a run, a whole HTML file. What came from outside is escaped, and a setting that looks like a secret or
-/// an address is left out.
+/// The report of a run, a whole HTML file. What came from outside is escaped, and a setting that
+/// looks like a secret or an address is left out.
 pub fn render(content: &Content<'_>) -> String {
     let mut html = String::new();
     page(&mut html, content).unwrap_or_default(); // writing to a String can't fail

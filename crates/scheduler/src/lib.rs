@@ -1,4 +1,5 @@
-//! Submits jobs to a scheduler, finds them again, cancels them and reads what it says of them. Knows no training.
+//! Submits jobs to a scheduler, finds them again, cancels them and reads what it says of them.
+//! Knows no training.
 
 mod gres;
 pub mod requests;

@@ -1,5 +1,5 @@
-//! What this site's settings make of Slurm: how its commands are called, and what each kind of job asks
-//! for.
+//! What this site's settings make of Slurm: how its commands are called, and what each kind of job
+//! asks for.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -10,12 +10,12 @@ use domain::JobId;
 use domain::ResourceSettings;
 use domain::SlurmJobId;
 
-/// How long a watcher may take beside the grace time, in minutes.
+/// How long a watcher may take in addition to the grace time, in minutes.
 const WATCHER_MINUTES: u64 = 10;
 /// The memory that a watcher asks for.
 const WATCHER_MB: u64 = 200;
 
-/// What a look at a node may take.
+/// Time and memory of the job that looks at a node.
 const NODE_CHECK_MINUTES: &str = "5";
 const NODE_CHECK_MB: u64 = 500;
 
@@ -23,15 +23,25 @@ const NODE_CHECK_MB: u64 = 500;
 pub fn commands(site: &SiteConfig) -> Slurm {
     let mut told: Vec<(OsString, OsString)> = vec![
         ("HPC_TRAINER_HOME".into(), site.home.clone().into()),
-        // For the watcher: `check` may have been told another one than the file says.
+        // For the watcher: `check` may use another spool than the file says.
         ("SPOOL_DIR".into(), site.spool.clone().into()),
     ];
     told.extend(site.env_file.clone().map(|file| ("HPC_TRAINER_ENV_FILE".into(), file.into())));
     Slurm::new(site.slurm_bin.clone(), site.slurm_timeout, told)
 }
 
-/// The request for a training of the name `job_name` with these settings; the batch script gets the job
-/// file as its argument.
+/// How long before the time limit Slurm warns the trainer, in seconds: as the site wants it, but
+/// never more than a tenth of the limit, since what comes after the warning is no training; and at
+/// least ten seconds, for less suffices for nothing. 0, for no warning, stays 0.
+fn warning(wanted: u64, limit: u64) -> u64 {
+    wanted.min((limit / 10).max(LEAST_WARNING))
+}
+
+/// In this time the models that are there are written and sent, in seconds.
+const LEAST_WARNING: u64 = 10;
+
+/// The request for a training of the name `job_name` with these settings; the batch script gets the
+/// job file as its argument.
 pub fn training(site: &SiteConfig, job_name: &str, resources: &ResourceSettings, job_file: &Path) -> Request {
     let gres = site.gres_for(resources.memory_mb);
     JobRequest {
@@ -50,19 +60,18 @@ pub fn training(site: &SiteConfig, job_name: &str, resources: &ResourceSettings,
         qos: site.qos.clone(),
         constraint: site.constraint.clone(),
         mail: resources.email.clone(),
-        // A warning that comes before the job has done anything helps nobody.
-        warning_seconds: site.signal_seconds.min(resources.walltime.seconds() / 4),
+        warning_seconds: warning(site.signal_seconds, resources.walltime.seconds()),
         script: site.batch_script.clone(),
         argument: job_file.into(),
     }
     .into()
 }
 
-/// The request for the watcher of a job: a tiny job that Slurm starts only once that one has failed, and
-/// removes once it can't fail any more.
+/// The request for the watcher of a job: a tiny job that Slurm starts only when that job has
+/// failed, and removes when it can't fail any more.
 ///
-/// Slurm takes a dependency on a number that it does not know for satisfied, so the watcher may also start
-/// too early: it looks for itself, for as long as its time suffices.
+/// Slurm takes a dependency on a number that it does not know as satisfied, so the watcher may also
+/// start too early. It looks at the job itself, for as long as its time allows.
 pub fn watcher(site: &SiteConfig, watched: &JobId, slurm_id: SlurmJobId, memory_mb: u64) -> Request {
     let name = watched.watcher_name();
     let minutes = site.grace.as_secs().div_ceil(60) + WATCHER_MINUTES;
@@ -84,8 +93,8 @@ pub fn watcher(site: &SiteConfig, watched: &JobId, slurm_id: SlurmJobId, memory_
     .into()
 }
 
-/// The request for a job of minutes that looks at its node with `script`, on the nodes that jobs of this
-/// memory get. Its log lies in `directory`, as `node-NUMBER.log`.
+/// The request for a job of minutes that looks at its node with `script`, on the nodes that jobs of
+/// this memory get. Its log lies in `directory`, as `node-NUMBER.log`.
 pub fn node_check(site: &SiteConfig, name: &str, memory_mb: u64, script: &Path, directory: &Path) -> Request {
     let gres = site.gres_for(memory_mb);
     JobRequest {
@@ -137,6 +146,7 @@ mod tests {
             watcher: true,
             watcher_partition: None,
             requeue: true,
+            operator: "the operator".into(),
             grace: std::time::Duration::ZERO,
             choice: SiteChoice {
                 cpus: 4,
@@ -144,6 +154,26 @@ mod tests {
                 gpu: true,
                 limits: SiteLimits::default(),
             },
+        }
+    }
+
+    #[test]
+    fn the_warning_takes_at_most_a_tenth_of_the_limit_and_is_never_of_no_use() {
+        const HOUR: u64 = 3600;
+        for (wanted, limit, seconds) in [
+            (120, 6 * HOUR, 120),
+            (120, 20 * 60, 120),
+            (120, 19 * 60, 114),
+            (120, 10 * 60, 60),
+            (120, 2 * 60, 12),
+            (120, 60, 10),
+            (3600, HOUR, 360),
+            (65535, 28 * 24 * HOUR, 65535),
+            (5, 60, 5),
+            (5, 6 * HOUR, 5),
+            (0, 6 * HOUR, 0),
+        ] {
+            assert_eq!(warning(wanted, limit), seconds, "{wanted} s before {limit} s");
         }
     }
 

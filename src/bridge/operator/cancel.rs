@@ -27,13 +27,15 @@ pub enum Cancelled {
     Before(Option<Outcome>),
     /// Slurm has been told, and the job is still ending: the next `check` answers.
     Ending,
-    /// It is written down and something is in the way, which the code names: the next `check` carries on.
+    /// It is written down and something is in the way, which the code names: the next `check`
+    /// carries on.
     Later(ExitCode),
     /// Another `check` holds the lock: nothing is done.
     Busy(String),
 }
 
-/// Cancels a job and answers it, waiting for a while for Slurm to end it. `tell` is told what happens to it.
+/// Cancels a job and answers it, waiting for a while for Slurm to end it. `tell` is told what
+/// happens to it.
 ///
 /// # Errors
 /// When the spool can't be used. An unreachable broker is none: `check` delivers.
@@ -85,7 +87,8 @@ pub async fn cancel(
 impl Pass<'_> {
     /// One look at a job that is to end; the `first` one ends it.
     ///
-    /// Slurm is asked before anything else: a job that is over by itself keeps its own result, or its own error.
+    /// Slurm is asked before anything else: a job that is over by itself keeps its own result, or
+    /// its own error.
     async fn cancel(&mut self, job: Record, first: bool) -> Result<(), BridgeError> {
         let mut jobs = [job];
         self.follow_up(&mut jobs).await?;

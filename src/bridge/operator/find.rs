@@ -94,7 +94,8 @@ pub fn shortest<'a>(id: &'a JobId, all: &[JobId]) -> &'a str {
     let text = id.as_str();
     let common = |other: &JobId| text.bytes().zip(other.as_str().bytes()).take_while(|(a, b)| a == b).count();
     let longest = all.iter().filter(|other| *other != id).map(common).max().unwrap_or(0);
-    // Ids are ASCII; where another id begins with the whole of this one, find() prefers the exact one.
+    // Ids are ASCII; where another id begins with the whole of this one, find() prefers the exact
+    // one.
     &text[..text.len().min(SHORTEST.max(longest + 1))]
 }
 

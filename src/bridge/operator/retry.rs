@@ -30,7 +30,8 @@ pub enum Retried {
     Busy(String),
 }
 
-/// Tries the next step of a job that waits: to submit it, or to deliver its reply. How long it has waited does not count.
+/// Tries the next step of a job that waits: to submit it, or to deliver its reply. How long it has
+/// waited does not count.
 ///
 /// # Errors
 /// When the spool can't be used.
@@ -73,7 +74,8 @@ pub async fn retry(
 }
 
 impl Pass<'_> {
-    /// What a pass does with one job. Slurm is asked first: a job whose submission got no answer may be there already.
+    /// What a pass does with one job. Slurm is asked first: a job whose submission got no answer
+    /// may be there already.
     async fn retry(&mut self, job: Record) -> Result<(), BridgeError> {
         let mut jobs = [job];
         self.follow_up(&mut jobs).await?;

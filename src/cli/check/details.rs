@@ -14,7 +14,7 @@ use domain::Walltime;
 
 /// Width of the names.
 const NAMES: usize = 16;
-/// So many settings are shown.
+/// Most settings that are shown.
 const MOST_SETTINGS: usize = 40;
 
 struct Lines(String);

@@ -14,14 +14,14 @@ pub const UNFINISHED: &str = ".new-";
 /// How the name of a file begins that only tests whether a directory can be written.
 pub const PROBE: &str = ".probe-";
 
-/// How a file is replaced: by another one that is written beside it and then gets its name, so that nobody
-/// ever sees it half-written.
+/// How a file is replaced: by another one that is written beside it and then gets its name, so that
+/// nobody ever sees it half-written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replace {
     /// The permission bits of the new file.
     pub mode: u32,
-    /// Whether it is there for certain afterwards, also when the machine then fails: it and its directory
-    /// are flushed to disk.
+    /// Whether it is there for certain afterwards, also when the machine then fails: it and its
+    /// directory are flushed to disk.
     pub sync: bool,
 }
 
@@ -83,12 +83,27 @@ pub fn create_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     match fs::hard_link(file.path(), path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-        Err(error) => return Err(error),
+        Err(error) => return Err(without_links(error)),
     }
     drop(file); // its first name goes, the second stays
     sync_directory(directory(path))?;
     crash::point(&format!("after creating {name}"));
     Ok(true)
+}
+
+/// Where a link can't be made because its filesystem knows none (FAT, SMB, some of FUSE), the
+/// system says "Operation not permitted", which everybody takes for a matter of permissions.
+fn without_links(error: io::Error) -> io::Error {
+    use rustix::io::Errno as E;
+    let errno = E::from_io_error(&error);
+    if !matches!(errno, Some(E::PERM | E::OPNOTSUPP | E::NOSYS | E::XDEV)) {
+        return error;
+    }
+    let what = "this filesystem makes no hard links, by which just one of several processes creates a file";
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!("{what} ({error}); choose a directory on one that does, such as NFS, Lustre, GPFS or ext4"),
+    )
 }
 
 /// Removes the unfinished files in a directory, which a killed run has left. Only the one process
@@ -147,6 +162,19 @@ mod tests {
             assert!(how.write(&dir.path().join("nowhere/file"), b"").is_err());
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing unfinished is left");
+    }
+
+    #[test]
+    fn a_filesystem_without_links_is_not_told_as_a_matter_of_permissions() {
+        use rustix::io::Errno as E;
+        for errno in [E::PERM, E::OPNOTSUPP, E::NOSYS, E::XDEV] {
+            let text = without_links(errno.into()).to_string();
+            assert!(text.contains("makes no hard links") && text.contains("; choose a directory"), "{text}");
+        }
+        for errno in [E::ACCESS, E::NOSPC, E::IO, E::ROFS, E::MLINK] {
+            let text = without_links(errno.into()).to_string();
+            assert!(!text.contains("hard links"), "{text}");
+        }
     }
 
     #[test]

@@ -26,8 +26,8 @@ pub enum ControlAccess {
 impl Broker {
     /// Takes the next request; `None` when there is none.
     ///
-    /// An absent queue is declared, durable: whoever comes first does that. An account that may not configure it, or not
-    /// read it, has no requests; `check doctor` tells which right is missing.
+    /// An absent queue is declared, durable: whoever comes first does that. An account that may not
+    /// configure it, or not read it, has no requests; `check doctor` tells which right is missing.
     ///
     /// # Errors
     /// When the broker refuses otherwise, or does not answer.
@@ -78,13 +78,15 @@ impl Broker {
         crash::point("before acknowledging a request");
         let ack = taken.delivery.acker.ack(BasicAckOptions::default());
         within(CALL_DEADLINE, action, ack).await?.map_err(failed(action))?;
-        // An acknowledgement has no answer of its own; a request on the same channel is answered after it.
+        // The broker does not answer an acknowledgement; but it answers a later request on the same
+        // channel after it.
         self.depth(CONTROL_QUEUE).await?;
         crash::point("after acknowledging a request");
         Ok(())
     }
 
-    /// What this account may do with the control queue. A request that is looked at goes back to its place.
+    /// What this account may do with the control queue. A request that is looked at goes back to
+    /// its place.
     ///
     /// # Errors
     /// When the broker refuses otherwise, or does not answer.
@@ -103,7 +105,7 @@ impl Broker {
         let got = channel.basic_get(CONTROL_QUEUE.into(), BasicGetOptions { no_ack: false });
         match within(CALL_DEADLINE, action, got).await? {
             Ok(_) => {
-                // What the channel holds goes back when it closes.
+                // The message goes back to the queue when the channel closes.
                 let close = channel.close(200, "looked".into());
                 within(CALL_DEADLINE, action, close).await?.map_err(failed(action))?;
                 Ok(ControlAccess::Readable(waiting))
@@ -113,7 +115,8 @@ impl Broker {
         }
     }
 
-    /// Requests that wait, none where the queue can't even be looked at; nothing where there is no queue.
+    /// The number of requests that wait; 0 if this account may not look at the queue, `None` if
+    /// there is no queue.
     async fn look_at_control(&mut self) -> Result<Option<u32>, BrokerError> {
         Ok(match self.passive_look().await? {
             Ok(waiting) => Some(waiting),

@@ -123,8 +123,9 @@ impl Broker {
         let answer = tokio::select! {
             biased;
             answer = within(PUBLISH_DEADLINE, action, publish) => answer?,
-            // The broker says so when it gets a message that it does not take for now: an alarm of its memory
-            // or its disk. It may still read what lies in the socket by then, so it may have this one.
+            // The broker says so when it gets a message that it does not take for now: an alarm of
+            // its memory or its disk. It may still read what lies in the socket by then, so it may
+            // have this one.
             reason = blocked(events, self.patience) => return Err(BrokerError::Blocked { reason }.into()),
         };
         crash::point("after the confirmation");
@@ -170,7 +171,8 @@ impl Broker {
             Err(error) => return Err(failed(action)(error)),
         };
         if self.looking(&envelope.reply_to).await? == Looking::IsCounted {
-            // Sent twice it does less harm: both have one message id, and the queue drops what nobody takes.
+            // Sending the reply twice does less harm: both have the same message id, and the queue
+            // drops what nobody takes.
             tracing::info!(
                 queue = printable(&envelope.reply_to, 255),
                 "a quorum queue counts each look at a message: it is not looked through for the reply"

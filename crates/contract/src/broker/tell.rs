@@ -1,4 +1,5 @@
-//! Publishing the messages of a conversation into the job's own reply queue, and looking whether it is still there.
+//! Publishing the messages of a conversation into the job's own reply queue, and looking whether it
+//! is still there.
 
 use lapin::BasicProperties;
 use lapin::options::QueueDeclareOptions;
@@ -48,7 +49,8 @@ impl From<PublishError> for TellError {
 }
 
 impl Broker {
-    /// Publishes a message of a conversation (persistent, mandatory) and waits for the broker's confirmation.
+    /// Publishes a message of a conversation (persistent, mandatory) and waits for the broker's
+    /// confirmation.
     ///
     /// The queue is the asker's: it is never declared here.
     ///
@@ -72,8 +74,8 @@ impl Broker {
 
     /// Looks whether a queue exists, without declaring it.
     ///
-    /// A queue that only another connection may use exists. One whose node is away does too: RabbitMQ calls it not found,
-    /// in other words.
+    /// A queue that only another connection may use exists. One whose node is away does too:
+    /// RabbitMQ calls it not found, in other words.
     ///
     /// # Errors
     /// When the broker refuses otherwise, or does not answer.

@@ -1,4 +1,5 @@
-//! What a job is answered with, as it lies in the spool: the one reply of the first contract, or the end of a conversation.
+//! What a job is answered with, as it lies in the spool: the one reply of the first contract, or
+//! the end of a conversation.
 
 use thiserror::Error;
 
@@ -23,8 +24,8 @@ pub struct AnswerError {
 }
 
 impl Answer {
-    /// Takes an answer back from the spool. The two kinds can't be confused: a reply holds texts only, an end says since when
-    /// and what was used.
+    /// Takes an answer back from the spool. The two kinds can't be confused: a reply holds texts
+    /// only, an end says since when and what was used.
     ///
     /// # Errors
     /// When the bytes are neither.

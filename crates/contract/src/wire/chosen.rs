@@ -1,14 +1,16 @@
-//! What Slurm is asked for where the job's message does not say it.
+//! What Slurm is asked for if the job's message does not say it.
 
 use super::conversation::{Asked, Origin};
 use domain::{
     InputKind, Inputs, Layer, NamedResources, ResourceSettings, SiteChoice, TrainingSettings, Walltime,
 };
 
-/// Memory of a training without its batch, in MB: the program, weights, Adam's moments, four threads, a checkpoint.
+/// Memory of a training without its batch, in MB: the program, weights, Adam's moments, four
+/// threads, a checkpoint.
 const BASE_MB: u64 = 600;
 
-/// Memory of one patch of [`PATCH_PIXELS`] in a batch, in MB: the intermediate images that its gradients need.
+/// Memory of one patch of [`PATCH_PIXELS`] in a batch, in MB: the intermediate images that its
+/// gradients need.
 const PATCH_MB: u64 = 130;
 
 /// 256 × 256.
@@ -17,7 +19,8 @@ const PATCH_PIXELS: u64 = 65_536;
 /// Memory for a megapixel of a page, in MB, while it is decoded.
 const MEGAPIXEL_MB: u64 = 10;
 
-/// A page is taken to have so many megapixels: a folio at 400 dots an inch. `check` does not see the files.
+/// A page is taken to have so many megapixels: a folio at 400 dots an inch. `check` does not see
+/// the files.
 const PAGE_MEGAPIXELS: u64 = 25;
 
 /// A zip of several pages is taken to have so many.
@@ -29,19 +32,20 @@ const LAYERS_OF_A_ZIP: u64 = 4;
 /// What CUDA's libraries take on the host, in MB. Not measured; from what their makers say of them.
 const CUDA_MB: u64 = 1_600;
 
-/// Memory is asked for in steps of so many MB.
+/// Memory is rounded up to a multiple of so many MB.
 const ROUND_MB: u64 = 100;
 
 /// What a job takes beside its training, in seconds: the downloads, the decoding, the last picture.
 const BESIDE_SECONDS: f64 = 1_200.0;
 
-/// Time is asked for in steps of so many seconds.
+/// Times are rounded up to a multiple of so many seconds.
 const ROUND_SECONDS: u64 = 300;
 
 /// How fast finished jobs of the same kind were.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pace {
-    /// Seconds for a million pixels of patches that were learned from, validation and checkpoints included.
+    /// Seconds for a million pixels of patches that were learned from, validation and checkpoints
+    /// included.
     pub seconds_per_megapixel: f64,
 }
 
@@ -54,7 +58,8 @@ pub struct Chosen {
     pub asked: Asked,
 }
 
-/// The memory that a training takes at its peak, in MB, by the formula of `docs/quality.md`, without a margin.
+/// The memory that a training takes at its peak, in MB, by the formula of `docs/quality.md`,
+/// without a margin.
 pub fn peak_memory_mb(training: &TrainingSettings, page_megapixels: u64) -> u64 {
     let pixels = u64::from(training.patch_height) * u64::from(training.patch_width);
     let batch = u64::from(training.batch_size).saturating_mul(pixels).saturating_mul(PATCH_MB) / PATCH_PIXELS;
@@ -77,7 +82,8 @@ fn layers(inputs: &Inputs) -> u64 {
     if inputs.iter().any(|input| input.kind.is_archive()) { named.max(LAYERS_OF_A_ZIP) } else { named }
 }
 
-/// The pixels of all patches that a training learns from, in millions, if no layer ends before its last epoch.
+/// The pixels of all patches that a training learns from, in millions, if no layer ends before its
+/// last epoch.
 fn megapixels_to_learn(training: &TrainingSettings, layers: u64) -> f64 {
     // A fifth of the samples validates.
     let samples = f64::from(training.max_samples) * 0.8;
@@ -106,8 +112,8 @@ fn time(training: &TrainingSettings, inputs: &Inputs, pace: Pace) -> Option<Wall
     Walltime::from_seconds(seconds).ok()
 }
 
-/// Completes what a job's message names by what its settings need, within what the site gives. What the message names stays
-/// as it is.
+/// Completes what a job's message names by what its settings need, within what the site gives. What
+/// the message names stays as it is.
 pub fn choose(
     named: &NamedResources,
     training: &TrainingSettings,

@@ -56,7 +56,8 @@ pub enum MessageError {
     /// More bytes than a job can have.
     #[error("the job message has {0} bytes, more than the {MAX_MESSAGE_BYTES} that are read")]
     TooLarge(usize),
-    /// Not JSON, or not of the right shape. serde repeats a value that it did not expect, however long it is.
+    /// Not JSON, or not of the right shape. serde repeats a value that it did not expect, however
+    /// long it is.
     #[error("the job message can't be read: {}", base::text::printable(&.0.to_string(), 200))]
     Json(#[from] serde_json::Error),
     /// A contract that this program does not know.
@@ -96,7 +97,8 @@ impl JobMessage {
 /// A file written by hand needs `inputs`, `settings` and `token` only.
 #[derive(Debug)]
 pub struct JobFile {
-    /// Which contract it is answered by. A file written by hand without `protocol` is answered by one reply.
+    /// Which contract it is answered by. A file written by hand without `protocol` is answered by
+    /// one reply.
     pub protocol: Protocol,
     /// The page and its layers.
     pub inputs: Inputs,
@@ -130,7 +132,8 @@ struct RawJobFile {
 /// A job file that can't be used.
 #[derive(Debug, Error)]
 pub enum JobFileError {
-    /// Not JSON, or not of the right shape. The text never repeats the file's content: it holds a token.
+    /// Not JSON, or not of the right shape. The text never repeats the file's content: it holds a
+    /// token.
     #[error("the job file is not JSON with inputs, settings and token (line {line}, column {column})")]
     Json {
         /// Line, from 1.
@@ -168,8 +171,8 @@ impl JobFile {
         })
     }
 
-    /// The text of the file that `check` writes for a job, from its message as it came: what this program
-    /// does not know stays in it. It holds the token.
+    /// The text of the file that `check` writes for a job, from its message as it came: what this
+    /// program does not know stays in it. It holds the token.
     ///
     /// # Errors
     /// When the message is no JSON of a job's shape.
@@ -209,10 +212,12 @@ impl JobFile {
             "message_id": envelope.message_id,
             "token": token,
         });
+        let protocol = job.protocol().unwrap_or(Protocol::Conversation);
         if let Some(protocol) = job.protocol {
             value["protocol"] = protocol;
         }
-        if let Some(asked) = asked {
+        // Where the message names all of it, the first contract needs no more than before.
+        if let Some(asked) = asked.filter(|asked| protocol != Protocol::Reply || asked.is_chosen()) {
             value["asked"] = serde_json::json!(asked);
         }
         Ok(value.to_string())

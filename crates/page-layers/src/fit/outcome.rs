@@ -9,7 +9,8 @@ use crate::gpu::device::Device;
 use crate::keras::{Weights, WeightsError};
 use crate::net::adam::AdamState;
 use crate::net::network::NetworkError;
-use domain::{Augmentation, EpochReport, Layer, StoppingMetric};
+use domain::settings::{BATCH_SIZE, PATIENCE};
+use domain::{Augmentation, EpochReport, Layer, Setting, StoppingMetric};
 
 /// How to train.
 #[derive(Clone, Debug)]
@@ -42,8 +43,8 @@ impl FitOptions {
         Self {
             device: device.into(),
             epochs,
-            batch_size: 16,
-            patience: 3,
+            batch_size: default(&BATCH_SIZE),
+            patience: default(&PATIENCE),
             learning_rate: 1e-4,
             seed,
             initial: None,
@@ -52,6 +53,11 @@ impl FitOptions {
             max_restarts: 3,
         }
     }
+}
+
+/// The default of a setting that is a number, as a job has it.
+fn default(setting: &Setting) -> usize {
+    setting.default_number().and_then(|n| usize::try_from(n).ok()).unwrap_or(1)
 }
 
 /// Why training ended.

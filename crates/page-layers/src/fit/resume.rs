@@ -218,22 +218,7 @@ impl Resumed {
 /// SHA-256 of the settings and the files that a training depends on.
 fn fingerprint(inputs: &TrainingInputs, settings: &TrainingSettings) -> io::Result<String> {
     let mut all = Sha256::new();
-    let TrainingSettings {
-        epochs,
-        max_samples,
-        patch_height,
-        patch_width,
-        batch_size,
-        patience,
-        seed,
-        metric,
-        selection,
-        augmentation,
-    } = *settings;
-    for number in [epochs, max_samples, patch_height, patch_width, batch_size, patience] {
-        all.update(number.to_le_bytes());
-    }
-    all.update(format!("{seed:?} {metric:?} {selection:?} {augmentation:?}"));
+    all.update(settings.fingerprint());
     for page in &inputs.pages {
         let background = (InputKind::Layer(Layer::Background), &page.background);
         let layers = page.layers.iter().map(|(layer, path)| (InputKind::Layer(*layer), path));

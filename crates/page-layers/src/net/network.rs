@@ -53,7 +53,7 @@ pub struct Step {
 pub struct Network {
     parameters: Vec<Var>,
     /// The network on a GPU. It only predicts: training on a GPU has no tensors
-    /// ([`fit`](crate::fit::fit) does it).
+    /// ([`fit`](crate::fit::epochs) does it).
     card: Option<Inference>,
     backend: Backend,
     buffers: Buffers,

@@ -1,22 +1,26 @@
 //! What sbatch's words mean: the number of a job, the job's own fault, or something that passes by.
 //!
-//! The texts are those of Slurm's `slurm_errno.c`, versions 20.02 to 25.11, and of `sbatch.c`. They are
-//! facts of Slurm's; a text that stands in no list here is unclear, and the job waits.
+//! The texts are those of Slurm's `slurm_errno.c`, versions 20.02 to 25.11, and of `sbatch.c`. They
+//! are facts of Slurm's; a text that stands in no list here is unclear, and the job waits.
+
+use std::borrow::Cow;
 
 use thiserror::Error;
 
 use super::command::{Output, SlurmError};
+use base::advice::Advice;
 use base::text::printable;
 use domain::SlurmJobId;
 
 /// A job that sbatch did not accept, as far as is known. It may exist all the same, but for
-/// [`SubmitError::Refused`] and [`SubmitError::Limit`]: look for its name before it is submitted again.
+/// [`SubmitError::Refused`] and [`SubmitError::Limit`]: look for its name before it is submitted
+/// again.
 #[derive(Debug, Error)]
 pub enum SubmitError {
     /// Slurm can't be reached, or the cluster takes no jobs for now.
     #[error("Slurm can't take the job now: {0}")]
     Later(String),
-    /// The site's limit of jobs at a time is reached: there will be room once others are done.
+    /// The site's limit of jobs at a time is reached: there will be room when others are done.
     #[error("Slurm takes no more jobs of this account for now: {0}")]
     Limit(String),
     /// Slurm will never accept this job.
@@ -30,6 +34,15 @@ pub enum SubmitError {
     Command(#[from] SlurmError),
 }
 
+impl Advice for SubmitError {
+    fn advice(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Command(error) => error.advice(),
+            Self::Later(_) | Self::Limit(_) | Self::Refused(_) | Self::Unclear(_) => None,
+        }
+    }
+}
+
 /// Names of limits of jobs at a time, in any account, QOS or cluster: there will be room. They are
 /// `AssocMaxSubmitJobLimit`, `QOSMaxSubmitJobPerUserLimit` and the like, and `MaxJobCount` of all.
 const LIMITS_OF_JOBS: [&str; 5] =
@@ -38,7 +51,8 @@ const LIMITS_OF_JOBS: [&str; 5] =
 /// Names of limits for a single job, such as `QOSMaxMemoryPerJob`: it will never fit.
 const LIMITS_OF_ONE_JOB: [&str; 3] = ["perjob", "pernode", "maxwallduration"];
 
-/// What is wrong with what a job asks for, or with the account that asks: the same job is refused for ever.
+/// What is wrong with what a job asks for, or with the account that asks: the same job is refused
+/// for ever.
 const REFUSALS: [&str; 44] = [
     // Partition.
     "invalid partition name specified",
@@ -189,8 +203,8 @@ fn number(line: &str) -> Option<SlurmJobId> {
         .then(|| number.parse().ok().map(SlurmJobId))?
 }
 
-/// sbatch's own lines, without a banner around them. The first of two names the limit that the second
-/// speaks of.
+/// sbatch's own lines, without a banner around them. The first line names the limit that the second
+/// is about.
 pub(super) fn reason(output: &Output) -> String {
     let lines = output.stderr.lines().chain(output.stdout.lines());
     let own = |line: &'_ str| {

@@ -25,8 +25,8 @@ pub enum JobState {
     Revoked,
     /// `TIMEOUT`.
     Timeout,
-    /// It waits: `PENDING`, `REQUEUED`, `REQUEUE_HOLD`, `REQUEUE_FED`, `RESV_DEL_HOLD`, `SPECIAL_EXIT`,
-    /// `EXPEDITING`.
+    /// It waits: `PENDING`, `REQUEUED`, `REQUEUE_HOLD`, `REQUEUE_FED`, `RESV_DEL_HOLD`,
+    /// `SPECIAL_EXIT`, `EXPEDITING`.
     Waiting(&'static str),
     /// It runs, begins or ends: `RUNNING`, `CONFIGURING`, `COMPLETING`, `SUSPENDED` …
     Active(&'static str),

@@ -7,7 +7,8 @@ use thiserror::Error;
 
 use super::{Kind, MAX_JSON_BYTES, Message};
 
-/// The longest sentence in a body, in bytes: with all of JSON's escapes a body of a few stays below the limit.
+/// The longest sentence in a body, in bytes: with all of JSON's escapes a body of a few stays below
+/// the limit.
 const MAX_SENTENCE: usize = 4096;
 
 /// The longest line of a log, in bytes.
@@ -25,7 +26,7 @@ pub enum BodyError {
     /// Not JSON, or not of the right shape.
     #[error("it can't be read: {0}")]
     Json(#[from] serde_json::Error),
-    /// A kind that is no end.
+    /// The kind of message is no end.
     #[error("{0} is not the end of a conversation")]
     NoEnd(Kind),
 }
@@ -109,6 +110,13 @@ pub struct Asked {
     pub time_from: Origin,
 }
 
+impl Asked {
+    /// True where any of it was chosen, and not named by the job's message.
+    pub fn is_chosen(&self) -> bool {
+        [self.cpus_from, self.memory_from, self.time_from].iter().any(|from| *from != Origin::Job)
+    }
+}
+
 /// What a job has used, as far as that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Used {
@@ -168,7 +176,7 @@ impl JobState {
 /// `job.progress`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobProgress {
-    /// When it was so.
+    /// The time of the progress.
     pub at: Timestamp,
     /// The model under way, such as `Background Model`.
     pub layer: String,
@@ -176,7 +184,7 @@ pub struct JobProgress {
     pub layer_number: usize,
     /// How many layers there are.
     pub layers: usize,
-    /// The epoch under way, from 1; 0 before the first.
+    /// The epoch that is being trained, from 1; 0 before the first.
     pub epoch: usize,
     /// Most epochs of a layer.
     pub epochs: usize,
@@ -213,7 +221,8 @@ impl JobProgress {
         read(body)
     }
 
-    /// How much of all epochs of all layers is done, 0 to 1. A layer that stops early makes it jump forward.
+    /// How much of all epochs of all layers is done, 0 to 1. A layer that stops early makes it jump
+    /// forward.
     pub fn fraction(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "counts of a training")]
         let [layers, layer, epochs, epoch, steps, step] =
@@ -264,7 +273,7 @@ pub struct Figures {
     pub seconds: f64,
 }
 
-/// When a job was what.
+/// How long a job took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Times {
     /// How long the last run took to its end, in seconds.

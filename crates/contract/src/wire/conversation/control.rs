@@ -14,7 +14,8 @@ const MAX_BYTES: usize = 4096;
 /// The longest name that AMQP carries, in bytes.
 const MAX_NAME: usize = 255;
 
-/// The request to end a job. Whoever sends it knows the job's two names: that is what gives the right to.
+/// The request to end a job. It names the job's correlation id and its reply queue; only the asker
+/// knows both.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Cancel {
     /// The job's correlation id.

@@ -1,8 +1,9 @@
-//! The conversation about one job: what goes into its reply queue when its message says `"protocol": 2`.
+//! The conversation about one job: what goes into its reply queue when its message says
+//! `"protocol": 2`.
 //!
-//! States and progress come while the job goes on, each model as soon as it is trained, and one end:
-//! `job.done` or `job.failed`. A message without `"protocol"` is answered with one [`Reply`](super::Reply).
-//! `docs/protocol.md` has the contract.
+//! States and progress come while the job goes on, each model as soon as it is trained, and one
+//! end: `job.done` or `job.failed`. A message without `"protocol"` is answered with one
+//! [`Reply`](super::Reply). `docs/protocol.md` has the contract.
 
 mod body;
 mod control;
@@ -41,7 +42,8 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The contract that the sender of this body understands, whatever else is wrong with it.
+    /// The contract that the sender of this body understands, even if the rest of the body is
+    /// wrong.
     ///
     /// A sender that names a newer protocol knows this one better than the first.
     pub fn of(body: &[u8]) -> Self {
@@ -107,7 +109,8 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.word() == word)
     }
 
-    /// True for what has to arrive: it is on disk before it is sent, and sent until the broker confirms it.
+    /// True for what has to arrive: it is on disk before it is sent, and sent until the broker
+    /// confirms it.
     pub fn must_arrive(self) -> bool {
         matches!(self, Self::Model | Self::Done | Self::Failed)
     }
@@ -169,8 +172,8 @@ impl Message<'_> {
         }
     }
 
-    /// A file that a person looks at: `report.html` or `training.json`. `None` for one that is larger than a part of
-    /// a model: reports are sent as a courtesy.
+    /// A file that a person looks at: `report.html` or `training.json`. `None` for one that is
+    /// larger than a part of a model: reports are sent as a courtesy.
     pub fn report<'a>(
         correlation_id: &str,
         name: &'static str,
@@ -189,9 +192,11 @@ impl Message<'_> {
     }
 }
 
-/// The id of a message: it follows from the job, the kind and the content alone, so that a copy has the id of the first.
+/// The id of a message: it follows from the job, the kind and the content alone, so that a copy has
+/// the id of the first.
 ///
-/// 128 bits of a SHA-256, hexadecimal. Each part is preceded by its length: no two lists of parts are one text.
+/// 128 bits of a SHA-256, hexadecimal. Each part is preceded by its length: no two lists of parts
+/// are one text.
 pub fn message_id(correlation_id: &str, kind: Kind, content: &[&[u8]]) -> String {
     let mut hash = Sha256::new();
     let head = [correlation_id.as_bytes(), kind.word().as_bytes()];

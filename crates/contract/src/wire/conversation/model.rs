@@ -19,7 +19,8 @@ const MAX_PARTS: u32 = 10_000;
 /// The longest name of a model, in bytes.
 const MAX_NAME: usize = 100;
 
-/// The messages that carry a model, in order. The id of each follows from name, content and number of the part.
+/// The messages that carry a model, in order. The id of each follows from name, content and number
+/// of the part.
 ///
 /// `most` is the largest body that the broker takes, where it takes less than [`PART_BYTES`].
 pub fn model_messages<'a>(
@@ -162,11 +163,12 @@ struct Open {
 impl Collector {
     /// Takes a part; gives the model when it is the last one that was missing.
     ///
-    /// A model of the same name with other content replaces what had come of it: a job that was requeued trains its layer
-    /// again.
+    /// A model of the same name with other content replaces what had come of it: a job that was
+    /// requeued trains its layer again.
     ///
     /// # Errors
-    /// When the part does not fit. What had come before is forgotten: the sender sends all of it again, or nothing.
+    /// When the part does not fit. What had come before is forgotten: the sender sends all of it
+    /// again, or nothing.
     pub fn take(&mut self, part: &ModelPart, body: &[u8]) -> Result<Option<Collected>, PartError> {
         let same =
             |open: &Open| (&open.sha256, open.size, open.parts) == (&part.sha256, part.size, part.parts);
@@ -247,8 +249,8 @@ mod tests {
             ids.dedup();
             assert_eq!(ids.len(), parts);
         }
-        assert_eq!(messages(&vec![7; 100], Some(30)).len(), 4);
-        assert_eq!(messages(&vec![7; 100], Some(0)).len(), 100, "a limit of nothing is no division by it");
+        assert_eq!(messages(&[7; 100], Some(30)).len(), 4);
+        assert_eq!(messages(&[7; 100], Some(0)).len(), 100, "a limit of nothing is no division by it");
         assert_eq!(messages(&vec![7; PART_BYTES + 1], Some(usize::MAX)).len(), 2);
     }
 
@@ -327,7 +329,8 @@ mod tests {
     }
 
     proptest! {
-        /// In any order and with copies: a model comes out once for each time that all its parts have come, whole.
+        /// In any order and with copies: a model comes out once for each time that all its parts
+        /// have come, whole.
         #[test]
         fn parts_in_any_order_and_number_are_the_file_again(
             file in prop::collection::vec(any::<u8>(), 0..300),
