@@ -146,9 +146,6 @@ def _go_on(
         with Broker(where) as broker:
             if conversation.phase == PUBLISHING:
                 broker.ask(conversation.body, conversation.id)
-                conversation.log(
-                    "The job was sent to the cluster; correlation id {}".format(conversation.id)
-                )
                 conversation.say("The job was sent to the cluster and waits there")
                 conversation.sent(now)
             else:
@@ -420,7 +417,7 @@ def _log_file(conversation: Conversation, now: float) -> str:
         "",
         conversation.log_text(),
     ]
-    rest = {key: value for key, value in done.items() if key != "asked"}
+    rest = {key: value for key, value in done.items() if key not in ("asked", "at")}
     lines += outline(rest)
     return "\n".join(lines) + "\n"
 

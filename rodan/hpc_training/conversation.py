@@ -493,24 +493,23 @@ _ORIGINS = {
 
 
 def words_of_state(state: Dict[str, Any]) -> str:
-    """Where a job stands, from a ``job.state``."""
-    name = _text(state.get("state"))
-    words = _STATES.get(name, name)
+    """Where a job stands, from a ``job.state``: the cluster's own words, if there are any."""
+    name, detail = _text(state.get("state")), _text(state.get("detail"))
+    words = detail[:1].upper() + detail[1:] if detail else _STATES.get(name, name)
     if not words:
         return ""
     about = []
-    if state.get("slurm_job") is not None:
-        about.append("Slurm job {}".format(state["slurm_job"]))
+    number = state.get("slurm_job")
+    if number is not None and str(number) not in detail:
+        about.append("Slurm job {}".format(number))
     if state.get("queue_position") is not None:
         about.append("place {} in the queue".format(state["queue_position"]))
     if state.get("starts_at"):
         about.append("expected to start at {}".format(_moment(state["starts_at"])))
     if about:
         words += " ({})".format(", ".join(about))
-    detail = _text(state.get("detail"))
-    if detail:
-        words += ": " + detail
-    asked = words_of_asked(state.get("asked"))
+    # What was asked for stays so: once is enough.
+    asked = words_of_asked(state.get("asked")) if name in ("taken", "requeued") else ""
     return "{} [{}]".format(words, asked) if asked else words
 
 
@@ -559,6 +558,8 @@ def _moment(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return "{:.4g}".format(value)
     return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
 
 

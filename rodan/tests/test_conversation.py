@@ -204,15 +204,18 @@ def test_states_and_progress_are_told_in_words(talk):
         "slurm_job": 12,
         "queue_position": 3,
         "starts_at": "2026-11-28T21:05:09.123Z",
-        "detail": "Resources",
+        "detail": "waits for cores",
         "asked": {"cpus": 2, "cpus_from": "estimate", "memory_mb": 4000, "memory_from": "job"},
     }
     talk.take(message("job.state", state))
     assert (
-        talk.said
-        == "The job waits in Slurm's queue (Slurm job 12, place 3 in the queue, expected to"
-        " start at "
-        "2026-11-28 21:05 UTC): Resources [asked of Slurm: 2 CPUs (estimated from the job's "
+        talk.said == "Waits for cores (Slurm job 12, place 3 in the queue, expected to start at "
+        "2026-11-28 21:05 UTC)"
+    )
+    silent = {"state": "taken", "asked": state["asked"]}
+    assert (
+        c.words_of_state(silent)
+        == "The cluster has taken the job [asked of Slurm: 2 CPUs (estimated from the job's "
         "settings), 4000 MB (from the job's settings)]"
     )
     talk.take(message("job.state", dict(state, queue_position=2)))

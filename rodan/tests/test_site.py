@@ -5,6 +5,7 @@ HPC_TRAINER_TEST_BINARIES names the directory with the programs; the services ar
 `./run_tests services`. Without them this is skipped: `./run_tests --only rodan` has them.
 """
 
+import json
 import os
 import pathlib
 import shutil
@@ -186,10 +187,18 @@ def test_a_cancelled_run_ends_the_training_on_the_cluster(site, environment, tmp
             time.sleep(0.5)
 
     look(False)
-    until("running", lambda: site.check() and site.check("status", task)[1])
+    until("state           running", lambda: site.check() and site.check("status", task)[1])
     until("The training runs", lambda: look(True))
     assert attempt.cancel(work, task)
-    until("cancelled", lambda: site.check() and site.check("status", task)[1])
+    until("state           answered", lambda: site.check() and site.check("status", task)[1])
+    ends = []
+    while True:
+        frame, properties, body = queues.basic_get("hpc-reply-" + task, auto_ack=True)
+        if frame is None:
+            break
+        if properties.type in ("job.done", "job.failed"):
+            ends.append((properties.type, json.loads(body.decode()).get("cause")))
+    assert ends == [("job.failed", "cancelled")]
     assert queues.queue_declare("hpc-control", passive=True).method.message_count == 0
 
 
