@@ -7,6 +7,7 @@
 mod events;
 pub(crate) mod fit;
 mod gpu;
+pub mod hyperparameters;
 mod job;
 pub mod keras;
 pub(crate) mod look;
@@ -15,6 +16,7 @@ pub mod ops;
 pub(crate) mod page;
 pub(crate) mod patch;
 mod spent;
+pub mod topology;
 
 pub use domain::{
     Augmentation, EpochReport, Flip, InputKind, Layer, Metrics, PatchSelection, PatchShape, PatchShapeError,
