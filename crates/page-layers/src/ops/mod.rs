@@ -1,10 +1,9 @@
 //! The network's operations: convolution with bias and ReLU, max pooling, upsampling, loss, with TensorFlow's gradients.
 //!
-//! Images are NHWC, kernels HWIO, as in Keras. On the CPU they are candle custom operations with their own kernels;
-//! `composed` spells them with candle's operations for other devices.
+//! Images are NHWC, kernels HWIO, as in Keras. They are candle custom operations with their own kernels,
+//! for the CPU; [`PageNetwork`](crate::PageNetwork) spells the network with candle's operations.
 
 mod buffers;
-pub(crate) mod composed;
 mod conv;
 mod custom;
 mod direct;
