@@ -9,8 +9,8 @@
 #SBATCH --signal=B:USR1@120
 #SBATCH --output=hpc-trainer-%j.log
 #
-# The batch script: `check` submits it with the job's own requests, which win over the lines above. Those are for use
-# by hand:
+# The batch script: `check` submits it with the job's own requests, which win over the lines above.
+# Those are for use by hand:
 #
 #   sbatch hpc_training.sh JOB_FILE REPLY_QUEUE CORRELATION_ID
 set -eu
@@ -21,9 +21,9 @@ umask 077
 HPC_TRAINER_HOME=${HPC_TRAINER_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}
 export HPC_TRAINER_HOME
 
-# ── The site's modules ────────────────────────────────────────────────────────────────────────────────────────────
-# Everything a site needs before the program starts goes here, or into site.sh beside this file, which an update
-# leaves alone. For example:
+# ── The site's modules ────────────────────────────────────────────────────────────────────────────
+# Everything a site needs before the program starts goes here, or into site.sh beside this file,
+# which an update leaves alone. For example:
 #   module load cuda/12.6 cudnn/9.5      (any CUDA 12 or 13, cuDNN 9: docs/gpu.md)
 if [ -f "$HPC_TRAINER_HOME/site.sh" ]; then
     set +eu # the site's own code, and `module` itself, need not be strict
@@ -31,7 +31,7 @@ if [ -f "$HPC_TRAINER_HOME/site.sh" ]; then
     . "$HPC_TRAINER_HOME/site.sh"
     set -eu
 fi
-# ──────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 # As many threads as Slurm gave cores; more would only wait for each other.
 threads=${SLURM_CPUS_PER_TASK:-${SLURM_CPUS_ON_NODE:-}}
@@ -50,8 +50,9 @@ find_binary() {
     done
 }
 
-# in_container ARGUMENTS…: becomes the trainer of the Apptainer image $HPC_TRAINER_IMAGE. Everything that it reads or writes
-# lies at its own path inside as well; what else is needed there, site.sh names in HPC_TRAINER_BIND (/a,/b:/c).
+# in_container ARGUMENTS…: becomes the trainer in the Apptainer image $HPC_TRAINER_IMAGE. Everything
+# that it reads or writes has the same path inside. HPC_TRAINER_BIND in site.sh adds more
+# directories (/a,/b:/c).
 in_container() {
     local runtime image=$HPC_TRAINER_IMAGE path options=() binds=${HPC_TRAINER_BIND:-}
     runtime=$(command -v apptainer || command -v singularity) || {
@@ -97,5 +98,6 @@ if [ -z "$trainer" ]; then
     exit 127
 fi
 
-# exec: Slurm's warning ahead of the time limit (--signal=B:…) goes to this process, and it has to be the trainer.
+# exec: Slurm's warning ahead of the time limit (--signal=B:…) goes to this process, and it has to
+# be the trainer.
 exec "$trainer" "$@"

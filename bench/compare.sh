@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Seconds and memory of one training step: ours, TensorFlow's and PyTorch's, in turns on the same cores; one table.
+# Seconds and memory of one training step: ours, TensorFlow's and PyTorch's, in turns on the same
+# cores; one table.
 #
 #   usage: bench/compare.sh [OPTIONS]     (bench/compare.sh -h lists the options)
 #
-# Nothing else may run meanwhile: the last line says whether something did. The defaults take about seven minutes on two
-# cores and 15 GB of memory. TensorFlow is that of HPC_TRAINER_TEST_PYTHON or of the .venv of ./run_tests; what is missing
-# is installed into target/peers the first time (TensorFlow 0.6 GB; PyTorch 3 GB or more, unless pip is pointed to an index
-# with CPU builds). PyTorch's compiled step needs a C++ compiler.
+# Nothing else may run meanwhile: the last line says whether something did. The defaults take about
+# seven minutes on two cores and 15 GB of memory. TensorFlow is that of HPC_TRAINER_TEST_PYTHON or
+# of the .venv of ./run_tests; what is missing is installed into target/peers the first time
+# (TensorFlow 0.6 GB; PyTorch 3 GB or more, unless pip is pointed to an index with CPU builds).
+# PyTorch's compiled step needs a C++ compiler.
 set -euo pipefail
 unset CDPATH
 root=$(dirname "$(readlink -f "$0")")/..

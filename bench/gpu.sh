@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
-# The GPU's figures in one unattended run: does it compute what the CPU computes, how long does a training step take in each
-# precision beside PyTorch's, how much memory, and how long does a whole small training take. Prints one table.
+# The GPU's figures in one unattended run: does it compute what the CPU computes, how long does a
+# training step take in each precision beside PyTorch's, how much memory, and how long does a whole
+# small training take. Prints one table.
 #
-# It needs no Rust, no CUDA toolkit of its own and no network. What to carry to the machine with the GPU (from the repository's
-# root, after `cargo build --release --bin run_trainer`):
+# It needs no Rust, no CUDA toolkit of its own and no network. What to carry to the machine with the
+# GPU (from the repository's root, after `cargo build --release --bin run_trainer`):
 #
-#   run_trainer, gpu.sh, peer_torch_step.py, page/      that is: target/release/run_trainer bench/gpu.sh
-#                                                       bench/peer_torch_step.py examples/page
+#   target/release/run_trainer, bench/gpu.sh, bench/peer_torch_step.py, and examples/page as page/
 #
-# into one folder, or the whole checkout. There: a driver for the GPU; libnvrtc and cuDNN 9 (a toolkit's module, or the Python
-# packages that PyTorch brings: they are found by themselves); PyTorch in the python3 that PATH finds, for the peer's rows.
+# into one folder; or the whole checkout. The machine needs a driver for the GPU; libnvrtc and cuDNN
+# 9 (a toolkit's module, or the Python packages that come with PyTorch, which are found by
+# themselves); and for the rows of the peer, PyTorch in the python3 that PATH finds.
 #
 #   gpu.sh [--out DIR]       DIR [gpu-results]: everything that was printed, and gpu.tsv
 #
-# Exit code 0: every comparison held and our bf16 step (f32 where the card has no bf16) is no slower than PyTorch's; 1: not so, or no GPU.
+# Exit code 0: every comparison held and our bf16 step (f32 where the GPU has no bf16) is no slower
+# than PyTorch's; 1: otherwise, or there is no GPU.
 set -uo pipefail
 unset CDPATH
 
@@ -79,7 +81,8 @@ else
     echo '# no PyTorch with CUDA in python3' | tee "$out/torch.txt"
 fi
 
-# A second look, the other way round: a card that slows down with heat would favour whoever comes first.
+# A second look, the other way round: a GPU that slows down with heat would favour whoever comes
+# first.
 "$trainer" --check-gpu >"$out/check-again.txt" 2>/dev/null
 
 echo 'A small training, with the GPU and on the CPU …'

@@ -1,9 +1,11 @@
-//! Writes what is made from the command lines: `docs/cli.md`, and with a directory the man pages and completions.
+//! Writes what is made from the programs: pages of `docs/`, and with a directory the man pages and
+//! completions.
 //!
 //! ```sh
-//! cargo run --example cli_reference            # docs/cli.md
+//! cargo run --example cli_reference            # docs/cli.md, docs/exit-codes.md …
 //! cargo run --example cli_reference -- DIR     # DIR/man/man1/*.1, DIR/completions/{bash,zsh,fish}/*
 //! ```
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is not one of the programs")]
 #![allow(missing_docs)]
 
 use std::error::Error;
@@ -12,21 +14,23 @@ use std::path::Path;
 
 use clap::Command;
 use clap_complete::Shell;
-use hpc_trainer::cli::reference::{markdown, programs};
+use hpc_trainer::cli::reference::{pages, programs};
 
 fn main() -> Result<(), Box<dyn Error>> {
     match std::env::args_os().nth(1) {
         None => {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cli.md");
-            fs::write(&path, markdown())?;
-            println!("{}", path.display());
+            for (name, text) in pages() {
+                let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+                fs::write(&path, text)?;
+                println!("{}", path.display());
+            }
         }
-        Some(directory) => pages_and_completions(Path::new(&directory))?,
+        Some(directory) => man_pages_and_completions(Path::new(&directory))?,
     }
     Ok(())
 }
 
-fn pages_and_completions(directory: &Path) -> Result<(), Box<dyn Error>> {
+fn man_pages_and_completions(directory: &Path) -> Result<(), Box<dyn Error>> {
     let man = directory.join("man/man1");
     fs::create_dir_all(&man)?;
     let [check, run_trainer] = programs();

@@ -1,8 +1,9 @@
 //! Draws the example page in `examples/page/`: `cargo run --example make_page [FOLDER]`.
 //!
-//! A made-up leaf of square notation: parchment with stains and show-through, four-line staves, neumes and a
-//! line of letters below each staff, with the exact pixels of every layer. Nothing but additions, products,
-//! square roots and one seeded generator, so that every machine draws the same bytes.
+//! A made-up leaf of square notation: parchment with stains and show-through, four-line staves,
+//! neumes and a line of letters below each staff, with the exact pixels of every layer. Nothing but
+//! additions, products, square roots and one seeded generator, so that every machine draws the same
+//! bytes.
 
 use std::path::Path;
 
@@ -24,7 +25,8 @@ const NEUME_INK: [f64; 3] = [0.86, 0.86, 0.82];
 const STAFF_INK: [f64; 3] = [0.25, 0.62, 0.62];
 const TEXT_INK: [f64; 3] = [0.50, 0.66, 0.80];
 
-/// A linear congruential generator (Knuth's MMIX constants): the page must not change with a crate's version.
+/// A linear congruential generator (Knuth's MMIX constants): the page must not change with a
+/// crate's version.
 struct Dice(u64);
 
 impl Dice {
@@ -89,7 +91,8 @@ impl Ink {
     }
 }
 
-/// Letters as strokes on a grid 4 wide and 8 high: x-height from 2 to 6, ascenders up to 0, descenders to 8.
+/// Letters as strokes on a grid 4 wide and 8 high: x-height from 2 to 6, ascenders up to 0,
+/// descenders to 8.
 const LETTERS: [&[[i8; 4]]; 12] = [
     &[[0, 3, 1, 2], [1, 2, 3, 3], [3, 2, 3, 6], [3, 4, 1, 4], [1, 4, 0, 5], [0, 5, 1, 6], [1, 6, 3, 5]], // a
     &[[3, 3, 1, 2], [1, 2, 0, 4], [0, 4, 1, 6], [1, 6, 3, 6]],                                           // c
@@ -216,7 +219,8 @@ fn paint(dice: &mut Dice, [neumes, staff, text]: &[Ink; 3]) -> Vec<u8> {
     for y in 0..HEIGHT {
         for x in 0..WIDTH {
             let at = y * WIDTH + x;
-            // Towards the edges the leaf is darker; what is written overleaf shines through, mirrored.
+            // Towards the edges the leaf is darker; what is written overleaf shines through,
+            // mirrored.
             let edge = [x, WIDTH - 1 - x, y, HEIGHT - 1 - y].into_iter().min().unwrap_or(0) as f64;
             let overleaf = y * WIDTH + (WIDTH - 1 - x);
             let shine = 0.10 * neumes.0[overleaf].max(text.0[overleaf]);
@@ -254,7 +258,8 @@ fn png(bytes: &[u8], colour: ExtendedColorType) -> ImageResult<Vec<u8>> {
     Ok(file)
 }
 
-/// A layer as RGBA: black and opaque where a pixel belongs to it, else empty. Nobody reads a layer's colours.
+/// A layer as RGBA: black and opaque where a pixel belongs to it, else empty. Nobody reads a
+/// layer's colours.
 fn layer(belongs: impl Fn(usize) -> bool) -> ImageResult<Vec<u8>> {
     let pixels = (0..WIDTH * HEIGHT).flat_map(|at| [0, 0, 0, if belongs(at) { 255 } else { 0 }]);
     png(&pixels.collect::<Vec<u8>>(), ExtendedColorType::Rgba8)

@@ -1,17 +1,18 @@
 //! Makes a page of another size out of a page folder, for `bench/memory`:
 //! `cargo run --example tile_page PAGE_DIR OUT WIDTHxHEIGHT [MARGIN]`.
 //!
-//! The page is repeated, mirrored, until it fills the size. So that each layer has pixels enough for any number of
-//! samples, the background's are added to every other layer; none has a pixel nearer than MARGIN to the edge, where
-//! training would not put a patch's centre. The layers are of no use but for being measured with.
+//! The page is repeated, mirrored, until it fills the size. So that each layer has pixels enough
+//! for any number of samples, the background's are added to every other layer; none has a pixel
+//! nearer than MARGIN to the edge, where training would not put a patch's centre. The layers are of
+//! no use but for being measured with.
 
 use std::error::Error;
 use std::path::Path;
 
 use image::{Rgba, RgbaImage};
 
-/// The pixel of a row, or the row, that is seen at `index` when `length` of them are repeated, every second time
-/// mirrored.
+/// The pixel of a row, or the row, that is seen at `index` when `length` of them are repeated,
+/// every second time mirrored.
 fn mirrored(index: u32, length: u32) -> u32 {
     let place = index % (2 * length);
     if place < length { place } else { 2 * length - 1 - place }

@@ -1,6 +1,6 @@
-//! Training steps on demand, for bench/compare.sh: `time_steps BATCH SIDE` makes a network and a batch, says `ready`, then
-//! does one step (forward, backward, Adam) for each line that it reads and answers with the loss. Whoever asks measures.
-//! The peers in bench/ do the same in Python.
+//! Training steps on demand, for bench/compare.sh: `time_steps BATCH SIDE` makes a network and a
+//! batch, says `ready`, then does one step (forward, backward, Adam) for each line that it reads
+//! and answers with the loss. Whoever asks measures. The peers in bench/ do the same in Python.
 #![allow(missing_docs)]
 
 use std::error::Error;

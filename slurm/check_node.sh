@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The job of `check doctor --on-node`: looks from a compute node at what a training needs there, and writes what it saw
-# into the directory that it is given.
+# The job of `check doctor --on-node`: looks from a compute node at what a training needs there, and
+# writes what it saw into the directory that it is given.
 #
 #   sbatch slurm/check_node.sh DIRECTORY
 set -eu

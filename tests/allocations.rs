@@ -1,6 +1,7 @@
-//! A training step at its steady state asks the system for hardly any memory: the images, the gradients and the transformed
-//! kernels of one step serve the next. Asking for them anew costs a third of a step's time, which no timed test could tell
-//! from a busy machine; so this counts. One thread, so that the counts are the same each time.
+//! Once training runs steadily, a step takes hardly any memory from the system: the images, the
+//! gradients and the transformed kernels of one step are used again in the next. Taking them anew
+//! would cost a third of a step's time, but a timed test could not tell that from a busy machine,
+//! so this test counts. It uses one thread, so that the counts are the same each time.
 #![cfg(feature = "trainer")]
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
@@ -22,7 +23,8 @@ fn count(bytes: usize) {
     BYTES.fetch_add(bytes as u64, Ordering::Relaxed);
 }
 
-// SAFETY: every call is handed on to `System` unchanged, and so is what it answers; the counters touch no memory but theirs.
+// SAFETY: every call and its result are passed to and from `System` unchanged; the counters touch
+// only their own memory.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
@@ -55,7 +57,7 @@ fn counted(mut work: impl FnMut()) -> (u64, u64) {
     (CALLS.load(Ordering::Relaxed) - before.0, BYTES.load(Ordering::Relaxed) - before.1)
 }
 
-/// What `work` takes after it was done a few times: the same each time.
+/// The calls and bytes of `work` once it was done a few times: they are the same each time.
 fn steady(mut work: impl FnMut()) -> (u64, u64) {
     for _ in 0..5 {
         work();
@@ -69,7 +71,7 @@ fn steady(mut work: impl FnMut()) -> (u64, u64) {
     second
 }
 
-/// What a step (forward, backward, Adam) and a prediction of one batch take.
+/// The calls and bytes of a step (forward, backward, Adam), and of a prediction of one batch.
 struct Taken {
     step: (u64, u64),
     /// A step whose gradients are dropped instead of given back.
@@ -100,8 +102,9 @@ fn measure(batch: usize, side: usize) -> Taken {
 
 #[test]
 fn a_step_makes_no_memory_of_its_own() {
-    // The most calls and bytes. When this was written it took 440 and 32 kB, 92 and 8 kB; of the larger batch 465 and 50 kB,
-    // 105 and 18 kB: most of it is candle's, for its tensors. One call a layer and step more is too many.
+    // The most calls and bytes. When this was written, the small batch took 440 and 32 kB, 92 and 8
+    // kB; the larger batch 465 and 50 kB, 105 and 18 kB. Most of it is candle's, for its tensors.
+    // One call more per layer and step is too many.
     let small = ((1, 32), (450, 40_000), (100, 10_000));
     let large = ((2, 64), (475, 60_000), (114, 22_000));
     for ((batch, side), step, prediction) in [small, large] {
@@ -115,7 +118,8 @@ fn a_step_makes_no_memory_of_its_own() {
                  are expected: give memory back to `Buffers`, or raise the bound and say why"
             );
         }
-        // The bound tells: gradients that are not given back are one allocation for most of the layers.
+        // This shows that the limit is tight enough: gradients that are not given back cost one
+        // allocation for most of the layers.
         let (calls, bytes) = taken.careless;
         assert!(bytes > step.1, "{calls} allocations of {bytes} bytes");
     }

@@ -1,4 +1,5 @@
-//! The scripts in `bench/` still measure: each at a size that takes seconds, for its table, not for its figures.
+//! The scripts in `bench/` work: each runs at a size that takes seconds. The test checks the table,
+//! not the figures.
 #![cfg(feature = "trainer")]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
@@ -10,7 +11,8 @@ use support::SECONDS;
 use support::program::{self, Finished, Program};
 use support::services::repository;
 
-/// The directory of the programs, with all examples that the scripts use: built once, whichever test comes first.
+/// The directory of the programs, with all examples that the scripts use. They are built once, by
+/// whichever test comes first.
 fn programs() -> PathBuf {
     program::with_examples(&["stand_in_rodan", "tile_page", "time_steps"])
 }
@@ -26,7 +28,7 @@ fn bench<'a>(name: &str, arguments: impl IntoIterator<Item = &'a str>) -> Finish
         .run()
 }
 
-/// The figures of the line that begins with this.
+/// The figures in the line that begins with `row`.
 fn figures(finished: &Finished, row: &str) -> Vec<f64> {
     let line = finished.stdout.lines().map(str::trim_start).find(|line| line.starts_with(row));
     let line = line.unwrap_or_else(|| panic!("no row {row}: {finished}"));
@@ -77,13 +79,13 @@ fn memory_is_compared_with_the_networks_own() {
     let paths = ["--tile", tile.to_str().unwrap(), "--trainer", trainer.to_str().unwrap()];
     let finished =
         bench("memory.py", [page.to_str().unwrap()].into_iter().chain(options).chain(paths)).success();
-    // 16 patches of 128x128 are four of 256x256: 40 + 4 * 126 MiB for a step, and some for all else. Whatever else runs at
-    // times (the choice of the first weights, validation, the picture) has to do without a second step's memory beside it:
-    // docs/quality.md counts on that.
+    // 16 patches of 128x128 are four of 256x256: 40 + 4 * 126 MiB for a step, and some more for
+    // everything else. Other parts of a run (choosing the first weights, validation, the picture)
+    // must not need a second step's memory in addition: docs/quality.md relies on that.
     let network = figures(&finished, "the network by itself, one batch:")[0];
     assert!((500.0..800.0).contains(&network), "{finished}");
     let [before, after] = ["40 ", "80 "].map(|row| figures(&finished, row));
     assert!(before.len() >= 4 && after.len() >= 4, "{finished}");
-    // Drawn, then the steps after which it was stopped.
+    // First the number of drawn samples, then the steps after which the run was stopped.
     assert!(after[0] > 16.0 && (1.0..=after[0] / 16.0).contains(&after[1]), "{finished}");
 }

@@ -1,5 +1,5 @@
-//! The limits that a message, a server or a file meets: each at the limit and one over, through `check` and `run_trainer`.
-//! Real RabbitMQ and Slurm, the stand-in Rodan.
+//! The limits for messages, servers and files: each is tried at the limit and one over, through
+//! `check` and `run_trainer`. Real RabbitMQ and Slurm, the stand-in Rodan.
 #![cfg(feature = "trainer")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
@@ -21,7 +21,7 @@ use support::desk::{Desk, job, page};
 use support::program::{Program, expect, run_trainer};
 use support::rodan::{Answer, LOGIN};
 
-/// What `check --dry-run` says about a message: its exit code and its words.
+/// The exit code and the output of `check --dry-run` for a message.
 fn dry_run(desk: &Desk, body: &[u8]) -> (Option<i32>, String) {
     let properties =
         BasicProperties::default().with_reply_to(RESULTS.into()).with_correlation_id("limit".into());
@@ -32,7 +32,7 @@ fn dry_run(desk: &Desk, body: &[u8]) -> (Option<i32>, String) {
     (finished.code(), format!("{}{}", finished.stdout, finished.stderr))
 }
 
-/// Asserts that the first message is a job and that the second is none, for this reason.
+/// Asserts that the first message is a job, and that the second is not, for this reason.
 #[track_caller]
 fn assert_limit(desk: &Desk, at: &Value, over: &Value, words: &[&str]) {
     let (code, said) = dry_run(desk, at.to_string().as_bytes());
@@ -69,7 +69,7 @@ fn a_message_in_size_and_depth() {
         with_settings(&[("nested", nested)])
     };
     assert_limit(&desk, &of_depth(127), &of_depth(128), &["recursion limit exceeded"]);
-    // What is accepted there is read by the trainer too.
+    // What `check` accepts, the trainer can read too.
     let finished = desk.by_hand("deep", &{
         let mut asked = of_depth(127);
         asked["inputs"]["Image"] = json!("/uploads/gone.png");
@@ -120,7 +120,7 @@ fn the_number_of_layers_and_pages() {
     assert_limit(&desk, &with("Sample 99"), &with("Sample 100"), &["Sample 100"]);
 }
 
-/// The exit code of a job with these inputs, and the sentence of its reply.
+/// The exit code of a job with these inputs, and the sentence in its reply.
 fn answer(desk: &Desk, id: &str, inputs: Value) -> (Option<i32>, String) {
     let mut asked = job();
     asked["inputs"] = inputs;
@@ -129,7 +129,7 @@ fn answer(desk: &Desk, id: &str, inputs: Value) -> (Option<i32>, String) {
     (finished.code(), reply["error"].as_str().unwrap_or_else(|| panic!("{finished}")).to_owned())
 }
 
-/// A job's inputs, the page at this path.
+/// A job's inputs with the page at this path.
 fn of_page(image: &str) -> Value {
     json!({"Image": image, "Background": "/uploads/background.png", "rgba PNG - Layer 0": "/uploads/layer_0.png"})
 }
@@ -150,7 +150,7 @@ fn a_download_in_bytes() {
             assert!(found == Some(code) && said.contains(words), "{bytes} {declared}: {found:?} {said}");
         }
     }
-    // All files together: four times that.
+    // All files together may have four times as much.
     desk.site.set("MAX_DOWNLOAD_BYTES", "1000");
     let inputs = json!({"Image": "/uploads/a.png", "Background": "/uploads/b.png", "Selected Regions": "/uploads/c.png",
         "rgba PNG - Layer 0": "/uploads/d.png", "rgba PNG - Layer 1": "/uploads/e.png"});
@@ -180,7 +180,7 @@ fn a_download_in_time() {
         code == Some(5) && said.contains("did not arrive within 3 s (DOWNLOAD_SECONDS)"),
         "{code:?} {said}"
     );
-    // Its head, a byte at a time: never an answer, and never silence.
+    // A server that sends its header one byte at a time: it never answers and is never silent.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/x.png", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -198,11 +198,11 @@ fn a_download_in_time() {
     });
     let (code, said) = answer(&desk, "drip-head", of_page(&url));
     assert!(code == Some(5) && said.contains("did not arrive within 3 s"), "{code:?} {said}");
-    // A server that is always about to be back.
+    // A server that always says that it will be back soon.
     desk.rodan.answer_always("/uploads/busy.png", Answer::RetryAfter(503, 2));
     let (code, said) = answer(&desk, "busy", of_page("/uploads/busy.png"));
     assert!(code == Some(5) && said.contains("did not arrive within 3 s"), "{code:?} {said}");
-    // Slow, and within the time.
+    // A server that is slow, but within the time.
     desk.site.set("DOWNLOAD_SECONDS", "200");
     desk.rodan.put("/uploads/drip.png", vec![0; 20]);
     let (code, said) = answer(&desk, "slow", of_page("/uploads/drip.png"));
@@ -229,7 +229,7 @@ fn an_answer_to_the_login_in_bytes() {
     }
 }
 
-/// The beginning of a PNG of this size: what its decoder is told before there is a pixel.
+/// The beginning of a PNG of this size: what its decoder reads before the first pixel.
 fn png_head(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width, height);
@@ -271,7 +271,7 @@ fn a_zip_in_files_pages_and_bytes() {
         PAGE.map(str::to_owned).into_iter().chain(hidden).collect::<Vec<_>>()
     };
     let of_size = |bytes: usize| zipped(PAGE.map(str::to_owned), &vec![0; bytes]);
-    // A bomb: 100 to 1 and more.
+    // A zip bomb: it grows by more than a hundred times.
     let bomb = of_size(1 << 20);
     assert!(bomb.len() < 3 * (1 << 20) / 100);
     desk.site.set("MAX_DOWNLOAD_BYTES", (1 << 20).to_string());
@@ -298,7 +298,7 @@ fn a_model_in_bytes() {
     for (bytes, words) in
         [(256 << 20, "not a readable HDF5 file"), ((256 << 20) + 1, "268435457 bytes is too large")]
     {
-        // A hole: it takes no room.
+        // A sparse file: it takes no room on the disk.
         for name in ["Background Model.hdf5", "Model 0.hdf5"] {
             fs::File::create(models.join(name)).unwrap().set_len(bytes).unwrap();
         }

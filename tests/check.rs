@@ -1,5 +1,6 @@
-//! `check` on a login node: real RabbitMQ, real Slurm, the stand-in Rodan. The batch script is a shell script of the
-//! test, so that it ends as the test needs; `tests/job.rs` has the whole road with the trainer.
+//! `check` on a login node: real RabbitMQ, real Slurm, the stand-in Rodan. The batch script is a
+//! shell script of the test, so that the job ends as the test needs; `tests/job.rs` has the whole
+//! road with the trainer.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -169,7 +170,8 @@ fn a_cancelled_job_is_answered_with_a_sentence_of_its_own() {
 
 #[test]
 fn a_reply_that_the_trainer_left_behind_is_delivered() {
-    // As on a node without a route to the broker: the reply is on disk, the job is over.
+    // The state after a run on a node without a route to the broker: the reply is on disk, and the
+    // job is over.
     let desk = Desk::with_script(r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/reply.json"; exit 10"#);
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
@@ -185,7 +187,8 @@ fn a_reply_that_the_trainer_left_behind_is_delivered() {
 
 #[test]
 fn a_reply_that_the_trainer_delivers_while_check_looks_is_not_sent_again() {
-    // The trainer's last steps, and Rodan's, fall between check's look into the spool and its question to Slurm.
+    // The trainer's last steps, and Rodan's, happen between `check`'s look into the spool and its
+    // question to Slurm.
     let mut desk =
         Desk::with_script(r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/reply.json"; sleep 300"#);
     let id = desk.vhost.publish_job(&job());
@@ -342,7 +345,7 @@ fn a_job_whose_number_was_never_learned_is_found_by_its_name() {
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
     let slurm_id = desk.slurm_job(&id);
-    // As a pass that died between sbatch and its next line leaves it.
+    // The state that a pass leaves when it dies right after sbatch.
     let path = desk.site.spool().join("jobs").join(&id).join("record.json");
     let mut record = desk.record(&id).unwrap();
     record["state"] = json!({"name": "submitting", "attempts": 1});

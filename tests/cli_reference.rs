@@ -1,4 +1,4 @@
-//! What is made from the command lines: `docs/cli.md`, the completions and the man pages.
+//! What is made from the programs: pages of `docs/`, the completions and the man pages.
 #![cfg(feature = "trainer")]
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
@@ -8,32 +8,40 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use hpc_trainer::cli::reference::{UPDATE, markdown};
+use hpc_trainer::cli::reference::{UPDATE, pages};
 
 fn check(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_check")).env_clear().args(arguments).output().unwrap()
 }
 
-/// With `INSTA_UPDATE=always`, which also accepts the snapshots of the help texts, the document is written anew.
+/// With `INSTA_UPDATE=always`, which also accepts the snapshots of the help texts, the pages are
+/// written anew.
 #[test]
-fn the_reference_says_what_the_programs_say() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/cli.md");
-    if std::env::var_os("INSTA_UPDATE").is_some_and(|update| update == "always") {
-        fs::write(&path, markdown()).unwrap();
+fn the_pages_that_are_made_say_what_the_programs_say() {
+    for (name, made) in pages() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        if std::env::var_os("INSTA_UPDATE").is_some_and(|update| update == "always") {
+            fs::write(&path, &made).unwrap();
+        }
+        let kept = fs::read_to_string(&path).unwrap_or_default();
+        let difference = kept.lines().zip(made.lines()).find(|(kept, made)| kept != made);
+        assert!(kept == made, "{name} is not what the programs say; run: {UPDATE}\nfirst: {difference:?}");
     }
-    let kept = fs::read_to_string(&path).unwrap_or_default();
-    let difference =
-        kept.lines().zip(markdown().lines().map(str::to_owned)).find(|(kept, made)| kept != made);
-    assert!(
-        kept == markdown(),
-        "docs/cli.md is not what the programs say; run: {UPDATE}\nfirst: {difference:?}"
-    );
+}
+
+#[test]
+fn the_pages_that_are_made_have_what_a_reader_looks_for() {
+    let pages = pages();
+    let text = |name: &str| &pages.iter().find(|(page, _)| *page == name).unwrap().1;
+    let commands = text("docs/cli.md");
     for part in
         ["## check\n", "### check status\n", "## run_trainer\n", "--tensorboard <DIR>", "--log-format"]
     {
-        assert!(kept.contains(part), "{part:?} is not in docs/cli.md");
+        assert!(commands.contains(part), "{part:?} is not in docs/cli.md");
     }
-    assert!(kept.lines().all(|line| line.chars().count() <= 160), "a line is too long to be read");
+    assert!(commands.lines().all(|line| line.chars().count() <= 160), "a line is too long");
+    let codes = text("docs/exit-codes.md");
+    assert_eq!(codes.lines().filter(|line| line.starts_with("| ")).count(), 1 + 15, "{codes}");
 }
 
 #[test]

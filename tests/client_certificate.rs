@@ -1,4 +1,5 @@
-//! Servers that ask who we are: a real RabbitMQ that takes nobody without a certificate, and a stand-in Rodan.
+//! Servers that ask who we are: a real RabbitMQ that refuses clients without a certificate, and a
+//! stand-in Rodan.
 #![cfg(feature = "trainer")]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
@@ -47,23 +48,27 @@ fn a_broker_that_asks_for_a_client_certificate() {
     desk.site.set("RABBITMQ_HOST", url);
     let check = |desk: &Desk| desk.check().env("SSL_CERT_FILE", &ca);
 
-    // None, and one of an authority that the broker does not know.
+    // No certificate, and one of an authority that the broker does not know.
     let finished = check(&desk).run();
-    // In the broker's words, or in ours where its connection is gone before they are read.
+    // In the broker's words; or in ours, if its connection is gone before they are read.
     expect(&finished, 4, &["can't trust RabbitMQ", "asks for a client certificate", "RABBITMQ_CLIENT_CERT"]);
     show(&mut desk, "RABBITMQ", "other.pem", "other.key");
     expect(&check(&desk).run(), 4, &["can't trust RabbitMQ", "accept", "client certificate"]);
 
-    // What can't be used is found before anything is connected to.
+    // Files that can't be used are found before any connection is made.
     for (certificate, key, words) in [
         (
             "client.pem",
             "open.key",
             "open.key holds passwords but others may read it (mode 0640); run: chmod 600",
         ),
-        ("client.pem", "other.key", "other.key holds the key of another certificate"),
-        ("empty", "client.key", "empty holds no certificate; it must be PEM"),
-        ("client.pem", "empty", "empty holds no private key"),
+        (
+            "client.pem",
+            "other.key",
+            "other.key holds the key of another certificate; name the two files of one pair",
+        ),
+        ("empty", "client.key", "empty is empty; name a file with certificates as PEM"),
+        ("client.pem", "empty", "empty is empty; name a file with the key as PEM"),
         ("client.pem", "gone.key", "RABBITMQ_CLIENT_KEY can't be read"),
         ("gone.pem", "client.key", "RABBITMQ_CLIENT_CERT can't be read"),
         ("client.pem", "", "RABBITMQ_CLIENT_KEY is not set, but RABBITMQ_CLIENT_CERT is"),
@@ -74,7 +79,7 @@ fn a_broker_that_asks_for_a_client_certificate() {
         assert!(!finished.to_string().contains("PRIVATE KEY-----\n"), "{finished}");
     }
 
-    // The right one: check takes a job, and the trainer delivers a reply.
+    // The right certificate: check takes a job, and the trainer delivers a reply.
     show(&mut desk, "RABBITMQ", "client.pem", "client.key");
     let id = desk.vhost.publish_job(&desk.short_job());
     check(&desk).run().success();
@@ -110,7 +115,7 @@ fn a_rodan_that_asks_for_a_client_certificate() {
     assert!(reply.get("Model 0").is_some(), "{reply}");
     assert!(desk.rodan.requests().iter().any(|r| r.authorization.is_some()));
 
-    // A plain address has nobody to show it to.
+    // A plain address never asks for a certificate.
     desk.site.set("RODAN_HOST", "rodan.example");
     let finished = desk.check().env("SSL_CERT_FILE", &ca).run();
     expect(&finished, 3, &["RODAN_CLIENT_CERT is set, but the server is not reached by TLS"]);

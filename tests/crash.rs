@@ -1,6 +1,7 @@
-//! The programs are killed at every point that they pass (before and after each write to the spool, each
-//! acknowledgement, log-in, sbatch, publish and confirmation), and started again as cron or Slurm would: one Slurm job,
-//! one reply, nothing left over. Real RabbitMQ, real Slurm, the stand-in Rodan.
+//! The programs are killed at every crash point (before and after each write to the spool, each
+//! acknowledgement, log-in, sbatch, publish and confirmation), and started again as cron or Slurm
+//! would do it. The result is always one Slurm job, one reply, and nothing left over. Real
+//! RabbitMQ, real Slurm, the stand-in Rodan.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -15,25 +16,25 @@ use support::broker::{JOBS, RESULTS};
 use support::desk::{Desk, job, with_setting};
 use support::program::{Finished, Program};
 
-/// Points that a program has passed, by name, in their order.
-fn points(log: &Path) -> Vec<String> {
+/// The crash points that a program has passed, by name, in order.
+pub(crate) fn points(log: &Path) -> Vec<String> {
     let text = fs::read_to_string(log).unwrap_or_default();
     text.lines().filter_map(|line| line.split_once(' ')).map(|(_, name)| name.to_owned()).collect()
 }
 
-/// Dies at point `at` of this one run; 0 only names the points.
-fn dying(program: Program, at: usize, log: &Path) -> Finished {
+/// Runs a program that dies at point `at`; 0 only lists the points.
+pub(crate) fn dying(program: Program, at: usize, log: &Path) -> Finished {
     let _ = fs::remove_file(log);
     program.env("HPC_TRAINER_DIE_AT", at.to_string()).env("HPC_TRAINER_DIE_LOG", log).run()
 }
 
-/// A file that is new with each run: which point a program died at.
-fn log_of(desk: &Desk) -> std::path::PathBuf {
+/// A new file for each run, which says at which point a program died.
+pub(crate) fn log_of(desk: &Desk) -> std::path::PathBuf {
     desk.site.path().join("points.txt")
 }
 
 /// Passes of `check`, as cron starts them, until the job is filed away.
-fn settle(desk: &Desk, id: &str) {
+pub(crate) fn settle(desk: &Desk, id: &str) {
     let done = desk.site.spool().join("done").join(id);
     support::wait_for("the job to be answered", SECONDS(60), || {
         let pass = desk.check().limit(SECONDS(60)).run();
@@ -42,7 +43,8 @@ fn settle(desk: &Desk, id: &str) {
         done.exists().then_some(())
     });
     desk.check().run().success();
-    // Slurm may start the watcher of a failed job seconds after the failure: with it over, nobody takes the lock any more.
+    // Slurm may start the watcher of a failed job seconds after the failure. Once it is over,
+    // nobody else takes the lock.
     for watcher in desk.cluster.jobs_named(&format!("hpcw-{id}")) {
         desk.cluster.wait_for_end(&watcher, SECONDS(60));
     }
@@ -50,7 +52,8 @@ fn settle(desk: &Desk, id: &str) {
     support::wait_for("the lock to be given back", SECONDS(60), || (!holder.exists()).then_some(()));
 }
 
-/// One reply in its queue, one Slurm job (or none, where it never came to that), nothing left in the spool.
+/// Asserts that there is one reply in its queue, one Slurm job (or none, if it never came to that),
+/// and nothing left in the spool.
 fn assert_one_of_each(desk: &Desk, id: &str, slurm_jobs: usize, what: &str) {
     let replies = desk.vhost.leftovers(RESULTS);
     assert_eq!(replies.len(), 1, "replies after {what}");
@@ -80,7 +83,7 @@ fn assert_one_of_each(desk: &Desk, id: &str, slurm_jobs: usize, what: &str) {
     assert!(!desk.site.files_below(&desk.site.spool()).iter().any(|f| holds_token(f)), "{what}");
 }
 
-/// A job of which Slurm's part is over and which waits for the pass that answers it.
+/// A job that is over for Slurm, and that waits for the pass that answers it.
 fn ended_job(script: &str) -> (Desk, String) {
     let desk = Desk::with_script(script);
     let id = desk.vhost.publish_job(&job());
@@ -89,7 +92,8 @@ fn ended_job(script: &str) -> (Desk, String) {
     (desk, id)
 }
 
-/// Kills `check` at each point of one pass, each time with a job of its own, brought there by `prepare`.
+/// Kills `check` at each point of one pass, each time with a new job that `prepare` brings to this
+/// state.
 fn every_point_of_check(what: &str, slurm_jobs: usize, prepare: impl Fn() -> (Desk, String)) {
     let (desk, id) = prepare();
     dying(desk.check(), 0, &log_of(&desk));
@@ -108,7 +112,8 @@ fn every_point_of_check(what: &str, slurm_jobs: usize, prepare: impl Fn() -> (De
     eprintln!("{what}: {} points, {} runs, 0 lost, 0 doubled: {names:?}", names.len(), names.len() + 1);
 }
 
-/// The next pass finds or submits the job; once Slurm is done with it, passes answer it.
+/// The next pass finds or submits the job; once Slurm has finished with it, further passes answer
+/// it.
 fn settle_after_slurm(desk: &Desk, id: &str, slurm_jobs: usize) {
     if slurm_jobs > 0 {
         let number = support::wait_for("the Slurm job", SECONDS(60), || {
@@ -153,7 +158,7 @@ fn check_dies_while_it_submits_a_job_with_its_watcher() {
     });
 }
 
-/// The trainer dies at a point of its own; Slurm sees a failed job and `check` does the rest.
+/// The trainer dies at a point of its own. Slurm sees a failed job, and `check` does the rest.
 #[test]
 fn the_trainer_dies_wherever_it_may() {
     let script = |at: usize| {
@@ -182,7 +187,7 @@ fn the_trainer_dies_wherever_it_may() {
         settle(&desk, &id);
         assert_one_of_each(&desk, &id, 1, &format!("a crash of the trainer at point {number}, {name}"));
         let reply = desk.vhost.leftovers(RESULTS).remove(0).json();
-        // From the moment that the models are on disk, they are the answer.
+        // Once the models are on disk, they are the answer.
         with_models += usize::from(reply.get("error").is_none());
     }
     let spooled = names.iter().position(|name| name == "after writing reply.json").unwrap();
@@ -190,8 +195,8 @@ fn the_trainer_dies_wherever_it_may() {
     eprintln!("trainer: {} points, {} runs, 0 lost, 0 doubled: {names:?}", names.len(), names.len() + 1);
 }
 
-/// The one gap that stays: Rodan has read the reply, and the trainer died before it had noted the confirmation. The
-/// queue is empty as if nothing had been sent.
+/// The one gap that remains: Rodan has read the reply, and the trainer died before it had noted the
+/// confirmation. The queue is then empty, as if nothing had been sent.
 #[test]
 fn a_reply_that_rodan_read_before_a_crash_is_sent_again_under_the_same_id() {
     let script = "export HPC_TRAINER_DIE_LOG=\"$HPC_TRAINER_HOME/points.txt\"\n\
@@ -201,7 +206,7 @@ fn a_reply_that_rodan_read_before_a_crash_is_sent_again_under_the_same_id() {
     desk.check().run().success();
     let first = desk.vhost.receive_reply(&id, SECONDS(120));
     desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
-    // As the crash would have left it.
+    // The state that the crash would have left.
     fs::remove_file(desk.directory(&id).join("delivered")).unwrap();
     desk.check().run().success();
     let second = desk.vhost.receive_reply(&id, SECONDS(60)); // nobody can know that Rodan has read the first

@@ -1,6 +1,6 @@
-//! How a reply reaches its queue when the queue, the connection or the broker is not as it should be. Every case ends
-//! with the reply in the queue, once. Real RabbitMQ, real Slurm; a proxy before the broker where a connection has to
-//! break at a chosen moment.
+//! How a reply reaches its queue when the queue, the connection or the broker is not as it should
+//! be. Every case ends with one copy of the reply in the queue. Real RabbitMQ, real Slurm; a proxy
+//! in front of the broker where a connection has to break at a chosen moment.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -21,8 +21,8 @@ use support::proxy::{Fault, Proxy};
 use support::rodan::Rodan;
 use support::services::Services;
 
-/// A batch script that leaves this many bytes of a model for `check` to deliver, as on a node without a route to the
-/// broker.
+/// A batch script that leaves a model of this many bytes for `check` to deliver, as on a node
+/// without a route to the broker.
 fn leaves_a_reply(bytes: u32) -> String {
     format!(
         r#"(printf '{{"Background Model":"'; head -c {bytes} /dev/zero | tr '\0' A; echo '"}}') > "${{1%/*}}/reply.new"
@@ -86,12 +86,12 @@ fn a_reply_queue_that_is_absent_durable_or_another_connections_own() {
     desk.vhost.declare("durable", durable).unwrap();
     let absent = job_with_a_reply(&desk, "absent");
     let durably = job_with_a_reply(&desk, "durable");
-    // Nobody but the connection that has declared it may touch an exclusive queue; messages reach it all the same.
+    // Only the connection that declared an exclusive queue may use it; but messages still reach it.
     let there = &desk;
     let exclusive = desk.vhost.on_channel(|channel| async move {
         let exclusive = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
         channel.queue_declare("exclusive".into(), exclusive, Default::default()).await.unwrap();
-        // On a thread of its own: the calls in it start runtimes of theirs.
+        // In a thread of its own, because the calls in it start runtimes of their own.
         let answered = || {
             let id = job_with_a_reply(there, "exclusive");
             there.check().run().success();
@@ -135,7 +135,7 @@ fn a_full_reply_queue_makes_the_reply_wait_until_there_is_room() {
     assert_one_reply(&desk.vhost.leftovers("full"), &second);
 }
 
-/// Bytes of a reply, and of a point within it that the handshake does not reach.
+/// The size of a reply in bytes, and a position within it that lies after the handshake.
 const LARGE: u32 = 400_000;
 const HALF: u64 = 200_000;
 
@@ -162,7 +162,7 @@ fn a_reply_whose_confirmation_was_lost_is_not_sent_twice() {
     let proxy = Proxy::before(&desk.vhost);
     desk.site.set("RABBITMQ_HOST", proxy.url());
     let id = job_with_a_reply(&desk, RESULTS);
-    // Who looks for the reply in its queue must leave those of others there.
+    // A search for the reply in its queue must leave other replies there.
     let another = BasicProperties::default().with_correlation_id("another".into());
     desk.vhost.publish(RESULTS, b"{}", another);
     proxy.break_next(Fault::CutAnswer(HALF));
@@ -237,8 +237,8 @@ fn a_broker_that_restarts_between_a_job_and_its_reply() {
     assert_it_waits(&desk, &late);
     desk.services.service("start", "broker");
 
-    // Rodan's queues are not durable: RabbitMQ forgets them, and the jobs in them that nobody has taken. Nothing on
-    // this side can get those back; Rodan has to publish them again.
+    // Rodan's queues are not durable: RabbitMQ forgets them, together with the jobs in them that
+    // nobody has taken. We can't get those back; Rodan has to publish them again.
     assert!(!desk.vhost.queue_exists(JOBS) && !desk.vhost.queue_exists(RESULTS));
     assert_eq!(desk.record(&never_taken), None);
     let finished = desk.check().run().success();

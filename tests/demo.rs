@@ -1,4 +1,5 @@
-//! `./demo`: a whole site on one machine, from nothing to models and a picture, and back to nothing.
+//! `./demo`: a whole site on one machine, from nothing to models and a picture, and back to
+//! nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -13,7 +14,7 @@ use support::program::{self, Program, expect};
 use support::services::repository;
 use support::{SECONDS, wait_for};
 
-/// A demonstration in a directory of its own, taken down with the test.
+/// A demonstration in a directory of its own, which ends with the test.
 struct Demo {
     directory: tempfile::TempDir,
     binaries: PathBuf,
@@ -21,7 +22,7 @@ struct Demo {
 
 impl Demo {
     fn new() -> Self {
-        // Short, as Slurm wants it.
+        // A short name, as Slurm needs it.
         let directory = tempfile::Builder::new().prefix("demo.").tempdir_in("/tmp").unwrap();
         Self { directory, binaries: program::with_examples(&["stand_in_rodan"]) }
     }
@@ -51,7 +52,7 @@ impl Demo {
         self.run(&["up", "--every", "1", "--binaries", self.binaries.to_str().unwrap()])
     }
 
-    /// A page like the example's, with settings of the test's choice.
+    /// A page like the example's, with settings that the test chooses.
     fn page(&self, settings: &serde_json::Value) -> PathBuf {
         let page = self.directory.path().join("page");
         fs::create_dir_all(&page).unwrap();
@@ -70,7 +71,8 @@ impl Drop for Demo {
     }
 }
 
-/// Command lines of the processes that were started for a directory: it is in their arguments or their environment.
+/// Command lines of the processes that were started for a directory: it is in their arguments or in
+/// their environment.
 fn processes_of(directory: &Path) -> Vec<String> {
     let sought = directory.to_str().unwrap().as_bytes();
     let holds = |bytes: &[u8]| bytes.windows(sought.len()).any(|part| part == sought);
@@ -99,7 +101,7 @@ fn a_newcomer_sees_a_page_become_models_and_a_picture_and_nothing_is_left() {
     assert!(again.stdout.contains("already up"), "{again}");
 
     let page = demo.page(&json!({"Maximum number of training epochs": 1, "Seed": 3,
-        "Maximum number of samples per label": 100, "Patch height": 32, "Patch width": 32}));
+        "Maximum number of samples per label": 100, "Patch height": 64, "Patch width": 64}));
     let finished = demo.run(&["job", "--page", page.to_str().unwrap()]).success();
     for part in ["published as Rodan does it", "running, Slurm job 1", "the models are back"] {
         assert!(finished.stdout.contains(part), "{part:?} is not in\n{finished}");

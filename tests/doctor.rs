@@ -1,4 +1,5 @@
-//! `check doctor`: all well, then one planted fault after another. Real RabbitMQ, real Slurm, the stand-in Rodan.
+//! `check doctor`: first everything is well, then one fault after another is planted. Real
+//! RabbitMQ, real Slurm, the stand-in Rodan.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -24,10 +25,10 @@ use support::rodan::{Generation, Rodan, Setup};
 use support::services::Services;
 use support::{DEAD_PORT, write_script};
 
-/// A site where everything is well, but that the shared cluster keeps no accounts.
+/// A site where everything is well, except that the shared cluster has no accounting.
 struct Clinic {
     desk: Desk,
-    /// Stands before everything else in `PATH`.
+    /// A directory that comes first in `PATH`.
     tools: tempfile::TempDir,
 }
 
@@ -36,7 +37,7 @@ impl Clinic {
         Self::on(Services::shared(), Rodan::with(Setup { tls: true, ..Setup::default() }))
     }
 
-    /// Broker and Rodan by TLS, a trainer, an entry in the crontab.
+    /// Broker and Rodan over TLS, a trainer, an entry in the crontab.
     fn on(services: Services, rodan: Rodan) -> Self {
         let mut desk = Desk::on(services, None, rodan);
         desk.vhost.declare_queues();
@@ -47,13 +48,13 @@ impl Clinic {
         desk.site.set("RABBITMQ_HOST", address).set("SITE_GRES", "none").set("WATCHER", "1");
         let trainer = desk.site.path().join("run_trainer");
         if !trainer.exists() {
-            // A login node's build: what `--version` prints is all that is asked of it.
+            // A build for a login node has no trainer; only its `--version` is asked for.
             drop(fs::remove_file(&trainer));
             let version = concat!("echo run_trainer ", env!("CARGO_PKG_VERSION"), " '(CUDA)'");
             write_script(&trainer, version);
         }
         let tools = tempfile::Builder::new().prefix("tools.").tempdir_in("/tmp").unwrap();
-        // This machine's own crontab is not to be touched, and need not be there.
+        // The test must not touch this machine's own crontab, which may not even exist.
         let entry = "*/5 * * * * RABBITMQ_PASSWORD=planted /home/me/run_check";
         write_script(&tools.path().join("crontab"), &format!("echo '{entry}'"));
         Self { desk, tools }
@@ -101,7 +102,8 @@ impl Report {
         (text("verdict"), text("seen"), text("advice"))
     }
 
-    /// Asserts a row's verdict, what was seen, and what to do; and that exit code and verdict of the whole say the same.
+    /// Asserts a row's verdict, what was seen and what to do, and that exit code and overall
+    /// verdict agree.
     #[track_caller]
     fn says(&self, group: &str, name: &str, verdict: &str, seen: &str, advice: &str) -> &Self {
         let row = self.row(group, name);
@@ -119,7 +121,7 @@ impl Report {
         self
     }
 
-    /// All rows but those that pass or are skipped, as `group/name`.
+    /// All rows except those that pass or are skipped, as `group/name`.
     fn troubles(&self) -> Vec<String> {
         let rows = self.json["checks"].as_array().unwrap().iter();
         let trouble = rows.filter(|row| matches!(row["verdict"].as_str(), Some("warn" | "fail")));
@@ -144,7 +146,7 @@ impl Report {
             masked
         };
         let mut text = String::new();
-        // What only this machine decides.
+        // Rows that depend on this machine.
         let own = ["filesystem", "free space", "free inodes", "nvidia-smi"];
         let rows = self.json["checks"].as_array().unwrap().iter();
         for row in rows.filter(|row| !own.contains(&row["name"].as_str().unwrap())) {
@@ -161,7 +163,7 @@ impl Report {
     }
 }
 
-/// A server with a certificate of its own making that ends `days` from now.
+/// A server with a certificate of its own that ends in `days` days.
 fn server(days: i64) -> (u16, String) {
     let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
     let end = std::time::SystemTime::now() + SECONDS(3600);
@@ -186,7 +188,7 @@ fn server(days: i64) -> (u16, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let config = Arc::new(config);
-    // It ends with the test's process.
+    // The thread ends with the test's process.
     std::thread::spawn(move || {
         for mut socket in listener.incoming().flatten() {
             let mut connection = ServerConnection::new(Arc::clone(&config)).unwrap();
@@ -201,7 +203,7 @@ fn server(days: i64) -> (u16, String) {
 
 #[test]
 fn where_all_is_well_every_row_passes_and_nothing_is_left_behind() {
-    // With a cluster of its own that keeps accounts.
+    // On a cluster of its own, with accounting.
     let cluster = Services::private(&[("PARTS", "slurm"), ("DBD", "1")]);
     let services = Services::shared().with_cluster_of(cluster);
     let clinic = Clinic::on(services, Rodan::with(Setup { tls: true, ..Setup::default() }));
@@ -289,18 +291,18 @@ fn each_fault_of_the_broker_is_named_with_what_to_do() {
     // A port on which nobody listens.
     clinic.desk.site.set("RABBITMQ_HOST", format!("amqps://localhost:{DEAD_PORT}"));
     clinic.report(&[]).says("RabbitMQ", "TCP", "fail", "refused", "firewall");
-    // A name that nobody knows, without TLS: it is not this machine's.
+    // A name that does not resolve, without TLS: it is not this machine's.
     clinic.desk.site.set("RABBITMQ_HOST", "rabbit.invalid");
     let report = clinic.report(&[]);
     report.says("RabbitMQ", "DNS", "fail", "rabbit.invalid", "check the name in RABBITMQ_HOST");
     report.says("RabbitMQ", "address", "fail", "without TLS", "set RABBITMQ_HOST to amqps://rabbit.invalid");
-    // On this machine, without TLS.
+    // This machine, without TLS.
     let plain = clinic.desk.vhost.url();
     clinic.desk.site.set("RABBITMQ_HOST", plain);
     let report = clinic.report(&[]);
     report.says("RabbitMQ", "address", "warn", "this machine itself", "a name that they can reach");
     report.says("RabbitMQ", "login", "pass", "", "");
-    // A port at which something else listens.
+    // A port where something else listens.
     let rodan = clinic.desk.rodan.plain_url().replace("http://", "amqp://");
     clinic.desk.site.set("RABBITMQ_HOST", rodan);
     clinic.report(&[]).says("RabbitMQ", "AMQP", "fail", "does not speak AMQP", "compare the port");
@@ -322,7 +324,7 @@ fn queues_that_are_missing_or_odd_are_warnings() {
         channel.queue_declare("hpc-jobs".into(), durable, FieldTable::default()).await.expect("a queue");
     });
     let report = clinic.report(&[]);
-    report.says("RabbitMQ", "hpc-jobs", "warn", "durable", "Rodan declares it anew");
+    report.says("RabbitMQ", "hpc-jobs", "pass", "durable, which a Rodan from before 2023", "");
     // Jobs that wait are counted and stay.
     clinic.desk.site.set("RABBITMQ_HOST", clinic.desk.vhost.tls_url());
     clinic.desk.vhost.publish_job(&job());
@@ -341,13 +343,13 @@ fn each_fault_of_rodan_is_named_with_what_to_do() {
     clinic.desk.site.set("RODAN_PASSWORD", password);
     let report = clinic.report(&["--download", "/uploads/no-such.png"]);
     report.says("Rodan", "download", "fail", "404", "access");
-    // The page of a job that has come before is fetched without being told.
+    // The doctor downloads the page of an earlier job without being told which.
     clinic.desk.site.set("SITE_PARTITION", "nowhere");
     clinic.desk.vhost.publish_job(&job());
     let pass = clinic.desk.check().env("SSL_CERT_FILE", clinic.desk.site.path().join("ca.pem")).run();
     assert_eq!(pass.code(), Some(6), "{pass}");
     clinic.report(&[]).says("Rodan", "download", "pass", "came through with the token", "");
-    // Certificates: of an authority that nobody knows, expired, soon to expire.
+    // Certificates: of an unknown authority, expired, about to expire.
     let finished = clinic.program(&["--json"]).env("SSL_CERT_FILE", clinic.desk.services.ca_file()).run();
     let report = Report { json: serde_json::from_str(&finished.stdout).unwrap(), code: finished.code() };
     report.says("Rodan", "TLS", "fail", "authority that this machine does not know", "SSL_CERT_FILE");
@@ -383,12 +385,13 @@ fn each_fault_of_the_configuration_is_a_row_and_the_rest_is_looked_at() {
     let report = clinic.report(&[]);
     report.says("configuration", "credentials.env", "fail", "0644", "chmod 600");
     report.says("RabbitMQ", "login", "pass", "", "").says("Rodan", "login", "pass", "", "");
-    // What others may write is not believed: they could send the passwords anywhere.
+    // A file that others may write is not trusted: they could send the passwords anywhere.
     fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
     let report = clinic.report(&[]);
     report.says("configuration", "credentials.env", "fail", "it is not read", "chmod 600");
     assert_eq!(report.row("RabbitMQ", "address").0, "skipped");
-    // A variable that is missing, one that is wrong, one that means nothing, and a line that is none.
+    // A variable that is missing, one that is wrong, one that does not exist, and a line that is
+    // none.
     clinic.desk.site.unset("RODAN_PASSWORD").set("MAX_CPUS", "many").set("SITE_PARTITON", "gpu");
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, format!("{text}RODAN_TOKEN=wr0ng 'password\n")).unwrap();
@@ -396,10 +399,10 @@ fn each_fault_of_the_configuration_is_a_row_and_the_rest_is_looked_at() {
     report.says("configuration", "RODAN_PASSWORD", "fail", "is not set", "the password for Rodan");
     report.says("configuration", "MAX_CPUS", "fail", "whole number", "the most cores");
     report.says("configuration", "SITE_PARTITON", "warn", "means nothing", "spelling");
-    report.says("configuration", "credentials.env", "fail", "is not NAME=value", "single quotes");
+    report.says("configuration", "credentials.env", "fail", "has more after the end", "single quotes");
     report.says("Rodan", "TLS", "pass", "", "").says("RabbitMQ", "login", "pass", "", "");
     assert_eq!(report.row("Rodan", "login").0, "skipped");
-    // None at all.
+    // No file at all.
     fs::remove_file(&file).unwrap();
     let report = clinic.report(&[]);
     report.says("configuration", "credentials.env", "warn", "there is none", "check init");
@@ -415,7 +418,7 @@ fn each_fault_of_slurm_spool_and_trainer_is_named_with_what_to_do() {
     report.says("Slurm", "watcher", "warn", "invalid partition", "WATCHER_PARTITION");
     assert_eq!(report.row("compute node", "job").0, "skipped");
     clinic.desk.site.unset("SITE_PARTITION");
-    // A wrong row of the table is found though the usual job has another.
+    // A wrong row of the table is found, although the usual job uses another row.
     clinic.desk.site.set("SITE_GRES_TABLE", "8000=none, *=none@nowhere");
     let report = clinic.report(&[]);
     report.says("Slurm", "sbatch 6000 MB", "pass", "would start", "");
@@ -426,7 +429,7 @@ fn each_fault_of_slurm_spool_and_trainer_is_named_with_what_to_do() {
     report.says("Slurm", "sacct", "warn", "there is none", "squeue and scontrol");
     clinic.desk.site.unset("SITE_SLURM_BIN");
 
-    // Where not even root can make a file.
+    // A place where not even root can make a file.
     clinic.desk.site.set("SPOOL_DIR", "/sys/kernel").set("LOG_DIR", "/sys/kernel/logs");
     let report = clinic.report(&[]);
     report.says("spool", "rename, fsync", "fail", "making a directory in /sys/kernel fails", "SPOOL_DIR");
@@ -460,7 +463,7 @@ fn each_fault_of_slurm_spool_and_trainer_is_named_with_what_to_do() {
 
 #[test]
 fn a_compute_node_that_does_not_come_is_not_waited_for_for_ever() {
-    // The only node of a cluster of its own is busy.
+    // The only node of this cluster is busy.
     let cluster = Services::private(&[("PARTS", "slurm"), ("NODES", "1"), ("CPUS", "1")]);
     let services = Services::shared().with_cluster_of(cluster);
     let clinic = Clinic::on(services, Rodan::with(Setup { tls: true, ..Setup::default() }));
@@ -471,7 +474,7 @@ fn a_compute_node_that_does_not_come_is_not_waited_for_for_ever() {
         let squeue = desk.cluster.command("squeue").args(["-h", "-t", "all", "-o", "%j %T"]).run().success();
         squeue.stdout.lines().filter(|line| line.starts_with("hpcd-")).map(str::to_owned).collect::<Vec<_>>()
     };
-    // One CPU is all that the typical job may ask for here.
+    // The typical job may ask for one CPU only here.
     let one = |program: Program| program.env("MAX_CPUS", "1");
     let finished = one(clinic.program(&["--json", "--on-node", "--wait", "20"])).run();
     let report = Report { json: serde_json::from_str(&finished.stdout).unwrap(), code: finished.code() };
@@ -497,7 +500,7 @@ fn a_compute_node_that_does_not_come_is_not_waited_for_for_ever() {
 #[test]
 fn what_only_a_compute_node_can_tell_is_told() {
     let mut clinic = Clinic::new();
-    // From the file jobs read another address than this process has from its environment.
+    // Jobs read another address from the file than this process gets from its environment.
     let good = clinic.desk.vhost.tls_url();
     clinic.desk.site.set("RABBITMQ_HOST", "amqps://rabbit.invalid");
     fs::remove_file(clinic.desk.site.path().join("run_trainer")).unwrap();

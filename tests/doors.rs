@@ -1,4 +1,5 @@
-//! What `check` lets nobody see or hear. Needs no service: the broker is absent, or a listener that says nothing.
+//! What `check` lets nobody see or hear. No service is needed: the broker is absent, or a listener
+//! that says nothing.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
 use std::fs;
@@ -42,7 +43,8 @@ fn require_tls_refuses_plain_hosts_before_anything_is_sent() {
     }
 }
 
-/// A site for `check`, with a broker that takes the connection and says nothing; readable for any account.
+/// A site for `check`, with a broker that accepts the connection and says nothing. Any account may
+/// read it.
 fn silent_site() -> (tempfile::TempDir, TcpListener) {
     let home = tempfile::tempdir().unwrap();
     let broker = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -62,7 +64,8 @@ fn a_check_at_work_leaves_no_core_and_can_not_be_looked_into() {
     let mut command = Command::new(check());
     let own = rustix::process::geteuid();
     if own.is_root() {
-        // Root may look into everything: another account shows more. It needs a program that it can reach.
+        // Root may look into everything, so the test uses another account, which needs a program
+        // that it can reach.
         let program = home.path().join("check");
         fs::copy(check(), &program).unwrap();
         for path in [home.path().to_path_buf(), home.path().join("credentials.env"), program.clone()] {
@@ -79,7 +82,7 @@ fn a_check_at_work_leaves_no_core_and_can_not_be_looked_into() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    // It has read its passwords and speaks to the broker now.
+    // By now it has read its passwords and speaks to the broker.
     let _connection = broker.accept().unwrap();
     let of_process = |name: &str| format!("/proc/{}/{name}", child.id());
     let limits = fs::read_to_string(of_process("limits")).unwrap();

@@ -1,6 +1,7 @@
-//! Every way in which Slurm ends a job without a result, on real clusters with and without accounting, and a
-//! controller that is away: each job is answered once, with a sentence of its own. The tables that the tests print
-//! (`cargo nextest run --test stories endings:: --no-capture`) show Slurm's state beside the reply.
+//! Every way in which Slurm ends a job without a result, on real clusters with and without
+//! accounting, and a controller that is away: each job is answered once, with a sentence of its
+//! own. The tests print tables with Slurm's state beside the reply
+//! (`cargo nextest run --test stories endings:: --no-capture`).
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -19,13 +20,13 @@ use support::program::expect;
 use support::rodan::Rodan;
 use support::services::Services;
 
-/// More than a job of 500 MB may have, for as long as Slurm needs to notice.
+/// Takes more memory than a job of 500 MB may have, for as long as Slurm needs to notice.
 const TOO_MUCH_MEMORY: &str = "exec perl -e '$n = 700e6; $x = \"a\" x $n; sleep 60'";
 
 /// Leaves the models for `check` to deliver.
 const LEAVE_A_REPLY: &str = r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/reply.json""#;
 
-/// A desk before the shared broker and a cluster of its own.
+/// A desk with the shared broker and a cluster of its own.
 fn desk_on_cluster(settings: &[(&str, &str)]) -> Desk {
     let settings: Vec<_> = [("PARTS", "slurm")].into_iter().chain(settings.iter().copied()).collect();
     let services = Services::shared().with_cluster_of(Services::private(&settings));
@@ -34,7 +35,7 @@ fn desk_on_cluster(settings: &[(&str, &str)]) -> Desk {
     desk
 }
 
-/// A job in Slurm's hands.
+/// A job that Slurm has accepted.
 struct Submitted {
     ending: &'static str,
     id: String,
@@ -43,7 +44,7 @@ struct Submitted {
     words: Vec<&'static str>,
 }
 
-/// Submits a job with this batch script, first line and all.
+/// Submits a job with this batch script, which is given whole, with its first line.
 #[track_caller]
 fn submit(
     desk: &mut Desk,
@@ -76,7 +77,7 @@ fn check_until_answered<'a>(desk: &Desk, jobs: impl IntoIterator<Item = &'a Subm
     }
 }
 
-/// Prints a line of the table of endings, and asserts what the one reply says.
+/// Prints a line of the table of endings, and asserts the words of the one reply.
 fn show(desk: &Desk, job: &Submitted, ended: &HashMap<String, String>) -> Option<String> {
     let reply = desk.error_reply(&job.id);
     eprintln!("{:<28} | {:<13} {:<5} | {reply}", job.ending, ended["JobState"], ended["ExitCode"]);
@@ -86,7 +87,7 @@ fn show(desk: &Desk, job: &Submitted, ended: &HashMap<String, String>) -> Option
 
 /// Everything that ends a job on a cluster without cgroups.
 fn endings(desk: &mut Desk, with_accounting: bool) {
-    // One partition for each thing that befalls a node or a partition.
+    // One partition for each thing that happens to a node or a partition.
     desk.cluster.update(&["PartitionName=main", "Nodes=node1"]);
     desk.cluster.create(&["PartitionName=fragile", "Nodes=node2"]);
     desk.cluster.create(&["PartitionName=low", "Nodes=node3", "PriorityTier=1"]);
@@ -97,12 +98,13 @@ fn endings(desk: &mut Desk, with_accounting: bool) {
         |text: &str| bash(&format!("until [ -e '{}' ]; do sleep 0.1; done; {text}", go.display()));
     let mut jobs = Vec::new();
 
-    // First what takes a minute and a half.
+    // First what takes longest: Slurm looks for jobs whose time is over twice a minute.
     if with_accounting {
         let script = bash("trap '' USR1; while :; do sleep 1; done");
         let asked = with_setting("Maximum time (D-HH:MM)", json!("0-00:01"));
         let words = ["ran out of time (asked for 0-00:01:00)", "\"Maximum time (D-HH:MM)\" higher"];
         jobs.push(submit(desk, "time limit", &asked, &script, &words));
+        desk.cluster.end_by_time_limit(&jobs[0].slurm_id, 1);
     }
     desk.site.set("SITE_PARTITION", "closed");
     let words = ["was cancelled on the cluster. Run"];
@@ -122,7 +124,7 @@ fn endings(desk: &mut Desk, with_accounting: bool) {
     let memory: &[&str] = if with_accounting {
         &["ran out of memory: asked for 500 MB, used ", "\"Maximum memory (MB)\" to 1000 or more"]
     } else {
-        // Nobody knows what it used.
+        // Nobody knows how much it used.
         &["was killed", "too little memory: it asked for 500 MB", "\"Maximum memory (MB)\" to 1000"]
     };
     jobs.push(submit(desk, "memory, no cgroups", &job(), &when_told(TOO_MUCH_MEMORY), memory));
@@ -206,7 +208,7 @@ fn a_failed_node_puts_the_job_back_and_its_second_run_is_the_answer() {
 
 #[test]
 fn too_much_memory_in_a_cgroup() {
-    // Root, and a machine whose cgroups are of version 1, as Slurm 22.05 wants them.
+    // This needs root, and a machine with cgroups of version 1, which Slurm 22.05 wants.
     let writable = rustix::fs::access("/sys/fs/cgroup/memory", rustix::fs::Access::WRITE_OK).is_ok();
     if !writable || !rustix::process::geteuid().is_root() {
         eprintln!("no cgroups of version 1 to write to: out of memory in a cgroup was not tested");
@@ -262,7 +264,7 @@ fn a_number_that_another_job_has_now_is_not_ours() {
         ["--job-name=another", "--mem=100", "--output=/dev/null", "--wrap", "sleep 300"],
     );
     desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
-    // As a controller that lost its state leaves it: it counts from one again.
+    // The state after a controller has lost its state: its job numbers begin at one again.
     let path = desk.directory(&id).join("record.json");
     let mut record = desk.record(&id).unwrap();
     let number: u64 = other.parse().unwrap();
@@ -338,7 +340,7 @@ fn a_controller_that_stands_still_decides_nothing() {
         };
         within(SECONDS(20));
         assert_eq!(desk.record(&job.id), before);
-        // sbatch gets no answer either; its request may lie in the controller's socket until that goes on.
+        // sbatch gets no answer either; its request may wait in the controller's socket.
         let next = desk.vhost.publish_job(&support::desk::job());
         let finished = within(SECONDS(20));
         assert!(finished.stdout.contains(&format!("{next}  waiting")), "{finished}");
@@ -377,7 +379,8 @@ fn a_controller_that_was_killed_and_came_back_has_lost_nothing() {
         desk.cluster.wait_for_state(&job.slurm_id, &["RUNNING"], SECONDS(60));
     }
     desk.check().run().success();
-    // The controller writes its state down every few seconds. Once it has this, it has what was before.
+    // The controller saves its state every few seconds. Once it has saved this comment, it has
+    // saved everything before.
     let comment = format!("Comment=last-{}", on.id);
     desk.cluster.update(&[&format!("JobId={}", on.slurm_id), &comment]);
     let saved = desk.cluster.conf().with_file_name("state").join("job_state");

@@ -17,7 +17,7 @@ fn the_gpu_is_compared_or_what_is_missing_is_named() {
     assert!(out.lines().chain(err.lines()).all(|line| !line.contains("panicked")), "{err}");
     if found.status.code() == Some(9) && err.contains("no usable GPU: ") {
         eprintln!("SKIPPED on a GPU: {}", err.trim());
-        // The library, and what to do about it, in one line.
+        // One line names the library and what to do about it.
         assert!(err.contains("load the site's modules") || err.contains("version 9 is needed"), "{err}");
         assert!(out.is_empty());
     } else {

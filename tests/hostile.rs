@@ -1,5 +1,5 @@
-//! Messages whose every word is chosen by somebody who means harm, through the real broker, `check` and the real sbatch, whose
-//! arguments are written down on the way.
+//! Messages by an attacker who chooses every word, through the real broker, `check` and the real
+//! sbatch, whose arguments are recorded on the way.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -15,7 +15,8 @@ use support::broker::{JOBS, RESULTS};
 use support::desk::{Desk, job};
 use support::{SECONDS, write_script};
 
-/// What would be an option, a word of the shell, a path, a header or a terminal's command elsewhere.
+/// Texts that elsewhere would be an option, a word of the shell, a path, a header or a terminal's
+/// command.
 const HOSTILE: [&str; 12] = [
     "--wrap=touch /tmp/hostile",
     "-o /tmp/hostile",
@@ -31,13 +32,14 @@ const HOSTILE: [&str; 12] = [
     "nul\0byte",
 ];
 
-/// Writes the arguments of each call down, one to a line and an empty line after each call, then calls the real one.
+/// Records the arguments of each call, one per line, with an empty line after each call, and then
+/// calls the real sbatch.
 const RECORDING_SBATCH: &str = r#"for a in "$@"; do printf '%q\n' "$a"; done >> "$HPC_TRAINER_HOME/calls"
 echo >> "$HPC_TRAINER_HOME/calls"
 env -0 | tr '\0\n' '\n ' >> "$HPC_TRAINER_HOME/environment"
 exec sbatch "$@""#;
 
-/// The directory of Slurm's commands for this site: the real ones, but for sbatch.
+/// The directory of Slurm's commands for this site: the real ones, except for sbatch.
 fn record_sbatch(desk: &mut Desk) {
     let tools = desk.site.path().join("tools");
     fs::create_dir(&tools).unwrap();
@@ -51,7 +53,7 @@ fn record_sbatch(desk: &mut Desk) {
     desk.site.set("SITE_SLURM_BIN", tools.to_str().unwrap());
 }
 
-/// A message that is answered in `reply_to` under `id`.
+/// A message that asks for an answer to `id` in `reply_to`.
 fn message(id: &str, reply_to: &str, body: &Value) -> (BasicProperties, Vec<u8>) {
     let properties = BasicProperties::default().with_reply_to(reply_to.into()).with_correlation_id(id.into());
     (properties, body.to_string().into_bytes())
@@ -83,7 +85,7 @@ fn nothing_in_a_message_becomes_an_option_a_word_a_path_or_a_terminals_command()
         messages.push(message(&id, RESULTS, body));
         ids.push(id);
     };
-    // Names that nobody knows are kept and not looked at.
+    // Unknown names are kept and not looked at.
     publish("names".into(), &with(|m| HOSTILE.iter().for_each(|word| m["settings"][word] = json!(word))));
     publish("keys".into(), &with(|m| HOSTILE.iter().for_each(|word| m[word] = json!(word))));
     for (n, word) in HOSTILE.iter().enumerate() {
@@ -115,7 +117,8 @@ fn nothing_in_a_message_becomes_an_option_a_word_a_path_or_a_terminals_command()
         assert_harmless("status", &format!("{}{}", finished.stdout, finished.stderr));
     }
 
-    // Arguments: the known options, each with a value of harmless signs (%q leaves those as they are), and the job file.
+    // Arguments: the known options, each with a value of harmless characters (%q does not change
+    // those), and the job file.
     let calls = fs::read_to_string(desk.site.path().join("calls")).unwrap();
     let home = desk.site.path().to_str().unwrap().to_owned();
     let mut jobs = 0;
@@ -142,7 +145,7 @@ fn nothing_in_a_message_becomes_an_option_a_word_a_path_or_a_terminals_command()
     let environment = fs::read_to_string(desk.site.path().join("environment")).unwrap();
     assert!(!environment.contains("hostile") && !environment.contains("everybody@"), "{environment}");
 
-    // Names of files, and nothing outside.
+    // File names; and nothing was written outside of the site.
     for path in
         desk.site.files_below(&desk.site.spool()).iter().chain(&desk.site.files_below(&desk.site.logs()))
     {
@@ -167,7 +170,8 @@ fn nothing_in_a_message_becomes_an_option_a_word_a_path_or_a_terminals_command()
     answered.sort();
     ids.sort();
     assert_eq!(answered, ids);
-    // RabbitMQ takes line breaks out of a name: such a queue is not to be had, and its like is not made.
+    // RabbitMQ takes line breaks out of a name. The queue in the message can't exist, and the
+    // similar one must not be made.
     assert!(!desk.vhost.queue_exists("aBcc: everybody@example.org"));
     for queue in HOSTILE.into_iter().filter(|queue| !queue.contains('\n')) {
         let replies = desk.vhost.leftovers(queue);

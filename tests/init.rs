@@ -1,4 +1,5 @@
-//! `check init`: from nothing to a configuration, with options and at a terminal. Real RabbitMQ and Slurm for the doctor.
+//! `check init`: from nothing to a configuration, with options and at a terminal. Real RabbitMQ and
+//! Slurm for the doctor.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -20,7 +21,7 @@ use support::{SECONDS, wait_for, write_script};
 /// An installation without a configuration.
 struct Home {
     site: Site,
-    /// Holds a `crontab` that keeps its text in a file beside it.
+    /// A directory with a `crontab` that keeps its table in a file beside it.
     tools: tempfile::TempDir,
 }
 
@@ -52,7 +53,7 @@ impl Home {
         Program::new(self.site.path().join("run_check")).arg("init").args(arguments).env("PATH", self.path())
     }
 
-    /// With every answer as an option or in the environment, and without the doctor.
+    /// With every answer given as an option or in the environment, and without the doctor.
     fn complete(&self, more: &[&str]) -> Finished {
         let options = [
             "--rabbitmq-host=amqps://rabbit.example/rodan",
@@ -98,7 +99,7 @@ fn with_options_and_environment_nothing_is_asked() {
         "#SITE_QOS=normal",
     ];
     holds(&home.file(), &all);
-    // What is there is not lost by mistake.
+    // An existing file is not lost by mistake.
     let before = fs::read(home.file()).unwrap();
     expect(&home.complete(&[]), 2, &["is there already", "--force"]);
     assert_eq!(fs::read(home.file()).unwrap(), before);
@@ -106,7 +107,7 @@ fn with_options_and_environment_nothing_is_asked() {
     assert!(finished.stdout.contains("starts it every five minutes now"), "{finished}");
     assert_eq!(home.crontab(), format!("*/5 * * * * {}\n", script.display()));
     assert_ne!(fs::read(home.file()).unwrap(), before);
-    // Once only, and beside the lines of others.
+    // The line is added only once, and the lines of others stay.
     fs::write(home.tools.path().join("table"), format!("{}@daily other", home.crontab())).unwrap();
     let finished = home.complete(&["--force", "--crontab"]).success();
     assert!(finished.stdout.contains("starts it already"), "{finished}");
@@ -151,7 +152,7 @@ fn passwords_come_from_standard_input_too_and_a_plain_host_is_pointed_out() {
     holds(&home.file(), &lines);
 }
 
-/// `check init` at a terminal: what it writes there, and a way to type.
+/// `check init` at a terminal: what it prints, and a way to type.
 struct Terminal {
     child: std::process::Child,
     keyboard: ChildStdin,
@@ -189,14 +190,14 @@ impl Terminal {
         self.screen.lock().unwrap().clone()
     }
 
-    /// Waits for a question and types the answer.
+    /// Waits for a question, then types the answer.
     fn answer(&mut self, question: &str, answer: &str) {
         let seen = self.seen;
         self.seen = wait_for(question, SECONDS(60), || {
             Some(seen + self.text()[seen..].find(question)? + question.len())
         });
         if question.starts_with("Password") {
-            // What is typed before the terminal stops echoing would be seen.
+            // Text that is typed before the terminal stops echoing would be visible.
             let tty = self.text().lines().next().unwrap().trim().to_owned();
             wait_for("the terminal to stop echoing", SECONDS(60), || {
                 let stty = Command::new("stty").args(["-a", "-F", &tty]).output().unwrap();

@@ -1,4 +1,5 @@
-//! The whole road, and the trainer's end of it: real RabbitMQ, real Slurm, real training, the stand-in Rodan.
+//! The whole road, and the trainer's part of it: real RabbitMQ, real Slurm, real training, the
+//! stand-in Rodan.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -79,7 +80,7 @@ fn a_job_that_rodan_published_comes_back_as_models_that_keras_opens() {
     assert_eq!((reply.properties.delivery_mode(), reply.properties.reply_to()), (&Some(2), &None));
     assert!(reply.properties.expiration().is_some() && reply.properties.message_id().is_some());
 
-    // After the reply it cuts the page into its layers, for the report.
+    // After the reply, it cuts the page into its layers, for the report.
     let shown = desk.cluster.wait_for_end(&desk.slurm_job(&id), TRAINING);
     assert_eq!(shown["JobState"], "COMPLETED");
     let log = desk.log(&id);
@@ -167,7 +168,8 @@ fn pages_in_zips_and_models_to_go_on_from_become_models() {
     assert_eq!(models(&reply, folder.path()), ["Background Model", "Model 0", "Model 1"]);
     assert!(desk.log(&id).contains("pages 800x600 800x600"), "{}", desk.log(&id));
 
-    // The next job goes on from one of these, and an odd zip is answered with what is wrong in it.
+    // The next job starts from one of these models; an odd zip is answered with what is wrong in
+    // it.
     let model = fs::read(folder.path().join("Model 0.hdf5")).unwrap();
     desk.rodan.put("/uploads/model.hdf5", model);
     asked["inputs"] = json!({"Sample 1": "/uploads/one.zip", "Model 0": "/uploads/model.hdf5"});

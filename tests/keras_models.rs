@@ -1,6 +1,7 @@
-//! The model file against its real consumer: TensorFlow 2.15.1 opens ours, we open Keras's.
+//! The model file and its real consumer: TensorFlow 2.15.1 opens our files, and we open Keras's.
 //!
-//! `HPC_TRAINER_TEST_PYTHON` names a Python with `tensorflow-cpu==2.15.1`; `run_tests` makes one and sets it.
+//! `HPC_TRAINER_TEST_PYTHON` names a Python with `tensorflow-cpu==2.15.1`; `run_tests` makes one
+//! and sets it.
 #![cfg(feature = "trainer")]
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
@@ -12,10 +13,11 @@ use candle_core::Device;
 use page_layers::keras::{self, CONV_LAYERS, Weights};
 use page_layers::{PatchShape, Predictor};
 
-/// Our arithmetic and TensorFlow's may differ by rounding only: the contract's bar.
+/// Our results and TensorFlow's may differ by rounding only: this is the contract's limit.
 const TOLERANCE: f32 = 1e-5;
 
-/// The interpreter. A check that can't run must not look like one that passed.
+/// The interpreter. A missing one fails the test: a check that can't run must not look like one
+/// that passed.
 fn python() -> PathBuf {
     let python = std::env::var_os("HPC_TRAINER_TEST_PYTHON").map(PathBuf::from);
     python.expect("no Python with TensorFlow 2.15.1: use ./run_tests, or set HPC_TRAINER_TEST_PYTHON")
@@ -29,7 +31,8 @@ fn script(python: &Path, mode: &str, folder: &Path) -> String {
     text
 }
 
-/// Values in −1…1 from a linear congruential generator: reproducible without a crate's version mattering.
+/// Values in −1…1 from a linear congruential generator: reproducible, whatever the versions of
+/// crates.
 fn noise(seed: u64) -> impl FnMut() -> f32 {
     let mut state = seed;
     move || {
@@ -38,7 +41,8 @@ fn noise(seed: u64) -> impl FnMut() -> f32 {
     }
 }
 
-/// Uniform weights of the variance that keeps a ReLU network's signal alive, with biases that are not zero.
+/// Uniform weights with a variance that keeps the signal of a ReLU network alive, and biases that
+/// are not zero.
 fn random_weights(seed: u64) -> Weights {
     let mut next = noise(seed);
     let mut tensors = Vec::new();
@@ -129,7 +133,7 @@ fn a_page_is_segmented_as_by_keras_with_models_that_keras_wrote() {
     let ours = layer.pixels().map(|pixel| u8::from(pixel[3] == 255));
     let theirs = std::fs::read(folder.path().join("labels.u8")).unwrap();
     assert!(theirs.contains(&0) && theirs.contains(&1), "the models agree everywhere: nothing to compare");
-    // Only where both are as sure as each other but for rounding may the choice differ.
+    // The choice may differ only where two models are equally confident except for rounding.
     let gaps = read_floats(&folder.path().join("gap.f32"));
     let differ: Vec<f32> =
         ours.zip(theirs).zip(gaps).filter(|((a, b), _)| a != b).map(|(_, gap)| gap).collect();
@@ -159,12 +163,12 @@ fn models_for_images_of_any_size_and_other_networks() {
         let output = command.arg("--out").arg(folder.path().join("out")).output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    // Nothing says how large the patches were: what training takes by default.
+    // Nothing says how large the patches were, so the default of training is used.
     for (set, windows) in [(&[][..], "windows 256x256"), (&["Patch width=64"], "windows 256x64")] {
         let (code, said) = predict(set);
         assert!(code == Some(0) && said.contains(windows), "{said}");
     }
-    // One that has a size decides for all.
+    // A model that has a size decides for all.
     put("keras.hdf5", "Model 1");
     let (code, said) = predict(&[]);
     assert!(code == Some(0) && said.contains("windows 32x64"), "{said}");

@@ -1,4 +1,5 @@
-//! Many jobs, many checks, a cluster that is full or away: what is not taken waits, what is taken is answered once.
+//! Many jobs, many passes, a cluster that is full or away: what is not taken waits, what is taken
+//! is answered once.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -56,7 +57,7 @@ fn after_repeated_refusals_the_intake_pauses_and_says_so() {
     }
     desk.site.unset("SITE_PARTITION");
     expect(&desk.check().run(), 6, &["no new jobs are taken until"]);
-    // The pause is over.
+    // Lets the pause be over.
     let path = desk.site.spool().join("breaker.json");
     let mut breaker: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     assert_eq!(breaker["failures"], 3);
@@ -86,7 +87,7 @@ fn at_the_sites_own_limit_of_jobs_the_messages_stay_in_the_queue() {
     sacctmgr(&["add", "user", user, "account=music", "MaxSubmitJobs=1"]);
     desk.site.set("GIVE_UP_HOURS", "0").set("SITE_ACCOUNT", "music");
     let ids: Vec<String> = (0..4).map(|_| desk.vhost.publish_job(&job())).collect();
-    // Slurm learns of the account a moment later; until then it refuses, which is another story.
+    // Slurm learns of the account a moment later. Until then it refuses it, which is another story.
     support::wait_for("Slurm to know the account", SECONDS(60), || {
         let test = ["--test-only", "--account=music", "--wrap", "true"];
         desk.cluster.command("sbatch").args(test).run().status.success().then_some(())
@@ -146,7 +147,7 @@ fn a_job_does_not_wait_in_slurms_queue_for_ever() {
     let slurm_id = desk.slurm_job(&id);
     desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(60));
     desk.check().run().success();
-    // Held, as an administrator does it.
+    // The job is held, as an administrator would do it.
     desk.cluster.command("scontrol").args(["requeuehold", &slurm_id]).run().success();
     desk.cluster.wait_for_state(&slurm_id, &["PENDING", "REQUEUE_HOLD"], SECONDS(60));
     desk.check().run().success();
@@ -197,7 +198,7 @@ fn two_hundred_jobs_are_trained_and_answered_once_each() {
     assert_eq!(finished.stdout.matches("submitted").count(), JOBS_AT_ONCE);
     assert_eq!(desk.rodan.requests_for("/api/auth/token/").len(), 1, "one log-in for all");
     let mut replies: BTreeMap<String, u32> = BTreeMap::new();
-    // As Rodan's waiting workflows do; the models of all jobs together have 3 GB.
+    // As Rodan's waiting workflows do. The models of all jobs together have 3 GB.
     desk.vhost.receive_all(JOBS_AT_ONCE, SECONDS(1500), |reply| {
         let id = reply.correlation_id().unwrap().to_owned();
         assert!(reply.json().get("Model 0").is_some(), "{id}: {}", reply.json());

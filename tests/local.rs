@@ -1,4 +1,5 @@
-//! `run_trainer --local`: a page in a folder becomes models, a picture and a table; a bad page a clear sentence.
+//! `run_trainer --local`: a page in a folder gives models, a picture and a table; a bad page gives
+//! a clear sentence.
 #![cfg(feature = "trainer")]
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
@@ -13,7 +14,7 @@ use page_layers::keras;
 
 use crate::support::keras_file;
 
-/// The generator of the example page, drawn again here.
+/// The generator of the example page, to draw it again here.
 #[path = "../examples/make_page.rs"]
 mod make_page;
 
@@ -25,7 +26,8 @@ fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/page")
 }
 
-/// A page to spoil: a part of the example page with neumes, lines and letters, and a place for the output.
+/// A page to be spoiled: a part of the example page with neumes, lines and letters, and a folder
+/// for the output.
 pub(crate) struct Page {
     folder: tempfile::TempDir,
 }
@@ -77,7 +79,7 @@ impl Page {
         command
     }
 
-    /// Runs with few samples, which must succeed; returns what was said.
+    /// Runs with few samples, which must succeed; returns the output.
     fn trained(&self) -> (String, String) {
         let output = self.run(&[&TINY[..], &["Maximum number of samples per label=20"]].concat());
         let (out, err) = (text(&output.stdout), text(&output.stderr));
@@ -85,7 +87,8 @@ impl Page {
         (out, err)
     }
 
-    /// Runs on input that can't be used: exit code 11, one sentence with all `parts`, nothing written.
+    /// Runs on input that can't be used: exit code 11, one sentence with all `parts`, nothing
+    /// written.
     #[track_caller]
     fn refused(&self, set: &[&str], parts: &[&str]) {
         let output = self.run(&[&TINY[..], set].concat());
@@ -107,7 +110,7 @@ fn as_many_threads_compute_as_the_allocation_has_cores() {
     let set = [&TINY[..], &["Maximum number of samples per label=5"]].concat();
     for (variables, threads) in [
         (&[("SLURM_CPUS_PER_TASK", "3")][..], 3),
-        // What the batch script sets wins.
+        // The variable that the batch script sets wins.
         (&[("SLURM_CPUS_PER_TASK", "3"), ("RAYON_NUM_THREADS", "2")], 2),
         (&[], std::thread::available_parallelism().unwrap().get()),
     ] {
@@ -189,7 +192,7 @@ fn a_page_becomes_models_a_picture_and_a_table() {
         html.split("data:image/jpeg;base64,").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
     let picture = base64::engine::general_purpose::STANDARD.decode(picture).unwrap();
     assert_eq!(image::load_from_memory(&picture).unwrap().dimensions(), (150, 150));
-    // Nothing else is left behind.
+    // No other file is left behind.
     let mut names: Vec<_> = out.read_dir().unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
     let expected = [
@@ -280,7 +283,7 @@ fn several_pages_are_learned_from_together() {
     }
     assert_eq!(samples(&one.out()).len(), of_one.len(), "a layer that is on one page only is trained too");
 
-    // An error says on which page.
+    // With several pages, an error names the page.
     std::fs::remove_file(two.path("layer_1.png")).unwrap();
     std::fs::write(two.path("layer_0.png"), "no image").unwrap();
     let output = one.command(&one.out(), &set).arg("--local").arg(two.folder.path()).output().unwrap();
@@ -364,6 +367,10 @@ fn grey_16_bit_and_jpeg_pages_and_pages_without_regions_are_trained() {
     std::fs::remove_file(page.path("image.png")).unwrap();
     whole.save_with_format(page.path("image.jpg"), ImageFormat::Jpeg).unwrap();
     page.trained();
+    let bytes = std::fs::read(page.path("image.jpg")).unwrap();
+    std::fs::write(page.path("image.jpg"), &bytes[..bytes.len() / 2]).unwrap();
+    std::fs::remove_dir_all(page.out()).unwrap();
+    page.refused(&[], &["Image (", "image.jpg", "ends before the page does"]);
 }
 
 #[test]
@@ -416,7 +423,7 @@ fn a_layer_without_alpha_is_named() {
 #[test]
 fn an_empty_layer_is_named_before_anything_is_trained() {
     let page = Page::new();
-    // All but full alpha: nothing belongs to the layer.
+    // Almost opaque is not opaque: nothing belongs to the layer.
     let mut layer = page.get("layer_2.png").to_rgba8();
     layer.pixels_mut().for_each(|p| *p = Rgba([0, 0, 0, p[3].min(254)]));
     page.put("layer_2.png", &DynamicImage::ImageRgba8(layer));

@@ -1,5 +1,6 @@
-//! What is in the trainer's memory while it decodes and learns from a stranger's files: no token and no password. Real
-//! RabbitMQ, the stand-in Rodan. Needs Linux's `/proc`, and root to look into a process that can't be looked into.
+//! What is in the trainer's memory while it decodes and learns from a stranger's files: no token
+//! and no password. Real RabbitMQ, the stand-in Rodan. Needs Linux's `/proc`, and root, because the
+//! process can't be looked into otherwise.
 #![cfg(feature = "trainer")]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
@@ -19,7 +20,8 @@ use support::{SECONDS, wait_for};
 const TOKEN: &str = "0dd5ec2e70dd5ec2e70dd5ec2e70dd5ec2e70dd5";
 const PASSWORD: &str = "pl4nted_password_of_rodan";
 
-/// How often each of these texts is in what the process can write to, while it stands still.
+/// How often each of these texts occurs in the memory that the process can write to, while it is
+/// stopped.
 fn find(running: &Running, texts: &[&str]) -> Vec<usize> {
     running.signal("STOP");
     let maps = fs::read_to_string(format!("/proc/{}/maps", running.id())).unwrap();
@@ -69,7 +71,8 @@ fn while_it_learns_no_secret_is_in_the_trainers_memory() {
     let broker = desk.vhost.password().to_owned();
     let texts = [TOKEN, broker.as_str(), PASSWORD];
 
-    // It waits for a file: that the search finds what is there is seen by the token, which is needed.
+    // It waits for a file. It still needs the token, so finding the token shows that the search
+    // works.
     wait_for("the download of the background", SECONDS(60), || {
         (!desk.rodan.requests_for("/uploads/b.png").is_empty()).then_some(())
     });
@@ -90,10 +93,10 @@ fn while_it_learns_no_secret_is_in_the_trainers_memory() {
     let tasks = fs::read_dir(format!("/proc/{}/task", running.id())).unwrap().flatten();
     let sealed =
         tasks.map(|task| status(task.file_name().to_str().unwrap())).filter(|s| s.contains("NoNewPrivs:\t1"));
-    // The main thread and those that train.
+    // The main thread and the threads that train.
     assert!(status(&running.id().to_string()).contains("NoNewPrivs:\t1") && sealed.count() > 1);
 
-    // The password is there again when it is needed.
+    // The password is in memory again when it is needed.
     running.signal("TERM");
     let finished = running.wait();
     let reply = desk.vhost.receive_reply("memory", SECONDS(60)).json();

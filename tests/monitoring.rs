@@ -1,7 +1,8 @@
-//! What Prometheus is told: the metrics file of real passes with a real RabbitMQ and a real Slurm, read with Prometheus's own
-//! parser, and the documents that name its metrics.
+//! What Prometheus is told: the metrics file of real passes with a real RabbitMQ and a real Slurm,
+//! read with Prometheus's own parser; and the documents that name the metrics.
 //!
-//! `HPC_TRAINER_TEST_PYTHON` names a Python with `prometheus-client`; `run_tests` makes one and sets it.
+//! `HPC_TRAINER_TEST_PYTHON` names a Python with `prometheus-client`; `run_tests` makes one and
+//! sets it.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -34,7 +35,8 @@ impl Metrics {
         Self(serde_json::from_slice(&output.stdout).unwrap())
     }
 
-    /// The value of a sample, told by its name and its only label, such as `jobs` or `jobs{state=running}`.
+    /// The value of a sample, named by the metric and its only label, such as `jobs` or
+    /// `jobs{state=running}`.
     fn find(&self, sample: &str) -> Option<f64> {
         let (name, label) = sample.trim_end_matches('}').split_once('{').unwrap_or((sample, ""));
         let labels = label.split_once('=').map_or(json!({}), |(label, of)| json!({label: of}));
@@ -57,7 +59,7 @@ impl Metrics {
     }
 }
 
-/// A desk whose passes write metrics, and where.
+/// A desk whose passes write metrics, and the path of the file.
 fn desk(mut desk: Desk) -> (Desk, PathBuf) {
     let directory = desk.site.path().join("textfile");
     fs::create_dir(&directory).unwrap();
@@ -66,7 +68,7 @@ fn desk(mut desk: Desk) -> (Desk, PathBuf) {
     (desk, path)
 }
 
-/// A pass, and what it leaves.
+/// A pass, and the metrics that it has written.
 fn pass(desk: &Desk, path: &Path) -> (Finished, Metrics) {
     let finished = desk.check().run();
     (finished, Metrics::read(path))
@@ -127,7 +129,7 @@ fn passes_tell_what_is_open_waits_failed_and_was_answered() {
     {
         assert!(!text.contains(kept), "everybody may read the file, and {kept:?} is in it:\n{text}");
     }
-    // A job that failed was answered as it should be: the bridge is well.
+    // The failed job was answered as it should be, so the bridge is well.
     let [before, after] = [&taken, &failed].map(|m| m.get("last_successful_pass_timestamp_seconds"));
     assert!(after > before && after <= failed.get("last_pass_timestamp_seconds"), "{before} {after}");
 
@@ -137,7 +139,7 @@ fn passes_tell_what_is_open_waits_failed_and_was_answered() {
         lapin::BasicProperties::default().with_reply_to("hpc-results".into()),
     );
     let finished = desk.check().args(["--max-jobs", "9"]).run();
-    // The first trouble decides, and the job before it may have failed by now.
+    // The first trouble decides the code, and the job before may have failed by now.
     assert!(matches!(finished.code(), Some(8 | 9)), "{finished}");
     Metrics::read(&path).expect(&[
         ("job_failures_total{cause=message}", 1),
@@ -151,7 +153,7 @@ fn counters_only_grow_whatever_is_removed_or_killed() {
     let (desk, path) = desk(Desk::with_script("exit 3"));
     let log = desk.site.path().join("points.txt");
     let errors = || Metrics::read(&path).get("jobs_answered_total{outcome=error}");
-    // Which number a point has is told by a pass that is not killed there.
+    // A pass that is not killed tells the numbers of the points.
     let mut numbers = Vec::new();
     for (round, at) in [None, Some("before renaming metrics.json"), Some("after writing metrics.json")]
         .into_iter()
@@ -182,7 +184,7 @@ fn counters_only_grow_whatever_is_removed_or_killed() {
     desk.check().run().success();
     assert_eq!(errors(), 3.0, "none is counted twice");
 
-    // Answered two days ago, by a watcher, and removed before a pass has seen it.
+    // Answered two days ago by a watcher, and removed before any pass has seen it.
     let done = desk.site.spool().join("done");
     let template = fs::read_dir(&done).unwrap().next().unwrap().unwrap().path();
     let mut record: Value = serde_json::from_slice(&fs::read(template.join("record.json")).unwrap()).unwrap();
@@ -209,7 +211,7 @@ fn a_pass_that_fails_says_so_and_leaves_the_rest() {
     assert_eq!(away.find("queue_messages{queue=hpc-jobs}"), None, "nobody knows");
     assert_eq!(away.get(success), before.get(success));
 
-    // Without the spool nothing is known but that: the rest stays as it was.
+    // Without the spool only this is known; the rest stays as it was.
     let spool = desk.site.spool();
     fs::rename(&spool, desk.site.path().join("elsewhere")).unwrap();
     fs::write(&spool, "").unwrap();
@@ -221,7 +223,7 @@ fn a_pass_that_fails_says_so_and_leaves_the_rest() {
     fs::remove_file(&spool).unwrap();
     fs::rename(desk.site.path().join("elsewhere"), &spool).unwrap();
 
-    // Metrics that can't be written stop nothing.
+    // Metrics that can't be written don't stop the pass.
     let vhost = desk.vhost.url();
     desk.site.set("RABBITMQ_HOST", vhost).set("METRICS_FILE", "nowhere/a.prom");
     let finished = desk.check().run();
@@ -230,7 +232,7 @@ fn a_pass_that_fails_says_so_and_leaves_the_rest() {
     expect(&desk.check().run(), 3, &["METRICS_FILE must end in .prom"]);
 }
 
-/// The trainer's own part: why it failed, how long it waited and ran.
+/// The trainer's part: why a job failed, how long it waited and ran.
 #[cfg(feature = "trainer")]
 #[test]
 fn trainings_are_timed_and_their_own_failures_told() {
@@ -268,7 +270,7 @@ fn trainings_are_timed_and_their_own_failures_told() {
     ]);
 }
 
-/// Every metric that a text names; a histogram's parts are one.
+/// Every metric that a text names; the parts of a histogram count as one.
 fn named(text: &str) -> BTreeSet<String> {
     let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
     let names = text.match_indices("hpc_trainer_").map(|(at, _)| {

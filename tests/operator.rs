@@ -1,11 +1,11 @@
-//! What the operator does by hand: `check status`, `logs`, `cancel`, `retry` and `purge`. Real RabbitMQ, real Slurm.
+//! The commands of the operator: `check status`, `logs`, `cancel`, `retry` and `purge`. Real
+//! RabbitMQ, real Slurm.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -31,7 +31,7 @@ fn run(desk: &Desk, arguments: &[&str]) -> Finished {
     finished
 }
 
-/// A job that Slurm runs.
+/// A job that Slurm is running.
 fn running(desk: &Desk) -> String {
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
@@ -76,8 +76,7 @@ fn status_shows_why_a_job_waits_and_how_far_another_has_got() {
     desk.check().run().success();
     let note = desk.directory(&id).join("progress.json");
     support::wait_for("the note", SECONDS(60), || note.exists().then_some(()));
-    // The partition of the other one is closed.
-    // A name of its own: the shared cluster keeps it.
+    // The other job's partition is closed. Its name is unique, because the shared cluster keeps it.
     let partition = format!("closed{}", std::process::id());
     desk.cluster.create(&[&format!("PartitionName={partition}"), "Nodes=ALL", "State=DOWN"]);
     let mut waits = Desk::with_script("exit 0");
@@ -130,7 +129,7 @@ fn status_without_slurm_shows_the_records_and_says_so() {
     let finished = run(&desk, &["status"]).success();
     eprintln!("{finished}");
     says(&finished, &[&id[..8], &slurm_id, "waiting", "Slurm does not answer"]);
-    // What can't be done now is written down, and done by a later pass.
+    // What can't be done now is written down and done by a later pass.
     let finished = run(&desk, &["cancel", &id]);
     expect(&finished, 6, &["marked as cancelled"]);
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0));
@@ -145,7 +144,7 @@ fn status_without_slurm_shows_the_records_and_says_so() {
 #[test]
 fn a_beginning_that_several_jobs_share_is_refused() {
     let mut desk = Desk::with_script("exit 0");
-    // Jobs that are not with Slurm need none.
+    // Jobs that Slurm does not have need no scancel.
     desk.site.set("SITE_PARTITION", "nowhere");
     desk.check().run().success();
     for id in ["same-beginning-1", "same-beginning-2"] {
@@ -186,7 +185,9 @@ fn a_cancelled_job_gets_one_error_reply() {
     let done = desk.site.spool().join("done").join(&id);
     support::wait_for("the job to be filed away", SECONDS(60), || done.exists().then_some(()));
     desk.check().run().success();
-    std::thread::sleep(Duration::from_secs(3));
+    for watcher in desk.cluster.jobs_named(&format!("hpcw-{id}")) {
+        desk.cluster.wait_for_end(&watcher, SECONDS(60));
+    }
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "one answer only");
 }
 
@@ -269,7 +270,7 @@ fn a_job_that_waits_is_tried_again_at_once_and_any_other_is_left_alone() {
         6,
         &["still waits", "SITE_SLURM_BIN", "the next check tries again"],
     );
-    // However long it has waited: the operator knows that it is worth a try.
+    // However long it has waited: the operator knows that another try is worth it.
     desk.site.unset("SITE_SLURM_BIN").set("GIVE_UP_HOURS", "0");
     let finished = run(&desk, &["retry", &id]).success();
     let slurm_id = desk.slurm_job(&id);
@@ -294,7 +295,7 @@ fn a_job_that_waits_is_tried_again_at_once_and_any_other_is_left_alone() {
     desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0));
 
-    // A reply that could not be delivered is delivered.
+    // A reply that could not be delivered is delivered now.
     let broker = desk.vhost.url();
     desk.site.set("RABBITMQ_HOST", format!("127.0.0.1:{}", support::DEAD_PORT));
     desk.check().run();
@@ -308,7 +309,7 @@ fn a_job_that_waits_is_tried_again_at_once_and_any_other_is_left_alone() {
 
 #[test]
 fn a_job_in_slurms_queue_has_a_place_in_it() {
-    // The only node of a cluster of its own is busy.
+    // The only node of this cluster is busy.
     let cluster =
         Services::private(&[("PARTS", "slurm"), ("NODES", "1"), ("CPUS", "2"), ("MEMORY_MB", "2000")]);
     let services = Services::shared().with_cluster_of(cluster);

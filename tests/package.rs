@@ -19,14 +19,14 @@ fn package() -> Program {
     in_users_environment(Program::new(repository().join("package")))
 }
 
-/// With what finds cargo, which names the crates.
+/// With the variables that find cargo, which lists the crates.
 fn in_users_environment(program: Program) -> Program {
     let names = ["HOME", "PATH", "CARGO_HOME", "RUSTUP_HOME"];
     let set = names.into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
     set.fold(program, |program, (name, value)| program.env(name, value)).limit(SECONDS(200))
 }
 
-/// This build's programs without what only a debugger reads, which would take long to pack.
+/// This build's programs without debug information, which would take long to pack.
 fn binaries(directory: &Path) -> PathBuf {
     let binaries = directory.join("binaries");
     fs::create_dir(&binaries).unwrap();
@@ -40,7 +40,7 @@ fn binaries(directory: &Path) -> PathBuf {
     binaries
 }
 
-/// Unpacks a tarball over whatever is there, as an operator does.
+/// Unpacks a tarball over an existing installation, as an operator does.
 fn unpack(tarball: &Path, home: &Path) {
     let tar = Program::new("tar").arg("-xzf").arg(tarball).args(["--strip-components=1", "-C"]).arg(home);
     tar.run().success();
@@ -90,6 +90,9 @@ fn a_tarball_runs_a_job_wherever_it_is_unpacked_and_an_update_keeps_what_is_the_
     for file in ["LICENSE", "CHANGELOG.md", "BUILD", "credentials.env.example", "docs/protocol.md"] {
         assert!(home.join(file).exists(), "{file} is not in the tarball");
     }
+    for file in ["rodan/hpc_training/jobs.py", "rodan/registerJobs.yaml", "rodan/set_up_broker"] {
+        assert!(home.join(file).exists(), "{file} is not in the tarball");
+    }
     for file in ["slurm/sites/generic.env", "slurm/cuda-libraries", "slurm/hpc-trainer.def"] {
         assert!(home.join(file).exists(), "{file} is not in the tarball");
     }
@@ -112,7 +115,7 @@ fn a_tarball_runs_a_job_wherever_it_is_unpacked_and_an_update_keeps_what_is_the_
     let log = run_check(&home, &desk, &["logs", &id]).success();
     assert!(log.stdout.contains("the lines of this site"), "{log}");
 
-    // The programs of an older version, which the new one replaces; what it does not have stays.
+    // An older version's program is replaced; files that the new version does not have stay.
     fs::write(home.join("bin/check"), "#!/bin/sh\necho an old one\n").unwrap();
     fs::write(home.join("README.md"), "old").unwrap();
     unpack(&tarball, &home);

@@ -1,4 +1,5 @@
-//! Messages that are no jobs between others that are, and replies that can't be delivered. Real RabbitMQ, real Slurm.
+//! Messages that are no jobs between others that are, and replies that can't be delivered. Real
+//! RabbitMQ, real Slurm.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -21,7 +22,7 @@ fn properties(id: &str, reply_to: &str) -> BasicProperties {
     BasicProperties::default().with_reply_to(reply_to.into()).with_correlation_id(id.into())
 }
 
-/// Messages that no program should choke on.
+/// Messages that no program should fail on.
 fn bodies() -> Vec<Vec<u8>> {
     let mut bodies: Vec<Vec<u8>> = [
         "",
@@ -63,7 +64,8 @@ fn fifty_messages_of_which_every_other_is_a_job() {
     assert_eq!(bodies.len(), 25);
     let mut messages = Vec::new();
     for (number, body) in bodies.iter().enumerate() {
-        // An error for a queue that can't be: of a connection that is gone; reserved; and our own job queue.
+        // Errors for queues that can't be: of a connection that is gone, with a reserved name, and
+        // our own job queue.
         let reply_to = ["amq.gen-gone", RESULTS, "amq.evil", RESULTS, JOBS][number % 5];
         messages.push((properties(&format!("poison-{number}"), reply_to), body.clone()));
         messages.push((properties(&format!("job-{number}"), RESULTS), job().to_string().into_bytes()));
@@ -76,7 +78,7 @@ fn fifty_messages_of_which_every_other_is_a_job() {
     let given_up =
         finished.stdout.lines().filter(|line| line.contains("can't be delivered, and is given up"));
     assert_eq!(given_up.count(), 10, "{finished}");
-    // What came back into our own queue is a message that is no job, and ends there.
+    // The replies that came back into our own queue are messages that are no jobs, and end there.
     assert_eq!(fs::read_dir(desk.site.spool().join("rejected")).unwrap().count(), 30, "{finished}");
     for path in desk.site.files_below(&desk.site.spool().join("rejected")) {
         assert!(fs::metadata(&path).unwrap().len() <= 1 << 20, "{}", path.display());
@@ -109,13 +111,13 @@ fn a_reply_that_no_queue_takes_holds_up_nothing_and_is_given_up() {
     let finished = desk.check().args(["--max-jobs", "9"]).run();
     assert!(finished.stdout.contains("  submitted  "), "the job behind them is taken: {finished}");
     assert_eq!(finished.stdout.matches("  waiting  ").count(), 5, "{finished}");
-    // Once they have waited for as long as anything waits, they are filed away.
+    // After the time for which anything waits, they are filed away.
     desk.site.set("GIVE_UP_HOURS", "0");
     let finished = desk.check().args(["--max-jobs", "0"]).run();
     assert_eq!(finished.stdout.matches("can't be delivered, and is given up").count(), 5, "{finished}");
     let left = desk.site.files_below(&desk.site.spool().join("jobs"));
     assert!(!left.iter().any(|path| path.to_string_lossy().contains("poison")), "{left:?}");
-    // Not so the reply of a job that has run: it waits for room.
+    // But the reply of a job that has run waits for room.
     let id = desk.vhost.publish_job(&job());
     let ours = properties(&format!("ran-{id}"), "full");
     desk.vhost.publish(JOBS, job().to_string().as_bytes(), ours);
@@ -135,8 +137,8 @@ fn a_reply_that_no_queue_takes_holds_up_nothing_and_is_given_up() {
     assert_eq!(desk.vhost.leftovers("full").len(), 1);
 }
 
-/// Publishes through a connection on which this text is replaced by bytes that are no UTF-8, as a client in another language
-/// may send them: `lapin` has no way to say that.
+/// Publishes over a connection on which this text is replaced by bytes that are not UTF-8, as a
+/// client in another language could send them; `lapin` can't.
 fn publish_with_broken_text(vhost: &Vhost, marker: &str, properties: BasicProperties, body: &[u8]) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let door = listener.local_addr().unwrap().to_string();

@@ -1,4 +1,4 @@
-//! `run_trainer --predict`: a page cut into its layers by models on disk.
+//! `run_trainer --predict`: a page is cut into its layers by models on disk.
 #![cfg(feature = "trainer")]
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::keras_file;
 
-/// A page of 150×140 pixels and a folder with models of the seeds 1, 2 … for patches of this size.
+/// A page of 150×140 pixels, and a folder with models of the seeds 1, 2 … for patches of this size.
 struct Desk {
     folder: tempfile::TempDir,
 }
@@ -73,7 +73,8 @@ impl Desk {
         assert!(!self.path("out").exists());
     }
 
-    /// Runs on what can't be used: exit code 11, one sentence with all `parts`, no window looked at.
+    /// Runs on input that can't be used: exit code 11, one sentence with all `parts`, no window
+    /// looked at.
     #[track_caller]
     fn refused_into(&self, out: &Path, image: &str, set: &[&str], parts: &[&str]) {
         let output = self.command(image, out, set).output().unwrap();
@@ -167,6 +168,26 @@ fn a_jpeg_smaller_than_a_window_and_the_older_names() {
 }
 
 #[test]
+fn a_jpeg_is_seen_alike_however_it_is_stored_and_half_of_it_is_refused() {
+    let desk = Desk::new(&["Background Model.hdf5", "Model 0.hdf5"], 32, 32);
+    let jpegs = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/page-layers/src/page/jpegs");
+    let seen = |how: &str| {
+        let bytes = std::fs::read(jpegs.join(format!("ycc_22_{how}.jpg"))).unwrap();
+        std::fs::write(desk.path("whole.jpg"), &bytes).unwrap();
+        desk.table("whole.jpg", &[]);
+        let pictures = ["overlay.png", "Background.png", "Layer 0.png"].map(|name| desk.image(name));
+        std::fs::remove_dir_all(desk.path("out")).unwrap();
+        std::fs::write(desk.path("half.jpg"), &bytes[..bytes.len() / 2]).unwrap();
+        desk.refused("half.jpg", &[], &["half.jpg", "ends before the page does", "export it again"]);
+        pictures
+    };
+    let plain = seen("plain");
+    for how in ["restart", "progressive", "separate", "paired"] {
+        assert!(seen(how) == plain, "{how}");
+    }
+}
+
+#[test]
 fn models_of_other_keras_versions_cut_the_page_as_ours_do() {
     // The size that the configurations name.
     let desk = Desk::new(&["Background Model.hdf5", "Model 0.hdf5"], 32, 64);
@@ -208,7 +229,7 @@ fn what_can_not_be_used_is_named() {
 #[test]
 fn a_run_that_is_interrupted_leaves_no_picture() {
     let desk = Desk::new(&["Background Model.hdf5", "Model 0.hdf5"], 32, 32);
-    // Fifteen thousand windows: far from done when the first line is out.
+    // Fifteen thousand windows: it is far from done when it prints its first line.
     GrayImage::from_pixel(3000, 3000, Luma([200])).save(desk.path("large.png")).unwrap();
     for signal in [Signal::INT, Signal::TERM] {
         let mut command = desk.command("large.png", &desk.path("out"), &["Batch Size=1"]);
@@ -254,13 +275,14 @@ fn an_input_is_not_written_over() {
         desk.refused_into(out, image, &[], &parts.map(|part| part as &str));
         assert!(before == [&page, &model].map(|path| std::fs::read(path).unwrap()));
     };
-    // The page itself, in the folder of the output.
+    // The page itself lies in the output folder.
     std::fs::copy(&page, out.join("overlay.png")).unwrap();
     spared(&out, "out/overlay.png", "overlay.png", "out/overlay.png: is what");
-    // That folder under another name.
+    // The same folder under another name.
     std::os::unix::fs::symlink(&out, desk.path("same")).unwrap();
     spared(&desk.path("same"), "out/overlay.png", "same/overlay.png", "out/overlay.png: is what");
-    // An output that leads to the page, or is the page by another name; and to a model.
+    // An output that is a link to the page, is the page under another name, or is a link to a
+    // model.
     std::fs::remove_file(out.join("overlay.png")).unwrap();
     std::os::unix::fs::symlink(&page, out.join("Layer 0.png")).unwrap();
     spared(&out, "page.png", "Layer 0.png", "page.png: is what");
@@ -270,7 +292,7 @@ fn an_input_is_not_written_over() {
     std::fs::remove_file(out.join("Background.png")).unwrap();
     std::os::unix::fs::symlink(&model, out.join("overlay.png")).unwrap();
     spared(&out, "page.png", "overlay.png", "Model 0.hdf5: is what");
-    // What merely stands there is replaced.
+    // Any other file that is in the way is replaced.
     std::fs::remove_file(out.join("overlay.png")).unwrap();
     std::fs::write(out.join("overlay.png"), "an older one").unwrap();
     desk.table("page.png", &[]);
@@ -285,7 +307,7 @@ fn a_place_that_can_not_be_written_is_named() {
     std::fs::write(desk.path("file"), "").unwrap();
     refused("file", "can't be used for the output");
     refused("file/deeper", "can't be used for the output");
-    // Where even root makes no files.
+    // A place where even root can't make files.
     refused("/proc/layers", "can't be used for the output");
     std::fs::create_dir_all(desk.path("folder/overlay.png")).unwrap();
     refused("folder", "overlay.png: is a folder");
@@ -324,8 +346,8 @@ fn a_file_that_is_no_model_or_no_page_is_named() {
     desk.refused("empty.png", &[], &["empty.png", "neither a PNG nor a JPEG"]);
     let page = std::fs::read(desk.path("page.png")).unwrap();
     std::fs::write(desk.path("half.png"), &page[..page.len() / 2]).unwrap();
-    desk.refused("half.png", &[], &["half.png", "can't be decoded"]);
-    // A name that doesn't say what is in it.
+    desk.refused("half.png", &[], &["half.png", "ends before the page does", "export it again"]);
+    // A file name that does not say what is in it.
     std::fs::write(desk.path("upload"), "no image").unwrap();
     desk.refused("upload", &[], &["/upload: ", "neither a PNG nor a JPEG"]);
     std::fs::write(desk.path("upload"), page).unwrap();
@@ -337,7 +359,7 @@ fn every_kind_of_png_is_seen_alike() {
     let desk = Desk::new(&["Background Model.hdf5", "Model 0.hdf5"], 32, 32);
     let grey = image::open(desk.path("page.png")).unwrap().crop_imm(0, 0, 70, 60).to_luma8();
     let rgb = DynamicImage::ImageLuma8(grey.clone()).to_rgb8();
-    // Alpha is dropped, whatever it is; of 16 bits the upper 8 count.
+    // Alpha is ignored, whatever it is; of 16 bits the upper 8 count.
     let mut rgba = DynamicImage::ImageRgb8(rgb.clone()).to_rgba8();
     rgba.enumerate_pixels_mut().for_each(|(x, y, pixel)| pixel[3] = (x * y) as u8);
     let wide = |(value, low): (u8, u32)| u16::from(value) << 8 | (low % 256) as u16;

@@ -1,5 +1,5 @@
-//! How a training shows that it gets on: a bar in a terminal, a line for each epoch in Slurm's log, and a note that `check
-//! status` reads.
+//! How a training shows its progress: a bar in a terminal, a line per epoch in Slurm's log, and a
+//! note that `check status` reads.
 #![cfg(feature = "trainer")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
@@ -15,7 +15,7 @@ use support::SECONDS;
 use support::desk::Desk;
 use support::program::{Program, run_trainer};
 
-/// Without the sequences that move a terminal's cursor.
+/// The text without the sequences that move a terminal's cursor.
 fn plain(text: &str) -> String {
     let mut plain = String::new();
     let mut chars = text.chars();
@@ -81,7 +81,7 @@ fn a_terminal_of_80_columns_gets_bars_in_one_line() {
 }
 
 fn note(path: &Path) -> Option<Value> {
-    // Whole whenever it is there.
+    // Whenever the file is there, it is whole.
     fs::read(path).ok().map(|text| serde_json::from_slice(&text).unwrap())
 }
 

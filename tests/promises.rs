@@ -1,34 +1,20 @@
-//! The documents name the test that shows what they say: it has to exist.
+//! Every test that a document names exists.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::documents::{files, quoted, repository, sources};
+
 /// The text of every Rust file of the programs and of the tests.
-fn sources() -> Vec<(PathBuf, String)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut found = Vec::new();
-    let mut open = vec![root.join("src"), root.join("tests")];
-    while let Some(directory) = open.pop() {
-        for entry in fs::read_dir(directory).unwrap().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                open.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                let text = fs::read_to_string(&path).unwrap();
-                found.push((path, text));
-            }
-        }
-    }
-    found
+fn texts() -> Vec<(PathBuf, String)> {
+    let tests = files(&repository().join("tests"), ".rs");
+    let paths = sources().into_iter().chain(tests);
+    paths.map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 
-/// The words between back-quotes.
-fn quoted(text: &str) -> impl Iterator<Item = &str> {
-    text.split('`').skip(1).step_by(2)
-}
-
-/// What is named like a test: at least four words, the last of which may be left out (`a_test_that_…`).
+/// Whether a word looks like a test's name: at least four words, the last of which may be left out
+/// (`a_test_that_…`).
 fn is_test_name(word: &str) -> bool {
     let name = word.trim_end_matches('…');
     let letters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
@@ -42,7 +28,8 @@ fn exists(sources: &[(PathBuf, String)], word: &str) -> bool {
     sources.iter().any(|(_, text)| text.contains(&format!("#[test]\n{wanted}")) || is_test(text, &wanted))
 }
 
-/// Whether a function with this beginning is a test: in a module, below other attributes, or made by a macro.
+/// Whether a function with this beginning is a test: in a module, below other attributes, or made
+/// by a macro.
 fn is_test(text: &str, wanted: &str) -> bool {
     text.match_indices(wanted).any(|(at, _)| {
         let before = text[..at].trim_end_matches("async ").trim_end();
@@ -56,7 +43,7 @@ fn is_test(text: &str, wanted: &str) -> bool {
 
 #[test]
 fn every_test_that_a_document_names_exists() {
-    let sources = sources();
+    let sources = texts();
     let mut named = 0;
     for name in ["security.md", "reliability.md", "protocol.md"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
@@ -70,7 +57,7 @@ fn every_test_that_a_document_names_exists() {
 
 #[test]
 fn every_door_in_the_threat_model_has_a_test() {
-    let sources = sources();
+    let sources = texts();
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/security.md")).unwrap();
     let (_, doors) = text.split_once("## The doors").unwrap();
     let (doors, _) = doors.split_once("\n## ").unwrap();

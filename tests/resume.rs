@@ -1,4 +1,4 @@
-//! No training is lost: jobs that are requeued, killed, warned and cancelled in the middle, by a real Slurm.
+//! No training is lost: a real Slurm requeues, kills, warns and cancels jobs in the middle.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -18,7 +18,7 @@ use support::{SECONDS, wait_for};
 
 const TRAINING: Duration = Duration::from_secs(240);
 
-/// A job of two layers with time to interfere.
+/// A job of two layers that takes long enough to interfere.
 fn long_job(epochs: u32) -> Value {
     let mut job = job();
     for (name, value) in [("Maximum number of training epochs", epochs), ("Patience", 10_000), ("Seed", 7)] {
@@ -27,10 +27,14 @@ fn long_job(epochs: u32) -> Value {
     job
 }
 
-/// So few that no layer is looked at for having learned nothing: it would be started anew.
+/// So few epochs that no layer counts as having learned nothing; it would be started anew.
 const EPOCHS: u32 = 2;
 
-/// The reply to [`long_job`] when nobody interferes: a trainer started by hand.
+/// What a trainer says before it asks Slurm to be put back into the queue: afterwards it may be
+/// too late to say anything.
+const REQUEUES: &str = "asking Slurm to put job";
+
+/// The reply to [`long_job`] when nobody interferes, from a trainer that was started by hand.
 fn uninterrupted() -> &'static Value {
     static REPLY: OnceLock<Value> = OnceLock::new();
     REPLY.get_or_init(|| {
@@ -45,7 +49,7 @@ fn uninterrupted() -> &'static Value {
     })
 }
 
-/// A job under way.
+/// A job that is being trained.
 struct Job {
     desk: Desk,
     id: String,
@@ -63,17 +67,22 @@ impl Job {
         Self { desk, id, slurm }
     }
 
+    fn log(&self) -> String {
+        self.desk.log_of(&self.id, &self.slurm)
+    }
+
     fn progress(&self) -> Option<Value> {
         let text = fs::read(self.desk.directory(&self.id).join("progress.json")).ok()?;
         Some(serde_json::from_slice(&text).unwrap())
     }
 
-    /// Waits until the training is in this layer (from 1), with at least so many epochs done.
+    /// Waits until the training is in this layer (from 1), with at least this many epochs done.
     fn wait_until_in(&self, layer: u64, epochs: usize) {
         let name = if layer == 1 { "Background Model: epoch" } else { "Model 0: epoch" };
         wait_for("the training to get so far", TRAINING, || {
-            let log = self.desk.log(&self.id);
-            // The background's lines hold the other's name too: «… Model: epoch», not «Model 0: epoch».
+            let log = self.log();
+            // The background's lines also contain the other's name: «… Model: epoch», not «Model 0:
+            // epoch».
             let done = log.lines().filter(|line| line.contains(name)).count();
             let progress = self.progress()?;
             let inside = progress["layer_number"] == layer;
@@ -90,9 +99,9 @@ impl Job {
         self.desk.cluster.command("scancel").args(["--signal=USR1", "--batch", &self.slurm]).run().success();
     }
 
-    /// Waits until Slurm has put the job back into its queue, once, and has started it again. That takes it 6 to 11 s, on a
-    /// busy machine too, and it is not to be hurried: a node refuses a credential as old as the revoked one («Job
-    /// credential revoked»).
+    /// Waits until Slurm has put the job back into its queue, once, and has started it again. Slurm
+    /// needs 6 to 11 s for that, also on a busy machine, and can't be hurried: a node refuses a
+    /// credential as old as the revoked one («Job credential revoked»).
     fn wait_for_restart(&self) {
         let end = Instant::now() + SECONDS(60);
         loop {
@@ -106,20 +115,21 @@ impl Job {
             if Instant::now() > end {
                 self.not_restarted("waits still", &shown);
             }
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(250));
         }
     }
 
-    /// Says all that is known of a job that did not start again.
+    /// Fails with all that is known of a job that did not start again.
     fn not_restarted(&self, what: &str, shown: &HashMap<String, String>) -> ! {
         let said = self.desk.cluster.said_of(&self.slurm);
-        panic!("the restart: the job {what}: {shown:?}\n{said}\n{}", self.desk.log(&self.id));
+        panic!("the restart: the job {what}: {shown:?}\n{said}\n{}", self.log());
     }
 
-    /// The one reply, of a training that went on where it was, has the models of one that was not interrupted.
+    /// Asserts that the one reply of a training that was resumed has the models of one that was not
+    /// interrupted.
     fn assert_answered_as_uninterrupted(&self) {
         let reply = self.desk.vhost.try_receive_reply(&self.id, TRAINING);
-        let log = self.desk.log(&self.id);
+        let log = self.log();
         let reply = reply.unwrap_or_else(|| panic!("no reply:\n{log}")).json();
         assert!(log.contains("going on from a checkpoint"), "{log}");
         assert!(reply == *uninterrupted(), "the models differ; {:?}\n{log}", reply.get("error"));
@@ -151,7 +161,7 @@ fn a_requeued_job_goes_on_and_gives_the_same_models() {
     job.scontrol_requeue();
     job.wait_for_restart();
     job.assert_answered_as_uninterrupted();
-    assert!(job.desk.log(&job.id).contains("without a reply"), "SIGTERM is not answered");
+    assert!(job.log().contains("SIGTERM or SIGINT: the job is to end"));
 }
 
 #[test]
@@ -163,7 +173,7 @@ fn a_killed_trainer_loses_no_more_than_since_its_last_checkpoint() {
     job.scontrol_requeue();
     job.wait_for_restart();
     job.assert_answered_as_uninterrupted();
-    let log = job.desk.log(&job.id);
+    let log = job.log();
     let count = log.matches("Background Model: epoch 2/").count();
     assert_eq!(count, 1, "epochs done are not done again:\n{log}");
 }
@@ -175,7 +185,32 @@ fn a_job_warned_before_every_layer_has_an_epoch_requeues_itself() {
     job.warn();
     job.wait_for_restart();
     job.assert_answered_as_uninterrupted();
-    assert!(job.desk.log(&job.id).contains("waits in the queue again"));
+    assert!(job.log().contains(REQUEUES));
+}
+
+/// Slurm ends the job while its trainer still waits for the answer: here the moment is chosen by an
+/// `scontrol` of the test, which ends the trainer itself.
+#[test]
+fn a_trainer_that_is_ended_while_it_asks_to_be_requeued_has_said_so() {
+    for (signal, exit_code) in [("TERM", "12:0"), ("KILL", "0:9")] {
+        let desk = Desk::new();
+        let tools = desk.site.path().join("slurm-bin");
+        fs::create_dir(&tools).unwrap();
+        for name in ["sbatch", "squeue", "sacct", "scancel"] {
+            support::write_script(&tools.join(name), &format!("exec {name} \"$@\""));
+        }
+        let ends = format!("kill -{signal} $PPID\nsleep 1\nexit 1");
+        support::write_script(&tools.join("scontrol"), &ends);
+        let job = Job::submit(desk, &long_job(EPOCHS), &[("SITE_SLURM_BIN", tools.to_str().unwrap())]);
+        job.wait_until_in(1, 1);
+        job.warn();
+        let shown = job.desk.cluster.wait_for_end(&job.slurm, SECONDS(60));
+        let log = job.log();
+        assert_eq!(shown["ExitCode"], exit_code, "{log}");
+        assert!(log.contains(REQUEUES), "{log}");
+        assert!(!log.contains("can't be put back"), "Slurm has refused nothing:\n{log}");
+        assert_eq!(job.desk.vhost.waiting(RESULTS).unwrap_or_default(), 0, "it has not answered");
+    }
 }
 
 #[test]
@@ -185,7 +220,7 @@ fn a_job_warned_in_its_last_layer_replies_with_the_best_so_far_or_goes_on() {
     job.warn();
     let reply = job.desk.vhost.receive_reply(&job.id, SECONDS(60)).json();
     assert_eq!(reply.as_object().unwrap().keys().collect::<Vec<_>>(), ["Background Model", "Model 0"]);
-    assert!(job.desk.log(&job.id).contains("stopped early, its best epoch so far"));
+    assert!(job.log().contains("stopped early, its best epoch so far"));
 
     let job = Job::submit(Desk::new(), &long_job(EPOCHS), &[("ON_TIME_LIMIT", "requeue")]);
     job.wait_until_in(2, 1);
@@ -203,14 +238,14 @@ fn a_job_that_may_not_requeue_itself_has_the_best_or_an_error_to_show() {
     let reply = job.desk.vhost.receive_reply(&job.id, SECONDS(60)).json();
     assert!(reply.get("Model 0").is_some(), "{reply}");
 
-    // Slurm refuses: the job was told not to be requeued.
+    // Slurm refuses, because the job was submitted with --no-requeue.
     let job = Job::submit(Desk::new(), &long_job(EPOCHS), &[("ON_TIME_LIMIT", "requeue")]);
     job.desk.cluster.update(&[&format!("JobId={}", job.slurm), "Requeue=0"]);
     job.wait_until_in(2, 1);
     job.warn();
     let reply = job.desk.vhost.receive_reply(&job.id, SECONDS(60)).json();
     assert!(reply.get("Model 0").is_some(), "{reply}");
-    assert!(job.desk.log(&job.id).contains("can't be put back into the queue"));
+    assert!(job.log().contains("can't be put back into the queue"));
 }
 
 #[test]
@@ -218,12 +253,13 @@ fn the_time_limit_of_slurm_suspends_a_job_that_goes_on_until_it_is_cancelled() {
     let mut asked = long_job(10_000);
     asked["settings"]["Maximum time (D-HH:MM)"] = json!("0-00:01");
     let job = Job::submit(Desk::new(), &asked, &[("SITE_SIGNAL_SECONDS", "5")]);
-    wait_for("Slurm's own warning", SECONDS(100), || {
-        job.desk.log(&job.id).contains("waits in the queue again").then_some(())
-    });
+    // Slurm looks for jobs to warn twice a minute, and warns those that would have less than their
+    // five seconds when it looks next.
+    job.desk.cluster.end_by_time_limit(&job.slurm, 40);
+    wait_for("Slurm's own warning", SECONDS(100), || job.log().contains(REQUEUES).then_some(()));
     job.wait_for_restart();
     wait_for("the training to go on", SECONDS(60), || {
-        job.desk.log(&job.id).contains("going on from a checkpoint").then_some(())
+        job.log().contains("going on from a checkpoint").then_some(())
     });
     wait_for("progress of the second run", SECONDS(60), || {
         job.progress().filter(|p| p["restart_count"] == 1 && p["step"] != 0).map(drop)

@@ -1,4 +1,5 @@
-//! `run_check` and `hpc_training.sh`, with a program in place that prints what it was given.
+//! `run_check` and `hpc_training.sh`, with a program in place that prints its arguments and
+//! environment.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, and says where")]
 
 use std::fs;
@@ -26,7 +27,8 @@ impl Home {
         self.0.path().join("my site's home")
     }
 
-    /// Puts a program there that prints `who`, its arguments, its umask, its process id and its environment.
+    /// Puts a program there that prints `who`, its arguments, its umask, its process id and its
+    /// environment.
     fn program(&self, place: &str, who: &str) -> &Self {
         let path = self.path().join(place);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -108,7 +110,7 @@ fn run_check_looks_in_bin_and_in_target_too() {
 #[test]
 fn run_check_without_a_program_says_how_to_build_it() {
     let home = Home::new();
-    // A directory of that name is no program.
+    // A directory of that name is not a program.
     fs::create_dir(home.path().join("check")).unwrap();
     let finished = home.run("run_check").run();
     assert_eq!(finished.code(), Some(127), "{finished}");
@@ -137,7 +139,8 @@ fn the_batch_script_hands_its_arguments_and_slurms_cores_to_the_trainer() {
     assert_says(&finished, "OMP_NUM_THREADS=6");
     assert_says(&finished, "RAYON_NUM_THREADS=6");
     assert_says(&finished, "umask=0077");
-    // Slurm's `--signal=B:` reaches the process of the batch script: that has to be the trainer itself.
+    // Slurm's `--signal=B:` reaches the process of the batch script, so that process has to become
+    // the trainer.
     assert_says(&finished, &format!("pid={id}"));
 }
 
@@ -145,7 +148,7 @@ fn the_batch_script_hands_its_arguments_and_slurms_cores_to_the_trainer() {
 fn the_batch_script_takes_the_directory_of_sbatch_or_its_own_as_home() {
     let home = Home::new();
     home.program("run_trainer", "cpu");
-    // Slurm runs a copy of it.
+    // Slurm runs a copy of the script.
     let copy = tempfile::tempdir().unwrap().keep().join("slurm_script");
     fs::copy(home.path().join("hpc_training.sh"), &copy).unwrap();
     let submitted = Program::new(&copy).env("SLURM_SUBMIT_DIR", home.path()).current_dir("/");
@@ -173,12 +176,13 @@ fn the_batch_script_without_a_trainer_says_how_to_build_it() {
     assert!(finished.stderr.contains("cargo build --release"), "{finished}");
 }
 
-/// What stands in for Apptainer, which can't be had here: it says what it was asked and starts nothing.
+/// A stand-in for Apptainer, which is not available here: it prints its arguments and starts
+/// nothing.
 fn apptainer(tools: &Path, name: &str) {
     script(&tools.join(name), "echo who=$0; for a; do echo \"arg=$a\"; done; echo pid=$$; env");
 }
 
-/// The arguments that a program was given, as [`Home::program`] and [`apptainer`] print them.
+/// The arguments of a program, as [`Home::program`] and [`apptainer`] print them.
 fn arguments(finished: &Finished) -> Vec<&str> {
     finished.stdout.lines().filter_map(|line| line.strip_prefix("arg=")).collect()
 }
@@ -227,7 +231,7 @@ fn the_batch_script_becomes_the_container_that_the_site_names() {
     ];
     assert_eq!(arguments(&finished), expected, "{finished}");
 
-    // With a GPU; and a job file by hand, named from where sbatch was called.
+    // With a GPU; and with a job file written by hand, named relative to where sbatch was called.
     script(&tools.path().join("nvidia-smi"), "exit 0");
     fs::write(Path::new(root).join("mine.json"), "{}").unwrap();
     let job = home.run("hpc_training.sh").env("HPC_TRAINER_HOME", root).current_dir(root).arg("mine.json");
@@ -252,8 +256,68 @@ fn a_container_that_can_not_be_started_is_named() {
     let finished = job().env("PATH", &path).run();
     assert_eq!(finished.code(), Some(127), "{finished}");
     assert!(finished.stderr.contains("there is no image /no/such.sif"), "{finished}");
-    // An image that the runtime fetches itself, with the name that Apptainer had before.
+    // An image that the runtime fetches by itself, and the older name of Apptainer.
     fs::write(root.join("site.sh"), "export HPC_TRAINER_IMAGE=docker://example/trainer\n").unwrap();
     let finished = job().env("PATH", &path).run().success();
     assert!(arguments(&finished).contains(&"docker://example/trainer"), "{finished}");
+}
+
+/// A machine that lacks what is installed by packages, with an `apt-get` of the test: it finds the
+/// lock taken three times, as on a machine that installs its updates meanwhile.
+fn bare_machine(holds_the_lock: &str) -> tempfile::TempDir {
+    let tools = tempfile::tempdir().unwrap();
+    for tool in ["bash", "cat", "grep", "mktemp", "rm", "sed", "sleep", "tail", "wc"] {
+        symlink(Path::new("/usr/bin").join(tool), tools.path().join(tool)).unwrap();
+    }
+    script(&tools.path().join("id"), "echo 0");
+    let calls = tools.path().join("calls");
+    script(
+        &tools.path().join("apt-get"),
+        &format!(
+            "echo \"$*\" >>'{calls}'\n\
+             if {holds_the_lock}; then\n\
+             echo 'E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)' >&2\n\
+             exit 100\nfi\necho \"E: said by apt-get\"",
+            calls = calls.display()
+        ),
+    );
+    tools
+}
+
+fn packages(tools: &Path) -> Program {
+    Program::new(repository().join("slurm/test-cluster/packages")).env("PATH", tools).env("TMPDIR", tools)
+}
+
+#[test]
+fn packages_wait_for_another_apt_get() {
+    let tools = bare_machine("[ $(wc -l <\"${0%/*}/calls\") -le 3 ]");
+    let finished = packages(tools.path()).arg("demo").run().success();
+    assert_says(&finished, "Another program installs packages: waiting for it.");
+    assert!(finished.stdout.contains("missing: slurm-client"), "{finished}");
+    let calls = fs::read_to_string(tools.path().join("calls")).unwrap();
+    let verbs = ["update", "update", "update", "update", "install"];
+    assert_eq!(calls.lines().count(), verbs.len(), "{calls}");
+    assert!(calls.lines().zip(verbs).all(|(line, verb)| line.contains(&format!(" {verb} "))), "{calls}");
+    assert!(calls.lines().last().unwrap().contains("slurm-client"), "{calls}");
+}
+
+#[test]
+fn packages_wait_no_longer_than_they_are_told() {
+    let tools = bare_machine("true");
+    let finished = packages(tools.path()).arg("tests").env("APT_PATIENCE", "2").run();
+    assert_eq!(finished.code(), Some(1), "{finished}");
+    assert!(finished.stdout.contains("held by process 7"), "{finished}");
+    assert!(finished.stdout.contains("waited 2 s for the lock"), "{finished}");
+}
+
+#[test]
+fn packages_that_may_not_be_installed_are_named() {
+    let tools = bare_machine("true");
+    let finished = packages(tools.path()).args(["--no-install", "tests", "python3-venv"]).run();
+    assert_eq!(finished.code(), Some(3), "{finished}");
+    assert!(finished.stderr.contains("install these packages first"), "{finished}");
+    assert!(finished.stderr.contains("python3-venv"), "{finished}");
+    assert!(!tools.path().join("calls").exists());
+    let finished = packages(tools.path()).run();
+    assert_eq!(finished.code(), Some(2), "{finished}");
 }

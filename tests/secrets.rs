@@ -1,6 +1,7 @@
-//! Secrets that are known to the test are looked for in everything that a site leaves, shows and sends: files, logs, replies,
-//! Slurm's record of the job and its environment, the arguments and the environment of every process meanwhile.
-//! Real RabbitMQ, real Slurm. `cargo nextest run --test secrets --no-capture` prints what was searched.
+//! Secrets that the test knows are searched for in everything that a site leaves, shows and sends:
+//! files, logs, replies, Slurm's record of the job and its environment; and meanwhile in the
+//! arguments and the environment of every process. Real RabbitMQ, real Slurm.
+//! `cargo nextest run --test stories secrets:: --no-capture` prints what was searched.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -22,11 +23,11 @@ use support::rodan::{Answer, LOGIN, Rodan, Setup};
 const PASSWORD: &str = "pl4nted+password/of&rodan";
 const TOKEN: &str = "feedfacefeedfacefeedfacefeedfacefeedface";
 
-/// Of the test that has them in an environment, where the other test looks for its own.
+/// For the test that puts it into an environment, where the other test searches for its own.
 const WORDS: &str = "badc0debadc0debadc0debadc0debadc0debadc0";
 const PASSWORD_IN_WORDS: &str = "pl4nted-in-the-words-of-a-panic";
 
-/// What a job of this site sees of its surroundings.
+/// A job of this site prints its surroundings.
 const LOOK_AROUND: &str = r#"env > "${1%/*}/../../../environment"
 tr '\0' ' ' < /proc/$$/cmdline > "${1%/*}/../../../arguments"
 scontrol show job -d "$SLURM_JOB_ID" > "${1%/*}/../../../record"
@@ -34,7 +35,8 @@ scontrol write batch_script "$SLURM_JOB_ID" "${1%/*}/../../../script" > /dev/nul
 exec "$HPC_TRAINER_HOME/run_trainer" "$@"
 "#;
 
-/// Looks for the secrets, as they are and as they travel, and counts what it has looked at.
+/// Searches for the secrets, as they are and as they are encoded on the way, and counts what it has
+/// searched.
 struct Search {
     forms: Vec<(String, Vec<u8>)>,
     seen: Vec<(&'static str, usize)>,
@@ -74,7 +76,7 @@ impl Search {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.bytes().all(|b| b.is_ascii_digit()) {
                 for (kind, file) in [("process arguments", "cmdline"), ("process environment", "environ")] {
-                    // It may have ended, or belong to somebody else.
+                    // The process may have ended, or belong to another account.
                     if let Ok(bytes) = fs::read(entry.path().join(file)) {
                         self.look(kind, &name, &bytes);
                     }
@@ -92,7 +94,8 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
     let secrets =
         [("password of Rodan", PASSWORD), ("token", TOKEN), ("password of RabbitMQ", broker.as_str())];
     let mut search = Search::new(&secrets);
-    // The broker's own password is the one of all tests, in their environment and in that of the services.
+    // The broker's own password is the same for all tests; it is in their environment and in that
+    // of the services.
     let mut watch = Search::new(&secrets[..2]);
     let done = AtomicBool::new(false);
 
@@ -103,7 +106,7 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
                 std::thread::sleep(std::time::Duration::from_millis(20));
             }
         });
-        // The watch ends with this scope however the rest does.
+        // The search ends with this scope, however the rest ends.
         let _end = Ends(&done);
         let run = |search: &mut Search, desk: &Desk, arguments: &[&str]| {
             let finished = desk.check().args(arguments).limit(SECONDS(120)).run();
@@ -112,14 +115,14 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
             finished
         };
 
-        // A job that goes well, from --dry-run to the models.
+        // A job that succeeds, from --dry-run to the models.
         let good = desk.vhost.publish_job(&desk.short_job());
         run(&mut search, &desk, &["--dry-run"]).success();
         run(&mut search, &desk, &["-v"]).success();
         let slurm_id = desk.slurm_job(&good);
         let job_file = desk.directory(&good).join("job.json");
         if let (Ok(metadata), Ok(text)) = (fs::metadata(&job_file), fs::read(&job_file)) {
-            // The one place: it shows that the search would find it.
+            // The one place where it may be: it shows that the search would find it.
             let mut control = Search::new(&secrets);
             control.look("job file", "", &text);
             assert_eq!(control.hits, ["token in job file "]);
@@ -145,7 +148,7 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
         desk.rodan.answer_always("/uploads/i.png", Answer::Body(echo.into_bytes()));
         let broken = desk.vhost.publish_job(&{
             let mut job = desk.short_job();
-            // As a message with a secret in the wrong place would have it.
+            // A message with a secret in the wrong place.
             job["inputs"]["Image"] = json!("/uploads/i.png");
             job
         });
@@ -190,7 +193,8 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
             desk.cluster.command("scontrol").args(["show", "job", "-d"]).run().stdout.as_bytes(),
         );
 
-        // A page in a folder, by somebody who has the site's variables in their environment: models, pictures, training.json.
+        // A page in a folder, trained by somebody who has the site's variables in their
+        // environment: models, pictures, training.json.
         let folder = desk.site.path().join("page");
         page(&folder);
         let mut local = Program::new(run_trainer().unwrap()).arg("--local").arg(folder);
@@ -205,7 +209,8 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
         good
     });
 
-    // The job file of a job that Slurm has not got yet holds a token, and is for this account alone.
+    // The job file of a job that Slurm does not have yet holds a token, and only this account may
+    // read it.
     for path in desk.site.files_below(desk.site.path()) {
         if path == desk.site.credentials() || path.ends_with("job.json") {
             assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600, "{}", path.display());
@@ -228,7 +233,7 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
     assert!(search.hits.is_empty(), "{:#?}", search.hits);
 }
 
-/// Lets `check` look after a job until it is answered.
+/// Runs `check` until a job is answered.
 fn answer(desk: &Desk, id: &str) {
     support::wait_for("the answer", SECONDS(60), || {
         desk.check().args(["--max-jobs", "0"]).run();
@@ -256,7 +261,7 @@ fn page(folder: &std::path::Path) {
     }
 }
 
-/// A fault of the program whose words hold a secret, as those of a text that was cut in a wrong place would.
+/// A fault of the program whose message holds a secret, as the text of a wrong slice would.
 #[test]
 fn a_panic_shows_no_secret_and_takes_nothing_with_it() {
     let at = |point: &str| {

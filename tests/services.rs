@@ -1,5 +1,5 @@
-//! The test infrastructure itself: that the broker, the cluster and the stand-in Rodan do what the other tests
-//! rely on.
+//! The test infrastructure itself: the broker, the cluster and the stand-in Rodan do what the other
+//! tests rely on.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, and says where")]
 
 use std::fs;
@@ -15,7 +15,7 @@ use support::services::Services;
 
 const SOON: Duration = Duration::from_secs(60);
 
-// ── The broker ──────────────────────────────────────────────────────────────────────────────────────────────────
+// ── The broker ───────────────────────────────────────────────────────────────────────────────────
 
 #[test]
 fn a_job_goes_in_and_its_reply_comes_out_as_rodan_does_it() {
@@ -90,13 +90,13 @@ fn a_broker_of_its_own_can_have_a_small_message_limit() {
     };
     assert!(publish(1000).is_ok());
     assert!(publish(1001).is_err());
-    // More vhosts than the pool has are made on demand.
+    // Vhosts beyond those in the pool are made on demand.
     assert_eq!(services.vhost().waiting(JOBS), None);
     drop(services);
     assert!(!directory.exists());
 }
 
-// ── The cluster ─────────────────────────────────────────────────────────────────────────────────────────────────
+// ── The cluster ──────────────────────────────────────────────────────────────────────────────────
 
 #[test]
 fn a_job_gets_a_gpu_scratch_space_and_as_much_as_rodan_asks_for() {
@@ -165,9 +165,9 @@ fn accounting_answers_where_it_is_switched_on() {
     assert_eq!(cluster.nodes(), ["node1"]);
 }
 
-// ── The stand-in Rodan ──────────────────────────────────────────────────────────────────────────────────────────
+// ── The stand-in Rodan ───────────────────────────────────────────────────────────────────────────
 
-/// A client as simple as can be, so that what the server does is seen as it is.
+/// The simplest client possible, so that the server's behaviour is seen as it is.
 struct Client {
     runtime: tokio::runtime::Runtime,
     client: reqwest::Client,
@@ -184,7 +184,7 @@ impl Client {
         Self { runtime, client: builder.build().unwrap() }
     }
 
-    /// Status and body, or what went wrong on the way.
+    /// Status and body, or what went wrong.
     fn get(&self, url: &str, token: Option<&str>) -> Result<(u16, Vec<u8>), reqwest::Error> {
         let mut request = self.client.get(url);
         if let Some(token) = token {

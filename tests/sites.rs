@@ -1,4 +1,5 @@
-//! `slurm/sites/`: an operator copies a profile, and it is understood; and what a proxy does on the way to Rodan.
+//! `slurm/sites/`: a profile that an operator copies is understood; and what a proxy does on the
+//! way to Rodan.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -8,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-use hpc_trainer::config::{Config, Sources, TrainerConfig, VARIABLES};
+use hpc_trainer::config::{Config, Sources, TrainerConfig, variable};
 
 use support::SECONDS;
 use support::desk::{Desk, job};
@@ -34,12 +35,12 @@ fn load(text: &str) -> Result<Config, String> {
     let path = home.path().join("credentials.env");
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    let sources = || Sources { env_file: Some(&path), environment: BTreeMap::new() };
+    let sources = || Sources { env_file: Some(&path), environment: BTreeMap::new(), unreadable: Vec::new() };
     TrainerConfig::load(&sources()).map_err(|error| error.to_string())?;
     Config::load(&sources(), None).map_err(|error| error.to_string())
 }
 
-/// `NAME=value` of a line, also where it is commented out.
+/// `NAME=value` of a line, even if it is commented out.
 fn setting(line: &str) -> Option<(&str, &str)> {
     let (name, value) = line.strip_prefix('#').unwrap_or(line).split_once('=')?;
     (!name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')).then_some((name, value))
@@ -59,9 +60,9 @@ fn every_line_of_every_profile_is_a_variable_with_a_value_that_is_taken() {
                 continue;
             };
             settings += 1;
-            assert!(VARIABLES.iter().any(|v| v.name == name), "{path}: there is no variable {name}");
+            assert!(variable(name).is_some(), "{path}: there is no variable {name}");
             assert!(!name.contains("PASSWORD") && !name.contains("RABBITMQ"), "{path}: {name} is a secret");
-            // What is commented out as well: it waits there to be used.
+            // Lines that are commented out are tried too, because they are there to be used.
             load(&format!("{SECRETS}{name}={value}\n")).unwrap_or_else(|error| panic!("{path}: {error}"));
         }
         assert!(settings >= 5, "{path} says little");
@@ -100,7 +101,8 @@ fn every_profile_has_a_site_script_that_the_batch_script_can_read() {
     let directory = tempfile::tempdir().unwrap();
     for (path, text) in scripts {
         Program::new("shellcheck").arg(&path).run().success();
-        // Everything in it at once, what is commented out too: only its programs are missing here.
+        // Everything in it at once, with the lines that are commented out. Only the site's programs
+        // are missing here.
         let all: String = text
             .lines()
             .map(|line| match line.strip_prefix('#') {
@@ -122,7 +124,7 @@ fn every_profile_has_a_site_script_that_the_batch_script_can_read() {
 
 #[test]
 fn a_proxy_leads_both_programs_to_a_rodan_that_has_no_other_route() {
-    // A proxy is asked for whole addresses, and this one has the files itself.
+    // A proxy is asked for whole addresses; this one has the files itself.
     let mut desk = Desk::with_script("exit 0");
     let proxy = desk.rodan.url();
     desk.site.set("RODAN_HOST", "http://rodan.invalid");
@@ -144,7 +146,7 @@ fn a_proxy_leads_both_programs_to_a_rodan_that_has_no_other_route() {
     };
     run(&[("http_proxy", &proxy)], "by-proxy").success();
     assert!(desk.vhost.receive_reply("by-proxy", SECONDS(60)).json().get("Model 0").is_some());
-    // Without it, and where NO_PROXY says so, nothing leads there.
+    // Without the proxy, and where NO_PROXY excludes it, nothing leads there.
     expect(&run(&[("http_proxy", &proxy), ("NO_PROXY", "rodan.invalid")], "direct"), 5, &["no connection"]);
 }
 

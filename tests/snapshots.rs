@@ -1,8 +1,9 @@
-//! What a person sees, word for word: help texts, the table of jobs, JSON, what a bad configuration says. Values that change
-//! from run to run are masked.
+//! What a person sees, word for word: help texts, the table of jobs, JSON, the report of a bad
+//! configuration. Values that change from run to run are masked.
 //!
-//! After a change that is meant: `INSTA_UPDATE=always cargo test --test stories -- snapshots:: cli_reference::`, and look at the
-//! difference.
+//! After an intended change:
+//! `INSTA_UPDATE=always cargo nextest run --test stories snapshots:: cli_reference::`, and look at
+//! the difference.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -54,7 +55,7 @@ fn help_of_check() {
 
 #[test]
 fn help_of_run_trainer() {
-    // A build of check alone has none.
+    // A build of check alone has no trainer.
     let Some(trainer) = program::run_trainer() else { return };
     insta::assert_snapshot!("run_trainer", help(trainer, &[]));
 }
@@ -72,7 +73,8 @@ fn a_configuration_with_problems() {
     insta::assert_snapshot!("configuration", finished.stderr);
 }
 
-/// Hides times, and texts that differ from run to run. A mask is as long as what it hides, so that columns stay.
+/// Masks times and texts that differ from run to run. A mask is as long as the text that it hides,
+/// so that columns stay aligned.
 fn masked(text: &str, hidden: &[(&str, &str)]) -> String {
     let mut text = text.to_owned();
     for (secret, mask) in hidden {
@@ -89,7 +91,7 @@ fn masked(text: &str, hidden: &[(&str, &str)]) -> String {
         rest = &from[if is_time { time.len() } else { 2 }..];
     }
     shown.push_str(rest);
-    // "(3 s ago)": how long a test takes.
+    // "(3 s ago)" depends on how long a test takes.
     let lines = shown.lines().map(|line| match line.rsplit_once('(') {
         Some((before, ago)) if ago.ends_with(" s ago)") => format!("{before}([n] s ago)"),
         _ => line.to_owned(),
@@ -97,7 +99,8 @@ fn masked(text: &str, hidden: &[(&str, &str)]) -> String {
     lines.flat_map(|line| [line, "\n".to_owned()]).collect()
 }
 
-/// A desk with a job that runs, one that waits for the next pass, one whose reply can't be delivered.
+/// A desk with a job that is running, one that waits for the next pass, and one whose reply can't
+/// be delivered.
 fn busy_desk() -> (Desk, String, String) {
     let desk = Desk::with_script(RUNS);
     let id = desk.vhost.publish_job(&job());
@@ -127,9 +130,9 @@ fn busy_desk() -> (Desk, String, String) {
         ),
     ];
     for (hours, (name, state, error)) in (5..).step_by(3).zip(others) {
-        let record = json!({"version": 2, "job_id": name, "correlation_id": name, "reply_to": "hpc-results",
+        let record = json!({"version": 1, "job_id": name, "correlation_id": name, "reply_to": "hpc-results",
             "message_id": "m", "body_sha256": "0", "received_at": ago(hours), "changed_at": ago(hours),
-            "state": state, "last_error": error});
+            "correlation_id_generated": false, "limited": false, "state": state, "last_error": error});
         fs::create_dir(desk.directory(name)).unwrap();
         fs::write(desk.directory(name).join("record.json"), record.to_string()).unwrap();
         fs::write(desk.directory(name).join("message.json"), job().to_string()).unwrap();
@@ -142,7 +145,7 @@ fn the_jobs_in_a_terminal_redirected_and_as_json() {
     let (desk, id, slurm_id) = busy_desk();
     let run = |arguments: &[&str]| -> Finished { desk.check().args(arguments).run().success() };
     let home = desk.site.path().to_string_lossy().into_owned();
-    // With what follows it, lest the number is found in an age.
+    // With the text that follows it, so that the number is not found in an age.
     let (short, number) = (&id[..8], format!("{slurm_id:>5}  "));
     let hidden = [(id.as_str(), "[id]"), (short, "1d1d1d1d"), (home.as_str(), "/home")];
     let in_table = [&hidden[..], &[(number.as_str(), "   17  ")]].concat();
@@ -152,7 +155,7 @@ fn the_jobs_in_a_terminal_redirected_and_as_json() {
     }
     insta::assert_snapshot!("status", masked(&table, &in_table));
 
-    // A terminal gets the same: no colours, nothing that depends on it.
+    // In a terminal the output is the same: no colours, nothing that depends on it.
     let script = desk.site.path().join("in_a_terminal");
     support::write_script(&script, &format!("stty cols 80 rows 24\nexec {home}/run_check status"));
     let terminal = Program::new("script")

@@ -1,6 +1,8 @@
-//! The integration tests, one file a user story, in one program: linked once, and what they share is compiled once.
+//! The integration tests, one file a user story, in one program: linked once, and what they share
+//! is compiled once.
 //!
 //! `cargo nextest run --test stories check::` runs those of `tests/check.rs`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is not one of the programs")]
 
 mod support;
 
@@ -10,7 +12,9 @@ mod bombs;
 mod check;
 mod cli_reference;
 mod client_certificate;
+mod conversation;
 mod crash;
+mod crash_conversation;
 mod delivery;
 mod demo;
 mod doctor;
@@ -27,17 +31,22 @@ mod local;
 mod memory;
 mod monitoring;
 mod operator;
+mod output;
 mod package;
 mod poison;
 mod predict;
 mod progress;
 mod promises;
+mod quorum;
+mod reference;
 mod resume;
 mod scripts;
 mod secrets;
 mod services;
 mod sites;
 mod snapshots;
+mod structure;
+mod submission;
 mod supply_chain;
 mod tensorboard;
 mod tls;

@@ -1,6 +1,7 @@
-//! TensorBoard's event files against TensorBoard itself.
+//! TensorBoard's own reader reads our event files.
 //!
-//! `HPC_TRAINER_TEST_PYTHON` names a Python with `tensorflow-cpu==2.15.1`; `run_tests` makes one and sets it.
+//! `HPC_TRAINER_TEST_PYTHON` names a Python with `tensorflow-cpu==2.15.1`; `run_tests` makes one
+//! and sets it.
 #![cfg(feature = "trainer")]
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
@@ -24,7 +25,7 @@ fn read(directory: &Path) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {err}"))
 }
 
-/// A page of the example's middle, with the background and one layer, trained for two epochs.
+/// Trains the middle of the example page, with the background and one layer, for two epochs.
 fn train(folder: &Path, tensorboard: &Path) -> String {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/page");
     for name in ["image.png", "regions.png", "background.png", "layer_0.png"] {
@@ -76,7 +77,7 @@ fn tensorboard_reads_what_training_json_says() {
     }
 }
 
-/// Tells nobody.
+/// An observer that does nothing.
 #[derive(Debug)]
 struct Nobody;
 
@@ -103,9 +104,9 @@ fn what_is_trained_again_replaces_what_was_written_before() {
     for (epoch, loss) in [(1, 9.0), (2, 9.0), (1, 8.0), (2, 7.0), (3, 6.0)] {
         first.epoch(layer, &report(epoch, loss));
     }
-    // What is written is there for readers, whatever becomes of the program.
+    // What is written can be read at once, whatever happens to the program.
     assert_eq!(read(folder.path())["Background Model"]["loss"], json!([[1, 8.0], [2, 7.0], [3, 6.0]]));
-    // A run that goes on from a checkpoint after its second epoch, in a file of its own.
+    // A run that continues from a checkpoint after its second epoch, in a file of its own.
     let mut second = observer();
     second.layer_started(layer, 1, 8, 2, 4);
     for (epoch, loss) in [(3, 5.0), (4, 4.0)] {

@@ -1,5 +1,6 @@
-//! Where the token and the password go: locations and redirects made to lead them elsewhere, through `run_trainer` and
-//! `check`, before two stand-ins that write down what they are told. Real RabbitMQ for the replies.
+//! Where the token and the password go. Locations and redirects try to lead them elsewhere, through
+//! `run_trainer` and `check`, to two stand-ins that record what they are told. Real RabbitMQ for
+//! the replies.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -12,7 +13,7 @@ use support::desk::{Desk, job};
 use support::program::Finished;
 use support::rodan::{Answer, LOGIN, Rodan, Setup};
 
-/// A server of somebody else, who gives files to everyone and remembers what was said.
+/// Somebody else's server: it gives files to everyone and records what it was told.
 fn elsewhere() -> Rodan {
     Rodan::with(Setup { check_token: false, ..Setup::default() })
 }
@@ -28,7 +29,7 @@ fn train(desk: &Desk, id: &str, location: &str) -> Finished {
     }
 }
 
-/// What the other server was told in `requests` requests: nothing that is a secret.
+/// Asserts that the other server got `requests` requests, and no secret.
 #[track_caller]
 fn assert_not_told(elsewhere: &Rodan, desk: &Desk, requests: usize, what: &str) {
     let heard = elsewhere.requests();
@@ -44,7 +45,8 @@ fn no_location_in_a_message_leads_the_token_elsewhere() {
     let desk = Desk::new();
     let rodan = desk.rodan.url();
     let own = rodan.strip_prefix("http://").unwrap().to_owned();
-    // (how the location is made of the other server's address, requests that the other server gets)
+    // (how the location is made from the other server's address, requests that the other server
+    // gets)
     let forms: [(&str, usize); 16] = [
         ("http://OTHER/x.png", 1), // the same host, another port
         ("HTTP://OTHER/x.png", 1),
@@ -126,7 +128,7 @@ fn from_https_nothing_goes_on_by_http() {
     let plainly = desk.rodan.requests().into_iter().filter(|request| request.at_plain_door);
     assert!(plainly.clone().count() > 0 && plainly.into_iter().all(|r| !format!("{r:?}").contains(&token)));
 
-    // A Rodan at a plain port: a message can't name another port by https, only Rodan itself leads there.
+    // A Rodan at a plain port: only Rodan itself may lead to another port by https, not a message.
     desk.site.set("RODAN_HOST", desk.rodan.plain_url());
     let before = desk.rodan.requests().len();
     let finished = train(&desk, "port", &format!("{}/uploads/image.png", desk.rodan.url()));

@@ -1,4 +1,5 @@
-//! The watcher: a tiny Slurm job beside each training job that reports its failure at once. Real RabbitMQ, real Slurm.
+//! The watcher: a tiny Slurm job beside each training job, which reports its failure at once. Real
+//! RabbitMQ, real Slurm.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -110,7 +111,7 @@ fn a_lost_watcher_is_made_good_by_check() {
 
 #[test]
 fn a_watcher_that_starts_too_early_waits_and_answers_nothing_that_is_alive() {
-    // As Slurm does where it does not know the number that is depended on.
+    // Slurm does this when it does not know the number that the watcher depends on.
     let desk = Desk::with_script("sleep 300");
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();

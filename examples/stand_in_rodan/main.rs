@@ -1,11 +1,9 @@
-//! Rodan's side for a demonstration: its HTTP server, and a workflow that sends a page and waits for its models.
+//! Rodan's side for a demonstration: its HTTP server.
 //!
 //! `cargo run --example stand_in_rodan -- serve DIRECTORY` prints what belongs into `credentials.env` and serves
-//! `DIRECTORY/page.png` as `/uploads/page.png`, for whoever logs in, until it is stopped.
-//!
-//! `… stand_in_rodan -- send PAGE --uploads DIRECTORY --out DIRECTORY` takes a page in a folder, as `run_trainer --local`
-//! does, to where the server finds it, publishes the job, and leaves the models of the reply in the other directory.
-//! `./demo` uses both.
+//! `DIRECTORY/page.png` as `/uploads/page.png`, for whoever logs in, until it is stopped. `./demo` uses it; `rodan/send`
+//! sends the pages that lie there.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is not one of the programs")]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,7 +12,6 @@ use clap::{Parser, Subcommand};
 
 #[path = "../../tests/support/rodan.rs"]
 mod rodan;
-mod workflow;
 
 /// Rodan's side for a demonstration
 #[derive(Debug, Parser)]
@@ -30,20 +27,11 @@ enum Command {
         /// What is served as /uploads
         directory: PathBuf,
     },
-    /// Publish a job with a page and wait for the reply
-    Send(workflow::Arguments),
 }
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve { directory } => serve(directory),
-        Command::Send(arguments) => match workflow::run(&arguments) {
-            Ok(code) => code.into(),
-            Err(error) => {
-                eprintln!("stand_in_rodan: {error}");
-                error.exit_code().into()
-            }
-        },
     }
 }
 

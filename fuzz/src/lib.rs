@@ -10,7 +10,8 @@ pub use libfuzzer_sys;
 static HELD: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
-/// The system's allocator, which counts: memory that is asked for and never touched is not seen from outside.
+/// The system's allocator, which counts: memory that is asked for and never touched is not seen
+/// from outside.
 pub struct Counting;
 
 fn taken(bytes: usize) {
@@ -40,15 +41,16 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         HELD.fetch_sub(layout.size(), Relaxed);
         taken(size);
-        // SAFETY: `pointer` came from the system's allocator with this layout; `size` is the caller's promise.
+        // SAFETY: `pointer` came from the system's allocator with this layout; `size` is the
+        // caller's promise.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
 
 /// The target of this name.
 pub fn find(name: &str) -> hpc_trainer::fuzzing::Target {
-    // A panic that the product catches and makes an error of is no crash; libFuzzer's hook would abort at once. One that
-    // leaves the target still aborts: libfuzzer-sys catches it and says so.
+    // A panic that the product catches and makes an error of is no crash; libFuzzer's hook would
+    // abort at once. One that leaves the target still aborts: libfuzzer-sys catches it and says so.
     static HOOK: LazyLock<()> = LazyLock::new(|| std::panic::set_hook(Box::new(|what| eprintln!("{what}"))));
     LazyLock::force(&HOOK);
     *hpc_trainer::fuzzing::TARGETS.iter().find(|target| target.name == name).expect("a target of this name")

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# A cluster, or a single machine, without GPUs. Copied to site.sh beside hpc_training.sh. The trainer needs no module there.
+# A cluster, or a single machine, without GPUs. Copied to site.sh beside
+# hpc_training.sh. The trainer needs no module there.
 
 # Less of the processor than it has, for comparisons: avx2 or portable.
 #export HPC_TRAINER_SIMD=avx2

@@ -1,8 +1,10 @@
 # shellcheck shell=bash
-# A cluster with GPUs, to start from. Copied to site.sh beside hpc_training.sh, which reads it in the job, before the
-# trainer starts. It is not read by check on the login node.
+# A cluster with GPUs, to start from. Copied to site.sh beside
+# hpc_training.sh, which reads it in the job, before the trainer starts. It is not read by check on
+# the login node.
 
-# What the trainer opens on a GPU: CUDA 12 or 13, cuDNN 9 (docs/gpu.md). Without them it trains on the CPU.
+# What the trainer opens on a GPU: CUDA 12 or 13, cuDNN 9 (docs/gpu.md). Without them it trains on
+# the CPU.
 #module load cuda/13.0 cudnn/9.14
 # Or, without modules, the libraries that slurm/cuda-libraries has put together:
 #. "$HPC_TRAINER_HOME/cuda/runtime.sh"
@@ -14,6 +16,6 @@
 # Downloads go to $SLURM_TMPDIR where there is one, else to $TMPDIR: a disk of the node.
 #export TMPDIR=/scratch/local/$SLURM_JOB_ID
 
-# Nodes without a route of their own: a proxy for Rodan. RabbitMQ takes no proxy; without a route to it the reply stays in
-# the spool, and check on the login node delivers it.
+# Nodes without a route of their own: a proxy for Rodan. RabbitMQ takes no proxy; without a route to
+# it the reply stays in the spool, and check on the login node delivers it.
 #export HTTPS_PROXY=http://proxy.example.org:3128

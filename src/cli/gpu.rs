@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::output::{Printed, complain, fail, print};
 use base::exit_code::ExitCode;
 use page_layers::{Finding, GpuError, NetworkError, Precision, StepTime, open_card};
 
@@ -21,31 +22,37 @@ pub(super) fn run() -> ExitCode {
     let (images, side, _) = MEASURED;
     let mut good = true;
     let mut shown = false;
+    let mut printed = Printed::Whole;
     for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
         match row(precision) {
             // The card has less than what was asked for, and has said so.
             Ok(row) if row.precision != precision => {}
             Ok(row) => {
+                let mut text = String::new();
                 if !shown {
-                    println!("{}, steps of {images} patches of {side}x{side}", row.name);
-                    println!("{}", heading());
+                    let name = &row.name;
+                    let heading = heading();
+                    text = format!("{name}, steps of {images} patches of {side}x{side}\n{heading}\n");
                     shown = true;
                 }
                 good &= row.findings.iter().all(Finding::is_good);
-                print!("{}", table_row(&row));
+                text.push_str(&table_row(&row));
+                printed = match print(&text) {
+                    Printed::Lost => Printed::Lost,
+                    _ => printed,
+                };
             }
             // The same in every precision.
             Err(NetworkError::Gpu(error @ (GpuError::Library(_) | GpuError::Version(_)))) => {
-                eprintln!("run_trainer: no usable GPU: {error}");
-                return ExitCode::Training;
+                return fail("run_trainer", ExitCode::Training, &format_args!("no usable GPU: {error}"));
             }
             Err(error) => {
-                eprintln!("run_trainer: {}: {error}", precision.name());
+                complain(&format_args!("run_trainer: {}: {error}", precision.name()));
                 good = false;
             }
         }
     }
-    if good { ExitCode::Success } else { ExitCode::Training }
+    printed.or(if good { ExitCode::Success } else { ExitCode::Training })
 }
 
 fn row(precision: Precision) -> Result<Row, NetworkError> {

@@ -16,7 +16,6 @@ use tracing::info;
 pub use folder::{FolderError, find_models, find_page, parse_settings, read_settings};
 pub use summary::{Footer, Summary};
 pub use training_json::ReportError;
-pub(crate) use training_json::effective_settings;
 
 use crate::worker::parts::{layer_parts, page_parts, picture};
 use crate::worker::progress_bar::Progress;
@@ -158,7 +157,7 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
         seed: job.seed(),
         device: &summary.device,
         given: &map,
-        effective: effective_settings(&settings),
+        effective: settings.shown(),
         layers: layer_parts(&trained, &scores),
         pictures: Pictures::Drawn(pictures),
         steps,

@@ -6,6 +6,7 @@ mod gpu;
 #[cfg(feature = "trainer")]
 pub mod local;
 mod logging;
+mod output;
 #[cfg(feature = "trainer")]
 pub mod predict;
 #[cfg(feature = "trainer")]

@@ -14,6 +14,7 @@ use tracing::info;
 use super::local::{FolderError, Footer, find_models, make_writable, parse_settings, watch_signals};
 use base::exit_code::ExitCode;
 use base::memory::peak_memory;
+use domain::settings::{BATCH_SIZE, PATCH_HEIGHT, PATCH_WIDTH};
 use domain::{Layer, SettingsMap};
 use page_layers::keras::{self, Model, ReadError};
 use page_layers::{
@@ -22,7 +23,7 @@ use page_layers::{
 };
 
 /// The settings that mean something here.
-const SETTINGS: [&str; 3] = ["Patch height", "Patch width", "Batch Size"];
+const SETTINGS: [&str; 3] = [PATCH_HEIGHT.name, PATCH_WIDTH.name, BATCH_SIZE.name];
 
 /// The page with all layers in colours.
 const OVERLAY: &str = "overlay.png";
@@ -158,7 +159,7 @@ pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
         .map(|(layer, path)| Ok((*layer, keras::read(path)?)))
         .collect::<Result<Vec<_>, ReadError>>()?;
     let shape = shape(&models, &map)?;
-    let batch = map.get(SETTINGS[2]).and_then(|n| n.as_str()?.parse().ok()).unwrap_or(DEFAULT_BATCH);
+    let batch = map.get(BATCH_SIZE.name).and_then(|n| n.as_str()?.parse().ok()).unwrap_or(DEFAULT_BATCH);
     let page = read_page(&arguments.image)?;
     make_writable(&arguments.out)
         .map_err(|source| PredictError::Out { path: arguments.out.clone(), source })?;
@@ -285,7 +286,7 @@ fn model_files(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, PredictError> {
 /// settings and the other from the models.
 fn shape(models: &[(Layer, Model)], map: &SettingsMap) -> Result<PatchShape, PredictError> {
     let side = |name| map.get(name).and_then(|n| n.as_str()?.parse::<usize>().ok());
-    let (height, width) = (side(SETTINGS[0]), side(SETTINGS[1]));
+    let (height, width) = (side(PATCH_HEIGHT.name), side(PATCH_WIDTH.name));
     let sides = |shape: PatchShape| (height.unwrap_or(shape.height()), width.unwrap_or(shape.width()));
     let mut named = models.iter().filter_map(|(layer, model)| Some((layer, model.shape?)));
     let Some((one, shape)) = named.next() else {

@@ -1,15 +1,18 @@
-//! The command lines as documents: `docs/cli.md`, man pages and completions are all made from what clap knows.
+//! The pages of `docs/` that are made from the programs: `docs/cli.md` from what clap knows (as are
+//! the man pages and the completions), `docs/exit-codes.md` from [`ExitCode`].
 //!
-//! `cargo run --example cli_reference` writes them; a test compares `docs/cli.md`.
+//! `cargo run --example cli_reference` writes them; a test compares them with the files.
 
 use std::fmt::Write as _;
 
 use clap::{Command, CommandFactory as _};
 
+use base::exit_code::ExitCode;
+
 /// Width of the help texts in the document.
 const WIDTH: usize = 100;
 
-/// The command that writes `docs/cli.md` anew.
+/// The command that writes the pages anew.
 pub const UPDATE: &str = "cargo run --locked --example cli_reference";
 
 /// Both programs.
@@ -17,17 +20,44 @@ pub fn programs() -> [Command; 2] {
     [super::check::Arguments::command(), super::run_trainer::Arguments::command()]
 }
 
+/// Every page that is made from the programs: its path from the repository's root, and its text.
+pub fn pages() -> Vec<(&'static str, String)> {
+    vec![("docs/cli.md", command_line()), ("docs/exit-codes.md", exit_codes())]
+}
+
+/// The sentence below the title of a page.
+fn made() -> String {
+    format!("Made by `{UPDATE}` from the programs themselves; a test compares.")
+}
+
 /// `docs/cli.md`.
-pub fn markdown() -> String {
+fn command_line() -> String {
     let mut text = format!(
-        "# The command line\n\nMade by `{UPDATE}` from the programs themselves; a test compares. The exit codes are explained in the\n\
-         [README](../README.md#when-something-goes-wrong), the variables of `credentials.env` in\n\
-         [`credentials.env.example`](../credentials.env.example). On the login node `./run_check …` is `check …`.\n"
+        "# Commands\n\n{}\n\nOn the login node `./run_check …` is `check …`. The exit codes are \
+         explained in [Exit codes](exit-codes.md),\nthe variables of `credentials.env` in \
+         [Variables](variables.md).\n",
+        made()
     );
     for mut program in programs() {
         // Fills in what clap adds by itself, such as the global options of the subcommands.
         program.build();
         section(&mut text, &program, 2);
+    }
+    text
+}
+
+/// `docs/exit-codes.md`.
+fn exit_codes() -> String {
+    let mut text = format!(
+        "# Exit codes\n\n{}\n\n`check` and `run_trainer` say what happened and what to do about it, \
+         and end with one of these\ncodes. The codes never change their meaning. Whatever the code, a \
+         job that was taken is in the\nspool until it is answered.\n\n\
+         | code | meaning | what to do |\n|---|---|---|\n",
+        made()
+    );
+    for code in ExitCode::ALL {
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "| {} | {} | {} |", code as u8, code.meaning(), code.advice());
     }
     text
 }

@@ -7,7 +7,9 @@ use clap::Parser;
 use super::gpu;
 use super::local::{self, LocalArgs};
 use super::logging::Verbosity;
+use super::output::{fail, print};
 use super::predict::{self, PredictArgs};
+use crate::courier::run_child;
 use crate::worker::cores::use_the_cores_of_the_allocation;
 use crate::worker::{self, JobArgs};
 use base::exit_code::ExitCode;
@@ -38,7 +40,7 @@ can't be used, 12 stopped before there was a result. As a job, each of them has 
 )]
 pub struct Arguments {
     /// The job file: JSON with inputs, settings and token
-    #[arg(value_name = "JOB_FILE", required_unless_present_any = ["local", "predict", "check_gpu"], conflicts_with_all = ["local", "predict", "check_gpu"])]
+    #[arg(value_name = "JOB_FILE", required_unless_present_any = ["local", "predict", "check_gpu", "courier"], conflicts_with_all = ["local", "predict", "check_gpu", "courier"])]
     job_file: Option<PathBuf>,
     /// Queue of the reply [default: the job file's reply_to, else hpc-results]
     #[arg(value_name = "REPLY_QUEUE")]
@@ -56,6 +58,9 @@ pub struct Arguments {
     /// Compares what the GPU computes with the CPU, measures a training step in each precision, and prints a table
     #[arg(long, conflicts_with_all = ["local", "predict", "out"])]
     check_gpu: bool,
+    /// Publishes what a training tells meanwhile; started by run_trainer itself
+    #[arg(long, hide = true, conflicts_with_all = ["local", "predict", "check_gpu", "out"])]
+    courier: bool,
     /// Folder with models, such as an earlier --out: to predict with, or to go on training from
     #[arg(long, value_name = "DIR", requires = "out")]
     models: Option<PathBuf>,
@@ -63,7 +68,7 @@ pub struct Arguments {
     #[arg(long, value_name = "DIR", conflicts_with = "job_file")]
     out: Option<PathBuf>,
     /// A setting that wins over settings.json, such as "Patch height=64"; may be given more than once
-    #[arg(long, value_name = "NAME=VALUE", requires = "out")]
+    #[arg(long, value_name = "NAME=VALUE", requires = "out", long_help = set_help())]
     set: Vec<String>,
     /// Writes the curves of the training to event files for TensorBoard, a directory a layer
     #[arg(long, value_name = "DIR", requires = "local")]
@@ -75,11 +80,22 @@ pub struct Arguments {
     verbosity: Verbosity,
 }
 
+/// What `--set` may name.
+fn set_help() -> String {
+    format!(
+        "A setting that wins over settings.json, such as \"Patch height=64\"; may be given more than once:\n{}",
+        domain::settings::help().trim_end()
+    )
+}
+
 /// Runs `run_trainer` and returns its exit code.
 pub fn run(arguments: Arguments) -> ExitCode {
     arguments.verbosity.start(tracing::Level::INFO);
     harden::process();
     let quiet = arguments.verbosity.quiet;
+    if arguments.courier {
+        return run_child(arguments.env_file.as_deref());
+    }
     if arguments.check_gpu {
         return gpu::run();
     }
@@ -94,13 +110,11 @@ pub fn run(arguments: Arguments) -> ExitCode {
         };
         return match result {
             Ok(table) => {
-                print!("{table}");
+                // The models are written; the table says no more than the report beside them.
+                let _ = print(&table.to_string());
                 ExitCode::Success
             }
-            Err((code, error)) => {
-                eprintln!("run_trainer: {error}");
-                code
-            }
+            Err((code, error)) => fail("run_trainer", code, &error),
         };
     }
     // clap asks for a job file where there is no --local.

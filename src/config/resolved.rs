@@ -73,6 +73,8 @@ pub struct TrainerConfig {
     pub slurm_bin: Option<PathBuf>,
     /// How long one of Slurm's commands may take.
     pub slurm_timeout: Duration,
+    /// Whom a musicologist is to ask, as in [`SiteConfig::operator`].
+    pub operator: String,
 }
 
 impl TrainerConfig {

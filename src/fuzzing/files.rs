@@ -1,4 +1,4 @@
-//! Files that the programs wrote themselves, or their operator.
+//! Files that the programs or their operator have written.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,20 +11,21 @@ use super::assert_shown;
 use crate::config::{Config, ConfigError, Sources, TrainerConfig, env_variables};
 use crate::ledger::{Breaker, Event, HeldBy, Outcome, Progress, Record, State, Unreadable, parse_record};
 use contract::wire::Reply;
-use domain::{JobId, SlurmJobId};
+use domain::JobId;
+use domain::SlurmJobId;
 
 /// `credentials.env`.
 pub(super) fn credentials(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
     let path = Path::new("credentials.env");
-    let values = match env_variables(path, text) {
+    let values = match env_variables(path, data) {
         Ok(values) => values,
-        Err(ConfigError::Syntax { line, .. }) => {
-            assert!(line <= text.lines().count() + 1, "line {line}");
-            // Only the number: the line may hold a password.
-            let told = ConfigError::Syntax { path: path.to_path_buf(), line }.to_string();
-            return assert!(told.len() < 200);
+        Err(ConfigError::Syntax { line, fault, .. }) => {
+            assert!((1..=data.split(|byte| *byte == b'\n').count()).contains(&line), "line {line}");
+            // Only the number and the kind are told: the line may hold a password.
+            let told = ConfigError::Syntax { path: path.to_path_buf(), line, fault }.to_string();
+            return assert!(told.len() < 300);
         }
+        Err(ConfigError::Encoding { .. }) => return,
         Err(error) => panic!("{error}"),
     };
     let told = |password: &str| {
@@ -33,10 +34,10 @@ pub(super) fn credentials(data: &[u8]) {
         for name in ["RABBITMQ_PASSWORD", "RODAN_PASSWORD"] {
             environment.insert(name.into(), password.into());
         }
-        // No file of this machine plays a part.
+        // No file of this machine is read.
         environment.insert("HPC_TRAINER_HOME".into(), "/nowhere".into());
         environment.remove("HPC_TRAINER_ENV_FILE");
-        let sources = Sources { env_file: None, environment };
+        let sources = Sources { env_file: None, environment, unreadable: Vec::new() };
         let config = Config::load(&sources, None);
         if let Ok(config) = &config {
             check_site(config);
@@ -49,7 +50,7 @@ pub(super) fn credentials(data: &[u8]) {
     assert_eq!(told("one password"), told("and 'another'"), "a password is told");
 }
 
-/// What becomes options of sbatch.
+/// What becomes an option of sbatch is a single word.
 fn check_site(config: &Config) {
     let site = &config.site;
     let words =
@@ -67,7 +68,7 @@ fn check_site(config: &Config) {
     assert!(site.max_open_jobs >= 1 && site.signal_seconds <= 65_535);
 }
 
-/// What lies in the spool: a job's record, a reply, the trainer's note, the lock, the breaker.
+/// The files of the spool: a job's record, a reply, the trainer's note, the lock, the breaker.
 pub(super) fn record(data: &[u8]) {
     round_trip::<HeldBy>(data);
     round_trip::<Breaker>(data);
@@ -100,7 +101,8 @@ pub(super) fn record(data: &[u8]) {
         let told = event.clone();
         match after.apply(event, Timestamp::UNIX_EPOCH) {
             Ok(()) => {
-                // Answered only by what was spooled before, and never taken back.
+                // A job is answered only by a reply that was spooled before, and that is never
+                // undone.
                 let spooled = matches!(record.state, State::ResultSpooled { .. } | State::Replied);
                 assert!(after.state != State::Replied || spooled, "{told:?}");
                 assert!(record.state != State::Replied || after.state == State::Replied, "{told:?}");
@@ -116,7 +118,7 @@ fn again(record: &Record) {
     assert_eq!(parse_record(&text, &record.job_id).ok().as_ref(), Some(record));
 }
 
-/// Read, written and read again it is the same.
+/// Read, written and read again, it is the same.
 fn round_trip<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(data: &[u8]) {
     if let Ok(value) = serde_json::from_slice::<T>(data) {
         let text = serde_json::to_vec(&value).unwrap();

@@ -7,7 +7,7 @@ use super::assert_shown;
 use domain::{InputKind, Layer};
 use page_layers::{Input, decode_bytes, unpack};
 
-/// Most pixels of an image here; the product takes 150 megapixels, by the same rule.
+/// Most pixels of an image here; the product accepts 150 megapixels, by the same rule.
 const PIXELS: u64 = 1 << 20;
 
 /// Most bytes of one image in a zip.
@@ -23,7 +23,7 @@ pub(super) fn image(data: &[u8]) {
     assert!(page.width > 0 && page.height > 0 && (page.width * page.height) as u64 <= PIXELS);
     assert_eq!(page.bytes.len(), 3 * page.width * page.height);
     let Some(mut mask) = mask else { return };
-    // The page is turned as its EXIF data says, the layer is not.
+    // The page is turned as its EXIF data says; the layer is not.
     let (size, turned) = ((mask.width(), mask.height()), (mask.height(), mask.width()));
     assert!([size, turned].contains(&(page.width, page.height)));
     let counted = (0..mask.height())
@@ -45,7 +45,7 @@ pub(super) fn archive(data: &[u8]) {
         let pages = unpack(kind, &file, &folder, LIMIT);
         let mut bytes = 0;
         let files = files_in(&folder, &mut bytes);
-        // One file may have been written up to one piece beyond what is taken.
+        // One file may have been written up to one piece beyond the limit.
         assert!(bytes <= 4 * LIMIT, "{bytes} bytes were unpacked");
         assert!(fs::read_dir(outer.path()).unwrap().count() <= 2, "something lies beside the folder");
         match pages {
@@ -75,7 +75,7 @@ pub(super) fn archive(data: &[u8]) {
     }
 }
 
-/// Counts the files in a folder and its folders; each has one of our own names.
+/// Counts the files in a folder and its folders; each file has one of our own names.
 fn files_in(folder: &Path, bytes: &mut u64) -> usize {
     let mut count = 0;
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

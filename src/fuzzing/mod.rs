@@ -1,5 +1,6 @@
-//! Everything that reads what a stranger or another program has written, each as a function of bytes that panics when a
-//! promise is broken. libFuzzer drives them from `fuzz/`; the unit tests replay its corpora and vary them.
+//! Every reader of what a stranger or another program has written, each as a function of bytes that
+//! panics when a promise is broken. libFuzzer calls them from `fuzz/`; the unit tests replay its
+//! corpora and vary them.
 //!
 //! Built for tests and with the feature `fuzzing` only; no part of the product calls it.
 
@@ -16,6 +17,7 @@ mod mutate;
 #[cfg(test)]
 mod replay;
 mod slurm;
+mod talk;
 mod urls;
 
 /// One reader and what it promises.
@@ -25,7 +27,7 @@ pub struct Target {
     pub name: &'static str,
     /// Reads these bytes; panics when a promise is broken.
     pub run: fn(&[u8]),
-    /// Bytes that it may hold at a time, beside `per_byte`.
+    /// Bytes that it may hold at a time, in addition to `per_byte`.
     pub memory: usize,
     /// Bytes that it may hold for each byte that it reads.
     pub per_byte: usize,
@@ -43,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     target("message", messages::message),
     target("settings", messages::settings),
     target("walltime", messages::walltime),
+    Target { tries: 1_000, ..target("conversation", talk::conversation) },
     target("slurm", slurm::answers),
     target("url", urls::join),
     target("credentials", files::credentials),
@@ -57,7 +60,8 @@ pub const TARGETS: &[Target] = &[
     Target { memory: 16 << 20, tries: 300, ..target("archive", images::archive) },
 ];
 
-/// Whether a text may go to a terminal, a log or a reply as it is: short, and nothing that acts on it.
+/// Asserts that a text can go to a terminal, a log or a reply as it is: short, and without anything
+/// that acts on it.
 fn assert_shown(text: &str) {
     let bad = text.chars().find(|c| c.is_control() && *c != '\n');
     assert!(bad.is_none(), "{bad:?} in {text:?}");

@@ -1,4 +1,4 @@
-//! Models that a job brings to go on from.
+//! Models that a job starts from.
 
 use std::sync::LazyLock;
 
@@ -33,9 +33,10 @@ pub(super) fn bytes(data: &[u8]) {
     }
 }
 
-/// Changes to a whole file, four bytes each: where (one byte of the kind, two of the place), and what stands there then.
+/// Changes to a whole file, four bytes each: what kind of change (one byte), where (two), and the
+/// new value (one).
 ///
-/// The structure lies in the first and the last bytes, the weights between.
+/// The structure of the file lies in its first and last bytes, the weights lie between.
 pub(super) fn edits(data: &[u8]) {
     let mut file = FILE.clone();
     let end = file.len();
@@ -46,7 +47,7 @@ pub(super) fn edits(data: &[u8]) {
         match edit[0] >> 1 & 7 {
             0..=3 => file[at.min(end - 1)] = value,
             4 => file[at] ^= 1 << (value & 7),
-            // A whole offset or size: small, huge, its own, or near the file's end.
+            // A whole offset or size: small, huge, unchanged, or near the file's end.
             kind => {
                 let number: u64 = match kind {
                     5 => u64::from(value),
@@ -78,7 +79,7 @@ fn check(told: Result<Model, String>) {
     }
 }
 
-/// A window of this size is cut out of a page and has to be paid for in memory.
+/// A window of this size is cut out of a page, so it has to fit into memory.
 fn check_shape(shape: PatchShape) {
     for side in [shape.height(), shape.width()] {
         assert!((4..=4096).contains(&side) && side.is_multiple_of(4), "a patch of {side} pixels");

@@ -1,4 +1,4 @@
-//! Varies an input at random: what libFuzzer does, without looking at what comes of it.
+//! Varies an input at random, like libFuzzer but without feedback.
 
 /// Numbers that depend on the seed alone (splitmix64, Steele and others 2014).
 pub(super) struct Random(pub(super) u64);
@@ -18,10 +18,11 @@ impl Random {
     }
 }
 
-/// Bytes that break things.
+/// Bytes that often break readers.
 const BYTES: [u8; 12] = [0, 1, 9, 10, 13, 27, b'"', b'/', b'\\', 0x7f, 0x80, 0xff];
 
-/// One to four changes to `input`: bits, bytes, pieces left out, doubled, moved, or taken from `other` or `words`.
+/// One to four changes to `input`: bits, bytes, pieces left out, doubled, moved, or taken from
+/// `other` or `words`.
 pub(super) fn mutated(input: &[u8], other: &[u8], words: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     let mut data = input.to_vec();
     for _ in 0..=random.below(4) {

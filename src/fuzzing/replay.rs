@@ -1,6 +1,7 @@
-//! The corpora of `fuzz/` and variations of them, with every build of the tests.
+//! Replays the corpora of `fuzz/` and variations of them, in every run of the tests.
 //!
-//! `HPC_TRAINER_FUZZ_SECONDS` goes on for so long with each target, from a seed that is printed.
+//! `HPC_TRAINER_FUZZ_SECONDS` continues for that long with each target, from a seed that is
+//! printed.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::mutate::{Random, mutated};
 use super::{TARGETS, Target};
 
-/// Largest file of a corpus, and of all that libFuzzer is given to begin with.
+/// Largest file of a corpus, and of anything that libFuzzer is given to begin with.
 const MAX_FILE: usize = 64 << 10;
 
 fn fuzz() -> PathBuf {
@@ -99,6 +100,7 @@ replays!(
     message,
     settings,
     walltime,
+    conversation,
     slurm,
     url,
     credentials,

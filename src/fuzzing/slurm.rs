@@ -1,7 +1,7 @@
 //! What Slurm's commands print, and a site's banner around it.
 
 use super::assert_shown;
-use domain::{ResourceSettings, Walltime};
+use crate::bridge;
 use scheduler::slurm::fuzzing::{answer, exit_code_in, sacct_lines, squeue_line};
 use scheduler::slurm::{JobInfo, JobState, Phase, SubmitError, in_words};
 
@@ -74,7 +74,7 @@ fn sacct(text: &str) {
     }
 }
 
-/// What is shown of a job, or decided by.
+/// Checks what is shown of a job, or used for a decision.
 fn check(job: &JobInfo, text: &str) {
     let phase = job.state.phase();
     assert!(phase != Phase::Ended || ENDS.iter().any(|end| text.contains(end)), "{job:?}");
@@ -88,16 +88,7 @@ fn check(job: &JobInfo, text: &str) {
         assert!(time.as_secs() < 1 << 50);
     }
     in_words(&job.reason);
-    let asked = ResourceSettings {
-        cpus: 4,
-        memory_mb: 100_000_000,
-        walltime: Walltime::from_seconds(60).unwrap(),
-        email: None,
-    };
-    for asked in [None, Some(&asked)] {
-        assert_shown(&crate::sentences::ended(job, asked));
-    }
-    assert_shown(&crate::sentences::not_started(&job.reason, None, None));
+    bridge::fuzzing::ends(job, assert_shown);
 }
 
 fn check_exit_code(code: &str) {
@@ -107,7 +98,7 @@ fn check_exit_code(code: &str) {
     }
 }
 
-/// A job is never taken for submitted, or for refused, by mistake.
+/// A job must never be taken for submitted, or for refused, by mistake.
 fn sbatch(success: bool, stdout: &str, stderr: &str) {
     let answer = answer(success, stdout, stderr);
     match &answer {
@@ -117,7 +108,7 @@ fn sbatch(success: bool, stdout: &str, stderr: &str) {
             assert!(stdout.lines().any(names), "{id}");
         }
         Err(error) => {
-            // What sbatch accepted may exist: only what it has refused is given up.
+            // A job that sbatch accepted may exist; only one that it has refused is given up.
             assert!(!success || matches!(error, SubmitError::Later(_)), "{error}");
             assert_shown(&error.to_string());
         }

@@ -6,7 +6,8 @@ use super::assert_shown;
 use crate::rodan::Target;
 use base::address::{BrokerAddress, RodanAddress};
 
-/// The first line is Rodan's address, the second a location from a message, each other one where a server redirects to.
+/// The first line is Rodan's address, the second a location from a message, each further one where
+/// a server redirects to.
 pub(super) fn join(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut lines = text.split('\n');
@@ -37,8 +38,8 @@ pub(super) fn join(data: &[u8]) {
     }
 }
 
-/// The host and port that a request for `url` would go to, read from its text alone: everything between the first `//`
-/// and the next sign that ends it.
+/// The host and port that a request for `url` would go to, read from its text alone: everything
+/// between the first `//` and the next character that ends it.
 fn authority(url: &Url) -> (String, String) {
     let text = url.as_str();
     let (scheme, rest) = text.split_once("://").expect("a scheme");

@@ -1,4 +1,4 @@
-//! What time Rodan has.
+//! The time on Rodan's clock.
 
 use jiff::Timestamp;
 use reqwest::header::DATE;
@@ -6,9 +6,10 @@ use reqwest::header::DATE;
 use super::client::{Client, describe};
 use base::address::RodanAddress;
 
-/// The date of an answer, which any page will do for; `None` where the server gives none.
+/// The date of an answer (of any page); `None` if the server gives none.
 ///
 /// # Errors
+///
 /// When there is no answer.
 pub async fn server_time(client: &Client, rodan: &RodanAddress) -> Result<Option<Timestamp>, String> {
     let response = client.0.head(rodan.url().clone()).send().await.map_err(|error| describe(&error))?;

@@ -19,13 +19,13 @@ use base::text::printable;
 use domain::{Input, InputKind, Inputs};
 
 const MOST_REDIRECTS: usize = 5;
-/// All files together may have so many times the bytes that one file may have.
+/// All files together may have this many times the bytes that one file may have.
 const MOST_TOGETHER: u64 = 4;
 
 /// An input that could not be fetched.
 #[derive(Debug, Error)]
 pub enum DownloadError {
-    /// The location is unusable.
+    /// The location can't be used.
     #[error("the input \"{input}\" can't be downloaded: {source}")]
     Target {
         /// Name of the input.
@@ -47,7 +47,7 @@ pub enum DownloadError {
         /// What the status usually means.
         hint: &'static str,
     },
-    /// No connection, or a broken one, also after several attempts.
+    /// No connection, or a broken one, even after several attempts.
     #[error("the input \"{input}\" can't be downloaded from {host}: {detail}")]
     Transfer {
         /// Name of the input.
@@ -57,7 +57,7 @@ pub enum DownloadError {
         /// What happened.
         detail: String,
     },
-    /// More bytes than are taken.
+    /// The file has more bytes than the limit.
     #[error(
         "the input \"{input}\" is larger than the {limit} bytes that are downloaded (MAX_DOWNLOAD_BYTES)"
     )]
@@ -67,7 +67,7 @@ pub enum DownloadError {
         /// The limit.
         limit: u64,
     },
-    /// More bytes than are taken, in all files together.
+    /// All files together have more bytes than the limit.
     #[error(
         "the inputs are together larger than the {limit} bytes that are downloaded for a job (MAX_DOWNLOAD_BYTES allows {} for each)",
         limit / MOST_TOGETHER
@@ -76,9 +76,9 @@ pub enum DownloadError {
         /// The limit.
         limit: u64,
     },
-    /// A server that takes for ever.
+    /// A server that takes too long.
     #[error(
-        "the inputs did not arrive within {} s (DOWNLOAD_SECONDS), although the server goes on sending or failing; run the workflow again, or ask the operator of the HPC bridge",
+        "the inputs did not arrive within {} s (DOWNLOAD_SECONDS), although the server goes on sending or failing",
         limit.as_secs()
     )]
     TooSlow {
@@ -106,7 +106,8 @@ pub struct Downloader {
     pub token: Secret,
     /// Most bytes of one file.
     pub limit: u64,
-    /// How long all files may take together, however slowly a server drips and however often it is tried again.
+    /// How long all files may take together, however slowly a server sends and however often it is
+    /// tried again.
     pub deadline: Duration,
     /// How often each file is tried.
     pub retry: Policy,
@@ -136,9 +137,10 @@ impl Downloader {
         }
     }
 
-    /// Downloads one file, as the page of a job, to `path`.
+    /// Downloads one file to `path`, with the rules for a page of a job.
     ///
     /// # Errors
+    ///
     /// When it can't be fetched.
     pub async fn fetch_to(&self, location: &str, path: &Path) -> Result<(), DownloadError> {
         let input = Input { kind: InputKind::Image, location: location.to_owned() };
@@ -237,7 +239,8 @@ impl Downloader {
 
     fn authorization(&self) -> HeaderValue {
         let text = base::secret::Secret::new(format!("Token {}", self.token.expose()));
-        // A token that can't stand in a header is no token of Rodan's; without it the server answers 401.
+        // A token that can't be put into a header is not one of Rodan's; without it the server
+        // answers 401.
         let mut value = HeaderValue::from_str(text.expose()).unwrap_or_else(|_| HeaderValue::from_static(""));
         value.set_sensitive(true);
         value

@@ -22,7 +22,7 @@ const MOST_REDIRECTS: usize = 5;
 /// The largest answer that is read, bytes: a token and some words.
 const MOST_BYTES: usize = 64 << 10;
 
-/// No token.
+/// Why there is no token.
 #[derive(Debug, Error)]
 pub enum LoginError {
     /// Rodan can't be reached or fails; it may come back.
@@ -45,7 +45,7 @@ pub enum LoginError {
         /// Rodan's own words.
         detail: String,
     },
-    /// The answer is not Rodan's.
+    /// The answer does not come from Rodan.
     #[error("what answers at {address} is not Rodan ({detail}); check RODAN_HOST")]
     NotRodan {
         /// Rodan's address.
@@ -107,7 +107,8 @@ async fn attempt(client: &Client, config: &RodanConfig) -> Result<Secret, Attemp
             }
             (StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, answer) => {
                 let detail = answer.and_then(|a| a.detail).unwrap_or_else(|| "no reason given".into());
-                // Whatever it says, it doesn't say the password: this goes to the log.
+                // Whatever the server says, the password is masked in it: this text goes to the
+                // log.
                 let detail = printable(&detail.replace(config.password.expose(), MASK), 200);
                 Err(Attempt::GiveUp(LoginError::Refused {
                     address: address(),
@@ -121,7 +122,7 @@ async fn attempt(client: &Client, config: &RodanConfig) -> Result<Secret, Attemp
     Err(not_rodan("it redirects in a circle".into()))
 }
 
-/// The body; `None` where it is larger than any answer of Rodan's.
+/// The body; `None` if it is larger than any answer of Rodan's.
 async fn read(mut response: reqwest::Response) -> reqwest::Result<Option<Zeroizing<Vec<u8>>>> {
     let mut body = Zeroizing::new(Vec::new());
     while let Some(chunk) = response.chunk().await? {
@@ -133,7 +134,7 @@ async fn read(mut response: reqwest::Response) -> reqwest::Result<Option<Zeroizi
     Ok(Some(body))
 }
 
-/// A token that can stand in a header.
+/// Whether a token can be put into a header.
 fn is_token(text: &str) -> bool {
     !text.is_empty() && text.len() <= 1024 && text.bytes().all(|b| b.is_ascii_graphic())
 }

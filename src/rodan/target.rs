@@ -10,7 +10,7 @@ use base::address::RodanAddress;
 pub struct Target {
     url: Url,
     base: Url,
-    /// Rodan itself led here, by a redirect.
+    /// Rodan itself led here by a redirect.
     by_rodan: bool,
 }
 
@@ -31,9 +31,10 @@ pub enum TargetError {
 impl Target {
     /// Takes a path relative to Rodan, or an absolute URL.
     ///
-    /// A path is only ever used as a path: whatever stands in it, the host stays Rodan's.
+    /// A path is only ever used as a path: whatever it contains, the host stays Rodan's.
     ///
     /// # Errors
+    ///
     /// When it is neither, or holds credentials.
     pub fn new(rodan: &RodanAddress, location: &str) -> Result<Self, TargetError> {
         let base = rodan.url().clone();
@@ -81,9 +82,10 @@ impl Target {
         &self.url
     }
 
-    /// True when the token may be sent: the same scheme, host and port as Rodan's, or the same host by https where
-    /// Rodan's address says http (servers redirect to https). A port other than https's own is taken for Rodan's only
-    /// where Rodan's address names a port too and Rodan itself redirects there: a message can't choose it.
+    /// True when the token may be sent there: the same scheme, host and port as Rodan's, or the
+    /// same host by https where Rodan's address says http (servers redirect to https). Another port
+    /// than https's own counts as Rodan's only if Rodan's address names a port too and Rodan itself
+    /// redirects there: a message can't choose it.
     pub fn is_rodan(&self) -> bool {
         if self.url.origin() == self.base.origin() {
             return true;
@@ -149,7 +151,7 @@ mod tests {
     #[test]
     fn other_spellings_of_rodans_origin_and_what_only_looks_like_it() {
         let cases = [
-            // One origin, spelled in other ways.
+            // The same origin, spelled in other ways.
             ("https://rodan.example", "https://RoDaN.eXaMpLe/x", true),
             ("https://rodan.example:443", "https://rodan.example/x", true),
             ("https://rodan.example", "HTTPS://rodan.example:0443/x", true),
@@ -234,7 +236,7 @@ mod tests {
         assert_eq!(is_rodan("https://rodan", "http://rodan/x"), Err(TargetError::Downgrade));
     }
 
-    /// Locations made of the pieces that such tricks are made of.
+    /// Locations made from the pieces that such tricks use.
     fn tricky() -> impl Strategy<Value = String> {
         let pieces = [
             "/",

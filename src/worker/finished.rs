@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::files::Place;
 use super::parts::{layer_parts, page_parts, picture};
 use super::signals::{Signal, Signals};
-use crate::cli::local::effective_settings;
+use super::told::figures;
 use base::memory::peak_memory;
 use domain::{Layer, SettingsMap, TrainingSettings};
 use page_layers::look_at_pages as look;
@@ -83,6 +83,38 @@ impl Finished {
         guarded(place, || self.write(place, none, &[], None));
     }
 
+    /// Keeps the figures for the asker of a conversation. It takes milliseconds.
+    pub(super) fn keep_figures(&self, place: &Place) {
+        let layers: Vec<_> = self
+            .layers
+            .iter()
+            .map(|layer| {
+                let epochs = layer.history.iter().map(|report| {
+                    let validation = report.validation;
+                    serde_json::json!({
+                        "epoch": report.epoch,
+                        "training_loss": report.training_loss,
+                        "validation_loss": validation.map(|metrics| metrics.loss),
+                        "validation_accuracy": validation.map(|metrics| metrics.accuracy),
+                        "validation_f1": validation.map(|metrics| metrics.f1),
+                    })
+                });
+                serde_json::json!({ "figures": figures(layer), "history": epochs.collect::<Vec<_>>() })
+            })
+            .collect();
+        let text = serde_json::json!({
+            "program": "hpc-trainer",
+            "version": env!("CARGO_PKG_VERSION"),
+            "seed": self.job.seed(),
+            "device": self.device_name,
+            "settings": self.given,
+            "effective": self.settings.shown(),
+            "layers": layers,
+            "seconds": self.started.elapsed().as_secs_f64(),
+        });
+        guarded(place, || place.outbox.put_figures(text.to_string().as_bytes()));
+    }
+
     /// Predicts the page and writes the report with it, unless a signal comes or the time is short.
     pub(super) fn report_with_pictures(&self, place: &Place, signals: &Signals) {
         guarded(place, || {
@@ -138,7 +170,7 @@ impl Finished {
             seed: self.job.seed(),
             device: &self.device_name,
             given: &self.given,
-            effective: effective_settings(&self.settings),
+            effective: self.settings.shown(),
             layers: layer_parts(&self.layers, scores),
             pictures,
             steps,

@@ -5,6 +5,7 @@
 
 pub(crate) mod cores;
 mod deliver;
+mod error;
 mod files;
 mod finished;
 mod inputs;
@@ -13,20 +14,20 @@ pub(crate) mod parts;
 pub(crate) mod progress_bar;
 mod requeue;
 mod signals;
+mod told;
 
 use std::fs;
-use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
 use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
 use self::cores::use_the_cores_of_the_allocation;
 use self::deliver::{Delivered, deliver};
+use self::error::JobError;
 use self::files::Place;
 use self::finished::Finished;
 use self::inputs::{local_inputs, scratch};
@@ -34,9 +35,11 @@ use self::observer::Watch;
 use self::progress_bar::Progress;
 use self::requeue::Allocation;
 use self::signals::{Signal, Signals};
+use self::told::{failed, state};
 use crate::config::{ConfigError, Sources, TrainerConfig};
-use crate::ledger::{Cause, JobFiles};
-use crate::rodan::{Client, ClientError, DownloadError, Downloader};
+use crate::courier::Courier;
+use crate::ledger::JobFiles;
+use crate::rodan::{Client, Downloader};
 use crate::sentences;
 use base::exit_code::ExitCode;
 use base::files::{read_own, write_atomic};
@@ -44,10 +47,16 @@ use base::harden;
 use base::text;
 use base::tls::Identity;
 use contract::broker::DEFAULT_REPLY_QUEUE;
-use contract::wire::{Envelope, JobFile, JobFileError, Reply};
+use contract::wire::conversation::{End, Phase};
+use contract::wire::{Answer, Envelope, JobFile, Protocol, Reply};
 use domain::TrainingSettings;
 use domain::{CorrelationId, JobId};
-use page_layers::{ArchiveError, Checkpoints, EventLogs, TrainError, TrainingJob, WithEvents, choose_device};
+use page_layers::{Checkpoints, EventLogs, TrainError, TrainingJob, WithEvents, choose_device};
+
+/// How long what is told meanwhile may take when the training is over, and when time is short. What is not sent then, is
+/// sent with the end.
+const LONG_GOODBYE: Duration = Duration::from_secs(60);
+const SHORT_GOODBYE: Duration = Duration::from_secs(10);
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -62,73 +71,6 @@ pub struct JobArgs {
     pub env_file: Option<PathBuf>,
     /// No progress bar.
     pub quiet: bool,
-}
-
-/// Why a job has no models. The text is fit for the person who started the workflow.
-#[derive(Debug, Error)]
-enum JobError {
-    #[error("the trainer is not set up on the compute node; ask the operator of the HPC bridge")]
-    Config(#[from] ConfigError),
-    #[error("the job file can't be read on the compute node: {0}")]
-    Read(io::Error),
-    #[error(transparent)]
-    File(#[from] JobFileError),
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    #[error(transparent)]
-    Download(#[from] DownloadError),
-    #[error("the downloads can't be started on the compute node ({0}); ask the operator of the cluster")]
-    Runtime(io::Error),
-    #[error("no scratch directory on the compute node ({0}); ask the operator of the cluster")]
-    Scratch(io::Error),
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
-    #[error(transparent)]
-    Train(TrainError),
-    #[error("{}", sentences::SHORT_OF_TIME)]
-    Time,
-    #[error("the training was cancelled on the cluster before it had a result; run the workflow again")]
-    Cancelled,
-    /// The cluster ends the job, and its state says whether for good: there is no reply.
-    #[error("stopped by the cluster, without a reply: it starts the job again, or the next check answers it")]
-    Left,
-    #[error("the trained model of \"{layer}\" can't be read back: {source}")]
-    Model { layer: String, source: io::Error },
-    #[error(
-        "the trainer stopped with a fault of its own; ask the operator of the cluster to look into the job's log"
-    )]
-    Panic,
-}
-
-impl JobError {
-    fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Config(_) => ExitCode::Config,
-            Self::Read(_) | Self::File(_) => ExitCode::Rejected,
-            Self::Client(_) | Self::Download(_) => ExitCode::Rodan,
-            Self::Train(error) if error.is_input() => ExitCode::Input,
-            Self::Archive(error) if error.is_input() => ExitCode::Input,
-            Self::Time | Self::Cancelled | Self::Left => ExitCode::Stopped,
-            Self::Panic => ExitCode::Internal,
-            Self::Runtime(_) | Self::Scratch(_) | Self::Archive(_) | Self::Train(_) | Self::Model { .. } => {
-                ExitCode::Training
-            }
-        }
-    }
-
-    /// What failures are counted by.
-    fn cause(&self) -> Cause {
-        match self {
-            Self::Config(_) | Self::Runtime(_) | Self::Scratch(_) => Cause::Setup,
-            Self::Read(_) | Self::File(_) => Cause::Message,
-            Self::Client(_) | Self::Download(_) => Cause::Rodan,
-            Self::Train(error) if error.is_input() => Cause::Input,
-            Self::Archive(error) if error.is_input() => Cause::Input,
-            Self::Time => Cause::Time,
-            Self::Cancelled | Self::Left => Cause::Cancelled,
-            Self::Archive(_) | Self::Train(_) | Self::Model { .. } | Self::Panic => Cause::Training,
-        }
-    }
 }
 
 /// Runs the job to its one reply, or leaves it to Slurm to start it again, and returns the exit code.
@@ -150,10 +92,10 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
     // Read now, so that what is wrong is known before hours of training; what only the delivery needs is read again then.
     let mut config = load();
     let identity = config.as_mut().ok().and_then(TrainerConfig::forget_credentials);
-    let Ended { envelope, reply, code, finished } = match spooled(&place) {
-        Some(reply) => {
+    let Ended { envelope, answer, code, finished } = match spooled(&place) {
+        Some(answer) => {
             info!("an earlier run of this job left its reply; it is delivered now");
-            Ended { envelope: envelope(arguments, None), reply, code: ExitCode::Success, finished: None }
+            Ended { envelope: envelope(arguments, None), answer, code: ExitCode::Success, finished: None }
         }
         None => match attempt(arguments, &config, identity, &runtime, &signals, &place) {
             Some(ended) => ended,
@@ -161,13 +103,16 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
         },
     };
     let spooling = Instant::now();
-    if let Err(error) = place.spool(&arguments.job_file, &reply) {
+    if let Err(error) = place.spool(&arguments.job_file, &answer) {
         error!("the reply can't be written to {}: {error}", place.reply.display());
         // It may still be published.
     }
     if let Some(finished) = &finished {
         finished.tell_times(spooling.elapsed());
         finished.report(&place);
+        if matches!(answer, Answer::End(_)) {
+            finished.keep_figures(&place);
+        }
     }
     let Ok(config) = config.and_then(|_| load()).inspect_err(|error| error!("{error}")) else {
         return ExitCode::Config;
@@ -180,7 +125,7 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
         return code;
     };
     let queue = text::printable(&envelope.reply_to, 255);
-    match runtime.block_on(deliver(&config, &envelope, reply, &place)) {
+    match runtime.block_on(deliver(&config, &envelope, answer, &place)) {
         Ok(Delivered::Now) => info!("the reply is in the queue '{queue}'"),
         Ok(Delivered::Before) => {
             info!("the reply is in the queue '{queue}' already: an earlier attempt came through")
@@ -208,7 +153,7 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
 /// How a job ended.
 struct Ended {
     envelope: Option<Envelope>,
-    reply: Reply,
+    answer: Answer,
     code: ExitCode,
     /// The training, where it has models.
     finished: Option<Finished>,
@@ -228,9 +173,9 @@ fn note_start(files: &JobFiles) {
     }
 }
 
-fn spooled(place: &Place) -> Option<Reply> {
+fn spooled(place: &Place) -> Option<Answer> {
     place.managed.as_ref()?;
-    Reply::from_body(read_own(&place.reply).ok()?).ok()
+    Answer::from_body(read_own(&place.reply).ok()?).ok()
 }
 
 /// Where the reply goes: the command line wins over the job file, the record over nothing.
@@ -274,18 +219,22 @@ fn attempt(
     signals: &Signals,
     place: &Place,
 ) -> Option<Ended> {
-    let file =
-        place.read(&arguments.job_file).map_err(JobError::Read).and_then(|text| Ok(JobFile::parse(&text)?));
+    let started = Instant::now();
+    let text = place.read(&arguments.job_file).map_err(JobError::Read);
+    let protocol = text.as_ref().map_or(Protocol::Reply, |text| Protocol::of(text));
+    let file = text.and_then(|text| Ok(JobFile::parse(&text)?));
     let envelope = envelope(arguments, file.as_ref().ok());
+    let asked = file.as_ref().ok().and_then(|file| file.asked.clone());
     let result = file.and_then(|file| {
         let config = config.as_ref().map_err(|_| JobError::Config(ConfigError::Variables(Vec::new())))?;
         // A fault in training must not keep the workflow waiting: it becomes an error reply like any other.
-        let train = || train(arguments, file, config, identity, runtime, signals, place);
+        let job = Job { arguments, config, runtime, signals, place, envelope: envelope.as_ref() };
+        let train = || job.train(file, identity);
         panic::catch_unwind(AssertUnwindSafe(train)).unwrap_or(Err(JobError::Panic))
     });
     match result {
-        Ok((reply, finished)) => {
-            Some(Ended { envelope, reply, code: ExitCode::Success, finished: Some(finished) })
+        Ok((answer, finished)) => {
+            Some(Ended { envelope, answer, code: ExitCode::Success, finished: Some(finished) })
         }
         Err(error @ JobError::Left) => {
             info!("{error}");
@@ -294,95 +243,163 @@ fn attempt(
         Err(error) => {
             error!("{error}");
             place.managed.iter().for_each(|files| files.note_failure(error.cause()));
-            let reply = Reply::error(&text::sentence(&error.to_string()));
-            Some(Ended { envelope, reply, code: error.exit_code(), finished: None })
+            let sentence = error.sentence(sentences::OPERATOR);
+            let answer = match protocol {
+                Protocol::Reply => Answer::Reply(Reply::error(&sentence)),
+                Protocol::Conversation => {
+                    Answer::End(End::Failed(failed(sentence, error.cause(), asked, started.elapsed())))
+                }
+            };
+            Some(Ended { envelope, answer, code: error.exit_code(), finished: None })
         }
     }
 }
 
-fn train(
-    arguments: &JobArgs,
-    file: JobFile,
-    config: &TrainerConfig,
-    identity: Option<Identity>,
-    runtime: &Runtime,
-    signals: &Signals,
-    place: &Place,
-) -> Result<(Reply, Finished), JobError> {
-    let started = Instant::now();
-    let name = name(arguments, &file, place);
-    let managed = place.managed.as_ref();
-    let scratch = scratch().map_err(JobError::Scratch)?;
-    info!("downloading {} files from {}", file.inputs.iter().count(), config.rodan);
-    let downloader = Downloader {
-        client: Client::new(identity.as_ref())?,
-        rodan: config.rodan.clone(),
-        token: file.token,
-        limit: config.max_download,
-        deadline: config.download_deadline,
-        retry: Downloader::RETRY,
-    };
-    // A runtime of its own: what its connections keep of the token goes with it.
-    let downloads = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let downloads = downloads.map_err(JobError::Runtime)?;
-    let fetched = downloads.block_on(async {
-        tokio::select! {
-            fetched = downloader.fetch(&file.inputs, scratch.path()) => fetched.map_err(JobError::from),
-            stopped = stopped(signals, managed.is_some()) => Err(stopped),
+/// What a job is run with.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    arguments: &'a JobArgs,
+    config: &'a TrainerConfig,
+    runtime: &'a Runtime,
+    signals: &'a Signals,
+    place: &'a Place,
+    envelope: Option<&'a Envelope>,
+}
+
+impl Job<'_> {
+    fn train(&self, file: JobFile, identity: Option<Identity>) -> Result<(Answer, Finished), JobError> {
+        let started = Instant::now();
+        let Job { arguments, config, runtime, signals, place, envelope } = *self;
+        let name = name(arguments, &file, place);
+        let managed = place.managed.as_ref();
+        let allocation = Allocation::of_process();
+        let mut courier = envelope.filter(|_| file.protocol == Protocol::Conversation).and_then(|envelope| {
+            let env_file = arguments.env_file.as_deref();
+            let job = managed.map(JobFiles::directory);
+            Courier::start(
+                &envelope.reply_to,
+                &envelope.correlation_id,
+                place.outbox.directory(),
+                job,
+                env_file,
+            )
+        });
+        if let Some(courier) = &mut courier {
+            courier.send(&state(Phase::Running, &allocation, file.asked.as_ref()));
         }
-    });
-    downloads.shutdown_background(); // a name that is still looked up is not waited for
-    fetched?;
-    drop((downloader, identity)); // and with them the token and the key
-    let downloaded = started.elapsed();
-    use_the_cores_of_the_allocation();
-    // Before a stranger's bytes are looked at. The GPU comes first: its driver may start a program with more rights.
-    let (device, device_name) = choose_device();
-    harden::no_new_privileges();
-    let inputs = local_inputs(&file.inputs, scratch.path(), config.max_download)?;
-    let mut checkpoints =
-        managed.and_then(|files| requeue::checkpoints(files, config, &inputs, &file.settings));
-    let drawn = checkpoints.as_ref().and_then(Checkpoints::seed);
-    let settings = TrainingSettings { seed: file.settings.seed.or(drawn), ..file.settings };
-    let job = TrainingJob::prepare(&inputs, &settings).map_err(JobError::Train)?;
-    let allocation = Allocation::of_process();
-    let events = config.tensorboard.as_ref().map(|base| EventLogs::new(&base.join(&name)));
-    let shown = Progress::new(arguments.quiet, Arc::default());
-    let inner = Watch::new(shown, signals, managed, &allocation, job.layers());
-    let mut watch = WithEvents { inner, events };
-    watch.inner.suspend_when_warned(checkpoints.is_some() && allocation.suspends(config));
-    let mut trained = job.train_from(checkpoints.as_mut(), &device, scratch.path(), &mut watch);
-    if let (Err(TrainError::Stopped { .. }), Some(Signal::Warned), Some(checkpoints)) =
-        (&trained, signals.received(), &mut checkpoints)
-    {
-        if watch.inner.made_progress() && checkpoints.is_saved() && allocation.requeue(config, runtime) {
-            return Err(JobError::Left);
+        let scratch = scratch().map_err(JobError::Scratch)?;
+        info!("downloading {} files from {}", file.inputs.iter().count(), config.rodan);
+        let downloader = Downloader {
+            client: Client::new(identity.as_ref())?,
+            rodan: config.rodan.clone(),
+            token: file.token,
+            limit: config.max_download,
+            deadline: config.download_deadline,
+            retry: Downloader::RETRY,
+        };
+        // A runtime of its own: what its connections keep of the token goes with it.
+        let downloads = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let downloads = downloads.map_err(JobError::Runtime)?;
+        let fetched = downloads.block_on(async {
+            tokio::select! {
+                fetched = downloader.fetch(&file.inputs, scratch.path()) => fetched.map_err(JobError::from),
+                stopped = stopped(signals, managed.is_some()) => Err(stopped),
+            }
+        });
+        downloads.shutdown_background(); // a name that is still looked up is not waited for
+        fetched?;
+        drop((downloader, identity)); // and with them the token and the key
+        let downloaded = started.elapsed();
+        use_the_cores_of_the_allocation();
+        // Before a stranger's bytes are looked at. The GPU comes first: its driver may start a program with more rights.
+        let (device, device_name) = choose_device();
+        harden::no_new_privileges();
+        let inputs = local_inputs(&file.inputs, scratch.path(), config.max_download)?;
+        let mut checkpoints =
+            managed.and_then(|files| requeue::checkpoints(files, config, &inputs, &file.settings));
+        let drawn = checkpoints.as_ref().and_then(Checkpoints::seed);
+        let settings = TrainingSettings { seed: file.settings.seed.or(drawn), ..file.settings };
+        let job = TrainingJob::prepare(&inputs, &settings).map_err(JobError::Train)?;
+        let events = config.tensorboard.as_ref().map(|base| EventLogs::new(&base.join(&name)));
+        let shown = Progress::new(arguments.quiet, Arc::default());
+        let inner = Watch::new(shown, signals, managed, &allocation, job.layers());
+        let mut watch = WithEvents { inner, events };
+        watch.inner.measure(&settings);
+        if let Some(courier) = courier {
+            watch.inner.tell_by(courier, &place.outbox);
         }
-        // What can't go on later ends here: with the best so far where every layer has an epoch.
-        watch.inner.suspend_when_warned(false);
-        checkpoints.look();
-        trained = job.train_from(Some(checkpoints), &device, scratch.path(), &mut watch);
+        let suspends = checkpoints.is_some() && allocation.suspends(config, file.asked.as_ref());
+        watch.inner.suspend_when_warned(suspends);
+        let mut trained = job.train_from(checkpoints.as_mut(), &device, scratch.path(), &mut watch);
+        if let (Err(TrainError::Stopped { .. }), Some(Signal::Warned), Some(checkpoints)) =
+            (&trained, signals.received(), &mut checkpoints)
+        {
+            let worth_it = watch.inner.made_progress() && checkpoints.is_saved();
+            if worth_it && allocation.may_requeue(config).is_some() {
+                // Told before it is asked for: Slurm ends this process at once.
+                if let Some(mut courier) = watch.inner.take_courier() {
+                    courier.send(&state(Phase::Requeued, &allocation, file.asked.as_ref()));
+                    courier.close(SHORT_GOODBYE);
+                }
+            }
+            if worth_it && allocation.requeue(config, runtime, signals) {
+                return Err(JobError::Left);
+            }
+            // What can't go on later ends here: with the best so far where every layer has an epoch.
+            watch.inner.suspend_when_warned(false);
+            checkpoints.look();
+            trained = job.train_from(Some(checkpoints), &device, scratch.path(), &mut watch);
+        }
+        let trained = trained.map_err(|error| match (error, signals.error(managed.is_some())) {
+            (TrainError::Stopped { .. }, Some(stopped)) => stopped,
+            (error, _) => JobError::Train(error),
+        })?;
+        let encoding = Instant::now();
+        let models = trained
+            .iter()
+            .map(|t| match fs::read(&t.path) {
+                Ok(bytes) => Ok((t.layer, bytes)),
+                Err(source) => Err(JobError::Model { layer: t.layer.input_name(), source }),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        if let Some(courier) = watch.inner.take_courier() {
+            courier.close(LONG_GOODBYE);
+        }
+        let answer = match file.protocol {
+            Protocol::Reply => {
+                Answer::Reply(Reply::models(models.iter().map(|(layer, bytes)| (*layer, bytes.as_slice()))))
+            }
+            Protocol::Conversation => {
+                let mut done = told::done(&trained, job.seed(), file.asked, started.elapsed(), downloaded);
+                for (trained, (_, file)) in trained.iter().zip(&models) {
+                    done.models.push(
+                        told::keep(&place.outbox, &trained.model_name, file).map_err(|source| {
+                            JobError::Model { layer: trained.layer.input_name(), source }
+                        })?,
+                    );
+                }
+                Answer::End(End::Done(done))
+            }
+        };
+        let encoded = encoding.elapsed();
+        let labels = inputs.pages.into_iter().map(|page| page.label).collect();
+        let (given, layers) = (file.given, trained);
+        Ok((
+            answer,
+            Finished {
+                job,
+                layers,
+                settings,
+                given,
+                labels,
+                device,
+                device_name,
+                started,
+                downloaded,
+                encoded,
+            },
+        ))
     }
-    let trained = trained.map_err(|error| match (error, signals.error(managed.is_some())) {
-        (TrainError::Stopped { .. }, Some(stopped)) => stopped,
-        (error, _) => JobError::Train(error),
-    })?;
-    let encoding = Instant::now();
-    let models = trained
-        .iter()
-        .map(|t| match fs::read(&t.path) {
-            Ok(bytes) => Ok((t.layer, bytes)),
-            Err(source) => Err(JobError::Model { layer: t.layer.input_name(), source }),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let reply = Reply::models(models.iter().map(|(layer, bytes)| (*layer, bytes.as_slice())));
-    let encoded = encoding.elapsed();
-    let labels = inputs.pages.into_iter().map(|page| page.label).collect();
-    let (given, layers) = (file.given, trained);
-    Ok((
-        reply,
-        Finished { job, layers, settings, given, labels, device, device_name, started, downloaded, encoded },
-    ))
 }
 
 async fn stopped(signals: &Signals, managed: bool) -> JobError {

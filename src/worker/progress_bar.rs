@@ -1,4 +1,4 @@
-//! How training shows that it gets on: a bar on a terminal, a line for each epoch in a log.
+//! How training shows its progress: a bar on a terminal, a line per epoch in a log.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tracing::info;
 use domain::{EpochReport, Layer, Metrics};
 use page_layers::{JobObserver, Stop, TrainedLayer};
 
-/// Shows progress on stderr and passes on the wish to stop.
+/// Shows progress on stderr, and passes on the wish to stop.
 #[derive(Debug)]
 pub(crate) struct Progress {
     /// Whether a bar is shown instead of lines.
@@ -19,13 +19,13 @@ pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     stop: Arc<AtomicBool>,
     epochs: u32,
-    /// What the latest epoch came to, to be shown beside the bar.
+    /// The results of the latest epoch, shown beside the bar.
     latest: String,
 }
 
 impl Progress {
-    /// A bar where stderr is a terminal, unless `quiet`; else lines in the log. Training ends when `stop`
-    /// becomes true.
+    /// Shows a bar if stderr is a terminal and `quiet` is false, else writes lines to the log.
+    /// Training ends when `stop` becomes true.
     pub(crate) fn new(quiet: bool, stop: Arc<AtomicBool>) -> Self {
         let terminal = std::io::stderr().is_terminal() && !quiet;
         Self { terminal, bar: None, stop, epochs: 0, latest: String::new() }
@@ -35,7 +35,7 @@ impl Progress {
 /// A bar over all epochs of a layer, in one line of an 80-column terminal.
 fn new_bar(layer: Layer) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    // A template that is wrong leaves the plain style: no reason to fail.
+    // A wrong template is no reason to fail: the plain style is kept.
     if let Ok(style) = ProgressStyle::with_template("{prefix} [{wide_bar}] {msg}") {
         bar.set_style(style.progress_chars("=> "));
     }
@@ -43,7 +43,7 @@ fn new_bar(layer: Layer) -> ProgressBar {
     bar
 }
 
-/// What the latest epoch came to, beside the bar of the next.
+/// The results of the latest epoch, for the text beside the bar.
 fn beside_the_bar(report: &EpochReport) -> String {
     report
         .validation
@@ -90,7 +90,7 @@ impl JobObserver for Progress {
     }
 
     fn layer_finished(&mut self, layer: &TrainedLayer) {
-        // The line that stays is the log's.
+        // The line that stays is the one in the log.
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
@@ -126,7 +126,7 @@ mod tests {
             "epoch 3/15, loss 0.5000, validation loss 0.2500, accuracy 0.9812, F1 0.8471 (best), 1.2 s";
         assert_eq!(line(&report, 15), said);
         assert_eq!(beside_the_bar(&report), ", acc 0.981, F1 0.847");
-        // Without validation samples there is nothing to say, and no 0.
+        // Without validation samples nothing is shown, and no 0.
         let unvalidated = EpochReport { validation: None, best: false, ..report };
         assert_eq!(line(&unvalidated, 15), "epoch 3/15, loss 0.5000, 1.2 s");
         assert_eq!(beside_the_bar(&unvalidated), "");

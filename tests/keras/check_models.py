@@ -46,7 +46,8 @@ def load_strictly(path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            # Building layers draws on TensorFlow's own deprecated helpers; they say nothing about the file.
+            # Building layers draws on TensorFlow's own deprecated helpers; they say nothing about
+            # the file.
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             return tf.keras.models.load_model(str(path))
     finally:
@@ -66,7 +67,9 @@ def check(path):
         found = model.predict(x, verbose=0)
         difference = float(np.abs(found - y).max())
         said = f", predictions differ by {difference:.1e} (spread {found.std():.2f})"
-        assert difference < TOLERANCE, f"predictions differ by {difference:.2e}, allowed {TOLERANCE:.0e}"
+        assert difference < TOLERANCE, (
+            f"predictions differ by {difference:.2e}, allowed {TOLERANCE:.0e}"
+        )
     rng = np.random.default_rng(1)
     x = rng.random((2, height, width, 3), dtype=np.float32)
     y = (rng.random((2, height, width, 1)) > 0.5).astype(np.float32)
@@ -83,7 +86,9 @@ def build(height, width, masking=False, second_kernel=2):
     layers = tf.keras.layers
 
     def conv(filters, kernel):
-        return layers.Conv2D(filters, kernel, padding="same", activation="relu", kernel_initializer="he_normal")
+        return layers.Conv2D(
+            filters, kernel, padding="same", activation="relu", kernel_initializer="he_normal"
+        )
 
     inputs = tf.keras.Input((height, width, 3))
     x = layers.Masking(mask_value=-1)(inputs) if masking else inputs
@@ -95,7 +100,9 @@ def build(height, width, masking=False, second_kernel=2):
     x = layers.concatenate([first, conv(64, 2)(layers.UpSampling2D(2)(x))], axis=3)
     x = conv(2, 3)(conv(64, 3)(conv(64, 3)(x)))
     model = tf.keras.Model(inputs, layers.Conv2D(1, 1, activation="sigmoid")(x))
-    model.compile(optimizer=tf.keras.optimizers.Adam(1e-4), loss="binary_crossentropy", metrics=["accuracy"])
+    model.compile(
+        optimizer=tf.keras.optimizers.Adam(1e-4), loss="binary_crossentropy", metrics=["accuracy"]
+    )
     return model
 
 
@@ -103,7 +110,8 @@ def save(folder):
     folder.mkdir(parents=True, exist_ok=True)
     tf.keras.utils.set_random_seed(7)
     rng = np.random.default_rng(7)
-    # The second model of a session has names such as conv2d_14: only the order tells which weight is which.
+    # The second model of a session has names such as conv2d_14: only the order tells which weight
+    # is which.
     for name, masking in (("keras", False), ("masking", True)):
         model = build(32, 64, masking)
         x = rng.random((3, 32, 64, 3), dtype=np.float32)
@@ -135,7 +143,9 @@ def segment(folder):
         for row in range(0, height, steps[0]):
             for column in range(0, width, steps[1]):
                 window = padded[None, row : row + sides[0], column : column + sides[1]]
-                found = model.predict(window, verbose=0)[0, rims[0] : rims[0] + steps[0], rims[1] : rims[1] + steps[1], 0]
+                found = model.predict(window, verbose=0)[
+                    0, rims[0] : rims[0] + steps[0], rims[1] : rims[1] + steps[1], 0
+                ]
                 result[row : row + steps[0], column : column + steps[1]] = found
         seen.append(result[:height, :width])
     seen = np.stack(seen)
@@ -156,7 +166,11 @@ def main(arguments):
         return 2
     files = []
     for path in map(Path, arguments[1:]):
-        files += sorted(p for p in path.iterdir() if p.suffix in (".hdf5", ".h5")) if path.is_dir() else [path]
+        files += (
+            sorted(p for p in path.iterdir() if p.suffix in (".hdf5", ".h5"))
+            if path.is_dir()
+            else [path]
+        )
     if not files:
         print("no model file found", file=sys.stderr)
         return 1

@@ -2,10 +2,11 @@
 //!
 //! Every call opens a connection of its own: a test may rest for minutes between two of them.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -25,9 +26,13 @@ pub(crate) const JOBS: &str = "hpc-jobs";
 /// The queue that Rodan reads replies from.
 pub(crate) const RESULTS: &str = "hpc-results";
 
-/// One test's own vhost: no other test uses it, before or after.
+/// One test's own vhost: no other test uses it meanwhile.
 pub(crate) struct Vhost {
     name: String,
+    /// The file that says that it is taken.
+    lock: PathBuf,
+    /// The test has declared more than Rodan's queues, or something else that only it knows.
+    peculiar: AtomicBool,
     host: String,
     port: String,
     tls_port: String,
@@ -56,15 +61,14 @@ impl Message {
 }
 
 impl Vhost {
-    /// Takes the next vhost that no test of this run has had. Test processes run side by side, and a file that can be
-    /// made only once decides.
+    /// Takes the first vhost that no test has. Test processes run side by side, and a file that
+    /// can be made only once decides.
     pub(crate) fn lease(services: &Services) -> Self {
         let variable = |name: &str| services.variable(name).to_owned();
         let pool: u32 = variable("HPC_TRAINER_TEST_VHOSTS").parse().expect("a number of vhosts");
-        let taken = |number: &u32| {
-            let lock = services.directory().join("vhosts").join(format!("test-{number}"));
-            OpenOptions::new().write(true).create_new(true).open(lock).is_ok()
-        };
+        let lock = |number: u32| services.directory().join("vhosts").join(format!("test-{number}"));
+        let taken =
+            |number: &u32| OpenOptions::new().write(true).create_new(true).open(lock(*number)).is_ok();
         let number = (1..=pool + 1000).find(taken).expect("a vhost that is still free");
         let name = format!("test-{number}");
         if number > pool {
@@ -72,12 +76,40 @@ impl Vhost {
         }
         Self {
             name,
+            lock: lock(number),
+            peculiar: AtomicBool::new(number > pool),
             host: variable("HPC_TRAINER_TEST_AMQP_HOST"),
             port: variable("HPC_TRAINER_TEST_AMQP_PORT"),
             tls_port: variable("HPC_TRAINER_TEST_AMQPS_PORT"),
             user: variable("HPC_TRAINER_TEST_AMQP_USER"),
             password: variable("HPC_TRAINER_TEST_AMQP_PASSWORD"),
             ca_file: services.ca_file().to_owned(),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Leaves the vhost to the next test, as new: of two hundred of them the broker's start would
+    /// take a minute. One in which a test has declared other queues, or whose broker is away, is
+    /// left alone.
+    ///
+    /// Nobody may be about to publish to it any more.
+    pub(crate) fn give_back(&self) {
+        if self.peculiar.load(Ordering::Relaxed) {
+            return;
+        }
+        let url = self.with_login(&self.url());
+        let cleared = on_channel(&url, OwnedTLSConfig::default(), |channel| async move {
+            let mut all = true;
+            for queue in [JOBS, RESULTS] {
+                all &= channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.is_ok();
+            }
+            all
+        });
+        if cleared.is_ok_and(|all| all) {
+            drop(fs::remove_file(&self.lock));
         }
     }
 
@@ -110,6 +142,11 @@ impl Vhost {
 
     /// Does something on a channel over the plain port.
     pub(crate) fn on_channel<T, F: Future<Output = T>>(&self, work: impl FnOnce(Channel) -> F) -> T {
+        self.peculiar.store(true, Ordering::Relaxed);
+        self.on_plain_channel(work)
+    }
+
+    fn on_plain_channel<T, F: Future<Output = T>>(&self, work: impl FnOnce(Channel) -> F) -> T {
         on_channel(&self.with_login(&self.url()), OwnedTLSConfig::default(), work)
             .expect("the broker answers")
     }
@@ -120,17 +157,19 @@ impl Vhost {
         ca: &str,
         work: impl FnOnce(Channel) -> F,
     ) -> lapin::Result<T> {
+        self.peculiar.store(true, Ordering::Relaxed);
         let config = OwnedTLSConfig { identity: None, cert_chain: Some(ca.to_owned()) };
         on_channel(&self.with_login(&self.tls_url()), config, work)
     }
 
     /// Declares both queues with Rodan's arguments.
     pub(crate) fn declare_queues(&self) {
-        self.on_channel(|channel| async move { declare_as_rodan(&channel).await })
+        self.on_plain_channel(|channel| async move { declare_as_rodan(&channel).await })
     }
 
-    /// Publishes a job exactly as Rodan does, answers to go to `hpc-results`: both queues declared, the properties
-    /// `reply_to` and `correlation_id` and no others. Gives the correlation id.
+    /// Publishes a job exactly as Rodan does, answers to go to `hpc-results`: both queues
+    /// declared, the properties `reply_to` and `correlation_id` and no others. Gives the
+    /// correlation id.
     pub(crate) fn publish_job(&self, job: &Value) -> String {
         let correlation_id = uuid::Uuid::new_v4().to_string();
         let properties = BasicProperties::default()
@@ -143,7 +182,7 @@ impl Vhost {
     /// The same job many times, over one connection.
     pub(crate) fn publish_jobs(&self, job: &Value, count: usize) -> Vec<String> {
         let ids: Vec<String> = (0..count).map(|_| uuid::Uuid::new_v4().to_string()).collect();
-        self.on_channel(|channel| {
+        self.on_plain_channel(|channel| {
             let (ids, body) = (ids.clone(), job.to_string());
             async move {
                 declare_as_rodan(&channel).await;
@@ -176,7 +215,7 @@ impl Vhost {
 
     /// Publishes many such messages over one connection.
     pub(crate) fn publish_all(&self, queue: &str, messages: Vec<(BasicProperties, Vec<u8>)>) {
-        self.on_channel(|channel| async move {
+        self.on_plain_channel(|channel| async move {
             declare_as_rodan(&channel).await;
             channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
             for (properties, body) in messages {
@@ -187,9 +226,10 @@ impl Vhost {
         });
     }
 
-    /// Publishes any bytes with any properties, after declaring Rodan's queues. Returns when the broker has them.
+    /// Publishes any bytes with any properties, after declaring Rodan's queues. Returns when the
+    /// broker has them.
     pub(crate) fn publish(&self, queue: &str, body: &[u8], properties: BasicProperties) {
-        self.on_channel(|channel| async move {
+        self.on_plain_channel(|channel| async move {
             declare_as_rodan(&channel).await;
             channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
             let confirm = channel
@@ -200,8 +240,8 @@ impl Vhost {
         })
     }
 
-    /// Waits for the reply to a job as Rodan does: consumes `hpc-results`, takes what has its correlation id and puts
-    /// every other message back, again and again.
+    /// Waits for the reply to a job as Rodan does: consumes `hpc-results`, takes what has its
+    /// correlation id and puts every other message back, again and again.
     ///
     /// # Panics
     /// When none comes within `limit`.
@@ -242,10 +282,11 @@ impl Vhost {
             }
             panic!("the broker ended the consumer of {RESULTS}")
         };
-        self.on_channel(|channel| async move { tokio::time::timeout(limit, wait(channel)).await.ok() })
+        self.on_plain_channel(|channel| async move { tokio::time::timeout(limit, wait(channel)).await.ok() })
     }
 
-    /// Takes replies out of `hpc-results` as they come, and gives `see` each, until there were `count`.
+    /// Takes replies out of `hpc-results` as they come, and gives `see` each, until there were
+    /// `count`.
     ///
     /// # Panics
     /// When they don't come within `limit`.
@@ -262,19 +303,21 @@ impl Vhost {
                 see(message(delivery));
             }
         };
-        self.on_channel(|channel| async move {
+        self.on_plain_channel(|channel| async move {
             tokio::time::timeout(limit, receive(channel)).await.expect("all replies in time");
         });
     }
 
-    /// What lies in a queue, in order; it stays there (marked as redelivered). Empty for a queue that does not exist.
+    /// What lies in a queue, in order; it stays there (marked as redelivered). Empty for a queue
+    /// that does not exist.
     pub(crate) fn leftovers(&self, queue: &str) -> Vec<Message> {
         if !self.queue_exists(queue) {
             return Vec::new();
         }
-        self.on_channel(|channel| async move {
+        self.on_plain_channel(|channel| async move {
             let mut messages = Vec::new();
-            // Unacknowledged messages go back to the head of the queue, in order, when the channel closes.
+            // Unacknowledged messages go back to the head of the queue, in order, when the channel
+            // closes.
             while let Some(found) =
                 channel.basic_get(queue.into(), BasicGetOptions::default()).await.expect("basic_get")
             {
@@ -286,7 +329,7 @@ impl Vhost {
 
     /// How many messages wait in a queue; `None` where there is no such queue.
     pub(crate) fn waiting(&self, queue: &str) -> Option<u32> {
-        self.on_channel(|channel| async move {
+        self.on_plain_channel(|channel| async move {
             let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
             let queue = channel.queue_declare(queue.into(), passive, FieldTable::default()).await.ok()?;
             Some(queue.message_count())
@@ -304,7 +347,33 @@ impl Vhost {
         })
     }
 
-    /// Declares a queue that takes `length` messages and refuses the next with a negative confirmation.
+    /// Declares a quorum queue that hands out each message twice at most.
+    pub(crate) fn declare_quorum(&self, queue: &str) {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(1));
+        // Compared before the type, where somebody asks for that.
+        arguments.insert("x-max-length".into(), AMQPValue::LongInt(1000));
+        arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
+        let options = QueueDeclareOptions { durable: true, ..Default::default() };
+        self.on_channel(|channel| async move {
+            channel.queue_declare(queue.into(), options, arguments).await.expect("a quorum queue");
+        });
+    }
+
+    /// Publishes to a queue as it is.
+    pub(crate) fn publish_to(&self, queue: &str, body: &[u8], properties: BasicProperties) {
+        self.on_channel(|channel| async move {
+            channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+            let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+            let publish = channel.basic_publish("".into(), queue.into(), options, body, properties);
+            let confirmed = publish.await.expect("the publish is sent").await.expect("the broker confirms");
+            assert!(confirmed.take_message().is_none(), "there is no queue {queue}");
+        });
+    }
+
+    /// Declares a queue that takes `length` messages and refuses the next with a negative
+    /// confirmation.
     pub(crate) fn declare_with_room_for(&self, length: i32, queue: &str) {
         let mut arguments = FieldTable::default();
         arguments.insert("x-max-length".into(), AMQPValue::LongInt(length));
@@ -316,13 +385,13 @@ impl Vhost {
     }
 
     pub(crate) fn purge(&self, queue: &str) {
-        self.on_channel(|channel| async move {
+        self.on_plain_channel(|channel| async move {
             channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await.expect("purge")
         });
     }
 
     pub(crate) fn delete(&self, queue: &str) {
-        self.on_channel(|channel| async move {
+        self.on_plain_channel(|channel| async move {
             channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("delete")
         });
     }

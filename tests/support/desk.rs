@@ -1,4 +1,5 @@
-//! A login node with everything in place: a vhost, the cluster, the stand-in Rodan with the example page, a site.
+//! A login node with everything in place: a vhost, the cluster, the stand-in Rodan with the
+//! example page, a site.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -74,7 +75,8 @@ impl Desk {
         self.site.run_check(&self.cluster)
     }
 
-    /// `run_trainer` with a job file that a person wrote, whose reply goes to `hpc-results` under this id.
+    /// `run_trainer` with a job file that a person wrote, whose reply goes to `hpc-results` under
+    /// this id.
     pub(crate) fn by_hand(&self, id: &str, job: &Value) -> Program {
         let mut job = job.clone();
         job["token"] = json!(self.rodan.setup().token);
@@ -90,7 +92,8 @@ impl Desk {
             .limit(SECONDS(240))
     }
 
-    /// A job with a page of 48×48 pixels, background on the left, neumes on the right: trained in a fraction of a second.
+    /// A job with a page of 48×48 pixels, background on the left, neumes on the right: trained in
+    /// a fraction of a second.
     pub(crate) fn short_job(&self) -> Value {
         let picture = |pixel: &dyn Fn(u32, u32) -> [u8; 4]| {
             let mut bytes = Vec::new();
@@ -146,8 +149,28 @@ impl Desk {
 
     /// The log of a job's Slurm job.
     pub(crate) fn log(&self, correlation_id: &str) -> String {
-        let name = format!("hpct-{correlation_id}-{}.log", self.slurm_job(correlation_id));
+        self.log_of(correlation_id, &self.slurm_job(correlation_id))
+    }
+
+    /// The same without asking Slurm for the job's number.
+    pub(crate) fn log_of(&self, correlation_id: &str, slurm_job: &str) -> String {
+        let name = format!("hpct-{correlation_id}-{slurm_job}.log");
         fs::read_to_string(self.site.logs().join(name)).unwrap_or_default()
+    }
+}
+
+impl Drop for Desk {
+    /// The next test may have the vhost, unless a job or a watcher of this one may still send a
+    /// reply to it.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        let queue = self.cluster.command("squeue").args(["-h", "-o", "%Z"]).run();
+        let home = self.site.path().to_string_lossy();
+        if queue.status.success() && !queue.stdout.lines().any(|directory| directory == home) {
+            self.vhost.give_back();
+        }
     }
 }
 

@@ -1,13 +1,16 @@
 //! What the integration tests share. Each file says what it stands for:
 //!
-//! - [`services`]: the private broker and cluster that `./run_tests` has started, or one of a test's own;
+//! - [`services`]: the private broker and cluster that `./run_tests` has started, or one of a
+//!   test's own;
 //! - [`broker`]: a vhost for one test, and Rodan's side of the queues;
+//! - [`asker`]: the asker's side of a conversation;
 //! - [`proxy`]: stands before the broker and breaks connections at a chosen moment;
 //! - [`rodan`]: the stand-in for Rodan's HTTP side;
 //! - [`slurm`]: what Slurm says about a job;
 //! - [`program`]: runs a program with a clean environment and a deadline;
 //! - [`desk`]: all of these together;
-//! - [`site`]: a directory like an operator's, with `run_check`, the batch script and `credentials.env`.
+//! - [`site`]: a directory like an operator's, with `run_check`, the batch script and
+//!   `credentials.env`.
 #![allow(dead_code, unused_imports, reason = "every test file compiles all of it and uses a part")]
 #![allow(
     clippy::unwrap_used,
@@ -15,6 +18,7 @@
     reason = "a test that cannot go on panics, and says where"
 )]
 
+pub(crate) mod asker;
 pub(crate) mod broker;
 pub(crate) mod desk;
 #[cfg(feature = "trainer")]
@@ -32,18 +36,23 @@ use std::time::{Duration, Instant};
 /// So many seconds.
 pub(crate) const SECONDS: fn(u64) -> Duration = Duration::from_secs;
 
-/// Polls until `look` finds something.
+/// Polls until `look` finds something: every 50 ms, and more seldom where a look takes long. Most
+/// looks start a program (scontrol, a pass of `check`), and the cores belong to what is waited
+/// for.
 ///
 /// # Panics
 /// After `limit`, naming what was waited for.
 pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + limit;
     loop {
+        let start = Instant::now();
         if let Some(found) = look() {
             return found;
         }
         assert!(Instant::now() < end, "waited {limit:?} for {what}, in vain");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(
+            (start.elapsed() * 4).clamp(Duration::from_millis(50), Duration::from_millis(500)),
+        );
     }
 }
 

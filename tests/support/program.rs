@@ -1,7 +1,9 @@
-//! Runs programs as cron or Slurm would: nothing in the environment but what the test gives, and never for ever.
+//! Runs programs as cron or Slurm would: their environment has only what the test gives, and they
+//! have a deadline.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -21,13 +23,17 @@ pub(crate) fn run_trainer() -> Option<&'static Path> {
     option_env!("CARGO_BIN_EXE_run_trainer").map(Path::new)
 }
 
-/// The directory of this build's programs, with these examples in `examples/`, which are not built with tests.
+/// The directory of this build's programs, with these examples in `examples/`. Examples are not
+/// built with the tests.
 pub(crate) fn with_examples(names: &[&str]) -> PathBuf {
     let directory = check().parent().expect("programs lie in a directory");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--locked"]).args(names.iter().flat_map(|name| ["--example", name]));
+    cargo
+        .args(["build", "--quiet", "--locked", "--workspace"])
+        .args(names.iter().flat_map(|name| ["--example", name]));
     cargo.arg("--target-dir").arg(directory.parent().expect("of a profile")).current_dir(repository());
-    // Those that cargo sets for this test would have build scripts run again, and all that depends on them built anew.
+    // The variables that cargo sets for this test are removed; otherwise build scripts would run
+    // again, and all that depends on them would be built anew.
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("CARGO_") && name != "CARGO_HOME") {
             cargo.env_remove(name);
@@ -40,11 +46,26 @@ pub(crate) fn with_examples(names: &[&str]) -> PathBuf {
     directory.to_owned()
 }
 
-/// A program about to run. Its environment is empty but for `PATH` and what [`Program::env`] adds.
+/// A program that is about to run. Its environment is empty except for `PATH` and what
+/// [`Program::env`] adds.
 pub(crate) struct Program {
     command: Command,
     limit: Duration,
     described: String,
+    output: Output,
+}
+
+/// Where a program's standard output and standard error go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// Into what [`Finished`] holds.
+    Kept,
+    /// Onto a disk that is full: both of them.
+    FullDisk,
+    /// Standard output into a pipe that nobody reads any more; standard error is kept.
+    NoReader,
+    /// Both into such a pipe.
+    NobodyAtAll,
 }
 
 impl Program {
@@ -52,7 +73,7 @@ impl Program {
         let mut command = Command::new(path.as_ref());
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin").stdin(Stdio::null());
         let described = path.as_ref().to_string_lossy().into_owned();
-        Self { command, limit: Duration::from_secs(60), described }
+        Self { command, limit: Duration::from_secs(60), described, output: Output::Kept }
     }
 
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -75,7 +96,13 @@ impl Program {
         self
     }
 
-    /// How long it may run (60 s unless told).
+    /// Where its output goes.
+    pub(crate) fn output(mut self, output: Output) -> Self {
+        self.output = output;
+        self
+    }
+
+    /// How long it may run (60 s by default).
     pub(crate) fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
@@ -84,8 +111,8 @@ impl Program {
     /// Runs it to its end.
     ///
     /// # Panics
-    /// When it can't be started, or still runs after the limit: then it is killed with all its children, and the
-    /// panic shows what it had written.
+    /// When it can't be started, or still runs after the limit: then it is killed with all its
+    /// children, and the panic shows what it had written.
     pub(crate) fn run(self) -> Finished {
         self.start().wait()
     }
@@ -93,18 +120,26 @@ impl Program {
     /// Starts it and leaves it running, for tests that interfere.
     pub(crate) fn start(mut self) -> Running {
         // A process group of its own, so that a kill reaches its children too.
-        self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let full = || OpenOptions::new().write(true).open("/dev/full").expect("Linux has it").into();
+        let closed = || std::io::pipe().expect("pipes are there").1.into();
+        let (stdout, stderr): (Stdio, Stdio) = match self.output {
+            Output::Kept => (Stdio::piped(), Stdio::piped()),
+            Output::FullDisk => (full(), full()),
+            Output::NoReader => (closed(), Stdio::piped()),
+            Output::NobodyAtAll => (closed(), closed()),
+        };
+        self.command.stdout(stdout).stderr(stderr).process_group(0);
         let mut child = self
             .command
             .spawn()
             .unwrap_or_else(|error| panic!("{} can't be started: {error}", self.described));
-        let stdout = collect(child.stdout.take().expect("piped above"));
-        let stderr = collect(child.stderr.take().expect("piped above"));
+        let stdout = collect(child.stdout.take());
+        let stderr = collect(child.stderr.take());
         Running { child, stdout, stderr, end: Instant::now() + self.limit, described: self.described }
     }
 }
 
-/// A program under way. Dropped, it is killed.
+/// A running program. It is killed when dropped.
 pub(crate) struct Running {
     child: std::process::Child,
     stdout: JoinHandle<Vec<u8>>,
@@ -163,10 +198,12 @@ fn kill_group(id: u32) {
     drop(Command::new("kill").args(["-KILL", "--", &format!("-{id}")]).status());
 }
 
-fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+fn collect(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        drop(pipe.read_to_end(&mut bytes));
+        if let Some(mut pipe) = pipe {
+            drop(pipe.read_to_end(&mut bytes));
+        }
         bytes
     })
 }
@@ -176,7 +213,7 @@ fn take(reader: &mut JoinHandle<Vec<u8>>) -> String {
     String::from_utf8_lossy(&reader.join().expect("the reader does not panic")).into_owned()
 }
 
-/// How a program ended. Displayed, it shows everything, for the message of an assertion.
+/// How a program ended. Its `Display` shows everything, for the message of an assertion.
 pub(crate) struct Finished {
     pub(crate) status: ExitStatus,
     pub(crate) stdout: String,
@@ -188,7 +225,7 @@ impl Finished {
         self.status.code()
     }
 
-    /// Asserts exit code 0 and hands itself on.
+    /// Asserts exit code 0 and returns itself.
     #[track_caller]
     pub(crate) fn success(self) -> Self {
         assert!(self.status.success(), "{self}");
@@ -206,7 +243,8 @@ impl fmt::Display for Finished {
     }
 }
 
-/// Asserts the exit code, and that each of these texts is in what the program wrote to standard error.
+/// Asserts the exit code, and that each of these texts is in what the program wrote to standard
+/// error.
 #[track_caller]
 pub(crate) fn expect(finished: &Finished, code: i32, stderr: &[&str]) {
     assert_eq!(finished.code(), Some(code), "{finished}");

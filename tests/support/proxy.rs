@@ -1,4 +1,5 @@
-//! A proxy before the real broker, for faults that the broker can't be made to show at a chosen moment.
+//! A proxy in front of the real broker, for faults that the broker can't be made to show at a
+//! chosen moment.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -8,19 +9,20 @@ use std::thread;
 
 use super::broker::Vhost;
 
-/// What goes wrong with a connection. The numbers are bytes from the client, the handshake's included (some 500).
+/// What goes wrong with a connection. The numbers count bytes from the client, including the
+/// handshake (about 500).
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
-    /// After so many bytes the connection ends; the broker never sees the next one.
+    /// After this many bytes the connection ends; the broker never gets the next one.
     Cut(u64),
-    /// The connection ends with the broker's first bytes after so many from the client: what the client sent has
-    /// arrived, what the broker says about it does not.
+    /// After this many bytes, the connection ends with the broker's next bytes: what the client has
+    /// sent has arrived, but the broker's answer to it does not.
     CutAnswer(u64),
-    /// After so many bytes nothing comes back any more, and the connection stays.
+    /// After this many bytes, nothing comes back any more, and the connection stays open.
     Silence(u64),
 }
 
-/// The proxy: forwards both ways, and ends with the test's process.
+/// The proxy: forwards in both directions, and ends with the test's process.
 pub(crate) struct Proxy {
     url: String,
     next: Arc<Mutex<Option<Fault>>>,
@@ -28,7 +30,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy before the plain port of a vhost's broker.
+    /// A proxy in front of the plain port of a vhost's broker.
     pub(crate) fn before(vhost: &Vhost) -> Self {
         let broker = vhost.address();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -54,13 +56,13 @@ impl Proxy {
         &self.url
     }
 
-    /// The next connection has this fault, and only that one.
+    /// Gives the next connection this fault, and only that one.
     pub(crate) fn break_next(&self, fault: Fault) {
         self.happened.store(false, Ordering::SeqCst);
         *self.next.lock().expect("nobody panics with it") = Some(fault);
     }
 
-    /// True when the fault has shown.
+    /// True when the fault has happened.
     pub(crate) fn has_broken(&self) -> bool {
         self.happened.load(Ordering::SeqCst)
     }
@@ -102,14 +104,14 @@ fn connect(client: &TcpStream, broker: &TcpStream, fault: Option<Fault>, happene
     });
 }
 
-/// What becomes of some bytes.
+/// What happens to some bytes.
 enum Next {
     Forward,
-    /// The same, but the connection stays where the other side takes no more.
+    /// They are forwarded; the connection stays open even if the other side takes no more.
     Offer,
-    /// They are lost, and the connection stays even where their sender ends it.
+    /// They are dropped, and the connection stays open even if their sender ends it.
     Swallow,
-    /// So many of them are forwarded, then both connections end.
+    /// This many of them are forwarded, then both connections end.
     Cut(usize),
 }
 

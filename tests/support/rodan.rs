@@ -1,7 +1,9 @@
-//! The stand-in for Rodan's HTTP side: logging in, and files below `/uploads/` for whoever has the token.
+//! The stand-in for Rodan's HTTP side: logging in, and files below `/uploads/` for whoever has the
+//! token.
 //!
-//! It is the only part of the tests that is not the real thing, so it is strict where Rodan is, and it can be as slow
-//! and as broken as networks are. It keeps every request, for a test to look at who was told what.
+//! It is the only part of the tests that is not the real thing. So it is strict where Rodan is
+//! strict, and it can be as slow and as broken as networks are. It keeps every request, so that a
+//! test can check what was sent to it.
 #![allow(dead_code, reason = "every test file compiles all of it and uses a part")]
 #![allow(
     clippy::unwrap_used,
@@ -37,7 +39,7 @@ use tokio_rustls::server::TlsStream;
 /// Where a client logs in.
 pub(crate) const LOGIN: &str = "/api/auth/token/";
 
-/// Which Rodan it plays.
+/// Which version of Rodan it plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Generation {
     /// Reads `username` and `password`.
@@ -46,7 +48,7 @@ pub(crate) enum Generation {
     Current,
 }
 
-/// How a stand-in is to be. `Setup::default()` is a current Rodan over plain HTTP.
+/// The properties of a stand-in. `Setup::default()` is a current Rodan over plain HTTP.
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
     pub(crate) generation: Generation,
@@ -56,7 +58,8 @@ pub(crate) struct Setup {
     pub(crate) token: String,
     /// `false`: the account exists but was never activated.
     pub(crate) active: bool,
-    /// Serves HTTPS, with a plain door beside it that redirects everything to it, as nginx does in front of Rodan.
+    /// Serves HTTPS, with a plain port beside it that redirects everything to it, as nginx does in
+    /// front of Rodan.
     pub(crate) tls: bool,
     /// With `tls`: asks every client for a certificate, of its own authority ([`Rodan::client`]).
     pub(crate) client_certificates: bool,
@@ -85,7 +88,7 @@ impl Default for Setup {
     }
 }
 
-/// What a path answers instead of what it would.
+/// What a path answers instead of the usual answer.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
     /// This status, with a small body.
@@ -96,11 +99,11 @@ pub(crate) enum Answer {
     Redirect(String),
     /// The usual answer, after a pause.
     Late(Duration),
-    /// The usual answer, in pieces of so many bytes, with a pause before each.
+    /// The usual answer, in pieces of this many bytes, with a pause before each.
     Drip(usize, Duration),
-    /// The usual headers, but the connection breaks after so many bytes of the body.
+    /// The usual headers, but the connection breaks after this many bytes of the body.
     BreakAfter(usize),
-    /// So many zeros; the `Content-Length` is there or missing.
+    /// This many zeros, with or without a `Content-Length`.
     Zeros { bytes: u64, declared: bool },
     /// This body instead, with status 200.
     Body(Vec<u8>),
@@ -119,7 +122,7 @@ pub(crate) struct Recorded {
     pub(crate) authorization: Option<String>,
     pub(crate) content_type: Option<String>,
     pub(crate) body: String,
-    /// It came to the plain door of a TLS stand-in, so everything in it could be read on the way.
+    /// It came to the plain port of a TLS stand-in, so everything in it could be read on the way.
     pub(crate) at_plain_door: bool,
 }
 
@@ -198,13 +201,14 @@ impl Rodan {
         }
     }
 
-    /// `RODAN_HOST`, with its scheme. Over TLS the certificate is good for `localhost` and `127.0.0.1`.
+    /// `RODAN_HOST`, with its scheme. Over TLS the certificate is good for `localhost` and
+    /// `127.0.0.1`.
     pub(crate) fn url(&self) -> String {
         let scheme = if self.inner.setup.tls { "https" } else { "http" };
         format!("{scheme}://{}", self.address)
     }
 
-    /// The door of a TLS stand-in that redirects to it.
+    /// The plain port of a TLS stand-in, which redirects to it.
     ///
     /// # Panics
     /// Without TLS, where there is no such door.
@@ -238,7 +242,8 @@ impl Rodan {
         self
     }
 
-    /// Gives this answer to the next `times` requests for a path, then those of earlier calls, then the usual one.
+    /// Gives this answer to the next `times` requests for a path, then those of earlier calls, then
+    /// the usual one.
     pub(crate) fn answer_next(&self, path: &str, times: usize, answer: &Answer) -> &Self {
         let mut state = self.inner.lock();
         let next = state.next.entry(path.to_owned()).or_default();
@@ -263,7 +268,7 @@ impl Rodan {
         self.requests().into_iter().filter(|request| request.path == path).collect()
     }
 
-    /// Whether the token or the password has come here, in whatever place of whatever request.
+    /// Whether the token or the password was sent here, anywhere in any request.
     pub(crate) fn was_told(&self, secret: &str) -> bool {
         self.requests().iter().any(|request| format!("{request:?}").contains(secret))
     }
@@ -458,7 +463,8 @@ fn redirect(status: StatusCode, target: &str) -> Response {
     Response::builder().status(status).header(LOCATION, target).body(Body::empty()).expect("a redirect")
 }
 
-/// nginx's `return 301 https://$host$request_uri`: a client that posts its password here has told it to everyone.
+/// nginx's `return 301 https://$host$request_uri`: a client that posts its password here has
+/// revealed it.
 async fn redirect_to_tls(
     State((inner, port)): State<(Arc<Inner>, u16)>,
     uri: Uri,
@@ -468,7 +474,8 @@ async fn redirect_to_tls(
     redirect(StatusCode::MOVED_PERMANENTLY, &format!("https://127.0.0.1:{port}{uri}"))
 }
 
-/// TLS below axum. Handshakes run on their own, so that a client that fails or dawdles does not hold up the others.
+/// TLS below axum. Handshakes run in tasks of their own, so that a client that fails or is slow
+/// does not hold up the others.
 struct TlsListener {
     ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
     address: SocketAddr,
@@ -509,7 +516,8 @@ impl axum::serve::Listener for TlsListener {
     }
 }
 
-/// A certificate authority of this stand-in's own, a server certificate from it, and a client's with its key.
+/// A certificate authority of this stand-in's own, a server certificate from it, and a client
+/// certificate with its key.
 fn certificates(ask_clients: bool) -> (ServerConfig, String, (String, String)) {
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -1,4 +1,5 @@
-//! The real services: those that `./run_tests` has started for the whole run, or private ones of a single test.
+//! The real services: those that `./run_tests` has started for the whole run, or private ones of a
+//! single test.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ pub(crate) fn repository() -> &'static Path {
 /// A running broker and cluster, by the variables of their `env.sh`.
 pub(crate) struct Services {
     variables: HashMap<String, String>,
-    /// Where these services are the test's own.
+    /// The services that are the test's own.
     own: Vec<OwnServices>,
 }
 
@@ -23,7 +24,8 @@ impl Services {
     /// The services of this test run.
     ///
     /// # Panics
-    /// Where there are none: a test that needs them must not pass without.
+    ///
+    /// When there are none: a test that needs them must not pass without them.
     pub(crate) fn shared() -> Self {
         let variables: HashMap<String, String> = std::env::vars().filter(|(name, _)| is_ours(name)).collect();
         assert!(
@@ -34,7 +36,8 @@ impl Services {
     }
 
     /// Services of this test's own, for settings that the shared ones don't have: see the top of
-    /// `slurm/test-cluster/up`. They take some seconds to start, and end when this value is dropped.
+    /// `slurm/test-cluster/up`. They take some seconds to start, and end when this value is
+    /// dropped.
     pub(crate) fn private(settings: &[(&str, &str)]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -50,8 +53,7 @@ impl Services {
         Self { variables, own: vec![own] }
     }
 
-    /// These services with the cluster of others in place of their own: a shared broker and a private Slurm, or the
-    /// other way round.
+    /// These services with the cluster of `other`: for example a shared broker and a private Slurm.
     pub(crate) fn with_cluster_of(mut self, other: Self) -> Self {
         let of_cluster = [
             "SLURM_CONF",
@@ -92,10 +94,12 @@ impl Services {
         Cluster::new(self.variable("SLURM_CONF"))
     }
 
-    /// Does something to one daemon of private services: see the top of `slurm/test-cluster/service`.
+    /// Does something to one daemon of private services: see the top of
+    /// `slurm/test-cluster/service`.
     ///
     /// # Panics
-    /// Where these services are not the test's own, or it does not succeed.
+    ///
+    /// When these services are not the test's own, or it does not succeed.
     pub(crate) fn service(&self, action: &str, daemon: &str) {
         let directory = match daemon {
             "broker" => self.directory(),
@@ -105,7 +109,7 @@ impl Services {
         script("service", &[action, daemon], directory, &[]).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// A controller that takes connections and says nothing, until the value is dropped.
+    /// A controller that accepts connections and says nothing, until the value is dropped.
     pub(crate) fn pause_slurmctld(&self) -> Paused<'_> {
         self.service("pause", "slurmctld");
         Paused(self)
@@ -118,7 +122,7 @@ impl Services {
     }
 }
 
-/// A controller that stands still.
+/// A controller that is stopped.
 pub(crate) struct Paused<'a>(&'a Services);
 
 impl Drop for Paused<'_> {

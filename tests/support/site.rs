@@ -1,4 +1,5 @@
-//! A directory like an operator's: `run_check`, `hpc_training.sh`, `credentials.env`, the programs, spool and logs.
+//! A directory like an operator's: `run_check`, `hpc_training.sh`, `credentials.env`, the programs,
+//! spool and logs.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -19,7 +20,8 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// A site with the scripts of the repository, links to the programs of this build, an empty spool and logs.
+    /// A site with the scripts of the repository, links to the programs of this build, an empty
+    /// spool and logs.
     pub(crate) fn new() -> Self {
         let site = Self { home: new_directory(), settings: Vec::new() };
         fs::create_dir(site.path().join("slurm")).expect("a directory");
@@ -80,8 +82,9 @@ impl Site {
         self.set("RODAN_HOST", url).set("RODAN_USER", user).set("RODAN_PASSWORD", password)
     }
 
-    /// `run_check` as cron starts it: from the home directory, hardly anything in the environment. `SLURM_CONF`
-    /// leads to the test cluster; on a real machine the default path does.
+    /// `run_check` as cron starts it: from the home directory, with hardly anything in the
+    /// environment. `SLURM_CONF` leads to the test cluster; on a real machine the default path is
+    /// used.
     pub(crate) fn run_check(&self, cluster: &Cluster) -> Program {
         Program::new(self.path().join("run_check"))
             .env("SLURM_CONF", cluster.conf())
@@ -119,7 +122,8 @@ impl Site {
     }
 }
 
-/// Short, as Slurm wants it, and right below /tmp, which compute nodes of the test cluster share with us.
+/// A short name, as Slurm needs it, right below /tmp, which the compute nodes of the test cluster
+/// share with us.
 fn new_directory() -> TempDir {
     tempfile::Builder::new().prefix("site.").tempdir_in("/tmp").expect("a directory in /tmp")
 }

@@ -52,8 +52,8 @@ impl Cluster {
         sbatch.run().success().stdout.trim().to_owned()
     }
 
-    /// The fields of `scontrol show job`, such as `JobState`, `Command`, `WorkDir`, `TRES`, `StdOut`; `None` for a
-    /// job that Slurm does not know (any more).
+    /// The fields of `scontrol show job`, such as `JobState`, `Command`, `WorkDir`, `TRES`,
+    /// `StdOut`; `None` for a job that Slurm does not know (any more).
     pub(crate) fn job(&self, id: &str) -> Option<HashMap<String, String>> {
         let shown: Finished = self.command("scontrol").args(["-o", "show", "job", id]).run();
         shown.status.success().then(|| fields(shown.stdout.trim()))
@@ -91,6 +91,14 @@ impl Cluster {
     /// `scontrol update` with these settings, such as `NodeName=node1 State=DOWN Reason=test`.
     pub(crate) fn update(&self, settings: &[&str]) {
         self.command("scontrol").arg("update").args(settings).run().success();
+    }
+
+    /// Has the time of a running job be over in so many seconds, as an administrator does it: the
+    /// least limit that Slurm takes from a user is a minute. Slurm itself warns and ends the job
+    /// then, and its limit is shown as it was.
+    pub(crate) fn end_by_time_limit(&self, id: &str, seconds: u32) {
+        self.wait_for_state(id, &["RUNNING"], Duration::from_secs(60));
+        self.update(&[&format!("JobId={id}"), &format!("EndTime=now+{seconds}")]);
     }
 
     /// `scontrol create` with these settings, such as `PartitionName=closed Nodes=ALL State=DOWN`.

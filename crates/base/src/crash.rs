@@ -1,16 +1,17 @@
 //! Places where a test kills the program, to see that the next run carries on.
 //!
-//! Every write to the spool and every step that the world can see passes a numbered point before and after. In a debug
-//! build `HPC_TRAINER_DIE_AT=N` makes the program abort at the N-th point that it passes, without a destructor or
-//! another write, and `HPC_TRAINER_DIE_LOG=FILE` names the points as they are passed. `HPC_TRAINER_PANIC_AT=NAME` panics at
-//! the point of that name, with `HPC_TRAINER_PANIC_WITH` in its words. A release build has none of this.
+//! Every write to the spool, and every step that others can see, passes a numbered point before and
+//! after it. In a debug build `HPC_TRAINER_DIE_AT=N` makes the program abort at the N-th point that
+//! it passes, without running destructors or writing anything; `HPC_TRAINER_DIE_LOG=FILE` lists the
+//! points that are passed. `HPC_TRAINER_PANIC_AT=NAME` panics at the point of that name, with
+//! `HPC_TRAINER_PANIC_WITH` in its message. A release build has none of this.
 
-/// Passes a point.
+/// Passes a point: nothing in a release build.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn point(_name: &str) {}
 
-/// Passes a point, and dies there if this is the one.
+/// Passes a point, and aborts or panics if the environment names it.
 #[cfg(debug_assertions)]
 pub fn point(name: &str) {
     use std::io::Write as _;
@@ -31,7 +32,7 @@ pub fn point(name: &str) {
         let _ = writeln!(file, "{number} {name}"); // a test that misses its log fails by itself
     }
     if *at == Some(number) {
-        eprintln!("dying at point {number}, {name}, as HPC_TRAINER_DIE_AT asks");
+        let _ = writeln!(std::io::stderr(), "dying at point {number}, {name}, as HPC_TRAINER_DIE_AT asks");
         std::process::abort();
     }
 }

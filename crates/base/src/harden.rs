@@ -1,4 +1,4 @@
-//! What a process that holds passwords keeps from others on its machine.
+//! What keeps other processes on the machine away from the secrets in this one.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::Write as _;
@@ -10,11 +10,12 @@ use rustix::process::{
 
 use crate::exit_code::ExitCode;
 
-/// No core dump of this process, for its passwords and tokens would be in it, and no look into its memory by another
-/// process of the same account.
+/// Forbids core dumps of this process, which would hold its passwords and tokens, and keeps other
+/// processes of the same account from looking into its memory.
 ///
-/// Both, because a core dump that is piped to a collector is not bound by the limit. To be called before anything secret is
-/// read. The programs work without, so a system that refuses is a line in the log.
+/// Both are needed, because the limit on core dumps does not bind a dump that is piped to a
+/// collector. Call it before anything secret is read. The programs work without it, so a system
+/// that refuses is only a line in the log.
 pub fn process() {
     let hard = getrlimit(Resource::Core).maximum;
     if let Err(error) = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: hard }) {
@@ -25,29 +26,32 @@ pub fn process() {
     }
 }
 
-/// Files that are made from here on are for this account alone, whatever the shell's umask is; sbatch hands it on to the
-/// job and its log. Not for pages in a folder, whose models belong to the user as any other file.
+/// Makes files that are created from now on private to this account, whatever the shell's umask is.
+/// sbatch hands the umask on to the job and its log. Not called for pages in a folder: their models
+/// belong to the user like any other file.
 pub fn files() {
     umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
 
-/// From here on neither this process nor its children gain rights by a program that is installed with more (set-user-ID and
-/// the like). Threads that run already are not bound, so it comes before the threads that decode and train; and after the GPU
-/// was opened, for whose devices the driver may start such a program.
+/// From now on neither this process nor its children can gain rights by starting a program that is
+/// installed with more rights (set-user-ID and the like). Threads that are already running are not
+/// bound, so call it before the threads that decode and train are started; and after the GPU was
+/// opened, because its driver may start such a program.
 pub fn no_new_privileges() {
     if let Err(error) = rustix::thread::set_no_new_privs(true) {
         tracing::warn!("this process can't be kept from gaining privileges: {error}");
     }
 }
 
-/// Runs a program to its exit code, which is that of an internal fault when it panics. What a panic says is shown only where
-/// it is a part of the program: a text that was put together (or sliced) at run time may hold a secret.
+/// Runs a program and returns its exit code; after a panic that is the code of an internal fault.
+/// The words of a panic are shown only where they are a constant of the program: a text that was
+/// put together at run time may hold a secret.
 pub fn guarded(run: impl FnOnce() -> ExitCode) -> ExitCode {
     panic::set_hook(Box::new(|info| {
-        // Where standard error is gone there is nobody to tell.
+        // If standard error is gone, nobody can be told.
         let _ = writeln!(std::io::stderr().lock(), "{}", fault(info));
     }));
-    // What the closure leaves half done is not looked at again.
+    // After a panic nothing that the closure has left half done is used.
     panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or(ExitCode::Internal)
 }
 
@@ -59,7 +63,7 @@ fn fault(info: &PanicHookInfo<'_>) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let mut text =
         format!("a fault of the program (hpc-trainer {version}) at {place}: {words}; please report it");
-    // Names of functions and lines, where RUST_BACKTRACE asks for them; no values.
+    // Names of functions and line numbers, where RUST_BACKTRACE asks for them; no values.
     let trace = Backtrace::capture();
     if trace.status() == BacktraceStatus::Captured {
         text.push_str(&format!("\n{trace}"));

@@ -1,30 +1,30 @@
-//! When to try again, and for how long.
+//! When a failed attempt is repeated, and how long to wait before.
 
 use std::time::Duration;
 
 /// What a failed attempt means.
 #[derive(Debug)]
 pub enum Attempt<E> {
-    /// It may work in a moment; the server may have said when.
+    /// It may work later; the server may have said when.
     Again(E, Option<Duration>),
     /// It will not work.
     GiveUp(E),
 }
 
-/// How often and how patiently to try.
+/// How often to try, and how long to wait in between.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     /// Number of attempts, at least one.
     pub attempts: u32,
-    /// Wait after the first failure; it doubles with each.
+    /// Wait after the first failure; it doubles with each further failure.
     pub first_wait: Duration,
     /// Longest wait.
     pub longest_wait: Duration,
 }
 
 impl Policy {
-    /// The wait after attempt number `attempt` (from 0): doubled each time, and a part of it by chance, so that
-    /// many jobs that failed together don't come back together.
+    /// The wait after attempt number `attempt` (from 0): doubled each time, with a random part, so
+    /// that many jobs that failed together don't try again together.
     fn wait(&self, attempt: u32, asked_for: Option<Duration>) -> Duration {
         let full = self.first_wait.saturating_mul(1 << attempt.min(16)).min(self.longest_wait);
         let jitter = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// Shortens a foreign text to at most `max` characters and takes out whatever a terminal could act on.
+/// Shortens a foreign text to at most `max` characters and takes out whatever a terminal could act
+/// on.
 pub fn printable(text: &str, max: usize) -> String {
     let mut shown: String = text
         .chars()
@@ -17,14 +18,15 @@ pub fn printable(text: &str, max: usize) -> String {
     shown
 }
 
-/// What a terminal obeys, or what turns the order of the text around it: control characters, line separators, and the marks
-/// and isolates of bidirectional text.
+/// True for characters that a terminal obeys or that change the order of the text around them:
+/// control characters, line separators, and the marks and isolates of bidirectional text.
 pub fn acts_on_terminal(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A JSON text in which such characters are escaped, to be shown: there they stand in strings only.
+/// A JSON text in which such characters are escaped, so that it can be shown. (In JSON they occur
+/// in strings only.)
 pub fn printable_json(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
@@ -36,7 +38,8 @@ pub fn printable_json(json: &str) -> String {
     text
 }
 
-/// The longest sentence that a reply holds, in characters: an error may repeat what a message said.
+/// The longest sentence in a reply, in characters. A limit is needed because an error may repeat
+/// what a message said.
 const LONGEST_SENTENCE: usize = 4000;
 
 /// An error's text as a sentence for a person.
@@ -46,6 +49,12 @@ pub fn sentence(text: &str) -> String {
     let first = chars.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default();
     let rest = chars.as_str().trim_end_matches('.');
     format!("{first}{rest}.")
+}
+
+/// Bytes in hexadecimal, two characters each.
+pub fn hex(bytes: &[u8]) -> String {
+    let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// A span of time, roughly: `40 s`, `12 min`, `3 h`, `5 d`.
@@ -86,6 +95,11 @@ mod tests {
         assert_eq!(spans, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"]);
         let sizes = [999, 1_000, 1_250_000, 25_990_000_000].map(size);
         assert_eq!(sizes, ["999 B", "1.0 kB", "1.2 MB", "25.9 GB"]);
+    }
+
+    #[test]
+    fn bytes_have_two_digits_each() {
+        assert_eq!(hex(&[0, 1, 0xab, 0xff]), "0001abff");
     }
 
     #[test]

@@ -1,22 +1,25 @@
-//! Memory that is given back is wiped.
+//! Memory is wiped when it is given back.
 //!
-//! A password that was read, sent and dropped by a library (for AMQP, HTTP, TLS, or the configuration file) otherwise stays in
-//! the process's memory until something else happens to be written there.
+//! Otherwise a password that a library (for AMQP, HTTP, TLS or the configuration file) has read,
+//! sent and dropped would stay in the process's memory until that memory is used again.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::ptr;
 
-/// Blocks up to this size are wiped, bytes: those of the libraries that send and read secrets, but for lapin's two buffers
-/// of 4 MiB, most of which is never touched. Talking to the broker is the last thing that both programs do, so what stands
-/// in them is gone with the process. The other larger ones are pictures and activations, where it would cost time.
+/// Blocks up to this size, in bytes, are wiped. That covers the blocks of the libraries that send
+/// and read secrets, except lapin's two buffers of 4 MiB, most of which is never touched; talking
+/// to the broker is the last thing that both programs do, so their contents end with the process.
+/// Other larger blocks are pictures and activations, and wiping those would cost time.
 const LARGEST: usize = 1 << 20;
 
-/// The system's allocator, which fills every block of up to 1 MiB with zeros before it is given back.
+/// The system's allocator, which fills every block of up to 1 MiB with zeros before it is given
+/// back.
 #[derive(Debug)]
 pub struct Wiping;
 
-// SAFETY: every call goes to `System` with the layout that was given to us, so its contract is kept as long as ours is. What is
-// written lies within a block that the caller owns and gives up with this very call.
+// SAFETY: every call goes to `System` with the layout that the caller gave, so its contract is kept
+// as long as the caller keeps ours. We write only within a block that the caller owns and gives up
+// with this very call.
 unsafe impl GlobalAlloc for Wiping {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller's promise about `layout` is the one that `System` asks for.
@@ -30,8 +33,9 @@ unsafe impl GlobalAlloc for Wiping {
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         if layout.size() <= LARGEST {
-            // SAFETY: the block has this many bytes and is the caller's until it is given back below. A compiler knows that
-            // nobody reads it again; the barrier keeps it from leaving the writing out.
+            // SAFETY: the block has this many bytes and belongs to the caller until it is given
+            // back below. The compiler knows that nobody reads the block again; the barrier keeps
+            // it from leaving the write out.
             unsafe {
                 ptr::write_bytes(block, 0, layout.size());
                 zeroize::optimization_barrier(&*block);
@@ -43,12 +47,14 @@ unsafe impl GlobalAlloc for Wiping {
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         if layout.size() > LARGEST {
-            // SAFETY: the block came from `System` with this layout; `size` is the caller's promise.
+            // SAFETY: the block came from `System` with this layout; `size` is the caller's
+            // promise.
             return unsafe { System.realloc(block, layout, size) };
         }
-        // SAFETY: the caller promises that `size`, rounded up to the alignment, does not overflow, and is not zero; the
-        // alignment is that of a valid layout. Both blocks have the bytes that are copied, and they don't overlap. The old
-        // one is given back only where there is a new one.
+        // SAFETY: the caller promises that `size`, rounded up to the alignment, does not overflow
+        // and is not zero; the alignment is that of a valid layout. Both blocks hold the bytes that
+        // are copied, and they don't overlap. The old block is given back only if there is a new
+        // one.
         unsafe {
             let new = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
             if !new.is_null() {
@@ -67,7 +73,8 @@ mod tests {
     #[test]
     fn a_block_grows_and_shrinks_with_what_is_in_it() {
         let layout = Layout::from_size_align(48, 16).unwrap();
-        // SAFETY: layouts and sizes are not zero, each block is read within its size and given back once.
+        // SAFETY: layouts and sizes are not zero, each block is read within its size and given back
+        // once.
         unsafe {
             let block = Wiping.alloc_zeroed(layout);
             (0..48).for_each(|n| block.add(n).write(n as u8));

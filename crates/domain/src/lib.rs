@@ -7,16 +7,19 @@ mod figures;
 mod ids;
 mod layer;
 mod limits;
-mod settings;
+pub mod settings;
 mod shape;
 mod walltime;
 
 pub use choices::{Augmentation, Flip, PatchSelection, StoppingMetric};
 pub use colour::{colour_name, layer_colour};
 pub use figures::{Course, EpochReport, Metrics, SampleCounts, Score};
-pub use ids::{CorrelationId, JobId, SlurmJobId, hex, hex_sha256};
+pub use ids::{CorrelationId, JobId, SlurmJobId, hex_sha256};
 pub use layer::{Input, InputKind, Inputs, InputsError, Layer};
-pub use limits::SiteLimits;
-pub use settings::{ResourceSettings, SettingsError, SettingsMap, TRAINING_SETTINGS, TrainingSettings};
+pub use limits::{Beyond, SiteChoice, SiteLimits};
+pub use settings::{
+    Allowed, NamedResources, RESOURCE_SETTINGS, ResourceSettings, Setting, SettingsError, SettingsMap,
+    TRAINING_SETTINGS, TrainingSettings, training_setting,
+};
 pub use shape::{PatchShape, PatchShapeError};
 pub use walltime::{Walltime, WalltimeError};

@@ -1,6 +1,7 @@
-//! Each operation of the network by itself, forward and backward, for 4 patches of 256×256 on all threads of rayon's
-//! global pool: `cargo bench --bench ops [FILTER]`. The throughput is in multiplications and additions of the direct sum
-//! (convolutions) or in values (the rest). `step` has the whole training step.
+//! Each operation of the network by itself, forward and backward, for 4 patches of 256×256 on all
+//! threads of rayon's global pool: `cargo bench --bench ops [FILTER]`. The throughput is in
+//! multiplications and additions of the direct sum (convolutions) or in values (the rest). `step`
+//! has the whole training step.
 #![allow(missing_docs, reason = "criterion_group! makes an undocumented function")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that fails should stop")]
 

@@ -1,5 +1,5 @@
-//! Seconds for a training step of 16 patches, and for predicting one and 16, on all threads of rayon's global pool
-//! (`RAYON_NUM_THREADS` sets it): `cargo bench --bench step`.
+//! Seconds for a training step of 16 patches, and for predicting one and 16, on all threads of
+//! rayon's global pool (`RAYON_NUM_THREADS` sets it): `cargo bench --bench step`.
 #![allow(missing_docs, reason = "criterion_group! makes an undocumented function")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that fails should stop")]
 

@@ -1,4 +1,5 @@
-//! All layers of a page, one after another: what `--local` and a job from the broker have in common.
+//! All layers of a page, one after another: what `--local` and a job from the broker have in
+//! common.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use thiserror::Error;
 use tracing::{info, warn};
 
-use crate::fit::fit::fit_from;
+use crate::fit::epochs::fit_from;
 use crate::fit::observe::{JobObserver, LayerObserver};
 use crate::fit::outcome::{FitError, FitOptions, FitState, LayerTimes, Stop, StopReason, TrainedLayer};
 use crate::fit::resume::{Checkpoints, Resumed};
@@ -23,8 +24,8 @@ use crate::patch::samples::Samples as _;
 use crate::spent::Spent;
 use domain::{InputKind, Layer, PatchShape, PatchShapeError, SampleCounts, TrainingSettings};
 
-/// Pages decoded, checked and sampled: everything that can be wrong with the input is found before the first
-/// layer is trained.
+/// Pages that are decoded, checked and sampled: everything that can be wrong with the input is
+/// found before the first layer is trained.
 #[derive(Debug)]
 pub struct TrainingJob {
     pages: Vec<Arc<Page>>,
@@ -40,7 +41,7 @@ pub struct TrainingJob {
 struct PreparedLayer {
     layer: Layer,
     split: Split,
-    /// What it goes on from, where not from random weights.
+    /// The weights that it starts from, if not from random ones.
     initial: Option<Weights>,
     /// Seed of its first weights and of the order of its samples.
     seed: u64,
@@ -66,7 +67,7 @@ pub enum TrainError {
         /// The image, and what is wrong with it.
         source: Box<PageError>,
     },
-    /// A model to go on from can't be used.
+    /// A model to start from can't be used.
     #[error("the input \"{input}\" can't be used: {source}")]
     Model {
         /// Which model.
@@ -74,7 +75,7 @@ pub enum TrainError {
         /// What is wrong with it.
         source: Box<ReadProblem>,
     },
-    /// A model to go on from is of a layer that no page has.
+    /// A model to start from belongs to a layer that no page has.
     #[error(
         "the input \"{input}\" belongs to no layer that is trained (there are {layers}); leave the model out, or add the layer"
     )]
@@ -87,7 +88,7 @@ pub enum TrainError {
     /// A layer has no usable pixel.
     #[error(transparent)]
     Sample(#[from] SampleError),
-    /// The patch size is none for this network.
+    /// The network can't have this patch size.
     #[error(transparent)]
     Patch(#[from] PatchShapeError),
     /// The training itself failed.
@@ -117,7 +118,8 @@ impl TrainError {
 }
 
 impl TrainingJob {
-    /// Decodes and checks the pages, reads the models to go on from, and draws the samples of every layer.
+    /// Decodes and checks the pages, reads the models to go on from, and draws the samples of every
+    /// layer.
     ///
     /// # Errors
     /// [`TrainError`], with the wire's name of the input that can't be used.
@@ -133,7 +135,7 @@ impl TrainingJob {
             return Err(TrainError::NoPage);
         }
         let decoding = began.elapsed();
-        // 32 bits, so that a person can type a drawn seed again.
+        // 32 bits only, so that a person can type a drawn seed again.
         let seed = settings.seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 32);
         for page in pages.iter().filter(|page| patches::is_mirrored(page, shape)) {
             warn!(
@@ -149,7 +151,8 @@ impl TrainingJob {
         let n = patches::samples_per_layer(&pages, settings.max_samples);
         let mut layers = Vec::with_capacity(all.len());
         for (index, layer) in all.into_iter().enumerate() {
-            // A stream for each layer: what one draws does not change what the next one draws.
+            // A random stream of its own for each layer: what one layer draws does not change what
+            // the next one draws.
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(index as u64);
             let seed = rng.next_u64();
@@ -195,19 +198,21 @@ impl TrainingJob {
         }
     }
 
-    /// Where all chance comes from: the setting's, or what was drawn.
+    /// The seed of all random choices: the setting's, or the one that was drawn.
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// Trains all layers, background first, and writes `<model name>.hdf5` into `folder` for each as soon as it
-    /// is done: a file that is there is whole.
+    /// Trains all layers, background first, and writes `<model name>.hdf5` into `folder` as soon as
+    /// a layer is done. Such a file is always whole.
     ///
-    /// When `observer` asks to [keep the best](super::Stop::KeepBest) while the last layer trains, and that layer has
-    /// an epoch to show, its best epoch is kept and the page is done.
+    /// If `observer` asks to [keep the best](super::Stop::KeepBest) while the last layer is being
+    /// trained, and that layer has finished an epoch, its best epoch is kept and the job is done.
     ///
     /// # Errors
-    /// [`TrainError::Fit`], [`TrainError::Write`], or [`TrainError::Stopped`] when `observer` asked for it.
+    ///
+    /// [`TrainError::Fit`], [`TrainError::Write`], or [`TrainError::Stopped`] when `observer` asked
+    /// for it.
     pub fn train(
         &self,
         device: &Device,
@@ -217,11 +222,12 @@ impl TrainingJob {
         self.train_from(None, device, folder, observer)
     }
 
-    /// [`TrainingJob::train`] with checkpoints: goes on from the one that was found, and leaves one whenever one is due,
-    /// a layer is done, or training ends early.
+    /// As [`TrainingJob::train`], with checkpoints: continues from the one that was found, and
+    /// writes one whenever one is due, a layer is done, or training ends early.
     ///
     /// # Errors
-    /// As [`TrainingJob::train`]. A checkpoint that can't be written is a warning only.
+    ///
+    /// As [`TrainingJob::train`]. A checkpoint that can't be written is only a warning.
     pub fn train_from(
         &self,
         mut checkpoints: Option<&mut Checkpoints>,
@@ -310,12 +316,13 @@ impl TrainingJob {
             batch_size: self.settings.batch_size as usize,
             patience: self.settings.patience as usize,
             metric: self.settings.metric,
-            augmentation: self.settings.augmentation,
+            augmentation: self.settings.augmentation(),
             ..FitOptions::new(device.clone(), self.settings.epochs as usize, prepared.seed)
         };
         let fitted = match fit_from(train, validation, &options, state, observer) {
             Ok(fitted) if fitted.stopped == StopReason::Interrupted => {
-                // With this layer every one has a model: its best epoch so far is worth more than none.
+                // With this layer every layer has a model: its best epoch so far is better than
+                // none.
                 if !last || observer.job.stop() == Stop::Suspend {
                     return Err(TrainError::Stopped { model: model_name });
                 }
@@ -354,7 +361,7 @@ impl TrainingJob {
     }
 }
 
-/// The models to go on from; each must be of a layer in `layers`.
+/// The models to start from; each must belong to a layer in `layers`.
 fn read_models(
     models: &[(Layer, PathBuf)],
     layers: &BTreeSet<Layer>,
@@ -374,7 +381,8 @@ fn read_models(
 /// Decodes a page and trains all its layers: [`TrainingJob::prepare`], then [`TrainingJob::train`].
 ///
 /// # Errors
-/// As those two.
+///
+/// As these two.
 pub fn train_page(
     inputs: &TrainingInputs,
     settings: &TrainingSettings,

@@ -10,7 +10,7 @@ pub struct Spent {
     pub decode: Duration,
     /// Drawing the samples of all layers.
     pub sample: Duration,
-    /// Steps of training, with all that belongs to no other part.
+    /// Training steps, and everything that belongs to no other part.
     pub train: Duration,
     /// Computing the validation samples after each epoch.
     pub validate: Duration,

@@ -8,14 +8,18 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::super::view::is_with_slurm;
 use super::find::{FindError, find, shortest};
 use super::logs::logs_of;
 use crate::config::Config;
 use crate::ledger::{HeldBy, Outcome, Progress, Record, Seen, State, Store, StoreError};
+use crate::sentences::{About, OPERATOR, of_verdict};
 use base::files::read_own;
-use contract::wire::{JobMessage, Reply};
-use domain::{JobId, SlurmJobId};
-use scheduler::slurm::{JobInfo, Node, Pending, Phase, Slurm, fitting, in_words, place};
+use contract::wire::Answer;
+use domain::JobId;
+use domain::SlurmJobId;
+use scheduler::requests;
+use scheduler::slurm::{JobInfo, Node, Pending, Phase, fitting, in_words, place};
 
 /// A note that is older says nothing about the end: it may be of a run before the job came back.
 const FRESH: Duration = Duration::from_secs(600);
@@ -35,6 +39,8 @@ pub struct Status {
     pub lock: Option<HeldBy>,
     /// What lies among the open jobs and can't be read as one: its name, and why.
     pub unreadable: Vec<(JobId, String)>,
+    /// The spool's directory, where it is not there (yet): the first pass makes it.
+    pub absent_spool: Option<PathBuf>,
 }
 
 /// The intake's pause.
@@ -70,6 +76,8 @@ pub struct JobStatus {
     pub progress: Option<Progress>,
     /// When the training ends at the latest, at the pace so far.
     pub expected_end: Option<Timestamp>,
+    /// What its error reply will say once Slurm has ended it, while it is being cancelled.
+    pub being_cancelled: Option<String>,
 }
 
 /// A job's place in Slurm's queue, and how many nodes could run it.
@@ -146,10 +154,10 @@ pub async fn status(config: &Config, all: bool) -> Result<Status, StoreError> {
     let mut seen: Vec<Seen> = Vec::new();
     let mut unreadable = Vec::new();
     for id in if all { &names } else { &open } {
-        match store.see_or_why(id) {
+        match store.see(id) {
             Ok(Some(job)) if all || !job.answered => seen.push(job),
             Ok(_) => {}
-            Err(why) => unreadable.push((id.clone(), why)),
+            Err(why) => unreadable.push((id.clone(), why.to_string())),
         }
     }
     seen.sort_by(|a, b| {
@@ -165,7 +173,8 @@ pub async fn status(config: &Config, all: bool) -> Result<Status, StoreError> {
     });
     let new = |job: Seen| JobStatus::new(&job, &names, &queue, now).placed(&job, &pending, &nodes);
     let jobs = seen.into_iter().map(new).collect();
-    Ok(Status { jobs, slurm_error, paused, lock: store.held_by(), unreadable })
+    let absent_spool = Some(&config.site.spool).filter(|spool| !spool.exists()).cloned();
+    Ok(Status { jobs, slurm_error, paused, lock: store.held_by(), unreadable, absent_spool })
 }
 
 /// One job, named by the beginning of its id.
@@ -182,7 +191,7 @@ pub async fn details(config: &Config, text: &str) -> Result<Details, FindError> 
     let is_error = seen.record.outcome == Some(Outcome::Error);
     let error_reply = small(&seen.files.reply())
         .filter(|_| is_error)
-        .and_then(|body| Reply::from_body(body).ok()?.error_sentence());
+        .and_then(|body| Answer::from_body(body).ok()?.error_sentence());
     Ok(Details {
         settings: small(&seen.files.message()).and_then(|body| settings(&body)).unwrap_or_default(),
         error_reply,
@@ -215,7 +224,7 @@ async fn ask(config: &Config, jobs: &[Seen]) -> Asked {
     if !jobs.iter().any(is_with_slurm) {
         return Asked::default();
     }
-    let slurm = Slurm::new(&config.site);
+    let slurm = requests::commands(&config.site);
     let queue = match slurm.queue().await {
         Ok(queue) => queue,
         Err(error) => return Asked { error: Some(error.to_string()), ..Asked::default() },
@@ -242,6 +251,9 @@ impl JobStatus {
         let progress = Progress::read(&seen.files.progress());
         let expected_end =
             info.zip(progress.as_ref()).and_then(|(info, progress)| expected_end(info, progress, now));
+        let about = About { slurm_id: record.slurm_id, asked: record.resources.as_ref(), operator: OPERATOR };
+        let verdict = record.verdict.as_ref().filter(|_| is_with_slurm(&record));
+        let being_cancelled = verdict.map(|verdict| of_verdict(verdict, about).1);
         Self {
             short: shortest(&record.job_id, names).to_owned(),
             answered: seen.answered,
@@ -252,6 +264,7 @@ impl JobStatus {
             waiting: None,
             progress,
             expected_end,
+            being_cancelled,
         }
     }
 
@@ -259,8 +272,7 @@ impl JobStatus {
     fn placed(mut self, seen: &Seen, pending: &[Pending], nodes: &[Node]) -> Self {
         let waits = self.slurm.as_ref().filter(|info| info.phase == Phase::Waiting);
         let Some(place) = waits.and_then(|info| place(info.id, pending)) else { return self };
-        let message = small(&seen.files.message()).and_then(|body| JobMessage::parse(&body).ok());
-        let asked = message.map(|message| message.resources);
+        let asked = seen.record.resources.clone();
         let counted = asked
             .as_ref()
             .map(|asked| fitting(&place.partition, asked.memory_mb, asked.cpus.into(), nodes))
@@ -347,6 +359,8 @@ mod tests {
             updated_at: now - Duration::from_secs(10),
             peak_memory_mb: None,
             expected_end: end,
+            best: None,
+            pace: None,
         };
         assert_eq!(expected_end(&info, &progress, now), end);
         let waiting = JobInfo { state: JobState::parse("PENDING"), ..info.clone() };

@@ -3,7 +3,7 @@
 use clap::{Args, CommandFactory as _};
 use clap_complete::{Shell, generate};
 
-use super::output::print_all;
+use crate::cli::output::print;
 use base::exit_code::ExitCode;
 
 /// Print the completions for a shell
@@ -32,5 +32,5 @@ fn command(text: &str) -> Result<String, String> {
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let mut script = Vec::new();
     generate(arguments.shell, &mut super::Arguments::command(), &arguments.name, &mut script);
-    print_all(&String::from_utf8_lossy(&script))
+    print(&String::from_utf8_lossy(&script)).or(ExitCode::Success)
 }

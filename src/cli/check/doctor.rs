@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::doctor_table::render;
-use super::output::{fail, print_all};
+use super::fail::fail;
+use crate::cli::output::{complain, print};
 use crate::config::Examined;
 use crate::doctor::{self, Download, Ended, NodeCheck, Options, Verdict};
 use base::exit_code::ExitCode;
@@ -54,7 +55,7 @@ pub(super) async fn run(arguments: &Arguments, found: &Examined, quiet: bool) ->
     let on_node = arguments.on_node.then(|| NodeCheck { wait: Duration::from_secs(arguments.wait) });
     let mut tell = |text: &str| {
         if !quiet {
-            eprintln!("check: {text}");
+            complain(&format_args!("check: {text}"));
         }
     };
     let has_job = on_node.is_some();
@@ -71,13 +72,13 @@ pub(super) async fn run(arguments: &Arguments, found: &Examined, quiet: bool) ->
     } else {
         render(&report)
     };
-    let printed = print_all(&text);
-    match (printed, ended, report.verdict) {
-        (ExitCode::Success, Some(Ended::Stopped), _) => ExitCode::Stopped,
-        (ExitCode::Success, _, Verdict::Fail) => ExitCode::Unsound,
-        (ExitCode::Success, _, Verdict::Warn) => ExitCode::Doubtful,
-        (code, ..) => code,
-    }
+    let code = match (ended, report.verdict) {
+        (Some(Ended::Stopped), _) => ExitCode::Stopped,
+        (_, Verdict::Fail) => ExitCode::Unsound,
+        (_, Verdict::Warn) => ExitCode::Doubtful,
+        _ => ExitCode::Success,
+    };
+    print(&text).or(code)
 }
 
 /// Done when somebody wants the program to stop, where there is a job to clear away first; else a signal ends it at once.

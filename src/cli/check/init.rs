@@ -9,8 +9,9 @@ use thiserror::Error;
 
 use super::crontab;
 use super::doctor;
-use super::output::{fail, print};
-use crate::config::{Examined, Problem, Sources, VARIABLES, credentials_text, problems};
+use super::fail::fail;
+use crate::cli::output::{complain, print, say};
+use crate::config::{Examined, Problem, Sources, credentials_text, problems, variable};
 use base::address::{BrokerAddress, RodanAddress};
 use base::exit_code::ExitCode;
 use base::files::{create_atomic, write_atomic};
@@ -107,20 +108,19 @@ pub(super) async fn run(arguments: &Arguments, sources: &Sources<'_>, quiet: boo
         Ok(()) => {}
         Err(error) => return fail(error.exit_code(), &error),
     }
-    if let Err(code) = print(&format!("{} is written (mode 0600).\n", path.display())) {
-        return code;
-    }
+    say(&format_args!("{} is written (mode 0600).", path.display()));
     let home = path.parent().unwrap_or(Path::new("/"));
-    if let Err(code) = print(&crontab::offer(home, arguments.crontab).await) {
-        return code;
-    }
+    let printed = print(&crontab::offer(home, arguments.crontab).await);
     if arguments.no_doctor {
-        return ExitCode::Success;
+        // The line is asked for, unless it stands in the crontab now.
+        return if arguments.crontab { ExitCode::Success } else { printed.or(ExitCode::Success) };
     }
-    if let Err(code) = print("\n") {
-        return code;
-    }
-    let sources = Sources { env_file: Some(&path), environment: sources.environment.clone() };
+    say(&"");
+    let sources = Sources {
+        env_file: Some(&path),
+        environment: sources.environment.clone(),
+        unreadable: sources.unreadable.clone(),
+    };
     doctor::run(&doctor::Arguments::default(), &Examined::new(&sources, None), quiet).await
 }
 
@@ -141,8 +141,8 @@ fn write(arguments: &Arguments, sources: &Sources<'_>, path: &Path) -> Result<()
     if (is_plain("RABBITMQ_HOST", "amqps://") || is_plain("RODAN_HOST", "https://"))
         && !values.contains_key("REQUIRE_TLS")
     {
-        eprintln!(
-            "check: an address has no TLS, so REQUIRE_TLS=0 is written: passwords can be read on the way"
+        complain(
+            &"check: an address has no TLS, so REQUIRE_TLS=0 is written: passwords can be read on the way",
         );
         values.insert("REQUIRE_TLS".to_owned(), Secret::new("0"));
     }
@@ -174,7 +174,7 @@ fn setting(text: &str) -> Result<(String, String), InitError> {
         );
         return Err(InitError::Usage(sentence));
     }
-    if !VARIABLES.iter().any(|variable| variable.name == name) {
+    if variable(name).is_none() {
         let sentence =
             format!("--set {name}: there is no such variable; credentials.env.example has all of them");
         return Err(InitError::Usage(sentence));
@@ -271,7 +271,7 @@ impl Question<'_> {
             };
             match wrong {
                 None => return Ok(answer),
-                Some(wrong) => eprintln!("  {wrong}; once more, please"),
+                Some(wrong) => complain(&format_args!("  {wrong}; once more, please")),
             }
         }
     }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::output::{fail, print_all};
+use super::fail::fail;
 use crate::bridge::operator::{self, Item, Purged};
+use crate::cli::output::print;
 use crate::config::Config;
 use base::exit_code::ExitCode;
 use base::text::{printable, size, span};
@@ -43,8 +44,10 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     match operator::purge(config, arguments.older, arguments.dry_run).await {
         Ok(Purged::Items(items)) => {
             let failed = items.iter().any(|item| item.error.is_some());
-            let code = print_all(&render(&items, &config.site, arguments.dry_run));
-            if failed { ExitCode::Spool } else { code }
+            let code = if failed { ExitCode::Spool } else { ExitCode::Success };
+            let printed = print(&render(&items, &config.site, arguments.dry_run));
+            // What is removed is removed; what would be is all that was asked for.
+            if arguments.dry_run { printed.or(code) } else { code }
         }
         Ok(Purged::Busy(who)) => {
             fail(ExitCode::Spool, &format!("another check is at work ({who}); nothing done"))

@@ -26,6 +26,10 @@ pub(super) fn render(status: &Status, now: Timestamp) -> String {
     } else {
         rows(&mut text, &status.jobs, now);
     }
+    if let Some(spool) = &status.absent_spool {
+        let sentence = format!("There is no {} yet; the first pass of check makes it.", spool.display());
+        wrapped(&mut text, &sentence);
+    }
     if let Some(error) = &status.slurm_error {
         let sentence =
             format!("Slurm does not answer ({error}). States are those of the last pass of check.");
@@ -106,7 +110,7 @@ fn summary(job: &JobStatus, now: Timestamp) -> Option<String> {
         }
         _ => {}
     }
-    if job.record.verdict.is_some() {
+    if job.being_cancelled.is_some() {
         return Some("is being cancelled".to_owned());
     }
     let phase = job.slurm.as_ref().map(|info| info.phase);

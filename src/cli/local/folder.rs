@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use domain::{InputKind, Layer, SettingsError, SettingsMap, TRAINING_SETTINGS, TrainingSettings};
+use domain::{
+    InputKind, Layer, SettingsError, SettingsMap, TRAINING_SETTINGS, TrainingSettings, training_setting,
+};
 use page_layers::PageInputs;
 
 /// The names that the page itself may have.
@@ -91,7 +93,8 @@ pub enum FolderError {
 }
 
 fn known_settings() -> String {
-    TRAINING_SETTINGS.map(|name| format!("{name:?}")).join(", ")
+    let names: Vec<_> = TRAINING_SETTINGS.iter().map(|setting| format!("{:?}", setting.name)).collect();
+    names.join(", ")
 }
 
 /// Finds the images of a page: `image.png` (or `.jpg`, `.jpeg`), `background.png`, `regions.png` where there is
@@ -184,7 +187,7 @@ fn parse_set(set: &[String]) -> Result<SettingsMap, FolderError> {
     for argument in set {
         let (name, value) = argument.split_once('=').ok_or_else(|| FolderError::SetForm(argument.clone()))?;
         let name = name.trim();
-        if !TRAINING_SETTINGS.contains(&name) {
+        if training_setting(name).is_none() {
             return Err(FolderError::SetName { name: name.to_owned() });
         }
         map.insert(name.to_owned(), value.trim().into());

@@ -21,16 +21,16 @@ pub struct Summary<'a> {
     pub layers: Vec<LayerPart<'a>>,
     /// From the start to now.
     pub time: Duration,
-    /// Largest resident memory of the process in bytes, where the system tells.
+    /// Largest resident memory of the process in bytes, if the system tells it.
     pub peak_memory: Option<u64>,
-    /// What computed, such as `CPU`.
+    /// The device that computed, such as `CPU`.
     pub device: String,
-    /// Where all chance came from.
+    /// The seed of all random choices.
     pub seed: u64,
 }
 
 impl Summary<'_> {
-    /// The table as text, each line ended.
+    /// The table as text; each line ends with a line break.
     pub fn table(&self) -> String {
         let mut text = String::new();
         // Writing to a String can't fail.
@@ -69,9 +69,9 @@ impl Summary<'_> {
 pub struct Footer<'a> {
     /// From the start to now.
     pub time: Duration,
-    /// Largest resident memory of the process in bytes, where the system tells.
+    /// Largest resident memory of the process in bytes, if the system tells it.
     pub peak_memory: Option<u64>,
-    /// What computed, such as `CPU`.
+    /// The device that computed, such as `CPU`.
     pub device: &'a str,
 }
 

@@ -33,7 +33,7 @@ struct Report<'a> {
     /// As they were given, by the wire's names; unknown ones included.
     settings: &'a SettingsMap,
     /// What was made of them.
-    effective: Effective,
+    effective: Map<String, Value>,
     layers: Vec<LayerReport>,
     seconds: f64,
     /// Seconds of each part of the run.
@@ -45,43 +45,6 @@ struct Report<'a> {
 struct Size {
     height: usize,
     width: usize,
-}
-
-#[derive(Serialize)]
-struct Effective {
-    epochs: u32,
-    max_samples: u32,
-    batch_size: u32,
-    patience: u32,
-    early_stopping_metric: &'static str,
-    patch_selection: &'static str,
-    brightness_percent: u32,
-    shift_pixels: u32,
-    flip: &'static str,
-}
-
-impl From<&TrainingSettings> for Effective {
-    fn from(settings: &TrainingSettings) -> Self {
-        Self {
-            epochs: settings.epochs,
-            max_samples: settings.max_samples,
-            batch_size: settings.batch_size,
-            patience: settings.patience,
-            early_stopping_metric: settings.metric.name(),
-            patch_selection: settings.selection.name(),
-            brightness_percent: settings.augmentation.brightness,
-            shift_pixels: settings.augmentation.shift,
-            flip: settings.augmentation.flip.name(),
-        }
-    }
-}
-
-/// What was made of the settings, by name, for the other report.
-pub(crate) fn effective_settings(settings: &TrainingSettings) -> Map<String, Value> {
-    match serde_json::to_value(Effective::from(settings)) {
-        Ok(Value::Object(map)) => map,
-        _ => Map::new(),
-    }
 }
 
 #[derive(Serialize)]
@@ -161,7 +124,7 @@ pub(super) fn write(
         pages: job.pages().iter().map(|page| Size { height: page.height(), width: page.width() }).collect(),
         patch: Size { height: job.shape().height(), width: job.shape().width() },
         settings: map,
-        effective: Effective::from(settings),
+        effective: settings.shown(),
         layers: layers.collect(),
         seconds: summary.time.as_secs_f64(),
         times: steps.iter().map(|(name, took)| (*name, took.as_secs_f64())).collect(),

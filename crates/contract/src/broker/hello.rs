@@ -1,4 +1,4 @@
-//! What a broker says of itself before anybody has logged in.
+//! What a broker says about itself before the login.
 
 use std::io::{self, Read, Write};
 
@@ -31,8 +31,8 @@ impl Hello {
         Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
     }
 
-    /// The largest message that the broker takes unless it is told otherwise: 16 MiB from 4.0, 128 MiB from 3.8. What older
-    /// ones take, and other products, is not known here.
+    /// The largest message that the broker takes by default: 16 MiB from 4.0, 128 MiB from 3.8.
+    /// `None` for older versions and other products.
     pub fn message_limit(&self) -> Option<u64> {
         match self.numbers().filter(|_| self.product == "RabbitMQ")? {
             (4.., _) => Some(16 << 20),

@@ -12,20 +12,21 @@ use base::text::printable;
 pub struct QueueFacts {
     /// Messages that wait in it.
     pub messages: u32,
-    /// Who reads from it.
+    /// Number of its consumers.
     pub consumers: u32,
-    /// In the broker's words, how it differs from the queue that Rodan declares; `None` where it does not, or that can't be
-    /// seen.
+    /// How it differs from the queue that Rodan declares, in the broker's words; `None` if it does
+    /// not, or if that can't be seen.
     pub differs: Option<String>,
 }
 
 impl Broker {
     /// Looks at a queue; `None` when it does not exist.
     ///
-    /// It is looked up passively first. Only when it is there is it declared with Rodan's arguments, which changes nothing: the
-    /// broker agrees, or closes our channel and says what differs.
+    /// First it is looked up passively. Only if it exists is it declared with Rodan's arguments,
+    /// which changes nothing: the broker agrees, or closes our channel and says what differs.
     ///
     /// # Errors
+    ///
     /// When the broker refuses or does not answer.
     pub async fn inspect(&mut self, queue: &str) -> Result<Option<QueueFacts>, BrokerError> {
         let action = "looking at a queue";

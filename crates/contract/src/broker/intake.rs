@@ -14,12 +14,16 @@ pub const JOBS_QUEUE: &str = "hpc-jobs";
 /// A message that was taken and is not yet acknowledged: dropping the connection puts it back.
 #[derive(Debug)]
 pub struct Taken {
-    delivery: Delivery,
-    /// It is not in the queue any more.
+    pub(super) delivery: Delivery,
+    /// The message is no longer in the queue.
     gone: bool,
 }
 
 impl Taken {
+    pub(super) fn new(delivery: Delivery) -> Self {
+        Self { delivery, gone: false }
+    }
+
     /// The body.
     pub fn body(&self) -> &[u8] {
         &self.delivery.data
@@ -52,7 +56,8 @@ impl Taken {
 }
 
 impl Broker {
-    /// Takes the next job; `None` when the queue is empty or absent (nobody has declared it: no job).
+    /// Takes the next job; `None` when the queue is empty or absent (nobody has declared it: no
+    /// job).
     ///
     /// # Errors
     /// When the broker refuses or does not answer.
@@ -63,14 +68,16 @@ impl Broker {
         }
         let got = self.channel.basic_get(JOBS_QUEUE.into(), BasicGetOptions { no_ack: false });
         let got = self.message(action, got).await?;
-        Ok(got.map(|message| Taken { delivery: message.delivery, gone: false }))
+        Ok(got.map(|message| Taken::new(message.delivery)))
     }
 
-    /// Drops the next message, which can't be read: to be called on a fresh connection after [`Broker::take`] has failed
-    /// with [`BrokerError::Unreadable`], for such a message would come again and again. Gives a message that can be read
-    /// after all, because somebody else has taken the other one in between.
+    /// Drops the next message because it can't be read. Call it on a fresh connection after
+    /// [`Broker::take`] has failed with [`BrokerError::Unreadable`]; such a message would otherwise
+    /// come again and again. Returns a message if the next one can be read after all, because
+    /// somebody else has taken the unreadable one meanwhile.
     ///
     /// # Errors
+    ///
     /// When the broker refuses or does not answer.
     pub async fn discard(&mut self) -> Result<Option<Taken>, BrokerError> {
         let action = "dropping a message that can't be read";
@@ -82,9 +89,11 @@ impl Broker {
         }
     }
 
-    /// Number of messages in a queue; `None` when it does not exist. It is never declared with arguments of ours.
+    /// Number of messages in a queue; `None` when it does not exist. The queue is only looked up,
+    /// never declared.
     ///
     /// # Errors
+    ///
     /// When the broker refuses or does not answer.
     pub async fn depth(&mut self, queue: &str) -> Result<Option<u32>, BrokerError> {
         let action = "looking for a queue";
@@ -114,7 +123,8 @@ impl Broker {
         }
         let ack = taken.delivery.acker.ack(BasicAckOptions::default());
         within(CALL_DEADLINE, action, ack).await?.map_err(failed(action))?;
-        // An acknowledgement has no answer of its own; a request on the same channel is answered after it.
+        // The broker does not answer an acknowledgement; but it answers a later request on the same
+        // channel after it.
         self.depth(JOBS_QUEUE).await?;
         crash::point("after the acknowledgement");
         Ok(())

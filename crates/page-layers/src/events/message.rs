@@ -1,9 +1,11 @@
-//! The few protocol-buffer messages of an event file: TensorFlow's `Event` with a version, a session's start or scalars.
+//! The few protocol-buffer messages of an event file: TensorFlow's `Event` with a version, the
+//! start of a session, or scalars.
 
 /// The version that readers look for in a file's first event.
 const VERSION: &str = "brain.Event:2";
 
-/// Wire types: a number of variable length, eight bytes, a length and so many bytes, four bytes.
+/// Wire types of protocol buffers: a number of variable length, eight bytes, bytes after their
+/// length, four bytes.
 const VARINT: u64 = 0;
 const FIXED64: u64 = 1;
 const BYTES: u64 = 2;
@@ -53,7 +55,8 @@ pub(super) fn version(time: f64) -> Vec<u8> {
     Message::default().double(1, time).bytes(3, VERSION.as_bytes()).0
 }
 
-/// Says that a session starts at `step`: what an earlier one has written of this step and later ones no longer counts.
+/// Says that a session starts at `step`: readers drop what an earlier session has written for this
+/// step and later ones.
 pub(super) fn start(time: f64, step: u64) -> Vec<u8> {
     let log = Message::default().number(1, 1);
     Message::default().double(1, time).number(2, step).bytes(7, &log.0).0
@@ -75,7 +78,7 @@ mod tests {
 
     #[test]
     fn messages_are_encoded_field_by_field() {
-        // 0x09: field 1 as eight bytes; 1.5 is 0x3ff8…; 0x1a: field 3 with a length.
+        // 0x09: field 1 as eight bytes, 1.5 is 0x3ff8…; 0x1a: field 3 with its length.
         let expected = [&[0x09, 0, 0, 0, 0, 0, 0, 0xf8, 0x3f, 0x1a, 13][..], b"brain.Event:2"].concat();
         assert_eq!(version(1.5), expected);
         let expected = [0x09, 0, 0, 0, 0, 0, 0, 0xf8, 0x3f, 0x10, 0xac, 0x02, 0x3a, 2, 0x08, 1];

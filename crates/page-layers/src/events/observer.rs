@@ -1,4 +1,4 @@
-//! Writes the epochs of a training to event files, a directory a layer.
+//! Writes the epochs of a training to event files, one directory for each layer.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ use domain::Layer;
 #[derive(Debug)]
 pub struct EventLogs {
     directory: PathBuf,
-    /// The file of the layer under way, and the epoch that it holds last.
+    /// The file of the layer that is being trained, and the last epoch in it.
     open: Option<(EventFile, usize)>,
-    /// Whether something could not be written: then nothing is written any more.
+    /// True once something could not be written: then nothing more is written.
     failed: bool,
 }
 
 impl EventLogs {
-    /// Files below `directory`, which is made when the first epoch is done.
+    /// Event files below `directory`, which is made when the first epoch is done.
     pub fn new(directory: &Path) -> Self {
         Self { directory: directory.to_path_buf(), open: None, failed: false }
     }
@@ -29,7 +29,7 @@ impl EventLogs {
         self.open = None;
     }
 
-    /// Writes an epoch. What can't be written is a warning, once.
+    /// Writes an epoch. A failure is a warning, once.
     fn epoch(&mut self, layer: Layer, report: &EpochReport) {
         if self.failed {
             return;
@@ -48,7 +48,8 @@ impl EventLogs {
             self.open = Some((EventFile::create(directory)?, usize::MAX));
         }
         let Some((file, last)) = &mut self.open else { return Ok(()) };
-        // A file's first epoch, and the first of a layer that was started anew: what there is of later ones is void.
+        // The first epoch of a file, or of a layer that was started anew: readers drop the later
+        // epochs that an earlier run has written.
         if report.epoch <= *last {
             file.start(step)?;
         }
@@ -64,10 +65,10 @@ impl EventLogs {
     }
 }
 
-/// An observer that also writes event files, where that is asked for.
+/// An observer that also writes event files, where they are wanted.
 #[derive(Debug)]
 pub struct WithEvents<O> {
-    /// Who else is told.
+    /// The observer that is told too.
     pub inner: O,
     /// The files.
     pub events: Option<EventLogs>,

@@ -1,7 +1,8 @@
-//! The framing of an event file, TensorFlow's TFRecord: each record is its length, a checksum of the length, the data and
-//! a checksum of the data, all numbers little-endian.
+//! The framing of an event file (TensorFlow's TFRecord). A record is: its length, a checksum of the
+//! length, the data, a checksum of the data. All numbers are little-endian.
 
-/// Added to a checksum once it is rotated, so that the checksum of data which hold checksums is no constant.
+/// Added to a rotated checksum, so that data which contain their own checksum don't give a constant
+/// one.
 const MASK: u32 = 0xa282_ead8;
 
 /// A record around `data`.

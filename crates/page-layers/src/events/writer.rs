@@ -8,7 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::message;
 use super::record::frame;
 
-/// Files of one second and host, at most: more means that something else is wrong.
+/// Most files that one host may begin within the same second. More means that something else is
+/// wrong.
 const MOST_NAMESAKES: u32 = 1000;
 
 /// An open event file.
@@ -35,7 +36,7 @@ impl EventFile {
                 n => format!("{name}.{n}"),
             });
             match File::create_new(&path) {
-                // Two runs of a layer within a second.
+                // Two runs of a layer began within the same second.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && namesakes < MOST_NAMESAKES => {
                     namesakes += 1;
                 }
@@ -47,12 +48,12 @@ impl EventFile {
         Ok(events)
     }
 
-    /// Says that what was written of `step` and later ones no longer counts.
+    /// Says that what was written for `step` and later steps no longer counts.
     pub(super) fn start(&mut self, step: u64) -> io::Result<()> {
         self.write(&message::start(now(), step))
     }
 
-    /// Writes values with their names; they are there for readers when this returns.
+    /// Writes values with their names. Readers can see them when this returns.
     pub(super) fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> io::Result<()> {
         self.write(&message::scalars(now(), step, values))
     }
@@ -62,7 +63,7 @@ impl EventFile {
         &self.path
     }
 
-    /// One call for one record, without a buffer: a reader sees whole records.
+    /// Writes one record in one call, without a buffer, so that a reader sees whole records only.
     fn write(&mut self, event: &[u8]) -> io::Result<()> {
         self.file.write_all(&frame(event))
     }

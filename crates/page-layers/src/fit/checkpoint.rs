@@ -1,4 +1,5 @@
-//! The checkpoint file: a training under way, as a `safetensors` file with all that is no tensor in its metadata.
+//! The checkpoint file: a training that is not finished, as a `safetensors` file. Everything that
+//! is not a tensor is in its metadata.
 
 use std::collections::HashMap;
 
@@ -10,22 +11,23 @@ use thiserror::Error;
 use crate::fit::outcome::{Best, FitState};
 use crate::keras::{CONV_LAYERS, Weights};
 use crate::net::adam::AdamState;
-use domain::{Course, EpochReport, Metrics, hex};
+use base::text::hex;
+use domain::{Course, EpochReport, Metrics};
 
-/// Version of the file. A change after which an older file would be misread takes the next number.
+/// Version of the file. It is raised with every change after which an older file would be misread.
 const VERSION: u32 = 1;
 
 /// Name of the one entry in the file's metadata.
 const ENTRY: &str = "hpc-trainer";
 
-/// A page's training under way.
+/// The training of a job that is not finished.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Checkpoint {
-    /// Where all chance comes from; a job without the setting has drawn it.
+    /// The seed of all random choices; the trainer has drawn it if the job has no such setting.
     pub(crate) seed: u64,
     /// The layers that are done, in their order.
     pub(crate) finished: Vec<FinishedLayer>,
-    /// The layer after them; none when it has not begun.
+    /// The layer after them; `None` when it has not begun.
     pub(crate) fit: Option<FitState>,
 }
 
@@ -40,7 +42,7 @@ pub(crate) struct FinishedLayer {
     pub(crate) seconds: f64,
 }
 
-/// A checkpoint that is not gone on from.
+/// A checkpoint that can't be continued from.
 #[derive(Debug, Error)]
 pub(crate) enum CheckpointError {
     #[error("it is damaged: {0}")]
@@ -55,7 +57,7 @@ fn damaged(what: impl ToString) -> CheckpointError {
     CheckpointError::Damaged(what.to_string())
 }
 
-/// An `f64` by its bits: JSON's decimals need not come back to the last of them, and know no infinity.
+/// An `f64` by its bits: JSON's decimals may lose the last bits, and JSON has no infinity.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Bits(u64);
 
@@ -184,7 +186,7 @@ fn little_endian(values: &[f32]) -> Vec<u8> {
 }
 
 impl Checkpoint {
-    /// The bytes of the file. `fingerprint` says which page and settings it belongs to.
+    /// The bytes of the file. `fingerprint` identifies the pages and settings that it belongs to.
     pub(crate) fn to_bytes(&self, fingerprint: &str) -> Result<Vec<u8>, CheckpointError> {
         let named: Vec<(String, Vec<u8>, usize)> = self
             .fit
@@ -211,7 +213,7 @@ impl Checkpoint {
         safetensors::serialize(views, Some(HashMap::from([(ENTRY.to_owned(), meta)]))).map_err(damaged)
     }
 
-    /// Reads the file's bytes; whatever they are, it does not panic.
+    /// Reads the file's bytes; it does not panic on any input.
     pub(crate) fn from_bytes(bytes: &[u8], fingerprint: &str) -> Result<Self, CheckpointError> {
         #[derive(Deserialize)]
         struct Version {
@@ -220,7 +222,7 @@ impl Checkpoint {
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(damaged)?;
         let text = header.metadata().as_ref().and_then(|entries| entries.get(ENTRY));
         let text = text.ok_or_else(|| damaged("it is no checkpoint"))?;
-        // The version first: another one may have other fields.
+        // The version is read first, because another version may have other fields.
         let Version { version } = serde_json::from_str(text).map_err(damaged)?;
         if version != VERSION {
             return Err(CheckpointError::Version(version));
@@ -308,7 +310,7 @@ impl Reader<'_> {
     }
 
     fn fit(&mut self, meta: FitMeta) -> Result<FitState, CheckpointError> {
-        // In the order of `tensors`, for the hash.
+        // Same order as in `tensors`, because of the hash.
         let weights = self.weights("weights")?;
         let best = match meta.best {
             Some((epoch, score)) => Some(Best { epoch, score: score.into(), weights: self.weights("best")? }),

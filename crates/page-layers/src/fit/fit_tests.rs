@@ -1,4 +1,4 @@
-//! The training loop on made-up patches small enough for a test.
+//! The training loop, on synthetic patches that are small enough for a test.
 
 use crate::Device;
 use crate::fit::start::starting_weights;
@@ -95,7 +95,8 @@ pub(crate) fn collapsed() -> Weights {
 #[test]
 fn a_simple_pattern_is_learned_and_the_best_epoch_kept() {
     let mut watcher = Watcher::default();
-    // Accuracy stands at the base rate for some epochs while the loss falls: that alone doesn't end the training.
+    // For some epochs the accuracy stays at the base rate while the loss falls; that alone must not
+    // end the training.
     let options = FitOptions { patience: 2, seed: 4, ..options(8) };
     let trained = fit(&Rectangles::new(24), &Rectangles::new(3), &options, &mut watcher).unwrap();
     assert_eq!(trained.course.history, watcher.epochs[watcher.epochs.len() - trained.course.history.len()..]);
@@ -164,7 +165,7 @@ fn patience_ends_a_training_that_gets_no_better() {
 
 #[test]
 fn a_network_that_has_only_begun_to_learn_is_neither_ended_nor_replaced() {
-    // Weights as they were drawn: with those that a start takes it would be too easy.
+    // Weights as they were drawn; with adapted weights, as a start uses them, it would be too easy.
     let initial = Some(initial_weights(4).unwrap());
     let options = FitOptions { patience: 2, seed: 4, max_restarts: 0, initial, ..options(5) };
     let mut watcher = Watcher::default();
@@ -188,7 +189,7 @@ fn a_network_that_has_only_begun_to_learn_is_neither_ended_nor_replaced() {
 
 #[test]
 fn a_network_no_better_than_the_base_rate_at_the_end_is_started_again() {
-    // Its output is near 0.5 for all pixels, and stays so.
+    // Its output is near 0.5 for all pixels, and stays there.
     let initial = Some(initial_weights(3).unwrap());
     let options = FitOptions { learning_rate: 0.0, patience: 9, max_restarts: 1, initial, ..options(3) };
     let mut watcher = Watcher::default();

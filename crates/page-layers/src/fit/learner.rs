@@ -1,4 +1,4 @@
-//! A network and its optimiser, on the CPU or on a card, as the training loop uses them.
+//! A network and its optimiser, on the CPU or on a GPU, as the training loop uses them.
 
 use candle_core::{Device as Candle, Tensor};
 
@@ -29,10 +29,12 @@ fn tensors(batch: Batch, shape: PatchShape) -> candle_core::Result<(Tensor, Tens
 }
 
 impl Learner {
-    /// A network with these weights, going on from `state` where there is one. `most` is the largest batch.
+    /// A network with these weights, continuing from `state` if there is one. `most` is the size of
+    /// the largest batch.
     ///
     /// # Errors
-    /// When the device's memory does not suffice.
+    ///
+    /// When the device has too little memory.
     pub(crate) fn new(
         options: &FitOptions,
         shape: PatchShape,
@@ -64,9 +66,10 @@ impl Learner {
         })
     }
 
-    /// The optimiser's memory.
+    /// The state of the optimiser.
     ///
     /// # Errors
+    ///
     /// When the device fails.
     pub(crate) fn adam(&self) -> Result<AdamState, FitError> {
         Ok(match self {
@@ -75,11 +78,14 @@ impl Learner {
         })
     }
 
-    /// Trains on the samples of `order`, `size` at a time, until `done` (samples and loss of a step) answers false. Every
-    /// step that was taken has been told to `done` then; a card takes some more.
+    /// Trains on the samples of `order`, `size` at a time, until `done` (which is told the samples
+    /// and the loss of a step) returns false. Every step that was made has then been reported to
+    /// `done`; a GPU makes some more.
     ///
     /// # Errors
-    /// The first of `done`, or when the device fails. A step whose loss is not finite moves nothing.
+    ///
+    /// The first error of `done`, or when the device fails. A step whose loss is not finite changes
+    /// nothing.
     pub(crate) fn steps(
         &mut self,
         samples: &dyn Samples,
@@ -106,9 +112,11 @@ impl Learner {
         })
     }
 
-    /// Predictions for the samples of `order` against their targets; nothing when `go_on` said no between two batches.
+    /// The metrics of the samples of `order`; `None` when `go_on` returned false between two
+    /// batches.
     ///
     /// # Errors
+    ///
     /// When the device fails.
     pub(crate) fn evaluate(
         &mut self,

@@ -1,4 +1,5 @@
-//! What is told while a page is trained, and how the training loop's part of it is passed on.
+//! What observers are told while a job is trained, and how the training loop's part of it is passed
+//! on.
 
 use tracing::warn;
 
@@ -8,10 +9,10 @@ use crate::fit::resume::Checkpoints;
 use domain::EpochReport;
 use domain::Layer;
 
-/// What is told while a page is trained. Every method may be left out.
+/// Is told what happens while a job is trained. Every method has a default that does nothing.
 pub trait JobObserver {
-    /// A layer begins, or goes on: the `number`-th, from 1. It has `train` samples to learn from and at most `epochs`
-    /// epochs.
+    /// A layer begins or continues: the `number`-th, from 1. It has `train` samples to learn from
+    /// and at most `epochs` epochs.
     fn layer_started(
         &mut self,
         _layer: Layer,
@@ -27,13 +28,13 @@ pub trait JobObserver {
     fn epoch(&mut self, _layer: Layer, _report: &EpochReport) {}
     /// A layer's model is written.
     fn layer_finished(&mut self, _layer: &TrainedLayer) {}
-    /// Whether training is to end, and for what.
+    /// Whether training has to end, and in which way.
     fn stop(&self) -> Stop {
         Stop::No
     }
 }
 
-/// Tells the job's observer which layer it is about, and keeps the checkpoints.
+/// Adds the layer to what the job's observer is told, and keeps the checkpoints.
 pub(crate) struct LayerObserver<'a> {
     pub(crate) layer: Layer,
     /// Its number, from 1.

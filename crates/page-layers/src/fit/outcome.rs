@@ -10,7 +10,8 @@ use crate::hyperparameters::{LEARNING_RATE, MAX_RESTARTS};
 use crate::keras::{Weights, WeightsError};
 use crate::net::adam::AdamState;
 use crate::net::network::NetworkError;
-use domain::{Augmentation, Course, EpochReport, Layer, SampleCounts, StoppingMetric};
+use domain::settings::{BATCH_SIZE, PATIENCE};
+use domain::{Augmentation, Course, EpochReport, Layer, SampleCounts, Setting, StoppingMetric};
 
 /// How to train.
 #[derive(Clone, Debug)]
@@ -27,7 +28,7 @@ pub struct FitOptions {
     pub learning_rate: f64,
     /// Decides first weights and the samples' order.
     pub seed: u64,
-    /// Weights to start from instead of random ones. A restart draws random ones all the same.
+    /// Weights to start from instead of random ones. A restart uses random ones in any case.
     pub initial: Option<Weights>,
     /// What makes an epoch better than another.
     pub metric: StoppingMetric,
@@ -43,8 +44,8 @@ impl FitOptions {
         Self {
             device: device.into(),
             epochs,
-            batch_size: 16,
-            patience: 3,
+            batch_size: default(&BATCH_SIZE),
+            patience: default(&PATIENCE),
             learning_rate: LEARNING_RATE,
             seed,
             initial: None,
@@ -55,12 +56,17 @@ impl FitOptions {
     }
 }
 
+/// The default of a setting that is a number, as a job has it.
+fn default(setting: &Setting) -> usize {
+    setting.default_number().and_then(|n| usize::try_from(n).ok()).unwrap_or(1)
+}
+
 /// Why training ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
     /// All epochs were trained.
     Epochs,
-    /// No better epoch for as long as the patience lasts.
+    /// No better epoch for as long as the patience allows.
     Patience,
     /// The observer asked for it.
     Interrupted,
@@ -69,8 +75,9 @@ pub enum StopReason {
 /// A trained network.
 #[derive(Clone, Debug)]
 pub struct Trained {
-    /// Weights of the best epoch by [`FitOptions::metric`]; by the validation loss where no epoch was more accurate than a
-    /// constant output, or found any pixel; by the training loss without validation samples.
+    /// Weights of the best epoch by [`FitOptions::metric`]. By the validation loss if no epoch was
+    /// more accurate than a constant output (with F1: if none found a pixel of the layer); by the
+    /// training loss if there are no validation samples.
     pub weights: Weights,
     /// How it went.
     pub course: Course,
@@ -102,46 +109,49 @@ pub struct TrainedLayer {
 pub struct LayerTimes {
     /// All of it, in all runs of the program.
     pub whole: Duration,
-    /// How long of it this run of the program has trained, without validation.
+    /// The part of that time that this run of the program spent on training, without validation.
     pub training: Duration,
-    /// How long of it this run of the program has validated.
+    /// The part of that time that this run of the program spent on validation.
     pub validating: Duration,
-    /// How long its file took.
+    /// How long writing the file took.
     pub writing: Duration,
 }
 
-/// Whether a training is to end before its time, and for what.
+/// Whether a training has to end early, and in which way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stop {
-    /// It goes on.
+    /// It continues.
     #[default]
     No,
-    /// It ends after the step, and its best epoch is the result. An epoch whose steps are all done is still validated.
+    /// It ends after this step, and its best epoch is the result. An epoch whose steps are all done
+    /// is still validated.
     KeepBest,
-    /// It ends after the step or the batch of validation under way, to be resumed from its checkpoint.
+    /// It ends after this step or this batch of validation, to be resumed from its checkpoint.
     Suspend,
 }
 
-/// A training between two steps: all that the steps to come depend on, and what the report of the whole needs.
+/// A training between two steps: everything that the later steps depend on, and what the final
+/// report needs.
 ///
-/// The samples' order depends on nothing but seed and epoch, so the number of the step stands for it.
+/// The order of the samples depends only on seed and epoch, so the number of the step is enough to
+/// know it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FitState {
     /// How often training was started anew.
     pub restarts: usize,
-    /// Whether this start has learned something, as far as that was looked at.
+    /// Whether this start has learned something, as far as that was checked.
     pub learned: bool,
     /// The finished epochs of this start.
     pub history: Vec<EpochReport>,
     /// Steps done in the epoch that follows them.
     pub step: usize,
-    /// Sum of those steps' losses, each times its samples.
+    /// Sum of the losses of those steps, each multiplied by its number of samples.
     pub loss_sum: f64,
     /// Seconds that this epoch has taken.
     pub seconds: f64,
     /// The weights now.
     pub weights: Weights,
-    /// The optimiser's memory.
+    /// The state of the optimiser.
     pub adam: AdamState,
     /// The best epoch so far.
     pub best: Option<Best>,
@@ -152,7 +162,8 @@ pub struct FitState {
 pub struct Best {
     /// Number of the epoch.
     pub epoch: usize,
-    /// What epochs are compared by, more is better: the metric, or minus a loss (see [`Trained::weights`]).
+    /// What epochs are compared by; higher is better: the metric, or minus a loss (see
+    /// [`Trained::weights`]).
     pub score: f64,
     /// The weights after it.
     pub weights: Weights,
@@ -194,12 +205,13 @@ pub trait FitObserver {
     fn stop(&self) -> Stop {
         Stop::No
     }
-    /// Asked after every step, and with `stopping` before training ends early: whether the state is wanted.
+    /// Asked after every step, and with `stopping` before training ends early: whether a checkpoint
+    /// is wanted.
     fn checkpoint_due(&self, stopping: bool) -> bool {
         let _ = stopping;
         false
     }
-    /// The state that was wanted.
+    /// The checkpoint that was wanted.
     fn on_checkpoint(&mut self, state: FitState) {
         let _ = state;
     }
@@ -214,7 +226,7 @@ pub enum FitError {
     /// Validation patches of another size than the training patches.
     #[error("training and validation patches differ in size")]
     Shapes,
-    /// An option without which nothing can be trained is 0.
+    /// An option is 0 without which nothing can be trained.
     #[error("{0} must be at least 1")]
     Zero(&'static str),
     /// The loss became NaN or infinite.
@@ -227,7 +239,8 @@ pub enum FitError {
         /// What the loss was.
         loss: f32,
     },
-    /// The observer asked to end before one epoch was finished, so that there are no weights worth keeping.
+    /// The observer asked to end before the first epoch was finished, so there are no weights worth
+    /// keeping.
     #[error("training was interrupted before the end of its first epoch")]
     Interrupted,
     /// The network couldn't be computed.

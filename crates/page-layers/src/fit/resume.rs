@@ -1,4 +1,5 @@
-//! Where checkpoints lie, when one is due, and whether the one that is there belongs to the page.
+//! Where checkpoints lie, when the next is due, and whether the one that is there belongs to this
+//! job.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _};
@@ -15,24 +16,25 @@ use crate::fit::outcome::TrainedLayer;
 use crate::keras::{self, Weights};
 use crate::page::page::TrainingInputs;
 use base::files::{sweep, write_atomic};
-use domain::{InputKind, Layer, TrainingSettings, hex, hex_sha256};
+use base::text::hex;
+use domain::{InputKind, Layer, TrainingSettings, hex_sha256};
 
 /// Largest checkpoint that is read; ours have 23 MB.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// After a checkpoint that could not be written, the next attempt waits at least so long.
+/// How long to wait at least after a checkpoint that could not be written.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
-/// A directory for the checkpoint of one page's training: `training.safetensors`, and the models of the layers that
-/// are done.
+/// The directory for the checkpoint of one job's training: `training.safetensors`, and the models
+/// of the layers that are done.
 #[derive(Debug)]
 pub struct Checkpoints {
     directory: PathBuf,
     every: Duration,
     fingerprint: String,
-    /// When the next one is due.
+    /// When the next checkpoint is due.
     next: Instant,
-    /// What an earlier run left.
+    /// The checkpoint that an earlier run has left.
     found: Option<(Checkpoint, Vec<Weights>)>,
     /// The layers that are done.
     finished: Vec<FinishedLayer>,
@@ -41,11 +43,13 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Uses `directory` (made with mode 0700 when it is not there), writes at most `every` so often (zero: after every
-    /// step), and looks for a checkpoint of this page with these settings: one of another page, torn or of another
-    /// version is passed over with a warning.
+    /// Uses `directory` (made with mode 0700 if it is not there), writes a checkpoint at most every
+    /// `every` (zero: after every step), and looks for a checkpoint of these pages with these
+    /// settings. One that belongs to other pages, is torn or has another version is ignored with a
+    /// warning.
     ///
     /// # Errors
+    ///
     /// When the directory can't be made or an input can't be read.
     pub fn open(
         directory: &Path,
@@ -68,12 +72,13 @@ impl Checkpoints {
         Ok(checkpoints)
     }
 
-    /// True when the latest checkpoint of this run is on disk: without it there is no use in coming back.
+    /// True when the latest checkpoint of this run is on disk. Without it there is no use in a
+    /// requeue.
     pub fn is_saved(&self) -> bool {
         self.saved
     }
 
-    /// Looks for what an earlier run, or this one, has left.
+    /// Looks for the checkpoint that an earlier run, or this one, has left.
     pub fn look(&mut self) {
         self.finished.clear();
         self.found = match self.read() {
@@ -85,7 +90,7 @@ impl Checkpoints {
         };
     }
 
-    /// The seed of the training that was found, which a job without the setting has to take.
+    /// The seed of the checkpoint that was found; a job without the setting has to use it.
     pub fn seed(&self) -> Option<u64> {
         self.found.as_ref().map(|(found, _)| found.seed)
     }
@@ -124,8 +129,8 @@ impl Checkpoints {
         self.directory.join(format!("{model_name}.hdf5"))
     }
 
-    /// Takes what was found, where it is of this seed and these layers: the layers that are done with their weights,
-    /// and the state of the next one.
+    /// Takes the checkpoint that was found, if it has this seed and these layers: the weights of
+    /// the layers that are done, and the state of the next one.
     pub(crate) fn take(&mut self, seed: u64, layers: &[Layer]) -> Option<Resumed> {
         let (found, weights) = self.found.take()?;
         let names = layers.iter().map(|layer| layer.model_name());
@@ -140,12 +145,13 @@ impl Checkpoints {
         Some(Resumed { finished: found.finished.into_iter().zip(weights).collect(), fit: found.fit })
     }
 
-    /// True when the next checkpoint is to be written.
+    /// True when it is time to write the next checkpoint.
     pub(crate) fn is_due(&self) -> bool {
         Instant::now() >= self.next
     }
 
-    /// Writes a checkpoint. One that can't be written is no reason to end: it costs training only when the node fails.
+    /// Writes a checkpoint. If that fails the training goes on: the checkpoint is needed only when
+    /// the node fails.
     pub(crate) fn save(&mut self, seed: u64, fit: Option<FitState>) {
         let started = Instant::now();
         let checkpoint = Checkpoint { seed, finished: self.finished.clone(), fit };
@@ -186,14 +192,14 @@ impl Checkpoints {
     }
 }
 
-/// What a training goes on from.
+/// What a training continues from.
 pub(crate) struct Resumed {
     pub(crate) finished: Vec<(FinishedLayer, Weights)>,
     pub(crate) fit: Option<FitState>,
 }
 
 impl Resumed {
-    /// Tells the log where the training goes on.
+    /// Tells the log where the training continues.
     pub(crate) fn report(&self) {
         let done = self.finished.len();
         match &self.fit {
@@ -210,22 +216,7 @@ impl Resumed {
 /// SHA-256 of the settings and the files that a training depends on.
 fn fingerprint(inputs: &TrainingInputs, settings: &TrainingSettings) -> io::Result<String> {
     let mut all = Sha256::new();
-    let TrainingSettings {
-        epochs,
-        max_samples,
-        patch_height,
-        patch_width,
-        batch_size,
-        patience,
-        seed,
-        metric,
-        selection,
-        augmentation,
-    } = *settings;
-    for number in [epochs, max_samples, patch_height, patch_width, batch_size, patience] {
-        all.update(number.to_le_bytes());
-    }
-    all.update(format!("{seed:?} {metric:?} {selection:?} {augmentation:?}"));
+    all.update(settings.fingerprint());
     for page in &inputs.pages {
         let background = (InputKind::Layer(Layer::Background), &page.background);
         let layers = page.layers.iter().map(|(layer, path)| (InputKind::Layer(*layer), path));

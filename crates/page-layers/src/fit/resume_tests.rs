@@ -1,4 +1,4 @@
-//! A training that was interrupted and went on against one that was not: equal to the bit.
+//! A training that was interrupted and resumed, compared with one that was not: equal to the bit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,9 @@ use crate::{
     Checkpoints, EpochReport, FitObserver, FitOptions, FitState, JobObserver, PageInputs, Stop, StopReason,
     TrainError, Trained, TrainedLayer, TrainingInputs, TrainingJob, fit, fit_from,
 };
-use domain::{Augmentation, Flip, Layer, PatchSelection, StoppingMetric, TrainingSettings};
+use domain::{Flip, Layer, PatchSelection, StoppingMetric, TrainingSettings};
 
-/// Keeps the file of every state that it is offered, and suspends after so many steps.
+/// Keeps the file of every state that it is offered, and suspends after a number of steps.
 #[derive(Default)]
 struct Recorder {
     files: Vec<Vec<u8>>,
@@ -59,7 +59,7 @@ fn assert_same(left: &Trained, right: &Trained) {
     assert_eq!(rest(left), rest(right));
 }
 
-/// Three steps an epoch; the first start is dead and is followed by another one.
+/// Three steps per epoch. The first start is dead and is followed by another one.
 fn options() -> FitOptions {
     FitOptions {
         batch_size: 4,
@@ -145,7 +145,7 @@ proptest! {
     }
 }
 
-/// Suspends a page's training after so many steps.
+/// Suspends a job's training after a number of steps.
 struct Interrupter {
     steps: usize,
     most: usize,
@@ -193,7 +193,9 @@ impl Desk {
             seed: None,
             metric: StoppingMetric::default(),
             selection: PatchSelection::default(),
-            augmentation: Augmentation { brightness: 10, shift: 4, flip: Flip::Horizontal },
+            brightness: 10,
+            shift: 4,
+            flip: Flip::Horizontal,
         };
         Self { folder, inputs, settings }
     }

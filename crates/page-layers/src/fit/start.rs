@@ -1,15 +1,17 @@
-//! The weights a start begins with: drawn, then fitted to the samples in two places where the draw alone can make a
-//! network that never learns.
+//! The weights that a start begins with: random ones, then changed in two places where chance alone
+//! can make a network that never learns.
 //!
-//! The network decides by two channels behind a ReLU, one that speaks for the layer and one against it. All features
-//! before them are positive and much alike from pixel to pixel, so each channel is drawn either active nearly everywhere
-//! or silent nearly everywhere, and no gradient comes back through a silent one. And where few pixels belong to the
-//! layer the first steps push all outputs down, which silences the channel that speaks for it.
+//! The network decides by two channels after a ReLU, one that speaks for the layer and one that
+//! speaks against it. All features before them are positive and similar from pixel to pixel. So a
+//! random channel is either active nearly everywhere or silent nearly everywhere, and no gradient
+//! comes back through a silent one. And where few pixels belong to the layer, the first steps push
+//! all outputs down, which silences the channel that speaks for it.
 //!
-//! - The kernel of a channel that is silent for most of the pixels it is to speak for changes its sign: in the
-//!   distribution it was drawn from both signs are equally likely.
-//! - The last bias starts at the logit of the layer's share of the pixels (Lin et al. 2017, "Focal loss for dense object
-//!   detection", section 3.3), so the first steps tell pixels apart instead of learning that share.
+//! - If a channel is silent for most of the pixels that it should speak for, its kernel changes its
+//!   sign: both signs are equally likely in the distribution that it was drawn from.
+//! - The last bias starts at the logit of the layer's share of the pixels (Lin et al. 2017, "Focal
+//!   loss for dense object detection", section 3.3), so that the first steps tell pixels apart
+//!   instead of learning that share.
 
 use crate::fit::outcome::FitError;
 use crate::gpu::device::Device;
@@ -18,33 +20,35 @@ use crate::look::predict::Predictor;
 use crate::net::init::initial_weights;
 use crate::patch::samples::Samples;
 
-/// Samples by which the layer's share of the pixels is taken.
+/// Number of samples from which the layer's share of the pixels is estimated.
 const SHARE_SAMPLES: usize = 256;
 
-/// Samples, at most, that the channels are tried on.
+/// Most samples on which the channels are tried.
 const CHANNEL_SAMPLES: usize = 16;
 
-/// Pixels, about, that the channels are tried on at a time: beside a training that keeps the memory of its step, a whole batch
-/// would take as much again.
+/// About how many pixels the channels are tried on at a time. A whole batch would need as much
+/// memory again as the training step, whose memory is kept.
 const PIXELS_AT_A_TIME: usize = 1 << 14;
 
-/// The share is taken for at least this and at most 1 less this.
+/// The share is taken as at least this, and at most 1 minus this.
 const LEAST_SHARE: f64 = 0.01;
 
-/// How many of the pixels that each of the two channels is to speak for it is active on.
+/// On how many of the pixels that a channel should speak for it is active.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Activity {
-    /// Pixels it is to speak for: the layer's where its weight is positive, else the others.
+    /// Number of pixels that it should speak for: those of the layer if its weight is positive,
+    /// else the others.
     pixels: u64,
-    /// Those it is active on.
+    /// Number of these on which it is active.
     active: u64,
     /// Whether it is active on any pixel at all.
     anywhere: bool,
 }
 
-/// The weights to start with: [`initial_weights`] fitted to the samples.
+/// The weights to start with: [`initial_weights`], adapted to the samples.
 ///
 /// # Errors
+///
 /// When the network can't be computed.
 pub(crate) fn starting_weights(
     seed: u64,
@@ -71,10 +75,11 @@ pub(crate) fn starting_weights(
     Ok(Weights::new(tensors)?)
 }
 
-/// True when the samples tried hold both kinds of pixels, and one of the two channels is active on none: it will never be
-/// again.
+/// True when the tried samples hold both kinds of pixels and one of the two channels is active on
+/// none of them: it will never be active again.
 ///
 /// # Errors
+///
 /// When the network can't be computed.
 pub(crate) fn has_silent_channel(
     weights: &Weights,
@@ -85,7 +90,7 @@ pub(crate) fn has_silent_channel(
     Ok(channels.iter().all(|channel| channel.pixels > 0) && channels.iter().any(|channel| !channel.anywhere))
 }
 
-/// `most` sample numbers at equal distances, which are places all over the page.
+/// At most `most` sample numbers at equal distances, so that they come from all over the page.
 fn spread(len: usize, most: usize) -> impl Iterator<Item = usize> {
     let count = len.min(most);
     (0..count).map(move |n| n * len / count)
@@ -111,7 +116,7 @@ fn activity(weights: &Weights, samples: &dyn Samples, device: &Device) -> Result
     Ok([of(0, last.first())?, of(1, last.get(1))?])
 }
 
-/// One channel's, whose network this is; `positive`: it speaks for the layer.
+/// The activity of the channel that this network computes; `positive` when it speaks for the layer.
 fn activity_of(
     weights: &Weights,
     positive: bool,

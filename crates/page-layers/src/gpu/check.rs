@@ -1,5 +1,6 @@
-//! Does the card compute what the CPU does? The same comparisons run in the tests (on the twin, and on a card where there
-//! is one), before every training on a card, and for `run_trainer --check-gpu`.
+//! Does the GPU compute what the CPU does? The same comparisons are made in the tests (on the twin,
+//! and on a GPU where there is one), before every training on a GPU, and for
+//! `run_trainer --check-gpu`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,45 +26,47 @@ use domain::PatchShape;
 pub struct Finding {
     /// What was compared.
     pub what: String,
-    /// How far the card's result is from the CPU's: the norm of the difference by the norm.
+    /// How far the GPU's result is from the CPU's: the norm of the difference divided by the norm
+    /// of the CPU's result.
     pub error: f64,
-    /// How far it may be.
+    /// The largest error that is accepted.
     pub bound: f64,
 }
 
 impl Finding {
-    /// Whether it is near enough. What is not a number never is.
+    /// Whether the error is small enough; an error that is not a number never is.
     pub fn is_good(&self) -> bool {
         self.error <= self.bound
     }
 }
 
-/// How long the card takes.
+/// How long the GPU takes.
 #[derive(Clone, Copy, Debug)]
 pub struct StepTime {
     /// Median seconds of a training step.
     pub step: f64,
-    /// Seconds of a batch of validation.
+    /// Seconds for a batch of validation.
     pub validation: f64,
-    /// Bytes in use on the card.
+    /// Bytes in use on the GPU.
     pub memory: usize,
-    /// Seconds until the first step was done: memory, choice of algorithms.
+    /// Seconds until the first step was done: taking memory, choosing algorithms.
     pub start: f64,
 }
 
-/// Seed of the networks that are compared: both channels before its last layer are active.
+/// Seed of the networks that are compared: with it, both channels before the last layer are active.
 const SEED: u64 = 3;
 
 /// Adam steps that are compared.
 const STEPS: usize = 5;
 
-/// Bound for what Adam's steps have moved: f32, but for the last bit.
+/// Bound for the changes that Adam's steps made: f32, up to the last bits.
 const ADAM: f64 = 1e-4;
 
 /// Bounds for (loss and logits, gradients).
 ///
-/// f32: sums in another order, and single ReLUs that switch with the rounding. The others follow from the numbers' width (10
-/// and 8 bits), with room for what a card does otherwise than the twin; a wrong index or a missing term makes 0.3 and more.
+/// f32: sums in another order, and single ReLUs that switch because of rounding. The others follow
+/// from the width of the numbers (10 and 8 bits), with room for what a GPU does differently from
+/// the twin. A wrong index or a missing term makes an error of 0.3 and more.
 fn bounds(precision: Precision) -> [f64; 2] {
     match precision {
         Precision::F32 => [1e-4, 5e-3],
@@ -87,9 +90,10 @@ fn relative(ours: &[f32], theirs: &[f32]) -> f64 {
     }
 }
 
-/// Images with exact zeros, as inverted white paper has, and targets: those that depend on the image for f32. The gradients of
-/// such targets are small differences of large sums, in which the shorter numbers' rounding would cover everything (0.3 in
-/// bfloat16); for them all targets are 0, so that all pixels pull one way.
+/// Images with exact zeros, as inverted white paper has, and targets. For f32 the targets depend on
+/// the image. The gradients of such targets are small differences of large sums, in which the
+/// rounding of the shorter numbers would hide everything (errors of 0.3 in bfloat16). So for those
+/// all targets are 0, and all pixels pull in the same direction.
 fn batch(n: usize, height: usize, width: usize, precision: Precision) -> (Vec<f32>, Vec<f32>) {
     let values = |i: usize| if i % 5 < 2 { 0.0 } else { (i * 7919 % 256) as f32 / 255.0 };
     let images: Vec<f32> = (0..n * height * width * 3).map(values).collect();
@@ -109,24 +113,26 @@ impl Findings {
 }
 
 impl Card {
-    /// Compares the card with the CPU: samples cut out of a page, logits, counts, loss, the gradients of all layers, and
-    /// weights after some steps.
+    /// Compares the GPU with the CPU: samples cut out of a page, logits, counts, loss, the
+    /// gradients of all layers, and the weights after some steps.
     ///
     /// # Errors
-    /// When one of them can't compute at all.
+    ///
+    /// When one of the two can't compute at all.
     pub fn compare(&self) -> Result<Vec<Finding>, NetworkError> {
         let mut findings = Findings(Vec::new());
         self.compare_cuts(&mut findings)?;
         let weights = initial_weights(SEED)?;
-        // A batch that is not full, and sides that are not alike.
+        // A batch that is not full, and sides of different lengths.
         self.compare_network(&weights, (4, 3, 16, 20), &mut findings)?;
         Ok(findings.0)
     }
 
-    /// As [`Self::compare`], with the first large difference as an error.
+    /// As [`Self::compare`], but a large difference is an error.
     ///
     /// # Errors
-    /// When there is one, or the card can't compute at all.
+    ///
+    /// For the first large difference, or when the GPU can't compute at all.
     pub fn verify(&self) -> Result<(), NetworkError> {
         match self.compare()?.into_iter().find(|finding| !finding.is_good()) {
             None => Ok(()),
@@ -177,8 +183,9 @@ impl Card {
             findings.add(format!("{} bias", layer.name), relative(found_bias, bias), gradients);
         }
 
-        // Adam by the card's own gradients: by the CPU's a weight whose gradient is nearly 0 may go the other way, and hides
-        // what the optimiser itself does. Parameters and moments are f32 in every precision.
+        // Adam is fed with the GPU's own gradients: with the CPU's, a weight whose gradient is
+        // nearly 0 could move the other way and hide what the optimiser itself does. Parameters and
+        // moments are f32 in every precision.
         let mut adam = KerasAdam::new(cpu.parameters(), 1e-3)?;
         for number in 0..STEPS {
             if number > 0 {
@@ -194,13 +201,14 @@ impl Card {
             card.step(1e-3)?;
         }
         let all = |weights: &Weights| weights.tensors().concat();
-        // What has moved, or nothing would be seen against what has stayed.
+        // Only the changes are compared; next to the weights that stayed the same they would not be
+        // seen.
         let moved = |to: &Weights| -> Vec<f32> {
             all(to).iter().zip(all(weights)).map(|(to, from)| to - from).collect()
         };
         let (ours, wanted) = (moved(&card.weights()?), moved(&cpu.weights()?));
         findings.add(format!("Adam, change in {STEPS} steps"), relative(&ours, &wanted), ADAM);
-        // That the kernels of the next pass are the new weights' shows in its logits.
+        // The logits show that the next pass uses the new weights' kernels.
         let logits = values(&cpu.forward_logits(&x)?)?;
         card.take(&images, None)?;
         findings.add(format!("logits after {STEPS} steps"), relative(&card.logits()?, &logits), near);
@@ -227,7 +235,7 @@ impl Card {
             }
             engine.cut(&cuts, first, count)?;
             let (found, found_targets) = engine.input()?;
-            // All of the batch: what lies behind the samples is empty.
+            // The whole batch is compared: images behind the samples are empty.
             images.resize(found.len(), 0.0);
             targets.resize(found_targets.len(), 0.0);
             findings.add(format!("{name}: images"), relative(&found, &images), bound);
@@ -236,10 +244,11 @@ impl Card {
         Ok(())
     }
 
-    /// Measures `steps` training steps of `images` samples of `side` × `side`.
+    /// Measures `steps` training steps of `images` samples of `side` × `side` pixels.
     ///
     /// # Errors
-    /// When the card fails or its memory does not suffice.
+    ///
+    /// When the GPU fails or has too little memory.
     pub fn measure(&self, images: usize, side: usize, steps: usize) -> Result<StepTime, NetworkError> {
         let began = Instant::now();
         let shape =
@@ -248,7 +257,7 @@ impl Card {
         let weights = initial_weights(SEED)?;
         let mut trainer = Trainer::new(self, &weights, (images, side, side), 1e-4, None)?;
         let order: Vec<usize> = (0..images * (steps + 1)).collect();
-        // Losses come in at the card's pace: the time between two of them is a step's.
+        // Losses arrive at the GPU's pace: the time between two of them is the time of a step.
         let (mut last, mut start, mut times) = (Instant::now(), 0.0, Vec::with_capacity(steps));
         trainer.steps(&samples, &order, images, |_, loss| {
             if !loss.is_finite() {
@@ -271,12 +280,12 @@ impl Card {
     }
 }
 
-/// Samples inside, at the edges, and varied in every way.
+/// Samples inside of the page, at its edges, and varied in every way.
 struct Corners {
     page: Arc<Page>,
 }
 
-/// Upper left corners of samples, exchanged sides, brightness.
+/// Of each sample: upper left corner, exchanged sides, brightness.
 const CORNERS: [(isize, isize, bool, bool, f32); 10] = [
     (5, 7, false, false, 0.0),
     (-3, -4, false, false, 0.0),

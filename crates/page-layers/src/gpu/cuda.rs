@@ -1,6 +1,7 @@
-//! A card through CUDA's driver. Libraries are opened when they are first needed (cudarc, `dynamic-loading`), so the program
-//! starts where there are none. Kernels are compiled by NVRTC when a card is opened: for that card, by the toolkit that is
-//! there, so that neither a build machine nor a download has to know either. cuDNN 9 needs NVRTC anyway.
+//! A GPU through CUDA's driver. Libraries are opened when they are first needed (cudarc,
+//! `dynamic-loading`), so the program also starts where there are none. NVRTC compiles the kernels
+//! when a GPU is opened, for that GPU and with the toolkit that is installed there, so neither the
+//! build machine nor the tarball has to know either. cuDNN 9 needs NVRTC anyway.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_void};
@@ -16,7 +17,7 @@ use super::machine::{ConvShape, Convolution, GpuError, Machine, Precision, SLOTS
 /// The kernels' source.
 const KERNELS: &str = include_str!("kernels.cu");
 
-/// Threads of a block, as `kernels.cu` has them.
+/// Threads in a block, the same number as in `kernels.cu`.
 const THREADS: u32 = 256;
 
 /// CUDA's answer as an error that names the call.
@@ -31,13 +32,14 @@ fn text_of(error: DriverError) -> String {
     }
 }
 
-/// A number on its way to the host: page-locked memory for it, and the event behind its copy.
+/// A number that is copied to the host: page-locked memory for it, and the event that follows the
+/// copy.
 struct Slot {
     value: *mut f32,
     arrived: sys::CUevent,
 }
 
-/// A card, its kernels, and one queue in which everything happens.
+/// A GPU, its kernels, and one stream in which everything happens.
 pub(super) struct Cuda {
     device: sys::CUdevice,
     context: sys::CUcontext,
@@ -46,7 +48,8 @@ pub(super) struct Cuda {
     functions: Mutex<HashMap<&'static CStr, Function>>,
     slots: [Slot; SLOTS],
     cudnn: Arc<Cudnn>,
-    /// Prepared convolutions: choosing their algorithms takes a while, and the next layer's network has the same ones.
+    /// Prepared convolutions. Choosing their algorithms takes a while, and the next layer's network
+    /// has the same convolutions.
     prepared: Mutex<HashMap<ConvShape, Arc<Prepared>>>,
     precision: Precision,
     name: String,
@@ -55,13 +58,15 @@ pub(super) struct Cuda {
 #[derive(Clone, Copy)]
 struct Function(sys::CUfunction);
 
-// SAFETY: handles of CUDA's driver may be used by any thread that has made their context its current one, which `enter` does
-// at the beginning of every call. The page-locked memory is written by the card only between `fetch` and the event that
-// `fetched` waits for.
+// SAFETY: handles of CUDA's driver may be used by any thread that has made their context its
+// current one, which `enter` does at the beginning of every call. The GPU writes the page-locked
+// memory only between `fetch` and the event that `fetched` waits for.
 unsafe impl Send for Cuda {}
-// SAFETY: as above; the driver locks what it shares between threads, and cuDNN's handle is behind a lock of its own.
+// SAFETY: as above; the driver locks what it shares between threads, and cuDNN's handle has a lock
+// of its own.
 unsafe impl Sync for Cuda {}
-// SAFETY: a function handle belongs to the module, which lives as long as the `Cuda` that keeps both.
+// SAFETY: a function handle belongs to the module, which lives as long as the `Cuda` that keeps
+// both.
 unsafe impl Send for Function {}
 
 impl std::fmt::Debug for Cuda {
@@ -71,7 +76,7 @@ impl std::fmt::Debug for Cuda {
 }
 
 impl Cuda {
-    /// Opens card number `index` for the precision that is wanted, or the fastest that it has.
+    /// Opens GPU number `index` for the wanted precision, or for the fastest that it has.
     pub(super) fn open(index: usize, wanted: Option<Precision>) -> Result<Self, GpuError> {
         find_libraries()?;
         ok("cuInit", driver::init())?;
@@ -130,7 +135,7 @@ impl Cuda {
         Ok((stream, module, slots, Cudnn::open(stream.cast())?))
     }
 
-    /// Makes the card's context the calling thread's.
+    /// Makes the GPU's context the current one of the calling thread.
     fn enter(&self) -> Result<(), GpuError> {
         // SAFETY: the context lives as long as `self`.
         ok("cuCtxSetCurrent", unsafe { driver::ctx::set_current(self.context) })
@@ -167,27 +172,32 @@ impl Machine for Cuda {
             }
             _ => GpuError::Driver { call: "cuMemAlloc", text: text_of(error) },
         })?;
-        // SAFETY: `bytes` bytes were just taken there; in the queue, so before everything that uses them.
+        // SAFETY: these bytes were just taken; the stream fills them before everything that uses
+        // them.
         ok("cuMemsetD8Async", unsafe { driver::memset_d8_async(address, 0, bytes, self.stream) })?;
         Ok(address)
     }
 
     unsafe fn free(&self, address: u64) {
-        // cuMemFree waits until the card has done what it was asked for. There is nobody to tell of an error.
-        // SAFETY: the caller's.
+        // cuMemFree waits until the GPU has finished its work. An error can't be reported from
+        // here.
+        //
+        // SAFETY: the caller's promise.
         let _ = self.enter().and_then(|()| ok("cuMemFree", unsafe { driver::free_sync(address) }));
     }
 
     unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<(), GpuError> {
         self.enter()?;
-        // From pageable memory the driver copies to a buffer of its own, or waits: `bytes` are free when it returns.
-        // SAFETY: the caller's.
+        // From pageable memory the driver copies to a buffer of its own, or waits: the caller may
+        // change `bytes` when it returns.
+        //
+        // SAFETY: the caller's promise.
         ok("cuMemcpyHtoDAsync", unsafe { driver::memcpy_htod_async(to, bytes, self.stream) })
     }
 
     unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), GpuError> {
         self.enter()?;
-        // SAFETY: the caller's; the wait below ends before `bytes` do.
+        // SAFETY: the caller's promise; the wait below ends before `bytes` does.
         ok("cuMemcpyDtoHAsync", unsafe { driver::memcpy_dtoh_async(bytes, from, self.stream) })?;
         // SAFETY: the stream lives as long as `self`.
         ok("cuStreamSynchronize", unsafe { driver::stream::synchronize(self.stream) })
@@ -196,7 +206,8 @@ impl Machine for Cuda {
     unsafe fn fetch(&self, from: u64, slot: usize) -> Result<(), GpuError> {
         self.enter()?;
         let Slot { value, arrived } = &self.slots[slot];
-        // SAFETY: the caller's; the slot's memory holds an f32 and lives as long as `self`, and is read only behind the event.
+        // SAFETY: the caller's promise; the slot's memory holds an f32, lives as long as `self`,
+        // and is read only after the event.
         let copied =
             unsafe { sys::cuMemcpyDtoHAsync_v2(value.cast(), from, size_of::<f32>(), self.stream).result() };
         ok("cuMemcpyDtoHAsync", copied)?;
@@ -208,7 +219,7 @@ impl Machine for Cuda {
         self.enter()?;
         // SAFETY: the event lives as long as `self`.
         ok("cuEventSynchronize", unsafe { driver::event::synchronize(self.slots[slot].arrived) })?;
-        // SAFETY: the copy to the slot is over, and no other is asked for before this has returned.
+        // SAFETY: the copy to the slot is finished, and no other begins before this returns.
         Ok(unsafe { self.slots[slot].value.read_volatile() })
     }
 
@@ -220,7 +231,7 @@ impl Machine for Cuda {
     ) -> Result<(), GpuError> {
         self.enter()?;
         let function = self.function(kernel)?;
-        // SAFETY: the caller's; the driver copies the arguments before it returns.
+        // SAFETY: the caller's promise; the driver copies the arguments before it returns.
         ok("cuLaunchKernel", unsafe {
             driver::launch_kernel(function, (blocks, 1, 1), (THREADS, 1, 1), 0, self.stream, arguments)
         })
@@ -245,12 +256,13 @@ impl Machine for Cuda {
 
 impl Drop for Cuda {
     fn drop(&mut self) {
-        // Buffers keep the machine alive, so nothing of it is in use. There is nobody to tell of an error.
+        // Buffers keep the machine alive, so none is in use here. An error can't be reported from
+        // here.
         if self.enter().is_err() {
             return;
         }
         self.prepared.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        // SAFETY: all of these are from `open`, and nothing uses them after the queue has run empty.
+        // SAFETY: all of these are from `open`, and nothing uses them after the stream is empty.
         unsafe {
             let _ = driver::stream::synchronize(self.stream);
             self.cudnn.close();
@@ -265,9 +277,10 @@ impl Drop for Cuda {
     }
 }
 
-/// cudarc panics where a library is missing, so each is looked for first.
+/// cudarc panics where a library is missing, so we look for each of them first.
 fn find_libraries() -> Result<(), GpuError> {
-    // SAFETY: opening the libraries of CUDA runs their constructors, which is what using them means.
+    // SAFETY: opening CUDA's libraries runs their constructors, which can't be avoided when using
+    // them.
     let missing = unsafe {
         if !sys::is_culib_present() {
             Some("NVIDIA's driver (libcuda.so.1)")
@@ -282,7 +295,7 @@ fn find_libraries() -> Result<(), GpuError> {
     missing.map_or(Ok(()), |library| Err(GpuError::Library(library)))
 }
 
-/// What a card of this compute capability is to compute with.
+/// The precision that a GPU of this compute capability computes in.
 fn precision_for(major: i32, wanted: Option<Precision>) -> Precision {
     let best = if major >= 8 { Precision::Bf16 } else { Precision::F32 };
     match wanted {
@@ -295,14 +308,14 @@ fn precision_for(major: i32, wanted: Option<Precision>) -> Precision {
     }
 }
 
-/// The kernels as a program for `architecture`, such as `sm_90`.
+/// The kernels, compiled for `architecture`, such as `sm_90`.
 pub(super) fn compile(architecture: &str, precision: Precision) -> Result<Vec<u8>, GpuError> {
     let failed = |log: String| GpuError::Compile { architecture: architecture.to_owned(), log };
     let source = CString::new(KERNELS).map_err(|error| failed(error.to_string()))?;
     let program = nvrtc::create_program(&source, Some(c"kernels.cu")).map_err(|e| failed(e.to_string()))?;
     let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".to_owned()];
     options.extend(macros(precision));
-    // SAFETY: the program is the one made above and is destroyed once, at the end.
+    // SAFETY: the program is the one made above, and it is destroyed once, at the end.
     unsafe {
         let result = nvrtc::compile_program(program, &options).map_err(|error| {
             let log = nvrtc::get_program_log(program).unwrap_or_default();
@@ -315,14 +328,16 @@ pub(super) fn compile(architecture: &str, precision: Precision) -> Result<Vec<u8
     }
 }
 
-/// Machine code rather than PTX: a driver that is older than the toolkit may not read its PTX.
+/// Machine code rather than PTX: a driver that is older than the toolkit may not be able to read
+/// its PTX.
 ///
 /// # Safety
-/// The program has been compiled for a real architecture and lives.
+///
+/// The program has been compiled for a real architecture and still exists.
 unsafe fn binary(program: cudarc::nvrtc::sys::nvrtcProgram) -> Result<Vec<u8>, nvrtc::NvrtcError> {
     use cudarc::nvrtc::sys;
     let mut size = 0;
-    // SAFETY: the caller's; the buffer is as long as NVRTC says it has to be.
+    // SAFETY: the caller's promise; the buffer is as long as NVRTC says.
     unsafe {
         sys::nvrtcGetCUBINSize(program, &raw mut size).result()?;
         let mut image = vec![0u8; size];

@@ -1,7 +1,8 @@
-//! cuDNN's convolutions. Layout NHWC, kernels KRSC, the algorithms chosen by cuDNN's own timing.
+//! cuDNN's convolutions. Layout NHWC, kernels KRSC; the algorithms are chosen by cuDNN's own
+//! timing.
 //!
-//! cuDNN 9 keeps the functions of version 7 that are used here (`cudnn_cnn.h`); its graph interface could also fuse
-//! more, at the price of much more code.
+//! cuDNN 9 still has the functions of version 7 that are used here (`cudnn_cnn.h`). Its graph
+//! interface could fuse more operations, but needs much more code.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
@@ -11,13 +12,13 @@ use cudarc::cudnn::sys::{self, cudnnStatus_t};
 
 use super::machine::{ConvShape, Convolution, GpuError, Precision, Workspace};
 
-/// Most work space that an algorithm may ask for, bytes.
+/// The largest work space that an algorithm may ask for, bytes.
 const MOST_WORKSPACE: usize = 1 << 30;
 
-/// First version of cuDNN with the status codes of version 9, as `cudnnGetVersion` says it.
+/// The first version of cuDNN with the status codes of version 9, in the form of `cudnnGetVersion`.
 const OLDEST: usize = 90_000;
 
-/// Algorithms to hear of at most: cuDNN has at most 8, each with two kinds of arithmetic.
+/// Room for results of timing: cuDNN has at most 8 algorithms, each with two kinds of arithmetic.
 const ALGORITHMS: usize = 16;
 
 fn ok(call: &'static str, status: cudnnStatus_t) -> Result<(), GpuError> {
@@ -38,7 +39,7 @@ unsafe impl Send for Cudnn {}
 unsafe impl Sync for Cudnn {}
 
 impl Cudnn {
-    /// A handle whose work goes into `stream`. The card's context is the thread's.
+    /// A handle whose work goes into `stream`. The calling thread has entered the GPU's context.
     pub(super) fn open(stream: sys::cudaStream_t) -> Result<Self, GpuError> {
         // SAFETY: no argument.
         let version = unsafe { sys::cudnnGetVersion() };
@@ -61,14 +62,15 @@ impl Cudnn {
     /// Gives the handle back.
     ///
     /// # Safety
-    /// Nothing is asked of it afterwards, and the card has done all that was.
+    ///
+    /// The handle is not used afterwards, and the GPU has finished its work.
     pub(super) unsafe fn close(&self) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's promise.
         unsafe { sys::cudnnDestroy(*self.handle()) };
     }
 }
 
-/// Wraps a kind of descriptor, which is destroyed with its owner.
+/// Wraps a kind of descriptor; a descriptor is destroyed with its owner.
 macro_rules! descriptor {
     ($name:ident, $raw:ty, $create:ident, $destroy:ident) => {
         struct $name($raw);
@@ -108,7 +110,7 @@ descriptor!(
 
 const FORMAT: sys::cudnnTensorFormat_t = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
 
-/// What cuDNN calls the values in memory.
+/// cuDNN's name for the type of the values in memory.
 fn data_type(precision: Precision) -> sys::cudnnDataType_t {
     match precision {
         Precision::F32 | Precision::Tf32 => sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
@@ -116,10 +118,10 @@ fn data_type(precision: Precision) -> sys::cudnnDataType_t {
     }
 }
 
-/// What cuDNN calls the arithmetic. Sums are f32 in any case.
+/// cuDNN's name for the arithmetic. Sums are f32 in any case.
 fn math(precision: Precision) -> sys::cudnnMathType_t {
     match precision {
-        // The default would allow TensorFloat-32 where the card has it.
+        // The default would allow TensorFloat-32 where the GPU has it.
         Precision::F32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
         Precision::Tf32 => sys::cudnnMathType_t::CUDNN_DEFAULT_MATH,
         Precision::Bf16 => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
@@ -130,7 +132,8 @@ impl Tensor {
     fn of(n: u32, height: u32, width: u32, channels: u32, precision: Precision) -> Result<Self, GpuError> {
         let new = Self::new()?;
         let [n, c, h, w] = [n, channels, height, width].map(|size| size as c_int);
-        // SAFETY: the descriptor lives; cuDNN takes the sizes in the order n, c, h, w whatever the format.
+        // SAFETY: the descriptor lives; cuDNN takes the sizes in the order n, c, h, w whatever the
+        // format.
         ok("cudnnSetTensor4dDescriptor", unsafe {
             sys::cudnnSetTensor4dDescriptor(new.0, FORMAT, data_type(precision), n, c, h, w)
         })?;
@@ -168,7 +171,7 @@ impl Conv {
     }
 }
 
-/// All descriptors of a convolution; making them needs no card.
+/// All descriptors of a convolution. Making them needs no GPU.
 struct Descriptors {
     image: Tensor,
     kernel: Filter,
@@ -186,7 +189,7 @@ impl Descriptors {
             sys::cudnnActivationMode_t::CUDNN_ACTIVATION_RELU,
             sys::cudnnNanPropagation_t::CUDNN_PROPAGATE_NAN,
         );
-        // SAFETY: the descriptor lives. The last number is for other functions than ReLU.
+        // SAFETY: the descriptor lives. The last number matters only for other functions than ReLU.
         ok("cudnnSetActivationDescriptor", unsafe {
             sys::cudnnSetActivationDescriptor(relu.0, mode, nan, 0.0)
         })?;
@@ -207,7 +210,8 @@ struct Pass<A> {
     workspace: usize,
 }
 
-/// Of what cuDNN has timed (fastest first) the fastest that gives the same result each time; else the fastest.
+/// From cuDNN's timings (fastest first): the fastest algorithm that gives the same result each
+/// time; if there is none, the fastest.
 macro_rules! choose {
     ($call:literal, $found:expr, $count:expr) => {{
         let usable: Vec<_> = $found
@@ -240,12 +244,13 @@ pub(super) struct Prepared {
     kernel: Pass<sys::cudnnConvolutionBwdFilterAlgo_t>,
 }
 
-// SAFETY: descriptors are not changed after they are made, and used behind the handle's lock only.
+// SAFETY: descriptors are not changed after they are made, and are used only while the handle is
+// locked.
 unsafe impl Send for Prepared {}
 // SAFETY: as above.
 unsafe impl Sync for Prepared {}
 
-/// Factors of a result and of what was there before it.
+/// Factors of the new result and of what the memory held before.
 const ONE: f32 = 1.0;
 const ZERO: f32 = 0.0;
 
@@ -254,8 +259,8 @@ fn factor(of: &'static f32) -> *const c_void {
 }
 
 impl Prepared {
-    /// Has cuDNN time its algorithms for the three passes, in memory that it takes for this, and takes the best. The card's
-    /// context is the thread's.
+    /// Lets cuDNN time its algorithms for the three passes (in memory that cuDNN takes for that)
+    /// and chooses the best. The calling thread has entered the GPU's context.
     pub(super) fn new(cudnn: &Arc<Cudnn>, shape: ConvShape, precision: Precision) -> Result<Self, GpuError> {
         let descriptors = Descriptors::new(&shape, precision)?;
         let handle = cudnn.handle();
@@ -264,8 +269,8 @@ impl Prepared {
         // f32 stays f32: cuDNN also times the default arithmetic, which may be TensorFloat-32.
         let kept = |found| if precision == Precision::F32 { math(precision) } else { found };
         let (wanted, mut count) = (ALGORITHMS as c_int, 0);
-        // SAFETY: descriptors and handle live; `found` has room for as many results as are asked for, which are plain
-        // numbers for which zeros are valid.
+        // SAFETY: descriptors and handle live. `found` has room for as many results as are asked
+        // for; they are plain numbers, for which zeros are valid.
         let (forward, image, kernel) = unsafe {
             let mut found: [sys::cudnnConvolutionFwdAlgoPerf_t; ALGORITHMS] = std::mem::zeroed();
             ok(
@@ -378,7 +383,8 @@ impl Convolution for Prepared {
         let (handle, d, pass) = (self.cudnn.handle(), &self.descriptors, &self.forward);
         let (x, w, y, work) = (x as *const c_void, w as *const c_void, y as *mut c_void, work as *mut c_void);
         let Some(bias) = bias else {
-            // SAFETY: the descriptors live, the memory is as large as they say (the caller's).
+            // SAFETY: the descriptors live, and the memory is as large as they say (the caller's
+            // promise).
             ok("cudnnConvolutionForward", unsafe {
                 sys::cudnnConvolutionForward(
                     *handle,
@@ -398,12 +404,12 @@ impl Convolution for Prepared {
             })?;
             return Ok(true);
         };
-        // cuDNN fuses with this algorithm only.
+        // cuDNN fuses bias and ReLU with this algorithm only.
         let fusing = sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
         if pass.algorithm != fusing {
             return Ok(false);
         }
-        // SAFETY: as above; the result is named as the summand too, with the factor 0.
+        // SAFETY: as above; the result's memory is also named as the summand, with the factor 0.
         let status = unsafe {
             sys::cudnnConvolutionBiasActivationForward(
                 *handle,
@@ -426,7 +432,7 @@ impl Convolution for Prepared {
                 y,
             )
         };
-        // It has not in all versions and on all cards what is asked of it; then it does nothing.
+        // Some versions and GPUs don't have this combination; cuDNN then does nothing.
         Ok(status == cudnnStatus_t::CUDNN_STATUS_SUCCESS)
     }
 
@@ -438,7 +444,8 @@ impl Convolution for Prepared {
         Workspace(work, bytes): Workspace,
     ) -> Result<(), GpuError> {
         let (handle, d, pass) = (self.cudnn.handle(), &self.descriptors, &self.image);
-        // SAFETY: the descriptors live, the memory is as large as they say (the caller's).
+        // SAFETY: the descriptors live, and the memory is as large as they say (the caller's
+        // promise).
         ok("cudnnConvolutionBackwardData", unsafe {
             sys::cudnnConvolutionBackwardData(
                 *handle,
@@ -466,7 +473,8 @@ impl Convolution for Prepared {
         Workspace(work, bytes): Workspace,
     ) -> Result<(), GpuError> {
         let (handle, d, pass) = (self.cudnn.handle(), &self.descriptors, &self.kernel);
-        // SAFETY: the descriptors live, the memory is as large as they say (the caller's).
+        // SAFETY: the descriptors live, and the memory is as large as they say (the caller's
+        // promise).
         ok("cudnnConvolutionBackwardFilter", unsafe {
             sys::cudnnConvolutionBackwardFilter(
                 *handle,
@@ -494,7 +502,7 @@ mod tests {
 
     #[test]
     fn cudnn_agrees_about_the_sizes_of_all_convolutions() {
-        // SAFETY: opening cuDNN runs its constructors, which is what using it means.
+        // SAFETY: opening cuDNN runs its constructors, which can't be avoided when using it.
         if !unsafe { sys::is_culib_present() } {
             eprintln!("SKIPPED: no libcudnn here (LD_LIBRARY_PATH), no descriptor was made");
             return;

@@ -1,4 +1,4 @@
-//! What computes: a GPU where there is one, else the CPU.
+//! What computes: a GPU where there is one, otherwise the CPU.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub enum Device {
     Card(Card),
 }
 
-/// Candle computes on the CPU only here; the GPU has an engine of its own.
+/// Candle computes on the CPU only; the GPU has an engine of its own.
 impl From<&candle_core::Device> for Device {
     fn from(_: &candle_core::Device) -> Self {
         Self::Cpu
@@ -36,16 +36,16 @@ impl From<&Self> for Device {
     }
 }
 
-/// `cpu` computes on the CPU although there is a GPU.
+/// `cpu`: compute on the CPU even where there is a GPU.
 const DEVICE: &str = "HPC_TRAINER_DEVICE";
 
-/// `f32`, `tf32` or `bf16`: what the GPU computes with.
+/// `f32`, `tf32` or `bf16`: the precision of the GPU.
 const PRECISION: &str = "HPC_TRAINER_GPU_PRECISION";
 
-/// The device to train on, and how a person calls it.
+/// The device to train on, and its name for people.
 ///
-/// A GPU is taken only when it computes what the CPU computes: a small network is compared first. Where the fastest
-/// precision fails, the next one is tried.
+/// A GPU is used only if it computes what the CPU computes, which a small network tests first. If
+/// the fastest precision fails the test, the next one is tried.
 pub fn choose_device() -> (Device, String) {
     if std::env::var(DEVICE).is_ok_and(|device| device.eq_ignore_ascii_case("cpu")) {
         info!("{DEVICE}=cpu: training on the CPU");
@@ -67,16 +67,17 @@ pub fn choose_device() -> (Device, String) {
     (Device::Cpu, format!("CPU ({threads} threads)"))
 }
 
-/// Whether somebody would be surprised that there is none: a driver is loaded, or Slurm or a person has given one.
+/// Whether somebody expects a GPU: a driver is loaded, or Slurm or a person has assigned one.
 fn gpu_expected() -> bool {
     let given = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     Path::new("/dev/nvidiactl").exists()
         || ["CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE"].into_iter().any(given)
 }
 
-/// The first GPU, with the precision that the environment asks for, or the given one.
+/// The first GPU, with the given precision or the one that the environment asks for.
 ///
 /// # Errors
+///
 /// When there is none, or a library of CUDA is missing.
 pub fn open_card(precision: Option<Precision>) -> Result<Card, GpuError> {
     let wanted = precision.or_else(|| {
@@ -93,7 +94,7 @@ pub fn open_card(precision: Option<Precision>) -> Result<Card, GpuError> {
 fn checked_card() -> Result<Card, NetworkError> {
     let mut wanted = None;
     loop {
-        // cudarc panics where a library lacks a function; a training need not end for that.
+        // cudarc panics where a library lacks a function; that must not end the training.
         let checked = std::panic::catch_unwind(|| {
             let card = open_card(wanted).map_err(|error| (Precision::F32, NetworkError::from(error)))?;
             card.verify().map(|()| card.clone()).map_err(|error| (card.precision(), error))

@@ -1,7 +1,7 @@
-//! The network on a card: one batch size, one image size, all memory taken once.
+//! The network on a GPU: one batch size, one image size, all memory taken once.
 //!
-//! Everything here only asks; the card works it off in order. A batch that is not full is computed as a full one whose
-//! surplus images are empty and count for nothing.
+//! Everything here only gives orders, which the GPU carries out one after another. A batch that is
+//! not full is computed like a full one: its surplus images are empty and don't count.
 
 use std::sync::Arc;
 
@@ -21,9 +21,9 @@ struct Training {
     gy: Buffer,
     /// Gradients of the joined images, by node: their skip parts are needed again later.
     joined: Vec<Option<Buffer>>,
-    /// Of the kernels as the convolutions take them.
+    /// Gradients of the kernels, in the layout of the convolutions.
     kernels: Buffer,
-    /// Of the other parameters, in the parameters' order.
+    /// Gradients of the other parameters, in the parameters' order.
     direct: Buffer,
     parts: Buffer,
     loss: Buffer,
@@ -32,7 +32,7 @@ struct Training {
     steps: u64,
 }
 
-/// The network with its parameters on a card.
+/// The network with its parameters on a GPU.
 pub(super) struct Engine {
     machine: Arc<dyn Machine>,
     images: u32,
@@ -43,27 +43,28 @@ pub(super) struct Engine {
     master: Buffer,
     kernels: Buffer,
     convolutions: Vec<Arc<dyn Convolution>>,
-    /// Whether the machine adds bias and ReLU in the convolution itself; found out by the first pass.
+    /// Whether the machine adds bias and ReLU within the convolution; the first pass finds that
+    /// out.
     fused: [bool; LAST],
     workspace: Buffer,
     workspace_bytes: usize,
     /// The results of the nodes, where they have a place of their own ([`layout::home`]).
     images_of: Vec<Option<Buffer>>,
-    /// A layer's result before bias and ReLU; on the way back the gradient there.
+    /// A layer's result before bias and ReLU; in the backward pass, the gradient there.
     z: Buffer,
     targets: Buffer,
-    /// Partial sums of loss and counts.
+    /// Partial sums of the loss and the counts.
     sums: Buffer,
     totals: Buffer,
-    /// Images from the host, and logits for it.
+    /// Images from the host, and logits to the host.
     host: Option<Buffer>,
     training: Option<Training>,
-    /// Images of the batch at hand that count.
+    /// Images of the current batch that count.
     samples: u32,
 }
 
 impl Engine {
-    /// Takes the memory for batches of `images` images, and for training where that is wanted.
+    /// Takes the memory for batches of `images` images, and for training if it is wanted.
     pub(super) fn new(
         machine: &Arc<dyn Machine>,
         weights: &Weights,
@@ -76,7 +77,7 @@ impl Engine {
         }
         let (images, height, width) = (images.max(1) as u32, height as u32, width as u32);
         let layout = Layout::new();
-        // First, because cuDNN takes memory of its own to choose its algorithms.
+        // This comes first, because cuDNN needs memory of its own to choose its algorithms.
         let convolutions = (0..LAST)
             .map(|layer| machine.convolution(layout::convolution(layer, images, height, width)))
             .collect::<Result<Vec<_>, _>>()?;
@@ -147,7 +148,7 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Images in a batch, their height and width.
+    /// Number of images in a batch, their height and their width.
     pub(super) fn shape(&self) -> (usize, usize, usize) {
         (self.images as usize, self.height as usize, self.width as usize)
     }
@@ -206,14 +207,14 @@ impl Engine {
         Ok(self.layout.unpack(&all))
     }
 
-    /// Steps taken, first and second moments of each layer.
+    /// Number of steps taken, and the first and second moments of each layer.
     pub(super) fn moments(&self) -> Result<AdamState, GpuError> {
         let training = self.training()?;
         let (first, second) = (self.unpacked(&training.first)?, self.unpacked(&training.second)?);
         Ok(AdamState { step: training.steps, first, second })
     }
 
-    /// Goes on from such a state.
+    /// Continues from such a state.
     pub(super) fn set_moments(
         &mut self,
         steps: u64,
@@ -252,7 +253,7 @@ impl Engine {
 
     // ── Input ──
 
-    /// The batch at hand: images and targets (f32, NHWC) that the host has cut.
+    /// Loads the current batch from images and targets (f32, NHWC) that the host has cut.
     pub(super) fn take(&mut self, images: &[f32], targets: Option<&[f32]>) -> Result<(), GpuError> {
         let pixels = self.height as usize * self.width as usize;
         if self.host.is_none() {
@@ -266,7 +267,7 @@ impl Engine {
         targets.map_or(Ok(()), |targets| self.targets.write(targets))
     }
 
-    /// The batch at hand: `samples` samples from number `first` of the cuts on.
+    /// Loads the current batch: `samples` samples, beginning with number `first` of the cuts.
     pub(super) fn cut(&mut self, cuts: &Cuts, first: usize, samples: usize) -> Result<(), GpuError> {
         self.samples = samples.min(self.images as usize) as u32;
         self.steps().cut_samples(
@@ -279,7 +280,8 @@ impl Engine {
         )
     }
 
-    /// The batch at hand as the first layer sees it, without the channels that pad, and its targets: for checks.
+    /// The current batch as the first layer sees it, without the padding channels, and its targets:
+    /// for checks.
     pub(super) fn input(&self) -> Result<(Vec<f32>, Vec<f32>), GpuError> {
         let (values, mut targets) = (8 * self.pixels(), vec![0f32; self.pixels()]);
         self.targets.read(&mut targets)?;
@@ -301,7 +303,8 @@ impl Engine {
         Ok(Workspace(self.workspace.holding("work space", self.workspace_bytes)?, self.workspace_bytes))
     }
 
-    /// The kernel of a layer as its convolution takes it, in a buffer laid out like the kernels.
+    /// The address of a layer's kernel as its convolution takes it, in a buffer laid out like the
+    /// kernels.
     fn kernel(&self, of: &Buffer, layer: usize) -> Result<u64, GpuError> {
         let (first, len) = (self.layout.kernel(layer).compute, self.shape_of(layer).lengths()[1]);
         of.part("a kernel", first as usize, len, self.value())
@@ -311,7 +314,7 @@ impl Engine {
         layout::convolution(layer, self.images, self.height, self.width)
     }
 
-    /// Places of the image and the result of a layer's convolution.
+    /// The addresses of the image and the result of a layer's convolution.
     fn ends(&self, layer: usize, x: &Buffer, y: &Buffer) -> Result<[u64; 2], GpuError> {
         let [image, _, result] = self.shape_of(layer).lengths();
         Ok([
@@ -325,11 +328,12 @@ impl Engine {
         self.buffer(layout::read_by(layer))
     }
 
-    /// Convolution without bias and ReLU to `Z`.
+    /// Convolution without bias and ReLU, into `Z`.
     fn convolve(&self, layer: usize) -> Result<(), GpuError> {
         let [x, y] = self.ends(layer, self.input_of(layer)?, &self.z)?;
         let w = self.kernel(&self.kernels, layer)?;
-        // SAFETY: `ends` and `kernel` have checked the lengths, `work` is as large as the largest wants.
+        // SAFETY: `ends` and `kernel` have checked the lengths; `work` is as large as the largest
+        // convolution needs.
         unsafe { self.convolutions[layer].forward(x, w, None, y, self.work()?).map(drop) }
     }
 
@@ -364,7 +368,7 @@ impl Engine {
         self.steps().activate(self.z(layer), self.image(node)?, self.bias(layer)?, self.size(node))
     }
 
-    /// All layers but the last, for the batch at hand.
+    /// All layers but the last, for the current batch.
     fn forward(&mut self) -> Result<(), GpuError> {
         (0..LAST).try_for_each(|layer| self.layer(layer))
     }
@@ -374,10 +378,10 @@ impl Engine {
         self.input_of(LAST)
     }
 
-    /// Logits of the samples at hand.
+    /// Logits of the current samples.
     pub(super) fn logits(&mut self) -> Result<Vec<f32>, GpuError> {
         self.forward()?;
-        // What came in is not needed any more.
+        // The incoming images are no longer needed.
         if self.host.is_none() {
             self.host = Some(Buffer::zeros(&self.machine, self.pixels() * 3 * 4)?);
         }
@@ -389,14 +393,14 @@ impl Engine {
         Ok(out)
     }
 
-    /// Adds what the metrics of the samples at hand come from to the totals.
+    /// Adds what the metrics of the current samples are computed from to the totals.
     pub(super) fn count(&mut self) -> Result<(), GpuError> {
         self.forward()?;
         let (y, last, counted) = (self.last_image()?, self.last()?, self.counted());
         self.steps().count_pixels(y, &self.targets, last, counted, &self.sums, &self.totals)
     }
 
-    /// Starts counting anew.
+    /// Sets the totals to zero.
     pub(super) fn reset_totals(&self) -> Result<(), GpuError> {
         self.totals.write(&[0f64; 8])
     }
@@ -410,7 +414,7 @@ impl Engine {
 
     // ── Training ──
 
-    /// Loss and gradients of the samples at hand. They stay on the card.
+    /// Loss and gradients of the current samples. They stay on the GPU.
     pub(super) fn backward(&mut self) -> Result<(), GpuError> {
         self.forward()?;
         let t = self.training()?;
@@ -466,7 +470,7 @@ impl Engine {
         }
     }
 
-    /// Room for a layer's partial sums.
+    /// Address of a layer's partial sums.
     fn parts(&self, layer: usize) -> Result<u64, GpuError> {
         let segment = self.layout.bias(layer);
         let len = PARTS as usize * segment.output as usize;
@@ -490,7 +494,8 @@ impl Engine {
         unsafe { self.convolutions[layer].backward_image(w, dy, dx, self.work()?) }
     }
 
-    /// One step of Adam by the gradients of [`Self::backward`]. Nothing moves where the loss is not finite.
+    /// One step of Adam with the gradients of [`Self::backward`]. If the loss is not finite,
+    /// nothing changes.
     pub(super) fn step(&mut self, learning_rate: f64) -> Result<(), GpuError> {
         let training = self.training_mut()?;
         training.steps += 1;
@@ -505,14 +510,14 @@ impl Engine {
         self.steps().adam(&self.table, [kernels(&t.kernels)?, all(&t.direct)?], loss, alpha, state)
     }
 
-    /// Sends the last step's loss to the host.
+    /// Starts copying the last step's loss to the host.
     pub(super) fn fetch_loss(&self, slot: usize) -> Result<(), GpuError> {
         let loss = self.training()?.loss.holding("the loss", 4)?;
         // SAFETY: the buffer holds an f32.
         unsafe { self.machine.fetch(loss, slot) }
     }
 
-    /// What [`Self::fetch_loss`] has sent.
+    /// The loss that [`Self::fetch_loss`] has copied.
     pub(super) fn fetched(&self, slot: usize) -> Result<f32, GpuError> {
         self.machine.fetched(slot)
     }

@@ -1,11 +1,12 @@
-// The kernels as plain C++, for the tests: a block after another, a thread after another. Built twice, with BF16 0 and 1.
+// The kernels as plain C++, for the tests: one block after another, one thread after another. Built
+// twice, with BF16 0 and 1.
 #include <cmath>
 #include <cstring>
 #include <utility>
 
 #include "kernels.cu"
 
-// Where kernels.cu sees a grid of blocks there is one block here at a time.
+// Where kernels.cu sees a grid of blocks, one block runs at a time here.
 template <class... P, std::size_t... I>
 static void call(void (*kernel)(P...), u32 blocks, void** arguments, std::index_sequence<I...>) {
     GRID = blocks;
@@ -17,7 +18,7 @@ static void run(void (*kernel)(P...), u32 blocks, void** arguments) {
     call(kernel, blocks, arguments, std::index_sequence_for<P...>());
 }
 
-// 0 when there is such a kernel.
+// Returns 0 if there is such a kernel.
 extern "C" int launch(const char* name, u32 blocks, void** arguments) {
 #define IS(kernel) \
     if (!std::strcmp(name, #kernel)) return run(kernel, blocks, arguments), 0;
@@ -27,8 +28,8 @@ extern "C" int launch(const char* name, u32 blocks, void** arguments) {
     return 1;
 }
 
-// The convolution itself, as cuDNN defines it: NHWC images, KRSC kernels, cross-correlation, f32 sums.
-// `pass`: 0 y from x and w, 1 dx from w and dy, 2 dw from x and dy.
+// The convolution itself, as cuDNN defines it: NHWC images, KRSC kernels, cross-correlation, f32
+// sums. `pass`: 0 y from x and w, 1 dx from w and dy, 2 dw from x and dy.
 extern "C" void convolve(int pass, const u32* shape, Value* x, Value* w, Value* y) {
     const u32 n = shape[0], h = shape[1], width = shape[2], c = shape[3], k = shape[4], side = shape[5], pad = shape[6];
     const u32 oh = h + 2 * pad - side + 1, ow = width + 2 * pad - side + 1;

@@ -1,11 +1,13 @@
-// What the card computes besides the convolutions, which are cuDNN's.
+// What the GPU computes besides the convolutions, which are cuDNN's.
 //
-// Two compilers read this file: NVRTC, on the machine with the card when the program starts, and the C++ compiler of the
-// tests, which runs the same index arithmetic on the CPU (host.cpp). Hence no header, no warp intrinsics, and blocks whose
-// threads meet only between two THREADS loops: what has to outlive a SYNC lies in SHARED memory.
+// Two compilers read this file: NVRTC, on the machine with the GPU when the program starts, and the
+// C++ compiler of the tests, which runs the same index arithmetic on the CPU (host.cpp). So there
+// is no header and no warp intrinsic, and the threads of a block meet only between two THREADS
+// loops: what is needed after a SYNC is in SHARED memory.
 //
-// Images are NHWC. All channel counts are multiples of 8: a thread moves 8 channels of a pixel at a time, 16 bytes in
-// bfloat16. Sums over pixels are taken by PARTS blocks whatever the card, in a fixed order, so they are the same each time.
+// Images are NHWC. All channel counts are multiples of 8: a thread moves 8 channels of a pixel at a
+// time, 16 bytes in bfloat16. Sums over pixels are computed by PARTS blocks on every GPU, in a
+// fixed order, so they are the same each time.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -33,12 +35,12 @@ typedef unsigned long long u64;
 static thread_local u32 BLOCK, GRID;
 #endif
 
-// Every number below `count`, each by one thread of the grid.
+// Every number below `count`, each handled by one thread of the grid.
 #define EACH(i, count) \
     THREADS(thread) \
     for (u64 i = (u64)BLOCK * BLOCK_THREADS + thread; i < (count); i += (u64)GRID * BLOCK_THREADS)
 
-// ── Values ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Values ───────────────────────────────────────────────────────────────────────────────────────
 // An image's values are bfloat16 (BF16 = 1) or f32; arithmetic is always f32.
 
 struct alignas(16) Word4 { u32 w[4]; };
@@ -65,7 +67,7 @@ typedef unsigned short Value;
 
 DEVICE float widen(Value v) { return from_bits((u32)v << 16); }
 
-// To the nearest, of two equally near ones to the even.
+// Rounds to the nearest value; of two equally near values to the even one.
 DEVICE Value narrow(float f) {
     u32 bits = to_bits(f);
     if (f != f) return (Value)((bits >> 16) | 0x40);
@@ -121,14 +123,15 @@ DEVICE void store(Value* to, Eight e) {
 }
 #endif
 
-// A NaN comes through, or a diverged training would go unseen.
+// A NaN is passed on; otherwise a diverged training would not be noticed.
 DEVICE float relu(float x) { return x <= 0.0f ? 0.0f : x; }
 
-// ── Places ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Places ───────────────────────────────────────────────────────────────────────────────────────
 
-// How an image lies in memory: `height` × `width` pixels of `stride` channels, of which the first to be seen is `first`.
-// With `split` the pixels of its 2×2 blocks lie side by side: [height][width][4][stride], and the image is twice as
-// high and wide. That is what the convolution behind an upsampling leaves (see layout.rs).
+// How an image lies in memory: `height` × `width` pixels of `stride` channels; `first` is the first
+// channel that is visible. With `split`, the pixels of its 2×2 blocks are stored side by side:
+// [height][width][4][stride], and the image is twice as high and wide. The convolution after an
+// upsampling leaves such an image (see layout.rs).
 struct View { u32 height, width, stride, first, split; };
 
 DEVICE u64 place(View view, u32 image, u32 row, u32 column) {
@@ -147,7 +150,7 @@ DEVICE Pixel pixel_of(u32 index, u32 height, u32 width) {
     return p;
 }
 
-// ── Input ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Input ────────────────────────────────────────────────────────────────────────────────────────
 
 // Where a sample lies on its page, and how it is varied.
 struct Cut {
@@ -161,7 +164,8 @@ struct Cut {
     u32 unused;
 };
 
-// The place inside 0..length that is seen at `index`: the page is mirrored at its edges, repeatedly.
+// The place inside 0..length that is seen at `index`: the page is mirrored at its edges, as often
+// as needed.
 DEVICE u32 inside(int index, u32 length) {
     int period = 2 * (int)length;
     int at = index % period;
@@ -169,8 +173,8 @@ DEVICE u32 inside(int index, u32 length) {
     return at < (int)length ? (u32)at : (u32)(period - 1 - at);
 }
 
-// Patches of pages as the network sees them: three channels of (255 - byte) / 255, five that are 0; targets 0 or 1.
-// Images from `samples` on are left empty.
+// Patches of pages as the network sees them: three channels of (255 - byte) / 255, and five that
+// are 0; targets are 0 or 1. Images from `samples` on stay empty.
 KERNEL cut_samples(const Cut* cuts, u32 samples, u32 images, u32 height, u32 width, Value* x, float* targets) {
     EACH(i, (u64)images * height * width) {
         Pixel p = pixel_of((u32)i, height, width);
@@ -198,7 +202,7 @@ KERNEL cut_samples(const Cut* cuts, u32 samples, u32 images, u32 height, u32 wid
     }
 }
 
-// The same from images and targets that the host has cut, f32.
+// The same from images and targets (f32) that the host has cut.
 KERNEL take_samples(const float* from, u32 samples, u32 images, u32 height, u32 width, Value* x) {
     u64 filled = (u64)samples * height * width;
     EACH(i, (u64)images * height * width) {
@@ -208,7 +212,7 @@ KERNEL take_samples(const float* from, u32 samples, u32 images, u32 height, u32 
     }
 }
 
-// ── Forward ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Forward ──────────────────────────────────────────────────────────────────────────────────────
 
 // y = ReLU(z + bias), from one place to another.
 KERNEL activate(const Value* z, View from, Value* y, View to, const float* bias, u32 images, u32 height, u32 width,
@@ -223,7 +227,8 @@ KERNEL activate(const Value* z, View from, Value* y, View to, const float* bias,
     }
 }
 
-// The same, and the maximum of each 2×2 window to `pooled`; `height` × `width` is the size of `pooled`.
+// The same, and the maximum of each 2×2 window to `pooled`; `height` × `width` is the size of
+// `pooled`.
 KERNEL activate_pool(const Value* z, View from, Value* y, View to, Value* pooled, const float* bias, u32 images,
                      u32 height, u32 width, u32 channels) {
     u32 vectors = channels / 8;
@@ -249,12 +254,13 @@ DEVICE float logit_of(const Value* y, const float* last) {
     return widen(y[0]) * last[0] + widen(y[1]) * last[1] + last[8];
 }
 
-// The last layer: `y` has 8 channels of which two count; `last` is its kernel, padded to 8, and its bias.
+// The last layer. `y` has 8 channels, of which two count; `last` is its kernel, padded to 8,
+// followed by its bias.
 KERNEL logits(const Value* y, const float* last, u64 pixels, float* out) {
     EACH(i, pixels) out[i] = logit_of(y + 8 * i, last);
 }
 
-// ── Loss ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Loss ─────────────────────────────────────────────────────────────────────────────────────────
 
 DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
@@ -263,8 +269,9 @@ DEVICE float loss_of(float x, float target) {
     return positive - x * target + log1pf(expf(-fabsf(x)));
 }
 
-// Loss and gradient of the last layer: gz is the gradient before the ReLU that made y; 0 for pixels from `counted` on. A row
-// of `parts` for each block: loss, gradients of the last layer's two weights and its bias, and of the two biases below.
+// Loss and gradient of the last layer. gz is the gradient before the ReLU that made y; it is 0 for
+// pixels from `counted` on. Each block writes a row of `parts`: the loss, the gradients of the last
+// layer's two weights and its bias, and those of the two biases of the layer before.
 KERNEL loss_gradient(const Value* y, const float* targets, const float* last, u64 pixels, u64 counted, Value* gz,
                      float* parts) {
     SHARED float sums[8 * 256];
@@ -308,7 +315,7 @@ KERNEL loss_gradient(const Value* y, const float* targets, const float* last, u6
     } \
     SYNC;
 
-// The mean loss, and the five gradients to their places in `gradients`.
+// Writes the mean loss, and the five gradients to their places in `gradients`.
 KERNEL finish_loss(const float* parts, u32 rows, u64 counted, float* loss, float* gradients, u32 last_kernel,
                    u32 last_bias, u32 bias_below) {
     SHARED double sums[256];
@@ -323,8 +330,8 @@ KERNEL finish_loss(const float* parts, u32 rows, u64 counted, float* loss, float
     }
 }
 
-// What the metrics come from, a row of `parts` for each block: true positives, false positives, false negatives, the loss,
-// the probabilities and their squares.
+// What the metrics are computed from; each block writes a row of `parts`: true positives, false
+// positives, false negatives, the loss, the probabilities and their squares.
 KERNEL count_pixels(const Value* y, const float* targets, const float* last, u64 counted, double* parts) {
     SHARED double sums[6 * 256];
     THREADS(t) {
@@ -351,7 +358,7 @@ KERNEL count_pixels(const Value* y, const float* targets, const float* last, u64
     }
 }
 
-// Adds the rows to what the earlier batches came to.
+// Adds the rows to the sums of the earlier batches.
 KERNEL add_counts(const double* parts, u32 rows, double* total) {
     SHARED double sums[256];
     SUM_ROWS(sums, parts, rows)
@@ -364,9 +371,10 @@ KERNEL add_counts(const double* parts, u32 rows, double* total) {
     }
 }
 
-// ── Backward ────────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Backward ─────────────────────────────────────────────────────────────────────────────────────
 
-// The second half of a kernel whose threads have left 8 sums each, `vectors` neighbours for one pixel: a row of `parts`.
+// The second half of a kernel whose threads have left 8 sums each, `vectors` neighbours for one
+// pixel: writes a row of `parts`.
 #define SUM_CHANNELS(sums, channels, vectors, parts) \
     SYNC; \
     THREADS(t) { \
@@ -377,8 +385,9 @@ KERNEL add_counts(const double* parts, u32 rows, double* total) {
         } \
     }
 
-// gz = gradient before a ReLU from the one behind it: its derivative is 0 at 0, as TensorFlow's. `parts`: a row of the
-// bias's gradient for each block. `channels` is 8, 16, 32, 64, 128 or 256.
+// gz = the gradient before a ReLU, from the one after it; its derivative at 0 is 0, as
+// TensorFlow's. Each block writes a row of `parts`, for the bias's gradient. `channels` is 8, 16,
+// 32, 64, 128 or 256.
 KERNEL gate(const Value* gy, View from, const Value* y, View result, Value* gz, View to, u32 images, u32 height, u32 width,
             u32 channels, float* parts) {
     SHARED float sums[8 * 256];
@@ -402,8 +411,9 @@ KERNEL gate(const Value* gy, View from, const Value* y, View result, Value* gz, 
     SUM_CHANNELS(sums, channels, vectors, parts)
 }
 
-// The same where the result went two ways: over the skip connection, and through a 2×2 max pool whose whole gradient goes to
-// the first maximum in row-major order. `height` × `width` is the pooled size; `pooled` and gz lie without gaps.
+// The same for a result that was used twice: by the skip connection, and by a 2×2 max pool, whose
+// whole gradient goes to the first maximum in row-major order. `height` × `width` is the pooled
+// size; `pooled` and gz have no gaps.
 KERNEL gate_pool(const Value* skip, View from, const Value* pooled, const Value* y, View result, Value* gz, u32 images,
                  u32 height, u32 width, u32 channels, float* parts) {
     SHARED float sums[8 * 256];
@@ -440,10 +450,11 @@ KERNEL gate_pool(const Value* skip, View from, const Value* pooled, const Value*
     SUM_CHANNELS(sums, channels, vectors, parts)
 }
 
-// ── Parameters ──────────────────────────────────────────────────────────────────────────────────────────────────────
+// ── Parameters ───────────────────────────────────────────────────────────────────────────────────
 
-// A run of parameters. `master`: where it lies among the f32 parameters, their gradients and moments. `compute`: where among
-// the kernels as the convolutions take them (and the gradients that come back).
+// A run of parameters. `master`: its place among the f32 parameters, their gradients and moments.
+// `compute`: its place among the kernels in the layout of the convolutions (and among the gradients
+// that come back).
 struct Segment { u32 master, length, compute, kind, input, output, parts; };
 
 enum {
@@ -453,7 +464,8 @@ enum {
     DIRECT,           // gradient: at `master` among the gradients
 };
 
-// The biases' gradients from what gate and gate_pool have left: a block for 8 channels of a segment.
+// The biases' gradients from the rows that gate and gate_pool have left: one block for 8 channels
+// of a segment.
 KERNEL sum_biases(const Segment* segments, u32 each, const float* parts, u32 rows, float* gradients) {
     SHARED float sums[256];
     Segment s = segments[BLOCK / each];
@@ -480,7 +492,7 @@ DEVICE float gradient_of(Segment s, u32 i, const Value* kernels, const float* di
     case KERNEL_PLAIN:
         return widen(kernels[s.compute + i]);
     case KERNEL_UPSAMPLED: {
-        // The four small convolutions that the tap takes part in.
+        // The four small convolutions in which the tap takes part.
         u32 c = i % s.input, column = i / s.input % 2, row = i / s.input / 2 % 2, k = i / s.input / 4;
         float sum = 0.0f;
         for (u32 part = 0; part < 4; ++part) {
@@ -495,8 +507,8 @@ DEVICE float gradient_of(Segment s, u32 i, const Value* kernels, const float* di
     }
 }
 
-// One step of Adam as Keras takes it, and the kernels for the next forward pass. Nothing moves when the loss is not finite.
-// `each` blocks work on one segment.
+// One step of Adam by Keras's rule, and the kernels for the next forward pass. Nothing changes when
+// the loss is not finite. `each` blocks work on one segment.
 KERNEL adam(const Segment* segments, u32 each, const Value* kernel_gradients, const float* direct,
             const float* loss, float alpha, float* master, float* first, float* second,
             Value* kernels) {
@@ -528,7 +540,7 @@ KERNEL gather_gradients(const Segment* segments, u32 each, const Value* kernel_g
     }
 }
 
-// The kernels as the convolutions take them, from the parameters.
+// The kernels in the layout of the convolutions, from the parameters.
 KERNEL copy_kernels(const Segment* segments, u32 each, const float* master, Value* kernels) {
     Segment s = segments[BLOCK / each];
     THREADS(t) {
@@ -537,8 +549,9 @@ KERNEL copy_kernels(const Segment* segments, u32 each, const float* master, Valu
     }
 }
 
-// Nearest ×2 and a 2×2 convolution are four convolutions of the small image, one for each pixel of a 2×2 block: the taps
-// that fall on the same small pixel are added. An even row sees one small row, an odd row two; columns likewise.
+// Nearest ×2 and a 2×2 convolution are four convolutions of the small image, one for each pixel of
+// a 2×2 block: the taps that fall on the same small pixel are added. An even row reads one small
+// row, an odd row two; the same holds for columns.
 KERNEL expand_kernels(const Segment* segments, u32 each, const float* master, Value* kernels) {
     Segment s = segments[BLOCK / each];
     THREADS(t) {

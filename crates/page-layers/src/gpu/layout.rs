@@ -1,13 +1,14 @@
-//! How parameters and images lie in a card's memory.
+//! How parameters and images lie in a GPU's memory.
 //!
-//! All channel counts are multiples of 8, as tensor cores want them: the image has 3 channels and 5 that are 0, the
-//! thirteenth layer 2 and 6 that stay 0 (no gradient reaches them). Kernels are `[out][k][k][in]` where Keras has
-//! `[k][k][in][out]`.
+//! All channel counts are multiples of 8, as tensor cores want: the image has its 3 channels and 5
+//! that are 0; the thirteenth layer has 2 and 6 that stay 0 (no gradient reaches them). Kernels are
+//! `[out][k][k][in]` where Keras has `[k][k][in][out]`.
 //!
-//! Nearest ×2 with a 2×2 convolution behind it is computed on the small image: each pixel of a 2×2 block of the result is
-//! a small convolution of its own, whose kernels stand one after another (`[4 · out][2][2][in]`). It needs no upsampled
-//! image. The padding below and right (TensorFlow's for an even kernel) is a row and a column of zeros that the layer
-//! before leaves beside its result.
+//! Nearest ×2 followed by a 2×2 convolution is computed on the small image: each pixel of a 2×2
+//! block of the result is a small convolution of its own, and their kernels are stored one after
+//! another (`[4 · out][2][2][in]`). So there is no upsampled image. The padding below and to the
+//! right (TensorFlow's for an even kernel) is a row and a column of zeros that the layer before
+//! leaves beside its result.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -16,7 +17,8 @@ use crate::keras::{CONV_LAYERS, ConvLayer, Weights, WeightsError};
 pub(super) use crate::topology::LAST;
 use crate::topology::{self, NODES, Operation, Source};
 
-/// Blocks that take a sum over all pixels: the same on every card, and so the same sums.
+/// Number of blocks that compute a sum over all pixels. It is the same on every GPU, so the sums
+/// are the same too.
 pub(super) const PARTS: u32 = 512;
 
 /// Whether an upsampling stands before the layer.
@@ -28,26 +30,27 @@ const fn padded(channels: usize) -> usize {
     channels.div_ceil(8) * 8
 }
 
-/// Channels of a layer's input and output as the card keeps them. The last layer's output is the logit alone.
+/// Input and output channels of a layer in the GPU's memory. The last layer's output is the logit
+/// alone.
 pub(super) fn channels(layer: usize) -> (usize, usize) {
     let ConvLayer { input, output, .. } = CONV_LAYERS[layer];
     (padded(input), if layer == LAST { output } else { padded(output) })
 }
 
-/// A run of parameters, as `kernels.cu` has it.
+/// A run of parameters, laid out as in `kernels.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 pub(super) struct Segment {
-    /// Its first place among the parameters.
+    /// Index of its first value among the parameters.
     pub(super) master: u32,
     pub(super) length: u32,
-    /// Its first place among the kernels as the convolutions take them.
+    /// Index of its first value among the kernels in the layout of the convolutions.
     pub(super) compute: u32,
     pub(super) kind: u32,
     /// Channels in and out.
     pub(super) input: u32,
     pub(super) output: u32,
-    /// Where its rows of sums begin.
+    /// Index of its first row of partial sums.
     pub(super) parts: u32,
 }
 
@@ -64,9 +67,9 @@ pub(super) mod kind {
 pub(super) struct Layout {
     /// Kernel and bias of each layer.
     pub(super) segments: Vec<Segment>,
-    /// Number of parameters, with those that pad.
+    /// Number of parameters, including those that pad.
     pub(super) parameters: usize,
-    /// Number of values that the convolutions take.
+    /// Number of kernel values in the layout of the convolutions.
     pub(super) compute: usize,
     /// Number of partial sums.
     pub(super) parts: usize,
@@ -82,7 +85,7 @@ impl Layout {
             let upsampled = is_upsampled(layer);
             let kinds = match layer {
                 LAST => [kind::DIRECT; 2],
-                // Its bias's gradient comes with the loss.
+                // The gradient of its bias is computed together with the loss.
                 _ if layer + 1 == LAST => [kind::PLAIN, kind::DIRECT],
                 _ if upsampled => [kind::UPSAMPLED, kind::BIAS],
                 _ => [kind::PLAIN, kind::BIAS],
@@ -115,7 +118,8 @@ impl Layout {
         &self.segments[2 * layer + 1]
     }
 
-    /// Calls `visit(place here, place among the layer's [k · k · in + 1, out] values)` for each real parameter of a layer.
+    /// Calls `visit(index here, index among the layer's [k · k · in + 1, out] values)` for each
+    /// real parameter of a layer.
     fn each(&self, layer: usize, mut visit: impl FnMut(usize, usize)) {
         let ConvLayer { kernel, input, output, .. } = CONV_LAYERS[layer];
         let taps = kernel * kernel;
@@ -131,7 +135,8 @@ impl Layout {
         }
     }
 
-    /// Values of all layers (`[k · k · in + 1, out]` each, as the network on the CPU has them) in the card's order.
+    /// Orders the values of all layers (`[k · k · in + 1, out]` each, as in the CPU's network) as
+    /// on the GPU.
     pub(super) fn pack(&self, layers: &[Vec<f32>]) -> Vec<f32> {
         let mut all = vec![0.0; self.parameters];
         for (layer, values) in layers.iter().enumerate().take(CONV_LAYERS.len()) {
@@ -140,7 +145,7 @@ impl Layout {
         all
     }
 
-    /// The way back.
+    /// The inverse of [`Self::pack`].
     pub(super) fn unpack(&self, all: &[f32]) -> Vec<Vec<f32>> {
         let layer = |layer: usize| {
             let ConvLayer { output, .. } = CONV_LAYERS[layer];
@@ -157,9 +162,10 @@ pub(super) fn layers_of(weights: &Weights) -> Vec<Vec<f32>> {
     (0..CONV_LAYERS.len()).map(|layer| [weights.layer(layer).0, weights.layer(layer).1].concat()).collect()
 }
 
-/// The way back.
+/// The inverse of [`layers_of`].
 ///
 /// # Errors
+///
 /// When a value is not finite.
 pub(super) fn weights_of(layers: Vec<Vec<f32>>) -> Result<Weights, WeightsError> {
     let mut tensors = Vec::with_capacity(2 * CONV_LAYERS.len());
@@ -170,17 +176,17 @@ pub(super) fn weights_of(layers: Vec<Vec<f32>>) -> Result<Weights, WeightsError>
     Weights::new(tensors)
 }
 
-/// How an image lies in memory, as `kernels.cu` has it.
+/// How an image lies in memory, laid out as in `kernels.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct View {
     /// Rows and columns in memory.
     pub(super) height: u32,
     pub(super) width: u32,
-    /// Channels in memory, and the first to be seen.
+    /// Number of channels in memory, and the first one that is visible.
     pub(super) stride: u32,
     pub(super) first: u32,
-    /// 1 when the pixels of a 2×2 block lie side by side.
+    /// 1 when the pixels of a 2×2 block are stored side by side.
     pub(super) split: u32,
 }
 
@@ -190,22 +196,23 @@ impl View {
         Self { height, width, stride: channels, first: 0, split: 0 }
     }
 
-    /// An image with a row below and a column right of it.
+    /// An image with an extra row below it and an extra column to the right.
     pub(super) fn padded(height: u32, width: u32, channels: u32) -> Self {
         Self::plain(height + 1, width + 1, channels)
     }
 
-    /// The channels from `first` on of one that has `channels`.
+    /// The channels from `first` on of an image that has `channels`.
     pub(super) fn part(height: u32, width: u32, channels: u32, first: u32) -> Self {
         Self { first, ..Self::plain(height, width, channels) }
     }
 
-    /// What a convolution behind an upsampling leaves; `height` × `width` is its result's size.
+    /// The result of a convolution after an upsampling; `height` × `width` is the size of the
+    /// result.
     pub(super) fn split(height: u32, width: u32, channels: u32) -> Self {
         Self { split: 1, ..Self::plain(height / 2, width / 2, channels) }
     }
 
-    /// Values in memory of so many images.
+    /// Number of values in memory of this many images.
     pub(super) fn values(&self, images: u32) -> usize {
         let parts = if self.split == 1 { 4 } else { 1 };
         [images, self.height, self.width, self.stride, parts].iter().map(|n| *n as usize).product()

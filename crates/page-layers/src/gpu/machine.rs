@@ -1,5 +1,6 @@
-//! What the network needs of a card: memory, the kernels of `kernels.cu`, convolutions. One implementation speaks to CUDA
-//! and cuDNN (`cuda`), another runs the same kernels on the CPU, for the tests (`twin`).
+//! What the network needs from a GPU: memory, the kernels of `kernels.cu`, convolutions. One
+//! implementation uses CUDA and cuDNN (`cuda`); the other runs the same kernels on the CPU, for the
+//! tests (`twin`).
 
 use std::ffi::{CStr, c_void};
 use std::fmt::Debug;
@@ -9,12 +10,14 @@ use thiserror::Error;
 
 use crate::hyperparameters::{BETA_1, BETA_2, EPSILON};
 
-/// Numbers that images, and kernels during a step, are kept in. Parameters, their moments and all sums are f32.
+/// The numbers in which images are kept, and kernels during a step. Parameters, their moments and
+/// all sums are f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Precision {
-    /// f32 everywhere, no tensor cores: the CPU's numbers up to the order of sums.
+    /// f32 everywhere, no tensor cores: the CPU's numbers, except for the order of sums.
     F32,
-    /// f32 in memory; the convolutions' factors are rounded to 10 bits (TensorFloat-32, compute capability 8.0).
+    /// f32 in memory; the convolutions' factors are rounded to 10 bits (TensorFloat-32, compute
+    /// capability 8.0).
     Tf32,
     /// bfloat16 (8 bits) in memory, f32 sums (compute capability 8.0).
     Bf16,
@@ -26,7 +29,7 @@ impl Precision {
         if self == Self::Bf16 { 2 } else { 4 }
     }
 
-    /// The next one that is slower and nearer to the CPU's.
+    /// The next precision that is slower and closer to the CPU's.
     pub fn slower(self) -> Option<Self> {
         match self {
             Self::Bf16 => Some(Self::Tf32),
@@ -35,7 +38,7 @@ impl Precision {
         }
     }
 
-    /// As it is written in `HPC_TRAINER_GPU_PRECISION`.
+    /// The name of it in `HPC_TRAINER_GPU_PRECISION`.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -44,7 +47,7 @@ impl Precision {
         }
     }
 
-    /// The one of that name.
+    /// The precision of this name.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::F32, Self::Tf32, Self::Bf16].into_iter().find(|p| p.name() == name)
     }
@@ -61,10 +64,10 @@ pub(super) fn macros(precision: Precision) -> [String; 4] {
     ]
 }
 
-/// Something that the card or its libraries can't do.
+/// Something that the GPU or its libraries can't do.
 #[derive(Debug, Error)]
 pub enum GpuError {
-    /// A library of CUDA is not on this machine.
+    /// One of CUDA's libraries is not on this machine.
     #[error(
         "{0} is not found; load the site's modules for CUDA 12 or 13 and cuDNN 9, or set LD_LIBRARY_PATH"
     )]
@@ -75,15 +78,13 @@ pub enum GpuError {
     /// The driver refused.
     #[error("CUDA, {call}: {text}")]
     Driver {
-        /// What was asked of it.
+        /// The call.
         call: &'static str,
-        /// Its answer.
+        /// The driver's answer.
         text: String,
     },
-    /// The card has too little memory.
-    #[error(
-        "the card has no {megabytes} MB left; choose a smaller batch or patch, or a card with more memory"
-    )]
+    /// The GPU has too little memory.
+    #[error("the GPU has no {megabytes} MB left; choose a smaller batch or patch, or a GPU with more memory")]
     Memory {
         /// What was asked for.
         megabytes: usize,
@@ -91,44 +92,45 @@ pub enum GpuError {
     /// cuDNN refused.
     #[error("cuDNN, {call}: {text}")]
     Cudnn {
-        /// What was asked of it.
+        /// The call.
         call: &'static str,
-        /// Its answer.
+        /// cuDNN's answer.
         text: String,
     },
-    /// The kernels don't compile for this card.
+    /// The kernels can't be compiled for this GPU.
     #[error("the kernels can't be compiled for {architecture}: {log}")]
     Compile {
-        /// Such as `sm_90`.
+        /// The architecture, such as `sm_90`.
         architecture: String,
-        /// The compiler's words.
+        /// The compiler's log.
         log: String,
     },
-    /// The card computes something else than the CPU.
-    #[error("the card's results differ from the CPU's: {0}")]
+    /// The GPU's results differ from the CPU's.
+    #[error("the GPU's results differ from the CPU's: {0}")]
     Differs(String),
-    /// The program's fault: a buffer is smaller than what a kernel would touch.
+    /// A fault of the program: a buffer is smaller than what a kernel would touch.
     #[error("{what} needs {needed} bytes of memory and has {found}")]
     Extent {
-        /// Which.
+        /// Which buffer.
         what: &'static str,
-        /// Bytes.
+        /// Bytes that are needed.
         needed: usize,
-        /// Bytes.
+        /// Bytes that it has.
         found: usize,
     },
     /// The program's fault: a network that was put on the card to predict is asked for training.
-    #[error("the network was put on the card to predict only")]
+    #[error("the network was put on the GPU to predict only")]
     NotForTraining,
     /// The program's fault: a node of the network has no image of its own.
-    #[error("{0} has no image of its own on the card")]
+    #[error("{0} has no image of its own on the GPU")]
     NoImage(&'static str),
     /// The batch is too large for 32-bit numbers of pixels and values.
-    #[error("{0} images of {1}x{2} are too many for one batch on the card; choose a smaller batch or patch")]
+    #[error("{0} images of {1}x{2} are too many for one batch on the GPU; choose a smaller batch or patch")]
     Batch(usize, usize, usize),
 }
 
-/// One convolution: stride 1, square kernel, zero padding on all sides. Images NHWC, kernels `[output][side][side][input]`.
+/// One convolution: stride 1, square kernel, zero padding on all sides. Images NHWC, kernels
+/// `[output][side][side][input]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ConvShape {
     pub(super) images: u32,
@@ -147,7 +149,7 @@ impl ConvShape {
         (self.height + grown - self.side, self.width + grown - self.side)
     }
 
-    /// Values of the image, of the kernel and of the result.
+    /// Number of values of the image, of the kernel and of the result.
     pub(super) fn lengths(&self) -> [usize; 3] {
         let (height, width) = self.result();
         let product = |of: &[u32]| of.iter().map(|n| *n as usize).product();
@@ -159,7 +161,7 @@ impl ConvShape {
     }
 }
 
-/// Work space of the convolutions: address and bytes.
+/// Work space of the convolutions: its address and its size in bytes.
 #[derive(Clone, Copy)]
 #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only cuDNN wants any"))]
 pub(super) struct Workspace(pub(super) u64, pub(super) usize);
@@ -169,12 +171,14 @@ pub(super) trait Convolution: Send + Sync {
     /// Bytes of work space that each of its passes needs at most.
     fn workspace(&self) -> usize;
 
-    /// `y = x * w`; with a bias, `y = ReLU(x * w + bias)` where the machine has that in one. False: it has not, and nothing
-    /// was done.
+    /// `y = x * w`; with a bias, `y = ReLU(x * w + bias)` if the machine can do that in one
+    /// operation. Returns false if it can't, and then nothing was done.
     ///
     /// # Safety
-    /// The addresses are of memory of this machine that holds at least [`ConvShape::lengths`] values (the bias: one for
-    /// each output channel), the work space as said by [`Self::workspace`].
+    ///
+    /// The addresses belong to memory of this machine that holds at least [`ConvShape::lengths`]
+    /// values (the bias: one for each output channel); the work space is as large as
+    /// [`Self::workspace`] says.
     unsafe fn forward(
         &self,
         x: u64,
@@ -197,52 +201,59 @@ pub(super) trait Convolution: Send + Sync {
     unsafe fn backward_kernel(&self, x: u64, dy: u64, dw: u64, work: Workspace) -> Result<(), GpuError>;
 }
 
-/// Numbers on their way to the host at a time.
+/// How many numbers can be on their way to the host at the same time.
 pub(super) const SLOTS: usize = 4;
 
-/// A card. Everything that is asked of it happens in the order of asking; only [`Self::read`] and [`Self::fetched`] wait.
+/// A GPU. It carries out all orders one after another; only [`Self::read`] and [`Self::fetched`]
+/// wait.
 pub(super) trait Machine: Send + Sync + Debug {
-    /// What images are kept in.
+    /// The precision of images.
     fn precision(&self) -> Precision;
 
-    /// What a person calls it.
+    /// Its name for people.
     fn name(&self) -> String;
 
     /// Memory filled with zeros, aligned to 256 bytes.
     fn allocate(&self, bytes: usize) -> Result<u64, GpuError>;
 
-    /// Gives memory back once all that was asked for so far is done.
+    /// Gives memory back once all earlier orders are carried out.
     ///
     /// # Safety
+    ///
     /// `address` is from [`Self::allocate`] and is not used afterwards.
     unsafe fn free(&self, address: u64);
 
-    /// Copies to the machine. The bytes may be changed when it returns.
+    /// Copies to the machine. The caller may change the bytes when it returns.
     ///
     /// # Safety
+    ///
     /// There are `bytes.len()` bytes of the machine's memory from `to` on.
     unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<(), GpuError>;
 
-    /// Copies from the machine, after all that was asked for.
+    /// Copies from the machine, after all earlier orders.
     ///
     /// # Safety
+    ///
     /// There are `bytes.len()` bytes of the machine's memory from `from` on.
     unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), GpuError>;
 
-    /// Sends an f32 to the host without waiting for it. What the slot held before is lost.
+    /// Starts copying an f32 to the host, without waiting for it. What the slot held before is
+    /// lost.
     ///
     /// # Safety
+    ///
     /// There are 4 bytes of the machine's memory at `from`.
     unsafe fn fetch(&self, from: u64, slot: usize) -> Result<(), GpuError>;
 
-    /// What [`Self::fetch`] has sent; waits for it.
+    /// The number that [`Self::fetch`] has copied; waits for it.
     fn fetched(&self, slot: usize) -> Result<f32, GpuError>;
 
     /// Starts a kernel of `kernels.cu` on `blocks` blocks.
     ///
     /// # Safety
-    /// `arguments` point to values of the types of the kernel's parameters, and the addresses among them to memory of
-    /// the machine as large as the kernel touches.
+    ///
+    /// `arguments` point to values of the types of the kernel's parameters. The addresses among
+    /// them belong to memory of the machine that is as large as the kernel touches.
     unsafe fn launch(
         &self,
         kernel: &'static CStr,
@@ -250,10 +261,10 @@ pub(super) trait Machine: Send + Sync + Debug {
         arguments: &mut [*mut c_void],
     ) -> Result<(), GpuError>;
 
-    /// Prepares a convolution; the first of a shape takes a while.
+    /// Prepares a convolution; the first one of a shape takes a while.
     fn convolution(&self, shape: ConvShape) -> Result<Arc<dyn Convolution>, GpuError>;
 
-    /// Bytes of memory in use on the card, by anyone; 0 where unknown.
+    /// Bytes of GPU memory in use, by any program; 0 where unknown.
     fn memory_used(&self) -> usize {
         0
     }
@@ -273,10 +284,11 @@ impl Buffer {
         Ok(Self { machine: Arc::clone(machine), address, bytes })
     }
 
-    /// Where it is; `what` needs `needed` bytes there.
+    /// Its address, if it has the `needed` bytes.
     ///
     /// # Errors
-    /// When it is smaller.
+    ///
+    /// When it is smaller; `what` names it.
     pub(super) fn holding(&self, what: &'static str, needed: usize) -> Result<u64, GpuError> {
         if needed > self.bytes {
             return Err(GpuError::Extent { what, needed, found: self.bytes });
@@ -284,9 +296,11 @@ impl Buffer {
         Ok(self.address)
     }
 
-    /// Where value number `from` of `size` bytes is, if `count` values from there on lie in it.
+    /// The address of value number `from` of `size` bytes, if `count` values from there on lie in
+    /// it.
     ///
     /// # Errors
+    ///
     /// When they don't.
     pub(super) fn part(
         &self,
@@ -301,18 +315,18 @@ impl Buffer {
     /// Copies values to its beginning.
     pub(super) fn write<T: bytemuck::NoUninit>(&self, values: &[T]) -> Result<(), GpuError> {
         let bytes = bytemuck::cast_slice(values);
-        let to = self.holding("a copy to the card", bytes.len())?;
+        let to = self.holding("a copy to the GPU", bytes.len())?;
         // SAFETY: `holding` has checked the length, and the memory lives as long as `self`.
         unsafe { self.machine.write(to, bytes) }
     }
 
-    /// Copies values from its beginning, after all that was asked of the machine.
+    /// Copies values from its beginning, after all earlier orders.
     pub(super) fn read<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(
         &self,
         values: &mut [T],
     ) -> Result<(), GpuError> {
         let bytes = bytemuck::cast_slice_mut(values);
-        let from = self.holding("a copy from the card", bytes.len())?;
+        let from = self.holding("a copy from the GPU", bytes.len())?;
         // SAFETY: `holding` has checked the length, and the memory lives as long as `self`.
         unsafe { self.machine.read(from, bytes) }
     }
@@ -320,8 +334,8 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: the address is the one that `allocate` gave, and nobody else has it: `holding` and `part` hand it out
-        // for single calls, which come before this one.
+        // SAFETY: the address is the one that `allocate` returned, and nobody else has it:
+        // `holding` and `part` lend it for single calls, which have all been made before this one.
         unsafe { self.machine.free(self.address) }
     }
 }

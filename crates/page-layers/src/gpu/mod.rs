@@ -1,4 +1,5 @@
-//! The network on a card: cuDNN's convolutions, own kernels for the rest, all steps of an epoch without a word to the host.
+//! The network on a GPU: cuDNN's convolutions, own kernels for everything else. Within an epoch the
+//! host waits for nothing.
 
 mod card;
 mod check;

@@ -1,4 +1,4 @@
-//! Pages in a card's memory, and where the samples lie on them.
+//! Pages in a GPU's memory, and where the samples lie on them.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::machine::{Buffer, GpuError, Machine};
 use crate::page::page::Page;
 use crate::patch::samples::{Place, Samples};
 
-/// Where a sample lies on its page and how it is varied, as `kernels.cu` has it.
+/// Where a sample lies on its page and how it is varied, laid out as in `kernels.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Pod, Zeroable)]
 pub(super) struct Cut {
@@ -24,26 +24,26 @@ pub(super) struct Cut {
     unused: u32,
 }
 
-/// A page's bytes and the bits of those of its layers that were asked for.
+/// A page's bytes, and the bits of those of its layers that were used so far.
 struct OnCard {
     page: Arc<Page>,
     bgr: Arc<Buffer>,
     masks: Vec<(usize, Arc<Buffer>)>,
 }
 
-/// The places of samples, in a card's memory, and all memory that they lead to.
+/// The places of samples in a GPU's memory, together with all memory that they point to.
 pub(super) struct Cuts {
     pub(super) list: Buffer,
     _pages: Vec<Arc<Buffer>>,
 }
 
-/// The pages that samples came from so far. They stay.
+/// The pages that samples came from so far. They stay in the GPU's memory.
 #[derive(Default)]
 pub(super) struct Pages(Vec<OnCard>);
 
 impl Pages {
-    /// Where all of these samples lie; nothing when one of them is not cut out of a page. Pages that are seen for the
-    /// first time are copied to the card.
+    /// The places of all these samples; `None` when one of them is not cut out of a page. Pages
+    /// that are seen for the first time are copied to the GPU.
     pub(super) fn cuts(
         &mut self,
         machine: &Arc<dyn Machine>,

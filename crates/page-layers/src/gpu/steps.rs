@@ -1,4 +1,5 @@
-//! The kernels of `kernels.cu`, called with checked memory. Argument lists here and there must be the same.
+//! The kernels of `kernels.cu`, called with checked memory. The argument lists here and there must
+//! be the same.
 
 use std::ffi::c_void;
 
@@ -8,10 +9,10 @@ use super::machine::{Buffer, GpuError, Machine};
 /// Threads of a block.
 const THREADS: usize = 256;
 
-/// More blocks than any card runs at a time: threads go on to a next value anyway.
+/// More blocks than any GPU runs at a time; each thread goes on to further values anyway.
 const MOST_BLOCKS: usize = 4096;
 
-/// Blocks for each segment in kernels that go over all parameters: the largest has 590,000.
+/// Blocks per segment in kernels that go over all parameters; the largest segment has 590,000.
 const EACH: u32 = 64;
 
 /// Starts a kernel with addresses (u64), numbers and views as its arguments.
@@ -32,7 +33,7 @@ pub(super) struct Image<'a> {
     pub(super) view: View,
 }
 
-/// Size of a batch of images, with the channels that matter.
+/// Size of a batch of images, with the number of channels that are used.
 #[derive(Clone, Copy)]
 pub(super) struct Size {
     pub(super) images: u32,
@@ -66,7 +67,7 @@ impl Steps<'_> {
         image.buffer.holding("an image", image.view.values(images) * self.size())
     }
 
-    /// Cuts samples number `first` and on out of their pages.
+    /// Cuts samples out of their pages, beginning with number `first`.
     pub(super) fn cut_samples(
         &self,
         cuts: &Buffer,
@@ -80,8 +81,9 @@ impl Steps<'_> {
         let x = x.holding("the input", size.pixels() * 8 * self.size())?;
         let targets = targets.holding("targets", size.pixels() * 4)?;
         let blocks = blocks_for(size.pixels());
-        // SAFETY: the types are the kernel's, the lengths are checked above. Pages and masks that the cuts lead to are
-        // kept by `Cuts`, and the kernel stays inside of them for every place.
+        // SAFETY: the types are the kernel's, and the lengths are checked above. `Cuts` keeps the
+        // pages and masks that the cuts point to, and the kernel stays inside of them for every
+        // place.
         unsafe {
             launch!(self.machine, c"cut_samples", blocks; cuts, samples, size.images, size.height, size.width, x, targets)
         }
@@ -110,14 +112,15 @@ impl Steps<'_> {
         let (from, to) = (self.image(z, size.images)?, self.image(y, size.images)?);
         let Size { images, height, width, channels } = size;
         let blocks = blocks_for(size.values() / 8);
-        // SAFETY: the types are the kernel's, the images are as large as their views, and `bias` is a segment of the
-        // parameters, which has a value for each channel.
+        // SAFETY: the types are the kernel's, the images are as large as their views, and `bias` is
+        // a segment of the parameters, which has a value for each channel.
         unsafe {
             launch!(self.machine, c"activate", blocks; from, z.view, to, y.view, bias, images, height, width, channels)
         }
     }
 
-    /// As [`Self::activate`], and the maximum of each 2×2 window to `pooled`, whose size is `size`.
+    /// As [`Self::activate`], and writes the maximum of each 2×2 window to `pooled`, whose size is
+    /// `size`.
     pub(super) fn activate_pool(
         &self,
         z: Image<'_>,
@@ -142,13 +145,14 @@ impl Steps<'_> {
         let y = y.holding("the last image", pixels * 8 * self.size())?;
         let out = out.holding("logits", pixels * 4)?;
         let (blocks, pixels) = (blocks_for(pixels), pixels as u64);
-        // SAFETY: the types are the kernel's, the lengths are checked above; `last` is the last layer's kernel and bias,
-        // 16 values side by side.
+        // SAFETY: the types are the kernel's, the lengths are checked above; `last` is the last
+        // layer's kernel and bias, 16 values side by side.
         unsafe { launch!(self.machine, c"logits", blocks; y, last, pixels, out) }
     }
 
-    /// Loss of the first `counted` pixels and its gradients: before the last ReLU to `gz`, of the last layer and of the
-    /// bias below it to `gradients` (whose places are the last three numbers).
+    /// Loss of the first `counted` pixels, and its gradients: before the last ReLU to `gz`; those
+    /// of the last layer and of the bias before it to `gradients` (the last three numbers are the
+    /// places).
     #[expect(clippy::too_many_arguments, reason = "a kernel's")]
     pub(super) fn loss_gradient(
         &self,
@@ -178,7 +182,7 @@ impl Steps<'_> {
         }
     }
 
-    /// Adds what the metrics of the first `counted` pixels come from to `total`.
+    /// Adds what the metrics of the first `counted` pixels are computed from to `total`.
     pub(super) fn count_pixels(
         &self,
         y: &Buffer,
@@ -200,7 +204,8 @@ impl Steps<'_> {
         }
     }
 
-    /// Gradient before a ReLU with the result `y` from the one behind it; the bias's sums to `parts`.
+    /// The gradient before a ReLU with the result `y`, from the gradient after it; the sums for the
+    /// bias go to `parts`.
     pub(super) fn gate(
         &self,
         gy: Image<'_>,
@@ -212,16 +217,16 @@ impl Steps<'_> {
         let [from, result, to] =
             [self.image(gy, size.images)?, self.image(y, size.images)?, self.image(gz, size.images)?];
         let Size { images, height, width, channels } = size;
-        // SAFETY: the types are the kernel's, the images are as large as their views; `parts` has room for PARTS rows of
-        // this layer's channels.
+        // SAFETY: the types are the kernel's, the images are as large as their views; `parts` has
+        // room for PARTS rows of this layer's channels.
         unsafe {
             launch!(self.machine, c"gate", PARTS;
                 from, gy.view, result, y.view, to, gz.view, images, height, width, channels, parts)
         }
     }
 
-    /// As [`Self::gate`] for a result that went over a skip connection and through a pooling; `size` is the pooled one,
-    /// `gz` lies without gaps.
+    /// As [`Self::gate`], for a result that was used by a skip connection and by a pooling; `size`
+    /// is the pooled size, `gz` has no gaps.
     pub(super) fn gate_pool(
         &self,
         skip: Image<'_>,
@@ -245,8 +250,8 @@ impl Steps<'_> {
     /// The biases' gradients from the partial sums.
     pub(super) fn sum_biases(&self, table: &Table, parts: u64, gradients: u64) -> Result<(), GpuError> {
         let (segments, each) = (table.address()?, 32u32);
-        // SAFETY: the types are the kernel's; the segments' places lie in the three (`Layout`), and no layer has more than
-        // 32 · 8 channels.
+        // SAFETY: the types are the kernel's; the segments' places lie in the three (`Layout`), and
+        // no layer has more than 32 · 8 channels.
         unsafe {
             launch!(self.machine, c"sum_biases", table.count * each; segments, each, parts, PARTS, gradients)
         }

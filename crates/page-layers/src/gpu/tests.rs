@@ -1,4 +1,4 @@
-//! One body for the twin and for a card: the comparisons of `check.rs`, and the training loop.
+//! The same tests for the twin and for a GPU: the comparisons of `check.rs`, and the training loop.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::{
     Device, FitError, FitObserver, FitOptions, FitState, Predictor, Stop, fit, fit_from, initial_weights,
 };
 
-/// Runs `body` on the twin, in each precision that is computed differently there, and on the card of this machine in
-/// each that it has.
+/// Runs `body` on the twin, in each precision that it computes differently, and on this machine's
+/// GPU, in each precision that it has.
 fn on_every_card(body: impl Fn(&Card)) {
     for precision in [Precision::F32, Precision::Bf16] {
         body(&Twin::card(precision));
@@ -69,7 +69,7 @@ fn memory_is_given_back_and_nothing_is_written_behind_its_end() {
     let machine = Twin::new(Precision::Bf16, false);
     let card = Card(Arc::clone(&machine) as Arc<dyn Machine>);
     let weights = initial_weights(3).unwrap();
-    // The smallest image, where borders are large.
+    // The smallest image, in which borders are large.
     let mut engine = Engine::new(&card.0, &weights, (2, 4, 4), true).unwrap();
     engine.take(&[0.5; 2 * 48], Some(&[1.0; 32])).unwrap();
     engine.backward().unwrap();
@@ -130,7 +130,7 @@ fn a_predictor_on_a_card_takes_any_number_of_images() {
     });
 }
 
-/// Counts, and stops or asks for a checkpoint after a step.
+/// Counts steps, and stops or asks for a checkpoint after one of them.
 #[derive(Default)]
 struct Watcher {
     losses: Vec<f32>,
@@ -178,7 +178,8 @@ fn a_training_on_a_card_goes_as_on_the_cpu() {
     on_every_card(|card| {
         let (losses, trained) = run(Device::Card(card.clone()));
         assert_eq!((losses.len(), trained.course.history.len()), (10, 2), "every step is told of once");
-        // Adam makes a step of any size of the sign of a gradient near 0, so trainings drift apart; not before they begin.
+        // A gradient near 0 makes Adam take a whole step in the direction of its sign, so trainings
+        // drift apart later; but they begin alike.
         let (first, near) = if card.precision() == Precision::F32 { (1e-5, 1e-2) } else { (1e-2, 5e-2) };
         for (step, (ours, theirs)) in losses.iter().zip(&wanted).enumerate() {
             let near = if step == 0 { first } else { near };
@@ -201,7 +202,8 @@ fn a_training_on_a_card_is_suspended_and_goes_on() {
         let options = options(Device::Card(card.clone()), 1);
         let mut whole = Watcher::default();
         let uninterrupted = fit(&train, &validation, &options, &mut whole).unwrap();
-        // The card is ahead: what it has begun is told, and is in the checkpoint.
+        // The GPU is some steps ahead: the steps that it has begun are reported, and are in the
+        // checkpoint.
         let mut first = Watcher { stop_after: Some(3), ..Watcher::default() };
         let result = fit(&train, &validation, &options, &mut first);
         assert!(matches!(result, Err(FitError::Interrupted)));
@@ -212,7 +214,7 @@ fn a_training_on_a_card_is_suspended_and_goes_on() {
         let resumed = fit_from(&train, &validation, &options, Some(state), &mut second).unwrap();
         assert_eq!([first.losses, second.losses].concat(), whole.losses, "{card:?}");
         assert!(resumed.weights == uninterrupted.weights);
-        // A checkpoint on the way changes nothing.
+        // Writing a checkpoint in between changes nothing.
         let mut watcher = Watcher { checkpoint_after: Some(2), ..Watcher::default() };
         fit(&train, &validation, &options, &mut watcher).unwrap();
         assert_eq!(watcher.losses, whole.losses);
@@ -238,6 +240,7 @@ fn a_step_asks_for_few_kernels_and_nothing_of_the_host() {
     let started = machine.started.lock().unwrap();
     let from = started.iter().position(|kernel| kernel == "cut_samples").unwrap();
     let step: Vec<_> = started[from..].iter().skip(1).take_while(|kernel| *kernel != "cut_samples").collect();
-    // Beside 39 convolutions: 6 forward, loss, 12 gates, sums, Adam and the kernels behind the upsamplings.
+    // Besides 39 convolutions: 6 forward, loss, 12 gates, sums, Adam and the kernels after the
+    // upsamplings.
     assert_eq!(step.len(), 6 + 2 + 12 + 1 + 2, "{step:?}");
 }

@@ -1,4 +1,4 @@
-//! Training and predicting on a card, batch by batch.
+//! Training and predicting on a GPU, batch by batch.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -14,7 +14,7 @@ use crate::net::network::NetworkError;
 use crate::patch::batches::cut;
 use crate::patch::samples::Samples;
 
-/// A network that is trained on a card.
+/// A network that is trained on a GPU.
 pub(crate) struct Trainer {
     card: Card,
     engine: Engine,
@@ -23,10 +23,11 @@ pub(crate) struct Trainer {
 }
 
 impl Trainer {
-    /// Puts the network on the card, with memory for batches of `batch` samples.
+    /// Puts the network on the GPU, with memory for batches of `batch` samples.
     ///
     /// # Errors
-    /// When the card's memory does not suffice.
+    ///
+    /// When the GPU has too little memory.
     pub(crate) fn new(
         card: &Card,
         weights: &Weights,
@@ -49,21 +50,24 @@ impl Trainer {
         self.engine.weights()
     }
 
-    /// The optimiser's memory.
+    /// The state of the optimiser.
     ///
     /// # Errors
-    /// When the card fails.
+    ///
+    /// When the GPU fails.
     pub(crate) fn adam(&self) -> Result<AdamState, NetworkError> {
         Ok(self.engine.moments()?)
     }
 
-    /// Trains on the samples of `order`, `size` at a time, and calls `done` with the number of samples and the loss of each
-    /// step, in their order. The card is always some steps ahead: when `done` answers false, the steps that it has
-    /// begun are still taken, and told to `done`, whose answer no longer counts.
+    /// Trains on the samples of `order`, `size` at a time, and calls `done` with the number of
+    /// samples and the loss of each step, in order. The GPU is always some steps ahead: when `done`
+    /// returns false, the steps that have begun are still finished and reported to `done`, whose
+    /// answer no longer counts.
     ///
     /// # Errors
-    /// The first of `done`, or when the card fails. A step whose loss is not finite, and those after it until `done`
-    /// hears of it, move nothing.
+    ///
+    /// The first error of `done`, or when the GPU fails. A step whose loss is not finite, and those
+    /// after it until `done` is told of it, change nothing.
     pub(crate) fn steps<E: From<NetworkError>>(
         &mut self,
         samples: &dyn Samples,
@@ -105,7 +109,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// The batch of these samples, which begin with number `first` of the cuts.
+    /// Loads the batch of these samples; number `first` of the cuts is the first of them.
     fn load(
         &mut self,
         samples: &dyn Samples,
@@ -122,10 +126,12 @@ impl Trainer {
         }
     }
 
-    /// How the samples of `order` are predicted, against their targets; nothing when `go_on` said no between two batches.
+    /// The metrics of the samples of `order`; `None` when `go_on` returned false between two
+    /// batches.
     ///
     /// # Errors
-    /// When the card fails.
+    ///
+    /// When the GPU fails.
     pub(crate) fn evaluate(
         &mut self,
         samples: &dyn Samples,
@@ -136,7 +142,8 @@ impl Trainer {
         let cuts = self.pages.cuts(&self.card.0, samples, order)?;
         self.engine.reset_totals()?;
         for (number, indices) in order.chunks(size.max(1)).enumerate() {
-            // Waits for the batch before the last ones: an answer of `go_on` must not come a whole validation late.
+            // Waits for the batch before the last ones; otherwise `go_on` could stop nothing before
+            // the whole validation is queued.
             if number >= SLOTS {
                 self.engine.fetched(number % SLOTS)?;
             }
@@ -155,13 +162,13 @@ impl Trainer {
 /// A network that only predicts.
 pub(crate) struct Inference {
     card: Card,
-    /// For the sizes seen last.
+    /// The engine for the sizes that were used last.
     engine: Mutex<Option<Engine>>,
     weights: Weights,
 }
 
 impl Inference {
-    /// A network on a card. Memory is taken with the first batch.
+    /// A network on a GPU. Memory is taken with the first batch.
     pub(crate) fn new(card: &Card, weights: &Weights) -> Self {
         Self { card: card.clone(), engine: Mutex::default(), weights: weights.clone() }
     }
@@ -169,7 +176,8 @@ impl Inference {
     /// Logits of `images` images, NHWC.
     ///
     /// # Errors
-    /// When the card fails or its memory does not suffice.
+    ///
+    /// When the GPU fails or has too little memory.
     pub(crate) fn logits(
         &self,
         values: &[f32],

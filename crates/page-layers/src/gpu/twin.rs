@@ -1,6 +1,6 @@
-//! A machine that isn't one: the kernels of `kernels.cu`, compiled by the C++ compiler of this computer, run on the CPU on
-//! the same arguments. Convolutions are written out (`host.cpp`). Every piece of memory is watched: nothing may be
-//! written behind its end.
+//! A machine without a GPU: the C++ compiler of this computer compiles the kernels of `kernels.cu`,
+//! and they run on the CPU with the same arguments. Convolutions are written out (`host.cpp`). A
+//! guard behind every piece of memory shows whether something was written beyond its end.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -13,7 +13,7 @@ use libloading::Library;
 use super::card::Card;
 use super::machine::{ConvShape, Convolution, GpuError, Machine, Precision, SLOTS, Workspace, macros};
 
-/// Bytes behind each piece of memory, and what they hold.
+/// Number of guard bytes behind each piece of memory, and their value.
 const GUARD: usize = 256;
 const GUARDED: u8 = 0xa5;
 
@@ -58,7 +58,8 @@ fn kernels(bf16: bool) -> &'static Kernels {
                 )
             });
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        // SAFETY: the library was just built from our own source and has no constructors; the functions have these types there.
+        // SAFETY: the library was just built from our own source and has no constructors; the
+        // functions have these types there.
         unsafe {
             let library = Library::new(&object).unwrap();
             let launch = *library.get::<Launch>(b"launch").unwrap();
@@ -68,7 +69,7 @@ fn kernels(bf16: bool) -> &'static Kernels {
     })
 }
 
-/// Sizes of the types that both sides write down.
+/// Sizes of the types that both sides declare.
 pub(super) fn sizes() -> [u32; 3] {
     let library = &kernels(false).library;
     [&b"view_bytes"[..], b"cut_bytes", b"segment_bytes"].map(|name| {
@@ -77,7 +78,7 @@ pub(super) fn sizes() -> [u32; 3] {
     })
 }
 
-/// The CPU as a card.
+/// The CPU in place of a GPU.
 pub(crate) struct Twin {
     precision: Precision,
     /// Memory by its address.
@@ -95,7 +96,7 @@ impl std::fmt::Debug for Twin {
 }
 
 impl Twin {
-    /// A card that adds bias and ReLU in its convolutions, or does not.
+    /// A machine that adds bias and ReLU within its convolutions, or does not.
     pub(crate) fn new(precision: Precision, fused: bool) -> Arc<Self> {
         kernels(precision == Precision::Bf16);
         Arc::new(Self {
@@ -115,7 +116,7 @@ impl Twin {
         kernels(self.precision == Precision::Bf16)
     }
 
-    /// Pieces of memory in use; panics where something was written behind the end of one.
+    /// Number of pieces of memory in use; panics if something was written beyond the end of one.
     pub(super) fn check(&self) -> usize {
         let memory = self.memory.lock().unwrap();
         memory.values().for_each(|piece| assert_guard(piece));
@@ -134,11 +135,11 @@ impl Machine for Twin {
     }
 
     fn name(&self) -> String {
-        "the CPU as a card".to_owned()
+        "the CPU in place of a GPU".to_owned()
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64, GpuError> {
-        // The guard begins right behind the last byte: lengths are multiples of 8 here, or it would be off by less.
+        // The guard begins right after the last byte, because lengths are multiples of 8 here.
         let mut piece = vec![0u64; bytes.div_ceil(8) + GUARD / 8].into_boxed_slice();
         let all: &mut [u8] = bytemuck::cast_slice_mut(&mut piece);
         let end = all.len() - GUARD;
@@ -156,19 +157,19 @@ impl Machine for Twin {
     }
 
     unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<(), GpuError> {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's promise.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len()) };
         Ok(())
     }
 
     unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), GpuError> {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's promise.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len()) };
         Ok(())
     }
 
     unsafe fn fetch(&self, from: u64, slot: usize) -> Result<(), GpuError> {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's promise.
         let value = unsafe { *(from as *const f32) };
         self.slots.lock().unwrap()[slot] = Some(value);
         Ok(())
@@ -185,7 +186,7 @@ impl Machine for Twin {
         arguments: &mut [*mut c_void],
     ) -> Result<(), GpuError> {
         self.started.lock().unwrap().push(kernel.to_string_lossy().into_owned());
-        // SAFETY: the caller's.
+        // SAFETY: the caller's promise.
         let unknown = unsafe { (self.kernels().launch)(kernel.as_ptr(), blocks, arguments.as_mut_ptr()) };
         assert_eq!(unknown, 0, "no kernel {kernel:?}");
         Ok(())
@@ -196,7 +197,7 @@ impl Machine for Twin {
     }
 }
 
-/// A convolution written out.
+/// A convolution that is written out.
 struct Written {
     shape: ConvShape,
     bf16: bool,
@@ -207,7 +208,7 @@ impl Written {
     unsafe fn pass(&self, pass: c_int, x: u64, w: u64, y: u64) {
         let ConvShape { images, height, width, input, output, side, padding } = self.shape;
         let shape = [images, height, width, input, output, side, padding];
-        // SAFETY: the caller's.
+        // SAFETY: the caller's promise.
         unsafe { (kernels(self.bf16).convolve)(pass, shape.as_ptr(), x, w, y) }
     }
 }
@@ -228,11 +229,11 @@ impl Convolution for Written {
         if bias.is_some() && !self.fused {
             return Ok(false);
         }
-        // SAFETY: the caller's.
+        // SAFETY: the caller's promise.
         unsafe { self.pass(0, x, w, y) };
         let Some(bias) = bias else { return Ok(true) };
         let (values, channels) = (self.shape.lengths()[2], self.shape.output as usize);
-        // SAFETY: the caller's.
+        // SAFETY: the caller's promise.
         unsafe {
             if self.bf16 {
                 let widen = |bits: u16| f32::from_bits(u32::from(bits) << 16);
@@ -253,13 +254,13 @@ impl Convolution for Written {
     }
 
     unsafe fn backward_image(&self, w: u64, dy: u64, dx: u64, _work: Workspace) -> Result<(), GpuError> {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's promise.
         unsafe { self.pass(1, dx, w, dy) };
         Ok(())
     }
 
     unsafe fn backward_kernel(&self, x: u64, dy: u64, dw: u64, _work: Workspace) -> Result<(), GpuError> {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's promise.
         unsafe { self.pass(2, x, dw, dy) };
         Ok(())
     }

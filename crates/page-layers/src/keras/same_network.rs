@@ -1,4 +1,5 @@
-//! Compares the `model_config` of a file with this network: same layers, same connections, same meaning.
+//! Compares the `model_config` of a file with this network: same layers, same connections, same
+//! meaning.
 //!
 //! Keras has written that JSON in three ways. All of them name the class, the settings and the inputs
 //! of each layer:
@@ -62,7 +63,8 @@ pub enum TopologyError {
     },
 }
 
-/// Longest side of a patch, as in a job's settings: windows of the file's size are cut out of a page.
+/// Longest side of a patch, as in a job's settings: windows of the file's size are cut out of a
+/// page.
 const MAX_SIDE: u64 = 4096;
 
 /// A setting that decides how a layer computes. Names, initialisers and regularisers don't.

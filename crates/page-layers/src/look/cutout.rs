@@ -1,4 +1,5 @@
-//! What Rodan's classifier makes of a page: for each layer its pixels alone, as an RGBA image.
+//! The layers that Rodan's classifier would make of a page: for each layer its pixels alone, as an
+//! RGBA image.
 
 use std::path::Path;
 
@@ -8,10 +9,12 @@ use crate::look::picture::{Picture, PictureError};
 use crate::look::segment::Segmentation;
 use crate::page::page::Page;
 
-/// Draws the pixels of the `index`-th layer of `found` as PNG, opaque; the others are white and transparent. Such a
-/// file is a layer as training takes it. Returns how many pixels the layer has, too.
+/// Draws the pixels of the `index`-th layer of `found` as PNG: opaque, all others white and
+/// transparent. Training takes such a file as a layer. Also returns the number of pixels of the
+/// layer.
 ///
 /// # Errors
+///
 /// When the file can't be written.
 pub fn draw_cutout(
     path: &Path,

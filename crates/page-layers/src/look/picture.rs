@@ -1,4 +1,4 @@
-//! A PNG that is whole or not there.
+//! A PNG file that is either whole or absent.
 
 use std::fs::Permissions;
 use std::io::{BufWriter, Write as _};
@@ -20,7 +20,7 @@ pub struct PictureError {
     pub source: image::ImageError,
 }
 
-/// A picture on disk that has not got its name yet: dropped, it is gone.
+/// A picture on disk that has not got its name yet. If it is dropped, it is removed.
 #[derive(Debug)]
 #[must_use = "the picture is removed when it is not given its name"]
 pub struct Picture {
@@ -40,7 +40,7 @@ impl Picture {
         let draw =
             || {
                 let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                // As any other file of the user's: what the umask leaves of it.
+                // The mode that any other file of the user has: 0666 without the bits of the umask.
                 let mode = Permissions::from_mode(0o666);
                 let mut file =
                     tempfile::Builder::new().prefix(".new-").permissions(mode).tempfile_in(folder)?;
@@ -55,10 +55,11 @@ impl Picture {
         Ok(Self { path: path.to_owned(), file: draw().map_err(failed)? })
     }
 
-    /// Gives the picture its name; what had it before is replaced.
+    /// Gives the picture its name, and replaces the file that had the name before.
     ///
     /// # Errors
-    /// When the file can't be renamed; what had the name before is then still there.
+    ///
+    /// When the file can't be renamed; the file that had the name before is then still there.
     pub fn finish(self) -> Result<(), PictureError> {
         let Self { path, file } = self;
         file.persist(&path).map(drop).map_err(|error| PictureError { path, source: error.error.into() })

@@ -8,7 +8,8 @@ use crate::keras::Weights;
 use crate::net::network::{Network, NetworkError};
 use crate::ops::{sigmoid, with_host};
 
-/// A network that only predicts: no gradients, and intermediate images live only while they are needed.
+/// A network that only predicts: no gradients, and intermediate images live only while they are
+/// needed.
 pub struct Predictor {
     on: On,
 }

@@ -1,4 +1,4 @@
-//! The picture of what was learned: the page with each found layer in a colour of its own.
+//! The picture of what was learned: the page with each layer that was found in a colour of its own.
 
 use std::path::Path;
 
@@ -9,12 +9,14 @@ use crate::look::segment::Segmentation;
 use crate::page::page::Page;
 use domain::{Layer, layer_colour};
 
-/// Share of the layer's colour in the picture; the rest is the page, so that the strokes stay visible.
+/// How opaque the layer's colour is in the picture; the rest is the page, so that the strokes stay
+/// visible.
 const OPACITY: f32 = 0.8;
 
-/// Writes what [`draw_preview`] draws, whole or not at all.
+/// Writes the picture of [`draw_preview`], whole or not at all.
 ///
 /// # Errors
+///
 /// When the file can't be written.
 pub fn write_preview(
     path: &Path,
@@ -25,8 +27,8 @@ pub fn write_preview(
     draw_preview(path, page, layers, found)?.finish()
 }
 
-/// Draws the page with the found layers in colours as PNG; the background is left as it is. `layers` are those of
-/// `found` in their order.
+/// Draws the page with the found layers in colours as PNG; the background is left as it is.
+/// `layers` are those of `found` in their order.
 ///
 /// # Errors
 /// When the file can't be written.
@@ -44,8 +46,8 @@ pub fn draw_preview(
     Picture::draw(path, picture.as_raw(), page.width(), page.height(), ExtendedColorType::Rgb8)
 }
 
-/// What [`draw_preview`] draws with at most `most` pixels on its longer side: each is the mean of those that fall into it. The whole
-/// picture is never in memory.
+/// The picture of [`draw_preview`] with at most `most` pixels on its longer side: each pixel is the
+/// mean of those that fall into it. The whole picture is never in memory.
 pub fn reduced_preview(page: &Page, layers: &[Layer], found: &Segmentation, most: usize) -> RgbImage {
     let colours = colours(layers);
     let (width, height) = (page.width(), page.height());
@@ -53,7 +55,7 @@ pub fn reduced_preview(page: &Page, layers: &[Layer], found: &Segmentation, most
     let scaled = |side: usize| (side * longer.min(most) / longer.max(1)).max(1);
     let (columns, rows) = (scaled(width), scaled(height));
     let mut picture = RgbImage::new(columns as u32, rows as u32);
-    // Sums of the three colours, and of how many pixels they are.
+    // Sums of the three colours, and the number of pixels in each sum.
     let mut sums = vec![[0u32; 4]; columns];
     for (row, line) in page.bgr().chunks_exact(3 * width).enumerate() {
         for (column, bgr) in line.chunks_exact(3).enumerate() {
@@ -92,7 +94,7 @@ mod tests {
     use super::*;
     use domain::PatchShape;
 
-    /// A page with dark pixels right of the middle, which are a layer's.
+    /// A page whose right half is dark; the dark pixels belong to a layer.
     fn page(width: usize, height: usize) -> (Page, Segmentation) {
         let bgr =
             (0..width * height).flat_map(|i| [if i % width < width / 2 { 200 } else { 40 }; 3]).collect();

@@ -1,39 +1,42 @@
-//! The whole page as the trained networks see it: the layer of every pixel, and how well that agrees with what
-//! was drawn.
+//! The whole page as the trained networks see it: the layer of every pixel, and how well that
+//! agrees with what was drawn.
 
 use crate::page::page::{Edge, Page};
 use domain::Layer;
 use domain::{PatchShape, Score};
 
-/// Width of a window's rim that is not used, in pixels, as in Rodan's classifier: near its edge the network
-/// sees too little. Small windows give up an eighth of their side, or little would be left of them.
+/// Width of the unused rim of a window, in pixels, as in Rodan's classifier: near its edge the
+/// network sees too little. In small windows the rim is an eighth of the side, so that enough of
+/// them is left.
 const RIM: usize = 25;
 
-/// The layer of every pixel: of all the networks the one that is surest; of several that are equally sure the one that
-/// was added first (the background, where there is one), as NumPy's argmax in the classifier. Five bytes a pixel.
+/// The layer of every pixel: that of the most confident network; on a tie that of the one which was
+/// added first (the background, if there is one), as NumPy's argmax does in the classifier. Takes
+/// five bytes per pixel.
 #[derive(Debug)]
 pub struct Segmentation {
     width: usize,
-    /// Place of the layer in the order in which they were added.
+    /// Index of the layer in the order in which layers were added.
     labels: Vec<u8>,
-    /// The probability that put it there.
+    /// The highest probability so far, which decided the layer.
     best: Vec<f32>,
     added: u8,
 }
 
 impl Segmentation {
-    /// Nothing is known of the page yet.
+    /// A segmentation without any layer yet.
     pub fn new(page: &Page) -> Self {
         let pixels = page.width() * page.height();
         Self { width: page.width(), labels: vec![0; pixels], best: vec![-1.0; pixels], added: 0 }
     }
 
-    /// Adds what the next layer's network sees.
+    /// Adds the next layer's network.
     ///
     /// `predict(images)` is called with up to `batch` windows (NHWC, as in
     /// [`Samples::write`](super::Samples::write)) and returns one probability for each pixel.
     ///
     /// # Errors
+    ///
     /// The first error of `predict`.
     pub fn add_layer<E>(
         &mut self,
@@ -69,7 +72,7 @@ impl Segmentation {
             for x in column.used.clone() {
                 let probability = seen[line + (x as isize - column.start) as usize];
                 let at = y * self.width + x;
-                // Greater, not equal: the first of equals keeps the pixel.
+                // Greater, not equal: on a tie the first layer keeps the pixel.
                 if probability > self.best[at] {
                     self.best[at] = probability;
                     self.labels[at] = self.added;
@@ -78,12 +81,13 @@ impl Segmentation {
         }
     }
 
-    /// The pixel's layer, as its place in the order in which they were added.
+    /// The pixel's layer, as its index in the order in which layers were added.
     pub fn label(&self, row: usize, column: usize) -> usize {
         usize::from(self.labels[row * self.width + column])
     }
 
-    /// How well `layer`, the `index`-th that was added, was found on the page inside the selected regions.
+    /// How well `layer`, the `index`-th that was added, was found on the page inside the selected
+    /// regions.
     pub fn score(&self, page: &Page, index: usize, layer: Layer) -> Score {
         let mut score = Score::default();
         let drawn = page.index_of(layer).map(|index| &page.layers()[index].mask);
@@ -104,7 +108,7 @@ impl Segmentation {
     }
 }
 
-/// One window along a direction.
+/// One window in one direction.
 #[derive(Debug, PartialEq, Eq)]
 struct Window {
     /// Its first pixel, which may lie before the page.
@@ -148,7 +152,8 @@ mod tests {
 
     #[test]
     fn each_pixel_goes_to_the_surest_layer() {
-        // The blue byte is 0 in the left part, so the input is 1 there; one network answers with it, the other with a constant.
+        // The blue byte is 0 in the left part, so the input is 1 there. One network returns it, the
+        // other a constant.
         let (width, height) = (90, 50);
         let bgr = (0..width * height).flat_map(|i| [if i % width < 40 { 0 } else { 255 }, 9, 9]).collect();
         let left = Mask::from_fn(width, height, |_, c| c < 40);

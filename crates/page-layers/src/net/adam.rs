@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::hyperparameters::{BETA_1, BETA_2, EPSILON};
 
-/// Values in one job.
+/// Number of values in one job.
 const PIECE: usize = 1 << 14;
 
 /// The optimiser with its parameters and their moments. Everything but the learning rate is the
@@ -20,7 +20,7 @@ pub struct KerasAdam {
     second: Vec<Tensor>,
 }
 
-/// The optimiser's memory, for a checkpoint.
+/// The state of the optimiser, for a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdamState {
     /// Steps taken.
@@ -32,7 +32,7 @@ pub struct AdamState {
 }
 
 impl KerasAdam {
-    /// An optimiser without memory for `parameters`.
+    /// An optimiser in its initial state for `parameters`.
     ///
     /// # Errors
     /// When the device's memory does not suffice.
@@ -42,7 +42,7 @@ impl KerasAdam {
         Ok(Self { parameters: parameters.to_vec(), learning_rate, step: 0, first, second })
     }
 
-    /// An optimiser that goes on from `state`.
+    /// An optimiser that continues from `state`.
     ///
     /// # Errors
     /// When `state` belongs to other parameters.
@@ -58,7 +58,7 @@ impl KerasAdam {
         Ok(Self { parameters: parameters.to_vec(), learning_rate, step: state.step, first, second })
     }
 
-    /// Copies the memory out.
+    /// Copies the state out.
     ///
     /// # Errors
     /// When the device fails.
@@ -219,7 +219,8 @@ mod tests {
     const GRADIENTS: [[f32; 3]; 4] =
         [[0.1, 1e-7, -3.0], [-0.2, 1e-7, 2.5], [0.05, -3e-7, 0.0], [0.0, 0.0, 1e-3]];
 
-    /// What `tf.keras.optimizers.Adam(1e-4)` of TensorFlow 2.15.1 made of them, from (1, -0.5, 0.25).
+    /// What `tf.keras.optimizers.Adam(1e-4)` of TensorFlow 2.15.1 made of them, starting from (1,
+    /// -0.5, 0.25).
     const KERAS: [[f32; 3]; 4] = [
         [0.999_9, -0.500_003_04, 0.250_1],
         [0.999_936_6, -0.500_007_33, 0.250_103_8],

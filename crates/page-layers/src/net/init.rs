@@ -1,18 +1,20 @@
-//! First weights, drawn as Keras draws them but from a seed: He-normal kernels, Glorot-uniform in the last layer, zero
-//! biases. One thing is not left to chance: the last layer's two weights have different signs.
+//! First weights, drawn as in Keras but from a seed: He-normal kernels, a Glorot-uniform last
+//! layer, zero biases. One thing is not left to chance: the last layer's two weights have different
+//! signs.
 //!
-//! What they weigh has passed a ReLU, so with two positive weights no logit is below the last bias. A layer with few
-//! pixels then closes both channels nearly everywhere, no gradient comes back from there, and all those pixels stay near
-//! a probability of 0.5, since the bias moves by the learning rate a step. With two negative weights it is the layer's own
-//! pixels that can't get above 0.5. Half of all plain draws are such.
+//! Their inputs come from a ReLU, so they are not negative. With two positive weights, no logit can
+//! be below the last bias. A layer with few pixels then silences both channels nearly everywhere,
+//! no gradient comes back through them, and all those pixels stay near a probability of 0.5,
+//! because the bias alone moves by the learning rate a step. With two negative weights, the layer's
+//! own pixels can't get above 0.5. Half of all plain draws have two weights of the same sign.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::keras::{CONV_LAYERS, Weights, WeightsError};
 
-/// Standard deviation of a unit normal truncated at ±2: Keras divides by it so that the truncated one has the
-/// deviation asked for (`VarianceScaling` in keras/initializers).
+/// Standard deviation of a unit normal truncated at ±2. Keras divides by it so that the truncated
+/// one has the wanted deviation (`VarianceScaling` in keras/initializers).
 const TRUNCATED_DEVIATION: f64 = 0.879_625_661_034_239_8;
 
 /// Weights of an untrained network. The same seed gives the same weights on every machine.
@@ -39,7 +41,8 @@ pub fn initial_weights(seed: u64) -> Result<Weights, WeightsError> {
     Weights::new(tensors)
 }
 
-/// A unit normal's value, drawn again while it is farther than 2 from 0 (Box and Muller's method).
+/// A value of a unit normal, drawn again while it is further than 2 from 0 (Box and Muller's
+/// method).
 fn truncated_normal(rng: &mut ChaCha8Rng) -> f64 {
     loop {
         // 1 - u is in (0, 1], so the logarithm is finite.

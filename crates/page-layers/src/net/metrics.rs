@@ -4,7 +4,7 @@ use domain::Metrics;
 
 use crate::ops::{pixel_loss, sigmoid};
 
-/// Sums over pixels from which the metrics come.
+/// Sums over pixels from which the metrics are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Tally {
     pixels: u64,
@@ -32,8 +32,8 @@ impl Tally {
         self.pixels += logits.len().min(targets.len()) as u64;
     }
 
-    /// What a card has counted on `pixels` pixels: true positives, false positives, false negatives, and the sums of loss,
-    /// probabilities and their squares.
+    /// The counts of a GPU on `pixels` pixels: true positives, false positives, false negatives,
+    /// and the sums of loss, probabilities and their squares.
     pub(crate) fn from_totals(pixels: u64, totals: [f64; 6]) -> Self {
         // Counts are whole numbers below 2^53: exact in f64.
         let [true_positive, false_positive, false_negative] = [0, 1, 2].map(|i| totals[i] as u64);
@@ -41,7 +41,7 @@ impl Tally {
         Self { pixels, true_positive, false_positive, false_negative, loss, probability, probability_squared }
     }
 
-    /// The metrics, or nothing before the first pixel.
+    /// The metrics; `None` before the first pixel.
     pub(crate) fn metrics(&self) -> Option<Metrics> {
         let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
         let wrong = self.false_positive + self.false_negative;
@@ -62,11 +62,11 @@ impl Tally {
         positive > 0 && positive < self.pixels
     }
 
-    /// True when the output says nothing about the image: it varies by a standard deviation of less than `flat` while
-    /// the targets vary, and its loss is no better than that of the base rate.
+    /// True when the output says nothing about the image: its standard deviation is less than
+    /// `flat` although the targets vary, and its loss is no better than that of the base rate.
     ///
-    /// The ReLU of the two-channel layer before the last can die for all pixels; then every logit is the last bias and
-    /// no gradient reaches the kernels again.
+    /// The ReLU of the two-channel layer before the last can die for all pixels. Then every logit
+    /// is the last bias, and no gradient reaches the kernels again.
     pub(crate) fn learned_nothing(&self, flat: f64) -> bool {
         if !self.targets_vary() {
             return false;
@@ -77,18 +77,19 @@ impl Tally {
         deviation < flat && self.loss / pixels >= 0.995 * self.base_rate_loss()
     }
 
-    /// True when the loss is no better than that of an output which knows the layer's share of the pixels and nothing
-    /// else.
+    /// True when the loss is no better than that of a constant output, one that knows only the
+    /// layer's share of the pixels.
     ///
-    /// Where the ReLU of the two-channel layer has died for one of the two kinds of pixels only, those stay near a
-    /// probability of 0.5: the output varies and the accuracy can be high, but among several layers' networks such
-    /// pixels go to the wrong one.
+    /// Where the ReLU of the two-channel layer has died for only one of the two kinds of pixels,
+    /// those stay near a probability of 0.5. The output then varies and the accuracy can be high,
+    /// but when several networks compete for a pixel, such pixels go to the wrong one.
     pub(crate) fn is_no_better_than_the_base_rate(&self) -> bool {
         self.targets_vary() && self.loss / self.pixels as f64 >= self.base_rate_loss()
     }
 
-    /// True when a constant output would be right for as many pixels, or the loss is [no better than the base rate's]
-    /// (Self::is_no_better_than_the_base_rate): then the accuracy says nothing about what was learned.
+    /// True when a constant output would be right for as many pixels, or the loss is
+    /// [no better than the base rate's](Self::is_no_better_than_the_base_rate): then the accuracy
+    /// says nothing about what was learned.
     pub(crate) fn is_accurate_by_chance(&self) -> bool {
         let positive = self.true_positive + self.false_negative;
         let right = self.pixels - self.false_positive - self.false_negative;
@@ -96,7 +97,7 @@ impl Tally {
             || (self.targets_vary() && right <= positive.max(self.pixels - positive))
     }
 
-    /// Entropy of the targets, in nats a pixel.
+    /// Entropy of the targets, in nats per pixel.
     fn base_rate_loss(&self) -> f64 {
         let rate = (self.true_positive + self.false_negative) as f64 / self.pixels as f64;
         -(rate * rate.ln() + (1.0 - rate) * (1.0 - rate).ln())

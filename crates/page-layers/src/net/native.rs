@@ -42,7 +42,7 @@ impl Native<'_> {
         }
     }
 
-    /// Logits of contiguous images; memory is reused as soon as an image is no longer needed.
+    /// Logits of contiguous images. Memory is reused as soon as an image is no longer needed.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut results = Results::new(x);
         for (index, node) in NODES.iter().enumerate() {

@@ -14,13 +14,13 @@ use crate::topology::{self, Activation, CONV_LAYERS, Source};
 /// Something that the network can't compute.
 #[derive(Debug, Error)]
 pub enum NetworkError {
-    /// Candle failed, for instance for want of device memory.
+    /// Candle failed, for example because the device has too little memory.
     #[error("the network's computation failed: {0}")]
     Candle(#[from] candle_core::Error),
-    /// The card failed.
+    /// The GPU failed.
     #[error(transparent)]
     Gpu(#[from] GpuError),
-    /// The weights in the device's memory are not usable (not finite).
+    /// The weights in the device's memory are not finite.
     #[error("the network's weights are unusable: {0}")]
     Weights(#[from] WeightsError),
     /// An image whose sides are not positive multiples of 4, or not of three channels.
@@ -43,7 +43,7 @@ pub struct Network {
     layers: Vec<Conv>,
     pool: MaxPool,
     loss: BinaryCrossEntropy,
-    /// Values in the largest batch so far, for which [`Self::buffers`] has memory.
+    /// Number of values in the largest batch so far, for which [`Self::buffers`] has memory.
     largest: Mutex<usize>,
 }
 
@@ -86,7 +86,8 @@ impl Network {
         Ok(Self { parameters, buffers, layers, pool, loss, largest: Mutex::default() })
     }
 
-    /// The parameters of each layer: `[k · k · in + 1, out]`, kernel rows (HWI) first, the bias last.
+    /// The parameters of each layer: `[k · k · in + 1, out]`, kernel rows (HWI) first, the bias
+    /// last.
     pub fn parameters(&self) -> &[Var] {
         &self.parameters
     }
@@ -158,6 +159,7 @@ impl Network {
     /// step; clones of the tensor are empty afterwards.
     ///
     /// # Errors
+    ///
     /// When the tensor is a view.
     pub fn reclaim(&self, tensor: Tensor) -> Result<(), NetworkError> {
         Ok(self.buffers.reclaim(tensor)?)

@@ -1,4 +1,5 @@
-//! The whole network: own kernels against candle's operations, and against themselves on other numbers of threads.
+//! The whole network: our own kernels compared with candle's operations, and with themselves on
+//! other numbers of threads.
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Module, VarBuilder};
@@ -44,7 +45,7 @@ fn the_own_kernels_compute_what_candle_s_operations_do() {
         let (ours, theirs) = (flat(ours), [of("kernel"), of("bias")].concat());
         let name = layer.name;
         assert!(theirs.iter().any(|g| *g != 0.0), "{name} has no gradient: a dead seed shows nothing");
-        // One pixel whose ReLU rounding switches makes 1e-4 on an image this small.
+        // A single pixel whose ReLU switches because of rounding makes 1e-4 on an image this small.
         assert!(relative(&ours, &theirs) < 1e-3, "{name}: {}", relative(&ours, &theirs));
     }
     let ours = network.forward_logits(&x).unwrap();

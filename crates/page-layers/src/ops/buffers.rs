@@ -1,29 +1,32 @@
-//! Memory that passes from one training step to the next. A step writes several GB of intermediate images, always
-//! of the same sizes; asking the system for them anew costs a third of the step in page faults.
+//! Memory that is kept from one training step to the next. A step writes several GB of intermediate
+//! images, always of the same sizes; taking the memory from the system each time would cost a third
+//! of the step in page faults.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Shape, Tensor};
 
-/// A vector serves requests down to this share of its length: on the way back through the network the large images are free
-/// when the smaller gradients are due, while small requests must not use up large vectors.
+/// A request may get a vector up to this many times as long as it asks for. In the backward pass
+/// the large images are free when the smaller gradients are needed; but small requests must not use
+/// up large vectors.
 const SHARE: usize = 4;
 
-/// Vectors given back, by length. Clones share one store.
+/// Vectors that were given back, by length. Clones share one store.
 #[derive(Clone, Debug, Default)]
 pub struct Buffers {
     free: Arc<Mutex<BTreeMap<usize, Vec<Vec<f32>>>>>,
 }
 
 impl Buffers {
-    /// A vector of at least `len` values whose contents are arbitrary: the caller writes the first `len` and nobody reads
-    /// the others. It is the shortest of those given back that is not too long.
+    /// A vector of at least `len` values with arbitrary contents: the caller writes the first
+    /// `len`, and nobody reads the others. It is the shortest stored vector that is not too long.
     pub(super) fn take(&self, len: usize) -> Vec<f32> {
         self.find(len, len.saturating_mul(SHARE))
     }
 
-    /// As [`Self::take`], of exactly this length: for what outlives the step, whose place nothing else then lacks.
+    /// As [`Self::take`], of exactly this length: for vectors kept beyond the step, so that no
+    /// larger one is tied up.
     pub(super) fn take_exactly(&self, len: usize) -> Vec<f32> {
         self.find(len, len)
     }
@@ -43,8 +46,8 @@ impl Buffers {
         }
     }
 
-    /// Takes the memory out of a tensor that nobody will read again; clones of the tensor are empty afterwards.
-    /// Does nothing on other devices than the CPU.
+    /// Takes the memory out of a tensor that nobody will read again. Clones of the tensor are empty
+    /// afterwards. Tensors on other devices than the CPU are left alone.
     ///
     /// # Errors
     /// When the tensor is a view.
@@ -58,7 +61,7 @@ impl Buffers {
     }
 }
 
-/// A tensor of the first values of a vector, all of which stay with it.
+/// A tensor of the first values of a vector. The tensor owns the whole vector.
 pub(super) fn to_tensor(values: Vec<f32>, shape: &Shape) -> Result<Tensor> {
     let (len, count) = (values.len(), shape.elem_count());
     let whole = Tensor::from_vec(values, len, &Device::Cpu)?;
@@ -66,7 +69,7 @@ pub(super) fn to_tensor(values: Vec<f32>, shape: &Shape) -> Result<Tensor> {
     used.reshape(shape)
 }
 
-/// Candle has no way to get a tensor's vector back, but an operation in place may exchange it.
+/// Candle can't give a tensor's vector back, but an in-place operation may exchange it.
 struct Reclaim<'a>(&'a Buffers);
 
 impl InplaceOp1 for Reclaim<'_> {

@@ -1,5 +1,5 @@
-//! The operations as candle knows them: forward on the CPU, gradients for candle's `backward` and for the network's
-//! own backward pass.
+//! The operations as candle knows them: the forward pass on the CPU, and the gradients, both for
+//! candle's `backward` and for the network's own backward pass.
 
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp3, Layout, Result, Shape, Storage, Tensor, bail,
@@ -33,8 +33,8 @@ pub(crate) fn with_host<R, const N: usize>(
 }
 
 impl Conv {
-    /// A convolution of images with `input` channels; kernel 3 (ReLU and bias fused) or 1. `input_gradient` false
-    /// spares the gradient of the first layer's image.
+    /// A convolution of images with `input` channels; kernel 3 (with ReLU and bias) or 1. With
+    /// `input_gradient` false, the gradient of the first layer's image is not computed.
     ///
     /// # Errors
     /// When the kernels on the CPU can't compute such a layer.
@@ -50,7 +50,8 @@ impl Conv {
         Self { kernel, inputs: [input, 0], output, relu, upsample: false, input_gradient, buffers }.checked()
     }
 
-    /// A 3×3 convolution with ReLU of two images side by side: the skip connection's channels, then the other's.
+    /// A 3×3 convolution with ReLU of two images side by side: the skip connection's channels, then
+    /// the other's.
     ///
     /// # Errors
     /// As [`Self::new`].
@@ -77,7 +78,8 @@ impl Conv {
         Ok(self)
     }
 
-    /// Shape of the parameters: kernel rows (HWI) and the bias's by channels out.
+    /// Shape of the parameters: rows for the kernel (height, width, input) and the bias; one column
+    /// per output channel.
     pub fn parameter_shape(&self) -> (usize, usize) {
         (self.kernel * self.kernel * self.input() + 1, self.output)
     }
@@ -100,8 +102,9 @@ impl Conv {
         (extent.batch, extent.height * scale, extent.width * scale, self.output).into()
     }
 
-    /// Gradients of one or two images and of the parameters, in this order. Without the result, `grad` is what it would be
-    /// before the layer's ReLU, and so are the images' gradients before the ReLUs whose results the images are.
+    /// Gradients of one or two images and of the parameters, in this order. Without the result,
+    /// `grad` is the gradient before the layer's ReLU, and the images' gradients are those before
+    /// the ReLUs that made the images.
     pub(crate) fn gradients(
         &self,
         images: [&Tensor; 2],
@@ -194,7 +197,7 @@ pub struct MaxPool {
     pub buffers: Buffers,
 }
 
-/// Adds the gradient of a max pool to the gradient that reached its image on another way:
+/// Adds the gradient of a max pool to the gradient that its image has already got on another path:
 /// `gradient.inplace_op3(image, gradient of the result, &AddPoolGradient)`.
 pub(crate) struct AddPoolGradient;
 
@@ -244,7 +247,8 @@ impl CustomOp1 for MaxPool {
     }
 }
 
-/// Mean binary cross entropy of logits against targets of the same shape (unclipped: see the `loss` module).
+/// Mean binary cross entropy of logits against targets of the same shape (unclipped: see the `loss`
+/// module).
 #[derive(Clone, Debug)]
 pub struct BinaryCrossEntropy {
     /// Where the gradient's memory comes from.

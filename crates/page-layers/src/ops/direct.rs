@@ -1,6 +1,6 @@
-//! Convolutions with too few channels for the transforms: the first layer (3 channels in), computed from
-//! gathered neighbourhoods, and the last ones (2 and 1 channels out), computed by multiplying each pixel by all
-//! taps first and adding the shifted products.
+//! Convolutions with too few channels for the transforms. The first layer (3 channels in) is
+//! computed from gathered neighbourhoods. The last layers (2 and 1 channels out) multiply each
+//! pixel by all taps first, and then add the shifted products.
 
 use std::ops::Range;
 
@@ -25,7 +25,7 @@ impl Lowering for Neighbourhoods<'_> {
     fn gather<S: Simd>(&self, tiles: &Tiles, _stride: usize, to: &mut [f32]) {
         let image = &self.image;
         let depth = self.depth();
-        // `same`: the odd pixel of padding goes below and right.
+        // `same` padding: the odd pixel is below and to the right.
         let before = (self.kernel - 1) / 2;
         let line = self.kernel * image.channels;
         for (i, row, column) in tiles.iter() {
@@ -73,14 +73,14 @@ impl Lowering for Pixels<'_> {
     }
 }
 
-/// Rows to pixels, with bias and ReLU.
+/// Turns rows into pixels, with bias and ReLU.
 pub(super) struct ToPixels<'a> {
     pub(super) height: usize,
     pub(super) width: usize,
     pub(super) channels: usize,
     pub(super) bias: Option<&'a [f32]>,
     pub(super) relu: bool,
-    /// Outputs of a ReLU of the shape of the result, which is 0 where they aren't positive.
+    /// Outputs of a ReLU, in the shape of the result; the result is 0 where they are not positive.
     pub(super) gate: Option<&'a [f32]>,
 }
 
@@ -116,8 +116,9 @@ impl Raising for ToPixels<'_> {
     }
 }
 
-/// For few channels out: the gradient of every tap's product at a pixel, `[taps][channels]` in a row padded to
-/// `depth`: tap `(r, c)` of pixel `p` went to the result at `p − (r, c) + before`.
+/// For few output channels: the gradient of every tap's product at a pixel, as a row
+/// `[taps][channels]` padded to `depth`. Tap `(r, c)` of pixel `p` was added to the result at
+/// `p − (r, c) + before`.
 pub(super) struct TapGradients<'a> {
     /// Gradient of the result.
     pub(super) image: Image<'a>,
@@ -154,7 +155,8 @@ impl Lowering for TapGradients<'_> {
     }
 }
 
-/// Adds each pixel's tap products (`[h × w][depth]`, one image) to the results of rows `rows`, with bias and ReLU.
+/// Adds each pixel's tap products (`[h × w][depth]`, one image) to the results of rows `rows`, with
+/// bias and ReLU.
 pub(super) struct AddTaps<'a> {
     pub(super) height: usize,
     pub(super) width: usize,
@@ -166,7 +168,8 @@ pub(super) struct AddTaps<'a> {
 }
 
 impl AddTaps<'_> {
-    /// `products` starts at image row `first_row` and holds every row that the kernel reaches from `rows`.
+    /// `products` starts at image row `first_row` and holds every row that the kernel reaches from
+    /// `rows`.
     pub(super) fn run(&self, products: &[f32], first_row: usize, rows: Range<usize>, out: &mut [f32]) {
         let before = (self.kernel - 1) / 2;
         let line = self.width * self.channels;
@@ -185,7 +188,7 @@ impl AddTaps<'_> {
                     }
                 }
                 if self.relu {
-                    // Not `max`: its answer for a NaN would hide it.
+                    // Not `max`, which would turn a NaN into 0 and hide a diverged training.
                     out.iter_mut().for_each(|o| *o = if *o <= 0.0 { 0.0 } else { *o });
                 }
             }

@@ -1,8 +1,10 @@
-//! Every convolution here is: turn tiles of the image into rows of matrices ([`Lowering`]), multiply, turn the
-//! products into pixels ([`Raising`]). This file walks the tiles in parallel.
+//! Every convolution here has three parts: turn tiles of the image into rows of matrices
+//! ([`Lowering`]), multiply, and turn the products into pixels ([`Raising`]). This file goes
+//! through the tiles in parallel.
 //!
-//! Results don't depend on the number of threads: a value of an image is computed inside one block of tiles, and
-//! a weight gradient is summed over groups of tiles that only the image's size determines.
+//! Results don't depend on the number of threads: each value of an image is computed within one
+//! block of tiles, and a weight gradient is summed over groups of tiles that depend on the image's
+//! size only.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -55,10 +57,11 @@ pub(super) trait Lowering: Sync {
 
 /// Turns the products of some tiles into pixels.
 pub(super) trait Raising: Sync {
-    /// Values of one image above tile row `tile_row`, in each of the two results (the second may be empty); the
-    /// last row of tiles may reach over the image's edge.
+    /// Number of values of one image above tile row `tile_row`, for each of the two results (the
+    /// second may be empty). The last row of tiles may reach beyond the image's edge.
     fn values_before(&self, tile_row: usize) -> [usize; 2];
-    /// Writes the pixels of `tiles`; matrix `c` of `from` starts at `c * stride`; `out` starts at tile row `first_row`.
+    /// Writes the pixels of `tiles`; matrix `c` of `from` starts at `c * stride`; `out` starts at
+    /// tile row `first_row`.
     fn scatter<S: Simd>(
         &self,
         tiles: &Tiles,
@@ -123,14 +126,15 @@ impl Drop for Panels<'_> {
     }
 }
 
-/// f32 values in a cache line: matrices start on one, or every wide load would touch two.
+/// f32 values in a cache line. Matrices start on one, because wide loads would otherwise touch two.
 const ALIGN: usize = 16;
 
 fn misalignment(values: &[f32]) -> usize {
     values.as_ptr().align_offset(ALIGN * size_of::<f32>()).min(ALIGN)
 }
 
-/// Scratch memory that a thread keeps from one block to the next: fresh pages cost a third of the time.
+/// Scratch memory that a thread keeps from one block to the next. Taking fresh pages instead would
+/// cost a third of the time.
 #[derive(Default)]
 struct Scratch {
     values: Vec<f32>,
@@ -156,8 +160,9 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// Lends this thread's scratch memory as slices of the given lengths, 64-byte aligned, contents arbitrary.
-/// `work` must not wait on other rayon jobs: one stolen meanwhile would ask for the same memory.
+/// Lends this thread's scratch memory as slices of the given lengths, 64-byte aligned, with
+/// arbitrary contents. `work` must not wait for other rayon jobs: the thread might run another job
+/// meanwhile, which would ask for the same memory.
 pub(super) fn with_scratch<R, const N: usize>(
     lengths: [usize; N],
     work: impl FnOnce([&mut [f32]; N]) -> R,
@@ -165,16 +170,17 @@ pub(super) fn with_scratch<R, const N: usize>(
     SCRATCH.with_borrow_mut(|scratch| work(scratch.take(lengths)))
 }
 
-/// Distance between two matrices: a cache line more than their size, or the same row of all of them would fall
-/// into the same cache set.
+/// Distance between two matrices: their size plus a cache line. Without that line, the same row of
+/// all matrices would fall into the same set of the cache.
 fn padded_stride(rows: usize, width: usize) -> usize {
     (rows * width).next_multiple_of(ALIGN) + ALIGN
 }
 
-/// Tiles in a block: as many as keep the gathered matrices around a megabyte, half of a core's second cache, between 16 and
-/// 256. `shared` values are read, or added to, once for each block: where they are too many for that cache (`most`), a block
-/// has at least `least` tiles, or their way from memory takes longer than the products. Measured with 256 channels on both
-/// sides: 2.7 times the speed for the kernel's gradient, twice for the image's.
+/// Number of tiles in a block, between 16 and 256: as many as keep the gathered matrices around a
+/// megabyte, half of a core's second-level cache. `shared` values are read, or added to, once for
+/// each block. Where they don't fit into that cache (`most`), a block has at least `least` tiles;
+/// otherwise fetching them from memory would take longer than the products. Measured with 256
+/// channels in and out: 2.7 times the speed for the kernel's gradient, twice for the image's.
 fn block_tiles(values_per_tile: usize, shared: usize, most: usize, least: usize) -> usize {
     let tiles = ((1 << 18) / values_per_tile.max(1)).next_multiple_of(8).clamp(16, 256);
     if shared > most { tiles.max(least) } else { tiles }
@@ -192,7 +198,7 @@ pub(super) fn product(
     assert_eq!(lowering.depth(), weights.depth, "depths differ");
     let components = weights.components;
     let (depth, width) = (weights.depth, weights.width);
-    // No more, so that there is a block for every thread.
+    // Not larger, so that there is a block for every thread.
     let block = block_tiles(components * (depth + width), components * depth * width, 1 << 20, 64);
     let strip_rows = (block / grid.columns.max(1)).clamp(1, grid.rows.max(1));
 
@@ -263,9 +269,10 @@ impl<L: Lowering, R: Raising> Kernel for ProductBlock<'_, L, R> {
     }
 }
 
-/// The sums over all tiles of `leftᵀ · right` for each component (`[components][left depth][right depth]`),
-/// followed by the sums of the rows of `right`'s component `bias`. What comes after these in the vector is of no
-/// meaning; the vector belongs back in `buffers`.
+/// The sums over all tiles of `leftᵀ · right` for each component
+/// (`[components][left depth][right depth]`), followed by the sums of the rows of `right`'s
+/// component `bias`. Values after these are arbitrary. The vector belongs to `buffers`: give it
+/// back.
 pub(super) fn gradient(
     grid: Grid,
     left: &impl Lowering,
@@ -281,9 +288,11 @@ pub(super) fn gradient(
     let strips_per_image = grid.rows.div_ceil(strip_rows);
     let strips = grid.images * strips_per_image;
     let len = components * k * n + n;
-    // Fixed by the sizes alone, so that the order of summation is: one group an image of the usual batch.
+    // The number of groups depends on the sizes only, so that the order of summation does too. With
+    // the usual batch there is one group per image.
     let groups = strips.clamp(1, GROUPS);
-    // So many groups have memory at a time; it doesn't change the order, in which they are added to the total.
+    // This many groups have memory at a time. It doesn't change the order in which they are added
+    // to the total.
     let wave = groups.min(2 * rayon::current_num_threads());
 
     let mut sums = buffers.take((1 + wave) * len);
@@ -334,7 +343,7 @@ pub(super) fn gradient(
     sums
 }
 
-/// Parts into which a weight gradient's sum is cut: the most threads that can work on it.
+/// Number of parts of a weight gradient's sum: the most threads that can work on it.
 const GROUPS: usize = 16;
 
 struct GradientBlock<'a, L, R> {
@@ -369,7 +378,8 @@ impl<L: Lowering, R: Lowering> Kernel for GradientBlock<'_, L, R> {
                 true,
             );
         }
-        // Two levels of sums, the block's and the group's: one running sum over a million pixels would lose digits.
+        // Two levels of sums, the block's and the group's: a single running sum over a million
+        // pixels would lose digits.
         let rows = &self.b[self.bias * self.right_stride..][..count * n];
         let mut j = 0;
         while j + S::LANES <= n {

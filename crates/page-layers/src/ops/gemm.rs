@@ -1,13 +1,13 @@
 //! The matrix product under every convolution: `C (m × n) = A (m × k) · B (k × n)`.
 //!
-//! The products here are small and their operands are laid out by the code that fills them, so nothing is
-//! packed or copied. Each value of `C` is one sum in the order of `k`: the result doesn't depend on how the work
-//! is cut into blocks of rows, hence not on the number of threads.
+//! The products here are small, and the code that fills their operands lays them out, so nothing is
+//! packed or copied. Each value of `C` is one sum in the order of `k`: the result does not depend
+//! on how the work is cut into blocks of rows, nor on the number of threads.
 
 use super::simd::Simd;
 
-/// Columns of `C` are computed in panels of this width; every width the network multiplies is a multiple of it
-/// or padded to one.
+/// Columns of `C` are computed in panels of this width; every width the network multiplies is a
+/// multiple of it or padded to one.
 pub(super) const PANEL: usize = 32;
 
 /// Rows of `C` held in registers together: 8 × 2 registers of sums, 2 of `B`.
@@ -58,9 +58,10 @@ pub(super) fn multiply<S: Simd>(size: Size, a: Left<'_>, b: Right<'_>, c: &mut [
             let out = c[i * n + j..].as_mut_ptr();
             let at =
                 Tile { k, left, left_row: a.row, left_column: a.column, right, right_row: b.row, out, n };
-            // SAFETY: `block::<R>` reads A at rows i..i+R and all k columns, B at all k rows and columns
-            // j..j+step, and touches C at rows i..i+R, columns j..j+step. R <= m - i and j + step <= n
-            // (n is a multiple of PANEL, PANEL of step), so the asserts above cover all of it.
+            // SAFETY: `block::<R>` reads A at rows i..i+R and all k columns, B at all k rows and
+            // columns j..j+step, and touches C at rows i..i+R, columns j..j+step. R <= m - i and j
+            // + step <= n (n is a multiple of PANEL, PANEL of step), so the asserts above cover all
+            // of it.
             unsafe {
                 match m - i {
                     1 => block::<S, 1>(at, accumulate),
@@ -100,8 +101,8 @@ unsafe fn block<S: Simd, const R: usize>(t: Tile, accumulate: bool) {
     let mut sums = [[S::splat(0.0); 2]; R];
     let (mut left, mut right) = (t.left, t.right);
     for p in 0..t.k {
-        // SAFETY: row p of B and column p of A, inside the operands by this function's contract. The pointers
-        // advance only between rows, so that none is formed past the end.
+        // SAFETY: row p of B and column p of A, inside the operands by this function's contract.
+        // The pointers advance only between rows, so that none is formed past the end.
         unsafe {
             if p > 0 {
                 left = left.add(t.left_column);

@@ -1,4 +1,5 @@
-//! Images as the convolutions read them: NHWC batches, seen through a ReLU's gradient or put together from two.
+//! Images as the convolutions read them: NHWC batches, optionally multiplied by the derivative of a
+//! ReLU, or joined from two.
 
 use super::engine::Tiles;
 use super::simd::Simd;
@@ -8,7 +9,7 @@ use super::simd::Simd;
 pub(super) struct Image<'a> {
     /// `[n, height, width, channels]`.
     pub(super) values: &'a [f32],
-    /// Outputs of a ReLU of the same shape: where they aren't positive, the image reads as 0.
+    /// Outputs of a ReLU in the same shape: the image reads as 0 where they are not positive.
     pub(super) gate: Option<&'a [f32]>,
     pub(super) height: usize,
     pub(super) width: usize,
@@ -21,7 +22,8 @@ impl<'a> Image<'a> {
         Self { values, gate: None, height, width, channels }
     }
 
-    /// The same, multiplied by the derivative of a ReLU with the outputs `gate` (TensorFlow's: 0 at 0).
+    /// The same, multiplied by the derivative of a ReLU with the outputs `gate` (TensorFlow's: 0 at
+    /// 0).
     pub(super) fn gated(self, gate: Option<&'a [f32]>) -> Self {
         Self { gate, ..self }
     }
@@ -42,7 +44,8 @@ impl<'a> Image<'a> {
         }
     }
 
-    /// As [`Self::load`] for the pixel at `(row, column) + (down, right)`, or zeros outside of the image.
+    /// As [`Self::load`] for the pixel at `(row, column) + (down, right)`, or zeros outside of the
+    /// image.
     #[inline(always)]
     pub(super) fn load_padded<S: Simd>(
         &self,

@@ -1,20 +1,21 @@
 //! Binary cross entropy from logits, its gradient and the counts from which the metrics come.
 //!
-//! Keras's documented clip of probabilities to `[1e-7, 1 − 1e-7]` does not take place here, as it doesn't in TensorFlow
-//! 2.15: where the last layer is a sigmoid, Keras takes the loss from the logit behind it
-//! (`sigmoid_cross_entropy_with_logits`). Measured: logit 30 with target 0 has loss 30 and gradient 1 in `fit` and `evaluate`,
-//! where the clip would give 15.4 and 0. So the loss of a pixel is `max(x, 0) − x·y + ln(1 + e^−|x|)` and its gradient
-//! `σ(x) − y`, and both are finite for every finite `x`.
+//! Keras documents that probabilities are clipped to `[1e-7, 1 − 1e-7]`. That does not happen here,
+//! as it does not in TensorFlow 2.15: where the last layer is a sigmoid, Keras computes the loss
+//! from the logit before it (`sigmoid_cross_entropy_with_logits`). Measured: logit 30 with target 0
+//! has loss 30 and gradient 1 in `fit` and `evaluate`, where the clip would give 15.4 and 0. So the
+//! loss of a pixel is `max(x, 0) − x·y + ln(1 + e^−|x|)` and its gradient is `σ(x) − y`; both are
+//! finite for every finite `x`.
 
 use rayon::prelude::*;
 
-/// Pixels in one partial sum: fixed, so that sums don't depend on the number of threads.
+/// Pixels in one partial sum: a fixed number, so that sums don't depend on the number of threads.
 const PIXELS: usize = 16 * 1024;
 
 /// Loss of one pixel.
 #[inline]
 pub(crate) fn pixel(logit: f32, target: f32) -> f32 {
-    // Not `max`: its answer for a NaN would hide it.
+    // Not `max`, which would turn a NaN into 0 and hide a diverged training.
     let positive = if logit < 0.0 { 0.0 } else { logit };
     positive - logit * target + (-logit.abs()).exp().ln_1p()
 }

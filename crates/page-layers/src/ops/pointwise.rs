@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-/// Pixels in one job, and in one partial sum of the gradient: fixed, so that sums don't depend on threads.
+/// Pixels in one job, and in one partial sum of the gradient: a fixed number, so that sums don't
+/// depend on the number of threads.
 const PIXELS: usize = 16 * 1024;
 
 /// `y = x · kernel + bias` for each pixel; `x` has `input` channels, `y` has `output`.
@@ -14,15 +15,16 @@ pub(super) fn forward(x: &[f32], kernel: &[f32], bias: &[f32], relu: bool, y: &m
             for (o, y) in y.iter_mut().enumerate() {
                 let sum = x.iter().zip(kernel[o..].iter().step_by(output)).map(|(x, k)| x * k).sum::<f32>()
                     + bias[o];
-                // Not `max`: its answer for a NaN would hide it.
+                // Not `max`, which would turn a NaN into 0 and hide a diverged training.
                 *y = if relu && sum <= 0.0 { 0.0 } else { sum };
             }
         }
     });
 }
 
-/// Gradients of the input (to `gx`) and of kernel and bias (returned one after the other). The gates are the results of
-/// ReLUs: of the layer's own, whose derivative `gy` still lacks, and of the one before, whose derivative `gx` shall have.
+/// Gradients of the input (to `gx`), and of kernel and bias (returned one after the other). The
+/// gates are results of ReLUs: the first is the layer's own, whose derivative is not yet in `gy`;
+/// the second is that of the layer before, whose derivative has to be in `gx`.
 pub(super) fn backward(
     x: &[f32],
     kernel: &[f32],

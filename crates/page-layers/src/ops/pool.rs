@@ -1,9 +1,9 @@
-//! Max pooling 2×2. The whole gradient goes to the first maximum of the window in row-major order, as in TensorFlow
-//! (candle's own divides it among four).
+//! Max pooling 2×2. The whole gradient goes to the first maximum of the window in row-major order,
+//! as in TensorFlow. (candle's own max pooling divides it among four.)
 
 use rayon::prelude::*;
 
-/// Places of a window's four pixels, in values from the window's first.
+/// Offsets of a window's four pixels, in values from the first.
 fn corners(width: usize, channels: usize) -> [usize; 4] {
     [0, channels, width * channels, (width + 1) * channels]
 }
@@ -18,7 +18,7 @@ pub(super) fn forward(x: &[f32], width: usize, channels: usize, y: &mut [f32]) {
             for (i, y) in y.iter_mut().enumerate() {
                 let mut best = a[i];
                 for value in [b[i], c[i], d[i]] {
-                    // NaN must come through, or a diverged training would go unseen.
+                    // A NaN must be passed on; otherwise a diverged training would not be noticed.
                     if value > best || value.is_nan() {
                         best = value;
                     }

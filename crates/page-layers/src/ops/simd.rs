@@ -1,9 +1,9 @@
-//! Vectors of f32 for the three kinds of processor the trainer meets, chosen when it runs.
+//! Vectors of f32 for three kinds of processor; the kind is chosen when the program runs.
 //!
-//! The build targets plain x86-64 (a shipped binary must start on every node), so the kernels are generic over
-//! [`Simd`] and [`dispatch`] runs them inside a function compiled for what the processor has. Everything on the
-//! way from there to an intrinsic is `inline(always)`: code that isn't inlined would be compiled without the
-//! wide registers.
+//! The build targets plain x86-64, because one binary must start on every node. So the kernels are
+//! generic over [`Simd`], and [`dispatch`] runs them inside a function that is compiled for what
+//! the processor has. Everything between that function and an intrinsic is `inline(always)`: code
+//! that is not inlined would be compiled without the wide registers.
 
 use std::sync::OnceLock;
 
@@ -32,13 +32,13 @@ pub(super) trait Simd: Copy {
     fn sub(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once where the processor can.
     fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// `max(v, 0)`; NaN stays NaN, so that a diverged training shows.
+    /// `max(v, 0)`; NaN stays NaN, so that a diverged training is noticed.
     fn relu(v: Self::V) -> Self::V;
     /// `v` where `y > 0`, else 0: the gradient of a ReLU whose output was `y`.
     fn where_positive(y: Self::V, v: Self::V) -> Self::V;
 }
 
-/// Work that runs with whatever vectors the processor has.
+/// Work that runs with the widest vectors that the processor has.
 pub(super) trait Kernel {
     /// Does the work; must be `inline(always)`, as must be all that it calls.
     fn run<S: Simd>(self);
@@ -47,7 +47,7 @@ pub(super) trait Kernel {
 /// What the processor offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Level {
-    /// Plain arrays of eight values; the compiler makes SSE2 or NEON of them.
+    /// Arrays of eight values; the compiler uses SSE2 or NEON for them.
     Portable,
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
@@ -58,8 +58,8 @@ pub(super) enum Level {
 }
 
 impl Level {
-    /// The best that this processor has, or less where `HPC_TRAINER_SIMD` says `avx2` or `portable`: so that the
-    /// tests reach the kernels for other processors too.
+    /// The best that this processor has, or less where `HPC_TRAINER_SIMD` says `avx2` or
+    /// `portable`, so that the tests reach the kernels for other processors too.
     pub(super) fn detect() -> Self {
         static LEVEL: OnceLock<Level> = OnceLock::new();
         *LEVEL.get_or_init(|| match std::env::var("HPC_TRAINER_SIMD").as_deref() {
@@ -177,8 +177,8 @@ mod x86 {
         kernel.run::<Avx2>();
     }
 
-    /// Sixteen values. Only [`run_avx512`] names this type, and it is entered only where AVX-512 F was
-    /// detected: that is what makes every intrinsic below sound.
+    /// Sixteen values. Only [`run_avx512`] names this type, and it is entered only where AVX-512 F
+    /// was detected: that is what makes every intrinsic below sound.
     #[derive(Clone, Copy)]
     pub(super) struct Avx512;
 
@@ -230,7 +230,8 @@ mod x86 {
         }
         #[inline(always)]
         fn relu(v: __m512) -> __m512 {
-            // SAFETY: see the type. The instruction answers its second operand when one is NaN.
+            // SAFETY: see the type. If one operand is NaN, the instruction returns the second
+            // operand.
             unsafe { _mm512_max_ps(_mm512_setzero_ps(), v) }
         }
         #[inline(always)]
@@ -240,7 +241,8 @@ mod x86 {
         }
     }
 
-    /// Eight values. Only [`run_avx2`] names this type, and it is entered only where AVX2 and FMA were detected.
+    /// Eight values. Only [`run_avx2`] names this type, and it is entered only where AVX2 and FMA
+    /// were detected.
     #[derive(Clone, Copy)]
     pub(super) struct Avx2;
 
@@ -292,7 +294,8 @@ mod x86 {
         }
         #[inline(always)]
         fn relu(v: __m256) -> __m256 {
-            // SAFETY: see the type. The instruction answers its second operand when one is NaN.
+            // SAFETY: see the type. If one operand is NaN, the instruction returns the second
+            // operand.
             unsafe { _mm256_max_ps(_mm256_setzero_ps(), v) }
         }
         #[inline(always)]

@@ -1,4 +1,4 @@
-//! Every operation against a plain f64 sum and its finite differences, on both backends.
+//! Every operation is compared with a plain f64 sum and its finite differences, on both backends.
 
 use candle_core::{Device, Result, Tensor, Var};
 use rand::{RngExt, SeedableRng};
@@ -160,7 +160,8 @@ impl Case {
             moved[at] -= 2e-6;
             (above - f(&moved)) / 2e-6
         };
-        // The sums' size grows with the number of products, and the rounding errors with it.
+        // The size of the sums grows with the number of products, and the rounding errors grow with
+        // it.
         let scale = ((self.kernel * self.kernel * self.input()) as f64).sqrt();
         for backend in BACKENDS {
             let shape = |channels| [self.batch, self.height, self.width, channels];
@@ -244,7 +245,7 @@ fn first_and_last_layers() {
     Case { kernel: 1, inputs: [2, 0], output: 1, relu: false, ..PLAIN }.check(10);
 }
 
-/// The network's own way back: gradients before the ReLUs go in and come out.
+/// The network's own backward pass: gradients before the ReLUs go in and come out.
 #[test]
 fn gradients_before_the_relu_are_those_behind_it_times_its_derivative() {
     let plain = Case { height: 7, width: 9, ..PLAIN };
@@ -258,7 +259,7 @@ fn gradients_before_the_relu_are_those_behind_it_times_its_derivative() {
     for (seed, case) in cases.into_iter().enumerate() {
         let mut rng = ChaCha8Rng::seed_from_u64(seed as u64);
         let buffers = Buffers::default();
-        // Memory that holds something else, and more of it than is needed.
+        // Memory that holds other values, and more of it than is needed.
         buffers.give(vec![f32::NAN; 40_000]);
         let conv = match case {
             Case { upsample: true, .. } => Conv::upsampled(case.input(), case.output, &buffers),

@@ -1,9 +1,10 @@
-//! Nearest ×2 upsampling followed by the 2×2 convolution, without ever making the large image.
+//! Nearest ×2 upsampling followed by the 2×2 convolution, without making the large image.
 //!
-//! TensorFlow pads the even kernel at the bottom and at the right, so along one axis the two results of a small
-//! pixel `x₀` with the next pixel `x₁` are `y₀ = x₀ (k₀ + k₁)` and `y₁ = x₀ k₀ + x₁ k₁ = y₀ + (x₁ − x₀) k₁`: two
-//! products instead of four. In two dimensions four instead of sixteen, with the differences `x₀`, `x₁ − x₀` taken both
-//! ways. Outside of the image `x` is 0.
+//! TensorFlow pads the even kernel below and to the right. So along one axis, the two results of a
+//! small pixel `x₀` with the next pixel `x₁` are `y₀ = x₀ (k₀ + k₁)` and
+//! `y₁ = x₀ k₀ + x₁ k₁ = y₀ + (x₁ − x₀) k₁`: two products instead of four. In two dimensions there
+//! are four instead of sixteen, with the differences `x₀`, `x₁ − x₀` taken in both directions.
+//! Outside of the image `x` is 0.
 
 use super::engine::{Lowering, Raising, Tiles};
 use super::image::Image;
@@ -12,7 +13,7 @@ use super::simd::Simd;
 /// A pixel with its right, lower and diagonal neighbours; zeros outside of the image.
 #[inline(always)]
 fn square<S: Simd>(from: &Image<'_>, image: usize, row: isize, column: isize, channel: usize) -> [S::V; 4] {
-    // No closure: one that isn't inlined would be compiled without the wide registers.
+    // Not a closure: one that is not inlined would be compiled without the wide registers.
     [
         from.load_padded::<S>(image, (row, column), channel),
         from.load_padded::<S>(image, (row, column + 1), channel),
@@ -51,7 +52,7 @@ impl Lowering for Differences<'_> {
     }
 }
 
-/// Sums of the four products to the 2×2 large pixels of a small one, bias and ReLU.
+/// Turns the four products of a small pixel into its 2×2 large pixels, with bias and ReLU.
 pub(super) struct Sums<'a> {
     /// Width of the small image.
     pub(super) width: usize,
@@ -96,8 +97,8 @@ impl Raising for Sums<'_> {
     }
 }
 
-/// The transpose of [`Sums`]: what the gradient of the 2×2 large pixels says of the four products. Product 0 is
-/// the sum of the four.
+/// The transpose of [`Sums`]: the gradients of the four products from the gradients of the 2×2
+/// large pixels. Product 0 gets the sum of all four.
 pub(super) struct SumsGradient<'a> {
     /// Gradient of the large image.
     pub(super) image: Image<'a>,
@@ -133,8 +134,9 @@ impl Lowering for SumsGradient<'_> {
     }
 }
 
-/// For the gradient of the small image: [`SumsGradient`] with the transpose of [`Differences`] already applied (the
-/// two commute with the product over channels), the four side by side in one row.
+/// For the gradient of the small image: [`SumsGradient`] with the transpose of [`Differences`]
+/// already applied (the two commute with the product over channels), the four side by side in one
+/// row.
 pub(super) struct DifferencesGradient<'a> {
     pub(super) sums: SumsGradient<'a>,
 }
@@ -153,7 +155,8 @@ impl Lowering for DifferencesGradient<'_> {
             let (row, column) = (row as isize, column as isize);
             let to = &mut to[i * 4 * channels..(i + 1) * 4 * channels];
             for channel in (0..channels).step_by(S::LANES) {
-                // Beside the image everything reads as 0, which is what the missing neighbours contribute.
+                // Outside of the image everything reads as 0, which is what the missing neighbours
+                // contribute.
                 let [whole, right, below, beyond] =
                     self.sums.products::<S>(tiles.image, row, column, channel);
                 let [_, left_right, _, left_beyond] =
@@ -171,5 +174,6 @@ impl Lowering for DifferencesGradient<'_> {
     }
 }
 
-/// Which of the four taps (row-major) product `c` multiplies by: all, the right two, the lower two, the last.
+/// Which of the four taps (row-major) product `c` multiplies by: all, the right two, the lower two,
+/// the last.
 pub(super) const TAPS: [&[usize]; 4] = [&[0, 1, 2, 3], &[1, 3], &[2, 3], &[3]];

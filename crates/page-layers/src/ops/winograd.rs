@@ -1,9 +1,10 @@
-//! 3×3 convolution with fewer multiplications: Winograd's minimal filtering (Lavin & Gray, "Fast Algorithms for
-//! Convolutional Neural Networks", 2015). A tile of `M × M` pixels of the result costs `N × N` products for each
-//! pair of channels, `N = M + 2`, instead of `9 M²`: `y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`.
+//! 3×3 convolution with fewer multiplications: Winograd's minimal filtering (Lavin & Gray, "Fast
+//! Algorithms for Convolutional Neural Networks", 2015). A tile of `M × M` pixels of the result
+//! costs `N × N` products for each pair of channels, `N = M + 2`, instead of `9 M²`:
+//! `y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`.
 //!
-//! The gradient of the kernel uses the transposed algorithm, the gradient of the image is a convolution with the
-//! turned kernel.
+//! The gradient of the kernel uses the transposed algorithm, the gradient of the image is a
+//! convolution with the turned kernel.
 
 use std::marker::PhantomData;
 
@@ -43,7 +44,8 @@ impl Filtering<2, 4> for F2 {
     }
 }
 
-/// F(4, 3): 36 products instead of 144; rounding errors are some times those of the direct sum.
+/// F(4, 3): 36 products instead of 144; its rounding errors are several times those of the direct
+/// sum.
 pub(super) struct F4;
 
 impl Filtering<4, 6> for F4 {
@@ -116,8 +118,8 @@ macro_rules! both_ways {
     }};
 }
 
-/// `Bᵀ d B` of the `N × N` pixels around each tile, from one above and left of it; channels of one image,
-/// then of the other.
+/// `Bᵀ d B` of the `N × N` pixels around each tile, beginning one pixel above and to the left of
+/// it; the channels of one image, then those of the other.
 pub(super) struct Input<'a, F, const M: usize, const N: usize> {
     pub(super) images: [Option<Image<'a>>; 2],
     pub(super) filtering: PhantomData<F>,
@@ -170,14 +172,14 @@ impl<F: Filtering<M, N>, const M: usize, const N: usize> Lowering for Input<'_, 
     }
 }
 
-/// `A y Aᵀ` of the `M × M` pixels of each tile: what the gradient of the result contributes to the points.
-/// Point `(1, 1)` is the sum of the tile's pixels (see [`point_of_sums`]).
+/// `A y Aᵀ` of the `M × M` pixels of each tile: the gradients of the points from the gradient of
+/// the result. Point `(1, 1)` is the sum of the tile's pixels (see [`point_of_sums`]).
 pub(super) struct OutputGradient<'a, F, const M: usize, const N: usize> {
     pub(super) image: Image<'a>,
     pub(super) filtering: PhantomData<F>,
 }
 
-/// The point that evaluates the polynomial at 1 both ways, in a grid of `n × n`.
+/// The point where the polynomial is evaluated at 1 in both directions, in a grid of `n × n`.
 pub(super) const fn point_of_sums(n: usize) -> usize {
     n + 1
 }
@@ -220,7 +222,8 @@ pub(super) struct Output<'a, F, const M: usize, const N: usize> {
     pub(super) channels: [usize; 2],
     pub(super) bias: Option<&'a [f32]>,
     pub(super) relu: bool,
-    /// Outputs of ReLUs of the shapes of the two results, which are 0 where they aren't positive.
+    /// Outputs of ReLUs in the shapes of the two results; a result is 0 where they are not
+    /// positive.
     pub(super) gates: [Option<&'a [f32]>; 2],
     pub(super) filtering: PhantomData<F>,
 }
@@ -279,8 +282,8 @@ impl<F: Filtering<M, N>, const M: usize, const N: usize> Raising for Output<'_, 
     }
 }
 
-/// One row of `G g Gᵀ` at `point`: for one channel in, all channels out. `tap` gives the row of the 3×3 kernel at a
-/// tap (row-major).
+/// One row of `G g Gᵀ` at `point`: all output channels for one input channel. `tap` gives the row
+/// of the 3×3 kernel at a tap (row-major).
 pub(super) fn kernel_points<'a, F: Filtering<M, N>, const M: usize, const N: usize>(
     point: usize,
     tap: impl Fn(usize) -> &'a [f32],
@@ -295,7 +298,8 @@ pub(super) fn kernel_points<'a, F: Filtering<M, N>, const M: usize, const N: usi
     }
 }
 
-/// `Gᵀ u G`: the gradient of a 3×3 kernel from that of its points (`[N * N][pairs]`), as `[9][pairs]`.
+/// `Gᵀ u G`: the gradient of a 3×3 kernel from that of its points (`[N * N][pairs]`), as
+/// `[9][pairs]`.
 pub(super) fn kernel_gradient<F: Filtering<M, N>, const M: usize, const N: usize>(
     points: &[f32],
     pairs: usize,

@@ -1,7 +1,8 @@
-//! Pages in a zip, as Rodan's newer trainer sends them: `Sample N` holds one page, `Multi-Sample Zip` a folder for each.
+//! Pages in a zip, as Rodan's newer trainer sends them: `Sample N` holds one page,
+//! `Multi-Sample Zip` a folder for each.
 //!
-//! What is in a zip comes from a stranger. Its names choose among a fixed set of files and are used for nothing else;
-//! its sizes are believed only after the bytes were counted.
+//! A zip comes from a stranger. Names in it only select from a fixed set of files and are used for
+//! nothing else; sizes are believed only after the bytes have been counted.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -9,25 +10,25 @@ use std::io::{self, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
-use zip::ZipArchive;
+use zip::{CompressionMethod, ZipArchive};
 
 use crate::page::page::PageInputs;
 use base::text::printable;
 use domain::{InputKind, Layer};
 
-/// Most files of a zip: a thousand pages have some 6,000.
+/// Most files in a zip: a thousand pages have about 6,000.
 const MAX_FILES: usize = 10_000;
 
-/// Most pages of a zip. All are held in memory while they are learned from.
+/// Most pages in a zip. All are held in memory during the training.
 const MAX_PAGES: usize = 100;
 
-/// All files of a zip together may have so many times the bytes that one file may have.
+/// All files of a zip together may have this many times the bytes that one file may have.
 const MAX_TOTAL: u64 = 4;
 
 /// A zip that can't be used.
 #[derive(Debug, Error)]
 pub enum ArchiveError {
-    /// The file is no zip, or a damaged one.
+    /// The file is not a zip, or a damaged one.
     #[error("the input \"{archive}\" is not a zip that can be read ({detail}); make it again")]
     Zip {
         /// Which zip.
@@ -35,17 +36,17 @@ pub enum ArchiveError {
         /// What the reader says.
         detail: String,
     },
-    /// Something in the zip has no place on a page.
+    /// A file in the zip that does not belong to a page.
     #[error("the input \"{archive}\": {name} {problem}")]
     Entry {
         /// Which zip.
         archive: InputKind,
-        /// Its name in the zip, fit to be shown.
+        /// Its name in the zip, made printable.
         name: String,
         /// What is wrong with it, and what to change.
         problem: String,
     },
-    /// More files, pages or bytes than are taken.
+    /// More files, pages or bytes than the limit.
     #[error(
         "the input \"{archive}\" has more than {limit}; send the pages in several zips, or fewer of them"
     )]
@@ -80,13 +81,14 @@ impl ArchiveError {
     }
 }
 
-/// Unpacks the images of the zip `file` into `folder`, which is made, and returns its pages in the order of their
-/// folders' names. `limit` is the most bytes that one image may have.
+/// Unpacks the images of the zip `file` into the new `folder`, and returns its pages in the order
+/// of their folders' names. `limit` is the most bytes that one image may have.
 ///
-/// The images of a page are named as Rodan names them ([`InputKind::from_image_name`]), with any extension, and lie
-/// beside each other, at the top or in a folder. Hidden files and `__MACOSX` are passed over.
+/// The images of a page have Rodan's names ([`InputKind::from_image_name`]), with any extension,
+/// and lie beside each other, at the top or in a folder. Hidden files and `__MACOSX` are ignored.
 ///
 /// # Errors
+///
 /// [`ArchiveError`], with the name of the zip and of what can't be used in it.
 pub fn unpack(
     archive: InputKind,
@@ -142,7 +144,7 @@ pub fn unpack(
     Ok(pages)
 }
 
-/// The images as a page, or the name of the one that is missing.
+/// The images as a page, or the name of the image that is missing.
 fn page(label: String, mut paths: BTreeMap<InputKind, PathBuf>) -> Result<PageInputs, &'static str> {
     let image = paths.remove(&InputKind::Image).ok_or("Image")?;
     let background =
@@ -159,9 +161,27 @@ fn page(label: String, mut paths: BTreeMap<InputKind, PathBuf>) -> Result<PageIn
     Ok(PageInputs { label: Some(label), image, regions, background, layers })
 }
 
-/// An entry's name; one that can't be decoded stands for itself nowhere, and is refused as a name that is not known.
+/// An entry's name. A name that can't be decoded is refused like any unknown name.
 fn name_of<R: io::Read + ?Sized>(entry: &zip::read::ZipFile<'_, R>) -> String {
     entry.name().map_or_else(|_| "?".into(), std::borrow::Cow::into_owned)
+}
+
+/// The name of a method by which a file is packed, where it can't be unpacked here.
+fn unread_method(method: CompressionMethod) -> Option<&'static str> {
+    const DEFLATE64: CompressionMethod = CompressionMethod::DEFLATE64;
+    const BZIP2: CompressionMethod = CompressionMethod::BZIP2;
+    const LZMA: CompressionMethod = CompressionMethod::LZMA;
+    const ZSTD: CompressionMethod = CompressionMethod::ZSTD;
+    const XZ: CompressionMethod = CompressionMethod::XZ;
+    match method {
+        CompressionMethod::Stored | CompressionMethod::Deflated => None,
+        DEFLATE64 => Some("Deflate64"),
+        BZIP2 => Some("bzip2"),
+        LZMA => Some("LZMA"),
+        ZSTD => Some("Zstandard"),
+        XZ => Some("xz"),
+        _ => Some("a rare method"),
+    }
 }
 
 struct Unpacker {
@@ -178,7 +198,8 @@ impl Unpacker {
         ArchiveError::Entry { archive: self.archive, name, problem: problem.into() }
     }
 
-    /// The folder of the page that an entry belongs to, and which of its images it is; nothing for what is no image.
+    /// The folder of the page that an entry belongs to, and which image it is; `None` for what is
+    /// not an image.
     fn place_of<R: io::Read + ?Sized>(
         &self,
         entry: &zip::read::ZipFile<'_, R>,
@@ -199,6 +220,12 @@ impl Unpacker {
         if entry.encrypted() {
             return Err(self.refuse(name, "is encrypted; make the zip without a password"));
         }
+        if let Some(method) = unread_method(entry.compression()) {
+            let problem = format!(
+                "is packed by {method}, which is not read here; pack the page by Deflate, the common method of zips, or without compression"
+            );
+            return Err(self.refuse(name, &problem));
+        }
         let (folders, file) = parts.split_at(parts.len() - 1);
         let stem = file[0].rsplit_once('.').map_or(file[0], |(stem, _)| stem);
         match InputKind::from_image_name(stem) {
@@ -210,7 +237,7 @@ impl Unpacker {
         }
     }
 
-    /// Writes one file, counting its bytes: what the zip says of its size may be a lie.
+    /// Writes one file, counting its bytes: the size that the zip declares may be false.
     fn write<R: io::Read + io::Seek>(
         &mut self,
         zip: &mut ZipArchive<R>,
@@ -228,7 +255,8 @@ impl Unpacker {
         let mut piece = vec![0; 1 << 16];
         let mut written = 0u64;
         loop {
-            // A read fails where the data are damaged, a write where the disk is full: two different errors.
+            // A read fails where the data are damaged, a write where the disk is full: these are
+            // two different errors.
             let length = bytes.read(&mut piece).map_err(|error| damaged(&error))?;
             if length == 0 {
                 break;
@@ -270,7 +298,8 @@ mod tests {
         zip.write_all(bytes).unwrap();
     }
 
-    /// Unpacks a zip; each file may have 1000 bytes. What is outside the pages' folder must stay as it was.
+    /// Unpacks a zip; each file may have 1000 bytes. Whatever is outside the pages' folder must
+    /// stay unchanged.
     fn unpacked(archive: InputKind, bytes: &[u8]) -> Result<Vec<PageInputs>, String> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("in/sample_1");
@@ -348,6 +377,27 @@ mod tests {
     }
 
     #[test]
+    fn a_method_that_is_not_read_is_named_with_one_that_is() {
+        for (method, name) in
+            [(9u16, "Deflate64"), (12, "bzip2"), (14, "LZMA"), (93, "Zstandard"), (6, "rare")]
+        {
+            let mut zip = of_names(&PAGE);
+            // The method stands at the same place behind the signature of a file, and of its entry
+            // in the directory.
+            for (signature, offset) in [(b"PK\x03\x04", 8), (b"PK\x01\x02", 10)] {
+                let at = zip.windows(4).position(|four| four == signature).unwrap() + offset;
+                assert_eq!(zip[at..at + 2], [8, 0]);
+                zip[at..at + 2].copy_from_slice(&method.to_le_bytes());
+            }
+            refused(
+                InputKind::Sample(1),
+                &zip,
+                &["Image.png", name, "pack the page by Deflate, the common method"],
+            );
+        }
+    }
+
+    #[test]
     fn a_page_needs_its_images_once() {
         for (missing, name) in [(0, "Image"), (2, "rgba PNG - Background layer"), (3, "rgba PNG - Layer 0")] {
             let names: Vec<_> =
@@ -369,7 +419,7 @@ mod tests {
         };
         assert_eq!(unpacked(InputKind::Sample(1), &of_size(1000)).unwrap().len(), 1);
         refused(InputKind::Sample(1), &of_size(1001), &["Image.png", "more bytes than are taken (1000)"]);
-        // Each within its limit, but all together more than four times that.
+        // Each is within its limit, but together they exceed four times that.
         let pages = |last: usize| {
             made(|zip| {
                 for (number, name) in PAGE.iter().chain(&["rgba PNG - Layer 2.png"]).enumerate() {

@@ -1,17 +1,19 @@
 //! From an image file to the bytes that training sees: what OpenCV gave the original trainer.
 
-use std::io::{BufRead, Seek};
+use std::io::{self, BufRead, Seek};
 use std::path::PathBuf;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 use thiserror::Error;
 
+use crate::page::jpeg::{self, JpegError};
 use crate::page::mask::Mask;
 use domain::InputKind;
 
-/// Largest image that is decoded, in pixels. A 600 dpi folio is about 40 megapixels; the limit keeps a forged
-/// header from taking a node's memory (3 bytes a pixel stay, 8 while a 16-bit layer is decoded).
+/// Largest image that is decoded, in pixels. A 600 dpi folio is about 40 megapixels; the limit
+/// keeps a forged header from taking a node's memory (3 bytes a pixel stay, 8 while a 16-bit layer
+/// is decoded).
 pub const MAX_PIXELS: u64 = 150_000_000;
 
 /// One image of a page: what its user calls it and where it lies.
@@ -25,7 +27,8 @@ pub struct Input {
 
 impl std::fmt::Display for Input {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // A downloaded file has a name of our own, without an extension, which says nothing to whoever sent the job.
+        // A downloaded file has a name of our own, without an extension, which says nothing to
+        // whoever sent the job.
         match self.path.extension() {
             Some(_) => write!(f, "{} ({})", self.kind, self.path.display()),
             None => write!(f, "the input \"{}\"", self.kind),
@@ -56,7 +59,25 @@ pub enum PageError {
         /// The image.
         input: Input,
         /// What the decoder said.
-        source: image::ImageError,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The file ends early.
+    #[error(
+        "{input}: ends before the page does; export it again, and compare its size before and after it is sent"
+    )]
+    Truncated {
+        /// The image.
+        input: Input,
+    },
+    /// A form of JPEG that is not decoded.
+    #[error(
+        "{input}: is a JPEG with {form}, which is not read here; export it again, as PNG or as an ordinary JPEG"
+    )]
+    JpegForm {
+        /// The image.
+        input: Input,
+        /// What is uncommon about it.
+        form: String,
     },
     /// The image has more than [`MAX_PIXELS`] pixels.
     #[error(
@@ -104,8 +125,8 @@ pub struct Bgr {
     pub bytes: Vec<u8>,
 }
 
-/// Decodes the page as OpenCV's default `imread` does: alpha dropped, grey and palette expanded, 16 bits cut
-/// to the upper 8, turned as its EXIF data says.
+/// Decodes the page as OpenCV's default `imread` does: alpha dropped, grey and palette expanded, 16
+/// bits cut to the upper 8, turned as its EXIF data says.
 pub(crate) fn page(input: &Input) -> Result<Bgr, PageError> {
     Ok(bgr(decode(input)?))
 }
@@ -130,8 +151,8 @@ fn bgr((mut image, orientation): (DynamicImage, Orientation)) -> Bgr {
     Bgr { width, height, bytes }
 }
 
-/// Decodes a layer: the pixels whose alpha is exactly 255. EXIF is left alone, as OpenCV does for images that
-/// are read with their alpha.
+/// Decodes a layer: the pixels whose alpha is exactly 255. EXIF is left alone, as OpenCV does for
+/// images that are read with their alpha.
 pub(crate) fn layer(input: &Input) -> Result<Mask, PageError> {
     mask(input, &decode(input)?.0)
 }
@@ -194,7 +215,13 @@ fn decode_reader<R: BufRead + Seek>(
     if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Jpeg)) {
         return Err(PageError::Format { input: input.clone() });
     }
-    let failed = |source| PageError::Decode { input: input.clone(), source };
+    if reader.format() == Some(ImageFormat::Jpeg) {
+        return jpeg::decode(reader.into_inner(), most).map_err(|error| jpeg_error(input.clone(), error));
+    }
+    let failed = |error: ImageError| match is_early_end(&error) {
+        true => PageError::Truncated { input: input.clone() },
+        false => PageError::Decode { input: input.clone(), source: error.into() },
+    };
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(most * 8 + (64 << 20));
     reader.limits(limits);
@@ -206,6 +233,32 @@ fn decode_reader<R: BufRead + Seek>(
     // A damaged EXIF block is no reason to refuse a page: OpenCV ignores it too.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     Ok((DynamicImage::from_decoder(decoder).map_err(failed)?, orientation))
+}
+
+fn jpeg_error(input: Input, error: JpegError) -> PageError {
+    match error {
+        JpegError::Truncated => PageError::Truncated { input },
+        JpegError::Form(form) => PageError::JpegForm { input, form },
+        JpegError::TooLarge(width, height) => PageError::TooLarge { input, width, height },
+        JpegError::Read(source) => PageError::Open { input, source },
+        JpegError::Damaged(_) => PageError::Decode { input, source: error.into() },
+    }
+}
+
+/// Whether a decoder failed because the file has no more bytes.
+fn is_early_end(error: &ImageError) -> bool {
+    // The error's own causes leave it out.
+    if matches!(error, ImageError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof) {
+        return true;
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 #[cfg(test)]
@@ -270,7 +323,8 @@ mod tests {
 
     #[test]
     fn a_jpeg_is_read_and_turned_as_its_exif_says() {
-        // A 16×8 image, left half black, right half white; orientation 6: turn it clockwise to view it.
+        // A 16×8 image, left half black, right half white; orientation 6: turn it clockwise to view
+        // it.
         let pixels: Vec<u8> = (0..16 * 8).flat_map(|i| [if i % 16 < 8 { 0 } else { 255 }; 3]).collect();
         let exif =
             [&b"II*\0\x08\0\0\0\x01\0"[..], &[0x12, 0x01, 3, 0, 1, 0, 0, 0, 6, 0, 0, 0], &[0, 0, 0, 0]]
@@ -284,6 +338,21 @@ mod tests {
         // The left half is now the upper one.
         assert!(turned.bytes[..3 * 8 * 7].iter().all(|v| *v < 20));
         assert!(turned.bytes[3 * 8 * 9..].iter().all(|v| *v > 235));
+    }
+
+    #[test]
+    fn a_file_cut_off_ends_before_the_page() {
+        let mut jpeg = Vec::new();
+        let encoder = JpegEncoder::new_with_quality(&mut jpeg, 90);
+        encoder.write_image(&[90; 3 * 64 * 64], 64, 64, ExtendedColorType::Rgb8).unwrap();
+        let png = png(&[7; 3 * 64 * 64], 64, 64, ExtendedColorType::Rgb8);
+        for whole in [jpeg, png] {
+            for length in [whole.len() / 2, whole.len() - 20] {
+                let (_folder, input) = file(&whole[..length]);
+                let error = page(&input).map(|page| page.width).unwrap_err().to_string();
+                assert!(error.contains("ends before the page does; export it again"), "{error}");
+            }
+        }
     }
 
     #[test]
@@ -308,7 +377,8 @@ mod tests {
         assert!(matches!(layer(&input), Err(PageError::Format { .. })));
         let whole = png(&[0; 4 * 64 * 64], 64, 64, ExtendedColorType::Rgba8);
         let (_folder, input) = file(&whole[..whole.len() / 2]);
-        assert!(matches!(layer(&input), Err(PageError::Decode { .. })));
+        let error = layer(&input).unwrap_err().to_string();
+        assert!(error.contains("ends before the page does"), "{error}");
         let (folder, input) = file(b"");
         folder.close().unwrap();
         assert!(matches!(layer(&input), Err(PageError::Open { .. })));

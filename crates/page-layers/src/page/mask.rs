@@ -1,12 +1,12 @@
 //! One bit for each pixel of a page: which pixels belong to a layer.
 
-/// Which pixels of a page belong to a layer; an eighth of a byte each, so that ten layers of a 7000×4400
+/// Which pixels of a page belong to a layer: one bit per pixel, so that ten layers of a 7000×4400
 /// page take 40 MB.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mask {
     width: usize,
     height: usize,
-    /// Whole words for each row: a row never shares a word with the next one.
+    /// Number of words in a row. Rows begin with a new word: two rows never share one.
     words_per_row: usize,
     words: Vec<u64>,
 }
@@ -48,7 +48,8 @@ impl Mask {
         self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
-    /// The bits, whole words for each row: column `c` of a row is bit `c % 64` of its word `c / 64`.
+    /// The bits, whole words for each row: column `c` of a row is bit `c % 64` of its word
+    /// `c / 64`.
     pub(crate) fn words(&self) -> &[u64] {
         &self.words
     }

@@ -12,7 +12,7 @@ use domain::{InputKind, Layer};
 pub struct TrainingInputs {
     /// The pages, at least one.
     pub pages: Vec<PageInputs>,
-    /// Keras models of layers that are not to start from random weights.
+    /// Keras models of layers that don't start from random weights.
     pub models: Vec<(Layer, PathBuf)>,
 }
 
@@ -26,7 +26,7 @@ impl TrainingInputs {
 /// The images of one page.
 #[derive(Clone, Debug)]
 pub struct PageInputs {
-    /// What its user calls the page, where there are several: errors begin with it.
+    /// The user's name for the page, where there are several: errors begin with it.
     pub label: Option<String>,
     /// The page itself, PNG or JPEG.
     pub image: PathBuf,
@@ -45,11 +45,12 @@ pub struct PageLayer {
     pub layer: Layer,
     /// Where it came from.
     pub input: Input,
-    /// Its pixels, already cut to the selected regions (but for the background).
+    /// Its pixels, already cut to the selected regions (except for the background).
     pub mask: Mask,
 }
 
-/// A decoded page with its layers. Shared by all samples: patches are cut out of it when asked for.
+/// A decoded page with its layers. All samples share it: patches are cut out of it when they are
+/// needed.
 #[derive(Debug)]
 pub struct Page {
     width: usize,
@@ -64,7 +65,8 @@ impl Page {
     /// Decodes and checks all images of a page.
     ///
     /// # Errors
-    /// [`PageError`], naming the input: a missing file, another format, a layer without alpha or of another size.
+    /// [`PageError`], naming the input: a missing file, another format, a layer without alpha or of
+    /// another size.
     pub fn load(inputs: &PageInputs) -> Result<Self, PageError> {
         let page = decode::page(&Input { kind: InputKind::Image, path: inputs.image.clone() })?;
         let size = (page.width, page.height);
@@ -94,9 +96,10 @@ impl Page {
         Ok(Self { width: page.width, height: page.height, bgr: page.bytes, regions, layers })
     }
 
-    /// An image alone, without layers: to be predicted.
+    /// An image without layers, for prediction.
     ///
     /// # Errors
+    ///
     /// [`PageError`], when the file is missing, of another format, damaged or too large.
     pub fn of_image(path: &Path) -> Result<Self, PageError> {
         let page = decode::page(&Input { kind: InputKind::Image, path: path.to_owned() })?;
@@ -104,7 +107,8 @@ impl Page {
         Ok(Self { width: page.width, height: page.height, bgr: page.bytes, regions, layers: Vec::new() })
     }
 
-    /// A page of the given size with a pattern on it and one layer, the background: to measure and compare with.
+    /// A page of the given size with a pattern on it and one layer, the background: for measuring
+    /// and comparing.
     pub(crate) fn made_up(width: usize, height: usize) -> Self {
         let bgr = (0..3 * width * height).map(|i| (i * 7919 % 251) as u8).collect();
         let (layer, kind) = (Layer::Background, InputKind::Layer(Layer::Background));
@@ -113,7 +117,8 @@ impl Page {
         Self { width, height, bgr, regions: Mask::from_fn(width, height, |_, _| true), layers }
     }
 
-    /// A page from what is already in memory: `bgr` holds `3 · width · height` bytes, each mask has that size.
+    /// A page from what is already in memory: `bgr` holds `3 · width · height` bytes, each mask has
+    /// that size.
     #[cfg(test)]
     pub(crate) fn from_parts(width: usize, height: usize, bgr: Vec<u8>, layers: Vec<PageLayer>) -> Self {
         assert_eq!(bgr.len(), 3 * width * height);
@@ -140,7 +145,7 @@ impl Page {
         &self.regions
     }
 
-    /// Place of a layer in [`Page::layers`], where the page has it.
+    /// Index of a layer in [`Page::layers`], if the page has it.
     pub fn index_of(&self, layer: Layer) -> Option<usize> {
         self.layers.iter().position(|l| l.layer == layer)
     }
@@ -175,7 +180,8 @@ impl Page {
         }
     }
 
-    /// Writes the target of the same patch for layer `index`: 1.0 where the pixel belongs to it, else 0.0.
+    /// Writes the target of the same patch for layer `index`: 1.0 where the pixel belongs to it,
+    /// else 0.0.
     pub(crate) fn crop_target(
         &self,
         index: usize,
@@ -200,7 +206,8 @@ pub(crate) fn network_value(byte: u8) -> f32 {
     f32::from(255 - byte) / 255.0
 }
 
-/// Whether a patch's columns all lie on the page: most do, and are copied in one go.
+/// Whether all columns of a patch lie on the page. For most patches they do, and each row is copied
+/// at once.
 #[derive(Clone, Copy)]
 enum Columns {
     Inside(usize),
@@ -219,14 +226,14 @@ impl Columns {
 /// What a patch sees beyond the page's edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Edge {
-    /// The page mirrored, repeatedly where the patch is larger than the page: for learning.
+    /// The page mirrored, again and again where the patch is larger than the page: for training.
     Mirror,
     /// The outermost pixels repeated: what Rodan's classifier shows the network.
     Replicate,
 }
 
 impl Edge {
-    /// The place inside `0..length` that is seen at `index`.
+    /// The position inside `0..length` that is seen at `index`.
     fn inside(self, index: isize, length: usize) -> usize {
         match self {
             Self::Replicate => index.clamp(0, length as isize - 1) as usize,

@@ -1,14 +1,16 @@
-//! Patches that vary from epoch to epoch, so that a network sees more of the page than it has patches.
+//! Patches that vary from epoch to epoch, so that a network sees more of the page than it has
+//! patches.
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::patch::samples::{Place, Samples};
+use crate::patch::samples::{Place, Samples, vary};
 use domain::Augmentation;
 use domain::PatchShape;
 
-/// The same samples, each varied by chance. What a sample looks like depends on nothing but seed, epoch and its number,
-/// so it is the same for any number of threads, and in a training that goes on from a checkpoint.
+/// The same samples, each varied at random. How a sample varies depends only on the seed, the epoch
+/// and the sample's number. So it is the same for any number of threads, and in a training that
+/// goes on from a checkpoint.
 pub(crate) struct Augmented<'a> {
     pub(crate) samples: &'a dyn Samples,
     pub(crate) how: Augmentation,
@@ -16,9 +18,9 @@ pub(crate) struct Augmented<'a> {
     pub(crate) epoch: usize,
 }
 
-/// How one sample differs from the one on the page.
+/// How one sample differs from what is on the page.
 struct Variation {
-    /// Rows farther down, columns farther right.
+    /// Rows further down, columns further to the right.
     shift: (isize, isize),
     left_right: bool,
     up_down: bool,
@@ -72,45 +74,6 @@ impl Samples for Augmented<'_> {
     }
 }
 
-/// Exchanges the sides of a sample of `width` columns and makes it lighter.
-pub(crate) fn vary(
-    image: &mut [f32],
-    target: &mut [f32],
-    width: usize,
-    (left_right, up_down): (bool, bool),
-    lighter: f32,
-) {
-    if left_right {
-        mirror_rows(image, 3, width);
-        mirror_rows(target, 1, width);
-    }
-    if up_down {
-        swap_rows(image, 3 * width);
-        swap_rows(target, width);
-    }
-    if lighter != 0.0 {
-        // Samples are negatives: 0 is white.
-        image.iter_mut().for_each(|value| *value = (*value - lighter).clamp(0.0, 1.0));
-    }
-}
-
-/// Mirrors each row of `width` pixels with `channels` values each.
-fn mirror_rows(values: &mut [f32], channels: usize, width: usize) {
-    for row in values.chunks_exact_mut(channels * width) {
-        row.reverse();
-        row.chunks_exact_mut(channels).for_each(<[f32]>::reverse);
-    }
-}
-
-/// Turns the order of the rows, of `length` values each, upside down.
-fn swap_rows(values: &mut [f32], length: usize) {
-    let rows = values.len() / length;
-    let (upper, lower) = values.split_at_mut((rows / 2) * length);
-    for (one, other) in upper.chunks_exact_mut(length).zip(lower.chunks_exact_mut(length).rev()) {
-        one.swap_with_slice(other);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,13 +109,6 @@ mod tests {
         let (bottom, right) = (16 - 6 - top, 16 - 8 - left);
         let ways = [(top, left, 48), (top, right, 48), (bottom, left, 48), (bottom, right, 48)];
         assert_eq!(met, ways.into());
-    }
-
-    #[test]
-    fn channels_keep_their_order_when_rows_are_mirrored() {
-        let mut row = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-        mirror_rows(&mut row, 3, 2);
-        assert_eq!(row, [4.0, 5.0, 6.0, 1.0, 2.0, 3.0]);
     }
 
     #[test]

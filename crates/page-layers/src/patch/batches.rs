@@ -1,4 +1,4 @@
-//! Batches of samples, cut by another thread while the last one is trained on.
+//! Batches of samples. Another thread cuts the next batch while the last one is trained on.
 
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -15,7 +15,7 @@ pub(crate) struct Batch {
     pub(crate) targets: Vec<f32>,
 }
 
-/// The samples of these numbers.
+/// Cuts the samples with these numbers.
 pub(crate) fn cut(samples: &dyn Samples, indices: &[usize]) -> Batch {
     let pixels = samples.shape().pixels();
     let mut images = vec![0.0; indices.len() * 3 * pixels];
@@ -27,8 +27,8 @@ pub(crate) fn cut(samples: &dyn Samples, indices: &[usize]) -> Batch {
     Batch { len: indices.len(), images, targets }
 }
 
-/// Calls `work` with the samples of `order`, `size` at a time (the last batch may be smaller), until it answers
-/// `false` or fails.
+/// Calls `work` with the samples of `order`, `size` at a time (the last batch may be smaller),
+/// until it returns `false` or fails.
 pub(crate) fn for_each<E>(
     samples: &dyn Samples,
     order: &[usize],
@@ -36,11 +36,12 @@ pub(crate) fn for_each<E>(
     mut work: impl FnMut(Batch) -> Result<bool, E>,
 ) -> Result<(), E> {
     thread::scope(|scope| {
-        // One batch waits in the channel while the next is cut: memory for three at most.
+        // One batch waits in the channel while the next is being cut, so there is memory for three
+        // batches at most.
         let (sender, receiver) = sync_channel(1);
         scope.spawn(move || {
             for indices in order.chunks(size.max(1)) {
-                // The receiver is gone when the work was broken off.
+                // The receiver is gone when the work has ended early.
                 if sender.send(cut(samples, indices)).is_err() {
                     break;
                 }

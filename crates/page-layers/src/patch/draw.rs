@@ -1,4 +1,5 @@
-//! Drawing pixels of a layer, named by their ranks: their places among all that may be drawn, in row order.
+//! Drawing pixels of a layer by their ranks. A rank is a pixel's position among all that may be
+//! drawn, in row order.
 
 use std::collections::BTreeSet;
 
@@ -17,10 +18,11 @@ pub(crate) struct Word {
     pub(crate) bits: u64,
 }
 
-/// The ranks that are met when each of `eligible` pixels is taken with this chance.
+/// The ranks that are drawn when each of `eligible` pixels is drawn with this probability.
 pub(crate) fn visit(chance: f64, eligible: u64, rng: &mut impl Rng) -> Vec<u64> {
     let mut ranks = Vec::with_capacity((eligible as f64 * chance * 1.1) as usize + 16);
-    // The gaps between taken pixels have a geometric distribution: no need to look at each pixel.
+    // The gaps between drawn pixels have a geometric distribution, so not every pixel has to be
+    // looked at.
     let scale = (-chance).ln_1p();
     let mut rank = 0.0f64;
     loop {
@@ -34,7 +36,7 @@ pub(crate) fn visit(chance: f64, eligible: u64, rng: &mut impl Rng) -> Vec<u64> 
     }
 }
 
-/// Exactly `count` different ranks below `eligible`, each set as likely as another (Floyd's method).
+/// Exactly `count` different ranks below `eligible`; every set is equally likely (Floyd's method).
 pub(crate) fn choose(count: u64, eligible: u64, rng: &mut impl Rng) -> Vec<u64> {
     let mut chosen = BTreeSet::new();
     for limit in eligible - count..eligible {
@@ -46,11 +48,13 @@ pub(crate) fn choose(count: u64, eligible: u64, rng: &mut impl Rng) -> Vec<u64> 
     chosen.into_iter().collect()
 }
 
-/// `count` different ranks below `eligible`, first such that patches around these pixels show every pixel of `words`;
-/// and how many places of the pages are not shown because `count` is too small.
+/// `count` different ranks below `eligible`, chosen first so that the patches around these pixels
+/// show every pixel of `words`. Also returns how many cells of the pages are not shown because
+/// `count` is too small.
 ///
-/// A place is a cell of half a patch by half a patch: a patch around any pixel of the cell shows all of it. Each cell
-/// that holds pixels gives one of them, and the rest are drawn from all.
+/// A cell is half a patch high and half a patch wide, so a patch around any pixel of the cell shows
+/// the whole cell. One pixel is drawn from each cell that has any; the rest are drawn from all
+/// pixels.
 pub(crate) fn cover(
     words: impl Iterator<Item = Word>,
     shape: PatchShape,
@@ -69,11 +73,12 @@ pub(crate) fn cover(
     (chosen.into_iter().collect(), missed)
 }
 
-/// The rank of a pixel of each cell that has any, each of its pixels as likely as another.
+/// The rank of one pixel of each cell that has any; each pixel of a cell is equally likely.
 fn one_in_each_cell(words: impl Iterator<Item = Word>, shape: PatchShape, rng: &mut impl Rng) -> Vec<u64> {
     let (height, width) = (shape.height() / 2, shape.width() / 2);
     let mut ranks = Vec::new();
-    // The cells of one band of rows: how many of its pixels were met, and the one that is kept.
+    // The cells of one band of rows: how many pixels of each were met so far, and the one that is
+    // kept.
     let mut band: Vec<(u64, u64)> = Vec::new();
     let (mut place, mut rank) = ((0, 0), 0);
     for Word { page, row, start, mut bits } in words {

@@ -1,12 +1,13 @@
 //! Which patches of a page a layer is learned from.
 //!
-//! The rule is the original trainer's: every pixel of the layer that lies a patch away from the page's edge
-//! is visited with probability 1/100 and becomes a patch's centre with probability min(1, 100·n/count), where
-//! `n` is the smaller of the asked number of samples and the pixel count of the smallest layer. In row order
-//! the last fifth (the lower part of the page) is for validation. With several pages a layer's count is that of
-//! all of them, and each page's last fifth is for validation. Three cases that the original can't handle are
-//! settled here: see [`sample`]. With [`PatchSelection::Covering`] as many pixels are drawn, but first such that patches show
-//! the whole layer.
+//! The rule is the original trainer's: every pixel of the layer that lies a patch away from the
+//! page's edge is visited with probability 1/100, and becomes a patch's centre with probability
+//! min(1, 100·n/count), where `n` is the smaller of the wanted number of samples and the pixel
+//! count of the smallest layer. In row order the last fifth (the lower part of the page) is for
+//! validation. With several pages a layer's count is that of all of them, and each page's last
+//! fifth is for validation. Three cases that the original can't handle are described at [`sample`].
+//! With [`PatchSelection::Covering`] as many pixels are drawn, but first such pixels that the
+//! patches show the whole layer.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -23,10 +24,11 @@ use crate::patch::samples::{Place, Samples};
 use domain::PatchShape;
 use domain::{InputKind, Layer, PatchSelection};
 
-/// The original's chance of visiting a pixel.
+/// The original's probability of visiting a pixel.
 const VISIT: f64 = 0.01;
 
-/// A layer gets at least this many samples where it has the pixels: 8 to learn from, 2 to validate with.
+/// A layer gets at least this many samples if it has that many pixels: 8 to learn from, 2 to
+/// validate with.
 const HANDFUL: u64 = 10;
 
 /// A layer without a usable pixel.
@@ -61,16 +63,17 @@ pub enum SampleError {
 /// A pixel around which a patch is cut out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Centre {
-    /// Place in [`LayerSamples::pages`].
+    /// Index in [`LayerSamples::pages`].
     page: u32,
     row: u32,
     column: u32,
 }
 
-/// The samples of one layer: patches of its pages around given centres, cut out when asked for.
+/// The samples of one layer: patches of its pages around given centres, cut out when they are
+/// needed.
 #[derive(Clone, Debug)]
 pub struct LayerSamples {
-    /// The pages that have the layer, and its place in each.
+    /// The pages that have the layer, and its index in each.
     pages: Vec<(Arc<Page>, usize)>,
     shape: PatchShape,
     /// The centres, page by page in row order.
@@ -113,15 +116,15 @@ impl Samples for LayerSamples {
     }
 }
 
-/// What a layer is learned from and what it is judged by.
+/// The samples that a layer is learned from, and those that it is judged by.
 #[derive(Clone, Debug)]
 pub struct Split {
     /// The upper part of each page.
     pub train: LayerSamples,
     /// The last 20 % of each page in row order.
     pub validation: LayerSamples,
-    /// Places of the pages that no patch shows although [`PatchSelection::Covering`] was asked for: there are too few
-    /// patches.
+    /// Number of cells of the pages that no patch shows although [`PatchSelection::Covering`] was
+    /// asked for, because there are too few patches.
     pub not_covered: usize,
 }
 
@@ -130,8 +133,8 @@ pub(crate) fn layers_of(pages: &[Arc<Page>]) -> BTreeSet<Layer> {
     pages.iter().flat_map(|page| page.layers()).map(|layer| layer.layer).collect()
 }
 
-/// The number `n` of the patch rule: the asked number of samples, but not more than the smallest layer has
-/// pixels on all pages.
+/// The number `n` of the patch rule: the wanted number of samples, but not more than the smallest
+/// layer has pixels on all pages.
 pub fn samples_per_layer(pages: &[Arc<Page>], max_samples: u32) -> u64 {
     let count =
         |layer| -> u64 { with_layer(pages, layer).map(|(page, i)| page.layers()[i].mask.count()).sum() };
@@ -142,19 +145,20 @@ fn with_layer(pages: &[Arc<Page>], layer: Layer) -> impl Iterator<Item = (&Arc<P
     pages.iter().filter_map(move |page| Some((page, page.index_of(layer)?)))
 }
 
-/// True when the page is so small that patches are completed by mirroring it at its edges.
+/// True when the page is so small that it is mirrored at its edges to complete patches.
 pub fn is_mirrored(page: &Page, shape: PatchShape) -> bool {
     centres_along(page.height(), shape.height()).1 || centres_along(page.width(), shape.width()).1
 }
 
 /// Draws the samples of a layer from the pages that have it; `n` is [`samples_per_layer`]'s.
 ///
-/// Where the original fails or is left to chance:
-/// - In a direction in which a page is not larger than two patches no centre would be left: there every
-///   pixel may be a centre, and patches are completed by mirroring the page at its edge.
-/// - When fewer than `exact_below` samples are expected (two batches), their number is not left to chance,
-///   and it is at least ten where the layer has as many pixels: a rare layer, or one beside it, still learns.
-/// - Both parts get at least one sample; a single sample serves for both.
+/// Where the original fails or leaves it to chance:
+/// - In a direction in which a page is not larger than two patches, no centre would be left. There
+///   every pixel may be a centre, and patches are completed by mirroring the page at its edge.
+/// - When fewer than `exact_below` samples are expected (two batches), their number is not left to
+///   chance. It is at least ten if the layer has that many pixels, so that a rare layer, and the
+///   layers beside it, still learn.
+/// - Both parts get at least one sample; a single sample is used for both.
 ///
 /// # Errors
 /// [`SampleError`] when the layer has no pixel, or none that may be a centre.
@@ -209,7 +213,8 @@ pub fn sample(
         validation.extend_from_slice(lower);
     }
     if train.is_empty() {
-        // One sample on each page: the last page judges what the others teach.
+        // One sample on each page: the last page's sample validates what is learned from the
+        // others.
         train.clone_from(&centres);
         validation = train.split_off(train.len() - 1);
         if train.is_empty() {
@@ -220,7 +225,7 @@ pub fn sample(
     Ok(Split { train: samples(train), validation: samples(validation), not_covered })
 }
 
-/// Where centres may lie along one direction, and whether that needs mirroring.
+/// Where centres may lie in one direction, and whether the page has to be mirrored for that.
 fn centres_along(length: usize, patch: usize) -> (Range<usize>, bool) {
     if length > 2 * patch + 1 { (patch..length - patch - 1, false) } else { (0..length, true) }
 }
@@ -293,7 +298,7 @@ mod tests {
         let found =
             centres(&sample(&full, layer(0), n, shape(32), RANDOM, 32, &mut rng(1)).unwrap()).len() as f64;
         assert!((found - eligible / 100.0).abs() < 5.0 * (eligible / 100.0f64).sqrt(), "{found}");
-        // Asked for 1000: n / count of the eligible pixels.
+        // 1000 samples are wanted: n / count of the eligible pixels.
         let found =
             centres(&sample(&full, layer(0), 1000, shape(32), RANDOM, 32, &mut rng(1)).unwrap()).len() as f64;
         let expected = eligible * 1000.0 / 800_000.0;
@@ -350,7 +355,7 @@ mod tests {
                 centres(&sample(&page, layer(index), n, shape(32), RANDOM, 32, &mut rng(1)).unwrap()).len();
             assert!((10..=36).contains(&count), "layer {index}: {count}");
         }
-        // The exact number, whatever the seed.
+        // The exact number with any seed.
         let draw =
             |seed| centres(&sample(&page, layer(0), n, shape(32), RANDOM, 32, &mut rng(seed)).unwrap()).len();
         assert!((0..20).all(|seed| draw(seed) == draw(0)));
@@ -408,7 +413,8 @@ mod tests {
             assert!((train + validation - expected).abs() < 5.0 * expected.sqrt(), "{train} {validation}");
             assert!((validation / (train + validation) - 0.2).abs() < 0.02);
         }
-        // The second layer is on the second page only: every patch is centred on one of its pixels there.
+        // The second layer is on the second page only: every patch is centred on one of its pixels
+        // there.
         let split = sample(&pages, layer(1), 100_000, shape(32), RANDOM, 32, &mut rng(4)).unwrap();
         let (mut image, mut target) = (vec![0.0; 3 * 32 * 32], vec![0.0; 32 * 32]);
         for index in 0..split.train.len() {
@@ -427,7 +433,7 @@ mod tests {
 
     #[test]
     fn covering_patches_show_every_pixel_that_may_be_a_centre_and_tell_when_they_are_too_few() {
-        // A large area, in which nearly all random patches would be, and some specks.
+        // A large area, in which nearly all random patches would lie, and some specks.
         let speck = |r: usize, c: usize| r % 150 == 100 && c % 170 == 100;
         let mask = Mask::from_fn(600, 500, |r, c| (c < 200 && r < 300) || speck(r, c));
         let page = page(600, 500, vec![mask]);

@@ -1,21 +1,21 @@
-//! Trying Slurm out: would it take such a job, and does it keep accounts?
+//! Trying Slurm out: would it take such a job, and does it have accounting?
 
 use jiff::Timestamp;
 
+use super::answer::reason;
 use super::command::{Output, Slurm, SlurmError};
 use super::request::Request;
-use super::submit::reason;
 
 /// What `sbatch --test-only` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trial {
-    /// It would be taken; when and where it would start.
+    /// It would be taken; the text says when and where it would start.
     Taken(String),
     /// It would be refused, with sbatch's own words.
     Refused(String),
 }
 
-/// What `sacct` says.
+/// What a call of `sacct` shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accounting {
     /// It answers.
@@ -61,7 +61,8 @@ impl Slurm {
     }
 }
 
-/// What follows "Job 17 to" in "Job 17 to start at 2026-11-24T23:40:00 using 6 processors on nodes node1 in partition gpu".
+/// What follows "Job 17 to" in "Job 17 to start at 2026-11-24T23:40:00 using 6 processors on nodes
+/// node1 in partition gpu".
 fn start(output: &Output) -> String {
     let lines = output.stderr.lines().chain(output.stdout.lines());
     let text = lines.filter_map(|line| line.split_once(" to start at ")).map(|(_, text)| text.trim()).next();

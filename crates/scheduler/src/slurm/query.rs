@@ -1,4 +1,5 @@
-//! What became of our jobs: one call of squeue for all, and one of sacct for those it no longer knows.
+//! What became of our jobs: one call of squeue for all, and one of sacct for those that squeue no
+//! longer knows.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -30,8 +31,9 @@ pub struct JobInfo {
     pub exit_code: Option<String>,
 }
 
-/// Reasons to wait that don't pass by themselves: the request fits no node, or the account may not ask for it. From
-/// `man squeue`, "JOB REASON CODES"; a limit for one job ends in `PerJob` or `PerJobLimit`, for one node in `PerNode`.
+/// Reasons for waiting that don't pass by themselves: the request fits no node, or the account may
+/// not ask for it. From `man squeue`, "JOB REASON CODES". A limit for one job ends in `PerJob` or
+/// `PerJobLimit`, one for a node in `PerNode`.
 const HOPELESS: [&str; 13] = [
     "AccountNotAllowed",
     "BadConstraints",
@@ -49,7 +51,7 @@ const HOPELESS: [&str; 13] = [
 ];
 
 impl JobInfo {
-    /// True when the job waits for something that will not come.
+    /// True when the job waits for something that will never happen.
     pub fn is_hopeless(&self) -> bool {
         let per_job = |suffix: &str| self.reason.trim_end_matches("Limit").ends_with(suffix);
         self.state.phase() == super::state::Phase::Waiting
@@ -74,10 +76,11 @@ const SQUEUE_FORMAT: &str = "%i|%T|%r|%M|%j";
 const SACCT_FORMAT: &str = "JobIDRaw,State,Reason,Elapsed,MaxRSS,ExitCode,JobName";
 
 impl Slurm {
-    /// All jobs of this account that Slurm's controller knows, waiting, running or lately ended.
+    /// All jobs of this account that Slurm's controller knows: waiting, running or recently ended.
     ///
     /// # Errors
-    /// When squeue fails or does not answer: then nothing is known, and nothing must be decided.
+    ///
+    /// When squeue fails or does not answer. Then nothing is known, and nothing may be decided.
     pub async fn queue(&self) -> Result<Vec<JobInfo>, SlurmError> {
         let user = rustix::process::getuid().as_raw();
         let arguments = [
@@ -93,18 +96,19 @@ impl Slurm {
         Ok(output.stdout.lines().filter_map(squeue_line).collect())
     }
 
-    /// How a job ended, where there is no accounting: exit code and signal, such as `0:9`. Nothing where the controller
-    /// has forgotten it.
+    /// How a job ended, where there is no accounting: exit code and signal, such as `0:9`. `None`
+    /// when the controller has forgotten it.
     pub async fn exit_code(&self, id: SlurmJobId) -> Option<String> {
         let arguments = ["--oneliner".into(), "show".into(), "job".into(), id.to_string().into()];
         let output = self.run("scontrol", &arguments).await.ok().filter(|output| output.success)?;
         exit_code_in(&output.stdout)
     }
 
-    /// What the accounting database knows of jobs of these names that were submitted since `since`; `None` where the
-    /// site has none.
+    /// What the accounting database knows of jobs of these names that were submitted since `since`;
+    /// `None` if the site has no accounting.
     ///
     /// # Errors
+    ///
     /// When sacct does not answer.
     pub async fn accounting(
         &self,
@@ -114,7 +118,7 @@ impl Slurm {
         if names.is_empty() {
             return Ok(Some(Vec::new()));
         }
-        // sacct reads a time as local time: an hour of tolerance for clocks, a day for time zones.
+        // sacct reads a time as local time: an hour is added for clocks, a day for time zones.
         let since = since - jiff::SignedDuration::from_hours(25);
         let arguments = [
             OsString::from("--noheader"),
@@ -151,7 +155,7 @@ fn exit_code(text: &str) -> Option<String> {
     (number(status) && number(signal)).then(|| text.to_owned())
 }
 
-/// A reason to wait or to end, fit to be shown; Slurm's `None` is none.
+/// A reason for waiting or ending, made printable; Slurm's `None` becomes empty.
 fn reason_of(text: &str) -> String {
     if text == "None" { String::new() } else { printable(text, 300) }
 }
@@ -173,7 +177,7 @@ pub fn squeue_line(line: &str) -> Option<JobInfo> {
     })
 }
 
-/// A job has a line of its own, and one for each step (`4711.batch`) that holds the memory used.
+/// A job has a line of its own, and one for each step (`4711.batch`), which holds the memory used.
 pub fn sacct_lines(text: &str) -> Vec<JobInfo> {
     let mut jobs: Vec<JobInfo> = Vec::new();
     let mut used: HashMap<SlurmJobId, u64> = HashMap::new();
@@ -204,7 +208,7 @@ pub fn sacct_lines(text: &str) -> Vec<JobInfo> {
     jobs
 }
 
-/// `1234K`, `1.5G` … in MB, rounded up; more than 10¹² MB is no memory.
+/// `1234K`, `1.5G` … in MB, rounded up. More than 10¹² MB is not a memory size.
 fn megabytes(text: &str) -> Option<u64> {
     let text = text.trim();
     let (number, bytes) = match text.chars().next_back()? {

@@ -1,4 +1,4 @@
-//! Why a job waits, for people who don't know Slurm's words by heart.
+//! Why a job waits, in words for people who don't know Slurm's.
 
 /// From `man squeue`, "JOB REASON CODES".
 const WORDS: [(&str, &str); 24] = [
@@ -28,7 +28,7 @@ const WORDS: [(&str, &str); 24] = [
     ("SystemFailure", "Slurm itself has failed"),
 ];
 
-/// One of Slurm's reasons to wait in words; `None` where there are none for it.
+/// A reason of Slurm in words; `None` if there are no words for it.
 pub fn in_words(reason: &str) -> Option<&'static str> {
     if let Some((_, words)) = WORDS.iter().find(|(name, _)| *name == reason) {
         return Some(words);

@@ -25,11 +25,12 @@ pub enum JobState {
     Revoked,
     /// `TIMEOUT`.
     Timeout,
-    /// It waits: `PENDING`, `REQUEUED`, `REQUEUE_HOLD`, `REQUEUE_FED`, `RESV_DEL_HOLD`, `SPECIAL_EXIT`.
+    /// It waits: `PENDING`, `REQUEUED`, `REQUEUE_HOLD`, `REQUEUE_FED`, `RESV_DEL_HOLD`,
+    /// `SPECIAL_EXIT`, `EXPEDITING`.
     Waiting(&'static str),
     /// It runs, begins or ends: `RUNNING`, `CONFIGURING`, `COMPLETING`, `SUSPENDED` …
     Active(&'static str),
-    /// Something else: never an end, never a success.
+    /// Any other state: neither an end nor a success.
     Unknown(String),
 }
 
@@ -44,17 +45,25 @@ pub enum Phase {
     Ended,
     /// Over, unless Slurm puts it back into the queue.
     PerhapsEnded,
-    /// Not to be decided on.
+    /// Nothing can be decided on it.
     Unknown,
 }
 
-const WAITING: [&str; 6] =
-    ["PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"];
+const WAITING: [&str; 7] = [
+    "PENDING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "REQUEUE_FED",
+    "RESV_DEL_HOLD",
+    "SPECIAL_EXIT",
+    // From 25.11: it goes on as the next one.
+    "EXPEDITING",
+];
 const ACTIVE: [&str; 8] =
     ["RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"];
 
 impl JobState {
-    /// Reads a state's long name; what follows a space (such as "by 1000") is not part of it.
+    /// Reads a state's long name; text after a space (such as "by 1000") is not part of it.
     pub fn parse(text: &str) -> Self {
         let name = text.trim().split([' ', '+']).next().unwrap_or_default();
         let known = |names: &[&'static str]| names.iter().copied().find(|n| *n == name);

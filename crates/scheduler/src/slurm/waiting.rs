@@ -1,4 +1,5 @@
-//! The jobs that wait in Slurm's queue, all accounts', and what the nodes have: where a job of ours stands.
+//! The jobs of all accounts that wait in Slurm's queue, and what the nodes have: where one of our
+//! jobs stands.
 
 use std::ffi::OsString;
 
@@ -9,7 +10,7 @@ use domain::SlurmJobId;
 /// A job in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pending {
-    /// Its number; an array of jobs has the first one's.
+    /// Its number; for an array of jobs that of the first one.
     id: SlurmJobId,
     priority: u64,
     partitions: Vec<String>,
@@ -31,9 +32,9 @@ pub struct Node {
 pub struct Place {
     /// From 1.
     pub position: usize,
-    /// How many wait there, as far as this account may see them.
+    /// How many jobs wait there, as far as this account may see them.
     pub of: usize,
-    /// The partition, or several with commas.
+    /// The partition, or several, separated by commas.
     pub partition: String,
     /// When Slurm expects it to start, in the cluster's local time.
     pub start: Option<String>,
@@ -75,7 +76,8 @@ impl Slurm {
     }
 }
 
-/// Where a job stands among all that wait for its partitions: those of higher priority go first, of equal ones the older.
+/// Where a job stands among all that wait for its partitions. Jobs of higher priority come first;
+/// among equal ones the older.
 pub fn place(id: SlurmJobId, all: &[Pending]) -> Option<Place> {
     let own = all.iter().find(|job| job.id == id)?;
     let shares = |job: &&Pending| job.partitions.iter().any(|name| own.partitions.contains(name));
@@ -89,7 +91,8 @@ pub fn place(id: SlurmJobId, all: &[Pending]) -> Option<Place> {
     })
 }
 
-/// Of the nodes of these partitions, those that have so much memory and so many cores, and all of them.
+/// The number of nodes in these partitions that have this much memory and this many cores, and the
+/// number of all their nodes.
 pub fn fitting(partition: &str, memory_mb: u64, cpus: u64, nodes: &[Node]) -> (usize, usize) {
     let names: Vec<&str> = partition.split(',').collect();
     let mut all: Vec<&Node> = nodes.iter().filter(|node| names.contains(&node.partition.as_str())).collect();
@@ -110,7 +113,7 @@ fn pending(line: &str) -> Option<Pending> {
     })
 }
 
-/// sinfo writes a `+` behind a number that not all nodes of a line have.
+/// sinfo writes a `+` after a number that not all nodes of a line have.
 fn node(line: &str) -> Option<Node> {
     let fields: Vec<&str> = line.trim().split('|').map(str::trim).collect();
     let [name, memory, cpus, partition] = fields[..] else { return None };

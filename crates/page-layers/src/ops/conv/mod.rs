@@ -1,4 +1,4 @@
-//! Convolution with bias and ReLU on the CPU: which way each layer is computed, and its gradients.
+//! Convolution with bias and ReLU on the CPU: which method computes each layer, and its gradients.
 //!
 //! Parameters are one matrix of shape `[k · k · in + 1, out]`: the kernel in Keras's order (HWIO), the
 //! bias as the last row. One tensor instead of two leaves candle's three-operand limit room for the two
@@ -45,10 +45,11 @@ impl Extent {
     }
 }
 
-/// Where the derivative of ReLU enters.
+/// Whose derivative of ReLU the gradients contain.
 #[derive(Clone, Copy)]
 pub(super) enum Rectified<'a> {
-    /// The gradient is that of this result, and the inputs' gradients are those of the inputs.
+    /// The gradient passed in is that of the layer's result (given here), and the gradients
+    /// returned are those of its inputs.
     Here(&'a [f32]),
     /// The gradient is that of the result before its ReLU already, and so are the inputs' gradients: 0
     /// where an input, which is a ReLU's result, is not positive. That spares reading the result again,
@@ -56,7 +57,7 @@ pub(super) enum Rectified<'a> {
     Ahead,
 }
 
-/// What a convolution's gradient consists of; vectors of a [`Buffers`], which may be longer than needed.
+/// The gradients of a convolution, in vectors of a [`Buffers`], which may be longer than needed.
 pub(super) struct Gradients {
     pub(super) inputs: [Option<Vec<f32>>; 2],
     pub(super) parameters: Vec<f32>,
@@ -154,7 +155,7 @@ impl Conv {
         }
     }
 
-    /// Whether the kernels in this folder can compute it.
+    /// Whether the kernels in this folder can compute this convolution.
     pub(super) fn supported(&self) -> bool {
         self.method().supports(self)
     }
@@ -202,7 +203,7 @@ impl Conv {
     }
 }
 
-/// The kernel's taps with channels in and out exchanged: `[taps][out][in]`.
+/// The kernel with input and output channels exchanged: `[taps][out][in]`.
 fn transposed(kernel: &[f32], input: usize, output: usize, buffers: &Buffers) -> Vec<f32> {
     let mut turned = buffers.take(kernel.len());
     let taps = turned.par_chunks_mut(input * output).zip(kernel.par_chunks(input * output));

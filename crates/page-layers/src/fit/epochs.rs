@@ -20,8 +20,8 @@ use domain::{Course, EpochReport, StoppingMetric};
 
 /// Trains one network.
 ///
-/// The result depends only on samples, options and the kind of processor, not on the number of threads. Runs on the
-/// rayon pool that it is called in, plus one thread that cuts samples.
+/// The result depends only on samples, options and the kind of processor, not on the number of
+/// threads. Runs on the rayon pool that it is called in, plus one thread that cuts samples.
 ///
 /// # Errors
 /// See [`FitError`].
@@ -34,10 +34,11 @@ pub fn fit(
     fit_from(train, validation, options, None, observer)
 }
 
-/// [`fit`], going on from `state`, which an earlier run with the same samples and options has left: on the CPU the
-/// result is that of a run which was never interrupted, to the bit.
+/// As [`fit`], continuing from `state`, which an earlier run with the same samples and options has
+/// left. On the CPU the result is, to the bit, that of a run that was never interrupted.
 ///
 /// # Errors
+///
 /// See [`FitError`].
 pub fn fit_from(
     train: &dyn Samples,
@@ -84,7 +85,7 @@ pub fn fit_from(
     }
 }
 
-/// Seed of start number `restart`: the asked-for one first, then its neighbours in another order (SplitMix64).
+/// Seed of start number `restart`: first the given seed, then others derived from it (SplitMix64).
 fn seed_of_start(seed: u64, restart: usize) -> u64 {
     if restart == 0 {
         return seed;
@@ -95,35 +96,37 @@ fn seed_of_start(seed: u64, restart: usize) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Order of the training samples in one epoch. It depends on nothing but seed and epoch, so a training that goes on
-/// from a checkpoint needs no generator's state.
+/// Order of the training samples in one epoch. It depends only on seed and epoch, so a training
+/// that goes on from a checkpoint needs no state of a generator.
 fn shuffled(len: usize, seed: u64, epoch: usize) -> Vec<usize> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    // Stream 0 drew the weights.
+    // Stream 0 has drawn the weights.
     rng.set_stream(epoch as u64);
     let mut order: Vec<usize> = (0..len).collect();
     order.shuffle(&mut rng);
     order
 }
 
-/// Samples in the largest batch that there will be.
+/// Number of samples in the largest batch of this training.
 fn largest(train: &dyn Samples, validation: &dyn Samples, options: &FitOptions) -> usize {
     options.batch_size.min(train.len().max(validation.len()))
 }
 
-/// After so many epochs a network that learns at all has a loss below the base rate's; before, it may need more time.
+/// After this many epochs, a network that learns at all has a loss below that of the base rate;
+/// before, it may need more time.
 const SETTLED: usize = 3;
 
-/// Steps after which a network whose output hardly varies is taken for dead.
+/// Number of steps after which a network whose output hardly varies counts as dead.
 const GROWN_UP: usize = 100;
 
-/// Standard deviation of probabilities that are all the same but for rounding.
+/// Standard deviation of probabilities that are all the same except for rounding.
 const ALL_THE_SAME: f64 = 1e-5;
 
-/// Standard deviation below which the output of dead networks stayed, and that of others did not.
+/// The output of dead networks stayed below this standard deviation; that of others did not.
 const HARDLY_VARIES: f64 = 0.02;
 
-/// A loss is lower than another by more than chance when it is below this share of it.
+/// A loss counts as lower than another if it is below this share of it; a smaller difference may be
+/// chance.
 const CLEARLY_LOWER: f64 = 0.99;
 
 enum End {
@@ -147,14 +150,14 @@ struct Run<'a> {
     validating: Duration,
 }
 
-/// The epoch under way.
+/// The epoch that is being trained.
 struct Epoch {
-    /// Steps done.
+    /// Steps that are done.
     step: usize,
-    /// Sum of their losses, each times its samples.
+    /// Sum of their losses, each multiplied by its number of samples.
     loss_sum: f64,
     started: Instant,
-    /// Seconds that it took before this run of the program.
+    /// Seconds that the epoch took in earlier runs of the program.
     seconds: f64,
 }
 
@@ -169,7 +172,8 @@ impl Epoch {
 }
 
 impl<'a> Run<'a> {
-    /// At the first epoch, with these weights and, of a training that goes on, its optimiser.
+    /// Begins at the first epoch, with these weights and, for a training that goes on, its
+    /// optimiser.
     fn start(
         train: &'a dyn Samples,
         validation: &'a dyn Samples,
@@ -223,7 +227,8 @@ impl<'a> Run<'a> {
     fn checkpoint(&self, observer: &mut dyn FitObserver) {
         match self.state() {
             Ok(state) => observer.on_checkpoint(state),
-            // No reason to end: weights that are no numbers any more are found by the next step.
+            // This is no reason to end the training: weights that are not numbers are found by the
+            // next step.
             Err(error) => tracing::warn!("no checkpoint: {error}"),
         }
     }
@@ -248,7 +253,8 @@ impl<'a> Run<'a> {
             };
             let undecided = tally.is_no_better_than_the_base_rate();
             let last = self.record(epoch, &tally, observer)?;
-            // Soon, lest hours go into a dead network, and once before it is called the result.
+            // Checked early, to waste no hours on a dead network, and again before the result is
+            // accepted.
             if epoch == 1 || undecided || last.is_some() {
                 let hopeless = undecided && last.is_some() && epoch >= SETTLED;
                 self.learned = !(hopeless || self.learned_nothing(epoch, tally)?);
@@ -265,7 +271,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Trains what is left of the epoch; false when it was broken off.
+    /// Trains the rest of the epoch; false when it ended early.
     fn train_epoch(&mut self, epoch: usize, observer: &mut dyn FitObserver) -> Result<bool, FitError> {
         let order = shuffled(self.train.len(), self.seed, epoch);
         let size = self.options.batch_size;
@@ -286,11 +292,12 @@ impl<'a> Run<'a> {
                 observer.on_step(epoch, at.step, steps, loss);
                 stopped = match observer.stop() {
                     Stop::No => false,
-                    // After the last step the epoch is as good as done: it is validated, then training ends.
+                    // After the last step the epoch is complete: it is validated, then training
+                    // ends.
                     Stop::KeepBest => at.step < steps,
                     Stop::Suspend => true,
                 };
-                // Not here: a card may be some steps ahead of what it has told.
+                // Not here: a GPU may be some steps ahead of what it has reported.
                 due = !stopped && observer.checkpoint_due(false);
                 Ok(!stopped && !due)
             })?;
@@ -301,7 +308,8 @@ impl<'a> Run<'a> {
         Ok(!stopped)
     }
 
-    /// Predictions for the first `most` samples against their targets; nothing when `go_on` said no between two batches.
+    /// The metrics of the first `most` samples; `None` when `go_on` returned false between two
+    /// batches.
     fn evaluate(
         &mut self,
         samples: &dyn Samples,
@@ -319,13 +327,14 @@ impl<'a> Run<'a> {
         if validation.targets_vary() {
             return Ok(validation.learned_nothing(flat));
         }
-        // Nothing to see in the validation samples: look at some of the others. A few batches, which nothing breaks off.
+        // The validation samples can't show it, so some of the training samples are used. A few
+        // batches, which nothing interrupts.
         let tally = self.evaluate(self.train, 4 * self.options.batch_size, &|| true)?;
         Ok(tally.unwrap_or_default().learned_nothing(flat))
     }
 
-    /// True when the network has lost one of the two channels that it decides by. A model that was given may have been
-    /// good enough without.
+    /// True when the network has lost one of the two channels that it decides by. Not for a model
+    /// that was given: it may have been good enough without.
     fn is_half_dead(&self) -> Result<bool, FitError> {
         if self.options.initial.is_some() && self.restarts == 0 {
             return Ok(false);
@@ -334,11 +343,13 @@ impl<'a> Run<'a> {
         has_silent_channel(&self.learner.weights()?, *train, &options.device)
     }
 
-    /// Keeps the epoch's report, and its weights if they are the best; says whether it was the last.
+    /// Keeps the epoch's report, and its weights if they are the best; returns whether it was the
+    /// last epoch.
     ///
-    /// Where few pixels belong to a layer a constant output is already so accurate that no epoch is better until the
-    /// network has learned a good deal. Until then the best epoch, and patience, go by the validation loss, as they do with
-    /// F1 until the network has found a pixel of the layer.
+    /// Where few pixels belong to a layer, a constant output is already so accurate that no epoch
+    /// is better until the network has learned a good deal. Until then the best epoch and the
+    /// patience go by the validation loss. With F1 they do so until the network has found a pixel
+    /// of the layer.
     fn record(
         &mut self,
         epoch: usize,
