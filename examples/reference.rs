@@ -1,27 +1,52 @@
-//! Writes the documents that are made from tables in the code: `credentials.env.example`, `docs/variables.md` and
-//! `docs/settings.md`.
+//! Writes what is made from the programs: pages of `docs/`, and with a directory the man pages and
+//! completions.
 //!
 //! ```sh
-//! cargo run --example reference
+//! cargo run --example reference            # docs/cli.md, credentials.env.example …
+//! cargo run --example reference -- DIR     # DIR/man/man1/*.1, DIR/completions/{bash,zsh,fish}/*
 //! ```
-#![allow(clippy::print_stdout, reason = "it is not one of the programs")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is not one of the programs")]
+#![allow(missing_docs)]
 
 use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use domain::settings;
-use hpc_trainer::config;
+use clap::Command;
+use clap_complete::Shell;
+use hpc_trainer::cli::reference::{pages, programs};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    for (name, text) in [
-        ("credentials.env.example", config::example()),
-        ("docs/variables.md", config::markdown()),
-        ("docs/settings.md", settings::markdown(config::UPDATE)),
-    ] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-        fs::write(&path, text)?;
-        println!("{}", path.display());
+    match std::env::args_os().nth(1) {
+        None => {
+            for (name, text) in pages() {
+                let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+                fs::write(&path, text)?;
+                println!("{}", path.display());
+            }
+        }
+        Some(directory) => man_pages_and_completions(Path::new(&directory))?,
     }
+    Ok(())
+}
+
+fn man_pages_and_completions(directory: &Path) -> Result<(), Box<dyn Error>> {
+    let man = directory.join("man/man1");
+    fs::create_dir_all(&man)?;
+    let [check, run_trainer] = programs();
+    for program in [&check, &run_trainer] {
+        clap_mangen::generate_to(program.clone(), &man)?;
+    }
+    // What an operator types is run_check, which hands its arguments on.
+    let completed: [(Command, &str); 3] =
+        [(check.clone(), "check"), (check, "run_check"), (run_trainer, "run_trainer")];
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        let of_shell = directory.join("completions").join(shell.to_string());
+        fs::create_dir_all(&of_shell)?;
+        for (mut command, name) in completed.clone() {
+            clap_complete::generate_to(shell, &mut command, name, &of_shell)?;
+        }
+    }
+    println!("{} and {}", man.display(), directory.join("completions").display());
     Ok(())
 }

@@ -35,7 +35,7 @@ fn binaries(directory: &Path) -> PathBuf {
         strip.arg("-o").arg(binaries.join(program.file_name().unwrap())).arg(program);
         assert!(strip.status().unwrap().success());
     }
-    let reference = program::with_examples(&["cli_reference"]).join("examples/cli_reference");
+    let reference = program::with_examples(&["reference"]).join("examples/reference");
     Program::new(reference).arg(&binaries).run().success();
     binaries
 }

@@ -2,7 +2,7 @@
 //! configuration. Values that change from run to run are masked.
 //!
 //! After an intended change:
-//! `INSTA_UPDATE=always cargo nextest run --test stories snapshots:: cli_reference::`, and look at
+//! `INSTA_UPDATE=always cargo nextest run --test stories snapshots:: reference::`, and look at
 //! the difference.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 

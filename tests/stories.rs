@@ -10,7 +10,6 @@ mod allocations;
 mod benches;
 mod bombs;
 mod check;
-mod cli_reference;
 mod client_certificate;
 mod conversation;
 mod crash;

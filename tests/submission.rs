@@ -110,6 +110,7 @@ fn a_job_that_sbatch_made_in_spite_of_its_words_is_not_made_again() {
 fn unknown_words_that_stay_the_same_while_the_controller_answers_are_a_refusal() {
     const WORDS: &str = "Jobs of project music want --comment=WHY, see the wiki";
     let mut desk = Desk::with_script("sleep 300");
+    desk.site.set("OPERATOR_CONTACT", "Ada <ada@example.org>");
     let tools = Tools::of(&mut desk);
     tools.sbatch_says(WORDS);
     let id = desk.vhost.publish_job(&job());
@@ -139,6 +140,7 @@ fn unknown_words_that_stay_the_same_while_the_controller_answers_are_a_refusal()
     expect(&desk.check().args(["--max-jobs", "0"]).run(), 6, &[]);
     let sentence = desk.error_reply(&id);
     assert!(sentence.starts_with("The cluster refuses the job") && sentence.contains(WORDS), "{sentence}");
+    assert!(sentence.ends_with(", or ask Ada <ada@example.org>."), "{sentence}");
     assert!(desk.cluster.jobs_named(&format!("hpct-{id}")).is_empty());
 }
 

@@ -294,7 +294,8 @@ fn openssl(directory: &Path, arguments: &[&str]) {
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// `check` or `run_trainer` before the server whose key and certificate lie in `directory`, which is trusted.
+/// `check` or `run_trainer` before the server whose key and certificate lie in `directory`, which
+/// is trusted.
 fn speak_with(directory: &Path, program: &Path) -> (String, Finished) {
     let server = OldServer::start(directory, &[]);
     let is_check = program == check();

@@ -206,7 +206,8 @@ impl<'a> Pass<'a> {
 
     /// Who helps a musicologist.
     pub(super) fn operator(&self) -> &'a str {
-        sentences::OPERATOR
+        let config: &'a Config = self.config;
+        &config.site.operator
     }
 
     /// Lets `event` happen to a job and writes that down.

@@ -6,7 +6,6 @@ use super::context::BridgeError;
 use super::intake::read;
 use crate::config::Config;
 use crate::ledger::Store;
-use crate::sentences::OPERATOR;
 use base::text::{printable, printable_json, sentence};
 use contract::broker::{Broker, BrokerError, DEFAULT_REPLY_QUEUE, JOBS_QUEUE, Looking};
 use contract::wire::{Chosen, Envelope, JobFile};
@@ -58,25 +57,29 @@ pub async fn dry_run(config: &Config) -> Result<DryRun, BridgeError> {
         taken.correlation_id().unwrap_or_else(|| format!("made-up-{}", Timestamp::now().as_millisecond()));
     let reply_to = taken.reply_to().unwrap_or_else(|| DEFAULT_REPLY_QUEUE.to_owned());
     let envelope = Envelope { reply_to, correlation_id, message_id: "made when the job is taken".to_owned() };
-    let result =
-        match read(taken.body(), &config.site, &Store::unopened(&config.site.spool).paces(), OPERATOR) {
-            Err(error) => DryRun::Rejected { sentence: sentence(&error.to_string()) },
-            Ok(Chosen { resources, asked }) => {
-                let id = JobId::from_correlation_id(&CorrelationId(envelope.correlation_id.clone()));
-                let path = Store::unopened(&config.site.spool).files(&id).job_file();
-                let request = requests::training(&config.site, &id.slurm_name(), &resources, &path);
-                let shown = JobFile::masked_text(taken.body(), &envelope, Some(&asked)).unwrap_or_default();
-                DryRun::Job {
-                    properties: format!(
-                        "correlation id {}, reply queue {}",
-                        printable(&envelope.correlation_id, 100),
-                        printable(&envelope.reply_to, 100)
-                    ),
-                    job_file: printable_json(&shown),
-                    command: request.command_line(),
-                }
+    let result = match read(
+        taken.body(),
+        &config.site,
+        &Store::unopened(&config.site.spool).paces(),
+        &config.site.operator,
+    ) {
+        Err(error) => DryRun::Rejected { sentence: sentence(&error.to_string()) },
+        Ok(Chosen { resources, asked }) => {
+            let id = JobId::from_correlation_id(&CorrelationId(envelope.correlation_id.clone()));
+            let path = Store::unopened(&config.site.spool).files(&id).job_file();
+            let request = requests::training(&config.site, &id.slurm_name(), &resources, &path);
+            let shown = JobFile::masked_text(taken.body(), &envelope, Some(&asked)).unwrap_or_default();
+            DryRun::Job {
+                properties: format!(
+                    "correlation id {}, reply queue {}",
+                    printable(&envelope.correlation_id, 100),
+                    printable(&envelope.reply_to, 100)
+                ),
+                job_file: printable_json(&shown),
+                command: request.command_line(),
             }
-        };
+        }
+    };
     broker.put_back(taken).await?;
     broker.close().await;
     Ok(result)

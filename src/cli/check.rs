@@ -1,4 +1,4 @@
-//! `check`: one pass on the login node, and what its operator asks by hand.
+//! `check`: one pass on the login node, and the commands of its operator.
 
 mod cancel;
 mod completions;
@@ -31,7 +31,8 @@ use domain::JobId;
 
 /// Takes training jobs from RabbitMQ, submits them to Slurm, and answers the ones that failed
 ///
-/// Meant for cron: one pass, then the end. Nothing to do: exit code 0 in silence. The commands are for its operator.
+/// Meant for cron: one pass, then the end. Nothing to do: exit code 0 in silence. The commands are
+/// for its operator.
 #[derive(Debug, Parser)]
 #[command(
     name = "check",
@@ -100,7 +101,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 async fn command(arguments: &Arguments) -> ExitCode {
     let sources = Sources::of_process(arguments.env_file.as_deref());
     let spool = arguments.spool.as_deref();
-    // What works with a configuration that is not (yet) whole.
+    // Commands that work with an incomplete configuration.
     if let Some(Command::Doctor(doctor)) = &arguments.command {
         return doctor::run(doctor, &Examined::new(&sources, spool), arguments.verbosity.quiet).await;
     }

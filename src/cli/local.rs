@@ -29,18 +29,18 @@ use page_layers::{
 };
 use report::{Content, MOST_PICTURES, Pictures};
 
-/// What the command line says.
+/// The arguments of the command line.
 #[derive(Clone, Debug)]
 pub struct LocalArgs {
     /// The folders of the pages.
     pub pages: Vec<PathBuf>,
-    /// A folder with models to go on from.
+    /// A folder with models to start from.
     pub models: Option<PathBuf>,
     /// Where models, picture and report go; made when it is not there.
     pub out: PathBuf,
     /// `NAME=VALUE` settings that win over `settings.json`.
     pub set: Vec<String>,
-    /// Where TensorBoard's event files go, where they are wanted.
+    /// Where TensorBoard's event files go, if they are wanted.
     pub tensorboard: Option<PathBuf>,
     /// No progress bar.
     pub quiet: bool,
@@ -90,14 +90,15 @@ impl LocalError {
     }
 }
 
-/// Trains the pages in the folders; returns the table that is to be shown.
+/// Trains the pages in the folders; returns the table to be shown.
 ///
-/// Writes `<model name>.hdf5` for each layer, `preview.png` (of several pages `preview_1.png` …), `training.json` and
-/// `report.html`.
-/// The settings are those of the first folder. Everything that can be wrong
-/// with the input is found before the first layer is trained and before anything is written.
+/// Writes `<model name>.hdf5` for each layer, `preview.png` (of several pages `preview_1.png` …),
+/// `training.json` and `report.html`. The settings are those of the first folder. Everything that
+/// can be wrong with the input is found before the first layer is trained and before anything is
+/// written.
 ///
 /// # Errors
+///
 /// [`LocalError`], in one sentence that names the file and what to change.
 pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     let started = Instant::now();
@@ -181,7 +182,8 @@ pub(super) fn make_writable(folder: &Path) -> std::io::Result<()> {
     tempfile::Builder::new().prefix(".try-").tempfile_in(folder).map(drop)
 }
 
-/// A flag that becomes true with the first Ctrl-C or SIGTERM; the second ends the program at once.
+/// A flag that becomes true with the first Ctrl-C or SIGTERM; the second one ends the program at
+/// once.
 pub(super) fn watch_signals() -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {

@@ -1,4 +1,5 @@
-//! The command lines: each parses its arguments, calls the library and maps errors to exit codes.
+//! The command lines: each command parses its arguments, calls the library, shows the result and
+//! maps errors to exit codes.
 
 pub mod check;
 #[cfg(feature = "trainer")]

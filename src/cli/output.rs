@@ -1,7 +1,9 @@
-//! Standard output and standard error of both programs, either of which may be full, closed, or read by nobody.
+//! Standard output and standard error of both programs, either of which may be full, closed, or
+//! read by nobody.
 //!
-//! Nothing here panics: what a pass does for a job never depends on whether somebody can read about it. `println!` and
-//! its kin panic where they can't write, so clippy refuses them in this package (`print_stdout`, `print_stderr`).
+//! Nothing here panics: what a pass does for a job never depends on whether somebody can read about
+//! it. `println!` and its kin panic where they can't write, so clippy refuses them in this package
+//! (`print_stdout`, `print_stderr`).
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -22,7 +24,8 @@ pub(crate) enum Printed {
 }
 
 impl Printed {
-    /// The exit code of a command whose text is all that was asked for, and which would end with `code`.
+    /// The exit code of a command whose text is all that was asked for, and which would end with
+    /// `code`.
     pub(crate) fn or(self, code: ExitCode) -> ExitCode {
         match self {
             Self::Lost if code == ExitCode::Success => ExitCode::Internal,

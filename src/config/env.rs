@@ -1,8 +1,8 @@
 //! The one table of every variable that the programs read.
 //!
-//! A row makes a constant in [`var`], by which `load.rs` reads the variable: a mistyped name does not compile, and neither
-//! does a number that is read as a flag. `credentials.env.example` and `docs/variables.md` are made from the table
-//! ([`example`], [`markdown`]).
+//! A row makes a constant in [`var`], by which `load.rs` reads the variable: a mistyped name does
+//! not compile, and neither does a number that is read as a flag. `credentials.env.example` and
+//! `docs/variables.md` are made from the table ([`example`], [`markdown`]).
 
 use std::fmt::Write as _;
 
@@ -11,11 +11,11 @@ use std::fmt::Write as _;
 pub struct Variable {
     /// Its name.
     pub name: &'static str,
-    /// What it is for: completes the sentence "NAME is ...".
+    /// Its purpose: completes the sentence "NAME is ...".
     pub purpose: &'static str,
-    /// What there is to know beside: whole sentences, or nothing.
+    /// More about it, in whole sentences, or nothing.
     pub more: &'static str,
-    /// Whether it must be set, and what holds where it is not.
+    /// Whether it must be set, and the value if it is not.
     pub need: Need,
     /// The value in `credentials.env.example`, where that is not the default.
     pub shown: &'static str,
@@ -23,7 +23,7 @@ pub struct Variable {
     pub values: Values,
 }
 
-/// What holds where a variable is not set.
+/// The value of a variable that is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// It must be set.
@@ -113,7 +113,7 @@ impl Number {
 /// Variables that belong together.
 #[derive(Clone, Copy, Debug)]
 pub struct Section {
-    /// What they are about.
+    /// Their subject.
     pub title: &'static str,
     /// What holds for all of them, or nothing.
     pub intro: &'static str,
@@ -256,10 +256,11 @@ variables! {
         MAX_SAMPLES: Number(1, u32::MAX as u64), MAY, "20000",
             "the most samples a layer that a job may ask for", "";
         DEFAULT_CPUS: Number(1, 4096), or("6"), "",
-            "how many cores a job gets that names none", "";
+            "how many cores a job gets that names none",
+            "Its memory follows from its settings.";
         DEFAULT_TIME: Text(), or("0-06:00"), "",
             "the time limit, as D-HH:MM, of a job that names none",
-            "Finished jobs of this site tell a better one later.";
+            "Once three jobs like it have finished, their pace decides instead.";
         MAX_OPEN_JOBS: Number(1, 100_000), or("100"), "",
             "how many jobs may be open at a time",
             "The others stay in RabbitMQ until one is answered.";
@@ -298,7 +299,8 @@ pub fn variable(name: &str) -> Option<&'static Variable> {
 /// How wide the lines of the example are.
 const WIDTH: usize = 98;
 
-/// The command that writes `credentials.env.example` and `docs/variables.md` anew.
+/// The command that writes `credentials.env.example` and the pages of `docs/` anew that are made
+/// from the programs.
 pub const UPDATE: &str = "cargo run --locked --example reference";
 
 /// `credentials.env.example`.
@@ -363,8 +365,8 @@ fn capitalised(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// What is read from the environment alone, in Markdown: by the scripts, by libraries, and by the trainer before it has a
-/// configuration.
+/// What is read from the environment alone, in Markdown: by the scripts, by libraries, and by the
+/// trainer before it has a configuration.
 const OF_ENVIRONMENT: &[(&str, &str)] = &[
     ("`HPC_TRAINER_HOME`", "the directory of `run_check`, with `credentials.env`; the scripts set it"),
     (

@@ -9,7 +9,7 @@ use thiserror::Error;
 use super::env::Variable;
 use super::lines::LineFault;
 
-/// A configuration that can't be used. Its text names every problem at once and no secret.
+/// A configuration that can't be used. Its text names every problem at once, and no secret.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file that was asked for can't be read.
@@ -67,8 +67,8 @@ pub enum ConfigError {
     Variables(Vec<Problem>),
 }
 
-/// What to do about a file that can't be read. The example is only for whoever has no file yet: copied over one, it
-/// would take the passwords away.
+/// What to do about a file that can't be read. The example is only for whoever has no file yet:
+/// copied over one, it would take the passwords away.
 pub(crate) fn advice_for(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "copy credentials.env.example to it and fill it in",

@@ -1,4 +1,5 @@
-//! The configuration with everything that is wrong with it, for `check doctor`, which goes on with what is left.
+//! The configuration with everything that is wrong in it, for `check doctor`, which continues with
+//! the rest.
 
 use std::path::{Path, PathBuf};
 
@@ -18,21 +19,21 @@ const OTHERS: [&str; 2] = ["HPC_TRAINER_HOME", "HPC_TRAINER_ENV_FILE"];
 pub struct Examined {
     /// Directory of the installation.
     pub home: PathBuf,
-    /// The file, where there is one or one was asked for.
+    /// The file, if there is one or one was asked for.
     pub file: Option<PathBuf>,
-    /// Its permission bits, where it is there.
+    /// Its permission bits, if it is there.
     pub mode: Option<u32>,
     /// What is wrong with the file.
     pub faults: Vec<ConfigError>,
     /// What is wrong with the variables.
     pub problems: Vec<Problem>,
-    /// Names in the file that mean nothing.
+    /// Names in the file that have no meaning.
     pub unknown: Vec<String>,
-    /// RabbitMQ, where its address can be used; user and password are empty where they are not set.
+    /// RabbitMQ, if its address can be used; user and password are empty if they are not set.
     pub broker: Option<BrokerConfig>,
     /// Rodan, likewise.
     pub rodan: Option<RodanConfig>,
-    /// The site, with the defaults in place of what is wrong.
+    /// The site, with the defaults in place of wrong values.
     pub site: SiteConfig,
     /// Largest download, bytes.
     pub max_download: u64,

@@ -1,4 +1,4 @@
-//! Reads `credentials.env`, which only its owner may be able to read.
+//! Reads `credentials.env`, which only its owner may read.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -38,18 +38,18 @@ pub(super) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigErro
     faults.into_iter().next().map_or(Ok(bytes.unwrap_or_default()), Err)
 }
 
-/// A file with everything that is wrong with it.
+/// A file, with everything that is wrong in it.
 #[derive(Default)]
 pub(super) struct Found {
-    /// The variables. None where the file can't be read, or others could have written them.
+    /// The variables; none if the file can't be read, or others could have written them.
     pub(super) values: HashMap<String, String>,
-    /// What is wrong, the gravest first.
+    /// What is wrong, the most serious first.
     pub(super) faults: Vec<ConfigError>,
-    /// Its permission bits, where it is there.
+    /// Its permission bits, if it is there.
     pub(super) mode: Option<u32>,
 }
 
-/// Looks at a file and reads it as far as that is safe.
+/// Checks a file, and reads it as far as that is safe.
 pub(super) fn examine_file(path: &Path, environment: &Environment) -> Found {
     let Private { bytes, faults, mode } = examine_private(path);
     let mut found = Found { values: HashMap::new(), faults, mode };
@@ -66,7 +66,8 @@ struct Private {
     mode: Option<u32>,
 }
 
-/// The file is opened once: what is looked at is what is read, even if the name leads elsewhere in between.
+/// The file is opened once: the checks look at what is read, even if the name leads elsewhere
+/// meanwhile.
 fn examine_private(path: &Path) -> Private {
     let mut found = Private::default();
     let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
@@ -83,7 +84,7 @@ fn examine_private(path: &Path) -> Private {
     if mode & 0o077 != 0 {
         found.faults.push(ConfigError::Permissions { path: path.to_path_buf(), mode });
     }
-    // Root may have put it there; anybody else could change it under our feet.
+    // Root may have put the file there; any other owner could change it at any time.
     let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
     if owner != own && owner != 0 {
         found.faults.push(ConfigError::Owner { path: path.to_path_buf(), owner, own });

@@ -10,13 +10,14 @@ use base::address::RodanAddress;
 use base::tls::{Identity, IdentityError};
 
 impl Reader {
-    /// What is shown to a Rodan that asks for a client certificate.
+    /// The certificate for a Rodan that asks for one.
     pub(super) fn rodan_identity(&mut self, address: Option<&RodanAddress>) -> Option<Identity> {
         let tls = address.is_some_and(|address| address.url().scheme() == "https");
         self.identity(&var::RODAN_CLIENT_CERT, &var::RODAN_CLIENT_KEY, tls)
     }
 
-    /// The certificate and the key that these two variables name; `tls` is whether the server is reached by TLS at all.
+    /// The certificate and the key that these two variables name; `tls` is whether the server is
+    /// reached by TLS at all.
     pub(super) fn identity(&mut self, certificate: &Place, key: &Place, tls: bool) -> Option<Identity> {
         let (certificate_file, key_file) = match (self.path(certificate), self.path(key)) {
             (None, None) => return None,

@@ -1,12 +1,13 @@
 //! The lines of `credentials.env`: `NAME=value`, as a shell and the usual `.env` readers take them.
 //!
-//! An own reader, since nothing may be guessed where a password is read: a line that could mean something else than it
-//! says is an error with its number. The dialect:
+//! This is a reader of our own, because nothing may be guessed where a password is read: a line
+//! that can be understood in two ways is an error with its number. The dialect:
 //!
-//! - one variable a line, with or without `export`; blank lines and lines that begin with `#` mean nothing;
+//! - one variable a line, with or without `export`; blank lines and lines that begin with `#` mean
+//!   nothing;
 //! - `'…'` is taken as it stands, without any escape;
-//! - in `"…"` and outside of quotes `\` takes the meaning from one of `\ ' " $` and the blank, and `$NAME` or `${NAME}` is
-//!   the value of a variable that is set in the environment or further up;
+//! - in `"…"` and outside of quotes `\` takes the meaning from one of `\ ' " $` and the blank, and
+//!   `$NAME` or `${NAME}` is the value of a variable that is set in the environment or further up;
 //! - outside of quotes a blank ends the value, and only a comment (`#…`) may follow;
 //! - quoted and unquoted pieces may stand side by side: `'it'"'"'s'`.
 
@@ -15,13 +16,14 @@ use std::collections::HashMap;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-/// What is wrong with a line. No text of the line is told: it may be a part of a password.
+/// What is wrong with a line. The text of the line is never shown, because it may be part of a
+/// password.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum LineFault {
     /// Something else than `NAME=value`.
     #[error("is not NAME=value")]
     NotAssignment,
-    /// A quote without its other one.
+    /// A quotation mark without a second one.
     #[error("opens a quote that does not end in the same line")]
     OpenQuote,
     /// Text after the end of the value.
@@ -67,7 +69,7 @@ impl LineFault {
     }
 }
 
-/// What a text says.
+/// The content of a file.
 #[derive(Default)]
 pub(super) struct Lines {
     /// The variables; of two lines with one name the later one counts.
@@ -138,7 +140,7 @@ fn is_of_name(c: char) -> bool {
 
 /// The value at the beginning of `text`, after which only blanks and a comment may follow.
 fn value(text: &str, set: &dyn Fn(&str) -> Option<String>) -> Result<String, LineFault> {
-    // Wiped where the line turns out to be wrong.
+    // It is wiped if the line turns out to be wrong.
     let mut value = Zeroizing::new(String::with_capacity(text.len()));
     let mut is_quoted = false;
     let mut rest = text;
@@ -168,7 +170,8 @@ fn value(text: &str, set: &dyn Fn(&str) -> Option<String>) -> Result<String, Lin
     if is_quoted { Err(LineFault::OpenQuote) } else { Ok(std::mem::take(&mut *value)) }
 }
 
-/// Adds the value of the variable whose name follows a `$`, and returns what stands behind the name.
+/// Adds the value of the variable whose name follows a `$`, and returns what stands behind the
+/// name.
 fn variable<'a>(
     rest: &'a str,
     set: &dyn Fn(&str) -> Option<String>,

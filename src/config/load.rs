@@ -1,4 +1,4 @@
-//! Reads `credentials.env` and the process environment, and resolves them into what the programs need.
+//! Reads `credentials.env` and the process environment, and makes of them what the programs need.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -19,14 +19,14 @@ use scheduler::{GresTable, SiteConfig};
 /// How long the name of the operator may be, in characters.
 const MOST_OF_OPERATOR: usize = 200;
 
-/// Collects values and problems, so that every problem is reported at once.
+/// Collects values and problems, so that all problems are reported at once.
 pub(super) struct Reader {
     values: HashMap<String, String>,
     pub(super) problems: Vec<Problem>,
     pub(super) home: PathBuf,
 }
 
-/// What the variables say, as far as they say it.
+/// The values of the variables, as far as they are usable.
 pub(super) struct Resolved {
     pub(super) broker: Option<BrokerConfig>,
     pub(super) rodan: Option<RodanConfig>,
@@ -148,7 +148,7 @@ impl Reader {
         .unwrap_or_default()
     }
 
-    /// The value of an sbatch option: one word, so that nothing else can be smuggled in with it.
+    /// The value of an sbatch option: one word, so that nothing else can be added to it.
     fn word(&mut self, word: &Word) -> Option<String> {
         self.parsed(&word.0, |text| {
             let fits = |c: char| c.is_ascii_alphanumeric() || "_-:.=,/&|[]*".contains(c);
@@ -232,14 +232,14 @@ impl Reader {
         }
     }
 
-    /// What a job gets that names nothing.
+    /// What a job gets if its message names nothing.
     fn choice(&mut self, limits: SiteLimits, gpu: bool) -> SiteChoice {
         let cpus = u32::try_from(self.number(&var::DEFAULT_CPUS)).unwrap_or(1);
         let walltime = self.text(&var::DEFAULT_TIME, Walltime::from_str).unwrap_or(Walltime::MINUTE);
         SiteChoice { cpus, walltime, gpu, limits }
     }
 
-    /// node_exporter reads no other names.
+    /// node_exporter reads no other file names.
     fn metrics_file(&mut self, home: &Path) -> Option<PathBuf> {
         self.parsed(&var::METRICS_FILE.0, |text| match Path::new(text).extension() {
             Some(extension) if extension == "prom" => Ok(home.join(text)),
@@ -248,7 +248,7 @@ impl Reader {
     }
 
     fn site(&mut self, home: &Path, env_file: Option<&Path>, spool: Option<&Path>) -> SiteConfig {
-        // Those that are asked for so have a default.
+        // All variables that are read this way have a default.
         let path = |reader: &Self, place| reader.path(place).unwrap_or_else(|| home.to_path_buf());
         let (slurm_bin, slurm_timeout) = self.slurm();
         let gres = self.word(&var::SITE_GRES).filter(|g| g != "none");
@@ -284,7 +284,7 @@ impl Reader {
     }
 }
 
-/// The files and variables that configuration comes from.
+/// The files and variables that the configuration comes from.
 pub struct Sources<'a> {
     /// `--env-file`; by default `credentials.env` in the home directory, if it exists.
     pub env_file: Option<&'a Path>,
@@ -310,7 +310,8 @@ impl Sources<'_> {
         }
     }
 
-    /// Directory of the installation: `HPC_TRAINER_HOME`, else the directory of the env file, else the current one.
+    /// Directory of the installation: `HPC_TRAINER_HOME`, else the directory of the env file, else
+    /// the current one.
     pub(super) fn home(&self) -> PathBuf {
         let of_file = || Some(absolute(self.env_file?).parent()?.to_path_buf());
         match self.environment.get("HPC_TRAINER_HOME").filter(|h| !h.is_empty()) {
@@ -319,7 +320,8 @@ impl Sources<'_> {
         }
     }
 
-    /// The file that `check init` writes: the one that is asked for, else `credentials.env` in the home directory.
+    /// The file that `check init` writes: the one that is asked for, else `credentials.env` in the
+    /// home directory.
     pub fn new_file(&self) -> PathBuf {
         self.file().unwrap_or_else(|| self.home().join("credentials.env"))
     }
@@ -338,7 +340,7 @@ impl Sources<'_> {
         values.extend(self.environment.iter().map(|(k, v)| (k.clone(), v.clone())));
         let mut reader = Reader::new(values, self.home());
         for variable in &self.unreadable {
-            // Else the file's value, or none, would count in its place.
+            // Otherwise the file's value, or none, would be used in its place.
             reader.is_wrong(variable, "is not UTF-8 in the environment");
         }
         reader
@@ -362,7 +364,8 @@ impl Config {
     /// Reads everything `check` needs. `spool` (`--spool`) wins over `SPOOL_DIR`.
     ///
     /// # Errors
-    /// When the file can't be read or is open to others, or variables are missing or wrong: all of them at once.
+    /// When the file can't be read or is open to others, or variables are missing or wrong: all of
+    /// them at once.
     pub fn load(sources: &Sources<'_>, spool: Option<&Path>) -> Result<Self, ConfigError> {
         let (mut reader, home, file) = sources.read()?;
         let Resolved { broker, rodan, site, .. } = reader.resolve(&home, file.as_deref(), spool);

@@ -1,4 +1,4 @@
-//! Writes `credentials.env`: the example with its explanations, and the values that are given.
+//! Writes `credentials.env`: the example with its explanations, and the given values.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -11,20 +11,21 @@ use base::secret::Secret;
 
 const EXAMPLE: &str = include_str!("../../credentials.env.example");
 
-/// What is wrong with these values, if they were the whole configuration of an installation in `home`.
+/// What would be wrong with these values as the whole configuration of an installation in `home`.
 pub fn problems(home: &Path, values: impl Iterator<Item = (String, String)>) -> Vec<Problem> {
     let mut reader = Reader::new(values.collect::<HashMap<_, _>>(), home.to_path_buf());
     reader.resolve(home, None, None);
     reader.problems
 }
 
-/// The text of a `credentials.env` with these values; the other variables stand in it as in the example.
+/// The text of a `credentials.env` with these values; the other variables stay as in the example.
 ///
 /// # Errors
-/// The name of a variable whose value can't stand in a line.
+///
+/// The name of a variable whose value does not fit into a line.
 pub fn credentials_text(values: &BTreeMap<String, Secret>) -> Result<Secret, String> {
     let mut lines = Vec::new();
-    // How to make the file by hand is of no use in it.
+    // The lines about making the file by hand are left out.
     for line in EXAMPLE.lines() {
         let name = line.trim_start_matches('#').split_once('=').map(|(name, _)| name);
         let known = name.filter(|name| variable(name).is_some());
@@ -41,7 +42,7 @@ pub fn credentials_text(values: &BTreeMap<String, Secret>) -> Result<Secret, Str
     Ok(Secret::new(text))
 }
 
-/// `NAME='value'`; single quotes of the value stand in double ones.
+/// `NAME='value'`; single quotes in the value are put between double ones.
 fn assignment(name: &str, value: &Secret) -> Result<String, String> {
     let value = value.expose();
     let line = format!("{name}='{}'", value.replace('\'', r#"'"'"'"#));

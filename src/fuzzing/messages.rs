@@ -92,9 +92,11 @@ pub(super) fn message(data: &[u8]) {
         Envelope { reply_to: reply_to.clone(), correlation_id: id.clone(), message_id: "m".into() };
     let text = JobFile::text(body, &envelope, Some(&chosen.asked), &Secret::new(TOKEN)).unwrap();
     let file = JobFile::parse(text.expose().as_bytes()).unwrap();
+    let is_told = !job.protocol.is_reply() || chosen.asked.is_chosen();
+    let told = Some(chosen.asked.clone()).filter(|_| is_told);
     assert_eq!(file.inputs, job.inputs);
     assert_eq!(file.settings, job.training);
-    assert_eq!((file.protocol, file.asked.clone()), (job.protocol, Some(chosen.asked.clone())));
+    assert_eq!((file.protocol, file.asked.clone()), (job.protocol, told));
     assert_eq!(file.token.expose(), TOKEN);
     assert_eq!(file.reply_to, Some(reply_to.clone()));
     assert_eq!(file.correlation_id, Some(id.clone()));

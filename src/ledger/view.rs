@@ -1,4 +1,4 @@
-//! Looking at the spool without changing anything, beside whatever holds the lock.
+//! Looking at the spool without changing anything, whoever holds the lock.
 
 use std::fs;
 use std::io;
@@ -24,15 +24,17 @@ pub struct Seen {
 }
 
 impl Store {
-    /// The spool as it is: nothing is made and nothing is tried out.
+    /// The spool as it is: nothing is made, and nothing is tested.
     pub fn unopened(root: &Path) -> Self {
         Self::at(root)
     }
 
-    /// The ids of all jobs, open ones first. A job that is filed away in this moment may come twice, but never not at all.
+    /// The ids of all jobs, open ones first. A job that is filed away in this moment may come
+    /// twice, but never not at all.
     ///
     /// # Errors
-    /// When a directory is there and can't be read. Before the first pass there is none, and no job.
+    /// When a directory is there and can't be read. Before the first pass there is none, and no
+    /// job.
     pub fn ids(&self) -> Result<(Vec<JobId>, Vec<JobId>), StoreError> {
         Ok((ids_in(&self.jobs())?, ids_in(&self.done())?))
     }
@@ -53,9 +55,11 @@ impl Store {
         Ok(None)
     }
 
-    /// The files in `rejected/` and since when each lies there, as its name says. Others are not ours.
+    /// The files in `rejected/`, and since when each lies there, by its name. Other files are not
+    /// ours.
     ///
     /// # Errors
+    ///
     /// When the directory can't be read.
     pub fn rejected_files(&self) -> Result<Vec<(Timestamp, PathBuf)>, StoreError> {
         let directory = self.rejected();
@@ -75,7 +79,7 @@ impl Store {
         Ok(files)
     }
 
-    /// Who holds the lock, as far as it has said so.
+    /// Who holds the lock, as far as it is known.
     pub fn held_by(&self) -> Option<HeldBy> {
         Holder::read(&holder_path(&self.lock_path())).map(|holder| holder.who)
     }

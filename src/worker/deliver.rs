@@ -11,7 +11,7 @@ use super::files::Place;
 use crate::config::TrainerConfig;
 use crate::courier::{Rest, RestError};
 use crate::ledger::{Cause, Claimed, Publisher, Verdict, claim};
-use crate::sentences::{About, OPERATOR, of_verdict};
+use crate::sentences::{About, of_verdict};
 use base::files::write_atomic;
 use base::retry::{Attempt, Policy};
 use contract::broker::{Broker, BrokerError, PublishError, TellError};
@@ -66,7 +66,7 @@ pub(super) async fn deliver(
     let mut result = sender.send(&reply).await;
     if let Err(error @ PublishError::TooLarge { .. }) = &result {
         let verdict = Verdict::ReplyTooLarge { problem: error.to_string() };
-        let about = About { slurm_id: None, asked: None, operator: OPERATOR };
+        let about = About { slurm_id: None, asked: None, operator: &config.operator };
         let (cause, sentence) = of_verdict(&verdict, about);
         error!("{sentence}");
         place.managed.iter().for_each(|files| files.note_failure(cause));

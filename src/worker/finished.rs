@@ -1,5 +1,6 @@
-//! The report of a job that has models: written once the reply is safe on disk, and again with the page in a picture once
-//! the reply is delivered. Nothing here is an error of the job.
+//! The report of a job that has models. It is written when the reply is safe on disk, and again
+//! with a picture of the page when the reply is delivered. An error here is not an error of the
+//! job.
 
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
@@ -19,22 +20,22 @@ use page_layers::look_at_pages as look;
 use page_layers::{Device, Line, NetworkError, Score, TrainedLayer, TrainingJob};
 use report::{Content, MOST_PICTURES, Pictures};
 
-/// A job does not keep its node for longer than this for the sake of a picture.
+/// A job does not keep its node for longer than this only for a picture.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// What is left of the allocation's time when the picture is given up.
+/// The picture is given up when the allocation has only this much time left.
 const RESERVE: Duration = Duration::from_secs(60);
 
-/// Windows that are looked at together: more take more memory, and hardly less time.
+/// Windows that are computed together. More windows take more memory, but hardly less time.
 const MOST_WINDOWS: usize = 4;
 
-/// A training with all that its report tells.
+/// A training with everything that its report shows.
 pub(super) struct Finished {
     pub(super) job: TrainingJob,
     pub(super) layers: Vec<TrainedLayer>,
     pub(super) settings: TrainingSettings,
     pub(super) given: SettingsMap,
-    /// What the user calls the pages, where there are several.
+    /// The user's names for the pages, where there are several.
     pub(super) labels: Vec<Option<String>>,
     pub(super) device: Device,
     pub(super) device_name: String,
@@ -59,7 +60,7 @@ enum NoPicture {
 }
 
 impl Finished {
-    /// The download, the training's parts and the reply's making.
+    /// The download, the parts of the training, and making the reply.
     fn parts(&self) -> Vec<(&'static str, Duration)> {
         let mut parts = vec![("download", self.downloaded)];
         parts.extend(self.job.spent(&self.layers).parts());
@@ -67,7 +68,8 @@ impl Finished {
         parts
     }
 
-    /// Says where the time went, from the job file to the reply on disk; writing that down took `spooling`.
+    /// Logs where the time went, from the job file to the reply on disk. Writing the reply took
+    /// `spooling`.
     pub(super) fn tell_times(&self, spooling: Duration) {
         let whole = self.started.elapsed();
         let mut parts = self.parts();
@@ -115,7 +117,7 @@ impl Finished {
         guarded(place, || place.outbox.put_figures(text.to_string().as_bytes()));
     }
 
-    /// Predicts the page and writes the report with it, unless a signal comes or the time is short.
+    /// Predicts the page and writes the report with it, unless a signal comes or time is short.
     pub(super) fn report_with_pictures(&self, place: &Place, signals: &Signals) {
         guarded(place, || {
             let began = Instant::now();
@@ -149,7 +151,7 @@ impl Finished {
             pictures.push(picture(page, &layers, found)?);
             Ok(())
         })?;
-        // Of some of the pages only they would be taken for those of all.
+        // Scores of some of the pages would be taken for those of all.
         let whole = pictures.len() == self.job.pages().len();
         Ok((pictures, if whole { scores } else { Vec::new() }))
     }
@@ -181,7 +183,7 @@ impl Finished {
     }
 }
 
-/// A report that can't be made is a warning: the reply is safe whatever happens here.
+/// A report that can't be made is only a warning: the reply is already safe.
 fn guarded(place: &Place, write: impl FnOnce() -> io::Result<()>) {
     match panic::catch_unwind(AssertUnwindSafe(write)) {
         Ok(Ok(())) => {}
@@ -190,7 +192,7 @@ fn guarded(place: &Place, write: impl FnOnce() -> io::Result<()>) {
     }
 }
 
-/// The time that the allocation has, where Slurm tells when it ends.
+/// The time that the allocation has left, if Slurm tells when it ends.
 fn time_left(end: Option<&str>, now: SystemTime) -> Option<Duration> {
     let end: u64 = end?.parse().ok()?;
     let now = now.duration_since(UNIX_EPOCH).ok()?;

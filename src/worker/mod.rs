@@ -1,7 +1,7 @@
 //! `run_trainer JOB_FILE [REPLY_QUEUE] [CORRELATION_ID]`: one job inside a Slurm allocation.
 //!
-//! The reply is written to disk before it is published: a node that can't reach the broker, or dies, leaves it to
-//! the next `check`.
+//! The reply is written to disk before it is published: a node that can't reach the broker, or
+//! dies, leaves it to the next `check`.
 
 pub(crate) mod cores;
 mod deliver;
@@ -53,19 +53,19 @@ use domain::TrainingSettings;
 use domain::{CorrelationId, JobId};
 use page_layers::{Checkpoints, EventLogs, TrainError, TrainingJob, WithEvents, choose_device};
 
-/// How long what is told meanwhile may take when the training is over, and when time is short. What is not sent then, is
-/// sent with the end.
+/// How long what is told meanwhile may take when the training is over, and when time is short. What
+/// is not sent then, is sent with the end.
 const LONG_GOODBYE: Duration = Duration::from_secs(60);
 const SHORT_GOODBYE: Duration = Duration::from_secs(10);
 
-/// What the command line says.
+/// The arguments of the command line.
 #[derive(Clone, Debug)]
 pub struct JobArgs {
     /// The job file.
     pub job_file: PathBuf,
-    /// The reply queue, where it is not the job file's.
+    /// The reply queue, if it is not the job file's.
     pub reply_queue: Option<String>,
-    /// The correlation id, where it is not the job file's.
+    /// The correlation id, if it is not the job file's.
     pub correlation_id: Option<String>,
     /// `--env-file`.
     pub env_file: Option<PathBuf>,
@@ -73,7 +73,8 @@ pub struct JobArgs {
     pub quiet: bool,
 }
 
-/// Runs the job to its one reply, or leaves it to Slurm to start it again, and returns the exit code.
+/// Runs the job until its one reply is sent, or leaves it to Slurm to start it again. Returns the
+/// exit code.
 pub fn run(arguments: &JobArgs) -> ExitCode {
     harden::files();
     let signals = match Signals::watch() {
@@ -89,7 +90,8 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
         note_start(files);
     }
     let load = || TrainerConfig::load(&Sources::of_process(arguments.env_file.as_deref()));
-    // Read now, so that what is wrong is known before hours of training; what only the delivery needs is read again then.
+    // Read now, so that a mistake is known before hours of training. What only the delivery needs
+    // is read again then.
     let mut config = load();
     let identity = config.as_mut().ok().and_then(TrainerConfig::forget_credentials);
     let Ended { envelope, answer, code, finished } = match spooled(&place) {
@@ -105,7 +107,7 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
     let spooling = Instant::now();
     if let Err(error) = place.spool(&arguments.job_file, &answer) {
         error!("the reply can't be written to {}: {error}", place.reply.display());
-        // It may still be published.
+        // Publishing may still work.
     }
     if let Some(finished) = &finished {
         finished.tell_times(spooling.elapsed());
@@ -155,7 +157,7 @@ struct Ended {
     envelope: Option<Envelope>,
     answer: Answer,
     code: ExitCode,
-    /// The training, where it has models.
+    /// The training, if it has models.
     finished: Option<Finished>,
 }
 
@@ -164,7 +166,7 @@ fn fail(code: ExitCode, error: &str) -> ExitCode {
     code
 }
 
-/// Says which Slurm job runs this: `check` looks here when sbatch's answer was lost.
+/// Notes which Slurm job runs this: `check` looks here when sbatch's answer was lost.
 fn note_start(files: &JobFiles) {
     if let Ok(id) = std::env::var("SLURM_JOB_ID")
         && let Err(error) = write_atomic(&files.started(), id.as_bytes())
@@ -178,7 +180,7 @@ fn spooled(place: &Place) -> Option<Answer> {
     Answer::from_body(read_own(&place.reply).ok()?).ok()
 }
 
-/// Where the reply goes: the command line wins over the job file, the record over nothing.
+/// Where the reply goes. The command line wins over the job file, and both over the record.
 fn envelope(arguments: &JobArgs, file: Option<&JobFile>) -> Option<Envelope> {
     let record = || JobFiles::new(arguments.job_file.parent()?).envelope();
     let recorded = if file.is_none() { record() } else { None };
@@ -197,8 +199,8 @@ fn envelope(arguments: &JobArgs, file: Option<&JobFile>) -> Option<Envelope> {
     Some(Envelope { reply_to, correlation_id, message_id })
 }
 
-/// What the job is called where a directory is named after it: its id in the spool; without one, what its correlation id
-/// would make of it.
+/// The job's name for directories: its id in the spool, or the id that its correlation id would
+/// give.
 fn name(arguments: &JobArgs, file: &JobFile, place: &Place) -> String {
     let in_spool =
         || place.managed.as_ref()?.directory().file_name()?.to_str().and_then(JobId::from_directory);
@@ -210,7 +212,7 @@ fn name(arguments: &JobArgs, file: &JobFile, place: &Place) -> String {
     id.to_string()
 }
 
-/// The reply and where it goes; nothing when the job is left without one.
+/// The reply and where it goes; `None` when the job is left without one.
 fn attempt(
     arguments: &JobArgs,
     config: &Result<TrainerConfig, ConfigError>,
@@ -227,7 +229,8 @@ fn attempt(
     let asked = file.as_ref().ok().and_then(|file| file.asked.clone());
     let result = file.and_then(|file| {
         let config = config.as_ref().map_err(|_| JobError::Config(ConfigError::Variables(Vec::new())))?;
-        // A fault in training must not keep the workflow waiting: it becomes an error reply like any other.
+        // A fault in training must not keep the workflow waiting: it becomes an error reply like
+        // any other.
         let job = Job { arguments, config, runtime, signals, place, envelope: envelope.as_ref() };
         let train = || job.train(file, identity);
         panic::catch_unwind(AssertUnwindSafe(train)).unwrap_or(Err(JobError::Panic))
@@ -243,7 +246,8 @@ fn attempt(
         Err(error) => {
             error!("{error}");
             place.managed.iter().for_each(|files| files.note_failure(error.cause()));
-            let sentence = error.sentence(sentences::OPERATOR);
+            let operator = config.as_ref().map_or(sentences::OPERATOR, |config| config.operator.as_str());
+            let sentence = error.sentence(operator);
             let answer = match protocol {
                 Protocol::Reply => Answer::Reply(Reply::error(&sentence)),
                 Protocol::Conversation => {
@@ -297,7 +301,7 @@ impl Job<'_> {
             deadline: config.download_deadline,
             retry: Downloader::RETRY,
         };
-        // A runtime of its own: what its connections keep of the token goes with it.
+        // A runtime of its own: what its connections hold of the token is dropped with it.
         let downloads = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let downloads = downloads.map_err(JobError::Runtime)?;
         let fetched = downloads.block_on(async {
@@ -311,7 +315,8 @@ impl Job<'_> {
         drop((downloader, identity)); // and with them the token and the key
         let downloaded = started.elapsed();
         use_the_cores_of_the_allocation();
-        // Before a stranger's bytes are looked at. The GPU comes first: its driver may start a program with more rights.
+        // This comes before a stranger's bytes are decoded. The GPU is opened first, because its
+        // driver may start a program with more rights.
         let (device, device_name) = choose_device();
         harden::no_new_privileges();
         let inputs = local_inputs(&file.inputs, scratch.path(), config.max_download)?;
@@ -345,7 +350,8 @@ impl Job<'_> {
             if worth_it && allocation.requeue(config, runtime, signals) {
                 return Err(JobError::Left);
             }
-            // What can't go on later ends here: with the best so far where every layer has an epoch.
+            // A job that can't continue later ends here, with the best models so far if every layer
+            // has an epoch.
             watch.inner.suspend_when_warned(false);
             checkpoints.look();
             trained = job.train_from(Some(checkpoints), &device, scratch.path(), &mut watch);

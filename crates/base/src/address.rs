@@ -69,7 +69,8 @@ fn parse(text: &str, bare_scheme: &str) -> Result<Url, AddressError> {
 }
 
 impl BrokerAddress {
-    /// Reads `host` (port 5672), `host:port`, `amqp://host[:port][/vhost]` or `amqps://…` (port 5671).
+    /// Reads `host` (port 5672), `host:port`, `amqp://host[:port][/vhost]` or `amqps://…` (port
+    /// 5671).
     ///
     /// # Errors
     /// When the text is none of these or holds credentials.

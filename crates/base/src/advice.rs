@@ -1,8 +1,8 @@
-//! Errors that know what to do about them.
+//! Errors that say what to do about them.
 
 use std::borrow::Cow;
 
-/// An error whose text is what happened and, behind `; `, what to do about it, where it knows.
+/// An error whose text says what happened and, behind `; `, what to do about it if it knows that.
 pub trait Advice: std::error::Error {
     /// What to do: the end of its text.
     fn advice(&self) -> Option<Cow<'static, str>> {

@@ -26,7 +26,8 @@ pub struct Identity {
     key: Secret,
 }
 
-/// A certificate and a key that can't be used together. The text completes "FILE ..." and never repeats the key.
+/// A certificate and a key that can't be used together. The text completes "FILE ..." and never
+/// repeats the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdentityError {
     /// No certificate in the first file, but this.
@@ -231,8 +232,8 @@ fn file_without_roots(file: &OsStr) -> RootsError {
     }
 }
 
-/// A client configuration with the system's roots, or those of `SSL_CERT_FILE` / `SSL_CERT_DIR`, for TLS 1.2 and newer.
-/// `identity` is shown to a server that asks who we are.
+/// A client configuration with the system's roots, or those of `SSL_CERT_FILE` / `SSL_CERT_DIR`,
+/// for TLS 1.2 and newer. `identity` is shown to a server that asks who we are.
 ///
 /// # Errors
 ///
@@ -241,7 +242,8 @@ pub fn client_config(identity: Option<&Identity>) -> Result<rustls::ClientConfig
     install_provider();
     let verifier = verifier::Verifier::new(roots()?)
         .map_err(|error| TlsError::Library(rustls::Error::General(error.to_string())))?;
-    // It accepts what rustls's own accepts, which is inside it; it only says more about what it refuses.
+    // It accepts what rustls's own accepts, which is inside it; it only says more about what it
+    // refuses.
     let builder =
         rustls::ClientConfig::builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier));
     Ok(match identity {

@@ -1,5 +1,5 @@
-//! The words that every part of hpc-trainer shares: layers and inputs, patches, settings and their limits, ids, and the
-//! figures of a training. Knows no broker, no scheduler and no tensor.
+//! The words that every part of hpc-trainer shares: layers and inputs, patches, settings and their
+//! limits, ids, and the figures of a training. Knows no broker, no scheduler and no tensor.
 
 mod choices;
 mod colour;

@@ -18,16 +18,16 @@ pub struct SiteLimits {
     pub samples: Option<u32>,
 }
 
-/// What a site gives jobs that name nothing.
+/// What a site gives a job whose message names nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SiteChoice {
     /// Cores.
     pub cpus: u32,
-    /// Time, where no finished job tells a better one.
+    /// The time limit, until finished jobs tell a better one.
     pub walltime: Walltime,
     /// Whether jobs get a GPU.
     pub gpu: bool,
-    /// What no choice goes beyond.
+    /// The limits of every choice.
     pub limits: SiteLimits,
 }
 
@@ -45,7 +45,8 @@ pub struct Beyond {
 }
 
 impl SiteLimits {
-    /// All settings of a job that ask for more than the site gives; none where it keeps to its limits.
+    /// All settings of a job that ask for more than the site gives; none where it keeps to its
+    /// limits.
     pub fn exceeded_by(&self, training: &TrainingSettings, resources: &ResourceSettings) -> Vec<Beyond> {
         let beyond = |setting: &Setting, asked: String, most: String| Beyond {
             name: setting.name,

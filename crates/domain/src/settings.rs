@@ -1,8 +1,8 @@
 //! The settings of a job: one table, a row a setting.
 //!
-//! From a row come: how the message is read and what is refused, what `--set` may name, the field of the settings, what
-//! reports show, what a checkpoint depends on, `docs/settings.md` and the help text. A new setting is a row here and
-//! the place that uses its field.
+//! From a row come: how the message is read and what is refused, what `--set` may name, the field
+//! of the settings, what reports show, what a checkpoint depends on, `docs/settings.md` and the
+//! help text. A new setting is a row here and the place that uses its field.
 
 use std::fmt::Write as _;
 
@@ -21,7 +21,7 @@ pub type SettingsMap = serde_json::Map<String, Value>;
 pub struct Setting {
     /// Rodan's name of it.
     pub name: &'static str,
-    /// What it may be.
+    /// The values that it may have.
     pub allowed: Allowed,
     /// The value where a message does not have it; without one it must be there, or may be absent.
     pub default: Option<&'static str>,
@@ -29,15 +29,16 @@ pub struct Setting {
     pub local_default: Option<&'static str>,
     /// What it does: whole sentences.
     pub meaning: &'static str,
-    /// By which name `training.json` and `report.html` show what was made of it; none where they show it elsewhere.
+    /// The name by which `training.json` and `report.html` show the value that was used; `None` if
+    /// they show it elsewhere.
     pub shown_as: Option<&'static str>,
-    /// Whether a checkpoint is of no use any more where it changes.
+    /// Whether a checkpoint can't be used any more when it changes.
     pub resumes: bool,
     /// The site's variable that limits it.
     pub limit: Option<&'static str>,
 }
 
-/// What a setting may be.
+/// The values of a setting.
 #[derive(Clone, Copy, Debug)]
 pub enum Allowed {
     /// A whole number of these, and a multiple of the last.
@@ -58,7 +59,7 @@ pub enum Allowed {
 }
 
 impl Setting {
-    /// A row without the columns that most rows do without.
+    /// A row with the usual values of the columns that most rows don't set.
     const fn new(name: &'static str, allowed: Allowed, meaning: &'static str) -> Self {
         let (default, local_default, shown_as, limit) = (None, None, None, None);
         Self { name, allowed, default, local_default, meaning, shown_as, resumes: true, limit }
@@ -85,7 +86,7 @@ impl Setting {
         self.default?.parse().ok()
     }
 
-    /// What it may be, in words.
+    /// The values that it may have, in words.
     pub fn in_words(&self) -> String {
         match self.allowed {
             Allowed::Number { low, high: u64::MAX, .. } => format!("a whole number from {low}"),
@@ -137,7 +138,7 @@ macro_rules! settings {
                 }
             }
 
-            /// Each setting with what was made of it.
+            /// Each setting with the value that was used.
             pub fn values(&self) -> Vec<(&'static Setting, Value)> {
                 const TABLE: &[Setting] = $table;
                 let values = [$(SettingValue::to_json(&self.$field)),*];
@@ -204,12 +205,13 @@ settings! {
             "Augmentation: brightness (%)", number(0, 50),
             "In each epoch, patches get lighter or darker by at most this much.",
         ).or("0").shown_as("brightness_percent");
-        /// Each patch is cut at most so many pixels farther up, down, left or right: at most half its smaller side.
+        /// Each patch is cut at most so many pixels farther up, down, left or right: at most half
+        /// its smaller side.
         shift: u32 = SHIFT: Setting::new(
             "Augmentation: shift (pixels)", number(0, 2048),
             "In each epoch, patches are cut at most this far from where they were drawn; at most half a patch.",
         ).or("0").shown_as("shift_pixels");
-        /// Directions in which each patch is mirrored, with a chance of one half each.
+        /// Directions in which each patch is mirrored, each with a probability of one half.
         flip: Flip = FLIP: Setting::new(
             "Augmentation: flip", Allowed::Words(words::<Flip>),
             "Patches are mirrored at random in these directions.",
@@ -253,7 +255,7 @@ pub fn training_setting(name: &str) -> Option<&'static Setting> {
 #[error("{}", .0.join("; "))]
 pub struct SettingsError(Vec<String>);
 
-/// Where settings come from, which decides what holds for one that is not there.
+/// Where settings come from. This decides what happens if one is missing.
 #[derive(Clone, Copy)]
 enum Origin {
     /// A message, which has to have the most important ones.
@@ -289,7 +291,7 @@ trait SettingValue: Sized {
     /// Reads a value; the error completes the sentence `the setting "NAME" ...`.
     fn read(value: &Value, allowed: &Allowed) -> Result<Self, String>;
 
-    /// What stands for a setting that is not there and has no default; `None` where it has to be there.
+    /// The value of a setting that is not there and has no default; `None` if it has to be there.
     fn absent() -> Option<Self> {
         None
     }
@@ -336,7 +338,7 @@ impl SettingValue for u32 {
     }
 }
 
-/// A setting that may be left out; a text of nothing leaves it out, too.
+/// A setting that may be left out; an empty text counts as left out.
 macro_rules! may_be_left_out {
     ($($type:ty),*) => {$(
         impl SettingValue for Option<$type> {
@@ -421,7 +423,8 @@ fn integer(value: &Value) -> Option<u64> {
     }
 }
 
-/// An address that is safe in an argument list and a mail header: letters, digits and a few signs around one `@`.
+/// An address that is safe in an argument list and a mail header: letters, digits and a few signs
+/// around one `@`.
 fn is_email(text: &str) -> bool {
     let word = |part: &str, signs: &str| {
         !part.is_empty()
@@ -435,7 +438,8 @@ fn is_email(text: &str) -> bool {
 }
 
 impl TrainingSettings {
-    /// Reads the training settings of a job; only the numbers of epochs and samples and the patch size must be there.
+    /// Reads the training settings of a job; only the numbers of epochs and samples and the patch
+    /// size must be there.
     ///
     /// # Errors
     /// When settings are missing or out of range: all of them at once.
@@ -472,7 +476,7 @@ impl TrainingSettings {
         self.values().into_iter().filter_map(shown).collect()
     }
 
-    /// A text that differs for settings with which a checkpoint can't be gone on from.
+    /// A text that differs between settings if a checkpoint of one can't be used with the other.
     pub fn fingerprint(&self) -> String {
         let mut text = String::new();
         for (setting, value) in self.values().iter().filter(|(setting, _)| setting.resumes) {
@@ -496,7 +500,8 @@ pub struct ResourceSettings {
 }
 
 impl NamedResources {
-    /// Reads what a job's message says that Slurm is to be asked for. A text of nothing names nothing.
+    /// Reads what a job's message says that Slurm is to be asked for. An empty text counts as left
+    /// out.
     ///
     /// # Errors
     /// When settings are out of range, or the address is none: all of them at once.
@@ -505,7 +510,8 @@ impl NamedResources {
     }
 }
 
-/// The settings of training as lines of a help text: name, what it may be, default of a page in a folder.
+/// The settings of training as lines of a help text: name, what it may be, default of a page in a
+/// folder.
 pub fn help() -> String {
     let mut text = String::new();
     for setting in TRAINING_SETTINGS {
@@ -520,10 +526,11 @@ pub fn help() -> String {
 /// `docs/settings.md`; `update` is the command that writes it anew.
 pub fn markdown(update: &str) -> String {
     let mut text = format!(
-        "# Settings of a job\n\nMade by `{update}` from the table in `crates/domain/src/settings.rs`; a test \
-         compares.\n\nThe names are those of Rodan's workflows. In `settings.json` of a [local page](local.md), and \
-         with `--set`,\nall of them are optional. [Choosing settings](choosing.md) says which of them matter. A setting \
-         with\nanother name is kept and ignored.\n"
+        "# Settings of a job\n\nMade by `{update}` from the table in \
+         `crates/domain/src/settings.rs`; a test compares.\n\n\
+         The names are those of Rodan's workflows. In `settings.json` of a [local page](local.md), and with\n\
+         `--set`, all of them are optional. [Choosing settings](choosing.md) says which of them matter, and\n\
+         how the cluster chooses what is left out. A setting with another name is kept and ignored.\n"
     );
     for (title, table) in [("Training", TRAINING_SETTINGS), ("The Slurm job", RESOURCE_SETTINGS)] {
         // Writing to a String can't fail.
@@ -536,9 +543,8 @@ pub fn markdown(update: &str) -> String {
                 (Some(default), _) => default.to_owned(),
                 (None, Some(local)) => format!("must be set; {local} for a page in a folder"),
                 (None, None) if setting.name == SEED.name => "drawn".to_owned(),
-                (None, None) if setting.name != EMAIL.name => "chosen".to_owned(),
                 (None, None) if setting.name == EMAIL.name => "none".to_owned(),
-                (None, None) => "must be set".to_owned(),
+                (None, None) => "chosen by the cluster".to_owned(),
             };
             let limit = setting.limit.map_or_else(String::new, |name| {
                 format!(" A site may allow less ([`{name}`](variables.md)).")

@@ -30,9 +30,9 @@ pub fn commands(site: &SiteConfig) -> Slurm {
     Slurm::new(site.slurm_bin.clone(), site.slurm_timeout, told)
 }
 
-/// How long before the time limit Slurm warns the trainer, in seconds: as the site wants it, but never more than a tenth of
-/// the limit, since what comes after the warning is no training; and at least ten seconds, for less suffices for nothing.
-/// 0, for no warning, stays 0.
+/// How long before the time limit Slurm warns the trainer, in seconds: as the site wants it, but
+/// never more than a tenth of the limit, since what comes after the warning is no training; and at
+/// least ten seconds, for less suffices for nothing. 0, for no warning, stays 0.
 fn warning(wanted: u64, limit: u64) -> u64 {
     wanted.min((limit / 10).max(LEAST_WARNING))
 }

@@ -58,7 +58,8 @@ pub struct SiteConfig {
     pub watcher_partition: Option<String>,
     /// Whether Slurm may put a job back into its queue.
     pub requeue: bool,
-    /// Whom a musicologist is to ask: stands in a sentence, such as "ask the operator of the cluster".
+    /// Whom a musicologist is to ask: stands in a sentence, such as "ask the operator of the
+    /// cluster".
     pub operator: String,
 }
 

@@ -13,7 +13,7 @@ use super::find::{FindError, find, shortest};
 use super::logs::logs_of;
 use crate::config::Config;
 use crate::ledger::{HeldBy, Outcome, Progress, Record, Seen, State, Store, StoreError};
-use crate::sentences::{About, OPERATOR, of_verdict};
+use crate::sentences::{About, of_verdict};
 use base::files::read_own;
 use contract::wire::Answer;
 use domain::JobId;
@@ -85,15 +85,15 @@ pub struct JobStatus {
 pub struct Waiting {
     /// From 1, among the jobs that wait for its partition.
     pub position: usize,
-    /// How many wait there, as far as this account may see them.
+    /// How many jobs wait there, as far as this account may see them.
     pub of: usize,
-    /// The partition, or several with commas.
+    /// The partition, or several, separated by commas.
     pub partition: String,
     /// When Slurm expects it to start, in the cluster's local time.
     pub expected_start: Option<String>,
-    /// The memory and the cores that it asks for.
+    /// The memory that it asks for, in MB.
     pub memory_mb: Option<u64>,
-    /// Likewise.
+    /// The cores that it asks for.
     pub cpus: Option<u32>,
     /// Nodes of the partition that have as much, busy or not.
     pub fitting_nodes: Option<usize>,
@@ -171,7 +171,8 @@ pub async fn status(config: &Config, all: bool) -> Result<Status, StoreError> {
         failures: breaker.failures,
         last: breaker.last.clone(),
     });
-    let new = |job: Seen| JobStatus::new(&job, &names, &queue, now).placed(&job, &pending, &nodes);
+    let operator = &config.site.operator;
+    let new = |job: Seen| JobStatus::new(&job, &names, &queue, now, operator).placed(&job, &pending, &nodes);
     let jobs = seen.into_iter().map(new).collect();
     let absent_spool = Some(&config.site.spool).filter(|spool| !spool.exists()).cloned();
     Ok(Status { jobs, slurm_error, paused, lock: store.held_by(), unreadable, absent_spool })
@@ -200,7 +201,7 @@ pub async fn details(config: &Config, text: &str) -> Result<Details, FindError> 
         logs: logs.into_iter().map(|log| log.path).collect(),
         log_directory,
         slurm_error,
-        job: JobStatus::new(&seen, &[open, done].concat(), &queue, Timestamp::now())
+        job: JobStatus::new(&seen, &[open, done].concat(), &queue, Timestamp::now(), &config.site.operator)
             .placed(&seen, &pending, &nodes),
     })
 }
@@ -214,8 +215,8 @@ struct Asked {
     error: Option<String>,
 }
 
-/// One call of squeue, where a job may be with Slurm; where one of ours waits, also what waits beside it and what the nodes
-/// have. Without these there is still a reason to show.
+/// One call of squeue, where a job may be with Slurm; where one of ours waits, also what waits
+/// beside it and what the nodes have. Without these there is still a reason to show.
 async fn ask(config: &Config, jobs: &[Seen]) -> Asked {
     let is_with_slurm = |job: &Seen| {
         let state = &job.record.state;
@@ -241,7 +242,7 @@ async fn ask(config: &Config, jobs: &[Seen]) -> Asked {
 }
 
 impl JobStatus {
-    fn new(seen: &Seen, names: &[JobId], queue: &[JobInfo], now: Timestamp) -> Self {
+    fn new(seen: &Seen, names: &[JobId], queue: &[JobInfo], now: Timestamp, operator: &str) -> Self {
         let record = seen.record.clone();
         let in_slurm = |name: &str, id: Option<SlurmJobId>| {
             queue.iter().rfind(|info| info.name == name && id.is_none_or(|id| info.id == id))
@@ -251,7 +252,7 @@ impl JobStatus {
         let progress = Progress::read(&seen.files.progress());
         let expected_end =
             info.zip(progress.as_ref()).and_then(|(info, progress)| expected_end(info, progress, now));
-        let about = About { slurm_id: record.slurm_id, asked: record.resources.as_ref(), operator: OPERATOR };
+        let about = About { slurm_id: record.slurm_id, asked: record.resources.as_ref(), operator };
         let verdict = record.verdict.as_ref().filter(|_| is_with_slurm(&record));
         let being_cancelled = verdict.map(|verdict| of_verdict(verdict, about).1);
         Self {
@@ -305,7 +306,8 @@ impl InSlurm {
     }
 }
 
-/// When the training ends at the latest, by the trainer's note: where Slurm runs the job, and the note is of this job and fresh.
+/// When the training ends at the latest, by the trainer's note: where Slurm runs the job, and the
+/// note is of this job and fresh.
 fn expected_end(info: &JobInfo, progress: &Progress, now: Timestamp) -> Option<Timestamp> {
     let is_of_this_job = progress.slurm_job_id == Some(info.id) && info.state.phase() == Phase::Active;
     let is_fresh = now.duration_since(progress.updated_at).unsigned_abs() <= FRESH;

@@ -19,7 +19,7 @@ pub(super) struct Arguments {
     name: String,
 }
 
-/// A name that can stand in a script of any shell.
+/// A name that is safe in a script of any shell.
 fn command(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if text.is_empty() || text.starts_with('-') || !text.chars().all(fits) {
@@ -28,7 +28,7 @@ fn command(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Needs no configuration: a shell asks for it wherever it starts.
+/// This needs no configuration: a shell asks for it wherever it starts.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let mut script = Vec::new();
     generate(arguments.shell, &mut super::Arguments::command(), &arguments.name, &mut script);

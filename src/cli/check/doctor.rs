@@ -14,14 +14,15 @@ use base::exit_code::ExitCode;
 
 /// Try every link out and say what to do about each that fails
 ///
-/// Configuration, spool, RabbitMQ, Rodan, Slurm, trainer, cron. Changes nothing. Exit code 0: all is well; 13: something
-/// deserves a look; 14: something keeps jobs from getting through.
+/// Configuration, spool, RabbitMQ, Rodan, Slurm, trainer, cron. Changes nothing. Exit code 0: all
+/// is well; 13: something deserves a look; 14: something keeps jobs from getting through.
 #[derive(Debug, Default, Args)]
 pub(super) struct Arguments {
     /// Print one JSON object, for programs
     #[arg(long)]
     json: bool,
-    /// Also look from a compute node: submits a job of minutes with the site's options and waits for it
+    /// Also look from a compute node: submits a job of minutes with the site's options and waits
+    /// for it
     #[arg(long)]
     on_node: bool,
     /// How long --on-node waits for its job, in seconds
@@ -81,7 +82,8 @@ pub(super) async fn run(arguments: &Arguments, found: &Examined, quiet: bool) ->
     print(&text).or(code)
 }
 
-/// Done when somebody wants the program to stop, where there is a job to clear away first; else a signal ends it at once.
+/// Resolves when somebody wants the program to stop and there is a job to clear away first;
+/// otherwise a signal ends it at once.
 fn stop(has_job: bool) -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let signals = match has_job {

@@ -19,8 +19,9 @@ use base::secret::Secret;
 
 /// Write credentials.env, show the crontab line, and try everything out
 ///
-/// Asks for what no option and no environment variable gives. Passwords are never options: they come from a prompt, from
-/// RABBITMQ_PASSWORD and RODAN_PASSWORD in the environment, or from standard input. Ends with the doctor, and its exit code.
+/// Asks for what no option and no environment variable gives. Passwords are never options: they
+/// come from a prompt, from RABBITMQ_PASSWORD and RODAN_PASSWORD in the environment, or from
+/// standard input. Ends with the doctor, and its exit code.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// RabbitMQ's address: amqps://HOST or amqps://HOST:PORT/VHOST
@@ -52,22 +53,22 @@ pub(super) struct Arguments {
     no_doctor: bool,
 }
 
-/// No configuration is written.
+/// Why no configuration was written.
 #[derive(Debug, Error)]
 enum InitError {
     /// There is one.
     #[error("{} is there already; look at it with: check doctor, or replace it with --force", .0.display())]
     Exists(PathBuf),
-    /// Nobody can be asked.
+    /// There is nobody to ask.
     #[error("standard input is no terminal to ask at, and these are missing:\n  {}", .0.join("\n  "))]
     Missing(Vec<String>),
     /// An option can't be understood.
     #[error("{0}")]
     Usage(String),
-    /// Values that the programs would refuse.
+    /// The programs would refuse these values.
     #[error("these values can't be used:\n  {}", shown(.0))]
     Values(Vec<Problem>),
-    /// A password that can't stand in the file.
+    /// A password that the file can't hold.
     #[error(
         "the value of {0} can't be written into the file: it has a line break or another control character"
     )]
@@ -125,7 +126,7 @@ pub(super) async fn run(arguments: &Arguments, sources: &Sources<'_>, quiet: boo
 }
 
 fn write(arguments: &Arguments, sources: &Sources<'_>, path: &Path) -> Result<(), InitError> {
-    // Before anything is asked.
+    // This is checked before anything is asked.
     if !arguments.force && path.symlink_metadata().is_ok() {
         return Err(InitError::Exists(path.to_path_buf()));
     }
@@ -182,7 +183,7 @@ fn setting(text: &str) -> Result<(String, String), InitError> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// One thing to know.
+/// One value to ask for.
 struct Question<'a> {
     name: &'static str,
     option: &'static str,

@@ -1,4 +1,4 @@
-//! `check logs`: what a job has written.
+//! `check logs`: what a job has printed.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,9 +16,9 @@ use crate::ledger::Store;
 use base::exit_code::ExitCode;
 use base::text::acts_on_terminal;
 
-/// Between two looks for more.
+/// The time between two looks for more.
 const PAUSE: Duration = Duration::from_millis(500);
-/// So much is read at once.
+/// How much is read at once.
 const CHUNK: u64 = 64 * 1024;
 
 /// Print the Slurm logs of a job and of its watcher
@@ -40,7 +40,8 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     };
     let mut reader = Reader::default();
     loop {
-        // Looked up before the logs are read: what was written until then is shown.
+        // This is looked up before the logs are read, so that everything written until then is
+        // shown.
         let answered = store.see(&id).ok().flatten().is_none_or(|seen| seen.answered);
         let last = answered || !arguments.follow;
         let logs = match logs_of(&config.site.logs, &id) {
@@ -71,7 +72,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     }
 }
 
-/// Where the reading of each log has got to, and whose text stands last.
+/// How far each log has been read, and from which one the last text came.
 #[derive(Default)]
 struct Reader {
     read: HashMap<PathBuf, u64>,
@@ -79,8 +80,8 @@ struct Reader {
 }
 
 impl Reader {
-    /// Prints what is new in a log: whole lines, and with `to_the_end` what follows them. What is not printed whole is
-    /// the end of it.
+    /// Prints what is new in a log: whole lines, and with `to_the_end` what follows them. What is
+    /// not printed whole is the end of it.
     fn read(&mut self, path: &Path, named: bool, to_the_end: bool) -> io::Result<Printed> {
         let mut file = File::open(path)?;
         let start = self.read.entry(path.to_path_buf()).or_default();
@@ -119,7 +120,7 @@ impl Reader {
     }
 }
 
-/// A log's text, without what a terminal could act on.
+/// A log's text, without characters that a terminal could act on.
 fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.chars().map(|c| if acts_on_terminal(c) && !matches!(c, '\n' | '\t') { ' ' } else { c }).collect()

@@ -14,7 +14,8 @@ use base::exit_code::ExitCode;
 use base::text::{printable, size, span};
 use scheduler::SiteConfig;
 
-/// The least age: a message that RabbitMQ hands out again is known by its record.
+/// The least age. A message that RabbitMQ delivers again is recognised by its record, so young
+/// records must stay.
 const LEAST: Duration = Duration::from_secs(3600);
 
 /// Remove what is left of answered jobs, with their logs, and old rejected messages
@@ -74,7 +75,7 @@ fn render(items: &[Item], site: &SiteConfig, dry_run: bool) -> String {
     text
 }
 
-/// The path as seen from the spool or from the directory of the logs.
+/// The path, relative to the spool or to the directory of the logs.
 fn relative<'a>(path: &'a Path, site: &SiteConfig) -> &'a Path {
     path.strip_prefix(&site.spool).or_else(|_| path.strip_prefix(&site.logs)).unwrap_or(path)
 }

@@ -12,8 +12,9 @@ use base::exit_code::ExitCode;
 
 /// Try a waiting job again now: submit it, or deliver its reply
 ///
-/// For a job that met a passing trouble, once that is mended; the next check would try it too. A job that is with Slurm is
-/// left alone, and one that was answered stays answered: each gets one reply.
+/// For a job that met a passing trouble, once that is mended; the next check would try it too. A
+/// job that is with Slurm is left alone, and one that was answered stays answered: each gets one
+/// reply.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The job: its id, the beginning of it, or its correlation id

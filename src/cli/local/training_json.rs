@@ -1,4 +1,4 @@
-//! `training.json`: everything that is needed to tell, or to repeat, how the models came about.
+//! `training.json`: everything that is needed to explain, or to repeat, how the models were made.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,9 +30,9 @@ struct Report<'a> {
     device: &'a str,
     pages: Vec<Size>,
     patch: Size,
-    /// As they were given, by the wire's names; unknown ones included.
+    /// The settings as they were given, by the wire's names; unknown ones included.
     settings: &'a SettingsMap,
-    /// What was made of them.
+    /// The values that were used.
     effective: Map<String, Value>,
     layers: Vec<LayerReport>,
     seconds: f64,

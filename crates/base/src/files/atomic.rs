@@ -14,14 +14,14 @@ pub const UNFINISHED: &str = ".new-";
 /// How the name of a file begins that only tests whether a directory can be written.
 pub const PROBE: &str = ".probe-";
 
-/// How a file is replaced: by another one that is written beside it and then gets its name, so that nobody
-/// ever sees it half-written.
+/// How a file is replaced: by another one that is written beside it and then gets its name, so that
+/// nobody ever sees it half-written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replace {
     /// The permission bits of the new file.
     pub mode: u32,
-    /// Whether it is there for certain afterwards, also when the machine then fails: it and its directory
-    /// are flushed to disk.
+    /// Whether it is there for certain afterwards, also when the machine then fails: it and its
+    /// directory are flushed to disk.
     pub sync: bool,
 }
 
@@ -91,8 +91,8 @@ pub fn create_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Where a link can't be made because its filesystem knows none (FAT, SMB, some of FUSE), the system says "Operation not
-/// permitted", which everybody takes for a matter of permissions.
+/// Where a link can't be made because its filesystem knows none (FAT, SMB, some of FUSE), the
+/// system says "Operation not permitted", which everybody takes for a matter of permissions.
 fn without_links(error: io::Error) -> io::Error {
     use rustix::io::Errno as E;
     let errno = E::from_io_error(&error);

@@ -1,11 +1,11 @@
-//! What a file holds that should hold certificates or a key, for a sentence about the wrong file.
+//! What is in a file that should hold certificates or a key, for a sentence about the wrong file.
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contents {
     /// Nothing, or blanks.
@@ -20,7 +20,7 @@ pub enum Contents {
     TrustedCertificate,
     /// A request for a certificate.
     Request,
-    /// A list of certificates that are taken back.
+    /// A list of revoked certificates.
     RevocationList,
     /// A public key.
     PublicKey,

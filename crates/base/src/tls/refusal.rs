@@ -1,4 +1,5 @@
-//! Why a TLS connection is refused, and what to do about it: a sentence for each error of rustls and webpki.
+//! Why a TLS connection is refused, and what to do about it: a sentence for each error of rustls
+//! and webpki.
 
 use std::error::Error as StdError;
 use std::fmt::Write as _;
@@ -21,7 +22,7 @@ pub struct Refusal {
     pub advice: String,
 }
 
-/// Where nothing better is known.
+/// The advice if nothing better is known.
 const SERVERS_LOG: &str = "look at the server's own log";
 
 impl Refusal {
@@ -35,7 +36,8 @@ pub fn explain(error: &(dyn StdError + 'static)) -> Option<Refusal> {
     Some(refusal(tls_error(error)?))
 }
 
-/// The error of rustls below another; `io::Error` shows what it holds by a method of its own.
+/// The rustls error inside of another error. (`io::Error` gives its inner error by a method of its
+/// own.)
 fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -78,7 +80,8 @@ fn refusal(error: &rustls::Error) -> Refusal {
             "no certificate can be for a name of this kind",
             "write the host name that stands in its certificate",
         ),
-        // Of lists of revoked certificates, client certificates and settings that are not used here.
+        // Of lists of revoked certificates, client certificates and settings that are not used
+        // here.
         _ => Refusal::new(format!("TLS fails ({})", short(error)), SERVERS_LOG),
     }
 }
@@ -223,7 +226,7 @@ fn certificate(error: &C) -> Refusal {
     }
 }
 
-/// What rustls has no words of its own for.
+/// Errors that rustls has no words for.
 pub(super) fn by_webpki(error: &W, host: &str) -> Refusal {
     let (what, advice) = match error {
         W::CaUsedAsEndEntity => {

@@ -5,7 +5,8 @@ use rustls::pki_types::ServerName;
 
 use super::*;
 
-/// The refusal of a certificate, by way of the errors that the connections' libraries wrap around it.
+/// The refusal of a certificate, by way of the errors that the connections' libraries wrap around
+/// it.
 fn of_certificate(error: C) -> Refusal {
     let wrapped = std::io::Error::other(rustls::Error::InvalidCertificate(error));
     explain(&wrapped).unwrap()
@@ -15,7 +16,8 @@ fn of_webpki(error: W) -> Refusal {
     of_certificate(C::Other(OtherError(Arc::new(error))))
 }
 
-/// Everything that webpki can refuse a chain for, in this version of it; lists of revoked certificates are not used.
+/// Everything that webpki can refuse a chain for, in this version of it; lists of revoked
+/// certificates are not used.
 #[test]
 fn each_error_of_webpki_has_a_sentence_of_its_own() {
     let all = [

@@ -16,8 +16,9 @@ const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1
 /// The RSA keys that ring checks signatures with, in bits.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
-/// Accepts just what [`WebPkiServerVerifier`] accepts. Where that refuses a chain for a reason that its error does not tell
-/// (a key that is too short looks like a wrong signature), the error is replaced by a [`Refusal`].
+/// Accepts just what [`WebPkiServerVerifier`] accepts. Where that refuses a chain for a reason that
+/// its error does not tell (a key that is too short looks like a wrong signature), the error is
+/// replaced by a [`Refusal`].
 #[derive(Debug)]
 pub(super) struct Verifier {
     inner: Arc<WebPkiServerVerifier>,

@@ -252,8 +252,8 @@ impl Broker {
         Ok(Self { connection, channel, config: config.clone(), patience: PUBLISH_DEADLINE })
     }
 
-    /// The same connection for whoever holds up others: a broker that takes no messages for now is waited
-    /// for no longer than a few seconds.
+    /// The same connection for whoever holds up others: a broker that takes no messages for now is
+    /// waited for no longer than a few seconds.
     #[must_use]
     pub fn impatient(mut self) -> Self {
         self.patience = SHORT_PATIENCE;

@@ -1,8 +1,8 @@
-//! Whether looking at a message of a queue is counted as a delivery.
+//! Whether it costs a message something to be looked at.
 //!
-//! AMQP 0-9-1 can only show a message by handing it out; it is put back afterwards. In a classic
-//! queue it is then as before, but for the mark that it was handed out. A quorum queue counts that,
-//! and drops a message that was handed out too often (20 times by default from RabbitMQ 4.0 on).
+//! AMQP 0-9-1 can only show a message by handing it out; it is put back afterwards. In a classic queue it
+//! is then as before, but for the mark that it was handed out. A quorum queue counts that, and drops a
+//! message that was handed out too often (20 times by default from RabbitMQ 4.0 on).
 
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
@@ -11,12 +11,13 @@ use lapin::types::{AMQPValue, FieldTable};
 use super::connect::{Broker, BrokerError, CALL_DEADLINE, amqp_error, within};
 
 const TYPE: &str = "x-queue-type";
-/// No queue has this type, so the declaration always differs from the queue and never creates one.
+/// No queue has this type, so that what is declared here always differs from what there is, and is never
+/// made.
 const NO_TYPE: &str = "hpc-trainer-asks";
 /// A queue has fewer arguments.
 const MOST_ARGUMENTS: usize = 16;
 
-/// What looking at a message of a queue does to it.
+/// What it costs a message of a queue to be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Looking {
     /// Nothing.
@@ -28,9 +29,8 @@ pub enum Looking {
 }
 
 impl Broker {
-    /// Finds out what looking at the messages of a queue does, without looking at any. The queue is
-    /// declared with arguments that it can't have, and the broker's refusal names those that it
-    /// has.
+    /// Finds out what it costs to look at the messages of a queue, without looking at any. The queue is
+    /// declared as it can't be, and the broker says how it is instead.
     ///
     /// # Errors
     /// When the broker does not answer.
@@ -51,8 +51,7 @@ impl Broker {
                 Some((TYPE, Some(_))) => return Ok(Looking::IsCounted),
                 // Quorum queues are durable, and stay when nobody reads them.
                 Some(("durable" | "auto_delete", _)) => return Ok(Looking::IsFree),
-                // The broker compares this argument before the type. It is given as the queue has
-                // it, so that the type is what differs.
+                // This argument is compared before the type: as it is, it is no difference.
                 Some((name, Some((value, kind)))) => {
                     let Some(value) = typed(value, kind) else { break };
                     arguments.insert(name.into(), value);
@@ -64,19 +63,21 @@ impl Broker {
     }
 }
 
-/// The argument that differs, and how it is: its value and its type. The broker says
-/// `inequivalent arg 'x' for queue …: received … but current is the value '1' of type
-/// 'long'` or, of one that is not set, `… current is none`, and of `durable` and the like `…
-/// current is 'true'`.
+/// The argument that differs, and how it is: its value, and its type where the broker names it.
+///
+/// The broker says `inequivalent arg 'NAME' for queue …: received … but current is …`, and then
+/// `the value '1' of type 'long'`, or `'quorum'` where both have the same type, or `none`.
 fn inequivalent(text: &str) -> Option<(&str, Option<(&str, &str)>)> {
     let (_, rest) = text.split_once("inequivalent arg '")?;
     let (name, rest) = rest.split_once('\'')?;
-    // The name of a queue may hold anything, so only the end of the text counts.
+    // The name of a queue may hold anything: what counts is what stands last.
     let (_, current) = rest.rsplit_once("but current is ")?;
-    let value = current.strip_prefix("the value '").and_then(|value| {
-        let (value, kind) = value.split_once("' of type '")?;
-        Some((value, kind.split_once('\'')?.0))
-    });
+    let value = match current.strip_prefix("the value '") {
+        Some(value) => {
+            value.split_once("' of type '").and_then(|(value, kind)| Some((value, kind.split_once('\'')?.0)))
+        }
+        None => current.strip_prefix('\'').and_then(|value| Some((value.split_once('\'')?.0, ""))),
+    };
     Some((name, value))
 }
 
@@ -99,20 +100,36 @@ mod tests {
 
     #[test]
     fn the_difference_is_read_from_the_brokers_words() {
+        // As RabbitMQ 3.10 says it.
         let says = |name: &str, rest: &str| {
             format!(
-                "PRECONDITION_FAILED - inequivalent arg '{name}' for queue 'it's mine' in vhost '/': {rest}"
+                "PRECONDITION_FAILED - inequivalent arg '{name}' for queue 'it's mine' in vhost '/': received {rest}"
             )
         };
-        let quorum = says(
-            TYPE,
-            "received the value 'x' of type 'longstr' but current is the value 'quorum' of type 'longstr'",
-        );
-        assert_eq!(inequivalent(&quorum), Some((TYPE, Some(("quorum", "longstr")))));
-        let classic = says(TYPE, "received the value 'x' of type 'longstr' but current is none");
-        assert_eq!(inequivalent(&classic), Some((TYPE, None)));
-        let transient = says("durable", "received 'true' but current is 'false'");
-        assert_eq!(inequivalent(&transient), Some(("durable", None)));
+        let read = |name: &str, rest: &str| {
+            let text = says(name, rest);
+            let (name, value) = inequivalent(&text).unwrap();
+            (name.to_owned(), value.map(|(value, kind)| (value.to_owned(), kind.to_owned())))
+        };
+        let some = |value: &str, kind: &str| Some((value.to_owned(), kind.to_owned()));
+        for (name, rest, value) in [
+            (TYPE, "'hpc-trainer-asks' but current is 'quorum'", some("quorum", "")),
+            (TYPE, "'hpc-trainer-asks' but current is 'classic'", some("classic", "")),
+            (TYPE, "the value 'hpc-trainer-asks' of type 'longstr' but current is none", None),
+            ("durable", "'true' but current is 'false'", some("false", "")),
+            (
+                "x-max-length",
+                "none but current is the value '1000' of type 'signedint'",
+                some("1000", "signedint"),
+            ),
+            (
+                "x-dead-letter-exchange",
+                "none but current is the value '' of type 'longstr'",
+                some("", "longstr"),
+            ),
+        ] {
+            assert_eq!(read(name, rest), (name.to_owned(), value), "{rest}");
+        }
         let other = "PRECONDITION_FAILED - invalid arg 'x-queue-type' for queue 'hpc-jobs'";
         assert_eq!(inequivalent(other), None);
         assert_eq!(typed("20", "signedint"), Some(AMQPValue::LongLongInt(20)));

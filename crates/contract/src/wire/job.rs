@@ -212,10 +212,12 @@ impl JobFile {
             "message_id": envelope.message_id,
             "token": token,
         });
+        let protocol = job.protocol().unwrap_or(Protocol::Conversation);
         if let Some(protocol) = job.protocol {
             value["protocol"] = protocol;
         }
-        if let Some(asked) = asked {
+        // Where the message names all of it, the first contract needs no more than before.
+        if let Some(asked) = asked.filter(|asked| protocol != Protocol::Reply || asked.is_chosen()) {
             value["asked"] = serde_json::json!(asked);
         }
         Ok(value.to_string())

@@ -10,9 +10,9 @@ use base::advice::Advice;
 use thiserror::Error;
 use tokio::process::Command;
 
-/// Variables that are handed on to Slurm's commands, and by sbatch to the job. Everything else stays
-/// behind: no secret, and no `SLURM_*` or `SBATCH_*` that would change what is asked for.
-/// `SLURM_CONF` says where the cluster is.
+/// Variables that are passed on to Slurm's commands, and by sbatch to the job. Everything else is
+/// left out: secrets, and `SLURM_*` or `SBATCH_*` that would change what is asked for. `SLURM_CONF`
+/// says where the cluster is.
 const PASSED_ON: [&str; 12] = [
     "PATH",
     "HOME",
@@ -52,7 +52,7 @@ pub enum SlurmError {
     Silent {
         /// Its name.
         command: &'static str,
-        /// How long it was waited for.
+        /// How long we waited.
         deadline: Duration,
     },
     /// It failed.
@@ -86,7 +86,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    /// The last line of its words that is not empty, for a message.
+    /// The last line of its output that is not empty, for a message.
     pub(super) fn last_words(&self) -> String {
         let line = |text: &str| text.lines().map(str::trim).rfind(|l| !l.is_empty()).map(str::to_owned);
         let text =
@@ -96,9 +96,9 @@ impl Output {
 }
 
 impl Slurm {
-    /// Slurm's commands in `directory` (`None`: where `PATH` has them), each with `deadline` to answer.
-    /// They get of this process's environment what they need, and `handed_on`, which sbatch hands on to
-    /// its job.
+    /// Slurm's commands in `directory` (`None`: where `PATH` has them), each with `deadline` to
+    /// answer. They get of this process's environment what they need, and `handed_on`, which sbatch
+    /// hands on to its job.
     pub fn new(
         directory: Option<PathBuf>,
         deadline: Duration,

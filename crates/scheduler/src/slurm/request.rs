@@ -10,7 +10,8 @@ use domain::SlurmJobId;
 pub struct JobRequest {
     /// `--job-name`.
     pub name: String,
-    /// The job runs only once this one has failed, and is dropped once that one can't fail any more.
+    /// The job runs only once this one has failed, and is dropped once that one can't fail any
+    /// more.
     pub after_failure_of: Option<SlurmJobId>,
     /// `--cpus-per-task`; there is one task on one node.
     pub cpus: u32,
@@ -18,7 +19,8 @@ pub struct JobRequest {
     pub memory_mb: u64,
     /// `--time`, in one of Slurm's forms.
     pub time: String,
-    /// `--output` without its ending: `-NUMBER.log` is added, and a job that comes back goes on there.
+    /// `--output` without its ending: `-NUMBER.log` is added, and a job that comes back goes on
+    /// there.
     pub log: PathBuf,
     /// `--requeue` or `--no-requeue`; `None` leaves it to the cluster.
     pub requeue: Option<bool>,
@@ -102,8 +104,8 @@ impl From<JobRequest> for Request {
 }
 
 impl Request {
-    /// The arguments of sbatch for a try: it says whether it would take the job, and submits nothing.
-    /// What the job would wait for is left out.
+    /// The arguments of sbatch for a trial: it says whether it would take the job, and submits
+    /// nothing. What the job would wait for is left out.
     pub fn test_only(&self) -> Vec<OsString> {
         let waits = |argument: &OsString| {
             let text = argument.to_string_lossy();

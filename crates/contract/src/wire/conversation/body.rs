@@ -110,6 +110,13 @@ pub struct Asked {
     pub time_from: Origin,
 }
 
+impl Asked {
+    /// True where any of it was chosen, and not named by the job's message.
+    pub fn is_chosen(&self) -> bool {
+        [self.cpus_from, self.memory_from, self.time_from].iter().any(|from| *from != Origin::Job)
+    }
+}
+
 /// What a job has used, as far as that is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Used {
