@@ -67,7 +67,7 @@ pub(crate) fn with_values(
             let conv = CONV_LAYERS[index];
             let (kernel, bias) = weights.layer(index);
             let dims = [conv.kernel, conv.kernel, conv.input, conv.output].map(|n| n as u64);
-            let mut put_both = |group: &mut hdf5_pure::GroupBuilder| {
+            let put_both = |group: &mut hdf5_pure::GroupBuilder| {
                 let dataset = group.create_dataset(&parts[0]);
                 put(dataset, kernel);
                 dataset.with_shape(&dims);
