@@ -1,17 +1,17 @@
-//! Computes loss, gradients, probabilities and ten Adam steps for the weights and the batch in a
-//! folder, and writes them there: the trainer's half of `tests/keras/gradients.py`, which compares
-//! them with TensorFlow's.
+//! Computes loss, gradients, probabilities and ten Adam steps for the weights and the batch in a folder,
+//! and writes them there: the trainer's half of `tests/keras/gradients.py`, which compares them with
+//! TensorFlow's.
 //!
-//! `dump_gradients FOLDER [native|composed]`. Tensors are files of little-endian f32: `weight00` to
-//! `weight27`, `x` (NHWC) and `y` come in, with `shape.json` = `[n, h, w]`; `loss`, `probability`,
-//! `gradient00`…, `trained00`… go out.
+//! `dump_gradients FOLDER`. Tensors are files of little-endian f32: `weight00` to `weight27`, `x` (NHWC)
+//! and `y` come in, with `shape.json` = `[n, h, w]`; `loss`, `probability`, `gradient00`…, `trained00`…
+//! go out.
 
 use std::error::Error;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use page_layers::keras::{CONV_LAYERS, Weights};
-use page_layers::{Adam, Backend, Network, Predictor};
+use page_layers::{KerasAdam, Network, Predictor};
 
 /// Adam steps taken from the given weights.
 const STEPS: usize = 10;
@@ -28,12 +28,8 @@ fn write(folder: &Path, name: &str, values: &[f32]) -> std::io::Result<()> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let folder = arguments.next().ok_or("usage: dump_gradients FOLDER [native|composed]")?;
+    let folder = arguments.next().ok_or("usage: dump_gradients FOLDER")?;
     let folder = Path::new(&folder);
-    let backend = match arguments.next().as_deref() {
-        Some("composed") => Backend::Composed,
-        _ => Backend::Native,
-    };
     let [n, h, w]: [usize; 3] = serde_json::from_slice(&std::fs::read(folder.join("shape.json"))?)?;
     let weights = (0..28).map(|i| read(folder, &format!("weight{i:02}"))).collect::<Result<_, _>>()?;
     let weights = Weights::new(weights)?;
@@ -43,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let y = Tensor::from_vec(read(folder, "y")?, (n, h, w, 1), &device)?;
 
     write(folder, "probability", &Predictor::new(&weights, &device)?.predict(&images, h, w)?)?;
-    let network = Network::with_backend(&weights, backend)?;
+    let network = Network::new(&weights)?;
     let step = network.loss_and_gradients(&x, &y)?;
     write(folder, "loss", &[step.loss])?;
     for (i, (gradient, layer)) in step.gradients.iter().zip(&CONV_LAYERS).enumerate() {
@@ -52,10 +48,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         write(folder, &format!("gradient{:02}", 2 * i), kernel)?;
         write(folder, &format!("gradient{:02}", 2 * i + 1), bias)?;
     }
-    let mut adam = Adam::new(network.parameters(), 1e-4)?;
+    let mut adam = KerasAdam::new(network.parameters(), 1e-4)?;
     for _ in 0..STEPS {
         let step = network.loss_and_gradients(&x, &y)?;
-        adam.step(network.parameters(), &step.gradients)?;
+        adam.apply(&step.gradients)?;
     }
     for (i, values) in network.weights()?.tensors().iter().enumerate() {
         write(folder, &format!("trained{i:02}"), values)?;

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::io::{BufRead as _, Write as _};
 
 use candle_core::{DType, Device, Tensor};
-use page_layers::{Adam, Network, initial_weights};
+use page_layers::{KerasAdam, Network, initial_weights};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -16,8 +16,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let (batch, side) = (number()?, number()?);
     let device = Device::Cpu;
-    let network = Network::new(&initial_weights(0)?, &device)?;
-    let mut adam = Adam::new(network.parameters(), 1e-4)?;
+    let network = Network::new(&initial_weights(0)?)?;
+    let mut adam = KerasAdam::new(network.parameters(), 1e-4)?;
     let x = Tensor::rand(0f32, 1., (batch, side, side, 3), &device)?;
     let y = x.mean_keepdim(3)?.gt(0.5)?.to_dtype(DType::F32)?;
 
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for line in std::io::stdin().lock().lines() {
         line?;
         let step = network.loss_and_gradients(&x, &y)?;
-        adam.step(network.parameters(), &step.gradients)?;
+        adam.apply(&step.gradients)?;
         for gradient in step.gradients {
             network.reclaim(gradient)?;
         }

@@ -10,7 +10,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Device, Tensor};
-use page_layers::{Adam, Network, initial_weights};
+use page_layers::{KerasAdam, Network, initial_weights};
 
 /// The system's allocator with two counters.
 struct Counting;
@@ -82,13 +82,13 @@ struct Taken {
 fn measure(batch: usize, side: usize) -> Taken {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     pool.install(|| {
-        let network = Network::new(&initial_weights(3).unwrap(), &Device::Cpu).unwrap();
-        let mut adam = Adam::new(network.parameters(), 1e-4).unwrap();
+        let network = Network::new(&initial_weights(3).unwrap()).unwrap();
+        let mut adam = KerasAdam::new(network.parameters(), 1e-4).unwrap();
         let x = Tensor::rand(0f32, 1., (batch, side, side, 3), &Device::Cpu).unwrap();
         let y = x.mean_keepdim(3).unwrap().gt(0.5).unwrap().to_dtype(DType::F32).unwrap();
         let mut step = |careful: bool| {
             let step = network.loss_and_gradients(&x, &y).unwrap();
-            adam.step(network.parameters(), &step.gradients).unwrap();
+            adam.apply(&step.gradients).unwrap();
             for gradient in step.gradients.into_iter().filter(|_| careful) {
                 network.reclaim(gradient).unwrap();
             }

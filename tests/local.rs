@@ -12,6 +12,8 @@ use image::{DynamicImage, GenericImageView, ImageFormat, Rgba};
 use page_layers::PatchShape;
 use page_layers::keras;
 
+use crate::support::keras_file;
+
 /// The generator of the example page, to draw it again here.
 #[path = "../examples/make_page.rs"]
 mod make_page;
@@ -308,8 +310,16 @@ fn training_goes_on_from_models() {
     };
     let first = page.run_into(&learned, &[&set[..], &[&epochs(6)]].concat());
     assert!(first.status.success(), "{}", text(&first.stderr));
-    // This layer starts from random weights.
+    // One layer starts anew, the others from models as older and newer Keras versions write them.
     std::fs::remove_file(learned.join("Model 2.hdf5")).unwrap();
+    for (name, config, layout) in [
+        ("Background Model", keras_file::CONFIG_2_3, keras_file::KERAS_2),
+        ("Model 0", keras_file::CONFIG_3_15, keras_file::KERAS_3),
+    ] {
+        let path = learned.join(format!("{name}.hdf5"));
+        let weights = keras::read(&path).unwrap().weights;
+        std::fs::write(&path, keras_file::bytes(config, layout, &weights)).unwrap();
+    }
     let second =
         page.command(&page.out(), &[&set[..], &[&epochs(1)]].concat()).arg("--models").arg(&learned).output();
     let second = second.unwrap();

@@ -13,6 +13,8 @@ use page_layers::keras;
 use page_layers::{PatchShape, initial_weights};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::support::keras_file;
+
 /// A page of 150×140 pixels, and a folder with models of the seeds 1, 2 … for patches of this size.
 struct Desk {
     folder: tempfile::TempDir,
@@ -183,6 +185,28 @@ fn a_jpeg_is_seen_alike_however_it_is_stored_and_half_of_it_is_refused() {
     for how in ["restart", "progressive", "separate", "paired"] {
         assert!(seen(how) == plain, "{how}");
     }
+}
+
+#[test]
+fn models_of_other_keras_versions_cut_the_page_as_ours_do() {
+    // The size that the configurations name.
+    let desk = Desk::new(&["Background Model.hdf5", "Model 0.hdf5"], 32, 64);
+    let pictures = || {
+        desk.table("page.png", &[]);
+        ["Background.png", "Layer 0.png"].map(|name| desk.image(name).to_rgba8())
+    };
+    let ours = pictures();
+    for (name, seed, config, layout) in [
+        ("Background Model.hdf5", 1, keras_file::CONFIG_2_3, keras_file::KERAS_2),
+        ("Model 0.hdf5", 2, keras_file::CONFIG_3_15, keras_file::KERAS_3),
+    ] {
+        let file = keras_file::bytes(config, layout, &initial_weights(seed).unwrap());
+        std::fs::write(desk.path("models").join(name), file).unwrap();
+    }
+    assert!(pictures() == ours);
+    std::fs::write(desk.path("models").join("Model 0.hdf5"), b"PK\x03\x04").unwrap();
+    std::fs::remove_dir_all(desk.path("out")).unwrap();
+    desk.refused("page.png", &[], &["Model 0.hdf5: a .keras file; load it with"]);
 }
 
 #[test]

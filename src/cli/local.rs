@@ -14,7 +14,7 @@ use thiserror::Error;
 use tracing::info;
 
 pub use folder::{FolderError, find_models, find_page, parse_settings, read_settings};
-pub use summary::{Footer, Row, Summary};
+pub use summary::{Footer, Summary};
 pub use training_json::ReportError;
 
 use crate::worker::parts::{layer_parts, page_parts, picture};
@@ -24,10 +24,10 @@ use base::memory::peak_memory;
 use domain::Layer;
 use page_layers::look_at_pages as look;
 use page_layers::{
-    EventLogs, Line, PageInputs, PictureError, Score, TrainError, TrainedLayer, TrainingInputs, TrainingJob,
-    WithEvents, choose_device, colour_name, write_preview,
+    EventLogs, Line, PageInputs, PictureError, TrainError, TrainingInputs, TrainingJob, WithEvents,
+    choose_device, write_preview,
 };
-use report::{Content, MOST_PICTURES, Pictures, layer_name};
+use report::{Content, MOST_PICTURES, Pictures};
 
 /// The arguments of the command line.
 #[derive(Clone, Debug)]
@@ -138,9 +138,8 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     })?;
     let predicted = predicting.elapsed();
 
-    let rows = trained.iter().zip(&scores).map(|(layer, score)| row(layer, *score)).collect();
     let summary = Summary {
-        rows,
+        layers: layer_parts(&trained, &scores),
         time: started.elapsed(),
         peak_memory: peak_memory(),
         device: device_name,
@@ -150,7 +149,7 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     steps.push(("predict", predicted));
     info!("time: {}", Line(&steps));
     let path = arguments.out.join("training.json");
-    training_json::write(&path, &map, &settings, &job, &trained, &summary, &steps)?;
+    training_json::write(&path, &map, &settings, &job, &summary, &steps)?;
     let labels: Vec<_> = inputs.pages.iter().map(|page| page.label.clone()).collect();
     let html = report::render(&Content {
         ended: Timestamp::now(),
@@ -177,23 +176,7 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     ))
 }
 
-fn row(layer: &TrainedLayer, score: Score) -> Row {
-    let accuracy = layer.best().and_then(|report| report.validation).map_or(0.0, |metrics| metrics.accuracy);
-    Row {
-        name: layer_name(layer.layer),
-        train: layer.train_samples,
-        validation: layer.validation_samples,
-        best_epoch: layer.best_epoch,
-        epochs: layer.history.len(),
-        accuracy,
-        score,
-        time: layer.time,
-        colour: colour_name(layer.layer),
-    }
-}
-
-/// Makes the folder and tries to write there: hours later would be too late to learn that it can't
-/// be written.
+/// Makes the folder and tries it: hours later would be too late to learn that nothing can be written.
 pub(super) fn make_writable(folder: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     tempfile::Builder::new().prefix(".try-").tempfile_in(folder).map(drop)

@@ -91,7 +91,7 @@ impl Finished {
             .layers
             .iter()
             .map(|layer| {
-                let epochs = layer.history.iter().map(|report| {
+                let epochs = layer.course.history.iter().map(|report| {
                     let validation = report.validation;
                     serde_json::json!({
                         "epoch": report.epoch,

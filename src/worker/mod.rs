@@ -379,7 +379,7 @@ impl Job<'_> {
                 let mut done = told::done(&trained, job.seed(), file.asked, started.elapsed(), downloaded);
                 for (trained, (_, file)) in trained.iter().zip(&models) {
                     done.models.push(
-                        told::keep(&place.outbox, &trained.model_name, file).map_err(|source| {
+                        told::keep(&place.outbox, &trained.layer.model_name(), file).map_err(|source| {
                             JobError::Model { layer: trained.layer.input_name(), source }
                         })?,
                     );

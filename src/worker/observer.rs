@@ -212,7 +212,7 @@ impl JobObserver for Watch {
     fn layer_finished(&mut self, layer: &TrainedLayer) {
         self.shown.layer_finished(layer);
         let Some(told) = &mut self.teller else { return };
-        let name = layer.model_name.clone();
+        let name = layer.layer.model_name();
         let kept = std::fs::read(&layer.path).and_then(|file| told.outbox.put_model(&name, &file));
         match kept {
             Ok(()) => told.courier.send(&Errand::Model { name, at: Timestamp::now() }),

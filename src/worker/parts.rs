@@ -11,13 +11,9 @@ const LONGEST_SIDE: usize = 1200;
 pub(crate) fn layer_parts<'a>(trained: &'a [TrainedLayer], scores: &[Score]) -> Vec<LayerPart<'a>> {
     let part = |(index, layer): (usize, &'a TrainedLayer)| LayerPart {
         layer: layer.layer,
-        train: layer.train_samples,
-        validation: layer.validation_samples,
-        history: &layer.history,
-        best_epoch: layer.best_epoch,
-        restarts: layer.restarts,
-        learned: layer.learned,
-        time: layer.time,
+        samples: layer.samples,
+        course: &layer.course,
+        time: layer.times.whole,
         score: scores.get(index).copied(),
     };
     trained.iter().enumerate().map(part).collect()

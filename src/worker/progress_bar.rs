@@ -96,10 +96,10 @@ impl JobObserver for Progress {
         }
         info!(
             "{}: done after {} epochs, epoch {} kept, {:.0} s",
-            layer.model_name,
-            layer.history.len(),
-            layer.best_epoch,
-            layer.time.as_secs_f64()
+            layer.layer.model_name(),
+            layer.course.history.len(),
+            layer.course.best_epoch,
+            layer.times.whole.as_secs_f64()
         );
     }
 

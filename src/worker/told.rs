@@ -55,18 +55,18 @@ pub(super) fn done(
 }
 
 pub(super) fn figures(layer: &TrainedLayer) -> Figures {
-    let best = layer.best().and_then(|report| report.validation);
+    let best = layer.course.best().and_then(|report| report.validation);
     Figures {
-        model: layer.model_name.clone(),
-        epochs: layer.history.len(),
-        best_epoch: layer.best_epoch,
+        model: layer.layer.model_name(),
+        epochs: layer.course.history.len(),
+        best_epoch: layer.course.best_epoch,
         accuracy: best.map(|metrics| metrics.accuracy),
         f1: best.map(|metrics| metrics.f1),
         loss: best.map(|metrics| metrics.loss),
-        train_samples: layer.train_samples,
-        validation_samples: layer.validation_samples,
-        learned: layer.learned,
-        seconds: layer.time.as_secs_f64(),
+        train_samples: layer.samples.train,
+        validation_samples: layer.samples.validation,
+        learned: layer.course.learned,
+        seconds: layer.times.whole.as_secs_f64(),
     }
 }
 

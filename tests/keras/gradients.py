@@ -1,6 +1,6 @@
 """Compares the trainer's loss, gradients, predictions and ten Adam steps with TensorFlow 2.15's.
 
-    python gradients.py DUMP_GRADIENTS [--size 64] [--batch 4] [--seed 0] [--backend native]
+    python gradients.py DUMP_GRADIENTS [--size 64] [--batch 4] [--seed 0]
 
 DUMP_GRADIENTS is the built example `dump_gradients`. The same weights and batch go to it and to
 Keras, in float32 and in float64. An error is the norm of a tensor's difference over the norm of
@@ -99,7 +99,6 @@ def main():
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backend", choices=["native", "composed"], default="native")
     parser.add_argument("--limit", type=float, default=1e-4)
     options = parser.parse_args()
 
@@ -128,12 +127,12 @@ def main():
             values.astype("<f4").tofile(folder / name)
         (folder / "shape.json").write_text(json.dumps([options.batch, options.size, options.size]))
         subprocess.run(
-            [options.dump_gradients, str(folder), options.backend], check=True, timeout=3600
+            [options.dump_gradients, str(folder)], check=True, timeout=3600
         )
         ours = {name: np.fromfile(folder / name, "<f4") for name in single}
 
     print(
-        f"batch {options.batch} of {options.size}x{options.size}, {options.backend}; relative errors against TensorFlow "
+        f"batch {options.batch} of {options.size}x{options.size}; relative errors against TensorFlow "
         f"{tf.__version__} in float64,\nand in the last column the largest of TensorFlow's own float32\n"
     )
     ours_error = {name: error(ours[name], double[name]) for name in single}

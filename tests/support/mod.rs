@@ -21,6 +21,9 @@
 pub(crate) mod asker;
 pub(crate) mod broker;
 pub(crate) mod desk;
+#[cfg(feature = "trainer")]
+#[path = "../../crates/page-layers/tests/support/keras_file.rs"]
+pub(crate) mod keras_file;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod rodan;

@@ -31,6 +31,35 @@ pub struct EpochReport {
     pub seconds: f64,
 }
 
+/// How the training of a layer went.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Course {
+    /// One report for each epoch, of the start that was kept.
+    pub history: Vec<EpochReport>,
+    /// Number of the epoch whose weights were kept.
+    pub best_epoch: usize,
+    /// How often the layer was started again because it learned nothing.
+    pub restarts: usize,
+    /// False when the last start learned nothing either.
+    pub learned: bool,
+}
+
+impl Course {
+    /// The report of the epoch whose weights were kept.
+    pub fn best(&self) -> Option<&EpochReport> {
+        self.history.iter().find(|report| report.epoch == self.best_epoch)
+    }
+}
+
+/// How many samples a layer was trained with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SampleCounts {
+    /// Samples learned from.
+    pub train: usize,
+    /// Samples validated with.
+    pub validation: usize,
+}
+
 /// How well the pixels given to a layer agree with those drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Score {

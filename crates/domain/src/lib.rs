@@ -13,7 +13,7 @@ mod walltime;
 
 pub use choices::{Augmentation, Flip, PatchSelection, StoppingMetric};
 pub use colour::{colour_name, layer_colour};
-pub use figures::{EpochReport, Metrics, Score};
+pub use figures::{Course, EpochReport, Metrics, SampleCounts, Score};
 pub use ids::{CorrelationId, JobId, SlurmJobId, hex_sha256};
 pub use layer::{Input, InputKind, Inputs, InputsError, Layer};
 pub use limits::{Beyond, SiteChoice, SiteLimits};

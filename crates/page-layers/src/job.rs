@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::fit::epochs::fit_from;
 use crate::fit::observe::{JobObserver, LayerObserver};
-use crate::fit::outcome::{FitError, FitOptions, FitState, Stop, StopReason, TrainedLayer};
+use crate::fit::outcome::{FitError, FitOptions, FitState, LayerTimes, Stop, StopReason, TrainedLayer};
 use crate::fit::resume::{Checkpoints, Resumed};
 use crate::gpu::device::Device;
 use crate::keras::{self, ReadProblem, Weights, WriteError};
@@ -22,12 +22,7 @@ use crate::page::page::{Page, PageInputs, TrainingInputs};
 use crate::patch::patches::{self, SampleError, Split};
 use crate::patch::samples::Samples as _;
 use crate::spent::Spent;
-use domain::EpochReport;
-use domain::{InputKind, Layer, TrainingSettings};
-use domain::{PatchShape, PatchShapeError};
-
-/// How often a layer that learns nothing is started again from other weights.
-const MAX_RESTARTS: usize = 3;
+use domain::{InputKind, Layer, PatchShape, PatchShapeError, SampleCounts, TrainingSettings};
 
 /// Pages that are decoded, checked and sampled: everything that can be wrong with the input is
 /// found before the first layer is trained.
@@ -50,6 +45,12 @@ struct PreparedLayer {
     initial: Option<Weights>,
     /// Seed of its first weights and of the order of its samples.
     seed: u64,
+}
+
+impl PreparedLayer {
+    fn samples(&self) -> SampleCounts {
+        SampleCounts { train: self.split.train.len(), validation: self.split.validation.len() }
+    }
 }
 
 /// Why a page could not be trained.
@@ -191,9 +192,9 @@ impl TrainingJob {
         Spent {
             decode: self.decoding,
             sample: self.sampling,
-            train: sum(|layer| layer.training),
-            validate: sum(|layer| layer.validating),
-            write: sum(|layer| layer.writing),
+            train: sum(|layer| layer.times.training),
+            validate: sum(|layer| layer.times.validating),
+            write: sum(|layer| layer.times.writing),
         }
     }
 
@@ -256,19 +257,15 @@ impl TrainingJob {
             let path = self.write_model(&done.model_name, &weights, folder)?;
             trained.push(TrainedLayer {
                 layer: *layer,
-                model_name: done.model_name,
                 path,
                 weights,
-                train_samples: prepared.split.train.len(),
-                validation_samples: prepared.split.validation.len(),
-                history: done.history,
-                best_epoch: done.best_epoch,
-                restarts: done.restarts,
-                learned: done.learned,
-                time: Duration::try_from_secs_f64(done.seconds).unwrap_or_default(),
-                training: Duration::ZERO,
-                validating: Duration::ZERO,
-                writing: began.elapsed(),
+                samples: prepared.samples(),
+                course: done.course,
+                times: LayerTimes {
+                    whole: Duration::try_from_secs_f64(done.seconds).unwrap_or_default(),
+                    writing: began.elapsed(),
+                    ..LayerTimes::default()
+                },
             });
         }
         while let (Some(&layer), Some(prepared)) = (layers.get(trained.len()), self.layers.get(trained.len()))
@@ -320,7 +317,6 @@ impl TrainingJob {
             patience: self.settings.patience as usize,
             metric: self.settings.metric,
             augmentation: self.settings.augmentation(),
-            max_restarts: MAX_RESTARTS,
             ..FitOptions::new(device.clone(), self.settings.epochs as usize, prepared.seed)
         };
         let fitted = match fit_from(train, validation, &options, state, observer) {
@@ -330,37 +326,31 @@ impl TrainingJob {
                 if !last || observer.job.stop() == Stop::Suspend {
                     return Err(TrainError::Stopped { model: model_name });
                 }
-                warn!("{model_name}: stopped early, its best epoch so far ({}) is kept", fitted.best_epoch);
+                let epoch = fitted.course.best_epoch;
+                warn!("{model_name}: stopped early, its best epoch so far ({epoch}) is kept");
                 fitted
             }
             Err(FitError::Interrupted) => return Err(TrainError::Stopped { model: model_name }),
             Err(source) => return Err(TrainError::Fit { model: model_name, source }),
             Ok(fitted) => fitted,
         };
-        if !fitted.learned {
+        if !fitted.course.learned {
             warn!(
                 "{model_name} learned nothing, whatever it was started from: check what was drawn in its layer"
             );
         }
-        let training = started.elapsed().saturating_sub(fitted.validating);
+        let validating = fitted.validating;
+        let training = started.elapsed().saturating_sub(validating);
         let began = Instant::now();
         let path = self.write_model(&model_name, &fitted.weights, folder)?;
         let writing = began.elapsed();
         Ok(TrainedLayer {
             layer,
-            model_name,
             path,
             weights: fitted.weights,
-            train_samples: train.len(),
-            validation_samples: validation.len(),
-            history: fitted.history,
-            best_epoch: fitted.best_epoch,
-            restarts: fitted.restarts,
-            learned: fitted.learned,
-            time: training + fitted.validating + writing,
-            training,
-            validating: fitted.validating,
-            writing,
+            samples: prepared.samples(),
+            course: fitted.course,
+            times: LayerTimes { whole: training + validating + writing, training, validating, writing },
         })
     }
 
@@ -368,13 +358,6 @@ impl TrainingJob {
         let path = folder.join(format!("{model_name}.hdf5"));
         keras::write(&path, weights, self.shape)?;
         Ok(path)
-    }
-}
-
-impl TrainedLayer {
-    /// The report of the epoch whose weights were kept.
-    pub fn best(&self) -> Option<&EpochReport> {
-        self.history.iter().find(|report| report.epoch == self.best_epoch)
     }
 }
 

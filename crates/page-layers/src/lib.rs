@@ -7,6 +7,7 @@
 mod events;
 pub(crate) mod fit;
 mod gpu;
+pub mod hyperparameters;
 mod job;
 pub mod keras;
 pub(crate) mod look;
@@ -15,16 +16,18 @@ pub mod ops;
 pub(crate) mod page;
 pub(crate) mod patch;
 mod spent;
+pub mod topology;
 
 pub use domain::{
-    Augmentation, EpochReport, Flip, InputKind, Layer, Metrics, PatchSelection, PatchShape, PatchShapeError,
-    Score, StoppingMetric, TrainingSettings, colour_name, layer_colour,
+    Augmentation, Course, EpochReport, Flip, InputKind, Layer, Metrics, PatchSelection, PatchShape,
+    PatchShapeError, SampleCounts, Score, StoppingMetric, TrainingSettings, colour_name, layer_colour,
 };
 pub use events::{EventLogs, WithEvents};
 pub use fit::epochs::{fit, fit_from};
 pub use fit::observe::JobObserver;
 pub use fit::outcome::{
-    Best, Collapse, FitError, FitObserver, FitOptions, FitState, Stop, StopReason, Trained, TrainedLayer,
+    Best, Collapse, FitError, FitObserver, FitOptions, FitState, LayerTimes, Stop, StopReason, Trained,
+    TrainedLayer,
 };
 pub use fit::resume::Checkpoints;
 pub use gpu::device::{Device, choose_device, open_card};
@@ -36,9 +39,10 @@ pub use look::picture::{Picture, PictureError};
 pub use look::predict::Predictor;
 pub use look::preview::{draw_preview, reduced_preview, write_preview};
 pub use look::segment::Segmentation;
-pub use net::adam::{Adam, AdamState};
+pub use net::adam::{AdamState, KerasAdam};
 pub use net::init::initial_weights;
-pub use net::network::{Backend, Network, NetworkError, Step};
+pub use net::module::{PageNetwork, binary_cross_entropy, variables, weights_of};
+pub use net::network::{Network, NetworkError, Step};
 pub use page::archive::{ArchiveError, unpack};
 #[doc(hidden)]
 pub use page::decode::of_bytes as decode_bytes;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use domain::{EpochReport, Layer, Score, SettingsMap};
+use domain::{Course, Layer, SampleCounts, Score, SettingsMap};
 
 use crate::picture::Picture;
 
@@ -54,18 +54,10 @@ pub struct PagePart<'a> {
 pub struct LayerPart<'a> {
     /// Which one it is.
     pub layer: Layer,
-    /// Samples learned from.
-    pub train: usize,
-    /// Samples validated with.
-    pub validation: usize,
-    /// Every epoch of the last start.
-    pub history: &'a [EpochReport],
-    /// The epoch whose weights were kept.
-    pub best_epoch: usize,
-    /// How often it was started again.
-    pub restarts: usize,
-    /// False when it learned nothing.
-    pub learned: bool,
+    /// How many samples it was trained with.
+    pub samples: SampleCounts,
+    /// How its training went.
+    pub course: &'a Course,
     /// How long its training took.
     pub time: Duration,
     /// How well it was found on all of the pages, if that was computed.
@@ -79,13 +71,6 @@ pub enum Pictures {
     Drawn(Vec<Picture>),
     /// Why there is none.
     None(String),
-}
-
-impl LayerPart<'_> {
-    /// The report of the epoch that was kept.
-    pub fn kept(&self) -> Option<&EpochReport> {
-        self.history.iter().find(|report| report.epoch == self.best_epoch)
-    }
 }
 
 /// The user's name for a layer.

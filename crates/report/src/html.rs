@@ -45,7 +45,7 @@ fn page(html: &mut String, content: &Content<'_>) -> fmt::Result {
         escape(content.device),
         time(content.whole)
     )?;
-    for part in content.layers.iter().filter(|part| !part.learned) {
+    for part in content.layers.iter().filter(|part| !part.course.learned) {
         let name = layer_name(part.layer);
         writeln!(html, "<p class=\"bad\">{name} learned nothing: check what was drawn in its layer.</p>")?;
     }
@@ -54,7 +54,7 @@ fn page(html: &mut String, content: &Content<'_>) -> fmt::Result {
     writeln!(html, "<h2>Epoch by epoch</h2>")?;
     for part in &content.layers {
         let name = layer_name(part.layer);
-        let charts = curves::charts(&name, part.history, part.best_epoch);
+        let charts = curves::charts(&name, &part.course.history, part.course.best_epoch);
         writeln!(html, "<h3>{name}</h3>\n<div class=\"charts\">\n{charts}</div>")?;
     }
     facts(html, content)?;
@@ -75,19 +75,19 @@ fn layer_table(html: &mut String, layers: &[LayerPart<'_>]) -> fmt::Result {
             html,
             "<tr><th scope=\"row\">{swatch}{}<td>{}<td>{}<td>{}<td>{}",
             layer_name(part.layer),
-            part.train,
-            part.validation,
-            part.best_epoch,
-            part.history.len()
+            part.samples.train,
+            part.samples.validation,
+            part.course.best_epoch,
+            part.course.history.len()
         )?;
-        match part.kept().and_then(|report| report.validation) {
+        match part.course.best().and_then(|report| report.validation) {
             Some(m) => {
                 write!(html, "<td>{:.4}<td>{:.4}<td>{:.4}<td>{:.4}", m.accuracy, m.precision, m.recall, m.f1)?
             }
             None => write!(html, "<td>–<td>–<td>–<td>–")?,
         }
-        let learned = if part.learned { "yes" } else { "<span class=\"bad\">no</span>" };
-        writeln!(html, "<td>{}<td>{learned}<td>{}</tr>", part.restarts, time(part.time))?;
+        let learned = if part.course.learned { "yes" } else { "<span class=\"bad\">no</span>" };
+        writeln!(html, "<td>{}<td>{learned}<td>{}</tr>", part.course.restarts, time(part.time))?;
     }
     writeln!(
         html,

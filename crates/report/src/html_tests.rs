@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::content::PagePart;
 use crate::picture::Picture;
-use domain::{EpochReport, Layer, Metrics, Score, SettingsMap};
+use domain::{Course, EpochReport, Layer, Metrics, SampleCounts, Score, SettingsMap};
 
 fn history() -> Vec<EpochReport> {
     let report = |epoch: usize| {
@@ -15,15 +15,12 @@ fn history() -> Vec<EpochReport> {
 }
 
 fn rendered(given: &SettingsMap, label: Option<&str>, pictures: Pictures) -> String {
-    let history = history();
-    let part = |layer, learned| LayerPart {
+    let course = |learned| Course { history: history(), best_epoch: 2, restarts: 1, learned };
+    let courses = [course(true), course(false)];
+    let part = |layer, learned: bool| LayerPart {
         layer,
-        train: 80,
-        validation: 20,
-        history: &history,
-        best_epoch: 2,
-        restarts: 1,
-        learned,
+        samples: SampleCounts { train: 80, validation: 20 },
+        course: &courses[usize::from(!learned)],
         time: Duration::from_secs(61),
         score: Some(Score { hits: 3, extra: 1, missed: 2 }),
     };

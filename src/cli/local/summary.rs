@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use base::memory::size;
 use base::text::clock;
-use domain::Score;
+use domain::colour_name;
+use report::{LayerPart, layer_name};
 
 /// The two lines above the columns.
 const HEAD: [[&str; 9]; 2] = [
@@ -13,34 +14,11 @@ const HEAD: [[&str; 9]; 2] = [
     ["layer", "train/val", "best/run", "valid.", "page", "page", "page", "time", "preview"],
 ];
 
-/// One layer's line.
-#[derive(Clone, Debug)]
-pub struct Row {
-    /// The user's name for the layer.
-    pub name: String,
-    /// Samples learned from.
-    pub train: usize,
-    /// Samples validated with.
-    pub validation: usize,
-    /// The epoch whose weights were kept, from 1.
-    pub best_epoch: usize,
-    /// Epochs run.
-    pub epochs: usize,
-    /// Share of validation pixels that are right in the best epoch.
-    pub accuracy: f64,
-    /// How well the layer was found on the whole page, inside the regions.
-    pub score: Score,
-    /// How long its training took.
-    pub time: Duration,
-    /// Its colour in the picture, if it has one.
-    pub colour: Option<&'static str>,
-}
-
 /// The whole table; no line is longer than 80 columns.
-#[derive(Clone, Debug)]
-pub struct Summary {
+#[derive(Debug)]
+pub struct Summary<'a> {
     /// One line for each layer.
-    pub rows: Vec<Row>,
+    pub layers: Vec<LayerPart<'a>>,
     /// From the start to now.
     pub time: Duration,
     /// Largest resident memory of the process in bytes, if the system tells it.
@@ -51,7 +29,7 @@ pub struct Summary {
     pub seed: u64,
 }
 
-impl Summary {
+impl Summary<'_> {
     /// The table as text; each line ends with a line break.
     pub fn table(&self) -> String {
         let mut text = String::new();
@@ -63,19 +41,21 @@ impl Summary {
             );
         }
         let _ = writeln!(text, "{}", "-".repeat(79));
-        for row in &self.rows {
+        for part in &self.layers {
+            let accuracy = part.course.best().and_then(|report| report.validation).map(|m| m.accuracy);
+            let score = part.score.unwrap_or_default();
             let _ = writeln!(
                 text,
                 "{:<11}{:>12}{:>9}{:>9.4}{:>7.3}{:>7.3}{:>7.3}{:>8}  {}",
-                row.name,
-                format!("{}/{}", row.train, row.validation),
-                format!("{}/{}", row.best_epoch, row.epochs),
-                row.accuracy,
-                row.score.precision(),
-                row.score.recall(),
-                row.score.f1(),
-                clock(row.time),
-                row.colour.unwrap_or("none"),
+                layer_name(part.layer),
+                format!("{}/{}", part.samples.train, part.samples.validation),
+                format!("{}/{}", part.course.best_epoch, part.course.history.len()),
+                accuracy.unwrap_or_default(),
+                score.precision(),
+                score.recall(),
+                score.f1(),
+                clock(part.time),
+                colour_name(part.layer).unwrap_or("none"),
             );
         }
         let footer = Footer { time: self.time, peak_memory: self.peak_memory, device: &self.device };
@@ -107,23 +87,31 @@ impl fmt::Display for Footer<'_> {
 
 #[cfg(test)]
 mod tests {
+    use domain::{Course, EpochReport, Layer, Metrics, SampleCounts, Score};
+
     use super::*;
 
     #[test]
     fn the_widest_table_fits_80_columns() {
-        let row = Row {
-            name: "Background".into(),
-            train: 800_000,
-            validation: 99_999,
-            best_epoch: 1000,
-            epochs: 1000,
-            accuracy: 1.0,
-            score: Score { hits: 1, extra: 0, missed: 0 },
+        let metrics = Metrics { loss: 0.0, accuracy: 1.0, precision: 1.0, recall: 1.0, f1: 1.0 };
+        let report = |epoch| EpochReport {
+            epoch,
+            training_loss: 0.0,
+            validation: Some(metrics),
+            best: true,
+            seconds: 1.0,
+        };
+        let history = (1..=1000).map(report).collect();
+        let course = Course { history, best_epoch: 1000, restarts: 0, learned: true };
+        let part = |layer| LayerPart {
+            layer,
+            samples: SampleCounts { train: 800_000, validation: 99_999 },
+            course: &course,
             time: Duration::from_secs(99 * 3600),
-            colour: Some("sky blue"),
+            score: Some(Score { hits: 1, extra: 0, missed: 0 }),
         };
         let summary = Summary {
-            rows: vec![row],
+            layers: vec![part(Layer::Background), part(Layer::Numbered(9))],
             time: Duration::from_secs(3661),
             peak_memory: Some(30 << 30),
             device: "NVIDIA GPU (CUDA)".into(),

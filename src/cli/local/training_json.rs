@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::summary::Summary;
 use domain::{SettingsMap, TrainingSettings};
-use page_layers::{EpochReport, TrainedLayer, TrainingJob};
+use page_layers::{EpochReport, TrainingJob};
 
 /// A report that could not be written.
 #[derive(Debug, Error)]
@@ -34,7 +34,7 @@ struct Report<'a> {
     settings: &'a SettingsMap,
     /// The values that were used.
     effective: Map<String, Value>,
-    layers: Vec<LayerReport<'a>>,
+    layers: Vec<LayerReport>,
     seconds: f64,
     /// Seconds of each part of the run.
     times: BTreeMap<&'static str, f64>,
@@ -48,8 +48,8 @@ struct Size {
 }
 
 #[derive(Serialize)]
-struct LayerReport<'a> {
-    model: &'a str,
+struct LayerReport {
+    model: String,
     train_samples: usize,
     validation_samples: usize,
     best_epoch: usize,
@@ -97,22 +97,24 @@ pub(super) fn write(
     map: &SettingsMap,
     settings: &TrainingSettings,
     job: &TrainingJob,
-    trained: &[TrainedLayer],
-    summary: &Summary,
+    summary: &Summary<'_>,
     steps: &[(&'static str, Duration)],
 ) -> Result<(), ReportError> {
-    let layers = trained.iter().zip(&summary.rows).map(|(layer, row)| LayerReport {
-        model: &layer.model_name,
-        train_samples: layer.train_samples,
-        validation_samples: layer.validation_samples,
-        best_epoch: layer.best_epoch,
-        restarts: layer.restarts,
-        learned: layer.learned,
-        history: layer.history.iter().map(Epoch::from).collect(),
-        precision: row.score.precision(),
-        recall: row.score.recall(),
-        f1: row.score.f1(),
-        seconds: layer.time.as_secs_f64(),
+    let layers = summary.layers.iter().map(|part| {
+        let score = part.score.unwrap_or_default();
+        LayerReport {
+            model: part.layer.model_name(),
+            train_samples: part.samples.train,
+            validation_samples: part.samples.validation,
+            best_epoch: part.course.best_epoch,
+            restarts: part.course.restarts,
+            learned: part.course.learned,
+            history: part.course.history.iter().map(Epoch::from).collect(),
+            precision: score.precision(),
+            recall: score.recall(),
+            f1: score.f1(),
+            seconds: part.time.as_secs_f64(),
+        }
     });
     let report = Report {
         program: env!("CARGO_PKG_NAME"),

@@ -26,12 +26,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checksums_are_those_of_the_published_examples() {
-        // RFC 3720, B.4: 32 zeros, 32 ones, 0 to 31.
-        assert_eq!(crc32c::crc32c(&[0; 32]), 0x8a91_36aa);
-        assert_eq!(crc32c::crc32c(&[0xff; 32]), 0x62a8_ab43);
-        assert_eq!(crc32c::crc32c(&(0..32).collect::<Vec<u8>>()), 0x46dd_794e);
-        // 0x8a9136aa rotated is 0x6d551522.
+    fn a_checksum_is_rotated_and_masked() {
+        // RFC 3720, B.4: that of 32 zeros is 0x8a9136aa, which rotated is 0x6d551522.
         assert_eq!(masked(&[0; 32]), 0x6d55_1522u32.wrapping_add(MASK));
     }
 

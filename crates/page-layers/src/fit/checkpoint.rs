@@ -12,7 +12,7 @@ use crate::fit::outcome::{Best, FitState};
 use crate::keras::{CONV_LAYERS, Weights};
 use crate::net::adam::AdamState;
 use base::text::hex;
-use domain::{EpochReport, Metrics};
+use domain::{Course, EpochReport, Metrics};
 
 /// Version of the file. It is raised with every change after which an older file would be misread.
 const VERSION: u32 = 1;
@@ -37,10 +37,7 @@ pub(crate) struct FinishedLayer {
     pub(crate) model_name: String,
     /// SHA-256 of the model file, hexadecimal.
     pub(crate) model_hash: String,
-    pub(crate) history: Vec<EpochReport>,
-    pub(crate) best_epoch: usize,
-    pub(crate) restarts: usize,
-    pub(crate) learned: bool,
+    pub(crate) course: Course,
     /// Seconds that it took.
     pub(crate) seconds: f64,
 }
@@ -91,11 +88,31 @@ struct Meta {
 struct FinishedMeta {
     model_name: String,
     model_hash: String,
+    course: CourseMeta,
+    seconds: Bits,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CourseMeta {
     history: Vec<ReportMeta>,
     best_epoch: usize,
     restarts: usize,
     learned: bool,
-    seconds: Bits,
+}
+
+impl From<&Course> for CourseMeta {
+    fn from(course: &Course) -> Self {
+        let Course { history, best_epoch, restarts, learned } = course;
+        let history = reports_to_meta(history);
+        Self { history, best_epoch: *best_epoch, restarts: *restarts, learned: *learned }
+    }
+}
+
+impl From<CourseMeta> for Course {
+    fn from(course: CourseMeta) -> Self {
+        let CourseMeta { history, best_epoch, restarts, learned } = course;
+        Self { history: reports_from_meta(history), best_epoch, restarts, learned }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -230,10 +247,7 @@ impl From<&FinishedLayer> for FinishedMeta {
         Self {
             model_name: layer.model_name.clone(),
             model_hash: layer.model_hash.clone(),
-            history: reports_to_meta(&layer.history),
-            best_epoch: layer.best_epoch,
-            restarts: layer.restarts,
-            learned: layer.learned,
+            course: CourseMeta::from(&layer.course),
             seconds: layer.seconds.into(),
         }
     }
@@ -244,10 +258,7 @@ impl From<FinishedMeta> for FinishedLayer {
         Self {
             model_name: layer.model_name,
             model_hash: layer.model_hash,
-            history: reports_from_meta(layer.history),
-            best_epoch: layer.best_epoch,
-            restarts: layer.restarts,
-            learned: layer.learned,
+            course: layer.course.into(),
             seconds: layer.seconds.into(),
         }
     }

@@ -16,8 +16,7 @@ use crate::net::adam::AdamState;
 use crate::net::metrics::Tally;
 use crate::patch::augment::Augmented;
 use crate::patch::samples::Samples;
-use domain::EpochReport;
-use domain::StoppingMetric;
+use domain::{Course, EpochReport, StoppingMetric};
 
 /// Trains one network.
 ///
@@ -405,10 +404,12 @@ impl<'a> Run<'a> {
         let best = self.best.ok_or(FitError::Interrupted)?;
         Ok(Trained {
             weights: best.weights,
-            history: self.history,
-            best_epoch: best.epoch,
-            restarts: self.restarts,
-            learned: self.learned,
+            course: Course {
+                history: self.history,
+                best_epoch: best.epoch,
+                restarts: self.restarts,
+                learned: self.learned,
+            },
             stopped,
             validating,
         })

@@ -4,8 +4,8 @@ use crate::Device;
 use crate::fit::start::starting_weights;
 use crate::keras::Weights;
 use crate::{
-    Adam, Collapse, EpochReport, FitError, FitObserver, FitOptions, FitState, Network, PatchShape, Samples,
-    Stop, StopReason, fit, fit_from, initial_weights,
+    Collapse, EpochReport, FitError, FitObserver, FitOptions, FitState, KerasAdam, Network, PatchShape,
+    Samples, Stop, StopReason, fit, fit_from, initial_weights,
 };
 use domain::{Augmentation, Flip, StoppingMetric};
 
@@ -99,14 +99,14 @@ fn a_simple_pattern_is_learned_and_the_best_epoch_kept() {
     // end the training.
     let options = FitOptions { patience: 2, seed: 4, ..options(8) };
     let trained = fit(&Rectangles::new(24), &Rectangles::new(3), &options, &mut watcher).unwrap();
-    assert_eq!(trained.history, watcher.epochs[watcher.epochs.len() - trained.history.len()..]);
-    assert!(trained.learned);
-    let best = &trained.history[trained.best_epoch - 1];
+    assert_eq!(trained.course.history, watcher.epochs[watcher.epochs.len() - trained.course.history.len()..]);
+    assert!(trained.course.learned);
+    let best = &trained.course.history[trained.course.best_epoch - 1];
     let accuracy = best.validation.unwrap().accuracy;
     assert!(accuracy > 0.95, "accuracy {accuracy}");
-    assert!(trained.history.iter().all(|r| r.validation.unwrap().accuracy <= accuracy));
+    assert!(trained.course.history.iter().all(|r| r.validation.unwrap().accuracy <= accuracy));
     assert!(best.best);
-    assert!(trained.history.last().unwrap().training_loss < trained.history[0].training_loss);
+    assert!(trained.course.history.last().unwrap().training_loss < trained.course.history[0].training_loss);
 }
 
 #[test]
@@ -126,13 +126,13 @@ fn a_collapsed_network_is_replaced_and_the_observer_told() {
     let options = FitOptions { initial: Some(collapsed()), ..options(5) };
     let mut watcher = Watcher::default();
     let trained = fit(&Rectangles::new(10), &Rectangles::new(3), &options, &mut watcher).unwrap();
-    assert_eq!(trained.restarts, watcher.restarts.len());
-    assert!(trained.restarts >= 1);
+    assert_eq!(trained.course.restarts, watcher.restarts.len());
+    assert!(trained.course.restarts >= 1);
     assert_eq!(watcher.reasons[0], Collapse::Constant);
-    assert!(trained.learned);
-    assert_eq!(trained.history[0].epoch, 1);
+    assert!(trained.course.learned);
+    assert_eq!(trained.course.history[0].epoch, 1);
     assert!(
-        watcher.epochs.len() > trained.history.len(),
+        watcher.epochs.len() > trained.course.history.len(),
         "the collapsed start's epochs are not in the history"
     );
 }
@@ -141,16 +141,16 @@ fn a_collapsed_network_is_replaced_and_the_observer_told() {
 fn without_restarts_left_a_collapsed_network_is_named_so() {
     let options = FitOptions { initial: Some(collapsed()), max_restarts: 0, ..options(2) };
     let trained = fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut Watcher::default()).unwrap();
-    assert!(!trained.learned);
-    assert_eq!((trained.restarts, trained.history.len()), (0, 2));
+    assert!(!trained.course.learned);
+    assert_eq!((trained.course.restarts, trained.course.history.len()), (0, 2));
 }
 
 #[test]
 fn targets_without_a_pixel_of_the_layer_are_no_collapse() {
     let nothing = |len| Rectangles { nothing: true, ..Rectangles::new(len) };
     let trained = fit(&nothing(4), &nothing(2), &options(1), &mut Watcher::default()).unwrap();
-    assert!(trained.learned);
-    assert_eq!(trained.restarts, 0);
+    assert!(trained.course.learned);
+    assert_eq!(trained.course.restarts, 0);
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn patience_ends_a_training_that_gets_no_better() {
     let options = FitOptions { learning_rate: 0.0, patience: 2, max_restarts: 0, ..options(10) };
     let trained = fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut Watcher::default()).unwrap();
     assert_eq!(trained.stopped, StopReason::Patience);
-    assert_eq!((trained.best_epoch, trained.history.len()), (1, 3));
+    assert_eq!((trained.course.best_epoch, trained.course.history.len()), (1, 3));
     let train = Rectangles::new(4);
     assert!(trained.weights == starting_weights(3, &train, &Device::Cpu).unwrap());
 }
@@ -171,15 +171,20 @@ fn a_network_that_has_only_begun_to_learn_is_neither_ended_nor_replaced() {
     let mut watcher = Watcher::default();
     let (train, validation) = (Rectangles::new(16), Rectangles::new(2));
     let trained = fit(&train, &validation, &options, &mut watcher).unwrap();
-    let accuracies: Vec<_> = trained.history.iter().map(|r| r.validation.unwrap().accuracy).collect();
-    assert_eq!((trained.stopped, trained.best_epoch), (StopReason::Epochs, 5), "{:?}", trained.history);
+    let accuracies: Vec<_> = trained.course.history.iter().map(|r| r.validation.unwrap().accuracy).collect();
+    assert_eq!(
+        (trained.stopped, trained.course.best_epoch),
+        (StopReason::Epochs, 5),
+        "{:?}",
+        trained.course.history
+    );
     assert!(
         accuracies[..4].iter().all(|a| *a <= accuracies[0]),
         "{accuracies:?}: accuracy alone would have ended it"
     );
     let restarting = FitOptions { max_restarts: 3, epochs: 2, ..options };
     let trained = fit(&train, &validation, &restarting, &mut watcher).unwrap();
-    assert_eq!(trained.restarts, 0);
+    assert_eq!(trained.course.restarts, 0);
 }
 
 #[test]
@@ -189,10 +194,10 @@ fn a_network_no_better_than_the_base_rate_at_the_end_is_started_again() {
     let options = FitOptions { learning_rate: 0.0, patience: 9, max_restarts: 1, initial, ..options(3) };
     let mut watcher = Watcher::default();
     let trained = fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut watcher).unwrap();
-    assert_eq!((trained.restarts, watcher.epochs.len()), (1, 6));
+    assert_eq!((trained.course.restarts, watcher.epochs.len()), (1, 6));
     let options = FitOptions { max_restarts: 0, ..options };
     let trained = fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut watcher).unwrap();
-    assert!(!trained.learned);
+    assert!(!trained.course.learned);
 }
 
 #[test]
@@ -200,9 +205,10 @@ fn without_validation_samples_the_training_loss_decides() {
     let trained =
         fit(&Rectangles::new(4), &Rectangles::new(0), &options(3), &mut Watcher::default()).unwrap();
     assert_eq!(trained.stopped, StopReason::Epochs);
-    assert!(trained.history.iter().all(|report| report.validation.is_none()));
-    let lowest = trained.history.iter().min_by(|a, b| a.training_loss.total_cmp(&b.training_loss)).unwrap();
-    assert_eq!(trained.best_epoch, lowest.epoch);
+    assert!(trained.course.history.iter().all(|report| report.validation.is_none()));
+    let lowest =
+        trained.course.history.iter().min_by(|a, b| a.training_loss.total_cmp(&b.training_loss)).unwrap();
+    assert_eq!(trained.course.best_epoch, lowest.epoch);
 }
 
 #[test]
@@ -215,12 +221,15 @@ fn a_stop_ends_after_the_step_and_keeps_the_best_so_far() {
     assert_eq!(early.steps, 2);
     let mut later = Watcher { stop_after: Some(4), ..Watcher::default() };
     let trained = fit(&train, &validation, &options(5), &mut later).unwrap();
-    assert_eq!((trained.stopped, trained.best_epoch), (StopReason::Interrupted, 1));
+    assert_eq!((trained.stopped, trained.course.best_epoch), (StopReason::Interrupted, 1));
     assert_eq!(later.steps, 4);
     // After an epoch's last step the epoch counts.
     let mut at_end = Watcher { stop_after: Some(3), ..Watcher::default() };
     let trained = fit(&train, &validation, &options(5), &mut at_end).unwrap();
-    assert_eq!((trained.stopped, trained.history.len(), at_end.steps), (StopReason::Interrupted, 1, 3));
+    assert_eq!(
+        (trained.stopped, trained.course.history.len(), at_end.steps),
+        (StopReason::Interrupted, 1, 3)
+    );
 }
 
 #[test]
@@ -254,10 +263,7 @@ fn a_network_with_a_dead_channel_is_replaced_after_its_first_epoch_unless_it_was
         step: 0,
         loss_sum: 0.0,
         seconds: 0.0,
-        adam: Adam::new(Network::new(&half, &Device::Cpu).unwrap().parameters(), 1e-3)
-            .unwrap()
-            .state()
-            .unwrap(),
+        adam: KerasAdam::new(Network::new(&half).unwrap().parameters(), 1e-3).unwrap().state().unwrap(),
         weights: half.clone(),
         best: None,
     };
@@ -266,9 +272,9 @@ fn a_network_with_a_dead_channel_is_replaced_after_its_first_epoch_unless_it_was
         let options = FitOptions { initial, ..options(2) };
         fit_from(&train, &validation, &options, Some(state(restarts)), &mut Nobody).unwrap()
     };
-    assert_eq!(run(None, 0).restarts, 1);
-    assert_eq!(run(Some(half.clone()), 0).restarts, 0);
-    assert_eq!(run(Some(half.clone()), 1).restarts, 2);
+    assert_eq!(run(None, 0).course.restarts, 1);
+    assert_eq!(run(Some(half.clone()), 0).course.restarts, 0);
+    assert_eq!(run(Some(half.clone()), 1).course.restarts, 2);
 }
 
 #[test]
@@ -277,8 +283,9 @@ fn the_best_epoch_is_the_one_of_the_chosen_metric() {
         let options = FitOptions { metric, patience: 9, seed: 4, ..options(8) };
         let trained =
             fit(&Rectangles::new(16), &Rectangles::new(4), &options, &mut Watcher::default()).unwrap();
-        let validation: Vec<_> = trained.history.iter().map(|report| report.validation.unwrap()).collect();
-        (validation[trained.best_epoch - 1], validation)
+        let validation: Vec<_> =
+            trained.course.history.iter().map(|report| report.validation.unwrap()).collect();
+        (validation[trained.course.best_epoch - 1], validation)
     };
     let (accurate, all) = best(StoppingMetric::Accuracy);
     assert!(all.iter().all(|metrics| metrics.accuracy <= accurate.accuracy));

@@ -6,7 +6,7 @@ use crate::fit::outcome::{FitError, FitOptions};
 use crate::gpu::Trainer;
 use crate::gpu::device::Device;
 use crate::keras::Weights;
-use crate::net::adam::{Adam, AdamState};
+use crate::net::adam::{AdamState, KerasAdam};
 use crate::net::metrics::Tally;
 use crate::net::network::Network;
 use crate::ops::with_host;
@@ -16,7 +16,7 @@ use domain::PatchShape;
 
 /// A network that learns.
 pub(crate) enum Learner {
-    Host { network: Box<Network>, adam: Adam },
+    Host { network: Box<Network>, adam: KerasAdam },
     Card(Box<Trainer>),
 }
 
@@ -47,10 +47,10 @@ impl Learner {
             let shape = (most, shape.height(), shape.width());
             return Ok(Self::Card(Box::new(Trainer::new(card, weights, shape, rate, state)?)));
         }
-        let network = Box::new(Network::new(weights, &options.device)?);
+        let network = Box::new(Network::new(weights)?);
         let adam = match state {
-            None => Adam::new(network.parameters(), rate)?,
-            Some(state) => Adam::resume(network.parameters(), rate, state)?,
+            None => KerasAdam::new(network.parameters(), rate)?,
+            Some(state) => KerasAdam::resume(network.parameters(), rate, state)?,
         };
         Ok(Self::Host { network, adam })
     }
@@ -103,7 +103,7 @@ impl Learner {
             let step = network.loss_and_gradients(&x, &y)?;
             // A step with such a loss would spoil the weights; the caller ends the training.
             if step.loss.is_finite() {
-                adam.step(network.parameters(), &step.gradients)?;
+                adam.apply(&step.gradients)?;
             }
             for gradient in step.gradients {
                 network.reclaim(gradient)?;

@@ -6,11 +6,12 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::gpu::device::Device;
+use crate::hyperparameters::{LEARNING_RATE, MAX_RESTARTS};
 use crate::keras::{Weights, WeightsError};
 use crate::net::adam::AdamState;
 use crate::net::network::NetworkError;
 use domain::settings::{BATCH_SIZE, PATIENCE};
-use domain::{Augmentation, EpochReport, Layer, Setting, StoppingMetric};
+use domain::{Augmentation, Course, EpochReport, Layer, SampleCounts, Setting, StoppingMetric};
 
 /// How to train.
 #[derive(Clone, Debug)]
@@ -45,12 +46,12 @@ impl FitOptions {
             epochs,
             batch_size: default(&BATCH_SIZE),
             patience: default(&PATIENCE),
-            learning_rate: 1e-4,
+            learning_rate: LEARNING_RATE,
             seed,
             initial: None,
             metric: StoppingMetric::default(),
             augmentation: Augmentation::default(),
-            max_restarts: 3,
+            max_restarts: MAX_RESTARTS,
         }
     }
 }
@@ -78,14 +79,8 @@ pub struct Trained {
     /// more accurate than a constant output (with F1: if none found a pixel of the layer); by the
     /// training loss if there are no validation samples.
     pub weights: Weights,
-    /// Every epoch of the last start.
-    pub history: Vec<EpochReport>,
-    /// Number of the best epoch.
-    pub best_epoch: usize,
-    /// How often training was started anew.
-    pub restarts: usize,
-    /// False when the last start learned nothing either.
-    pub learned: bool,
+    /// How it went.
+    pub course: Course,
     /// Why training ended.
     pub stopped: StopReason,
     /// How long the validation of all epochs took, in this run of the program.
@@ -95,28 +90,25 @@ pub struct Trained {
 /// A layer that was trained and whose model is written.
 #[derive(Clone, Debug)]
 pub struct TrainedLayer {
-    /// Which layer it is.
+    /// Which layer it is. Its model's name is [`Layer::model_name`].
     pub layer: Layer,
-    /// The wire's name of its model, such as `Background Model`.
-    pub model_name: String,
     /// The model file.
     pub path: PathBuf,
     /// What the file holds.
     pub weights: Weights,
-    /// Number of samples learned from.
-    pub train_samples: usize,
-    /// Number of samples validated with.
-    pub validation_samples: usize,
-    /// One report for each epoch of the start that was kept.
-    pub history: Vec<EpochReport>,
-    /// The epoch whose weights were kept.
-    pub best_epoch: usize,
-    /// How often the layer was started again because it learned nothing.
-    pub restarts: usize,
-    /// False when the last start learned nothing either.
-    pub learned: bool,
-    /// How long the layer took in all.
-    pub time: Duration,
+    /// How many samples it was trained with.
+    pub samples: SampleCounts,
+    /// How it went.
+    pub course: Course,
+    /// How long it took.
+    pub times: LayerTimes,
+}
+
+/// How long a layer took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LayerTimes {
+    /// All of it, in all runs of the program.
+    pub whole: Duration,
     /// The part of that time that this run of the program spent on training, without validation.
     pub training: Duration,
     /// The part of that time that this run of the program spent on validation.

@@ -17,7 +17,7 @@ use crate::keras::{self, Weights};
 use crate::page::page::TrainingInputs;
 use base::files::{sweep, write_atomic};
 use base::text::hex;
-use domain::{InputKind, Layer, TrainingSettings};
+use domain::{InputKind, Layer, TrainingSettings, hex_sha256};
 
 /// Largest checkpoint that is read; ours have 23 MB.
 const MAX_BYTES: u64 = 256 << 20;
@@ -110,7 +110,7 @@ impl Checkpoints {
     fn model(&self, layer: &FinishedLayer) -> Result<Weights, String> {
         let damaged = |why: &dyn std::fmt::Display| format!("its {} is damaged: {why}", layer.model_name);
         let bytes = fs::read(self.model_file(&layer.model_name)).map_err(|error| damaged(&error))?;
-        if hex(&Sha256::digest(&bytes)) != layer.model_hash {
+        if hex_sha256(&bytes) != layer.model_hash {
             return Err(damaged(&"it is another file"));
         }
         keras::from_bytes(bytes).map(|model| model.weights).map_err(|error| damaged(&error))
@@ -172,20 +172,18 @@ impl Checkpoints {
 
     /// Keeps the model of a layer that is done, and writes a checkpoint.
     pub(crate) fn finish_layer(&mut self, seed: u64, layer: &TrainedLayer) {
+        let model_name = layer.layer.model_name();
         let kept = fs::read(&layer.path).and_then(|bytes| {
-            write_atomic(&self.model_file(&layer.model_name), &bytes)?;
-            Ok(hex(&Sha256::digest(&bytes)))
+            write_atomic(&self.model_file(&model_name), &bytes)?;
+            Ok(hex_sha256(&bytes))
         });
         match kept {
             Ok(model_hash) => {
                 self.finished.push(FinishedLayer {
-                    model_name: layer.model_name.clone(),
+                    model_name,
                     model_hash,
-                    history: layer.history.clone(),
-                    best_epoch: layer.best_epoch,
-                    restarts: layer.restarts,
-                    learned: layer.learned,
-                    seconds: layer.time.as_secs_f64(),
+                    course: layer.course.clone(),
+                    seconds: layer.times.whole.as_secs_f64(),
                 });
                 self.save(seed, None);
             }

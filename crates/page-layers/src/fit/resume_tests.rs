@@ -54,8 +54,8 @@ fn exact(history: &[EpochReport]) -> Vec<EpochReport> {
 #[track_caller]
 fn assert_same(left: &Trained, right: &Trained) {
     assert!(left.weights == right.weights, "the weights differ");
-    assert_eq!(exact(&left.history), exact(&right.history));
-    let rest = |t: &Trained| (t.best_epoch, t.restarts, t.learned, t.stopped);
+    assert_eq!(exact(&left.course.history), exact(&right.course.history));
+    let rest = |t: &Trained| (t.course.best_epoch, t.course.restarts, t.course.learned, t.stopped);
     assert_eq!(rest(left), rest(right));
 }
 
@@ -78,7 +78,10 @@ fn a_training_resumed_after_any_step_ends_as_if_it_had_not_been_interrupted() {
     let (train, validation) = samples();
     let mut recorder = Recorder::default();
     let whole = fit(&train, &validation, &options(), &mut recorder).unwrap();
-    assert!(whole.restarts > 0, "one of the interruptions is to be before a restart, and others after it");
+    assert!(
+        whole.course.restarts > 0,
+        "one of the interruptions is to be before a restart, and others after it"
+    );
     assert_eq!(recorder.files.len(), recorder.steps, "a checkpoint after every step");
     for file in &recorder.files {
         let resumed =
@@ -223,7 +226,7 @@ impl Desk {
 }
 
 fn models(trained: &[TrainedLayer]) -> Vec<(String, Vec<u8>)> {
-    trained.iter().map(|layer| (layer.model_name.clone(), fs::read(&layer.path).unwrap())).collect()
+    trained.iter().map(|layer| (layer.layer.model_name(), fs::read(&layer.path).unwrap())).collect()
 }
 
 #[test]
@@ -248,8 +251,11 @@ fn a_page_suspended_again_and_again_gets_the_models_of_an_uninterrupted_one() {
     let whole = other.run(usize::MAX, Some(seed)).1.unwrap();
     assert_eq!(models(&resumed), models(&whole));
     for (left, right) in resumed.iter().zip(&whole) {
-        assert_eq!(exact(&left.history), exact(&right.history));
-        assert_eq!((left.best_epoch, left.restarts), (right.best_epoch, right.restarts));
+        assert_eq!(exact(&left.course.history), exact(&right.course.history));
+        assert_eq!(
+            (left.course.best_epoch, left.course.restarts),
+            (right.course.best_epoch, right.course.restarts)
+        );
     }
 }
 

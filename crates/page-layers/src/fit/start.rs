@@ -13,14 +13,11 @@
 //!   loss for dense object detection", section 3.3), so that the first steps tell pixels apart
 //!   instead of learning that share.
 
-use candle_core::{Device as Candle, Tensor};
-
 use crate::fit::outcome::FitError;
 use crate::gpu::device::Device;
 use crate::keras::{CONV_LAYERS, Weights};
+use crate::look::predict::Predictor;
 use crate::net::init::initial_weights;
-use crate::net::network::Network;
-use crate::ops::with_host;
 use crate::patch::samples::Samples;
 
 /// Number of samples from which the layer's share of the pixels is estimated.
@@ -128,7 +125,7 @@ fn activity_of(
 ) -> Result<Activity, FitError> {
     let (height, width) = (samples.shape().height(), samples.shape().width());
     let pixels = samples.shape().pixels();
-    let network = Network::new(weights, device)?;
+    let predictor = Predictor::new(weights, device)?;
     let mut counted = Activity { pixels: 0, active: 0, anywhere: false };
     let indices: Vec<usize> = spread(samples.len(), CHANNEL_SAMPLES).collect();
     for indices in indices.chunks((PIXELS_AT_A_TIME / pixels).max(1)) {
@@ -138,16 +135,13 @@ fn activity_of(
         for (index, (image, target)) in indices.iter().zip(parts) {
             samples.write(*index, image, target);
         }
-        let x = Tensor::from_vec(images, (indices.len(), height, width, 3), &Candle::Cpu)?;
-        let values = network.forward_logits(&x)?;
-        with_host([&values], |[values]| {
-            for (value, target) in values.iter().zip(&targets) {
-                let (active, meant) = (*value > 0.0, (*target > 0.5) == positive);
-                counted.pixels += u64::from(meant);
-                counted.active += u64::from(meant && active);
-                counted.anywhere |= active;
-            }
-        })?;
+        let values = predictor.logits(&images, height, width)?;
+        for (value, target) in values.iter().zip(&targets) {
+            let (active, meant) = (*value > 0.0, (*target > 0.5) == positive);
+            counted.pixels += u64::from(meant);
+            counted.active += u64::from(meant && active);
+            counted.anywhere |= active;
+        }
     }
     Ok(counted)
 }

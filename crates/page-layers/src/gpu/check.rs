@@ -13,7 +13,7 @@ use super::machine::{GpuError, Precision};
 use super::pages::Pages;
 use super::trainer::Trainer;
 use crate::keras::{CONV_LAYERS, Weights};
-use crate::net::adam::Adam;
+use crate::net::adam::KerasAdam;
 use crate::net::init::initial_weights;
 use crate::net::metrics::Tally;
 use crate::net::network::{Network, NetworkError};
@@ -153,7 +153,7 @@ impl Card {
         let (images, targets) = batch(n, height, width, self.precision());
         let x = Tensor::from_slice(&images, (n, height, width, 3), &Candle::Cpu)?;
         let y = Tensor::from_slice(&targets, (n, height, width, 1), &Candle::Cpu)?;
-        let cpu = Network::new(weights, &Candle::Cpu)?;
+        let cpu = Network::new(weights)?;
         let mut card = Engine::new(&self.0, weights, (room, height, width), true)?;
 
         let values = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
@@ -186,7 +186,7 @@ impl Card {
         // Adam is fed with the GPU's own gradients: with the CPU's, a weight whose gradient is
         // nearly 0 could move the other way and hide what the optimiser itself does. Parameters and
         // moments are f32 in every precision.
-        let mut adam = Adam::new(cpu.parameters(), 1e-3)?;
+        let mut adam = KerasAdam::new(cpu.parameters(), 1e-3)?;
         for number in 0..STEPS {
             if number > 0 {
                 card.take(&images, Some(&targets))?;
@@ -197,7 +197,7 @@ impl Card {
             let gradients = pairs
                 .map(|(values, parameter)| Tensor::from_vec(values, parameter.shape(), &Candle::Cpu))
                 .collect::<candle_core::Result<Vec<_>>>()?;
-            adam.step(cpu.parameters(), &gradients)?;
+            adam.apply(&gradients)?;
             card.step(1e-3)?;
         }
         let all = |weights: &Weights| weights.tensors().concat();

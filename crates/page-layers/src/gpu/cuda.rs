@@ -12,7 +12,7 @@ use cudarc::driver::sys;
 use cudarc::nvrtc::result as nvrtc;
 
 use super::cudnn::{Cudnn, Prepared};
-use super::machine::{ConvShape, Convolution, GpuError, Machine, Precision, SLOTS};
+use super::machine::{ConvShape, Convolution, GpuError, Machine, Precision, SLOTS, macros};
 
 /// The kernels' source.
 const KERNELS: &str = include_str!("kernels.cu");
@@ -313,11 +313,8 @@ pub(super) fn compile(architecture: &str, precision: Precision) -> Result<Vec<u8
     let failed = |log: String| GpuError::Compile { architecture: architecture.to_owned(), log };
     let source = CString::new(KERNELS).map_err(|error| failed(error.to_string()))?;
     let program = nvrtc::create_program(&source, Some(c"kernels.cu")).map_err(|e| failed(e.to_string()))?;
-    let options = [
-        format!("--gpu-architecture={architecture}"),
-        format!("-DBF16={}", u8::from(precision == Precision::Bf16)),
-        "--std=c++17".to_owned(),
-    ];
+    let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".to_owned()];
+    options.extend(macros(precision));
     // SAFETY: the program is the one made above, and it is destroyed once, at the end.
     unsafe {
         let result = nvrtc::compile_program(program, &options).map_err(|error| {

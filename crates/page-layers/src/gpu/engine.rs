@@ -5,47 +5,22 @@
 
 use std::sync::Arc;
 
-use super::layout::{self, LAST, Layout, PARTS, View, Views};
+use super::layout::{self, LAST, Layout, PARTS, Segment};
 use super::machine::{Buffer, Convolution, GpuError, Machine, Workspace};
 use super::pages::Cuts;
 use super::steps::{Image, Size, Steps, Table};
-use crate::keras::{CONV_LAYERS, Weights};
+use crate::hyperparameters::{BETA_1, BETA_2};
+use crate::keras::Weights;
 use crate::net::adam::AdamState;
 use crate::net::network::NetworkError;
-
-/// β₁ and β₂ of Adam. They are rounded to f32 before the first steps' bias correction, as in Keras.
-const BETAS: [f32; 2] = [0.9, 0.999];
-
-/// Images between the layers, named by the layer that makes them. `Cat7` and `Cat10` hold the
-/// channels of the skip connection first, then the upsampled ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-enum At {
-    Input,
-    Y0,
-    Cat10,
-    Pool1,
-    Y2,
-    Cat7,
-    Pool3,
-    Y4,
-    Pad5,
-    Y7,
-    Pad8,
-    Y10,
-    Y11,
-    Y12,
-    /// A layer's result before bias and ReLU; in the backward pass, the gradient there.
-    Z,
-}
+use crate::topology::{NODES, Operation, node_of};
 
 /// What only training needs.
 struct Training {
     /// Gradient of a layer's input.
     gy: Buffer,
-    /// Gradients of the two joined images. Their skip parts are needed again later.
-    cat_10: Buffer,
-    cat_7: Buffer,
+    /// Gradients of the joined images, by node: their skip parts are needed again later.
+    joined: Vec<Option<Buffer>>,
     /// Gradients of the kernels, in the layout of the convolutions.
     kernels: Buffer,
     /// Gradients of the other parameters, in the parameters' order.
@@ -73,7 +48,10 @@ pub(super) struct Engine {
     fused: [bool; LAST],
     workspace: Buffer,
     workspace_bytes: usize,
-    at: Vec<Buffer>,
+    /// The results of the nodes, where they have a place of their own ([`layout::home`]).
+    images_of: Vec<Option<Buffer>>,
+    /// A layer's result before bias and ReLU; in the backward pass, the gradient there.
+    z: Buffer,
     targets: Buffer,
     /// Partial sums of the loss and the counts.
     sums: Buffer,
@@ -107,31 +85,30 @@ impl Engine {
         let size = machine.precision().bytes();
         let zeros = |count: usize, size: usize| Buffer::zeros(machine, count * size);
         let pixels = (images * height * width) as usize;
-        let pad = |scale: u32, channels| View::padded(height / scale, width / scale, channels).values(images);
-        let z = (pixels * 64).max(pad(2, 128)).max(pad(4, 256));
-        let lengths = [
-            pixels * 8,
-            pixels * 32,
-            pixels * 96,
-            pixels / 4 * 32,
-            pixels / 4 * 64,
-            pixels / 4 * 192,
-            pixels / 16 * 64,
-            pixels / 16 * 256,
-            pad(4, 256),
-            pixels / 4 * 128,
-            pad(2, 128),
-            pixels * 64,
-            pixels * 64,
-            pixels * 8,
-            z,
-        ];
-        let at = lengths.into_iter().map(|len| zeros(len, size)).collect::<Result<_, _>>()?;
+        let joins = |node: usize| NODES[node].operation == Operation::Concat;
+        let home = |node: usize| layout::home(node, height, width);
+        // `Z` holds each layer's result, and a buffer of the same size the gradient of each layer's
+        // image but the joined ones.
+        let needed = |layer: usize| {
+            let [image, _, result] = layout::convolution(layer, images, height, width).lengths();
+            if joins(layout::read_by(layer)) { result } else { result.max(image) }
+        };
+        let z = (0..LAST).map(needed).max().unwrap_or(0);
+        // What an upsampling makes is never there; the last layer makes the logits.
+        let has_image = |node: usize| {
+            NODES[node].operation != Operation::Upsample && node != node_of(LAST) && home(node).owner == node
+        };
+        let buffers = |wanted: &dyn Fn(usize) -> bool| -> Result<Vec<Option<Buffer>>, GpuError> {
+            let buffer = |node: usize| {
+                let values = home(node).view.values(images);
+                wanted(node).then(|| Buffer::zeros(machine, values * size)).transpose()
+            };
+            (0..NODES.len()).map(buffer).collect()
+        };
         let training = if training {
             Some(Training {
                 gy: zeros(z, size)?,
-                cat_10: zeros(pixels * 96, size)?,
-                cat_7: zeros(pixels / 4 * 192, size)?,
+                joined: buffers(&joins)?,
                 kernels: zeros(layout.compute, size)?,
                 direct: zeros(layout.parameters, 4)?,
                 parts: zeros(layout.parts, 4)?,
@@ -163,7 +140,8 @@ impl Engine {
             width,
             layout,
             convolutions,
-            at,
+            images_of: buffers(&has_image)?,
+            z: zeros(z, size)?,
             training,
         };
         engine.set_weights(weights)?;
@@ -179,12 +157,25 @@ impl Engine {
         Steps { machine: &*self.machine }
     }
 
-    fn buffer(&self, at: At) -> &Buffer {
-        &self.at[at as usize]
+    /// The image of a node that has a place of its own.
+    fn buffer(&self, node: usize) -> Result<&Buffer, GpuError> {
+        self.images_of[node].as_ref().ok_or(GpuError::NoImage(NODES[node].name))
     }
 
-    fn size(&self, scale: u32, channels: u32) -> Size {
-        Size { images: self.images, height: self.height / scale, width: self.width / scale, channels }
+    fn size(&self, node: usize) -> Size {
+        let [height, width, channels] = layout::extent(node, self.height, self.width);
+        Size { images: self.images, height, width, channels }
+    }
+
+    /// The result of a node, wherever it lies.
+    fn image(&self, node: usize) -> Result<Image<'_>, GpuError> {
+        let home = layout::home(node, self.height, self.width);
+        Ok(Image { buffer: self.buffer(home.owner)?, view: home.view })
+    }
+
+    /// The result of a layer before bias and ReLU, or its gradient.
+    fn z(&self, layer: usize) -> Image<'_> {
+        Image { buffer: &self.z, view: layout::raw_result(layer, self.height, self.width) }
     }
 
     fn pixels(&self) -> usize {
@@ -238,11 +229,11 @@ impl Engine {
     }
 
     fn training(&self) -> Result<&Training, GpuError> {
-        self.training.as_ref().ok_or(GpuError::Extent { what: "training", needed: 1, found: 0 })
+        self.training.as_ref().ok_or(GpuError::NotForTraining)
     }
 
     fn training_mut(&mut self) -> Result<&mut Training, GpuError> {
-        self.training.as_mut().ok_or(GpuError::Extent { what: "training", needed: 1, found: 0 })
+        self.training.as_mut().ok_or(GpuError::NotForTraining)
     }
 
     fn value(&self) -> usize {
@@ -271,7 +262,7 @@ impl Engine {
         self.samples = (images.len() / (3 * pixels)) as u32;
         if let Some(host) = &self.host {
             host.write(images)?;
-            self.steps().take_samples(host, self.samples, self.size(1, 8), self.buffer(At::Input))?;
+            self.steps().take_samples(host, self.samples, self.size(0), self.buffer(0)?)?;
         }
         targets.map_or(Ok(()), |targets| self.targets.write(targets))
     }
@@ -283,8 +274,8 @@ impl Engine {
             &cuts.list,
             first,
             self.samples,
-            self.size(1, 8),
-            self.buffer(At::Input),
+            self.size(0),
+            self.buffer(0)?,
             &self.targets,
         )
     }
@@ -296,11 +287,11 @@ impl Engine {
         self.targets.read(&mut targets)?;
         let all: Vec<f32> = if self.value() == 2 {
             let mut bits = vec![0u16; values];
-            self.buffer(At::Input).read(&mut bits)?;
+            self.buffer(0)?.read(&mut bits)?;
             bits.into_iter().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect()
         } else {
             let mut all = vec![0f32; values];
-            self.buffer(At::Input).read(&mut all)?;
+            self.buffer(0)?.read(&mut all)?;
             all
         };
         Ok((all.chunks_exact(8).flat_map(|pixel| pixel[..3].to_vec()).collect(), targets))
@@ -332,84 +323,59 @@ impl Engine {
         ])
     }
 
+    /// The image that a layer's convolution takes.
+    fn input_of(&self, layer: usize) -> Result<&Buffer, GpuError> {
+        self.buffer(layout::read_by(layer))
+    }
+
     /// Convolution without bias and ReLU, into `Z`.
-    fn convolve(&self, layer: usize, x: At) -> Result<(), GpuError> {
-        let [x, y] = self.ends(layer, self.buffer(x), self.buffer(At::Z))?;
+    fn convolve(&self, layer: usize) -> Result<(), GpuError> {
+        let [x, y] = self.ends(layer, self.input_of(layer)?, &self.z)?;
         let w = self.kernel(&self.kernels, layer)?;
         // SAFETY: `ends` and `kernel` have checked the lengths; `work` is as large as the largest
         // convolution needs.
         unsafe { self.convolutions[layer].forward(x, w, None, y, self.work()?).map(drop) }
     }
 
-    /// Convolution with bias and ReLU.
-    fn plain(&mut self, layer: usize, x: At, y: At) -> Result<(), GpuError> {
+    /// Convolution with bias and ReLU in one, to the layer's own image; false when the machine can't.
+    fn convolve_fused(&self, layer: usize) -> Result<bool, GpuError> {
         let w = self.kernel(&self.kernels, layer)?;
-        if self.fused[layer] {
-            let [from, to] = self.ends(layer, self.buffer(x), self.buffer(y))?;
-            let segment = self.layout.bias(layer);
-            let bias = self.kernels.part(
-                "a bias",
-                segment.compute as usize,
-                segment.length as usize,
-                self.value(),
-            )?;
-            // SAFETY: as in `convolve`; the bias has a value for each channel.
-            self.fused[layer] =
-                unsafe { self.convolutions[layer].forward(from, w, Some(bias), to, self.work()?) }?;
+        let [from, to] = self.ends(layer, self.input_of(layer)?, self.buffer(node_of(layer))?)?;
+        let Segment { compute, length, .. } = *self.layout.bias(layer);
+        let bias = self.kernels.part("a bias", compute as usize, length as usize, self.value())?;
+        // SAFETY: as in `convolve`; the bias has a value for each channel.
+        unsafe { self.convolutions[layer].forward(from, w, Some(bias), to, self.work()?) }
+    }
+
+    /// A layer: convolution, bias and ReLU, and the pooling behind it.
+    fn layer(&mut self, layer: usize) -> Result<(), GpuError> {
+        let node = node_of(layer);
+        if let Some(pooled) = layout::reader(node, Operation::Pool) {
+            self.convolve(layer)?;
+            let (y, bias) = (self.image(node)?, self.bias(layer)?);
+            let to = self.buffer(pooled)?;
+            return self.steps().activate_pool(self.z(layer), y, to, bias, self.size(pooled));
         }
-        if !self.fused[layer] {
-            self.convolve(layer, x)?;
-            let (height, width) = self.shape_of(layer).result();
-            let channels = self.shape_of(layer).output;
-            let view = View::plain(height, width, channels);
-            let size = Size { images: self.images, height, width, channels };
-            let z = Image { buffer: self.buffer(At::Z), view };
-            self.steps().activate(z, Image { buffer: self.buffer(y), view }, self.bias(layer)?, size)?;
+        // A result that lies as the convolution leaves it.
+        let in_place = self.image(node)?.view == self.z(layer).view;
+        if in_place && self.fused[layer] {
+            self.fused[layer] = self.convolve_fused(layer)?;
+            if self.fused[layer] {
+                return Ok(());
+            }
         }
-        Ok(())
-    }
-
-    /// Bias and ReLU from `Z` into a part of a joined image, and the pooled image.
-    fn pool(&self, layer: usize, y: Image<'_>, pooled: At, size: Size) -> Result<(), GpuError> {
-        let view = View::plain(2 * size.height, 2 * size.width, size.channels);
-        let z = Image { buffer: self.buffer(At::Z), view };
-        self.steps().activate_pool(z, y, self.buffer(pooled), self.bias(layer)?, size)
-    }
-
-    /// Bias and ReLU from `Z`, which is read as `view`.
-    fn activate(&self, layer: usize, view: View, y: Image<'_>, size: Size) -> Result<(), GpuError> {
-        self.steps().activate(Image { buffer: self.buffer(At::Z), view }, y, self.bias(layer)?, size)
-    }
-
-    fn image(&self, at: At, view: View) -> Image<'_> {
-        Image { buffer: self.buffer(at), view }
+        self.convolve(layer)?;
+        self.steps().activate(self.z(layer), self.image(node)?, self.bias(layer)?, self.size(node))
     }
 
     /// All layers but the last, for the current batch.
     fn forward(&mut self) -> Result<(), GpuError> {
-        let v = Views::of(self.height, self.width);
-        let plain = |size: Size| View::plain(size.height, size.width, size.channels);
-        self.plain(0, At::Input, At::Y0)?;
-        self.convolve(1, At::Y0)?;
-        self.pool(1, self.image(At::Cat10, v.skip_1), At::Pool1, self.size(2, 32))?;
-        self.plain(2, At::Pool1, At::Y2)?;
-        self.convolve(3, At::Y2)?;
-        self.pool(3, self.image(At::Cat7, v.skip_3), At::Pool3, self.size(4, 64))?;
-        self.plain(4, At::Pool3, At::Y4)?;
-        self.convolve(5, At::Y4)?;
-        let size = self.size(4, 256);
-        self.activate(5, plain(size), self.image(At::Pad5, v.pad_5), size)?;
-        self.convolve(6, At::Pad5)?;
-        self.activate(6, v.split_6, self.image(At::Cat7, v.up_6), self.size(2, 128))?;
-        self.plain(7, At::Cat7, At::Y7)?;
-        self.convolve(8, At::Y7)?;
-        let size = self.size(2, 128);
-        self.activate(8, plain(size), self.image(At::Pad8, v.pad_8), size)?;
-        self.convolve(9, At::Pad8)?;
-        self.activate(9, v.split_9, self.image(At::Cat10, v.up_9), self.size(1, 64))?;
-        self.plain(10, At::Cat10, At::Y10)?;
-        self.plain(11, At::Y10, At::Y11)?;
-        self.plain(12, At::Y11, At::Y12)
+        (0..LAST).try_for_each(|layer| self.layer(layer))
+    }
+
+    /// The image that the last layer reads.
+    fn last_image(&self) -> Result<&Buffer, GpuError> {
+        self.input_of(LAST)
     }
 
     /// Logits of the current samples.
@@ -421,7 +387,7 @@ impl Engine {
         }
         let mut out = vec![0f32; self.counted()];
         if let Some(host) = &self.host {
-            self.steps().logits(self.buffer(At::Y12), self.last()?, self.pixels(), host)?;
+            self.steps().logits(self.last_image()?, self.last()?, self.pixels(), host)?;
             host.read(&mut out)?;
         }
         Ok(out)
@@ -430,7 +396,7 @@ impl Engine {
     /// Adds what the metrics of the current samples are computed from to the totals.
     pub(super) fn count(&mut self) -> Result<(), GpuError> {
         self.forward()?;
-        let (y, last, counted) = (self.buffer(At::Y12), self.last()?, self.counted());
+        let (y, last, counted) = (self.last_image()?, self.last()?, self.counted());
         self.steps().count_pixels(y, &self.targets, last, counted, &self.sums, &self.totals)
     }
 
@@ -452,69 +418,56 @@ impl Engine {
     pub(super) fn backward(&mut self) -> Result<(), GpuError> {
         self.forward()?;
         let t = self.training()?;
-        let (v, steps) = (Views::of(self.height, self.width), self.steps());
         let places = [
             self.layout.kernel(LAST).master,
             self.layout.bias(LAST).master,
             self.layout.bias(LAST - 1).master,
         ];
-        let z = self.buffer(At::Z);
-        steps.loss_gradient(
-            self.buffer(At::Y12),
+        self.steps().loss_gradient(
+            self.last_image()?,
             &self.targets,
             self.last()?,
             (self.pixels(), self.counted()),
-            z,
+            &self.z,
             &self.sums,
             &t.loss,
             &t.direct,
             places,
         )?;
-        let plain = |size: Size| View::plain(size.height, size.width, size.channels);
-        let gate = |layer: usize, gy: Image<'_>, y: Image<'_>, gz: View, size: Size| {
-            steps.gate(gy, y, Image { buffer: z, view: gz }, size, self.parts(layer)?)
-        };
-        // A layer whose result has no gaps in memory; neither has its gradient.
-        let plain_gate = |layer: usize, y: At, size: Size| {
-            let view = plain(size);
-            gate(layer, Image { buffer: &t.gy, view }, self.image(y, view), view, size)
-        };
-
-        self.both(12, At::Y11, &t.gy)?;
-        plain_gate(11, At::Y11, self.size(1, 64))?;
-        self.both(11, At::Y10, &t.gy)?;
-        plain_gate(10, At::Y10, self.size(1, 64))?;
-        self.both(10, At::Cat10, &t.cat_10)?;
-        let up = Image { buffer: &t.cat_10, view: v.up_9 };
-        gate(9, up, self.image(At::Cat10, v.up_9), v.split_9, self.size(1, 64))?;
-        self.both(9, At::Pad8, &t.gy)?;
-        let (size, gy) = (self.size(2, 128), Image { buffer: &t.gy, view: v.pad_8 });
-        gate(8, gy, self.image(At::Pad8, v.pad_8), plain(size), size)?;
-        self.both(8, At::Y7, &t.gy)?;
-        plain_gate(7, At::Y7, self.size(2, 128))?;
-        self.both(7, At::Cat7, &t.cat_7)?;
-        let up = Image { buffer: &t.cat_7, view: v.up_6 };
-        gate(6, up, self.image(At::Cat7, v.up_6), v.split_6, self.size(2, 128))?;
-        self.both(6, At::Pad5, &t.gy)?;
-        let (size, gy) = (self.size(4, 256), Image { buffer: &t.gy, view: v.pad_5 });
-        gate(5, gy, self.image(At::Pad5, v.pad_5), plain(size), size)?;
-        self.both(5, At::Y4, &t.gy)?;
-        plain_gate(4, At::Y4, self.size(4, 256))?;
-        self.both(4, At::Pool3, &t.gy)?;
-        let skip = Image { buffer: &t.cat_7, view: v.skip_3 };
-        let y = self.image(At::Cat7, v.skip_3);
-        steps.gate_pool(skip, &t.gy, y, z, self.size(4, 64), self.parts(3)?)?;
-        self.both(3, At::Y2, &t.gy)?;
-        plain_gate(2, At::Y2, self.size(2, 64))?;
-        self.both(2, At::Pool1, &t.gy)?;
-        let skip = Image { buffer: &t.cat_10, view: v.skip_1 };
-        let y = self.image(At::Cat10, v.skip_1);
-        steps.gate_pool(skip, &t.gy, y, z, self.size(2, 32), self.parts(1)?)?;
-        self.both(1, At::Y0, &t.gy)?;
-        plain_gate(0, At::Y0, self.size(1, 32))?;
-        self.kernel_gradient(0, At::Input)?;
+        for layer in (0..LAST).rev() {
+            // The loss has left the gradient before the ReLU of the layer below the last.
+            if layer + 1 < LAST {
+                self.gate(layer)?;
+            }
+            self.kernel_gradient(layer)?;
+            if layer > 0 {
+                self.image_gradient(layer)?;
+            }
+        }
         let parts = t.parts.holding("partial sums", self.layout.parts * 4)?;
-        steps.sum_biases(&self.table, parts, t.direct.holding("gradients", self.layout.parameters * 4)?)
+        let direct = t.direct.holding("gradients", self.layout.parameters * 4)?;
+        self.steps().sum_biases(&self.table, parts, direct)
+    }
+
+    /// Where the gradient of a node's image is left.
+    fn gradient_of(&self, owner: usize) -> Result<&Buffer, GpuError> {
+        let t = self.training()?;
+        Ok(t.joined[owner].as_ref().unwrap_or(&t.gy))
+    }
+
+    /// The gradient before a layer's ReLU, to `Z`, from the one of its result.
+    fn gate(&self, layer: usize) -> Result<(), GpuError> {
+        let node = node_of(layer);
+        let (y, parts) = (self.image(node)?, self.parts(layer)?);
+        let home = layout::home(node, self.height, self.width);
+        let gy = Image { buffer: self.gradient_of(home.owner)?, view: home.view };
+        match layout::reader(node, Operation::Pool) {
+            Some(pooled) => {
+                let from = self.gradient_of(pooled)?;
+                self.steps().gate_pool(gy, from, y, &self.z, self.size(pooled), parts)
+            }
+            None => self.steps().gate(gy, y, self.z(layer), self.size(node), parts),
+        }
     }
 
     /// Address of a layer's partial sums.
@@ -525,17 +478,17 @@ impl Engine {
     }
 
     /// Gradient of a layer's kernel from the gradient in `Z`.
-    fn kernel_gradient(&self, layer: usize, x: At) -> Result<(), GpuError> {
-        let [x, dy] = self.ends(layer, self.buffer(x), self.buffer(At::Z))?;
+    fn kernel_gradient(&self, layer: usize) -> Result<(), GpuError> {
+        let [x, dy] = self.ends(layer, self.input_of(layer)?, &self.z)?;
         let dw = self.kernel(&self.training()?.kernels, layer)?;
         // SAFETY: as in `convolve`.
         unsafe { self.convolutions[layer].backward_kernel(x, dy, dw, self.work()?) }
     }
 
-    /// Gradients of a layer's kernel and, to `dx`, of its image.
-    fn both(&self, layer: usize, x: At, dx: &Buffer) -> Result<(), GpuError> {
-        self.kernel_gradient(layer, x)?;
-        let [dx, dy] = self.ends(layer, dx, self.buffer(At::Z))?;
+    /// Gradient of the image that a layer reads from the gradient in `Z`.
+    fn image_gradient(&self, layer: usize) -> Result<(), GpuError> {
+        let dx = self.gradient_of(layout::read_by(layer))?;
+        let [dx, dy] = self.ends(layer, dx, &self.z)?;
         let w = self.kernel(&self.kernels, layer)?;
         // SAFETY: as in `convolve`.
         unsafe { self.convolutions[layer].backward_image(w, dy, dx, self.work()?) }
@@ -546,7 +499,8 @@ impl Engine {
     pub(super) fn step(&mut self, learning_rate: f64) -> Result<(), GpuError> {
         let training = self.training_mut()?;
         training.steps += 1;
-        let [first, second] = BETAS.map(|beta| 1.0 - beta.powf(training.steps as f32));
+        // The bias correction is f32's, as Keras takes it.
+        let [first, second] = [BETA_1, BETA_2].map(|beta| 1.0 - (beta as f32).powf(training.steps as f32));
         let alpha = learning_rate as f32 * second.sqrt() / first;
         let t = self.training()?;
         let all = |buffer: &Buffer| buffer.holding("parameters", self.layout.parameters * 4);
@@ -581,5 +535,3 @@ impl Engine {
         Ok((loss[0], self.unpacked(&out)?))
     }
 }
-
-const _: () = assert!(CONV_LAYERS.len() == LAST + 1);

@@ -14,6 +14,10 @@ typedef unsigned long long u64;
 
 #define BLOCK_THREADS 256u
 
+#if !defined(BF16) || !defined(ADAM_FIRST_RATE) || !defined(ADAM_SECOND_RATE) || !defined(ADAM_EPSILON)
+#error "compiled without the macros of machine.rs"
+#endif
+
 #ifdef __CUDACC__
 #define DEVICE static __device__ __forceinline__
 #define KERNEL extern "C" __global__ void __launch_bounds__(256)
@@ -515,9 +519,9 @@ KERNEL adam(const Segment* segments, u32 each, const Value* kernel_gradients, co
             float g = gradient_of(s, i, kernel_gradients, direct);
             u32 at = s.master + i;
             float m = first[at], v = second[at], w = master[at];
-            m += (g - m) * 0.1f;
-            v += (g * g - v) * 0.001f;
-            w -= m * alpha / (sqrtf(v) + 1e-7f);
+            m += (g - m) * ADAM_FIRST_RATE;
+            v += (g * g - v) * ADAM_SECOND_RATE;
+            w -= m * alpha / (sqrtf(v) + ADAM_EPSILON);
             first[at] = m;
             second[at] = v;
             master[at] = w;

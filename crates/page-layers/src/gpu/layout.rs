@@ -14,16 +14,17 @@ use bytemuck::{Pod, Zeroable};
 
 use super::machine::ConvShape;
 use crate::keras::{CONV_LAYERS, ConvLayer, Weights, WeightsError};
-
-/// The layers behind an upsampling.
-pub(super) const UPSAMPLED: [usize; 2] = [6, 9];
-
-/// The layer whose result is the logit.
-pub(super) const LAST: usize = CONV_LAYERS.len() - 1;
+pub(super) use crate::topology::LAST;
+use crate::topology::{self, NODES, Operation, Source};
 
 /// Number of blocks that compute a sum over all pixels. It is the same on every GPU, so the sums
 /// are the same too.
 pub(super) const PARTS: u32 = 512;
+
+/// Whether an upsampling stands before the layer.
+fn is_upsampled(layer: usize) -> bool {
+    matches!(topology::source(layer), Source::Upsampled(_))
+}
 
 const fn padded(channels: usize) -> usize {
     channels.div_ceil(8) * 8
@@ -81,7 +82,7 @@ impl Layout {
         for (layer, conv) in CONV_LAYERS.iter().enumerate() {
             let (input, output) = channels(layer);
             let kernel = conv.kernel * conv.kernel * input * output;
-            let upsampled = UPSAMPLED.contains(&layer);
+            let upsampled = is_upsampled(layer);
             let kinds = match layer {
                 LAST => [kind::DIRECT; 2],
                 // The gradient of its bias is computed together with the loss.
@@ -218,50 +219,65 @@ impl View {
     }
 }
 
-/// Views of the joined images and of those with a border. They are the same for images and
-/// gradients.
-pub(super) struct Views {
-    pub(super) skip_1: View,
-    pub(super) up_9: View,
-    pub(super) skip_3: View,
-    pub(super) up_6: View,
-    pub(super) pad_5: View,
-    pub(super) pad_8: View,
-    pub(super) split_9: View,
-    pub(super) split_6: View,
+/// Where a node's result lies: in which node's image, and as what part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Home {
+    /// The node whose image it is: its own, or the concatenation that reads it.
+    pub(super) owner: usize,
+    pub(super) view: View,
 }
 
-impl Views {
-    /// For images of this size.
-    pub(super) fn of(height: u32, width: u32) -> Self {
-        let (h, w) = (height, width);
-        Self {
-            skip_1: View::part(h, w, 96, 0),
-            up_9: View::part(h, w, 96, 32),
-            skip_3: View::part(h / 2, w / 2, 192, 0),
-            up_6: View::part(h / 2, w / 2, 192, 64),
-            pad_5: View::padded(h / 4, w / 4, 256),
-            pad_8: View::padded(h / 2, w / 2, 128),
-            split_9: View::split(h, w, 64),
-            split_6: View::split(h / 2, w / 2, 128),
-        }
+/// Height, width and channels (as the card keeps them) of a node's result, of images of this size.
+pub(super) fn extent(node: usize, height: u32, width: u32) -> [u32; 3] {
+    let scale = topology::scale(node) as u32;
+    [height / scale, width / scale, padded(topology::channels(node)) as u32]
+}
+
+/// The node with this operation that reads the result of `node`.
+pub(super) fn reader(node: usize, operation: Operation) -> Option<usize> {
+    let reads =
+        |reader: &usize| NODES[*reader].operation == operation && NODES[*reader].inputs.contains(&node);
+    (node + 1..NODES.len()).find(reads)
+}
+
+/// Where the result of a node lies. Views are the same for images and gradients.
+pub(super) fn home(node: usize, height: u32, width: u32) -> Home {
+    let [h, w, channels] = extent(node, height, width);
+    if let Some(owner) = reader(node, Operation::Concat) {
+        let [skip, up] = [NODES[owner].inputs[0], NODES[owner].inputs[1]];
+        let before = if node == up { padded(topology::channels(skip)) as u32 } else { 0 };
+        let [_, _, all] = extent(owner, height, width);
+        return Home { owner, view: View::part(h, w, all, before) };
+    }
+    // The convolution behind the upsampling wants a row below and a column on the right.
+    let view = match reader(node, Operation::Upsample) {
+        Some(_) => View::padded(h, w, channels),
+        None => View::plain(h, w, channels),
+    };
+    Home { owner: node, view }
+}
+
+/// How the convolution of a layer leaves its result.
+pub(super) fn raw_result(layer: usize, height: u32, width: u32) -> View {
+    let [h, w, channels] = extent(topology::node_of(layer), height, width);
+    if is_upsampled(layer) { View::split(h, w, channels) } else { View::plain(h, w, channels) }
+}
+
+/// The node that a layer's convolution reads: of two that are joined, their concatenation.
+pub(super) fn read_by(layer: usize) -> usize {
+    match topology::source(layer) {
+        Source::Node(node) | Source::Upsampled(node) => node,
+        Source::Joined(..) => NODES[topology::node_of(layer)].inputs[0],
     }
 }
 
-/// The convolution of a layer on a batch of `images` whose first layer is `height` × `width`.
+/// The convolution of a layer on a batch of `images` whose first layer is `height` × `width`. Behind an
+/// upsampling it takes the small image, with its border.
 pub(super) fn convolution(layer: usize, images: u32, height: u32, width: u32) -> ConvShape {
     let (input, output) = channels(layer);
     let (input, output) = (input as u32, output as u32);
-    let scale = match layer {
-        0 | 1 | 10.. => 1,
-        2 | 3 | 7 | 8 => 2,
-        4 | 5 => 4,
-        // After an upsampling: the small image.
-        6 => 4,
-        9 => 2,
-    };
-    let (height, width) = (height / scale, width / scale);
-    if UPSAMPLED.contains(&layer) {
+    let [height, width, _] = extent(read_by(layer), height, width);
+    if is_upsampled(layer) {
         let (height, width) = (height + 1, width + 1);
         ConvShape { images, height, width, input, output: 4 * output, side: 2, padding: 0 }
     } else {
@@ -280,9 +296,10 @@ mod tests {
         let layers = layers_of(&initial_weights(5).unwrap());
         let all = layout.pack(&layers);
         assert_eq!(layout.unpack(&all), layers);
-        let real: usize = layers.iter().map(Vec::len).sum();
-        let biases = 13 * 32; // zeros
-        assert!(all.iter().filter(|v| **v != 0.0).count() <= real - biases.min(real));
+        // What pads is zero, and nothing is there twice.
+        let present = |values: &[f32]| values.iter().filter(|v| **v != 0.0).count();
+        let wanted: usize = layers.iter().map(|values| present(values)).sum();
+        assert_eq!(present(&all), wanted);
         // Keras's kernel [2][0][1][5] of the first layer.
         let (taps, wide) = (9, 8);
         assert_eq!(all[(5 * taps + 6) * wide + 1], layers[0][(6 * 3 + 1) * 32 + 5]);
@@ -300,6 +317,26 @@ mod tests {
             places = (places.0 + length, places.1 + compute);
         }
         assert_eq!(places, (layout.parameters as u32, layout.compute as u32));
+    }
+
+    #[test]
+    fn every_result_has_a_home_of_its_size() {
+        // Skip connections come first in a joined image.
+        let joined = |layer, channels, first| {
+            let home = home(topology::node_of(layer), 32, 48);
+            assert_eq!((home.view.stride, home.view.first), (channels, first), "layer {layer}");
+            home.owner
+        };
+        assert_eq!(joined(3, 192, 0), joined(6, 192, 64));
+        assert_eq!(joined(1, 96, 0), joined(9, 96, 32));
+        assert_eq!(home(topology::node_of(5), 32, 48).view, View::padded(8, 12, 256));
+        assert_eq!(home(topology::node_of(12), 32, 48).view, View::plain(32, 48, 8));
+        assert_eq!(home(0, 32, 48), Home { owner: 0, view: View::plain(32, 48, 8) });
+        for layer in 0..LAST {
+            let [image, _, result] = convolution(layer, 3, 32, 48).lengths();
+            assert_eq!(home(read_by(layer), 32, 48).view.values(3), image, "image of layer {layer}");
+            assert_eq!(raw_result(layer, 32, 48).values(3), result, "result of layer {layer}");
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::hyperparameters::{BETA_1, BETA_2, EPSILON};
+
 /// The numbers in which images are kept, and kernels during a step. Parameters, their moments and
 /// all sums are f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +51,17 @@ impl Precision {
     pub fn parse(name: &str) -> Option<Self> {
         [Self::F32, Self::Tf32, Self::Bf16].into_iter().find(|p| p.name() == name)
     }
+}
+
+/// The macros that `kernels.cu` is compiled with: its numbers, and Adam's.
+pub(super) fn macros(precision: Precision) -> [String; 4] {
+    let adam = |name: &str, value: f64| format!("-D{name}={:e}f", value as f32);
+    [
+        format!("-DBF16={}", u8::from(precision == Precision::Bf16)),
+        adam("ADAM_FIRST_RATE", 1.0 - BETA_1),
+        adam("ADAM_SECOND_RATE", 1.0 - BETA_2),
+        adam("ADAM_EPSILON", EPSILON),
+    ]
 }
 
 /// Something that the GPU or its libraries can't do.
@@ -105,7 +118,13 @@ pub enum GpuError {
         /// Bytes that it has.
         found: usize,
     },
-    /// The batch has more pixels or values than 32 bits can count.
+    /// The program's fault: a network that was put on the card to predict is asked for training.
+    #[error("the network was put on the GPU to predict only")]
+    NotForTraining,
+    /// The program's fault: a node of the network has no image of its own.
+    #[error("{0} has no image of its own on the GPU")]
+    NoImage(&'static str),
+    /// The batch is too large for 32-bit numbers of pixels and values.
     #[error("{0} images of {1}x{2} are too many for one batch on the GPU; choose a smaller batch or patch")]
     Batch(usize, usize, usize),
 }

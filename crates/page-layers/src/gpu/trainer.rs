@@ -164,24 +164,13 @@ pub(crate) struct Inference {
     card: Card,
     /// The engine for the sizes that were used last.
     engine: Mutex<Option<Engine>>,
-    weights: Mutex<Weights>,
+    weights: Weights,
 }
 
 impl Inference {
     /// A network on a GPU. Memory is taken with the first batch.
     pub(crate) fn new(card: &Card, weights: &Weights) -> Self {
-        Self { card: card.clone(), engine: Mutex::default(), weights: Mutex::new(weights.clone()) }
-    }
-
-    /// The weights.
-    pub(crate) fn weights(&self) -> Weights {
-        self.weights.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Overwrites them.
-    pub(crate) fn set_weights(&self, weights: &Weights) {
-        *self.weights.lock().unwrap_or_else(PoisonError::into_inner) = weights.clone();
-        *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        Self { card: card.clone(), engine: Mutex::default(), weights: weights.clone() }
     }
 
     /// Logits of `images` images, NHWC.
@@ -197,8 +186,8 @@ impl Inference {
         let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = |(n, h, w): (usize, usize, usize)| n >= images && (h, w) == (height, width);
         if !engine.as_ref().is_some_and(|engine| fits(engine.shape())) {
-            *engine = None; // frees its memory first
-            *engine = Some(Engine::new(&self.card.0, &self.weights(), (images, height, width), false)?);
+            *engine = None; // its memory first
+            *engine = Some(Engine::new(&self.card.0, &self.weights, (images, height, width), false)?);
         }
         match engine.as_mut() {
             Some(engine) => {

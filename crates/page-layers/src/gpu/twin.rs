@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use libloading::Library;
 
 use super::card::Card;
-use super::machine::{ConvShape, Convolution, GpuError, Machine, Precision, SLOTS, Workspace};
+use super::machine::{ConvShape, Convolution, GpuError, Machine, Precision, SLOTS, Workspace, macros};
 
 /// Number of guard bytes behind each piece of memory, and their value.
 const GUARD: usize = 256;
@@ -46,7 +46,7 @@ fn kernels(bf16: bool) -> &'static Kernels {
                 "-Wextra",
                 "-Werror",
             ])
-            .arg(format!("-DBF16={}", u8::from(bf16)))
+            .args(macros(if bf16 { Precision::Bf16 } else { Precision::F32 }))
             .arg("-o")
             .arg(&object)
             .arg(folder.join("host.cpp"))

@@ -1,17 +1,17 @@
-//! Reads a Keras HDF5 model of this network: our own files, those of Keras 2.15, and the
-//! successor's with a `Masking` layer and Adam slots. Anything else is refused with a sentence that
-//! says what differs.
+//! Reads a Keras HDF5 model of this network: our own files, those of every Keras from 2.0 to 3, and those
+//! with a `Masking` layer or Adam slots. Anything else is refused with a sentence that says what differs
+//! and, where a Keras can mend it, how.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use hdf5_pure::{AttrValue, File, Group};
-use thiserror::Error;
-
-use super::topology::{self, TopologyError};
-use super::{CONV_LAYERS, Weights, WeightsError};
 use base::text::printable;
 use domain::PatchShape;
+use hdf5_pure::{AttrValue, Dataset, Datatype, DatatypeByteOrder, File, Group};
+use thiserror::Error;
+
+use super::same_network::{self, TopologyError};
+use super::{CONV_LAYERS, Weights, WeightsError};
 
 /// Largest file that is read. Ours is 5.8 MB, the successor's with Adam slots 17.3 MB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -48,9 +48,18 @@ pub enum ReadProblem {
         /// Size of the file.
         found: u64,
     },
+    /// A folder: TensorFlow's SavedModel, perhaps.
+    #[error("is a folder; load it with keras.models.load_model and save it with model.save(\"name.hdf5\")")]
+    Folder,
+    /// The zip archive that Keras calls its own format.
+    #[error("a .keras file; load it with keras.models.load_model and save it with model.save(\"name.hdf5\")")]
+    Zip,
     /// The bytes are not an HDF5 file, or a damaged one.
     #[error("not a readable HDF5 file ({0}); save the model again with model.save(\"name.hdf5\")")]
     Hdf5(String),
+    /// The weights alone, as `save_weights("name.weights.h5")` writes them.
+    #[error("holds weights alone (a .weights.h5 file); save the whole model with model.save(\"name.hdf5\")")]
+    WeightsAlone,
     /// An HDF5 file that Keras did not write.
     #[error(
         "the HDF5 file has no Keras weights ({0} is missing); save the whole model with model.save(\"name.hdf5\")"
@@ -59,6 +68,18 @@ pub enum ReadProblem {
     /// A part of the file has another type than Keras gives it.
     #[error("{0} is not what Keras writes there")]
     Malformed(String),
+    /// Keras 1 saved it. Keras 2.2 can't load such a file any more.
+    #[error(
+        "Keras 1 saved it; load it with Keras 2.0 or 2.1 and save it again with model.save(\"name.hdf5\")"
+    )]
+    Keras1,
+    /// Keras ran on Theano. Its convolutions turn the kernel, which could be undone, but pad an even
+    /// kernel above and on the left, so that the same weights compute something else here.
+    #[error(
+        "it was trained with Theano, whose 2x2 convolutions lie one pixel further up and left: what it learned does \
+         not fit this network; train a model on TensorFlow"
+    )]
+    Theano,
     /// The layers or their connections differ from this network's.
     #[error("another network: {0}")]
     Topology(#[from] TopologyError),
@@ -78,6 +99,16 @@ pub enum ReadProblem {
         /// The shape that this network needs.
         expected: Vec<u64>,
     },
+    /// A weight is not stored as a floating-point number, such as in a quantised model.
+    #[error(
+        "weight {name} is stored as {found}, not as numbers with a fraction; save the model as it was before it was quantised"
+    )]
+    Type {
+        /// Keras's name of the weight in the file.
+        name: String,
+        /// HDF5's type there.
+        found: String,
+    },
     /// A weight holds a NaN or an infinity.
     #[error(transparent)]
     Values(#[from] WeightsError),
@@ -95,7 +126,11 @@ pub fn read(path: &Path) -> Result<Model, ReadError> {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, ReadProblem> {
-    let found = std::fs::metadata(path).map_err(ReadProblem::Io)?.len();
+    let file = std::fs::metadata(path).map_err(ReadProblem::Io)?;
+    if file.is_dir() {
+        return Err(ReadProblem::Folder);
+    }
+    let found = file.len();
     if found > MAX_FILE_BYTES {
         return Err(ReadProblem::TooLarge { found });
     }
@@ -114,26 +149,37 @@ pub fn from_bytes(bytes: Vec<u8>) -> Result<Model, ReadProblem> {
 }
 
 fn parse(bytes: Vec<u8>) -> Result<Model, ReadProblem> {
+    if bytes.starts_with(b"PK\x03\x04") {
+        return Err(ReadProblem::Zip);
+    }
     let file = File::from_bytes(bytes).map_err(hdf5)?;
     let root = file.root();
     let attributes = root.attrs().map_err(hdf5)?;
     let mut shape = None;
     if let Some(config) = attributes.get("model_config") {
         let json = config.as_str().ok_or_else(|| ReadProblem::Malformed("model_config".to_owned()))?;
-        shape = topology::check(json)?;
+        shape = same_network::check(json).map_err(|error| match error {
+            TopologyError::Keras1 => ReadProblem::Keras1,
+            other => other.into(),
+        })?;
     }
     let weights = match root.group("model_weights") {
         Ok(group) => group,
-        // `save_weights` puts the layers at the top of the file.
+        // Up to Keras 2, `save_weights` puts the layers at the top of the file.
         Err(_) if attributes.contains_key("layer_names") => root,
+        Err(_) if root.group("layers").is_ok() => return Err(ReadProblem::WeightsAlone),
         Err(_) => return Err(ReadProblem::Missing("model_weights".to_owned())),
     };
     Ok(Model { weights: read_weights(&weights)?, shape })
 }
 
 fn read_weights(group: &Group) -> Result<Weights, ReadProblem> {
+    let attributes = group.attrs().map_err(hdf5)?;
+    if attributes.get("backend").and_then(AttrValue::as_str) == Some("theano") {
+        return Err(ReadProblem::Theano);
+    }
     let mut names = Vec::new();
-    for layer in strings(&group.attrs().map_err(hdf5)?, "layer_names")? {
+    for layer in strings(&attributes, "layer_names")? {
         let inner = group.group(&layer).map_err(|_| ReadProblem::Missing(printable(&layer, 100)))?;
         for weight in strings(&inner.attrs().map_err(hdf5)?, "weight_names")? {
             names.push(format!("{layer}/{weight}"));
@@ -156,9 +202,46 @@ fn read_weights(group: &Group) -> Result<Weights, ReadProblem> {
         if found != expected {
             return Err(ReadProblem::Shape { name: printable(&name, 100), found, expected });
         }
-        tensors.push(dataset.read_f32().map_err(hdf5)?);
+        tensors.push(floats(&dataset, &name)?);
     }
     Ok(Weights::new(tensors)?)
+}
+
+/// The values of a dataset as f32: those of 2 bytes exactly, those of 8 rounded.
+fn floats(dataset: &Dataset, name: &str) -> Result<Vec<f32>, ReadProblem> {
+    let halves = |order: &DatatypeByteOrder, widen: fn(u16) -> f32| {
+        let pair: fn([u8; 2]) -> u16 = match order {
+            DatatypeByteOrder::BigEndian => u16::from_be_bytes,
+            _ => u16::from_le_bytes,
+        };
+        let bytes = dataset.read_raw().map_err(hdf5)?;
+        Ok(bytes.chunks_exact(2).map(|b| widen(pair([b[0], b[1]]))).collect())
+    };
+    match dataset.datatype().map_err(hdf5)? {
+        Datatype::FloatingPoint { size: 4 | 8, .. } => dataset.read_f32().map_err(hdf5),
+        // `keras.config.set_dtype_policy("float16")`.
+        Datatype::FloatingPoint { size: 2, byte_order, .. } => halves(&byte_order, widen_half),
+        // bfloat16 is the only type of two bytes that Keras gives to HDF5 without saying what it is.
+        Datatype::Opaque { size: 2, .. } => {
+            halves(&DatatypeByteOrder::LittleEndian, |bits| f32::from_bits(u32::from(bits) << 16))
+        }
+        _ => {
+            let found = dataset.dtype().map_err(hdf5)?.to_string();
+            Err(ReadProblem::Type { name: printable(name, 100), found: printable(&found, 60) })
+        }
+    }
+}
+
+/// An IEEE number of 16 bits (1 sign, 5 exponent, 10 fraction) as one of 32.
+fn widen_half(bits: u16) -> f32 {
+    let (exponent, fraction) = ((bits >> 10) & 0x1f, f32::from(bits & 0x3ff) / 1024.0);
+    let size = match exponent {
+        0 => fraction * (-14f32).exp2(),
+        0x1f if fraction == 0.0 => f32::INFINITY,
+        0x1f => f32::NAN,
+        _ => (1.0 + fraction) * (f32::from(exponent) - 15.0).exp2(),
+    };
+    if bits >> 15 == 1 { -size } else { size }
 }
 
 /// The strings of an attribute; weightless layers have an empty float array where others have
@@ -255,6 +338,27 @@ mod tests {
         let bytes = hdf5_pure::FileBuilder::new().finish().unwrap();
         let error = from_bytes(bytes).unwrap_err().to_string();
         assert!(error.contains("model_weights"), "{error}");
+        let error = from_bytes(b"PK\x03\x04rest".to_vec()).unwrap_err().to_string();
+        assert!(error.contains(".keras file"), "{error}");
+        let error = read(&std::env::temp_dir()).unwrap_err().to_string();
+        assert!(error.contains("is a folder; load it with"), "{error}");
+    }
+
+    #[test]
+    fn numbers_of_two_bytes_are_read_exactly() {
+        // As `numpy.float16` prints them.
+        for (bits, value) in [
+            (0x3c00, 1.0),
+            (0xc000, -2.0),
+            (0x7bff, 65_504.0),
+            (0x0400, 6.103_515_6e-5),
+            (0x0001, 5.960_464_5e-8),
+            (0x2e66, 0.099_975_586),
+            (0x8000, -0.0),
+        ] {
+            assert_eq!(widen_half(bits).to_bits(), f32::to_bits(value), "{bits:#x}");
+        }
+        assert!(widen_half(0x7c00).is_infinite() && widen_half(0x7e00).is_nan());
     }
 
     #[test]

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use hdf5_pure::{AttrValue, FileBuilder};
 use thiserror::Error;
 
-use super::model_config::{TRAINING_CONFIG, layer_names, model_config};
-use super::{CONV_LAYERS, Weights};
+use super::Weights;
+use super::model_config::{layer_names, model_config, training_config};
+use crate::topology::{CONV_LAYERS, NODES, Operation};
 use domain::PatchShape;
 
 /// The Keras whose file layout is written: the one that Rodan's classifier runs.
@@ -20,7 +21,10 @@ pub enum WriteError {
     #[error("the Keras model can't be laid out as HDF5")]
     Layout(#[source] hdf5_pure::Error),
     /// The file can't be written to its place.
-    #[error("{}: can't write the model: {source}; check that the folder exists, is writable and has room", path.display())]
+    #[error(
+        "{}: can't write the model: {source}; check that the folder exists, is writable and has room",
+        path.display()
+    )]
     Io {
         /// The file that was to be written.
         path: PathBuf,
@@ -40,16 +44,17 @@ pub fn to_bytes(weights: &Weights, shape: PatchShape) -> Result<Vec<u8>, WriteEr
     file.set_attr("backend", text("tensorflow"));
     file.set_attr("keras_version", text(KERAS_VERSION));
     file.set_attr("model_config", text(&model_config(shape)));
-    file.set_attr("training_config", text(TRAINING_CONFIG));
+    file.set_attr("training_config", text(&training_config()));
 
     let mut root = file.create_group("model_weights");
     root.set_attr("backend", text("tensorflow"));
     root.set_attr("keras_version", text(KERAS_VERSION));
     root.set_attr("layer_names", texts(layer_names().map(str::to_owned).collect()));
-    for name in layer_names() {
+    for node in &NODES {
+        let name = node.name;
         let mut group = root.create_group(name);
-        match CONV_LAYERS.iter().position(|layer| layer.name == name) {
-            Some(index) => {
+        match node.operation {
+            Operation::Conv(index) => {
                 group.set_attr(
                     "weight_names",
                     texts(vec![format!("{name}/kernel:0"), format!("{name}/bias:0")]),
@@ -62,7 +67,7 @@ pub fn to_bytes(weights: &Weights, shape: PatchShape) -> Result<Vec<u8>, WriteEr
                 inner.create_dataset("kernel:0").with_f32_data(kernel).with_shape(&dims);
                 group.add_group(inner.finish());
             }
-            None => group.set_attr("weight_names", AttrValue::F64Array(Vec::new())),
+            _ => group.set_attr("weight_names", AttrValue::F64Array(Vec::new())),
         }
         root.add_group(group.finish());
     }
@@ -73,8 +78,8 @@ pub fn to_bytes(weights: &Weights, shape: PatchShape) -> Result<Vec<u8>, WriteEr
     file.finish().map_err(WriteError::Layout)
 }
 
-/// Writes the model file so that `path` holds either the whole file or what it held before: a
-/// temporary file beside it, synced, then renamed.
+/// Writes the model file so that `path` holds either the whole file or what it held before: a temporary
+/// file beside it, synced, then renamed.
 ///
 /// # Errors
 /// [`WriteError::Io`] when the folder is missing, not writable or full.

@@ -2,15 +2,21 @@
 
 use candle_core::{Device as Candle, Tensor};
 
+use crate::gpu::Inference;
 use crate::gpu::device::Device;
 use crate::keras::Weights;
 use crate::net::network::{Network, NetworkError};
-use crate::ops::sigmoid;
+use crate::ops::{sigmoid, with_host};
 
 /// A network that only predicts: no gradients, and intermediate images live only while they are
 /// needed.
 pub struct Predictor {
-    network: Network,
+    on: On,
+}
+
+enum On {
+    Host(Network),
+    Card(Inference),
 }
 
 impl Predictor {
@@ -19,25 +25,49 @@ impl Predictor {
     /// # Errors
     /// When the device's memory does not suffice.
     pub fn new(weights: &Weights, device: impl Into<Device>) -> Result<Self, NetworkError> {
-        Ok(Self { network: Network::new(weights, device)? })
+        let on = match device.into() {
+            Device::Cpu => On::Host(Network::new(weights)?),
+            Device::Card(card) => On::Card(Inference::new(&card, weights)),
+        };
+        Ok(Self { on })
+    }
+
+    /// Logits `[n, height, width]` of images `[n, height, width, 3]`; see [`Self::predict`].
+    ///
+    /// # Errors
+    /// As [`Self::predict`].
+    pub(crate) fn logits(
+        &self,
+        images: &[f32],
+        height: usize,
+        width: usize,
+    ) -> Result<Vec<f32>, NetworkError> {
+        let image = 3 * height * width;
+        let shape = (images.len() / image.max(1), height, width);
+        let fits = image > 0 && !images.is_empty() && images.len().is_multiple_of(image);
+        if !fits || !height.is_multiple_of(4) || !width.is_multiple_of(4) {
+            return Err(NetworkError::Shape(vec![shape.0, height, width, 3]));
+        }
+        match &self.on {
+            On::Card(card) => Ok(card.logits(images, shape)?),
+            On::Host(network) => {
+                let x = Tensor::from_slice(images, (shape.0, height, width, 3), &Candle::Cpu)?;
+                let logits = network.forward_logits(&x)?;
+                let values = with_host([&logits], |[values]| values.to_vec())?;
+                network.reclaim(logits)?;
+                Ok(values)
+            }
+        }
     }
 
     /// Probability that each pixel belongs to the layer, `[n, height, width]`, for images
-    /// `[n, height, width, 3]` (BGR, `(255 - value) / 255`); `n` follows from the slice's length.
-    /// Height and width are multiples of 4.
+    /// `[n, height, width, 3]` (BGR, `(255 - value) / 255`); `n` follows from the slice's length. Height
+    /// and width are multiples of 4.
     ///
     /// # Errors
     /// When the sizes don't fit or the device's memory does not suffice.
     pub fn predict(&self, images: &[f32], height: usize, width: usize) -> Result<Vec<f32>, NetworkError> {
-        let image = 3 * height * width;
-        if image == 0 || images.is_empty() || !images.len().is_multiple_of(image) {
-            return Err(NetworkError::Shape(vec![images.len() / image.max(1), height, width, 3]));
-        }
-        let shape = (images.len() / image, height, width, 3);
-        let x = Tensor::from_slice(images, shape, &Candle::Cpu)?;
-        let logits = self.network.forward_logits(&x)?;
-        let probabilities = logits.flatten_all()?.to_vec1::<f32>()?.into_iter().map(sigmoid).collect();
-        self.network.reclaim(logits)?;
-        Ok(probabilities)
+        let logits = self.logits(images, height, width)?;
+        Ok(logits.into_iter().map(sigmoid).collect())
     }
 }

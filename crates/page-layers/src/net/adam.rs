@@ -1,20 +1,19 @@
 //! Adam exactly as Keras 2.15 computes it.
 
+use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, Device, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail};
+use candle_nn::Optimizer;
 use rayon::prelude::*;
 
-const BETA_1: f64 = 0.9;
-const BETA_2: f64 = 0.999;
-/// Keras adds ε to `√v` before the bias correction (`w -= α·m / (√v + ε)`, with the correction
-/// inside α). candle's AdamW and the paper's first form add it to the corrected `√v̂`. In the first
-/// steps the two differ by up to a factor of 30 for gradients around 1e-7.
-const EPSILON: f64 = 1e-7;
+use crate::hyperparameters::{BETA_1, BETA_2, EPSILON};
 
 /// Number of values in one job.
 const PIECE: usize = 1 << 14;
 
-/// The optimiser and its moments.
-pub struct Adam {
+/// The optimiser with its parameters and their moments. Everything but the learning rate is the
+/// training contract's ([`hyperparameters`](crate::hyperparameters)).
+pub struct KerasAdam {
+    parameters: Vec<Var>,
     learning_rate: f64,
     step: u64,
     first: Vec<Tensor>,
@@ -32,14 +31,15 @@ pub struct AdamState {
     pub second: Vec<Vec<f32>>,
 }
 
-impl Adam {
+impl KerasAdam {
     /// An optimiser in its initial state for `parameters`.
     ///
     /// # Errors
     /// When the device's memory does not suffice.
     pub fn new(parameters: &[Var], learning_rate: f64) -> Result<Self> {
         let zeros = || parameters.iter().map(|p| p.zeros_like()).collect::<Result<Vec<_>>>();
-        Ok(Self { learning_rate, step: 0, first: zeros()?, second: zeros()? })
+        let (first, second) = (zeros()?, zeros()?);
+        Ok(Self { parameters: parameters.to_vec(), learning_rate, step: 0, first, second })
     }
 
     /// An optimiser that continues from `state`.
@@ -54,7 +54,8 @@ impl Adam {
             let pairs = moments.into_iter().zip(parameters);
             pairs.map(|(m, p)| Tensor::from_vec(m, p.shape(), p.device())).collect::<Result<Vec<_>>>()
         };
-        Ok(Self { learning_rate, step: state.step, first: load(state.first)?, second: load(state.second)? })
+        let (first, second) = (load(state.first)?, load(state.second)?);
+        Ok(Self { parameters: parameters.to_vec(), learning_rate, step: state.step, first, second })
     }
 
     /// Copies the state out.
@@ -68,33 +69,73 @@ impl Adam {
         Ok(AdamState { step: self.step, first: save(&self.first)?, second: save(&self.second)? })
     }
 
-    /// Updates every parameter once, in place.
+    /// Moves every parameter once, in place, by its gradient (in the parameters' order).
     ///
     /// # Errors
     /// When a gradient has another shape than its parameter or the device fails.
-    pub fn step(&mut self, parameters: &[Var], gradients: &[Tensor]) -> Result<()> {
-        if gradients.len() != self.first.len() || parameters.len() != self.first.len() {
-            bail!("{} gradients for {} parameters", gradients.len(), self.first.len());
+    pub fn apply(&mut self, gradients: &[Tensor]) -> Result<()> {
+        if gradients.len() != self.parameters.len() {
+            bail!("{} gradients for {} parameters", gradients.len(), self.parameters.len());
         }
+        let alpha = self.next_alpha();
+        for (index, gradient) in gradients.iter().enumerate() {
+            self.move_one(index, gradient, alpha)?;
+        }
+        Ok(())
+    }
+
+    /// Counts a step; the learning rate with the step's bias correction.
+    fn next_alpha(&mut self) -> f32 {
         self.step += 1;
-        // Keras computes the powers in f32 (`tf.pow(tf.cast(beta, f32), local_step)`), so the
-        // correction is f32 too.
+        // Keras takes the powers in f32 (`tf.pow(tf.cast(beta, f32), local_step)`), and so the
+        // correction too.
         let power = |beta: f64| (beta as f32).powf(self.step as f32);
-        let alpha = self.learning_rate as f32 * (1.0 - power(BETA_2)).sqrt() / (1.0 - power(BETA_1));
-        for (i, (parameter, gradient)) in parameters.iter().zip(gradients).enumerate() {
-            let (first, second) = (&mut self.first[i], &mut self.second[i]);
-            if let Device::Cpu = parameter.device() {
-                first.inplace_op2(gradient, &FirstMoment)?;
-                second.inplace_op2(gradient, &SecondMoment)?;
-                parameter.as_tensor().inplace_op3(first, second, &Move { alpha })?;
-            } else {
-                *first = (&*first + ((gradient - &*first)? * (1.0 - BETA_1))?)?;
-                *second = (&*second + ((gradient.sqr()? - &*second)? * (1.0 - BETA_2))?)?;
-                let change = ((&*first * f64::from(alpha))? / (second.sqrt()? + EPSILON)?)?;
-                parameter.set(&(parameter.as_tensor() - change)?)?;
+        self.learning_rate as f32 * (1.0 - power(BETA_2)).sqrt() / (1.0 - power(BETA_1))
+    }
+
+    fn move_one(&mut self, index: usize, gradient: &Tensor, alpha: f32) -> Result<()> {
+        let parameter = &self.parameters[index];
+        let (first, second) = (&mut self.first[index], &mut self.second[index]);
+        if let Device::Cpu = parameter.device() {
+            first.inplace_op2(gradient, &FirstMoment)?;
+            second.inplace_op2(gradient, &SecondMoment)?;
+            return parameter.as_tensor().inplace_op3(first, second, &Move { alpha });
+        }
+        // A `PageNetwork` on another device. Detached: a gradient may carry the graph it came from.
+        let gradient = gradient.detach();
+        *first = (&*first + ((&gradient - &*first)? * (1.0 - BETA_1))?)?;
+        *second = (&*second + ((gradient.sqr()? - &*second)? * (1.0 - BETA_2))?)?;
+        let change = ((&*first * f64::from(alpha))? / (second.sqrt()? + EPSILON)?)?;
+        parameter.set(&(parameter.as_tensor().detach() - change)?)
+    }
+}
+
+impl Optimizer for KerasAdam {
+    /// The learning rate.
+    type Config = f64;
+
+    fn new(parameters: Vec<Var>, learning_rate: f64) -> Result<Self> {
+        Self::new(&parameters, learning_rate)
+    }
+
+    /// Moves the parameters that have a gradient in the store.
+    fn step(&mut self, gradients: &GradStore) -> Result<()> {
+        let alpha = self.next_alpha();
+        for index in 0..self.parameters.len() {
+            if let Some(gradient) = gradients.get(self.parameters[index].as_tensor()) {
+                let gradient = gradient.contiguous()?;
+                self.move_one(index, &gradient, alpha)?;
             }
         }
         Ok(())
+    }
+
+    fn learning_rate(&self) -> f64 {
+        self.learning_rate
+    }
+
+    fn set_learning_rate(&mut self, learning_rate: f64) {
+        self.learning_rate = learning_rate;
     }
 }
 
@@ -199,9 +240,9 @@ mod tests {
     fn four_steps_are_those_of_keras() {
         let parameter = Var::new(&[1f32, -0.5, 0.25], &Device::Cpu).unwrap();
         let parameters = [parameter];
-        let mut adam = Adam::new(&parameters, 1e-4).unwrap();
+        let mut adam = KerasAdam::new(&parameters, 1e-4).unwrap();
         for (step, wanted) in KERAS.iter().enumerate() {
-            adam.step(&parameters, &[gradient(step)]).unwrap();
+            adam.apply(&[gradient(step)]).unwrap();
             for (got, wanted) in values(&parameters[0]).iter().zip(wanted) {
                 assert!((got - wanted).abs() <= 6e-8, "step {step}: {got} instead of {wanted}");
             }
@@ -209,19 +250,35 @@ mod tests {
     }
 
     #[test]
+    fn candle_s_tape_moves_the_parameters_as_a_list_of_gradients_does() {
+        let start = || Var::new(&[1f32, -0.5, 0.25], &Device::Cpu).unwrap();
+        let (by_list, by_tape, untouched) = (start(), start(), start());
+        let mut list = KerasAdam::new(std::slice::from_ref(&by_list), 1e-4).unwrap();
+        let parameters = vec![by_tape.clone(), untouched.clone()];
+        let mut tape = <KerasAdam as Optimizer>::new(parameters, 1e-4).unwrap();
+        for step in 0..4 {
+            list.apply(&[gradient(step)]).unwrap();
+            let loss = by_tape.mul(&gradient(step)).unwrap().sum_all().unwrap();
+            tape.backward_step(&loss).unwrap();
+        }
+        assert_eq!(values(&by_list), values(&by_tape));
+        assert_eq!(values(&untouched), values(&start()));
+    }
+
+    #[test]
     fn an_optimiser_goes_on_from_its_state_to_the_bit() {
         let start = || [Var::new(&[1f32, -0.5, 0.25], &Device::Cpu).unwrap()];
         let (whole, parts) = (start(), start());
-        let mut adam = Adam::new(&whole, 1e-4).unwrap();
-        let mut first = Adam::new(&parts, 1e-4).unwrap();
+        let mut adam = KerasAdam::new(&whole, 1e-4).unwrap();
+        let mut first = KerasAdam::new(&parts, 1e-4).unwrap();
         for step in 0..2 {
-            adam.step(&whole, &[gradient(step)]).unwrap();
-            first.step(&parts, &[gradient(step)]).unwrap();
+            adam.apply(&[gradient(step)]).unwrap();
+            first.apply(&[gradient(step)]).unwrap();
         }
-        let mut second = Adam::resume(&parts, 1e-4, first.state().unwrap()).unwrap();
+        let mut second = KerasAdam::resume(&parts, 1e-4, first.state().unwrap()).unwrap();
         for step in 2..4 {
-            adam.step(&whole, &[gradient(step)]).unwrap();
-            second.step(&parts, &[gradient(step)]).unwrap();
+            adam.apply(&[gradient(step)]).unwrap();
+            second.apply(&[gradient(step)]).unwrap();
         }
         assert_eq!(values(&whole[0]), values(&parts[0]));
         assert_eq!(adam.state().unwrap(), second.state().unwrap());
@@ -231,8 +288,8 @@ mod tests {
     fn a_state_of_other_parameters_is_refused() {
         let parameters = [Var::new(&[1f32, 2.0], &Device::Cpu).unwrap()];
         let state = AdamState { step: 1, first: vec![vec![0.0; 3]], second: vec![vec![0.0; 2]] };
-        assert!(Adam::resume(&parameters, 1e-4, state).is_err());
+        assert!(KerasAdam::resume(&parameters, 1e-4, state).is_err());
         let state = AdamState { step: 1, first: vec![], second: vec![] };
-        assert!(Adam::resume(&parameters, 1e-4, state).is_err());
+        assert!(KerasAdam::resume(&parameters, 1e-4, state).is_err());
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod adam;
 pub(crate) mod init;
 pub(crate) mod metrics;
+pub(crate) mod module;
 pub(crate) mod native;
 pub(crate) mod network;
 #[cfg(test)]

@@ -1,25 +1,15 @@
-//! The selectional auto-encoder: fourteen convolutions of [`CONV_LAYERS`], two poolings, two
-//! upsamplings, two skip connections.
+//! The network on the CPU: the nodes of the topology with own kernels.
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::{Device as Candle, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use thiserror::Error;
 
-use crate::gpu::device::Device;
-use crate::gpu::{GpuError, Inference};
-use crate::keras::{CONV_LAYERS, Weights, WeightsError};
+use crate::gpu::GpuError;
+use crate::keras::{Weights, WeightsError};
 use crate::net::native::Native;
-use crate::ops::{BinaryCrossEntropy, Buffers, Conv, MaxPool, composed, with_host};
-
-/// Which implementation of the operations computes the network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    /// Own kernels on the CPU.
-    Native,
-    /// Candle's operations on the CPU: slow, and the reference for our own kernels.
-    Composed,
-}
+use crate::ops::{BinaryCrossEntropy, Buffers, Conv, MaxPool};
+use crate::topology::{self, Activation, CONV_LAYERS, Source};
 
 /// Something that the network can't compute.
 #[derive(Debug, Error)]
@@ -30,9 +20,6 @@ pub enum NetworkError {
     /// The GPU failed.
     #[error(transparent)]
     Gpu(#[from] GpuError),
-    /// A network on a GPU was asked for something that only one on the CPU has.
-    #[error("the network on a card has no {0}")]
-    OnCard(&'static str),
     /// The weights in the device's memory are not finite.
     #[error("the network's weights are unusable: {0}")]
     Weights(#[from] WeightsError),
@@ -49,13 +36,9 @@ pub struct Step {
     pub gradients: Vec<Tensor>,
 }
 
-/// The network and its parameters on one device.
+/// The network and its parameters on the CPU.
 pub struct Network {
     parameters: Vec<Var>,
-    /// The network on a GPU. It only predicts: training on a GPU has no tensors
-    /// ([`fit`](crate::fit::epochs) does it).
-    card: Option<Inference>,
-    backend: Backend,
     buffers: Buffers,
     layers: Vec<Conv>,
     pool: MaxPool,
@@ -64,59 +47,43 @@ pub struct Network {
     largest: Mutex<usize>,
 }
 
-/// Where each layer of [`CONV_LAYERS`] differs from a plain one.
-mod place {
-    /// 2×2 convolutions after an upsampling.
-    pub(crate) const UPSAMPLED: [usize; 2] = [6, 9];
-    /// Convolutions of (skip, up), with the skip's channels.
-    pub(crate) const CONCATENATED: [(usize, usize); 2] = [(7, 64), (10, 32)];
-    /// The only layer without ReLU: the logits.
-    pub(crate) const LOGITS: usize = 13;
+/// The operation that computes a convolution of [`CONV_LAYERS`] together with an upsampling or a
+/// concatenation before it.
+fn operation(index: usize, buffers: &Buffers) -> candle_core::Result<Conv> {
+    let layer = CONV_LAYERS[index];
+    match topology::source(index) {
+        Source::Upsampled(_) => Conv::upsampled(layer.input, layer.output, buffers),
+        Source::Joined(skip, up) => {
+            let [skip, up] = [skip, up].map(topology::channels);
+            Conv::concatenated(skip, up, layer.output, buffers)
+        }
+        Source::Node(read) => {
+            let relu = layer.activation == Activation::Relu;
+            // Nobody needs the gradient of the image.
+            Conv::new(layer.kernel, layer.input, layer.output, relu, read > 0, buffers)
+        }
+    }
 }
 
 impl Network {
-    /// Puts `weights` on `device`, computed by the device's usual backend.
+    /// A network with these weights.
     ///
     /// # Errors
-    /// When the device's memory does not suffice.
-    pub fn new(weights: &Weights, device: impl Into<Device>) -> Result<Self, NetworkError> {
-        let network = Self::with_backend(weights, Backend::Native)?;
-        Ok(match device.into() {
-            Device::Cpu => network,
-            Device::Card(card) => Self {
-                card: Some(Inference::new(&card, weights)),
-                parameters: Vec::new(),
-                layers: Vec::new(),
-                ..network
-            },
-        })
-    }
-
-    /// As [`Self::new`] on the CPU, with a chosen backend.
-    ///
-    /// # Errors
-    /// As [`Self::new`].
-    pub fn with_backend(weights: &Weights, backend: Backend) -> Result<Self, NetworkError> {
+    /// When the memory does not suffice.
+    pub fn new(weights: &Weights) -> Result<Self, NetworkError> {
         let buffers = Buffers::default();
         let mut parameters = Vec::with_capacity(CONV_LAYERS.len());
         let mut layers = Vec::with_capacity(CONV_LAYERS.len());
-        for (index, layer) in CONV_LAYERS.iter().enumerate() {
-            let conv = if place::UPSAMPLED.contains(&index) {
-                Conv::upsampled(layer.input, layer.output, &buffers)?
-            } else if let Some((_, skip)) = place::CONCATENATED.iter().find(|(i, _)| *i == index) {
-                Conv::concatenated(*skip, layer.input - skip, layer.output, &buffers)?
-            } else {
-                let relu = index != place::LOGITS;
-                Conv::new(layer.kernel, layer.input, layer.output, relu, index > 0, &buffers)?
-            };
+        for index in 0..CONV_LAYERS.len() {
+            let conv = operation(index, &buffers)?;
             let (kernel, bias) = weights.layer(index);
             let values = [kernel, bias].concat();
-            parameters.push(Var::from_vec(values, conv.parameter_shape(), &Candle::Cpu)?);
+            parameters.push(Var::from_vec(values, conv.parameter_shape(), &Device::Cpu)?);
             layers.push(conv);
         }
         let pool = MaxPool { buffers: buffers.clone() };
         let loss = BinaryCrossEntropy { buffers: buffers.clone() };
-        Ok(Self { parameters, card: None, backend, buffers, layers, pool, loss, largest: Mutex::default() })
+        Ok(Self { parameters, buffers, layers, pool, loss, largest: Mutex::default() })
     }
 
     /// The parameters of each layer: `[k · k · in + 1, out]`, kernel rows (HWI) first, the bias
@@ -125,19 +92,11 @@ impl Network {
         &self.parameters
     }
 
-    /// The implementation that computes.
-    pub fn backend(&self) -> Backend {
-        self.backend
-    }
-
     /// Copies the parameters out.
     ///
     /// # Errors
     /// When one of them is not a finite number any more.
     pub fn weights(&self) -> Result<Weights, NetworkError> {
-        if let Some(card) = &self.card {
-            return Ok(card.weights());
-        }
         let mut tensors = Vec::with_capacity(2 * CONV_LAYERS.len());
         for (parameters, layer) in self.parameters.iter().zip(&CONV_LAYERS) {
             let mut values = parameters.flatten_all()?.to_vec1::<f32>()?;
@@ -150,41 +109,23 @@ impl Network {
     /// Overwrites the parameters.
     ///
     /// # Errors
-    /// When the device's memory does not suffice.
+    /// When the memory does not suffice.
     pub fn set_weights(&self, weights: &Weights) -> Result<(), NetworkError> {
-        if let Some(card) = &self.card {
-            card.set_weights(weights);
-        }
         for (index, parameters) in self.parameters.iter().enumerate() {
             let (kernel, bias) = weights.layer(index);
-            parameters.set(&Tensor::from_vec([kernel, bias].concat(), parameters.shape(), &Candle::Cpu)?)?;
+            let values = [kernel, bias].concat();
+            parameters.set(&Tensor::from_vec(values, parameters.shape(), &Device::Cpu)?)?;
         }
         Ok(())
     }
 
-    /// Logits `[n, h, w, 1]` of images `[n, h, w, 3]`, both on the CPU; keeps nothing for a
-    /// gradient.
+    /// Logits `[n, h, w, 1]` of images `[n, h, w, 3]`; keeps nothing for a gradient.
     ///
     /// # Errors
-    /// When the images have another shape or the device's memory does not suffice.
+    /// When the images have another shape or the memory does not suffice.
     pub fn forward_logits(&self, x: &Tensor) -> Result<Tensor, NetworkError> {
         self.check(x)?;
-        if let Some(card) = &self.card {
-            let (n, h, w, _) = x.dims4()?;
-            let logits = with_host([&x.contiguous()?], |[x]| card.logits(x, (n, h, w)))??;
-            return Ok(Tensor::from_vec(logits, (n, h, w, 1), &Candle::Cpu)?);
-        }
-        match self.backend {
-            Backend::Native => {
-                let x = x.detach().contiguous()?;
-                Ok(self.native().forward(&x)?)
-            }
-            Backend::Composed => {
-                let parameters: Vec<Tensor> =
-                    self.parameters.iter().map(|p| p.as_tensor().detach()).collect();
-                Ok(composed::network(&x.detach(), &parameters)?)
-            }
-        }
+        Ok(self.native().forward(&x.detach().contiguous()?)?)
     }
 
     /// Loss of images `[n, h, w, 3]` against targets `[n, h, w, 1]`, and its gradients.
@@ -193,23 +134,7 @@ impl Network {
     /// As [`Self::forward_logits`].
     pub fn loss_and_gradients(&self, x: &Tensor, targets: &Tensor) -> Result<Step, NetworkError> {
         self.check(x)?;
-        if self.card.is_some() {
-            return Err(NetworkError::OnCard("gradients as tensors"));
-        }
-        match self.backend {
-            Backend::Native => Ok(self.native().step(&x.detach().contiguous()?, &targets.contiguous()?)?),
-            Backend::Composed => {
-                let parameters: Vec<Tensor> = self.parameters.iter().map(|p| p.as_tensor().clone()).collect();
-                let logits = composed::network(x, &parameters)?;
-                let (loss, carrier) = composed::loss(&logits, targets)?;
-                let mut store = carrier.backward()?;
-                let gradients = parameters
-                    .iter()
-                    .map(|p| store.remove(p).map_or_else(|| p.zeros_like(), Ok))
-                    .collect::<Result<_, _>>()?;
-                Ok(Step { loss: loss.to_scalar()?, gradients })
-            }
-        }
+        Ok(self.native().step(&x.detach().contiguous()?, &targets.contiguous()?)?)
     }
 
     /// Mean loss of logits against targets of the same shape.
@@ -217,10 +142,7 @@ impl Network {
     /// # Errors
     /// When the shapes differ.
     pub fn loss(&self, logits: &Tensor, targets: &Tensor) -> Result<f32, NetworkError> {
-        Ok(match self.backend {
-            Backend::Native => logits.apply_op2_no_bwd(targets, &self.loss)?.to_scalar()?,
-            Backend::Composed => composed::loss(logits, targets)?.0.to_scalar()?,
-        })
+        Ok(logits.apply_op2_no_bwd(targets, &self.loss)?.to_scalar()?)
     }
 
     fn native(&self) -> Native<'_> {
@@ -233,25 +155,22 @@ impl Network {
         }
     }
 
-    /// Gives the memory of a tensor that nobody reads any more, such as a used gradient, to the
-    /// next step. Clones of the tensor are empty afterwards.
+    /// Gives the memory of a tensor that nobody reads any more, such as a used gradient, to the next
+    /// step; clones of the tensor are empty afterwards.
     ///
     /// # Errors
     ///
     /// When the tensor is a view.
     pub fn reclaim(&self, tensor: Tensor) -> Result<(), NetworkError> {
-        if self.backend == Backend::Native {
-            self.buffers.reclaim(tensor)?;
-        }
-        Ok(())
+        Ok(self.buffers.reclaim(tensor)?)
     }
 
     fn check(&self, x: &Tensor) -> Result<(), NetworkError> {
         match x.dims() {
             [_, h, w, 3] if h.is_multiple_of(4) && w.is_multiple_of(4) && x.elem_count() > 0 => {
                 let mut largest = self.largest.lock().unwrap_or_else(PoisonError::into_inner);
-                // Memory that is kept for smaller batches would only be added to this one's; a
-                // smaller batch can use what is kept.
+                // What is kept for smaller batches would only add to this one's; a smaller batch makes
+                // do with what is kept.
                 if x.elem_count() > *largest {
                     self.buffers.clear();
                     *largest = x.elem_count();

@@ -1,12 +1,10 @@
 //! The network's operations with TensorFlow's gradients: convolution with bias and ReLU, max
 //! pooling, upsampling, loss.
 //!
-//! Images are NHWC, kernels HWIO, as in Keras. The operations are candle custom operations with
-//! kernels of our own for the CPU. `composed` builds the same operations from candle's own; the
-//! tests compare the two.
+//! Images are NHWC, kernels HWIO, as in Keras. They are candle custom operations with their own kernels,
+//! for the CPU; [`PageNetwork`](crate::PageNetwork) spells the network with candle's operations.
 
 mod buffers;
-pub(crate) mod composed;
 mod conv;
 mod custom;
 mod direct;

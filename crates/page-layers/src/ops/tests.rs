@@ -5,8 +5,17 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::loss::pixel;
-use super::{AddPoolGradient, BinaryCrossEntropy, Buffers, Conv, MaxPool, composed};
-use crate::Backend;
+use super::{AddPoolGradient, BinaryCrossEntropy, Buffers, Conv, MaxPool};
+use crate::net::module;
+
+/// Whose operation is tried.
+#[derive(Clone, Copy, Debug)]
+enum Backend {
+    /// The own kernels'.
+    Native,
+    /// The one that `PageNetwork` puts together from candle's.
+    Composed,
+}
 
 const BACKENDS: [Backend; 2] = [Backend::Native, Backend::Composed];
 
@@ -110,8 +119,13 @@ impl Case {
                 let images: Vec<Tensor> =
                     images.iter().map(|x| x.as_tensor().permute((0, 3, 1, 2))).collect::<Result<_>>()?;
                 let x = Tensor::cat(&images, 1)?.contiguous()?;
-                let x = if self.upsample { composed::upsample(&x)? } else { x };
-                composed::conv(&x, p, self.kernel, self.relu)?.permute((0, 2, 3, 1))?.contiguous()
+                let x = if self.upsample { module::upsample(&x)? } else { x };
+                let [rows, output] = self.parameters();
+                let shape = (self.kernel, self.kernel, self.input(), output);
+                let (kernel, bias) = (p.narrow(0, 0, rows - 1)?.reshape(shape)?, p.narrow(0, rows - 1, 1)?);
+                let y = module::convolution(&x, &kernel, &bias)?;
+                let y = if self.relu { module::relu(&y)? } else { y };
+                y.permute((0, 2, 3, 1))?.contiguous()
             }
         }
     }
@@ -294,7 +308,7 @@ fn pool(backend: Backend, x: &Tensor) -> Tensor {
     match backend {
         Backend::Native => x.apply_op1(MaxPool { buffers: Buffers::default() }).unwrap(),
         Backend::Composed => {
-            let y = composed::max_pool(&x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap()).unwrap();
+            let y = module::max_pool(&x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap()).unwrap();
             y.permute((0, 2, 3, 1)).unwrap()
         }
     }
@@ -351,16 +365,13 @@ fn loss_and_its_gradient_are_keras_s_also_far_from_zero() {
     for backend in BACKENDS {
         let x = var(&logits, &[1, 2, 4, 1]);
         let y = Tensor::from_slice(&targets, (1, 2, 4, 1), &Device::Cpu).unwrap();
-        let (loss, carrier) = match backend {
-            Backend::Native => {
-                let loss = x.apply_op2(&y, BinaryCrossEntropy { buffers: Buffers::default() }).unwrap();
-                (loss.clone(), loss)
-            }
-            Backend::Composed => composed::loss(x.as_tensor(), &y).unwrap(),
+        let loss = match backend {
+            Backend::Native => x.apply_op2(&y, BinaryCrossEntropy { buffers: Buffers::default() }).unwrap(),
+            Backend::Composed => module::binary_cross_entropy(x.as_tensor(), &y).unwrap(),
         };
         let got = f64::from(loss.to_scalar::<f32>().unwrap());
         assert!((got - reference(&x64)).abs() < 2e-6, "{backend:?}: {got} instead of {}", reference(&x64));
-        let gradient = flat(carrier.backward().unwrap().get(&x).unwrap());
+        let gradient = flat(loss.backward().unwrap().get(&x).unwrap());
         for (at, got) in gradient.iter().enumerate() {
             let mut moved = x64.clone();
             moved[at] += 1e-5;
