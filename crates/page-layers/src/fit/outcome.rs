@@ -9,7 +9,7 @@ use crate::gpu::device::Device;
 use crate::hyperparameters::{LEARNING_RATE, MAX_RESTARTS};
 use crate::keras::{Weights, WeightsError};
 use crate::net::adam::AdamState;
-use crate::net::network::NetworkError;
+use crate::net::error::NetworkError;
 use domain::settings::{BATCH_SIZE, PATIENCE};
 use domain::{Augmentation, Course, EpochReport, Layer, SampleCounts, Setting, StoppingMetric};
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use tracing::{info, warn};
 
 use crate::gpu::{Card, GpuError, Precision};
-use crate::net::network::NetworkError;
+use crate::net::error::NetworkError;
 
 /// Where to compute.
 #[derive(Clone, Debug, Default)]

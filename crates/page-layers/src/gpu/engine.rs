@@ -12,7 +12,7 @@ use super::steps::{Image, Size, Steps, Table};
 use crate::hyperparameters::{BETA_1, BETA_2};
 use crate::keras::Weights;
 use crate::net::adam::AdamState;
-use crate::net::network::NetworkError;
+use crate::net::error::NetworkError;
 use crate::topology::{NODES, Operation, node_of};
 
 /// What only training needs.

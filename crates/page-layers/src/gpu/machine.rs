@@ -2,11 +2,12 @@
 //! implementation uses CUDA and cuDNN (`cuda`); the other runs the same kernels on the CPU, for the
 //! tests (`twin`).
 
+pub use crate::net::error::GpuError;
+
 use std::ffi::{CStr, c_void};
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use thiserror::Error;
 
 use crate::hyperparameters::{BETA_1, BETA_2, EPSILON};
 
@@ -62,71 +63,6 @@ pub(super) fn macros(precision: Precision) -> [String; 4] {
         adam("ADAM_SECOND_RATE", 1.0 - BETA_2),
         adam("ADAM_EPSILON", EPSILON),
     ]
-}
-
-/// Something that the GPU or its libraries can't do.
-#[derive(Debug, Error)]
-pub enum GpuError {
-    /// One of CUDA's libraries is not on this machine.
-    #[error(
-        "{0} is not found; load the site's modules for CUDA 12 or 13 and cuDNN 9, or set LD_LIBRARY_PATH"
-    )]
-    Library(&'static str),
-    /// A library is too old.
-    #[error("cuDNN {0} is too old, version 9 is needed")]
-    Version(usize),
-    /// The driver refused.
-    #[error("CUDA, {call}: {text}")]
-    Driver {
-        /// The call.
-        call: &'static str,
-        /// The driver's answer.
-        text: String,
-    },
-    /// The GPU has too little memory.
-    #[error("the GPU has no {megabytes} MB left; choose a smaller batch or patch, or a GPU with more memory")]
-    Memory {
-        /// What was asked for.
-        megabytes: usize,
-    },
-    /// cuDNN refused.
-    #[error("cuDNN, {call}: {text}")]
-    Cudnn {
-        /// The call.
-        call: &'static str,
-        /// cuDNN's answer.
-        text: String,
-    },
-    /// The kernels can't be compiled for this GPU.
-    #[error("the kernels can't be compiled for {architecture}: {log}")]
-    Compile {
-        /// The architecture, such as `sm_90`.
-        architecture: String,
-        /// The compiler's log.
-        log: String,
-    },
-    /// The GPU's results differ from the CPU's.
-    #[error("the GPU's results differ from the CPU's: {0}")]
-    Differs(String),
-    /// A fault of the program: a buffer is smaller than what a kernel would touch.
-    #[error("{what} needs {needed} bytes of memory and has {found}")]
-    Extent {
-        /// Which buffer.
-        what: &'static str,
-        /// Bytes that are needed.
-        needed: usize,
-        /// Bytes that it has.
-        found: usize,
-    },
-    /// The program's fault: a network that was put on the card to predict is asked for training.
-    #[error("the network was put on the GPU to predict only")]
-    NotForTraining,
-    /// The program's fault: a node of the network has no image of its own.
-    #[error("{0} has no image of its own on the GPU")]
-    NoImage(&'static str),
-    /// The batch is too large for 32-bit numbers of pixels and values.
-    #[error("{0} images of {1}x{2} are too many for one batch on the GPU; choose a smaller batch or patch")]
-    Batch(usize, usize, usize),
 }
 
 /// One convolution: stride 1, square kernel, zero padding on all sides. Images NHWC, kernels

@@ -10,7 +10,7 @@ use super::pages::{Cuts, Pages};
 use crate::keras::Weights;
 use crate::net::adam::AdamState;
 use crate::net::metrics::Tally;
-use crate::net::network::NetworkError;
+use crate::net::error::NetworkError;
 use crate::patch::batches::cut;
 use crate::patch::samples::Samples;
 

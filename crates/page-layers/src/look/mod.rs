@@ -1,7 +1,6 @@
 //! What trained networks see on a page: probabilities, the choice among layers, pictures.
 
 pub(crate) mod cutout;
-pub(crate) mod pages;
 pub(crate) mod picture;
 pub(crate) mod predict;
 pub(crate) mod preview;

@@ -5,7 +5,8 @@ use candle_core::{Device as Candle, Tensor};
 use crate::gpu::Inference;
 use crate::gpu::device::Device;
 use crate::keras::Weights;
-use crate::net::network::{Network, NetworkError};
+use crate::net::error::NetworkError;
+use crate::net::network::Network;
 use crate::ops::{sigmoid, with_host};
 
 /// A network that only predicts: no gradients, and intermediate images live only while they are

@@ -1,6 +1,7 @@
 //! The network, its first weights, its optimiser and what it is measured by.
 
 pub(crate) mod adam;
+pub(crate) mod error;
 pub(crate) mod init;
 pub(crate) mod metrics;
 pub(crate) mod module;

@@ -7,7 +7,7 @@
 
 use candle_core::{CustomOp2, Device, Result, Tensor, Var};
 
-use crate::net::network::Step;
+use crate::net::error::Step;
 use crate::ops::{AddPoolGradient, BinaryCrossEntropy, Buffers, Conv, MaxPool};
 use crate::topology::{self, LAST, NODES, Operation, Source};
 

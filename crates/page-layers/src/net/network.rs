@@ -3,38 +3,12 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Device, Tensor, Var};
-use thiserror::Error;
 
-use crate::gpu::GpuError;
-use crate::keras::{Weights, WeightsError};
+use crate::keras::Weights;
+use crate::net::error::{NetworkError, Step};
 use crate::net::native::Native;
 use crate::ops::{BinaryCrossEntropy, Buffers, Conv, MaxPool};
 use crate::topology::{self, Activation, CONV_LAYERS, Source};
-
-/// Something that the network can't compute.
-#[derive(Debug, Error)]
-pub enum NetworkError {
-    /// Candle failed, for example because the device has too little memory.
-    #[error("the network's computation failed: {0}")]
-    Candle(#[from] candle_core::Error),
-    /// The GPU failed.
-    #[error(transparent)]
-    Gpu(#[from] GpuError),
-    /// The weights in the device's memory are not finite.
-    #[error("the network's weights are unusable: {0}")]
-    Weights(#[from] WeightsError),
-    /// An image whose sides are not positive multiples of 4, or not of three channels.
-    #[error("the network takes images [n, h, w, 3] whose height and width are multiples of 4, not {0:?}")]
-    Shape(Vec<usize>),
-}
-
-/// Loss and gradients of one batch.
-pub struct Step {
-    /// Mean loss over all pixels.
-    pub loss: f32,
-    /// Gradient of each layer's parameters, in the order and shape of [`Network::parameters`].
-    pub gradients: Vec<Tensor>,
-}
 
 /// The network and its parameters on the CPU.
 pub struct Network {

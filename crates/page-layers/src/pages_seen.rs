@@ -7,7 +7,7 @@ use crate::gpu::device::Device;
 use crate::job::TrainingJob;
 use crate::look::predict::Predictor;
 use crate::look::segment::Segmentation;
-use crate::net::network::NetworkError;
+use crate::net::error::NetworkError;
 use crate::page::page::Page;
 
 /// Predicts the first `pages` pages with the models that were trained on them, and hands each to
