@@ -1,10 +1,10 @@
-//! Computes loss, gradients, probabilities and ten Adam steps for the weights and the batch in a folder,
-//! and writes them there: the trainer's half of `tests/keras/gradients.py`, which compares them with
-//! TensorFlow's.
+//! Computes loss, gradients, probabilities and ten Adam steps for the weights and the batch in a
+//! folder, and writes them there: the trainer's half of `tests/keras/gradients.py`, which compares
+//! them with TensorFlow's.
 //!
-//! `dump_gradients FOLDER`. Tensors are files of little-endian f32: `weight00` to `weight27`, `x` (NHWC)
-//! and `y` come in, with `shape.json` = `[n, h, w]`; `loss`, `probability`, `gradient00`…, `trained00`…
-//! go out.
+//! `dump_gradients FOLDER`. Tensors are files of little-endian f32: `weight00` to `weight27`, `x`
+//! (NHWC) and `y` come in, with `shape.json` = `[n, h, w]`; `loss`, `probability`, `gradient00`…,
+//! `trained00`… go out.
 
 use std::error::Error;
 use std::path::Path;
@@ -31,7 +31,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = arguments.next().ok_or("usage: dump_gradients FOLDER")?;
     let folder = Path::new(&folder);
     let [n, h, w]: [usize; 3] = serde_json::from_slice(&std::fs::read(folder.join("shape.json"))?)?;
-    let weights = (0..28).map(|i| read(folder, &format!("weight{i:02}"))).collect::<Result<_, _>>()?;
+    let weights =
+        (0..28).map(|i| read(folder, &format!("weight{i:02}"))).collect::<Result<_, _>>()?;
     let weights = Weights::new(weights)?;
     let device = Device::Cpu;
     let images = read(folder, "x")?;

@@ -32,7 +32,8 @@ struct Dice(u64);
 impl Dice {
     /// Evenly spread in 0…1.
     fn roll(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 11) as f64 / (1u64 << 53) as f64
     }
 
@@ -54,7 +55,14 @@ impl Ink {
     }
 
     /// Covers what lies within `distance(x, y) <= 0`, with an edge one pixel wide.
-    fn fill(&mut self, left: f64, top: f64, right: f64, bottom: f64, distance: impl Fn(f64, f64) -> f64) {
+    fn fill(
+        &mut self,
+        left: f64,
+        top: f64,
+        right: f64,
+        bottom: f64,
+        distance: impl Fn(f64, f64) -> f64,
+    ) {
         for y in (top - 2.0).max(0.0) as usize..((bottom + 3.0).max(0.0) as usize).min(HEIGHT) {
             for x in (left - 2.0).max(0.0) as usize..((right + 3.0).max(0.0) as usize).min(WIDTH) {
                 let cover = (0.5 - distance(x as f64 + 0.5, y as f64 + 0.5)).clamp(0.0, 1.0);
@@ -86,7 +94,11 @@ impl Ink {
         let reach = half * 1.5;
         self.fill(x - reach, y - reach, x + reach, y + reach, |px, py| {
             let (dx, dy) = ((px - x), (py - y) - slant * (px - x));
-            if turned { (dx.abs() + dy.abs()) * 0.707 - half * 0.95 } else { dx.abs().max(dy.abs()) - half }
+            if turned {
+                (dx.abs() + dy.abs()) * 0.707 - half * 0.95
+            } else {
+                dx.abs().max(dy.abs()) - half
+            }
         });
     }
 }
@@ -94,18 +106,34 @@ impl Ink {
 /// Letters as strokes on a grid 4 wide and 8 high: x-height from 2 to 6, ascenders up to 0,
 /// descenders to 8.
 const LETTERS: [&[[i8; 4]]; 12] = [
-    &[[0, 3, 1, 2], [1, 2, 3, 3], [3, 2, 3, 6], [3, 4, 1, 4], [1, 4, 0, 5], [0, 5, 1, 6], [1, 6, 3, 5]], // a
-    &[[3, 3, 1, 2], [1, 2, 0, 4], [0, 4, 1, 6], [1, 6, 3, 6]],                                           // c
-    &[[1, 0, 3, 3], [3, 3, 3, 5], [3, 5, 1, 6], [1, 6, 0, 4], [0, 4, 1, 2], [1, 2, 3, 3]],               // d
-    &[[0, 4, 3, 3], [3, 3, 1, 2], [1, 2, 0, 4], [0, 4, 1, 6], [1, 6, 3, 6]],                             // e
-    &[[1, 2, 1, 6], [1, 6, 2, 6], [1, 0, 2, 0]],                                                         // i
-    &[[1, 0, 1, 5], [1, 5, 2, 6], [2, 6, 3, 6]],                                                         // l
-    &[[0, 2, 0, 6], [0, 3, 1, 2], [1, 2, 2, 3], [2, 3, 2, 6], [2, 3, 3, 2], [3, 2, 4, 3], [4, 3, 4, 6]], // m
-    &[[0, 2, 0, 6], [0, 3, 2, 2], [2, 2, 3, 3], [3, 3, 3, 6]],                                           // n
-    &[[1, 2, 0, 4], [0, 4, 1, 6], [1, 6, 3, 5], [3, 5, 3, 3], [3, 3, 1, 2]],                             // o
-    &[[0, 2, 0, 8], [0, 3, 2, 2], [2, 2, 3, 4], [3, 4, 2, 6], [2, 6, 0, 5]],                             // p
-    &[[3, 2, 1, 2], [1, 2, 1, 4], [1, 4, 3, 4], [3, 4, 3, 6], [3, 6, 0, 6]],                             // s
-    &[[0, 2, 0, 5], [0, 5, 1, 6], [1, 6, 3, 5], [3, 2, 3, 6]],                                           // u
+    &[
+        [0, 3, 1, 2],
+        [1, 2, 3, 3],
+        [3, 2, 3, 6],
+        [3, 4, 1, 4],
+        [1, 4, 0, 5],
+        [0, 5, 1, 6],
+        [1, 6, 3, 5],
+    ], // a
+    &[[3, 3, 1, 2], [1, 2, 0, 4], [0, 4, 1, 6], [1, 6, 3, 6]], // c
+    &[[1, 0, 3, 3], [3, 3, 3, 5], [3, 5, 1, 6], [1, 6, 0, 4], [0, 4, 1, 2], [1, 2, 3, 3]], // d
+    &[[0, 4, 3, 3], [3, 3, 1, 2], [1, 2, 0, 4], [0, 4, 1, 6], [1, 6, 3, 6]], // e
+    &[[1, 2, 1, 6], [1, 6, 2, 6], [1, 0, 2, 0]],               // i
+    &[[1, 0, 1, 5], [1, 5, 2, 6], [2, 6, 3, 6]],               // l
+    &[
+        [0, 2, 0, 6],
+        [0, 3, 1, 2],
+        [1, 2, 2, 3],
+        [2, 3, 2, 6],
+        [2, 3, 3, 2],
+        [3, 2, 4, 3],
+        [4, 3, 4, 6],
+    ], // m
+    &[[0, 2, 0, 6], [0, 3, 2, 2], [2, 2, 3, 3], [3, 3, 3, 6]], // n
+    &[[1, 2, 0, 4], [0, 4, 1, 6], [1, 6, 3, 5], [3, 5, 3, 3], [3, 3, 1, 2]], // o
+    &[[0, 2, 0, 8], [0, 3, 2, 2], [2, 2, 3, 4], [3, 4, 2, 6], [2, 6, 0, 5]], // p
+    &[[3, 2, 1, 2], [1, 2, 1, 4], [1, 4, 3, 4], [3, 4, 3, 6], [3, 6, 0, 6]], // s
+    &[[0, 2, 0, 5], [0, 5, 1, 6], [1, 6, 3, 5], [3, 2, 3, 6]], // u
 ];
 
 /// The ink of the three layers: neumes, staff lines, letters.
@@ -161,7 +189,11 @@ fn write_neumes(ink: &mut Ink, dice: &mut Dice, line: impl Fn(f64) -> f64) {
                 // Notes of one neume hang together by a thin stroke.
                 Some((px, py)) if !turned => ink.stroke((px + half, py), (x - half, y), 1.0),
                 None if notes == 1 && dice.pick(2) == 0 => {
-                    ink.stroke((x + half - 0.8, y), (x + half - 0.8, y + dice.between(15.0, 21.0)), 1.0);
+                    ink.stroke(
+                        (x + half - 0.8, y),
+                        (x + half - 0.8, y + dice.between(15.0, 21.0)),
+                        1.0,
+                    );
                 }
                 _ => {}
             }
@@ -186,7 +218,8 @@ fn write_words(ink: &mut Ink, dice: &mut Dice, top: f64) {
             let mut broadest = 0;
             for [x0, y0, x1, y1] in letter {
                 broadest = broadest.max(*x0).max(*x1);
-                let point = |gx: i8, gy: i8| (x + unit * f64::from(gx), top + shift + unit * f64::from(gy));
+                let point =
+                    |gx: i8, gy: i8| (x + unit * f64::from(gx), top + shift + unit * f64::from(gy));
                 // A broad nib: upright strokes are heavier than level ones.
                 let weight = if x0 == x1 { 1.35 } else { 1.0 };
                 ink.stroke(point(*x0, *y0), point(*x1, *y1), radius * weight);
@@ -200,11 +233,13 @@ fn write_words(ink: &mut Ink, dice: &mut Dice, top: f64) {
 /// Smooth noise in about −1…1 whose features are `cell` pixels wide.
 fn clouds(dice: &mut Dice, cell: usize) -> impl Fn(usize, usize) -> f64 + use<> {
     let columns = WIDTH / cell + 2;
-    let knots: Vec<f64> = (0..columns * (HEIGHT / cell + 2)).map(|_| dice.between(-1.0, 1.0)).collect();
+    let knots: Vec<f64> =
+        (0..columns * (HEIGHT / cell + 2)).map(|_| dice.between(-1.0, 1.0)).collect();
     let ease = |t: f64| t * t * (3.0 - 2.0 * t);
     move |x, y| {
         let (cx, cy) = (x / cell, y / cell);
-        let (tx, ty) = (ease((x % cell) as f64 / cell as f64), ease((y % cell) as f64 / cell as f64));
+        let (tx, ty) =
+            (ease((x % cell) as f64 / cell as f64), ease((y % cell) as f64 / cell as f64));
         let knot = |dx: usize, dy: usize| knots[(cy + dy) * columns + cx + dx];
         let upper = knot(0, 0) + (knot(1, 0) - knot(0, 0)) * tx;
         let lower = knot(0, 1) + (knot(1, 1) - knot(0, 1)) * tx;
@@ -249,12 +284,8 @@ fn paint(dice: &mut Dice, [neumes, staff, text]: &[Ink; 3]) -> Vec<u8> {
 fn png(bytes: &[u8], colour: ExtendedColorType) -> ImageResult<Vec<u8>> {
     let mut file = Vec::new();
     // Few shades and no gradients: unfiltered rows compress best.
-    PngEncoder::new_with_quality(&mut file, CompressionType::Best, FilterType::NoFilter).write_image(
-        bytes,
-        WIDTH as u32,
-        HEIGHT as u32,
-        colour,
-    )?;
+    PngEncoder::new_with_quality(&mut file, CompressionType::Best, FilterType::NoFilter)
+        .write_image(bytes, WIDTH as u32, HEIGHT as u32, colour)?;
     Ok(file)
 }
 

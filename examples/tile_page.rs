@@ -37,14 +37,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         let path = folder.join(name);
         Ok(image::open(&path).map_err(|error| format!("{}: {error}", path.display()))?.into_rgba8())
     };
-    let image = ["image.png", "image.jpg", "image.jpeg"].into_iter().find(|name| folder.join(name).exists());
+    let image = ["image.png", "image.jpg", "image.jpeg"]
+        .into_iter()
+        .find(|name| folder.join(name).exists());
     std::fs::create_dir_all(out)?;
     let page = tile(&read(image.unwrap_or("image.png"))?, width, height);
     image::DynamicImage::ImageRgba8(page).into_rgb8().save(out.join("image.png"))?;
 
     let background = read("background.png")?;
-    let layers =
-        (0..=9).map(|number| format!("layer_{number}.png")).filter(|name| folder.join(name).exists());
+    let layers = (0..=9)
+        .map(|number| format!("layer_{number}.png"))
+        .filter(|name| folder.join(name).exists());
     for name in std::iter::once("background.png".to_owned()).chain(layers) {
         let mut layer = read(&name)?;
         if (layer.width(), layer.height()) != (background.width(), background.height()) {

@@ -30,40 +30,50 @@ pub struct About<'a> {
 pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
     let About { slurm_id, asked, operator } = about;
     let number = slurm_id.map_or_else(String::new, |id| format!(" (Slurm job {id})"));
-    let after = |ran: &Option<String>| ran.as_ref().map_or_else(String::new, |ran| format!(" after {ran}"));
+    let after =
+        |ran: &Option<String>| ran.as_ref().map_or_else(String::new, |ran| format!(" after {ran}"));
     match verdict {
         Verdict::NoJob { problem } => (Cause::Message, sentence(problem)),
         Verdict::RodanAway => (
             Cause::Rodan,
             format!(
-                "The cluster could not reach Rodan to fetch the page. Run the workflow again, or ask \
+                "The cluster could not reach Rodan to fetch the page. Run the workflow again, or \
+                 ask \
                  {operator}."
             ),
         ),
         Verdict::RodanRefused => (
             Cause::Rodan,
             format!(
-                "The cluster could not log in to Rodan to fetch the page. Ask {operator} to check the \
+                "The cluster could not log in to Rodan to fetch the page. Ask {operator} to check \
+                 the \
                  account that it has in Rodan."
             ),
         ),
         Verdict::Refused { words } => (
             Cause::Slurm,
             format!(
-                "The cluster refuses the job: {}. Change \"CPUs\", \"Maximum memory (MB)\" or \"Maximum \
+                "The cluster refuses the job: {}. Change \"CPUs\", \"Maximum memory (MB)\" or \
+                 \"Maximum \
                  time (D-HH:MM)\", or ask {operator}.",
                 words.trim_end_matches('.')
             ),
         ),
         Verdict::NotTaken => (
             Cause::Slurm,
-            format!("The cluster did not take the job in time. Run the workflow again, or ask {operator}."),
+            format!(
+                "The cluster did not take the job in time. Run the workflow again, or ask \
+                {operator}."
+            ),
         ),
         Verdict::NotStarted { reason, waited_hours } => {
             let reason = if reason.is_empty() { "without a reason" } else { reason };
             let what = match waited_hours {
                 Some(hours) => {
-                    format!("The training did not start within {hours} hours: Slurm still says {reason}.")
+                    format!(
+                        "The training did not start within {hours} hours: Slurm still says \
+                        {reason}."
+                    )
                 }
                 None => format!("The training can't start on this cluster: Slurm says {reason}."),
             };
@@ -80,7 +90,8 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
         Verdict::Cancelled => (
             Cause::Cancelled,
             format!(
-                "The training was cancelled by {operator}. Ask there why before you run the workflow again."
+                "The training was cancelled by {operator}. Ask there why before you run the \
+                workflow again."
             ),
         ),
         Verdict::CancelledByAsker => {
@@ -98,8 +109,10 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
             ),
         ),
         Verdict::OutOfTime { ran } => {
-            let limit = asked.map_or_else(String::new, |asked| format!(" (asked for {})", asked.walltime));
-            let what = format!("The training ran out of time{limit} and was stopped{}.", after(ran));
+            let limit =
+                asked.map_or_else(String::new, |asked| format!(" (asked for {})", asked.walltime));
+            let what =
+                format!("The training ran out of time{limit} and was stopped{}.", after(ran));
             (Cause::Time, format!("{what} {MORE_TIME}"))
         }
         Verdict::OutOfMemory { used_mb } => {
@@ -110,14 +123,17 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
                      (MB)\" to {} or more.",
                     mb * 2
                 ),
-                None => format!("The training ran out of memory{used}. Set \"Maximum memory (MB)\" higher."),
+                None => format!(
+                    "The training ran out of memory{used}. Set \"Maximum memory (MB)\" higher."
+                ),
             };
             (Cause::OutOfMemory, text)
         }
         Verdict::CancelledOnCluster { ran } => (
             Cause::Cancelled,
             format!(
-                "The training{number} was cancelled on the cluster{}. Run the workflow again, or ask \
+                "The training{number} was cancelled on the cluster{}. Run the workflow again, or \
+                 ask \
                  {operator} why.",
                 after(ran)
             ),
@@ -125,14 +141,16 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
         Verdict::NodeFailed { ran } => (
             Cause::Node,
             format!(
-                "The cluster's node that ran the training{number} failed{}. Run the workflow again.",
+                "The cluster's node that ran the training{number} failed{}. Run the workflow \
+                again.",
                 after(ran)
             ),
         ),
         Verdict::TakenBack { ran } => (
             Cause::Node,
             format!(
-                "The cluster took back the node from the training{number}{}. Run the workflow again.",
+                "The cluster took back the node from the training{number}{}. Run the workflow \
+                again.",
                 after(ran)
             ),
         ),
@@ -141,42 +159,50 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
             let asked = mb.map_or_else(String::new, |mb| format!(": it asked for {mb} MB"));
             let more = mb.map_or_else(|| "higher".to_owned(), |mb| format!("to {}", mb * 2));
             let text = format!(
-                "The training{number} was killed{} and nothing says why. Most often that is too little \
-                 memory{asked}. Set \"Maximum memory (MB)\" {more}, and ask {operator} if it happens again.",
+                "The training{number} was killed{} and nothing says why. Most often that is too \
+                 little \
+                 memory{asked}. Set \"Maximum memory (MB)\" {more}, and ask {operator} if it \
+                 happens again.",
                 after(ran)
             );
             (Cause::Killed, text)
         }
         Verdict::NoResult { ran, state, exit_code } => {
-            let code = exit_code.as_ref().map_or_else(String::new, |code| format!(", exit code {code}"));
+            let code =
+                exit_code.as_ref().map_or_else(String::new, |code| format!(", exit code {code}"));
             let text = format!(
-                "The training{number} ended{} without a result ({state}{code}). Ask {operator} to look \
+                "The training{number} ended{} without a result ({state}{code}). Ask {operator} to \
+                 look \
                  into the job's log.",
                 after(ran)
             );
             (Cause::Training, text)
         }
-        Verdict::ReplyLost => {
-            (Cause::Reply, "The cluster lost the result of the training. Run the workflow again.".to_owned())
-        }
+        Verdict::ReplyLost => (
+            Cause::Reply,
+            "The cluster lost the result of the training. Run the workflow again.".to_owned(),
+        ),
         Verdict::ReplyTooLarge { problem } => (
             Cause::Reply,
             format!(
-                "The models are trained but can't be sent: {problem}. Train fewer layers at once, or ask \
+                "The models are trained but can't be sent: {problem}. Train fewer layers at once, \
+                 or ask \
                  {operator} to raise RabbitMQ's max_message_size."
             ),
         ),
     }
 }
 
-const MORE_TIME: &str = "Set \"Maximum time (D-HH:MM)\" higher, or train with fewer samples or epochs.";
+const MORE_TIME: &str =
+    "Set \"Maximum time (D-HH:MM)\" higher, or train with fewer samples or epochs.";
 
 /// What is wrong with a job that asks for more than the site gives.
 pub fn beyond_the_limits(exceeded: &[Beyond], operator: &str) -> String {
     let one = |beyond: &Beyond| {
         let Beyond { name, asked, most, variable } = beyond;
         format!(
-            "the setting \"{name}\" is {asked}, and this cluster gives a job at most {most}: lower it, or \
+            "the setting \"{name}\" is {asked}, and this cluster gives a job at most {most}: lower \
+             it, or \
              ask {operator} ({variable})"
         )
     };
@@ -190,7 +216,8 @@ pub fn short_of_time() -> String {
 
 /// A job that nobody looks after was told to end.
 pub fn stopped() -> String {
-    "The training was cancelled on the cluster before it had a result. Run the workflow again.".to_owned()
+    "The training was cancelled on the cluster before it had a result. Run the workflow again."
+        .to_owned()
 }
 
 /// The trainer has no configuration on its node.
@@ -215,22 +242,31 @@ pub fn no_scratch(error: &impl Display, operator: &str) -> String {
 
 /// A fault of the trainer itself.
 pub fn fault_of_the_trainer(operator: &str) -> String {
-    format!("The trainer stopped with a fault of its own. Ask {operator} to look into the job's log.")
+    format!(
+        "The trainer stopped with a fault of its own. Ask {operator} to look into the job's log."
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ABOUT: About<'_> = About { slurm_id: Some(SlurmJobId(17)), asked: None, operator: OPERATOR };
+    const ABOUT: About<'_> =
+        About { slurm_id: Some(SlurmJobId(17)), asked: None, operator: OPERATOR };
 
     fn asked() -> ResourceSettings {
-        ResourceSettings { cpus: 6, memory_mb: 2000, walltime: "0-06:00".parse().unwrap(), email: None }
+        ResourceSettings {
+            cpus: 6,
+            memory_mb: 2000,
+            walltime: "0-06:00".parse().unwrap(),
+            email: None,
+        }
     }
 
     fn all() -> Vec<(Verdict, Cause)> {
         let ran = Some("06:00:12".to_owned());
-        let not_started = |waited_hours| Verdict::NotStarted { reason: "Resources".into(), waited_hours };
+        let not_started =
+            |waited_hours| Verdict::NotStarted { reason: "Resources".into(), waited_hours };
         let code = Some("1:0".to_owned());
         vec![
             (Verdict::NoJob { problem: "the setting \"Seed\" is odd".into() }, Cause::Message),
@@ -276,22 +312,28 @@ mod tests {
     #[test]
     fn each_end_says_what_to_change() {
         let asked = asked();
-        let says = |verdict: Verdict| of_verdict(&verdict, About { asked: Some(&asked), ..ABOUT }).1;
+        let says =
+            |verdict: Verdict| of_verdict(&verdict, About { asked: Some(&asked), ..ABOUT }).1;
         assert_eq!(
             says(Verdict::OutOfMemory { used_mb: Some(1990) }),
-            "The training ran out of memory: asked for 2000 MB, used 1990 MB. Set \"Maximum memory (MB)\" to 4000 or more."
+            "The training ran out of memory: asked for 2000 MB, used 1990 MB. Set \"Maximum memory \
+            (MB)\" to 4000 or more."
         );
         assert_eq!(
             says(Verdict::OutOfTime { ran: Some("06:00:12".into()) }),
-            "The training ran out of time (asked for 0-06:00:00) and was stopped after 06:00:12. Set \"Maximum time (D-HH:MM)\" higher, or train with fewer samples or epochs."
+            "The training ran out of time (asked for 0-06:00:00) and was stopped after 06:00:12. \
+            Set \"Maximum time (D-HH:MM)\" higher, or train with fewer samples or epochs."
         );
         assert_eq!(
             says(Verdict::NotStarted { reason: "PartitionTimeLimit".into(), waited_hours: None }),
-            "The training can't start on this cluster: Slurm says PartitionTimeLimit. It asked for 6 CPUs, 2000 MB and 0-06:00:00. Set \"CPUs\", \"Maximum memory (MB)\" or \"Maximum time (D-HH:MM)\" lower, or ask the operator of the cluster."
+            "The training can't start on this cluster: Slurm says PartitionTimeLimit. It asked for \
+            6 CPUs, 2000 MB and 0-06:00:00. Set \"CPUs\", \"Maximum memory (MB)\" or \"Maximum \
+            time (D-HH:MM)\" lower, or ask the operator of the cluster."
         );
         assert_eq!(
             says(Verdict::CancelledOnCluster { ran: None }),
-            "The training (Slurm job 17) was cancelled on the cluster. Run the workflow again, or ask the operator of the cluster why."
+            "The training (Slurm job 17) was cancelled on the cluster. Run the workflow again, or \
+            ask the operator of the cluster why."
         );
     }
 }

@@ -114,7 +114,8 @@ fn a_step_makes_no_memory_of_its_own() {
         {
             assert!(
                 calls <= most.0 && bytes <= most.1,
-                "a {name} of {batch} patches of {side}x{side} made {calls} allocations of {bytes} bytes, at most {most:?} \
+                "a {name} of {batch} patches of {side}x{side} made {calls} allocations of {bytes} \
+                 bytes, at most {most:?} \
                  are expected: give memory back to `Buffers`, or raise the bound and say why"
             );
         }

@@ -47,12 +47,15 @@ fn a_job_is_taken_apart() {
         "Maximum number of training epochs=1",
         "Maximum number of samples per label=5",
     ];
-    let arguments = [&page, &PathBuf::from("--rodan"), &rodan, &PathBuf::from("--trainer"), &trainer];
+    let arguments =
+        [&page, &PathBuf::from("--rodan"), &rodan, &PathBuf::from("--trainer"), &trainer];
     let arguments = arguments.into_iter().map(|path| path.to_str().unwrap());
     let finished =
-        bench("job.py", arguments.chain(settings.into_iter().flat_map(|set| ["--set", set]))).success();
+        bench("job.py", arguments.chain(settings.into_iter().flat_map(|set| ["--set", set])))
+            .success();
     let whole = figures(&finished, "whole");
-    let parts = ["download", "decode", "sample", "train", "validate", "write", "encode", "spool", "other"];
+    let parts =
+        ["download", "decode", "sample", "train", "validate", "write", "encode", "spool", "other"];
     let parts: f64 = parts.map(|part| figures(&finished, part)[0]).iter().sum();
     assert!(whole[0] > 0.0 && (parts - whole[0]).abs() < 0.05, "{finished}");
     // Nine parts, each rounded to a hundredth.
@@ -62,8 +65,10 @@ fn a_job_is_taken_apart() {
 #[test]
 fn a_step_is_timed() {
     let ours = programs().join("examples/time_steps");
-    let sizes = ["--batch", "1", "--size", "32", "--rounds", "2", "--warm-up", "1", "--threads", "2"];
-    let finished = bench("compare.py", sizes.into_iter().chain(["--ours", ours.to_str().unwrap()])).success();
+    let sizes =
+        ["--batch", "1", "--size", "32", "--rounds", "2", "--warm-up", "1", "--threads", "2"];
+    let finished =
+        bench("compare.py", sizes.into_iter().chain(["--ours", ours.to_str().unwrap()])).success();
     let [median, least, most] = figures(&finished, "ours, f32")[..3] else { panic!("{finished}") };
     assert!(least > 0.0 && least <= median && median <= most, "{finished}");
     assert!(finished.stdout.contains("One training step of 1 patches of 32x32"), "{finished}");
@@ -74,11 +79,22 @@ fn memory_is_compared_with_the_networks_own() {
     let programs = programs();
     let (tile, trainer) = (programs.join("examples/tile_page"), programs.join("run_trainer"));
     let page = repository().join("examples/page");
-    let options =
-        ["--size", "512x512", "--samples", "40,80", "--steps", "1", "--patch", "128", "--batch", "16"];
+    let options = [
+        "--size",
+        "512x512",
+        "--samples",
+        "40,80",
+        "--steps",
+        "1",
+        "--patch",
+        "128",
+        "--batch",
+        "16",
+    ];
     let paths = ["--tile", tile.to_str().unwrap(), "--trainer", trainer.to_str().unwrap()];
     let finished =
-        bench("memory.py", [page.to_str().unwrap()].into_iter().chain(options).chain(paths)).success();
+        bench("memory.py", [page.to_str().unwrap()].into_iter().chain(options).chain(paths))
+            .success();
     // 16 patches of 128x128 are four of 256x256: 40 + 4 * 126 MiB for a step, and some more for
     // everything else. Other parts of a run (choosing the first weights, validation, the picture)
     // must not need a second step's memory in addition: docs/quality.md relies on that.

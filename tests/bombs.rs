@@ -1,7 +1,11 @@
 //! The limits for messages, servers and files: each is tried at the limit and one over, through
 //! `check` and `run_trainer`. Real RabbitMQ and Slurm, the stand-in Rodan.
 #![cfg(feature = "trainer")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -23,8 +27,9 @@ use support::rodan::{Answer, LOGIN};
 
 /// The exit code and the output of `check --dry-run` for a message.
 fn dry_run(desk: &Desk, body: &[u8]) -> (Option<i32>, String) {
-    let properties =
-        BasicProperties::default().with_reply_to(RESULTS.into()).with_correlation_id("limit".into());
+    let properties = BasicProperties::default()
+        .with_reply_to(RESULTS.into())
+        .with_correlation_id("limit".into());
     desk.vhost.declare_queues();
     desk.vhost.purge(JOBS);
     desk.vhost.publish(JOBS, body, properties);
@@ -94,7 +99,8 @@ fn the_settings_in_size() {
     let resources = [("CPUs", 4096), ("Maximum memory (MB)", 100_000_000)];
     for limits in [&training[..], &resources] {
         let with = |more: i64| {
-            let values: Vec<_> = limits.iter().map(|(name, limit)| (*name, json!(limit + more))).collect();
+            let values: Vec<_> =
+                limits.iter().map(|(name, limit)| (*name, json!(limit + more))).collect();
             with_settings(&values)
         };
         let words: Vec<_> = limits.iter().map(|(name, _)| *name).collect();
@@ -111,12 +117,18 @@ fn the_number_of_layers_and_pages() {
     let desk = Desk::with_script("exit 0");
     let with = |name: &str| {
         let mut job = job();
-        (0..10).for_each(|n| job["inputs"][format!("rgba PNG - Layer {n}")] = json!("/uploads/l.png"));
+        (0..10)
+            .for_each(|n| job["inputs"][format!("rgba PNG - Layer {n}")] = json!("/uploads/l.png"));
         (1..100).for_each(|n| job["inputs"][format!("Sample {n}")] = json!("/uploads/s.zip"));
         job["inputs"][name] = json!("/uploads/x");
         job
     };
-    assert_limit(&desk, &with("Multi-Sample Zip"), &with("rgba PNG - Layer 10"), &["rgba PNG - Layer 10"]);
+    assert_limit(
+        &desk,
+        &with("Multi-Sample Zip"),
+        &with("rgba PNG - Layer 10"),
+        &["rgba PNG - Layer 10"],
+    );
     assert_limit(&desk, &with("Sample 99"), &with("Sample 100"), &["Sample 100"]);
 }
 
@@ -147,7 +159,10 @@ fn a_download_in_bytes() {
             desk.rodan.answer_always("/uploads/zeros.png", Answer::Zeros { bytes, declared });
             let id = format!("zeros-{bytes}-{declared}");
             let (found, said) = answer(&desk, &id, of_page("/uploads/zeros.png"));
-            assert!(found == Some(code) && said.contains(words), "{bytes} {declared}: {found:?} {said}");
+            assert!(
+                found == Some(code) && said.contains(words),
+                "{bytes} {declared}: {found:?} {said}"
+            );
         }
     }
     // All files together may have four times as much.
@@ -217,7 +232,9 @@ fn an_answer_to_the_login_in_bytes() {
         let empty = json!({"token": token, "filling": ""}).to_string().len();
         json!({"token": token, "filling": "x".repeat(bytes - empty)}).to_string().into_bytes()
     };
-    for (bytes, code, words) in [((64 << 10) + 1, 5, "more than 65536 bytes"), (64 << 10, 0, "submitted")] {
+    for (bytes, code, words) in
+        [((64 << 10) + 1, 5, "more than 65536 bytes"), (64 << 10, 0, "submitted")]
+    {
         desk.rodan.answer_always(LOGIN, Answer::Body(of_size(bytes)));
         let id = desk.vhost.publish_job(&job());
         let finished = desk.check().run();
@@ -243,9 +260,12 @@ fn png_head(width: u32, height: u32) -> Vec<u8> {
 #[test]
 fn a_picture_in_pixels() {
     let desk = Desk::new();
-    for (height, words) in [(10_000, "can't be decoded"), (10_001, "15000x10001 pixels are too many")] {
+    for (height, words) in
+        [(10_000, "can't be decoded"), (10_001, "15000x10001 pixels are too many")]
+    {
         desk.rodan.put("/uploads/large.png", png_head(15_000, height));
-        let (code, said) = answer(&desk, &format!("pixels-{height}"), of_page("/uploads/large.png"));
+        let (code, said) =
+            answer(&desk, &format!("pixels-{height}"), of_page("/uploads/large.png"));
         assert!(code == Some(11) && said.contains(words), "{height}: {code:?} {said}");
     }
 }
@@ -262,7 +282,8 @@ fn zipped(names: impl IntoIterator<Item = String>, content: &[u8]) -> Vec<u8> {
 #[test]
 fn a_zip_in_files_pages_and_bytes() {
     let mut desk = Desk::new();
-    const PAGE: [&str; 3] = ["Image.png", "rgba PNG - Background layer.png", "rgba PNG - Layer 0.png"];
+    const PAGE: [&str; 3] =
+        ["Image.png", "rgba PNG - Background layer.png", "rgba PNG - Layer 0.png"];
     let pages = |count: usize| {
         (0..count).flat_map(|n| PAGE.map(|name| format!("page {n}/{name}"))).collect::<Vec<_>>()
     };
@@ -285,7 +306,8 @@ fn a_zip_in_files_pages_and_bytes() {
     ];
     for (number, (name, zip, words)) in cases.into_iter().enumerate() {
         desk.rodan.put("/uploads/s.zip", zip);
-        let (code, said) = answer(&desk, &format!("zip-{number}"), json!({ name: "/uploads/s.zip" }));
+        let (code, said) =
+            answer(&desk, &format!("zip-{number}"), json!({ name: "/uploads/s.zip" }));
         assert!(code == Some(11) && said.contains(words), "{number}: {code:?} {said}");
     }
 }
@@ -303,7 +325,8 @@ fn a_model_in_bytes() {
             fs::File::create(models.join(name)).unwrap().set_len(bytes).unwrap();
         }
         let image = support::services::repository().join("examples/page/image.png");
-        let predict = Program::new(run_trainer().unwrap()).arg("--predict").arg(image).arg("--models");
+        let predict =
+            Program::new(run_trainer().unwrap()).arg("--predict").arg(image).arg("--models");
         let finished = predict.arg(&models).arg("--out").arg(folder.path().join("out")).run();
         assert_eq!(finished.code(), Some(11), "{finished}");
         assert!(finished.stderr.contains(words), "{bytes}: {finished}");

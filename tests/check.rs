@@ -1,7 +1,11 @@
 //! `check` on a login node: real RabbitMQ, real Slurm, the stand-in Rodan. The batch script is a
 //! shell script of the test, so that the job ends as the test needs; `tests/job.rs` has the whole
 //! road with the trainer.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -22,11 +26,19 @@ use support::services::Services;
 fn nothing_to_do_is_silence() {
     let desk = Desk::with_script("exit 0");
     let finished = desk.check().run().success();
-    assert_eq!((finished.stdout.as_str(), finished.stderr.as_str()), ("", ""), "the queue does not exist");
+    assert_eq!(
+        (finished.stdout.as_str(), finished.stderr.as_str()),
+        ("", ""),
+        "the queue does not exist"
+    );
     assert!(!desk.vhost.queue_exists(JOBS), "check never declares hpc-jobs");
     desk.vhost.declare_queues();
     let finished = desk.check().run().success();
-    assert_eq!((finished.stdout.as_str(), finished.stderr.as_str()), ("", ""), "the queue is empty");
+    assert_eq!(
+        (finished.stdout.as_str(), finished.stderr.as_str()),
+        ("", ""),
+        "the queue is empty"
+    );
     let finished = desk.check().arg("-v").run().success();
     assert_eq!(finished.stderr, "check: done\n");
     assert!(desk.rodan.requests().is_empty(), "nobody logs in for nothing");
@@ -40,17 +52,25 @@ fn a_job_is_taken_recorded_and_submitted_with_what_it_asks_for() {
     asked["settings"]["Maximum time (D-HH:MM)"] = json!("90");
     let id = desk.vhost.publish_job(&asked);
     let other = desk.vhost.publish_job(&job());
-    let finished = desk.check().env("SBATCH_PARTITION", "nowhere").env("MY_SECRET", "x").run().success();
+    let finished =
+        desk.check().env("SBATCH_PARTITION", "nowhere").env("MY_SECRET", "x").run().success();
     let slurm_id = desk.slurm_job(&id);
     assert_eq!(
         finished.stdout,
         format!("{id}  submitted  Slurm job {slurm_id} (2 CPUs, 500 MB, 0-01:30:00)\n")
     );
-    assert_eq!(desk.vhost.waiting(JOBS), Some(1), "one job a pass, unless --max-jobs says otherwise");
+    assert_eq!(
+        desk.vhost.waiting(JOBS),
+        Some(1),
+        "one job a pass, unless --max-jobs says otherwise"
+    );
     assert_eq!(desk.cluster.jobs_named(&format!("hpct-{other}")), Vec::<String>::new());
 
     let shown = desk.cluster.wait_for_state(&slurm_id, &["RUNNING"], SECONDS(60));
-    assert_eq!((shown["TimeLimit"].as_str(), shown["MinMemoryNode"].as_str()), ("01:30:00", "500M"));
+    assert_eq!(
+        (shown["TimeLimit"].as_str(), shown["MinMemoryNode"].as_str()),
+        ("01:30:00", "500M")
+    );
     assert_eq!(shown["CPUs/Task"], "2");
     assert!(shown["TresPerNode"].contains("gpu:1"), "{shown:?}");
     assert!(shown["StdOut"].starts_with(desk.site.logs().to_str().unwrap()), "{shown:?}");
@@ -65,11 +85,16 @@ fn a_job_is_taken_recorded_and_submitted_with_what_it_asks_for() {
     assert_eq!(desk.record(&id).unwrap()["state"]["slurm_id"].to_string(), slurm_id);
 
     let environment = support::wait_for("the job's environment", SECONDS(60), || {
-        fs::read_to_string(directory.join("job.json.env")).ok().filter(|text| text.contains("SLURM_JOB_ID"))
+        fs::read_to_string(directory.join("job.json.env"))
+            .ok()
+            .filter(|text| text.contains("SLURM_JOB_ID"))
     });
-    for secret in
-        ["MY_SECRET", "SBATCH_PARTITION", desk.vhost.password(), desk.rodan.setup().password.as_str()]
-    {
+    for secret in [
+        "MY_SECRET",
+        "SBATCH_PARTITION",
+        desk.vhost.password(),
+        desk.rodan.setup().password.as_str(),
+    ] {
         assert!(!environment.contains(secret), "{secret} is in the job's environment");
     }
     let home = format!("HPC_TRAINER_HOME={}", desk.site.path().display());
@@ -102,7 +127,8 @@ fn several_jobs_share_one_login() {
     desk.check().args(["--max-jobs", "0"]).run().success();
     assert_eq!(desk.vhost.waiting(JOBS), Some(3), "--max-jobs 0 takes nothing");
     let finished = desk.check().args(["--max-jobs", "9", "--log-format", "json"]).run().success();
-    let lines: Vec<Value> = finished.stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let lines: Vec<Value> =
+        finished.stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(lines.iter().map(|l| l["job"].as_str().unwrap()).collect::<Vec<_>>(), ids);
     assert!(lines.iter().all(|l| l["what"] == "submitted"), "{finished}");
     assert_eq!(desk.rodan.requests_for("/api/auth/token/").len(), 1);
@@ -118,9 +144,14 @@ fn a_dry_run_shows_everything_and_takes_nothing() {
     assert_eq!(finished.stdout, "There is no job in the queue.\n");
     let id = desk.vhost.publish_job(&job());
     let finished = desk.check().arg("--dry-run").run().success();
-    for part in
-        [id.as_str(), "\"token\":\"********\"", "sbatch --parsable", "--mem=500M", "--gres=gpu:1", "job.json"]
-    {
+    for part in [
+        id.as_str(),
+        "\"token\":\"********\"",
+        "sbatch --parsable",
+        "--mem=500M",
+        "--gres=gpu:1",
+        "job.json",
+    ] {
         assert!(finished.stdout.contains(part), "{part} is not in\n{finished}");
     }
     assert_eq!(desk.vhost.waiting(JOBS), Some(1));
@@ -143,10 +174,16 @@ fn a_trainer_that_dies_is_answered_by_the_next_pass() {
     expect(&finished, 9, &[]);
     assert!(finished.stdout.contains(&format!("{id}  answered")), "{finished}");
     let sentence = desk.error_reply(&id);
-    assert!(sentence.contains("ended") && sentence.contains("without a result (FAILED"), "{sentence}");
+    assert!(
+        sentence.contains("ended") && sentence.contains("without a result (FAILED"),
+        "{sentence}"
+    );
     assert_eq!(desk.record(&id), None, "the job is not open any more");
     let done = desk.site.spool().join("done").join(&id);
-    assert!(done.join("record.json").exists() && !done.join("job.json").exists(), "no token is left");
+    assert!(
+        done.join("record.json").exists() && !done.join("job.json").exists(),
+        "no token is left"
+    );
     desk.check().run().success();
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "one answer only");
 }
@@ -172,12 +209,16 @@ fn a_cancelled_job_is_answered_with_a_sentence_of_its_own() {
 fn a_reply_that_the_trainer_left_behind_is_delivered() {
     // The state after a run on a node without a route to the broker: the reply is on disk, and the
     // job is over.
-    let desk = Desk::with_script(r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/reply.json"; exit 10"#);
+    let desk =
+        Desk::with_script(r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/reply.json"; exit 10"#);
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
     desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
     let finished = desk.check().run().success();
-    assert!(finished.stdout.contains("answered   the models are in the queue 'hpc-results'"), "{finished}");
+    assert!(
+        finished.stdout.contains("answered   the models are in the queue 'hpc-results'"),
+        "{finished}"
+    );
     let reply = desk.vhost.receive_reply(&id, SECONDS(60));
     assert_eq!(reply.body, b"{\"Background Model\":\"AAAA\"}\n");
     assert_eq!(reply.properties.delivery_mode(), &Some(2));
@@ -189,8 +230,9 @@ fn a_reply_that_the_trainer_left_behind_is_delivered() {
 fn a_reply_that_the_trainer_delivers_while_check_looks_is_not_sent_again() {
     // The trainer's last steps, and Rodan's, happen between `check`'s look into the spool and its
     // question to Slurm.
-    let mut desk =
-        Desk::with_script(r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/reply.json"; sleep 300"#);
+    let mut desk = Desk::with_script(
+        r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/reply.json"; sleep 300"#,
+    );
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
     let slurm_id = desk.slurm_job(&id);
@@ -200,7 +242,8 @@ fn a_reply_that_the_trainer_delivers_while_check_looks_is_not_sent_again() {
     let directory = desk.directory(&id);
     let squeue = format!(
         "if [ -e '{0}' ]; then touch '{0}/delivered'; scancel {slurm_id}\n\
-         until squeue -h -t all -o %T -j {slurm_id} | grep -qx CANCELLED; do sleep 0.2; done; fi\nexec squeue \"$@\"",
+         until squeue -h -t all -o %T -j {slurm_id} | grep -qx CANCELLED; do sleep 0.2; done; \
+         fi\nexec squeue \"$@\"",
         directory.display()
     );
     support::write_script(&stub.join("squeue"), &squeue);
@@ -213,8 +256,9 @@ fn a_reply_that_the_trainer_delivers_while_check_looks_is_not_sent_again() {
 #[test]
 fn bad_messages_are_answered_kept_and_stop_nothing() {
     let desk = Desk::with_script("sleep 60");
-    let properties =
-        |id: &str| BasicProperties::default().with_reply_to(RESULTS.into()).with_correlation_id(id.into());
+    let properties = |id: &str| {
+        BasicProperties::default().with_reply_to(RESULTS.into()).with_correlation_id(id.into())
+    };
     desk.vhost.publish(JOBS, b"{\"inputs\": oops", properties("bad-json"));
     desk.vhost.publish(JOBS, b"not even that", BasicProperties::default());
     let mut incomplete = job();
@@ -352,7 +396,10 @@ fn a_job_whose_number_was_never_learned_is_found_by_its_name() {
     record["slurm_id"] = Value::Null;
     fs::write(&path, record.to_string()).unwrap();
     let finished = desk.check().run().success();
-    assert!(finished.stdout.contains(&format!("{id}  found      Slurm job {slurm_id}")), "{finished}");
+    assert!(
+        finished.stdout.contains(&format!("{id}  found      Slurm job {slurm_id}")),
+        "{finished}"
+    );
     desk.cluster.cancel(&slurm_id);
 }
 
@@ -361,15 +408,19 @@ fn a_redelivered_message_is_not_a_second_job() {
     let desk = Desk::with_script("sleep 60");
     let id = desk.vhost.publish_job(&job());
     desk.check().run().success();
-    let again =
-        BasicProperties::default().with_reply_to(RESULTS.into()).with_correlation_id(id.as_str().into());
+    let again = BasicProperties::default()
+        .with_reply_to(RESULTS.into())
+        .with_correlation_id(id.as_str().into());
     desk.vhost.publish(JOBS, job().to_string().as_bytes(), again.clone());
     let finished = desk.check().run().success();
     assert!(finished.stdout.contains(&format!("{id}  duplicate")), "{finished}");
     let other = with_setting("CPUs", json!(2));
     desk.vhost.publish(JOBS, other.to_string().as_bytes(), again);
     let finished = desk.check().run().success();
-    assert!(finished.stdout.contains("submitted"), "another job with the same id is another job\n{finished}");
+    assert!(
+        finished.stdout.contains("submitted"),
+        "another job with the same id is another job\n{finished}"
+    );
     assert_eq!(desk.vhost.waiting(JOBS), Some(0));
     desk.cluster.cancel(&desk.slurm_job(&id));
 }
@@ -392,8 +443,9 @@ fn two_checks_at_once_are_one() {
 #[test]
 fn the_reply_queue_is_declared_as_rodan_declares_it() {
     let desk = Desk::with_script("exit 0");
-    let properties =
-        BasicProperties::default().with_reply_to("rodan.replies.7".into()).with_correlation_id("x".into());
+    let properties = BasicProperties::default()
+        .with_reply_to("rodan.replies.7".into())
+        .with_correlation_id("x".into());
     desk.vhost.publish(JOBS, b"{}", properties);
     expect(&desk.check().run(), 8, &[]);
     assert_eq!(desk.vhost.waiting("rodan.replies.7"), Some(1));
@@ -432,7 +484,9 @@ fn a_broker_that_refuses_is_named_with_what_to_check() {
     let finished = desk.check().arg("-vv").run();
     expect(&finished, 4, &["refuses the login of", "RABBITMQ_USER and RABBITMQ_PASSWORD"]);
     assert!(!finished.to_string().contains("wr0ng-password"));
-    desk.site.use_broker(&desk.vhost).set("RABBITMQ_HOST", format!("{}-not-there", desk.vhost.url()));
+    desk.site
+        .use_broker(&desk.vhost)
+        .set("RABBITMQ_HOST", format!("{}-not-there", desk.vhost.url()));
     expect(&desk.check().run(), 4, &["into the vhost"]);
     desk.site.set("RABBITMQ_HOST", format!("127.0.0.1:{}", support::DEAD_PORT));
     expect(&desk.check().run(), 4, &["can't reach RabbitMQ at 127.0.0.1:"]);
@@ -444,7 +498,10 @@ fn a_broker_that_refuses_is_named_with_what_to_check() {
 fn a_configuration_with_problems_takes_nothing() {
     let mut desk = Desk::with_script("exit 0");
     desk.vhost.publish_job(&job());
-    desk.site.unset("RODAN_PASSWORD").set("RABBITMQ_HOST", "ftp://x").set("SITE_GRES_TABLE", "lots");
+    desk.site
+        .unset("RODAN_PASSWORD")
+        .set("RABBITMQ_HOST", "ftp://x")
+        .set("SITE_GRES_TABLE", "lots");
     let finished = desk.check().run();
     expect(
         &finished,

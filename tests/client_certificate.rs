@@ -25,15 +25,18 @@ fn file(desk: &Desk, name: &str, text: &str, mode: u32) -> PathBuf {
 
 /// Sets the two variables of `whose` to these files of the site.
 fn show(desk: &mut Desk, whose: &str, certificate: &str, key: &str) {
-    desk.site.set(&format!("{whose}_CLIENT_CERT"), certificate).set(&format!("{whose}_CLIENT_KEY"), key);
+    desk.site
+        .set(&format!("{whose}_CLIENT_CERT"), certificate)
+        .set(&format!("{whose}_CLIENT_KEY"), key);
 }
 
 #[test]
 fn a_broker_that_asks_for_a_client_certificate() {
     let asks = "ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true";
     let broker = Services::private(&[("PARTS", "broker"), ("VHOSTS", "4"), ("BROKER_EXTRA", asks)]);
-    let [ca, certificate, key] = ["CA", "CLIENT", "CLIENT_KEY"]
-        .map(|name| fs::read_to_string(broker.variable(&format!("HPC_TRAINER_TEST_{name}"))).unwrap());
+    let [ca, certificate, key] = ["CA", "CLIENT", "CLIENT_KEY"].map(|name| {
+        fs::read_to_string(broker.variable(&format!("HPC_TRAINER_TEST_{name}"))).unwrap()
+    });
     let broker = broker.with_cluster_of(Services::shared());
     let mut desk = Desk::on(broker, Some("sleep 60"), Rodan::start());
     let other = Rodan::with(Setup { tls: true, ..Setup::default() });
@@ -51,7 +54,11 @@ fn a_broker_that_asks_for_a_client_certificate() {
     // No certificate, and one of an authority that the broker does not know.
     let finished = check(&desk).run();
     // In the broker's words; or in ours, if its connection is gone before they are read.
-    expect(&finished, 4, &["can't trust RabbitMQ", "asks for a client certificate", "RABBITMQ_CLIENT_CERT"]);
+    expect(
+        &finished,
+        4,
+        &["can't trust RabbitMQ", "asks for a client certificate", "RABBITMQ_CLIENT_CERT"],
+    );
     show(&mut desk, "RABBITMQ", "other.pem", "other.key");
     expect(&check(&desk).run(), 4, &["can't trust RabbitMQ", "accept", "client certificate"]);
 
@@ -100,8 +107,8 @@ fn a_rodan_that_asks_for_a_client_certificate() {
     file(&desk, "rodan.key", &key, 0o600);
     let id = desk.vhost.publish_job(&desk.short_job());
     let finished = desk.check().env("SSL_CERT_FILE", &ca).run();
-    let words =
-        "it asks for a client certificate, and there is none: see RABBITMQ_CLIENT_CERT and RODAN_CLIENT_CERT";
+    let words = "it asks for a client certificate, and there is none: see RABBITMQ_CLIENT_CERT and \
+        RODAN_CLIENT_CERT";
     assert!(finished.code() == Some(5) && finished.stdout.contains(words), "{finished}");
     assert!(!desk.rodan.was_told(&desk.rodan.setup().password));
     let finished = desk.by_hand("without", &desk.short_job()).env("SSL_CERT_FILE", &ca).run();

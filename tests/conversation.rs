@@ -2,7 +2,11 @@
 //! cancelled, abandoned, with a small limit of the broker, without rights. Real RabbitMQ, real
 //! Slurm, real training, the stand-in Rodan.
 #![cfg(feature = "trainer")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -45,14 +49,18 @@ fn layered_job(desk: &Desk, layers: u32) -> Value {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, width, height);
         encoder.set_color(png::ColorType::Rgba);
-        let pixels: Vec<u8> = (0..width * height).flat_map(|i| pixel(i % width, i / width)).collect();
+        let pixels: Vec<u8> =
+            (0..width * height).flat_map(|i| pixel(i % width, i / width)).collect();
         encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
         bytes
     };
     let grey = |x: u32, y: u32| [(x / 16 * 20) as u8, (y * 5) as u8, 99, 255];
-    let column = |layer: u32| move |x: u32, _: u32| [0, 0, 0, if x / 16 == layer { 255 } else { 0 }];
+    let column =
+        |layer: u32| move |x: u32, _: u32| [0, 0, 0, if x / 16 == layer { 255 } else { 0 }];
     let mut inputs = serde_json::Map::new();
-    desk.rodan.put("/uploads/many.png", picture(&grey)).put("/uploads/many_b.png", picture(&column(0)));
+    desk.rodan
+        .put("/uploads/many.png", picture(&grey))
+        .put("/uploads/many_b.png", picture(&column(0)));
     inputs.insert("Image".into(), json!("/uploads/many.png"));
     inputs.insert("Background".into(), json!("/uploads/many_b.png"));
     for layer in 0..layers {
@@ -73,7 +81,9 @@ fn layered_job(desk: &Desk, layers: u32) -> Value {
 /// The same without what Slurm is asked for.
 fn without_resources(mut job: Value) -> Value {
     let settings = job["settings"].as_object_mut().unwrap();
-    for name in ["CPUs", "Maximum memory (MB)", "Maximum time (D-HH:MM)", "Slurm Notification Email"] {
+    for name in
+        ["CPUs", "Maximum memory (MB)", "Maximum time (D-HH:MM)", "Slurm Notification Email"]
+    {
         settings.remove(name);
     }
     job
@@ -92,7 +102,9 @@ fn a_trainer_by_hand_tells_how_far_it_is_and_sends_each_model() {
     let names: Vec<_> = heard
         .of_kind(Kind::Report)
         .iter()
-        .map(|message| format!("{:?}", message.properties.headers().as_ref().unwrap().inner().get("name")))
+        .map(|message| {
+            format!("{:?}", message.properties.headers().as_ref().unwrap().inner().get("name"))
+        })
         .collect();
     assert!(names[0].contains("training.json") && names[1].contains("report.html"), "{names:?}");
     let end = heard.end();
@@ -167,7 +179,10 @@ fn a_job_is_told_about_from_the_queue_to_its_one_end() {
     );
     let end = heard.end();
     assert_eq!(end["asked"], *asked, "{end}");
-    assert!(end["used"]["memory_mb"].as_u64().unwrap() < asked["memory_mb"].as_u64().unwrap(), "{end}");
+    assert!(
+        end["used"]["memory_mb"].as_u64().unwrap() < asked["memory_mb"].as_u64().unwrap(),
+        "{end}"
+    );
     // A pass later nothing more is said.
     desk.check().run().success();
     assert_eq!(asker.heard().messages.len(), heard.messages.len());
@@ -185,7 +200,11 @@ fn jobs_come_from_a_queue_of_any_kind() {
         heard.assert_sound();
         let end = heard.end();
         assert_eq!(end["cause"], "training", "{jobs:?}: {end}");
-        assert_eq!((&end["asked"]["cpus"], &end["asked"]["cpus_from"]), (&json!(1), &json!("job")), "{end}");
+        assert_eq!(
+            (&end["asked"]["cpus"], &end["asked"]["cpus_from"]),
+            (&json!(1), &json!("job")),
+            "{end}"
+        );
         assert_eq!(desk.vhost.waiting(JOBS), Some(0));
     }
 }
@@ -218,7 +237,10 @@ fn a_cancel_reaches_a_job_that_waits_in_rabbitmq() {
     heard.assert_sound();
     assert_eq!(heard.end()["cause"], "cancelled");
     assert_eq!(desk.vhost.waiting(CONTROL), Some(0), "requests are acknowledged");
-    assert!(desk.cluster.jobs_named(&format!("hpct-{}", asker.id)).is_empty(), "it was not submitted");
+    assert!(
+        desk.cluster.jobs_named(&format!("hpct-{}", asker.id)).is_empty(),
+        "it was not submitted"
+    );
 }
 
 #[test]
@@ -263,7 +285,10 @@ fn a_job_whose_reply_queue_is_gone_is_cancelled_and_filed_away() {
     assert!(!desk.vhost.queue_exists(&asker.queue), "it is not declared again");
     let record = desk.site.spool().join("done").join(&asker.id).join("record.json");
     let record: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
-    assert_eq!((&record["verdict"]["name"], &record["cause"]), (&json!("abandoned"), &json!("cancelled")));
+    assert_eq!(
+        (&record["verdict"]["name"], &record["cause"]),
+        (&json!("abandoned"), &json!("cancelled"))
+    );
 }
 
 #[test]
@@ -276,8 +301,9 @@ fn ten_layers_come_back_whole_past_a_limit_of_16_mib() {
     settle(&desk, &asker);
     let heard = asker.heard();
     heard.assert_sound();
-    let names: Vec<String> =
-        std::iter::once("Background Model".to_owned()).chain((0..10).map(|n| format!("Model {n}"))).collect();
+    let names: Vec<String> = std::iter::once("Background Model".to_owned())
+        .chain((0..10).map(|n| format!("Model {n}")))
+        .collect();
     heard.assert_models(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let bytes: usize = heard.of_kind(Kind::Model).iter().map(|message| message.body.len()).sum();
     assert!(bytes > 16_777_216, "{bytes} bytes in all");
@@ -286,8 +312,9 @@ fn ten_layers_come_back_whole_past_a_limit_of_16_mib() {
 
 #[test]
 fn a_node_without_a_route_to_the_broker_leaves_everything_to_check() {
-    let desk =
-        Desk::with_script("export RABBITMQ_HOST=127.0.0.1:1\nexec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\"");
+    let desk = Desk::with_script(
+        "export RABBITMQ_HOST=127.0.0.1:1\nexec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\"",
+    );
     let asker = Asker::ask(&desk.vhost, &desk.short_job());
     desk.check().run().success();
     desk.cluster.wait_for_end(&desk.slurm_job(&asker.id), TRAINING);
@@ -305,15 +332,29 @@ fn where_the_queues_exist_no_right_to_configure_is_needed() {
     let asker = Asker::ask(&desk.vhost, &desk.short_job());
     asker.request("no request");
     let ctl = |arguments: &[&str]| {
-        let output =
-            Command::new(desk.services.directory().join("broker/ctl")).args(arguments).output().unwrap();
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new(desk.services.directory().join("broker/ctl"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     };
     let user = format!("cluster-{}", asker.id);
     let vhost = desk.vhost.name().to_owned();
     ctl(&["add_user", &user, "a-password-of-the-cluster"]);
     // amq.default is how RabbitMQ calls the default exchange here.
-    ctl(&["set_permissions", "-p", &vhost, &user, "^$", "^(amq\\.default)?$", "^hpc-(jobs|control)$"]);
+    ctl(&[
+        "set_permissions",
+        "-p",
+        &vhost,
+        &user,
+        "^$",
+        "^(amq\\.default)?$",
+        "^hpc-(jobs|control)$",
+    ]);
     desk.site.set("RABBITMQ_USER", &user).set("RABBITMQ_PASSWORD", "a-password-of-the-cluster");
     desk.check().run().success();
     settle(&desk, &asker);

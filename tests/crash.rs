@@ -2,7 +2,11 @@
 //! acknowledgement, log-in, sbatch, publish and confirmation), and started again as cron or Slurm
 //! would do it. The result is always one Slurm job, one reply, and nothing left over. Real
 //! RabbitMQ, real Slurm, the stand-in Rodan.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -49,7 +53,9 @@ pub(crate) fn settle(desk: &Desk, id: &str) {
         desk.cluster.wait_for_end(&watcher, SECONDS(60));
     }
     let holder = desk.site.spool().join("lock.holder");
-    support::wait_for("the lock to be given back", SECONDS(60), || (!holder.exists()).then_some(()));
+    support::wait_for("the lock to be given back", SECONDS(60), || {
+        (!holder.exists()).then_some(())
+    });
 }
 
 /// Asserts that there is one reply in its queue, one Slurm job (or none, if it never came to that),
@@ -59,7 +65,11 @@ fn assert_one_of_each(desk: &Desk, id: &str, slurm_jobs: usize, what: &str) {
     assert_eq!(replies.len(), 1, "replies after {what}");
     assert_eq!(replies[0].correlation_id(), Some(id), "{what}");
     assert_eq!(desk.vhost.waiting(JOBS), Some(0), "no message is left after {what}");
-    assert_eq!(desk.cluster.jobs_named(&format!("hpct-{id}")).len(), slurm_jobs, "submissions after {what}");
+    assert_eq!(
+        desk.cluster.jobs_named(&format!("hpct-{id}")).len(),
+        slurm_jobs,
+        "submissions after {what}"
+    );
     let done = desk.site.spool().join("done").join(id);
     for file in desk.site.files_below(&desk.site.spool()) {
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
@@ -79,7 +89,8 @@ fn assert_one_of_each(desk: &Desk, id: &str, slurm_jobs: usize, what: &str) {
         assert!(expected, "{} is left after {what}", file.display());
     }
     let token = &desk.rodan.setup().token;
-    let holds_token = |file: &Path| String::from_utf8_lossy(&fs::read(file).unwrap()).contains(token);
+    let holds_token =
+        |file: &Path| String::from_utf8_lossy(&fs::read(file).unwrap()).contains(token);
     assert!(!desk.site.files_below(&desk.site.spool()).iter().any(|f| holds_token(f)), "{what}");
 }
 
@@ -109,7 +120,11 @@ fn every_point_of_check(what: &str, slurm_jobs: usize, prepare: impl Fn() -> (De
         settle_after_slurm(&desk, &id, slurm_jobs);
         assert_one_of_each(&desk, &id, slurm_jobs, &format!("a crash at point {number}, {name}"));
     }
-    eprintln!("{what}: {} points, {} runs, 0 lost, 0 doubled: {names:?}", names.len(), names.len() + 1);
+    eprintln!(
+        "{what}: {} points, {} runs, 0 lost, 0 doubled: {names:?}",
+        names.len(),
+        names.len() + 1
+    );
 }
 
 /// The next pass finds or submits the job; once Slurm has finished with it, further passes answer
@@ -185,14 +200,23 @@ fn the_trainer_dies_wherever_it_may() {
         let (desk, id, state) = run(number);
         assert_eq!(state, "FAILED", "point {number}, {name}: {}", desk.log(&id));
         settle(&desk, &id);
-        assert_one_of_each(&desk, &id, 1, &format!("a crash of the trainer at point {number}, {name}"));
+        assert_one_of_each(
+            &desk,
+            &id,
+            1,
+            &format!("a crash of the trainer at point {number}, {name}"),
+        );
         let reply = desk.vhost.leftovers(RESULTS).remove(0).json();
         // Once the models are on disk, they are the answer.
         with_models += usize::from(reply.get("error").is_none());
     }
     let spooled = names.iter().position(|name| name == "after writing reply.json").unwrap();
     assert!(with_models >= names.len() - spooled, "{with_models} of {names:?}");
-    eprintln!("trainer: {} points, {} runs, 0 lost, 0 doubled: {names:?}", names.len(), names.len() + 1);
+    eprintln!(
+        "trainer: {} points, {} runs, 0 lost, 0 doubled: {names:?}",
+        names.len(),
+        names.len() + 1
+    );
 }
 
 /// The one gap that remains: Rodan has read the reply, and the trainer died before it had noted the

@@ -2,7 +2,11 @@
 //! end, models whole, copies with the ids of the first, one Slurm job, nothing left over. Real
 //! RabbitMQ, real Slurm, the stand-in Rodan.
 #![cfg(feature = "trainer")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -57,7 +61,11 @@ fn assert_settled(desk: &Desk, id: &str, queue: &str, expected: &Expected, what:
 
 /// Kills `check` at each point of one pass, each time with a new job that `prepare` brings to this
 /// state.
-fn every_point_of_check(what: &str, expected: Expected, prepare: impl Fn() -> (Desk, String, String)) {
+fn every_point_of_check(
+    what: &str,
+    expected: Expected,
+    prepare: impl Fn() -> (Desk, String, String),
+) {
     let (desk, id, queue) = prepare();
     dying(desk.check(), 0, &log_of(&desk));
     let names = points(&log_of(&desk));
@@ -73,7 +81,13 @@ fn every_point_of_check(what: &str, expected: Expected, prepare: impl Fn() -> (D
             died += 1;
         }
         end(&desk, &id);
-        assert_settled(&desk, &id, &queue, &expected, &format!("a crash at point {number}, {name}"));
+        assert_settled(
+            &desk,
+            &id,
+            &queue,
+            &expected,
+            &format!("a crash at point {number}, {name}"),
+        );
     }
     assert!(died * 10 >= names.len() * 9, "{died} of {} died", names.len());
     eprintln!("{what}: {} points, {died} deaths, 0 lost, 0 doubled: {names:?}", names.len());
@@ -211,7 +225,8 @@ fn check_dies_while_it_gives_up_a_job_that_nobody_asks_for() {
 fn every_point_of_the_trainer(whose: &str) {
     let script = |at: usize| {
         format!(
-            "export HPC_TRAINER_{whose}DIE_AT={at} HPC_TRAINER_{whose}DIE_LOG=\"$HPC_TRAINER_HOME/points.txt\"\n\
+            "export HPC_TRAINER_{whose}DIE_AT={at} \
+             HPC_TRAINER_{whose}DIE_LOG=\"$HPC_TRAINER_HOME/points.txt\"\n\
              exec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\""
         )
     };
@@ -233,7 +248,8 @@ fn every_point_of_the_trainer(whose: &str) {
         let (desk, id, queue, _) = run(number);
         settle(&desk, &id);
         let what = format!("a crash at point {number}, {name}");
-        let has_models = Asker::known(&desk.vhost, &id, &queue).heard().end().get("models").is_some();
+        let has_models =
+            Asker::known(&desk.vhost, &id, &queue).heard().end().get("models").is_some();
         let failed = Expected { cause: Some("training"), ..with_models.clone() };
         // What tells for the trainer can die without any harm.
         assert!(has_models || whose.is_empty(), "{what}");

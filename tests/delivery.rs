@@ -1,7 +1,11 @@
 //! How a reply reaches its queue when the queue, the connection or the broker is not as it should
 //! be. Every case ends with one copy of the reply in the queue. Real RabbitMQ, real Slurm; a proxy
 //! in front of the broker where a connection has to break at a chosen moment.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -33,8 +37,9 @@ mv "${{1%/*}}/reply.new" "${{1%/*}}/reply.json""#
 /// Publishes a job whose reply goes to `queue`.
 fn publish_job_for(desk: &Desk, queue: &str) -> String {
     let id = uuid::Uuid::new_v4().to_string();
-    let properties =
-        BasicProperties::default().with_reply_to(queue.into()).with_correlation_id(id.as_str().into());
+    let properties = BasicProperties::default()
+        .with_reply_to(queue.into())
+        .with_correlation_id(id.as_str().into());
     desk.vhost.publish(JOBS, job().to_string().as_bytes(), properties);
     id
 }
@@ -66,7 +71,8 @@ fn trainer(desk: &Desk, id: &str) -> Program {
 /// Asserts that a queue holds the models of this job and nothing else.
 #[track_caller]
 fn assert_one_reply(queue: &[Message], id: &str) {
-    let found: Vec<_> = queue.iter().map(|m| (m.correlation_id(), m.properties.message_id())).collect();
+    let found: Vec<_> =
+        queue.iter().map(|m| (m.correlation_id(), m.properties.message_id())).collect();
     assert_eq!(queue.len(), 1, "one reply, not {found:?}");
     assert_eq!(queue[0].correlation_id(), Some(id));
     assert!(queue[0].json()["Background Model"].is_string());
@@ -98,17 +104,21 @@ fn a_reply_queue_that_is_absent_durable_or_another_connections_own() {
             id
         };
         let id = thread::scope(|scope| scope.spawn(answered).join().unwrap());
-        let got = channel.basic_get("exclusive".into(), BasicGetOptions { no_ack: true }).await.unwrap();
+        let got =
+            channel.basic_get("exclusive".into(), BasicGetOptions { no_ack: true }).await.unwrap();
         let got = got.expect("the reply is in the exclusive queue");
         assert_eq!(got.properties.correlation_id().as_ref().unwrap().as_str(), id);
-        let more = channel.basic_get("exclusive".into(), BasicGetOptions { no_ack: true }).await.unwrap();
+        let more =
+            channel.basic_get("exclusive".into(), BasicGetOptions { no_ack: true }).await.unwrap();
         assert!(more.is_none(), "one reply only");
         id
     });
     desk.check().run().success();
     assert_one_reply(&desk.vhost.leftovers("absent"), &absent);
     assert_one_reply(&desk.vhost.leftovers("durable"), &durably);
-    desk.vhost.declare("absent", QueueDeclareOptions::default()).expect("declared with Rodan's arguments");
+    desk.vhost
+        .declare("absent", QueueDeclareOptions::default())
+        .expect("declared with Rodan's arguments");
     for id in [absent, durably, exclusive] {
         assert_eq!(desk.record(&id), None);
     }

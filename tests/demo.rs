@@ -1,6 +1,10 @@
 //! `./demo`: a whole site on one machine, from nothing to models and a picture, and back to
 //! nothing.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -82,7 +86,8 @@ fn processes_of(directory: &Path) -> Vec<String> {
         if path.ends_with(std::process::id().to_string()) {
             continue;
         }
-        let (command, environment) = (fs::read(path.join("cmdline")), fs::read(path.join("environ")));
+        let (command, environment) =
+            (fs::read(path.join("cmdline")), fs::read(path.join("environ")));
         let command = command.unwrap_or_default();
         if holds(&command) || environment.is_ok_and(|bytes| holds(&bytes)) {
             found.push(String::from_utf8_lossy(&command).replace('\0', " "));
@@ -129,13 +134,15 @@ fn a_newcomer_sees_a_page_become_models_and_a_picture_and_nothing_is_left() {
     let refused = demo.run(&["job", "--page", page.to_str().unwrap()]);
     expect(&refused, 9, &[]);
     assert!(
-        refused.stdout.contains("Rodan would show its user: ") && refused.stdout.contains("Patch height")
+        refused.stdout.contains("Rodan would show its user: ")
+            && refused.stdout.contains("Patch height")
     );
 
     let finished = demo.run(&["down"]).success();
     assert!(finished.stdout.contains("stays in"), "{finished}");
     assert_eq!(processes_of(&demo.path()), Vec::<String>::new());
-    let mut left: Vec<_> = fs::read_dir(demo.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let mut left: Vec<_> =
+        fs::read_dir(demo.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["demo", "results"]);
 }

@@ -1,6 +1,10 @@
 //! `check doctor`: first everything is well, then one fault after another is planted. Real
 //! RabbitMQ, real Slurm, the stand-in Rodan.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -70,7 +74,8 @@ impl Clinic {
 
     fn run(&self, arguments: &[&str]) -> Finished {
         let finished = self.program(arguments).run();
-        let secrets = [self.desk.vhost.password(), &self.desk.rodan.setup().password, "planted", "wr0ng"];
+        let secrets =
+            [self.desk.vhost.password(), &self.desk.rodan.setup().password, "planted", "wr0ng"];
         for secret in secrets.into_iter().chain([self.desk.rodan.setup().token.as_str()]) {
             assert!(!finished.to_string().contains(secret), "{secret} is in\n{finished}");
         }
@@ -80,8 +85,8 @@ impl Clinic {
     /// The doctor's report, and the exit code.
     fn report(&self, arguments: &[&str]) -> Report {
         let finished = self.run(&[&["--json"], arguments].concat());
-        let json =
-            serde_json::from_str(&finished.stdout).unwrap_or_else(|error| panic!("{error}\n{finished}"));
+        let json = serde_json::from_str(&finished.stdout)
+            .unwrap_or_else(|error| panic!("{error}\n{finished}"));
         Report { json, code: finished.code() }
     }
 }
@@ -95,8 +100,9 @@ impl Report {
     #[track_caller]
     fn row(&self, group: &str, name: &str) -> (&str, &str, &str) {
         let rows = self.json["checks"].as_array().unwrap();
-        let found =
-            rows.iter().find(|row| row["group"].as_str().unwrap().starts_with(group) && row["name"] == name);
+        let found = rows
+            .iter()
+            .find(|row| row["group"].as_str().unwrap().starts_with(group) && row["name"] == name);
         let row = found.unwrap_or_else(|| panic!("no row {group}/{name} in {:#}", self.json));
         let text = |name: &str| row[name].as_str().unwrap_or_default();
         (text("verdict"), text("seen"), text("advice"))
@@ -114,7 +120,10 @@ impl Report {
         match verdict {
             "fail" => assert_eq!((whole, code), ("fail", Some(14))),
             "warn" => {
-                assert!(matches!((whole, code), ("warn", Some(13)) | ("fail", Some(14))), "{whole} {code:?}")
+                assert!(
+                    matches!((whole, code), ("warn", Some(13)) | ("fail", Some(14))),
+                    "{whole} {code:?}"
+                )
             }
             _ => {}
         }
@@ -126,7 +135,9 @@ impl Report {
         let rows = self.json["checks"].as_array().unwrap().iter();
         let trouble = rows.filter(|row| matches!(row["verdict"].as_str(), Some("warn" | "fail")));
         trouble
-            .map(|row| format!("{}/{}", row["group"].as_str().unwrap(), row["name"].as_str().unwrap()))
+            .map(|row| {
+                format!("{}/{}", row["group"].as_str().unwrap(), row["name"].as_str().unwrap())
+            })
             .collect()
     }
 
@@ -194,8 +205,9 @@ fn server(days: i64) -> (u16, String) {
             let mut connection = ServerConnection::new(Arc::clone(&config)).unwrap();
             let mut stream = Stream::new(&mut connection, &mut socket);
             let _ = stream.read(&mut [0; 1024]);
-            let _ =
-                stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let _ = stream.write_all(
+                b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
+            );
         }
     });
     (port, pem)
@@ -263,7 +275,9 @@ fn the_report_of_a_site_without_services() {
     let mut clinic = Clinic::new();
     let site = &mut clinic.desk.site;
     site.set("RABBITMQ_HOST", "amqps://127.0.0.1:1").set("RODAN_HOST", "https://127.0.0.1:1");
-    site.set("SITE_SLURM_BIN", "/nowhere").set("SITE_GRES", "gpu:1").set("SSL_CERT_FILE", "/ca.pem");
+    site.set("SITE_SLURM_BIN", "/nowhere")
+        .set("SITE_GRES", "gpu:1")
+        .set("SSL_CERT_FILE", "/ca.pem");
     let report = clinic.report(&[]);
     assert_eq!(report.code, Some(14));
     insta::assert_snapshot!(report.masked(&clinic));
@@ -287,7 +301,13 @@ fn each_fault_of_the_broker_is_named_with_what_to_do() {
     clinic.desk.site.set("RABBITMQ_PASSWORD", password);
     // A vhost that is not there.
     clinic.desk.site.set("RABBITMQ_HOST", format!("{}-nowhere", url));
-    clinic.report(&[]).says("RabbitMQ", "login", "fail", "may not use the vhost", "path of RABBITMQ_HOST");
+    clinic.report(&[]).says(
+        "RabbitMQ",
+        "login",
+        "fail",
+        "may not use the vhost",
+        "path of RABBITMQ_HOST",
+    );
     // A port on which nobody listens.
     clinic.desk.site.set("RABBITMQ_HOST", format!("amqps://localhost:{DEAD_PORT}"));
     clinic.report(&[]).says("RabbitMQ", "TCP", "fail", "refused", "firewall");
@@ -295,7 +315,13 @@ fn each_fault_of_the_broker_is_named_with_what_to_do() {
     clinic.desk.site.set("RABBITMQ_HOST", "rabbit.invalid");
     let report = clinic.report(&[]);
     report.says("RabbitMQ", "DNS", "fail", "rabbit.invalid", "check the name in RABBITMQ_HOST");
-    report.says("RabbitMQ", "address", "fail", "without TLS", "set RABBITMQ_HOST to amqps://rabbit.invalid");
+    report.says(
+        "RabbitMQ",
+        "address",
+        "fail",
+        "without TLS",
+        "set RABBITMQ_HOST to amqps://rabbit.invalid",
+    );
     // This machine, without TLS.
     let plain = clinic.desk.vhost.url();
     clinic.desk.site.set("RABBITMQ_HOST", plain);
@@ -316,12 +342,25 @@ fn queues_that_are_missing_or_odd_are_warnings() {
     let empty = clinic.desk.services.vhost();
     clinic.desk.site.set("RABBITMQ_HOST", empty.tls_url());
     let report = clinic.report(&[]);
-    report.says("RabbitMQ", "hpc-jobs", "warn", "Rodan has not declared it yet", "start a workflow");
+    report.says(
+        "RabbitMQ",
+        "hpc-jobs",
+        "warn",
+        "Rodan has not declared it yet",
+        "start a workflow",
+    );
     report.says("RabbitMQ", "hpc-results", "pass", "the first reply makes it", "");
-    assert_eq!((report.code, empty.waiting("hpc-jobs")), (Some(13), None), "looking makes no queue");
+    assert_eq!(
+        (report.code, empty.waiting("hpc-jobs")),
+        (Some(13), None),
+        "looking makes no queue"
+    );
     empty.on_channel(|channel| async move {
         let durable = QueueDeclareOptions { durable: true, ..Default::default() };
-        channel.queue_declare("hpc-jobs".into(), durable, FieldTable::default()).await.expect("a queue");
+        channel
+            .queue_declare("hpc-jobs".into(), durable, FieldTable::default())
+            .await
+            .expect("a queue");
     });
     let report = clinic.report(&[]);
     report.says("RabbitMQ", "hpc-jobs", "pass", "durable, which a Rodan from before 2023", "");
@@ -346,13 +385,22 @@ fn each_fault_of_rodan_is_named_with_what_to_do() {
     // The doctor downloads the page of an earlier job without being told which.
     clinic.desk.site.set("SITE_PARTITION", "nowhere");
     clinic.desk.vhost.publish_job(&job());
-    let pass = clinic.desk.check().env("SSL_CERT_FILE", clinic.desk.site.path().join("ca.pem")).run();
+    let pass =
+        clinic.desk.check().env("SSL_CERT_FILE", clinic.desk.site.path().join("ca.pem")).run();
     assert_eq!(pass.code(), Some(6), "{pass}");
     clinic.report(&[]).says("Rodan", "download", "pass", "came through with the token", "");
     // Certificates: of an unknown authority, expired, about to expire.
-    let finished = clinic.program(&["--json"]).env("SSL_CERT_FILE", clinic.desk.services.ca_file()).run();
-    let report = Report { json: serde_json::from_str(&finished.stdout).unwrap(), code: finished.code() };
-    report.says("Rodan", "TLS", "fail", "authority that this machine does not know", "SSL_CERT_FILE");
+    let finished =
+        clinic.program(&["--json"]).env("SSL_CERT_FILE", clinic.desk.services.ca_file()).run();
+    let report =
+        Report { json: serde_json::from_str(&finished.stdout).unwrap(), code: finished.code() };
+    report.says(
+        "Rodan",
+        "TLS",
+        "fail",
+        "authority that this machine does not know",
+        "SSL_CERT_FILE",
+    );
     report.says("RabbitMQ", "TLS", "pass", "days, until", "");
     for (days, verdict, seen, advice) in [
         (-1, "fail", "has expired", "renewed"),
@@ -399,7 +447,13 @@ fn each_fault_of_the_configuration_is_a_row_and_the_rest_is_looked_at() {
     report.says("configuration", "RODAN_PASSWORD", "fail", "is not set", "the password for Rodan");
     report.says("configuration", "MAX_CPUS", "fail", "whole number", "the most cores");
     report.says("configuration", "SITE_PARTITON", "warn", "means nothing", "spelling");
-    report.says("configuration", "credentials.env", "fail", "has more after the end", "single quotes");
+    report.says(
+        "configuration",
+        "credentials.env",
+        "fail",
+        "has more after the end",
+        "single quotes",
+    );
     report.says("Rodan", "TLS", "pass", "", "").says("RabbitMQ", "login", "pass", "", "");
     assert_eq!(report.row("Rodan", "login").0, "skipped");
     // No file at all.
@@ -432,7 +486,13 @@ fn each_fault_of_slurm_spool_and_trainer_is_named_with_what_to_do() {
     // A place where not even root can make a file.
     clinic.desk.site.set("SPOOL_DIR", "/sys/kernel").set("LOG_DIR", "/sys/kernel/logs");
     let report = clinic.report(&[]);
-    report.says("spool", "rename, fsync", "fail", "making a directory in /sys/kernel fails", "SPOOL_DIR");
+    report.says(
+        "spool",
+        "rename, fsync",
+        "fail",
+        "making a directory in /sys/kernel fails",
+        "SPOOL_DIR",
+    );
     report.says("spool", "log directory", "fail", "can't be written", "LOG_DIR");
     clinic.desk.site.unset("SPOOL_DIR").unset("LOG_DIR");
     fs::set_permissions(clinic.desk.site.spool(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -440,7 +500,13 @@ fn each_fault_of_slurm_spool_and_trainer_is_named_with_what_to_do() {
     if Path::new("/dev/shm").is_dir() {
         let memory = tempfile::Builder::new().prefix("spool.").tempdir_in("/dev/shm").unwrap();
         clinic.desk.site.set("SPOOL_DIR", memory.path().display().to_string());
-        clinic.report(&[]).says("spool", "filesystem", "warn", "tmpfs", "login node and compute nodes share");
+        clinic.report(&[]).says(
+            "spool",
+            "filesystem",
+            "warn",
+            "tmpfs",
+            "login node and compute nodes share",
+        );
         clinic.desk.site.unset("SPOOL_DIR");
     }
 
@@ -449,7 +515,13 @@ fn each_fault_of_slurm_spool_and_trainer_is_named_with_what_to_do() {
     fs::remove_file(home.join("hpc_training.sh")).unwrap();
     write_script(&clinic.tools.path().join("crontab"), "echo no crontab for me >&2; exit 1");
     let report = clinic.report(&[]);
-    report.says("trainer", "run_trainer", "fail", "there is no run_trainer", "cargo build --release");
+    report.says(
+        "trainer",
+        "run_trainer",
+        "fail",
+        "there is no run_trainer",
+        "cargo build --release",
+    );
     report.says("spool", "batch script", "fail", "can't be read", "BATCH_SCRIPT");
     report.says("schedule", "cron", "warn", "run_check", "*/5 * * * *");
     write_script(&home.join("run_trainer"), "echo run_trainer 0.0.1 '(CPU)'");
@@ -471,13 +543,20 @@ fn a_compute_node_that_does_not_come_is_not_waited_for_for_ever() {
     let busy = desk.cluster.submit(desk.site.path(), ["--output=/dev/null", "--wrap=sleep 600"]);
     desk.cluster.wait_for_state(&busy, &["RUNNING"], SECONDS(60));
     let jobs = || {
-        let squeue = desk.cluster.command("squeue").args(["-h", "-t", "all", "-o", "%j %T"]).run().success();
-        squeue.stdout.lines().filter(|line| line.starts_with("hpcd-")).map(str::to_owned).collect::<Vec<_>>()
+        let squeue =
+            desk.cluster.command("squeue").args(["-h", "-t", "all", "-o", "%j %T"]).run().success();
+        squeue
+            .stdout
+            .lines()
+            .filter(|line| line.starts_with("hpcd-"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     // The typical job may ask for one CPU only here.
     let one = |program: Program| program.env("MAX_CPUS", "1");
     let finished = one(clinic.program(&["--json", "--on-node", "--wait", "20"])).run();
-    let report = Report { json: serde_json::from_str(&finished.stdout).unwrap(), code: finished.code() };
+    let report =
+        Report { json: serde_json::from_str(&finished.stdout).unwrap(), code: finished.code() };
     report.says("compute node", "job", "warn", "(Resources)", "--wait");
     assert!(finished.stderr.contains("nodes are busy (Resources)"), "{finished}");
     let all_cancelled = || jobs().iter().all(|job| job.ends_with(" CANCELLED")).then_some(());
@@ -493,7 +572,11 @@ fn a_compute_node_that_does_not_come_is_not_waited_for_for_ever() {
     assert_eq!(finished.code(), Some(12), "{finished}");
     assert!(finished.stdout.contains("is cancelled"), "{finished}");
     support::wait_for("the job to be cancelled", SECONDS(60), all_cancelled);
-    assert_eq!((jobs().len(), fs::read_dir(desk.site.spool()).unwrap().count()), (2, 0), "nothing is left");
+    assert_eq!(
+        (jobs().len(), fs::read_dir(desk.site.spool()).unwrap().count()),
+        (2, 0),
+        "nothing is left"
+    );
     desk.cluster.cancel(&busy);
 }
 
@@ -509,7 +592,8 @@ fn what_only_a_compute_node_can_tell_is_told() {
         "[ -z \"${SLURM_JOB_ID:-}${HPC_ON_NODE:-}\" ] || exit 1; echo run_trainer 0.1.0",
     );
     let finished = clinic.program(&["--json", "--on-node"]).env("RABBITMQ_HOST", good).run();
-    let report = Report { json: serde_json::from_str(&finished.stdout).unwrap(), code: finished.code() };
+    let report =
+        Report { json: serde_json::from_str(&finished.stdout).unwrap(), code: finished.code() };
     report.says("RabbitMQ", "login", "pass", "", "");
     report.says("node ", "RabbitMQ DNS", "fail", "rabbit.invalid", "RABBITMQ_HOST");
     assert_eq!(report.row("node ", "RabbitMQ login").0, "skipped");

@@ -25,7 +25,8 @@ pub(crate) fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() {
-            if !name.starts_with('.') && !["target", "artifacts", "dist", "spool"].contains(&&*name) {
+            if !name.starts_with('.') && !["target", "artifacts", "dist", "spool"].contains(&&*name)
+            {
                 found.extend(files(&path, ending));
             }
         } else if name.ends_with(ending) {
@@ -63,7 +64,8 @@ fn prose(text: &str) -> String {
 
 /// The rows of a document's tables, without their heads.
 fn rows(text: &str) -> impl Iterator<Item = &str> {
-    let is_head = |line: &str| line.starts_with("| what ") || line.starts_with("| the answer says ");
+    let is_head =
+        |line: &str| line.starts_with("| what ") || line.starts_with("| the answer says ");
     text.lines().filter(move |line| line.starts_with("| ") && !is_head(line))
 }
 
@@ -74,7 +76,8 @@ fn the_messages_that_are_explained_are_those_of_the_programs() {
     // A long message is broken into lines in the source.
     let said = texts.collect::<String>().replace("\\\n", " ");
     let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    let is_command = |part: &&str| part.starts_with("./run_check") || part.starts_with("METRICS_FILE");
+    let is_command =
+        |part: &&str| part.starts_with("./run_check") || part.starts_with("METRICS_FILE");
     let is_word = |part: &&str| part.split(' ').count() < 2; // a state or a variable
     for (name, at_least) in [("docs/troubleshooting.md", 20), ("docs/answers.md", 25)] {
         let text = read(name);
@@ -84,7 +87,10 @@ fn the_messages_that_are_explained_are_those_of_the_programs() {
             let messages: Vec<_> =
                 quoted(symptom).filter(|part| !is_command(part) && !is_word(part)).collect();
             for message in &messages {
-                assert!(said.contains(message), "no program says {message:?}, which {name} quotes:\n{row}");
+                assert!(
+                    said.contains(message),
+                    "no program says {message:?}, which {name} quotes:\n{row}"
+                );
             }
             count += usize::from(!messages.is_empty());
         }
@@ -148,7 +154,8 @@ fn links(text: &str) -> Vec<String> {
 /// The anchors of a page: its headings as Git hosts and mdBook turn them into ids.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    let headings = prose(text).lines().filter(|line| line.starts_with('#')).map(anchor).collect::<Vec<_>>();
+    let headings =
+        prose(text).lines().filter(|line| line.starts_with('#')).map(anchor).collect::<Vec<_>>();
     let numbered = headings.into_iter().map(|anchor| {
         let earlier = seen.entry(anchor.clone()).or_default();
         *earlier += 1;
@@ -184,7 +191,8 @@ fn target(page: &Path, link: &str) -> Option<(PathBuf, Option<String>)> {
     if link.contains("://") || link.starts_with("mailto:") {
         return None;
     }
-    let (file, anchor) = link.split_once('#').map_or((link, None), |(file, anchor)| (file, Some(anchor)));
+    let (file, anchor) =
+        link.split_once('#').map_or((link, None), |(file, anchor)| (file, Some(anchor)));
     let file = if file.is_empty() { page.to_owned() } else { page.parent().unwrap().join(file) };
     Some((plain(&file), anchor.map(str::to_owned)))
 }
@@ -193,9 +201,14 @@ fn target(page: &Path, link: &str) -> Option<(PathBuf, Option<String>)> {
 fn headings_become_the_anchors_of_git_hosts_and_mdbook() {
     assert_eq!(anchor("## A job's states"), "a-jobs-states");
     assert_eq!(anchor("### What to ask Slurm for"), "what-to-ask-slurm-for");
-    assert_eq!(anchor("## RabbitMQ (exit code 4) and replies (10)"), "rabbitmq-exit-code-4-and-replies-10");
+    assert_eq!(
+        anchor("## RabbitMQ (exit code 4) and replies (10)"),
+        "rabbitmq-exit-code-4-and-replies-10"
+    );
     assert_eq!(anchor("# `check`"), "check");
-    assert!(anchors("# A\n## B\n```sh\n# no heading\n```\n## B\n").into_iter().eq(["a", "b", "b-1"]));
+    assert!(
+        anchors("# A\n## B\n```sh\n# no heading\n```\n## B\n").into_iter().eq(["a", "b", "b-1"])
+    );
     let text = "[a](b.md) `[no](c)` ![d\ne](f.svg#g)\n```\n[no](h)\n```\n";
     assert_eq!(links(text), ["b.md", "f.svg#g"]);
     let from = Path::new("/r/docs/page.md");
@@ -241,7 +254,8 @@ fn every_page_is_in_the_summary_once() {
     let summary = docs.join("SUMMARY.md");
     let listed = links(&read("docs/SUMMARY.md")).into_iter().map(|link| docs.join(link));
     let listed: Vec<PathBuf> = listed.collect();
-    let pages: BTreeSet<PathBuf> = files(&docs, ".md").into_iter().filter(|page| *page != summary).collect();
+    let pages: BTreeSet<PathBuf> =
+        files(&docs, ".md").into_iter().filter(|page| *page != summary).collect();
     assert_eq!(listed.iter().cloned().collect::<BTreeSet<_>>(), pages);
     assert_eq!(listed.len(), pages.len(), "a page is there twice");
     for page in pages {
@@ -325,7 +339,11 @@ fn every_source_file_that_a_document_names_exists() {
     let mut named = 0;
     for page in files(repository(), ".md") {
         for word in quoted(&prose(&fs::read_to_string(&page).unwrap())).filter(is_source) {
-            assert!(all.iter().any(|file| file.ends_with(word)), "{}: there is no {word}", page.display());
+            assert!(
+                all.iter().any(|file| file.ends_with(word)),
+                "{}: there is no {word}",
+                page.display()
+            );
             named += 1;
         }
     }

@@ -28,7 +28,12 @@ fn run(broker: &str, rodan: &str, require_tls: &str) -> Finished {
 fn a_plain_host_elsewhere_is_warned_of_on_one_line() {
     let finished = run("rabbit.invalid", "rodan.invalid", "0");
     for name in ["RABBITMQ_HOST has no TLS", "RODAN_HOST has no TLS"] {
-        assert_eq!(finished.stderr.lines().filter(|l| l.contains(name)).count(), 1, "{}", finished.stderr);
+        assert_eq!(
+            finished.stderr.lines().filter(|l| l.contains(name)).count(),
+            1,
+            "{}",
+            finished.stderr
+        );
     }
     let finished = run("127.0.0.1:1", "https://rodan.invalid", "0");
     assert!(!finished.stderr.contains("has no TLS"), "{}", finished.stderr);
@@ -68,7 +73,9 @@ fn a_check_at_work_leaves_no_core_and_can_not_be_looked_into() {
         // that it can reach.
         let program = home.path().join("check");
         fs::copy(check(), &program).unwrap();
-        for path in [home.path().to_path_buf(), home.path().join("credentials.env"), program.clone()] {
+        for path in
+            [home.path().to_path_buf(), home.path().join("credentials.env"), program.clone()]
+        {
             std::os::unix::fs::chown(&path, Some(65534), Some(65534)).unwrap();
         }
         command = Command::new(program);
@@ -104,7 +111,9 @@ fn the_spool_is_made_for_this_account_alone_whatever_the_umask() {
     for path in ["spool", "spool/jobs", "spool/done", "spool/rejected", "logs"] {
         let path = home.path().join(path);
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700, "{}", path.display());
-        for file in fs::read_dir(&path).unwrap().flatten().filter(|e| e.file_type().unwrap().is_file()) {
+        for file in
+            fs::read_dir(&path).unwrap().flatten().filter(|e| e.file_type().unwrap().is_file())
+        {
             assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600, "{}", file.path().display());
             seen += 1;
         }
@@ -115,7 +124,9 @@ fn the_spool_is_made_for_this_account_alone_whatever_the_umask() {
 #[test]
 fn a_spool_of_another_account_or_behind_a_link_is_refused() {
     let (home, _broker) = silent_site();
-    let run = || Program::new(check()).env("HPC_TRAINER_HOME", home.path()).current_dir(home.path()).run();
+    let run = || {
+        Program::new(check()).env("HPC_TRAINER_HOME", home.path()).current_dir(home.path()).run()
+    };
     fs::create_dir_all(home.path().join("spool")).unwrap();
     symlink("/tmp", home.path().join("spool/jobs")).unwrap();
     let finished = run();
@@ -134,6 +145,9 @@ fn a_spool_of_another_account_or_behind_a_link_is_refused() {
         std::os::unix::fs::chown(home.path().join("credentials.env"), Some(65534), None).unwrap();
         let finished = run();
         assert_eq!(finished.code(), Some(3), "{finished}");
-        assert!(finished.stderr.contains("belongs to user 65534, who could change it"), "{finished}");
+        assert!(
+            finished.stderr.contains("belongs to user 65534, who could change it"),
+            "{finished}"
+        );
     }
 }

@@ -2,7 +2,11 @@
 //! accounting, and a controller that is away: each job is answered once, with a sentence of its
 //! own. The tests print tables with Slurm's state beside the reply
 //! (`cargo nextest run --test stories endings:: --no-capture`).
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -28,7 +32,8 @@ const LEAVE_A_REPLY: &str = r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/rep
 
 /// A desk with the shared broker and a cluster of its own.
 fn desk_on_cluster(settings: &[(&str, &str)]) -> Desk {
-    let settings: Vec<_> = [("PARTS", "slurm")].into_iter().chain(settings.iter().copied()).collect();
+    let settings: Vec<_> =
+        [("PARTS", "slurm")].into_iter().chain(settings.iter().copied()).collect();
     let services = Services::shared().with_cluster_of(Services::private(&settings));
     let mut desk = Desk::on(services, None, Rodan::start());
     desk.site.set("SITE_GRES", "none");
@@ -113,13 +118,31 @@ fn endings(desk: &mut Desk, with_accounting: bool) {
     // Without --requeue these two end for good.
     desk.site.set("REQUEUE", "0").set("SITE_PARTITION", "fragile");
     let sleeps = bash("sleep 300");
-    jobs.push(submit(desk, "node failure", &job(), &sleeps, &["node that ran the training", "failed"]));
+    jobs.push(submit(
+        desk,
+        "node failure",
+        &job(),
+        &sleeps,
+        &["node that ran the training", "failed"],
+    ));
     let on_node2 = jobs.last().unwrap().slurm_id.clone();
     desk.site.set("SITE_PARTITION", "low");
-    jobs.push(submit(desk, "preemption", &job(), &sleeps, &["took back the node from the training"]));
+    jobs.push(submit(
+        desk,
+        "preemption",
+        &job(),
+        &sleeps,
+        &["took back the node from the training"],
+    ));
     let on_node3 = jobs.last().unwrap().slurm_id.clone();
     desk.site.unset("REQUEUE").unset("SITE_PARTITION");
-    jobs.push(submit(desk, "scancel while it runs", &job(), &sleeps, &["was cancelled on the cluster"]));
+    jobs.push(submit(
+        desk,
+        "scancel while it runs",
+        &job(),
+        &sleeps,
+        &["was cancelled on the cluster"],
+    ));
     let runs = jobs.last().unwrap().slurm_id.clone();
     let memory: &[&str] = if with_accounting {
         &["ran out of memory: asked for 500 MB, used ", "\"Maximum memory (MB)\" to 1000 or more"]
@@ -149,17 +172,26 @@ fn endings(desk: &mut Desk, with_accounting: bool) {
     cluster.update(&["NodeName=node2", "State=DOWN", "Reason=test"]);
     let urgent = cluster.submit(
         desk.site.path(),
-        ["--partition=urgent", "--exclusive", "--mem=100", "--output=/dev/null", "--wrap", "sleep 2"],
+        [
+            "--partition=urgent",
+            "--exclusive",
+            "--mem=100",
+            "--output=/dev/null",
+            "--wrap",
+            "sleep 2",
+        ],
     );
 
-    let ended: Vec<_> = jobs.iter().map(|job| cluster.wait_for_end(&job.slurm_id, SECONDS(120))).collect();
+    let ended: Vec<_> =
+        jobs.iter().map(|job| cluster.wait_for_end(&job.slurm_id, SECONDS(120))).collect();
     assert_eq!(cluster.wait_for_end(&urgent, SECONDS(60))["JobState"], "COMPLETED");
     check_until_answered(desk, &jobs);
     eprintln!(
         "ending, {} accounting | Slurm's state | reply",
         if with_accounting { "with" } else { "without" }
     );
-    let wrong: Vec<_> = jobs.iter().zip(&ended).filter_map(|(job, ended)| show(desk, job, ended)).collect();
+    let wrong: Vec<_> =
+        jobs.iter().zip(&ended).filter_map(|(job, ended)| show(desk, job, ended)).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let finished = desk.check().run().success();
     assert_eq!((finished.stdout.as_str(), finished.stderr.as_str()), ("", ""));
@@ -183,8 +215,9 @@ fn endings_without_accounting() {
 #[test]
 fn a_failed_node_puts_the_job_back_and_its_second_run_is_the_answer() {
     let mut desk = desk_on_cluster(&[("NODES", "1")]);
-    let script =
-        bash(&format!("if [ -n \"${{SLURM_RESTART_COUNT:-}}\" ]; then {LEAVE_A_REPLY}; else sleep 300; fi"));
+    let script = bash(&format!(
+        "if [ -n \"${{SLURM_RESTART_COUNT:-}}\" ]; then {LEAVE_A_REPLY}; else sleep 300; fi"
+    ));
     let job = submit(&mut desk, "node failure, requeued", &job(), &script, &[]);
     desk.cluster.wait_for_state(&job.slurm_id, &["RUNNING"], SECONDS(60));
     desk.check().run().success();
@@ -202,14 +235,18 @@ fn a_failed_node_puts_the_job_back_and_its_second_run_is_the_answer() {
     // The node reports for duty by itself, and Slurm starts the job again.
     desk.cluster.wait_for_end(&job.slurm_id, SECONDS(60));
     check_until_answered(&desk, [&job]);
-    assert_eq!(desk.vhost.receive_reply(&job.id, SECONDS(60)).json(), json!({"Background Model": "AAAA"}));
+    assert_eq!(
+        desk.vhost.receive_reply(&job.id, SECONDS(60)).json(),
+        json!({"Background Model": "AAAA"})
+    );
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "one answer only");
 }
 
 #[test]
 fn too_much_memory_in_a_cgroup() {
     // This needs root, and a machine with cgroups of version 1, which Slurm 22.05 wants.
-    let writable = rustix::fs::access("/sys/fs/cgroup/memory", rustix::fs::Access::WRITE_OK).is_ok();
+    let writable =
+        rustix::fs::access("/sys/fs/cgroup/memory", rustix::fs::Access::WRITE_OK).is_ok();
     if !writable || !rustix::process::geteuid().is_root() {
         eprintln!("no cgroups of version 1 to write to: out of memory in a cgroup was not tested");
         return;
@@ -238,8 +275,14 @@ fn a_preempted_job_is_put_back_and_goes_on_from_its_checkpoint() {
     support::wait_for("a checkpoint", SECONDS(60), || {
         desk.directory(&id).join("checkpoint/training.safetensors").exists().then_some(())
     });
-    let urgent =
-        ["--partition=urgent", "--exclusive", "--mem=100", "--output=/dev/null", "--wrap", "sleep 2"];
+    let urgent = [
+        "--partition=urgent",
+        "--exclusive",
+        "--mem=100",
+        "--output=/dev/null",
+        "--wrap",
+        "sleep 2",
+    ];
     let urgent = desk.cluster.submit(desk.site.path(), urgent);
     desk.cluster.wait_for_state(&slurm_id, &["PENDING"], SECONDS(60));
     let finished = desk.check().run().success();
@@ -247,7 +290,10 @@ fn a_preempted_job_is_put_back_and_goes_on_from_its_checkpoint() {
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "the trainer has not answered for it");
     desk.cluster.wait_for_end(&urgent, SECONDS(60));
     let reply = desk.vhost.receive_reply(&id, SECONDS(120)).json();
-    assert_eq!(reply.as_object().unwrap().keys().collect::<Vec<_>>(), ["Background Model", "Model 0"]);
+    assert_eq!(
+        reply.as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["Background Model", "Model 0"]
+    );
     assert_eq!(desk.cluster.wait_for_end(&slurm_id, SECONDS(60))["JobState"], "COMPLETED");
     assert!(desk.log(&id).contains("going on from"), "{}", desk.log(&id));
     desk.check().run().success();
@@ -278,8 +324,15 @@ fn a_number_that_another_job_has_now_is_not_ours() {
         finished.stdout.contains(&format!("{id}  answered")).then_some(())
     });
     let sentence = desk.error_reply(&id);
-    assert!(sentence.contains(&format!("no longer knows the training (Slurm job {other})")), "{sentence}");
-    assert_eq!(desk.cluster.job(&other).unwrap()["JobName"], "another", "the other job is left alone");
+    assert!(
+        sentence.contains(&format!("no longer knows the training (Slurm job {other})")),
+        "{sentence}"
+    );
+    assert_eq!(
+        desk.cluster.job(&other).unwrap()["JobName"],
+        "another",
+        "the other job is left alone"
+    );
     desk.cluster.cancel(&other);
 }
 
@@ -308,7 +361,8 @@ fn many_open_jobs_cost_one_question() {
         desk.cluster.command("scancel").arg("--name").arg(format!("hpct-{id}")).run().success();
     }
     support::wait_for("the end of five jobs", SECONDS(60), || {
-        let state = |id: &String| desk.cluster.job(&desk.slurm_job(id)).unwrap()["JobState"].clone();
+        let state =
+            |id: &String| desk.cluster.job(&desk.slurm_job(id)).unwrap()["JobState"].clone();
         ids[..5].iter().all(|id| state(id) == "CANCELLED").then_some(())
     });
     expect(&desk.check().run(), 9, &[]);
@@ -348,7 +402,9 @@ fn a_controller_that_stands_still_decides_nothing() {
     };
     desk.site.unset("SLURM_TIMEOUT_SECONDS");
     let waited = Instant::now();
-    while desk.cluster.jobs_named(&format!("hpct-{next}")).is_empty() && waited.elapsed() < SECONDS(10) {
+    while desk.cluster.jobs_named(&format!("hpct-{next}")).is_empty()
+        && waited.elapsed() < SECONDS(10)
+    {
         std::thread::sleep(Duration::from_millis(200));
     }
     support::wait_for("the second job", SECONDS(60), || {
@@ -405,7 +461,10 @@ fn a_controller_that_was_killed_and_came_back_has_lost_nothing() {
         desk.cluster.wait_for_end(&job.slurm_id, SECONDS(60));
     }
     check_until_answered(&desk, [&good, &bad]);
-    assert_eq!(desk.vhost.receive_reply(&good.id, SECONDS(60)).json(), json!({"Background Model": "AAAA"}));
+    assert_eq!(
+        desk.vhost.receive_reply(&good.id, SECONDS(60)).json(),
+        json!({"Background Model": "AAAA"})
+    );
     assert!(desk.error_reply(&bad.id).contains("(FAILED"));
     assert_eq!(desk.record(&on.id).unwrap()["state"]["name"], "running");
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "one answer each");

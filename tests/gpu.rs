@@ -13,16 +13,23 @@ fn run_trainer(arguments: &[&str]) -> Output {
 #[test]
 fn the_gpu_is_compared_or_what_is_missing_is_named() {
     let found = run_trainer(&["--check-gpu"]);
-    let (out, err) = (String::from_utf8_lossy(&found.stdout), String::from_utf8_lossy(&found.stderr));
+    let (out, err) =
+        (String::from_utf8_lossy(&found.stdout), String::from_utf8_lossy(&found.stderr));
     assert!(out.lines().chain(err.lines()).all(|line| !line.contains("panicked")), "{err}");
     if found.status.code() == Some(9) && err.contains("no usable GPU: ") {
         eprintln!("SKIPPED on a GPU: {}", err.trim());
         // One line names the library and what to do about it.
-        assert!(err.contains("load the site's modules") || err.contains("version 9 is needed"), "{err}");
+        assert!(
+            err.contains("load the site's modules") || err.contains("version 9 is needed"),
+            "{err}"
+        );
         assert!(out.is_empty());
     } else {
         assert_eq!(found.status.code(), Some(0), "{out}{err}");
-        assert!(out.lines().any(|line| line.starts_with("f32 ") && line.contains(" yes ")), "{out}");
+        assert!(
+            out.lines().any(|line| line.starts_with("f32 ") && line.contains(" yes ")),
+            "{out}"
+        );
     }
 }
 
@@ -47,7 +54,9 @@ fn a_missing_gpu_is_a_warning_only_where_somebody_expects_one() {
                 .chain(["Maximum number of training epochs=1"])
                 .flat_map(|set| ["--set", set]),
         );
-        for name in ["CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE", "HPC_TRAINER_DEVICE"] {
+        for name in
+            ["CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE", "HPC_TRAINER_DEVICE"]
+        {
             trainer.env_remove(name);
         }
         let output = trainer.envs(given.map(|card| ("SLURM_JOB_GPUS", card))).output().unwrap();
@@ -67,5 +76,8 @@ fn a_missing_gpu_is_a_warning_only_where_somebody_expects_one() {
         "{unexpected}"
     );
     let expected = line(Some("0"));
-    assert!(expected.contains("WARN") && expected.contains("no usable GPU (NVIDIA's driver"), "{expected}");
+    assert!(
+        expected.contains("WARN") && expected.contains("no usable GPU (NVIDIA's driver"),
+        "{expected}"
+    );
 }

@@ -1,6 +1,10 @@
 //! Messages by an attacker who chooses every word, through the real broker, `check` and the real
 //! sbatch, whose arguments are recorded on the way.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -55,7 +59,8 @@ fn record_sbatch(desk: &mut Desk) {
 
 /// A message that asks for an answer to `id` in `reply_to`.
 fn message(id: &str, reply_to: &str, body: &Value) -> (BasicProperties, Vec<u8>) {
-    let properties = BasicProperties::default().with_reply_to(reply_to.into()).with_correlation_id(id.into());
+    let properties =
+        BasicProperties::default().with_reply_to(reply_to.into()).with_correlation_id(id.into());
     (properties, body.to_string().into_bytes())
 }
 
@@ -72,7 +77,12 @@ fn assert_harmless(what: &str, text: &str) {
             || ('\u{202a}'..='\u{202e}').contains(&c)
             || ('\u{2066}'..='\u{2069}').contains(&c)
     };
-    assert!(!text.contains(bad), "{what} has {:?}:\n{}", text.chars().find(|c| bad(*c)), text.escape_debug());
+    assert!(
+        !text.contains(bad),
+        "{what} has {:?}:\n{}",
+        text.chars().find(|c| bad(*c)),
+        text.escape_debug()
+    );
 }
 
 #[test]
@@ -86,7 +96,10 @@ fn nothing_in_a_message_becomes_an_option_a_word_a_path_or_a_terminals_command()
         ids.push(id);
     };
     // Unknown names are kept and not looked at.
-    publish("names".into(), &with(|m| HOSTILE.iter().for_each(|word| m["settings"][word] = json!(word))));
+    publish(
+        "names".into(),
+        &with(|m| HOSTILE.iter().for_each(|word| m["settings"][word] = json!(word))),
+    );
     publish("keys".into(), &with(|m| HOSTILE.iter().for_each(|word| m[word] = json!(word))));
     for (n, word) in HOSTILE.iter().enumerate() {
         publish(format!("{word} {n}"), &job());
@@ -130,7 +143,10 @@ fn nothing_in_a_message_becomes_an_option_a_word_a_path_or_a_terminals_command()
         assert!(!["--wrap", "--output-mode", "--export", "--uid"].contains(&option), "{line}");
         if let Some(name) = line.strip_prefix("--job-name=") {
             let id = name.strip_prefix("hpct-").or_else(|| name.strip_prefix("hpcw-")).unwrap();
-            assert!(id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'), "{name}");
+            assert!(
+                id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'),
+                "{name}"
+            );
             jobs += 1;
         }
         if line.starts_with('/') {
@@ -143,14 +159,23 @@ fn nothing_in_a_message_becomes_an_option_a_word_a_path_or_a_terminals_command()
         "the jobs whose hostile word nobody reads before the trainer does"
     );
     let environment = fs::read_to_string(desk.site.path().join("environment")).unwrap();
-    assert!(!environment.contains("hostile") && !environment.contains("everybody@"), "{environment}");
+    assert!(
+        !environment.contains("hostile") && !environment.contains("everybody@"),
+        "{environment}"
+    );
 
     // File names; and nothing was written outside of the site.
-    for path in
-        desk.site.files_below(&desk.site.spool()).iter().chain(&desk.site.files_below(&desk.site.logs()))
+    for path in desk
+        .site
+        .files_below(&desk.site.spool())
+        .iter()
+        .chain(&desk.site.files_below(&desk.site.logs()))
     {
         let name = path.strip_prefix(desk.site.path()).unwrap().to_str().unwrap();
-        assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./%".contains(&b)), "{name:?}");
+        assert!(
+            name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./%".contains(&b)),
+            "{name:?}"
+        );
     }
     assert!(!PathBuf::from("/tmp/hostile").exists());
 

@@ -1,6 +1,10 @@
 //! `check init`: from nothing to a configuration, with options and at a terminal. Real RabbitMQ and
 //! Slurm for the doctor.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -30,7 +34,8 @@ impl Home {
         let tools = tempfile::tempdir().unwrap();
         let table = tools.path().join("table");
         let text = format!(
-            "case $1 in -l) cat {0} 2>/dev/null || {{ echo no crontab for me >&2; exit 1; }};; -) cat > {0};; *) exit 9;; esac",
+            "case $1 in -l) cat {0} 2>/dev/null || {{ echo no crontab for me >&2; exit 1; }};; -) \
+            cat > {0};; *) exit 9;; esac",
             table.display()
         );
         write_script(&tools.path().join("crontab"), &text);
@@ -50,7 +55,10 @@ impl Home {
     }
 
     fn init(&self, arguments: &[&str]) -> Program {
-        Program::new(self.site.path().join("run_check")).arg("init").args(arguments).env("PATH", self.path())
+        Program::new(self.site.path().join("run_check"))
+            .arg("init")
+            .args(arguments)
+            .env("PATH", self.path())
     }
 
     /// With every answer given as an option or in the environment, and without the doctor.
@@ -63,8 +71,10 @@ impl Home {
             "--no-doctor",
         ];
         let program = self.init(&[&options[..], more].concat());
-        let finished =
-            program.env("RABBITMQ_PASSWORD", "it's s3$cret#").env("RODAN_PASSWORD", "pass word").run();
+        let finished = program
+            .env("RABBITMQ_PASSWORD", "it's s3$cret#")
+            .env("RODAN_PASSWORD", "pass word")
+            .run();
         for secret in ["s3$cret", "pass word"] {
             assert!(!finished.to_string().contains(secret), "{finished}");
         }
@@ -143,12 +153,15 @@ fn what_is_missing_or_wrong_is_named_and_nothing_is_written() {
 fn passwords_come_from_standard_input_too_and_a_plain_host_is_pointed_out() {
     let home = Home::new();
     let command = format!(
-        "printf 'from rabbit\\nfrom rodan\\n' | {} init --passwords-stdin --no-doctor --rabbitmq-host localhost --rabbitmq-user u --rodan-host rodan.example --rodan-user v",
+        "printf 'from rabbit\\nfrom rodan\\n' | {} init --passwords-stdin --no-doctor \
+        --rabbitmq-host localhost --rabbitmq-user u --rodan-host rodan.example --rodan-user v",
         home.site.path().join("run_check").display()
     );
-    let finished = Program::new("/bin/sh").args(["-c", &command]).env("PATH", home.path()).run().success();
+    let finished =
+        Program::new("/bin/sh").args(["-c", &command]).env("PATH", home.path()).run().success();
     assert!(finished.stderr.contains("REQUIRE_TLS=0"), "{finished}");
-    let lines = ["RABBITMQ_PASSWORD='from rabbit'", "RODAN_PASSWORD='from rodan'", "REQUIRE_TLS='0'"];
+    let lines =
+        ["RABBITMQ_PASSWORD='from rabbit'", "RODAN_PASSWORD='from rodan'", "REQUIRE_TLS='0'"];
     holds(&home.file(), &lines);
 }
 
@@ -163,7 +176,8 @@ struct Terminal {
 
 impl Terminal {
     fn start(home: &Home, environment: &[(&str, String)]) -> Self {
-        let command = format!("tty; exec {} init --crontab", home.site.path().join("run_check").display());
+        let command =
+            format!("tty; exec {} init --crontab", home.site.path().join("run_check").display());
         let mut child = Command::new("script")
             .args(["-qfec", &command, "/dev/null"])
             .env_clear()
@@ -240,14 +254,20 @@ fn at_a_terminal_it_asks_writes_installs_and_ends_with_the_doctor() {
     let text = terminal.text();
     eprintln!("{text}");
     assert!(matches!(status.code(), Some(0 | 13 | 14)), "{status:?}\n{text}");
-    for part in
-        ["is written (mode 0600)", "starts it every five minutes now", "  pass  login", "  pass  cron"]
-    {
+    for part in [
+        "is written (mode 0600)",
+        "starts it every five minutes now",
+        "  pass  login",
+        "  pass  cron",
+    ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
     for secret in [desk.vhost.password(), &password] {
         assert!(!text.contains(secret), "{secret} is on the screen");
     }
-    holds(&home.file(), &[&format!("RODAN_PASSWORD='{password}'"), "SITE_GRES='none'", "REQUIRE_TLS=1"]);
+    holds(
+        &home.file(),
+        &[&format!("RODAN_PASSWORD='{password}'"), "SITE_GRES='none'", "REQUIRE_TLS=1"],
+    );
     assert!(home.crontab().contains("SSL_CERT_FILE="), "{}", home.crontab());
 }

@@ -1,6 +1,10 @@
 //! The whole road, and the trainer's part of it: real RabbitMQ, real Slurm, real training, the
 //! stand-in Rodan.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -26,8 +30,9 @@ const TRAINING: std::time::Duration = std::time::Duration::from_secs(240);
 fn models(reply: &Value, directory: &Path) -> Vec<String> {
     let map: BTreeMap<String, String> = serde_json::from_value(reply.clone()).unwrap();
     for (name, text) in &map {
-        let bytes =
-            base64::engine::general_purpose::STANDARD.decode(text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let bytes = base64::engine::general_purpose::STANDARD
+            .decode(text)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(bytes.starts_with(b"\x89HDF\r\n\x1a\n"), "{name} is no HDF5 file: {reply}");
         fs::write(directory.join(format!("{name}.hdf5")), bytes).unwrap();
     }
@@ -37,9 +42,16 @@ fn models(reply: &Value, directory: &Path) -> Vec<String> {
 /// Opens every model in a directory with TensorFlow, warnings being errors.
 fn open_with_tensorflow(directory: &Path) {
     let python = std::env::var_os("HPC_TRAINER_TEST_PYTHON").map(PathBuf::from);
-    let python = python.expect("no Python with TensorFlow: use ./run_tests, or set HPC_TRAINER_TEST_PYTHON");
+    let python =
+        python.expect("no Python with TensorFlow: use ./run_tests, or set HPC_TRAINER_TEST_PYTHON");
     let script = repository().join("tests/keras/check_models.py");
-    Program::new(python).arg(script).arg("check").arg(directory).limit(SECONDS(300)).run().success();
+    Program::new(python)
+        .arg(script)
+        .arg("check")
+        .arg(directory)
+        .limit(SECONDS(300))
+        .run()
+        .success();
 }
 
 /// The trainer, started by hand.
@@ -84,20 +96,29 @@ fn a_job_that_rodan_published_comes_back_as_models_that_keras_opens() {
     let shown = desk.cluster.wait_for_end(&desk.slurm_job(&id), TRAINING);
     assert_eq!(shown["JobState"], "COMPLETED");
     let log = desk.log(&id);
-    for part in
-        ["seed 7", "Background Model", "Model 2", "epoch 1/1", "the reply is in the queue 'hpc-results'"]
-    {
+    for part in [
+        "seed 7",
+        "Background Model",
+        "Model 2",
+        "epoch 1/1",
+        "the reply is in the queue 'hpc-results'",
+    ] {
         assert!(log.contains(part), "{part} is not in the log:\n{log}");
     }
-    let times = log.lines().find_map(|line| line.split_once("time to the reply ")).unwrap_or_default().1;
+    let times =
+        log.lines().find_map(|line| line.split_once("time to the reply ")).unwrap_or_default().1;
     let parts: Vec<f64> =
         times.split(" s").filter_map(|part| part.rsplit(' ').next()?.parse().ok()).collect();
-    let names = ["download", "decode", "sample", "train", "validate", "write", "encode", "spool", "other"];
+    let names =
+        ["download", "decode", "sample", "train", "validate", "write", "encode", "spool", "other"];
     assert!(names.iter().all(|name| times.contains(&format!(" {name} "))), "{times}");
     let sum: f64 = parts[1..].iter().sum();
     assert!(parts.len() == 10 && (parts[0] - sum).abs() < 0.1, "the parts are all of it: {times}");
     let finished = desk.check().run().success();
-    assert!(finished.stdout.contains(&format!("{id}  answered   the models are in the queue")), "{finished}");
+    assert!(
+        finished.stdout.contains(&format!("{id}  answered   the models are in the queue")),
+        "{finished}"
+    );
     for layer in ["Background Model", "Model 0", "Model 2"] {
         let written: Vec<_> =
             fs::read_dir(curves.join(&id).join(layer)).unwrap().map(|e| e.unwrap()).collect();
@@ -129,7 +150,11 @@ fn a_job_that_rodan_published_comes_back_as_models_that_keras_opens() {
     assert!(left.iter().all(|f| f.starts_with(&done) || f.ends_with("lock")), "{left:?}");
     let token = desk.rodan.setup().token.clone();
     for file in left.iter().chain(&desk.site.files_below(&desk.site.logs())) {
-        assert!(!String::from_utf8_lossy(&fs::read(file).unwrap()).contains(&token), "{}", file.display());
+        assert!(
+            !String::from_utf8_lossy(&fs::read(file).unwrap()).contains(&token),
+            "{}",
+            file.display()
+        );
     }
     assert_eq!((desk.vhost.waiting(JOBS), desk.vhost.waiting(RESULTS)), (Some(0), Some(0)));
     open_with_tensorflow(folder.path());
@@ -154,16 +179,19 @@ fn pages_in_zips_and_models_to_go_on_from_become_models() {
         ("rgba PNG - Background layer.png", "background.png"),
         ("rgba PNG - Layer 0.png", "layer_0.png"),
     ];
-    let folders = ["a/Image.png", "a/rgba PNG - Layer 0 (Background).png", "a/rgba PNG - Layer 1.png"];
+    let folders =
+        ["a/Image.png", "a/rgba PNG - Layer 0 (Background).png", "a/rgba PNG - Layer 1.png"];
     let files = ["image.png", "background.png", "layer_1.png"];
     let several: Vec<_> = folders.into_iter().zip(files).collect();
     desk.rodan.put("/uploads/one.zip", zip_of(&sample)).put("/uploads/many.zip", zip_of(&several));
     let mut asked = with_setting("Patience", json!(0));
-    asked["inputs"] = json!({"Sample 2": "/uploads/one.zip", "Multi-Sample Zip": "/uploads/many.zip"});
+    asked["inputs"] =
+        json!({"Sample 2": "/uploads/one.zip", "Multi-Sample Zip": "/uploads/many.zip"});
     let id = desk.vhost.publish_job(&asked);
     desk.check().run().success();
     let reply = desk.vhost.try_receive_reply(&id, TRAINING);
-    let reply = reply.unwrap_or_else(|| panic!("no reply; the job's log:\n{}", desk.log(&id))).json();
+    let reply =
+        reply.unwrap_or_else(|| panic!("no reply; the job's log:\n{}", desk.log(&id))).json();
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(models(&reply, folder.path()), ["Background Model", "Model 0", "Model 1"]);
     assert!(desk.log(&id).contains("pages 800x600 800x600"), "{}", desk.log(&id));
@@ -174,7 +202,10 @@ fn pages_in_zips_and_models_to_go_on_from_become_models() {
     desk.rodan.put("/uploads/model.hdf5", model);
     asked["inputs"] = json!({"Sample 1": "/uploads/one.zip", "Model 0": "/uploads/model.hdf5"});
     let finished = trainer(&desk, &job_file(&desk, &asked)).args([RESULTS, "c-2"]).run().success();
-    assert!(finished.stderr.contains("Model 0: goes on from the model that was given"), "{finished}");
+    assert!(
+        finished.stderr.contains("Model 0: goes on from the model that was given"),
+        "{finished}"
+    );
     assert_eq!(
         models(&desk.vhost.receive_reply("c-2", SECONDS(60)).json(), folder.path()),
         ["Background Model", "Model 0"]
@@ -207,12 +238,16 @@ fn an_old_workflow_by_hand_from_a_rodan_that_redirects_to_https() {
     let file = job_file(&desk, &asked);
     desk.rodan.answer_next("/uploads/layer_1.png", 1, &Answer::BreakAfter(100));
     desk.rodan.answer_next("/uploads/image.png", 1, &Answer::Status(503));
-    let finished = trainer(&desk, &file).args(["by.hand", "c-1"]).env("SSL_CERT_FILE", &ca).run().success();
+    let finished =
+        trainer(&desk, &file).args(["by.hand", "c-1"]).env("SSL_CERT_FILE", &ca).run().success();
     assert!(finished.stderr.contains("trying again"), "{finished}");
     let replies = desk.vhost.leftovers("by.hand");
     assert_eq!((replies.len(), replies[0].correlation_id()), (1, Some("c-1")));
     let folder = tempfile::tempdir().unwrap();
-    assert_eq!(models(&replies[0].json(), folder.path()), ["Background Model", "Staff Lines Model"]);
+    assert_eq!(
+        models(&replies[0].json(), folder.path()),
+        ["Background Model", "Staff Lines Model"]
+    );
     assert!(file.exists(), "a job file written by hand stays");
 }
 
@@ -284,7 +319,10 @@ fn a_node_without_a_route_to_the_broker_leaves_the_reply_to_check() {
     assert!(desk.directory(&id).join("reply.json").exists());
     assert!(!desk.directory(&id).join("job.json").exists(), "the token is not needed any more");
     let report = fs::read_to_string(desk.directory(&id).join("report.html")).unwrap();
-    assert!(report.contains("There is no picture: the trainer ended before it was drawn"), "{report}");
+    assert!(
+        report.contains("There is no picture: the trainer ended before it was drawn"),
+        "{report}"
+    );
     desk.check().run().success();
     let reply = desk.vhost.receive_reply(&id, SECONDS(60));
     let folder = tempfile::tempdir().unwrap();
@@ -301,7 +339,8 @@ fn a_report_takes_no_time_that_is_not_there_and_is_no_reason_to_fail() {
         ("mkdir \"${1%/*}/report.html\"", "no report: "),
     ];
     for (first, said) in cases {
-        let desk = Desk::with_script(&format!("{first}\nexec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\""));
+        let desk =
+            Desk::with_script(&format!("{first}\nexec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\""));
         let id = desk.vhost.publish_job(&desk.short_job());
         desk.check().run().success();
         let shown = desk.cluster.wait_for_end(&desk.slurm_job(&id), TRAINING);
@@ -326,10 +365,15 @@ fn slurms_early_warning_is_answered_where_the_job_may_not_requeue_itself() {
     let id = desk.vhost.publish_job(&asked);
     desk.check().run().success();
     let slurm_id = desk.slurm_job(&id);
-    support::wait_for("the first epoch", TRAINING, || desk.log(&id).contains("epoch 1/").then_some(()));
+    support::wait_for("the first epoch", TRAINING, || {
+        desk.log(&id).contains("epoch 1/").then_some(())
+    });
     desk.cluster.command("scancel").args(["--signal=USR1", "--batch", &slurm_id]).run().success();
     let sentence = desk.error_reply(&id);
-    assert!(sentence.contains("ran out of time") && sentence.contains("Maximum time"), "{sentence}");
+    assert!(
+        sentence.contains("ran out of time") && sentence.contains("Maximum time"),
+        "{sentence}"
+    );
     desk.cluster.wait_for_end(&slurm_id, SECONDS(60));
     let finished = desk.check().run();
     assert!(finished.stdout.contains("answered   an error reply"), "{finished}");

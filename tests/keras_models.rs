@@ -20,7 +20,8 @@ const TOLERANCE: f32 = 1e-5;
 /// that passed.
 fn python() -> PathBuf {
     let python = std::env::var_os("HPC_TRAINER_TEST_PYTHON").map(PathBuf::from);
-    python.expect("no Python with TensorFlow 2.15.1: use ./run_tests, or set HPC_TRAINER_TEST_PYTHON")
+    python
+        .expect("no Python with TensorFlow 2.15.1: use ./run_tests, or set HPC_TRAINER_TEST_PYTHON")
 }
 
 fn script(python: &Path, mode: &str, folder: &Path) -> String {
@@ -36,7 +37,8 @@ fn script(python: &Path, mode: &str, folder: &Path) -> String {
 fn noise(seed: u64) -> impl FnMut() -> f32 {
     let mut state = seed;
     move || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 }
@@ -84,7 +86,11 @@ fn tensorflow_opens_what_was_written() {
     }
     let said = script(&python, "check", folder.path());
     println!("{said}");
-    assert_eq!(said.lines().filter(|line| line.contains("predictions differ by")).count(), 2, "{said}");
+    assert_eq!(
+        said.lines().filter(|line| line.contains("predictions differ by")).count(),
+        2,
+        "{said}"
+    );
 }
 
 #[test]
@@ -99,7 +105,8 @@ fn what_keras_saved_is_opened() {
         let expected = read_floats(&folder.path().join(format!("{name}.y.f32")));
         let found = predict(&model.weights, &images, 32, 64);
         assert_eq!(found.len(), expected.len());
-        let difference = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let difference =
+            found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         println!("{name}: predictions differ by {difference:.1e}");
         assert!(difference < TOLERANCE, "{name}: {difference}");
     }
@@ -132,7 +139,10 @@ fn a_page_is_segmented_as_by_keras_with_models_that_keras_wrote() {
     let layer = image::open(folder.path().join("out/Layer 0.png")).unwrap().to_rgba8();
     let ours = layer.pixels().map(|pixel| u8::from(pixel[3] == 255));
     let theirs = std::fs::read(folder.path().join("labels.u8")).unwrap();
-    assert!(theirs.contains(&0) && theirs.contains(&1), "the models agree everywhere: nothing to compare");
+    assert!(
+        theirs.contains(&0) && theirs.contains(&1),
+        "the models agree everywhere: nothing to compare"
+    );
     // The choice may differ only where two models are equally confident except for rounding.
     let gaps = read_floats(&folder.path().join("gap.f32"));
     let differ: Vec<f32> =

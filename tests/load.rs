@@ -1,6 +1,10 @@
 //! Many jobs, many passes, a cluster that is full or away: what is not taken waits, what is taken
 //! is answered once.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -73,15 +77,25 @@ fn after_repeated_refusals_the_intake_pauses_and_says_so() {
 
 #[test]
 fn at_the_sites_own_limit_of_jobs_the_messages_stay_in_the_queue() {
-    let settings =
-        [("PARTS", "slurm"), ("DBD", "1"), ("SLURM_EXTRA", "AccountingStorageEnforce=associations,limits")];
+    let settings = [
+        ("PARTS", "slurm"),
+        ("DBD", "1"),
+        ("SLURM_EXTRA", "AccountingStorageEnforce=associations,limits"),
+    ];
     let services = Services::shared().with_cluster_of(Services::private(&settings));
     let mut desk = Desk::on(services, Some("sleep 300"), Rodan::start());
     let sacctmgr = |arguments: &[&str]| {
-        desk.cluster.command("sacctmgr").arg("-i").args(arguments).limit(SECONDS(60)).run().success();
+        desk.cluster
+            .command("sacctmgr")
+            .arg("-i")
+            .args(arguments)
+            .limit(SECONDS(60))
+            .run()
+            .success();
     };
     let user =
-        String::from_utf8(std::process::Command::new("id").arg("-un").output().unwrap().stdout).unwrap();
+        String::from_utf8(std::process::Command::new("id").arg("-un").output().unwrap().stdout)
+            .unwrap();
     let user = user.trim();
     sacctmgr(&["add", "account", "music"]);
     sacctmgr(&["add", "user", user, "account=music", "MaxSubmitJobs=1"]);
@@ -94,10 +108,18 @@ fn at_the_sites_own_limit_of_jobs_the_messages_stay_in_the_queue() {
     });
     for pass in 0..3 {
         let finished = desk.check().args(["--max-jobs", "9"]).run().success();
-        assert_eq!(finished.stdout.matches("submitted").count(), usize::from(pass == 0), "{finished}");
+        assert_eq!(
+            finished.stdout.matches("submitted").count(),
+            usize::from(pass == 0),
+            "{finished}"
+        );
         assert!(finished.stdout.contains(&format!("{}  waiting", ids[1])), "{finished}");
         assert!(finished.stdout.contains("MaxSubmitJob"), "{finished}");
-        assert_eq!(desk.vhost.waiting(JOBS), Some(2), "one waits in the spool, the others in RabbitMQ");
+        assert_eq!(
+            desk.vhost.waiting(JOBS),
+            Some(2),
+            "one waits in the spool, the others in RabbitMQ"
+        );
     }
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "a limit is no failure");
     for (number, id) in ids.iter().enumerate() {
@@ -168,7 +190,8 @@ fn checks_that_run_over_each_other_submit_each_job_once() {
     let end = Instant::now() + SECONDS(240);
     while ids.iter().any(|id| !desk.site.spool().join("done").join(id).exists()) {
         assert!(Instant::now() < end, "not all are answered");
-        let checks: Vec<_> = (0..4).map(|_| desk.check().args(["--max-jobs", "2"]).start()).collect();
+        let checks: Vec<_> =
+            (0..4).map(|_| desk.check().args(["--max-jobs", "2"]).start()).collect();
         for check in checks {
             let finished = check.wait();
             assert!(matches!(finished.code(), Some(0 | 9)), "{finished}");

@@ -94,7 +94,8 @@ impl Page {
         let output = self.run(&[&TINY[..], set].concat());
         let err = text(&output.stderr);
         assert_eq!(output.status.code(), Some(11), "{err}");
-        let sentences: Vec<_> = err.lines().filter(|line| line.starts_with("run_trainer: ")).collect();
+        let sentences: Vec<_> =
+            err.lines().filter(|line| line.starts_with("run_trainer: ")).collect();
         assert_eq!(sentences.len(), 1, "{err}");
         for part in parts {
             assert!(sentences[0].contains(part), "{part:?} is not in: {err}");
@@ -153,21 +154,29 @@ fn a_page_becomes_models_a_picture_and_a_table() {
     let mean = if f1 == 0.0 { 0.0 } else { 2.0 * precision * recall / (precision + recall) };
     assert!((f1 - mean).abs() < 1e-9, "{epoch}");
     let line = format!("accuracy {accuracy:.4}, F1 {f1:.4} (best)");
-    assert!(log.lines().any(|l| l.contains("Model 0: epoch 1/1") && l.contains(&line)), "{line}\n{log}");
+    assert!(
+        log.lines().any(|l| l.contains("Model 0: epoch 1/1") && l.contains(&line)),
+        "{line}\n{log}"
+    );
     let times = report["times"].as_object().unwrap();
     let of = |part: &str| times[part].as_f64().unwrap();
     let parts = ["decode", "sample", "train", "validate", "write", "predict"].map(of);
     assert!(parts.iter().all(|seconds| *seconds > 0.0) && times.len() == parts.len(), "{times:?}");
     let layers = report["layers"].as_array().unwrap();
     let layers: f64 = layers.iter().map(|layer| layer["seconds"].as_f64().unwrap()).sum();
-    assert!((parts[2] + parts[3] + parts[4] - layers).abs() < 1e-6, "{times:?}, {layers} for the layers");
+    assert!(
+        (parts[2] + parts[3] + parts[4] - layers).abs() < 1e-6,
+        "{times:?}, {layers} for the layers"
+    );
     assert!(log.contains(&format!("validate {:.2} s", of("validate"))), "{log}");
 
     for part in ["Background", "Layer 0", "Layer 1", "Layer 2", "peak memory", "seed 7", "blue"] {
         assert!(table.contains(part), "{part:?} is not in:\n{table}");
     }
     let fits = |line: &str| {
-        line.chars().count() <= 80 || line.contains("training.json are in") || line.starts_with("to look at:")
+        line.chars().count() <= 80
+            || line.contains("training.json are in")
+            || line.starts_with("to look at:")
     };
     assert!(table.lines().all(fits), "{table}");
     let last = format!("to look at: {}", out.join("report.html").display());
@@ -188,8 +197,11 @@ fn a_page_becomes_models_a_picture_and_a_table() {
         assert!(html.contains(part), "{part:?} is not in\n{html}");
     }
     assert_eq!(html.matches("<svg role=\"img\"").count(), 8, "two charts a layer");
-    let picture =
-        html.split("data:image/jpeg;base64,").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    let picture = html
+        .split("data:image/jpeg;base64,")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next())
+        .unwrap();
     let picture = base64::engine::general_purpose::STANDARD.decode(picture).unwrap();
     assert_eq!(image::load_from_memory(&picture).unwrap().dimensions(), (150, 150));
     // No other file is left behind.
@@ -214,7 +226,8 @@ fn the_same_seed_gives_the_same_models_whatever_the_number_of_threads() {
     std::fs::remove_file(page.path("layer_2.png")).unwrap();
     let model_of = |threads: &str| {
         let set = [&TINY[..], &["Maximum number of samples per label=40"]].concat();
-        let output = page.command(&page.out(), &set).env("RAYON_NUM_THREADS", threads).output().unwrap();
+        let output =
+            page.command(&page.out(), &set).env("RAYON_NUM_THREADS", threads).output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
         std::fs::read(page.out().join("Model 0.hdf5")).unwrap()
     };
@@ -244,7 +257,8 @@ fn patches_may_cover_the_layer_and_vary_and_another_metric_may_decide() {
         (models.map(read), text(&output.stderr))
     };
     let (models, log) = run(&settings);
-    let too_few = "places of the layer are in no patch; raise \"Maximum number of samples per label\"";
+    let too_few =
+        "places of the layer are in no patch; raise \"Maximum number of samples per label\"";
     assert!(log.contains("Background Model") && log.contains(too_few), "{log}");
     let effective = &json(&page.out().join("training.json"))["effective"];
     assert_eq!(effective["early_stopping_metric"], "F1");
@@ -275,18 +289,24 @@ fn several_pages_are_learned_from_together() {
     };
     assert!(alone.status.success(), "{}", text(&alone.stderr));
     let of_one = samples(&one.out());
-    let both = one.command(&one.out(), &set).arg("--local").arg(two.folder.path()).output().unwrap();
+    let both =
+        one.command(&one.out(), &set).arg("--local").arg(two.folder.path()).output().unwrap();
     assert!(both.status.success(), "{}", text(&both.stderr));
     assert_eq!(json(&one.out().join("training.json"))["pages"][1]["width"], 180);
     for (name, size) in [("preview_1.png", (150, 150)), ("preview_2.png", (180, 160))] {
         assert_eq!(image::open(one.out().join(name)).unwrap().dimensions(), size);
     }
-    assert_eq!(samples(&one.out()).len(), of_one.len(), "a layer that is on one page only is trained too");
+    assert_eq!(
+        samples(&one.out()).len(),
+        of_one.len(),
+        "a layer that is on one page only is trained too"
+    );
 
     // With several pages, an error names the page.
     std::fs::remove_file(two.path("layer_1.png")).unwrap();
     std::fs::write(two.path("layer_0.png"), "no image").unwrap();
-    let output = one.command(&one.out(), &set).arg("--local").arg(two.folder.path()).output().unwrap();
+    let output =
+        one.command(&one.out(), &set).arg("--local").arg(two.folder.path()).output().unwrap();
     let err = text(&output.stderr);
     assert_eq!(output.status.code(), Some(11), "{err}");
     let place = format!("{}: rgba PNG - Layer 0", two.folder.path().display());
@@ -306,7 +326,9 @@ fn training_goes_on_from_models() {
     ];
     let epochs = |n| format!("Maximum number of training epochs={n}");
     let loss = |out: &Path, layer: usize| {
-        json(&out.join("training.json"))["layers"][layer]["history"][0]["training_loss"].as_f64().unwrap()
+        json(&out.join("training.json"))["layers"][layer]["history"][0]["training_loss"]
+            .as_f64()
+            .unwrap()
     };
     let first = page.run_into(&learned, &[&set[..], &[&epochs(6)]].concat());
     assert!(first.status.success(), "{}", text(&first.stderr));
@@ -320,8 +342,11 @@ fn training_goes_on_from_models() {
         let weights = keras::read(&path).unwrap().weights;
         std::fs::write(&path, keras_file::bytes(config, layout, &weights)).unwrap();
     }
-    let second =
-        page.command(&page.out(), &[&set[..], &[&epochs(1)]].concat()).arg("--models").arg(&learned).output();
+    let second = page
+        .command(&page.out(), &[&set[..], &[&epochs(1)]].concat())
+        .arg("--models")
+        .arg(&learned)
+        .output();
     let second = second.unwrap();
     assert!(second.status.success(), "{}", text(&second.stderr));
     assert!(text(&second.stderr).contains("Model 0: goes on from the model that was given"));
@@ -338,7 +363,8 @@ fn models_that_can_not_be_gone_on_from_are_named() {
     let models = page.path("models");
     std::fs::create_dir(&models).unwrap();
     let refused = |part: &str| {
-        let output = page.command(&page.out(), &TINY).arg("--models").arg(&models).output().unwrap();
+        let output =
+            page.command(&page.out(), &TINY).arg("--models").arg(&models).output().unwrap();
         let err = text(&output.stderr);
         assert_eq!(output.status.code(), Some(11), "{err}");
         assert!(err.contains(part), "{part:?} is not in: {err}");
@@ -435,7 +461,10 @@ fn bad_settings_are_named() {
     let page = Page::new();
     page.refused(&["Patch height=33"], &["--set", "Patch height", "multiple of 4"]);
     page.refused(&["Patch hight=32"], &["Patch hight", "no such setting"]);
-    page.refused(&["Augmentation: shift (pixels)=17"], &["shift (pixels)", "from 0 to 16, not \"17\""]);
+    page.refused(
+        &["Augmentation: shift (pixels)=17"],
+        &["shift (pixels)", "from 0 to 16, not \"17\""],
+    );
     page.refused(&["Patch selection=all"], &["must be \"random\" or \"covering\", not all"]);
     page.refused(&["Patch height"], &["--set \"Patch height=64\""]);
     std::fs::write(page.path("settings.json"), "[1]").unwrap();
@@ -456,7 +485,10 @@ fn an_output_folder_that_can_not_be_written_is_named() {
 fn the_example_page_is_what_its_generator_draws() {
     let mut total = 0;
     for (name, content) in make_page::files().unwrap() {
-        assert!(std::fs::read(example().join(name)).unwrap() == content, "{name} differs: run the generator");
+        assert!(
+            std::fs::read(example().join(name)).unwrap() == content,
+            "{name} differs: run the generator"
+        );
         total += content.len();
     }
     assert!(total < 600_000, "{total} bytes");

@@ -42,8 +42,9 @@ fn find(running: &Running, texts: &[&str]) -> Vec<usize> {
         }
         for (count, text) in found.iter_mut().zip(texts) {
             let first = text.as_bytes()[0];
-            let hits =
-                bytes.windows(text.len()).filter(|window| window[0] == first && *window == text.as_bytes());
+            let hits = bytes
+                .windows(text.len())
+                .filter(|window| window[0] == first && *window == text.as_bytes());
             *count += hits.count();
         }
     }
@@ -63,7 +64,9 @@ fn while_it_learns_no_secret_is_in_the_trainers_memory() {
     desk.rodan.answer_next("/uploads/b.png", 1, &Answer::Late(Duration::from_secs(15)));
     let mut running = desk.by_hand("memory", &asked).start();
     if !rustix::process::geteuid().is_root() {
-        wait_for("the first download", SECONDS(60), || (!desk.rodan.requests().is_empty()).then_some(()));
+        wait_for("the first download", SECONDS(60), || {
+            (!desk.rodan.requests().is_empty()).then_some(())
+        });
         let mem = File::open(format!("/proc/{}/mem", running.id()));
         assert!(mem.is_err(), "another process of the account can't look into it");
         return;
@@ -88,11 +91,13 @@ fn while_it_learns_no_secret_is_in_the_trainers_memory() {
     });
     let found = find(&running, &texts);
     assert_eq!(found, [0, 0, 0], "while it learns");
-    let status =
-        |task: &str| fs::read_to_string(format!("/proc/{}/task/{task}/status", running.id())).unwrap();
+    let status = |task: &str| {
+        fs::read_to_string(format!("/proc/{}/task/{task}/status", running.id())).unwrap()
+    };
     let tasks = fs::read_dir(format!("/proc/{}/task", running.id())).unwrap().flatten();
-    let sealed =
-        tasks.map(|task| status(task.file_name().to_str().unwrap())).filter(|s| s.contains("NoNewPrivs:\t1"));
+    let sealed = tasks
+        .map(|task| status(task.file_name().to_str().unwrap()))
+        .filter(|s| s.contains("NoNewPrivs:\t1"));
     // The main thread and the threads that train.
     assert!(status(&running.id().to_string()).contains("NoNewPrivs:\t1") && sealed.count() > 1);
 

@@ -3,7 +3,11 @@
 //!
 //! `HPC_TRAINER_TEST_PYTHON` names a Python with `prometheus-client`; `run_tests` makes one and
 //! sets it.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -26,7 +30,8 @@ struct Metrics(Value);
 impl Metrics {
     fn read(path: &Path) -> Self {
         let python = std::env::var_os("HPC_TRAINER_TEST_PYTHON");
-        let python = python.expect("no test Python: use ./run_tests, or set HPC_TRAINER_TEST_PYTHON");
+        let python =
+            python.expect("no test Python: use ./run_tests, or set HPC_TRAINER_TEST_PYTHON");
         let script = repository().join("tests/monitoring/read_metrics.py");
         let output = Command::new(python).arg(script).arg(path).output().unwrap();
         let err = String::from_utf8_lossy(&output.stderr);
@@ -107,7 +112,11 @@ fn passes_tell_what_is_open_waits_failed_and_was_answered() {
         0o644,
         "for the exporter's account"
     );
-    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing unfinished is left");
+    assert_eq!(
+        fs::read_dir(path.parent().unwrap()).unwrap().count(),
+        1,
+        "nothing unfinished is left"
+    );
 
     let ids: Vec<String> = (0..3).map(|_| desk.vhost.publish_job(&job())).collect();
     let (finished, taken) = pass(&desk, &path);
@@ -124,14 +133,27 @@ fn passes_tell_what_is_open_waits_failed_and_was_answered() {
     let text = fs::read_to_string(&path).unwrap();
     let home = desk.site.path().to_str().unwrap();
     let setup = desk.rodan.setup();
-    for kept in
-        [&*ids[0], &ids[0][..8], home, &desk.rodan.url(), &setup.user, &setup.password, desk.vhost.password()]
-    {
-        assert!(!text.contains(kept), "everybody may read the file, and {kept:?} is in it:\n{text}");
+    for kept in [
+        &*ids[0],
+        &ids[0][..8],
+        home,
+        &desk.rodan.url(),
+        &setup.user,
+        &setup.password,
+        desk.vhost.password(),
+    ] {
+        assert!(
+            !text.contains(kept),
+            "everybody may read the file, and {kept:?} is in it:\n{text}"
+        );
     }
     // The failed job was answered as it should be, so the bridge is well.
-    let [before, after] = [&taken, &failed].map(|m| m.get("last_successful_pass_timestamp_seconds"));
-    assert!(after > before && after <= failed.get("last_pass_timestamp_seconds"), "{before} {after}");
+    let [before, after] =
+        [&taken, &failed].map(|m| m.get("last_successful_pass_timestamp_seconds"));
+    assert!(
+        after > before && after <= failed.get("last_pass_timestamp_seconds"),
+        "{before} {after}"
+    );
 
     desk.vhost.publish(
         support::broker::JOBS,
@@ -155,23 +177,27 @@ fn counters_only_grow_whatever_is_removed_or_killed() {
     let errors = || Metrics::read(&path).get("jobs_answered_total{outcome=error}");
     // A pass that is not killed tells the numbers of the points.
     let mut numbers = Vec::new();
-    for (round, at) in [None, Some("before renaming metrics.json"), Some("after writing metrics.json")]
-        .into_iter()
-        .enumerate()
+    for (round, at) in
+        [None, Some("before renaming metrics.json"), Some("after writing metrics.json")]
+            .into_iter()
+            .enumerate()
     {
         let id = desk.vhost.publish_job(&job());
         desk.check().run().success();
         desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
         let number = at.map_or(0, |name| numbers.iter().position(|n| n == name).unwrap() + 1);
         let _ = fs::remove_file(&log);
-        let dies =
-            desk.check().env("HPC_TRAINER_DIE_AT", number.to_string()).env("HPC_TRAINER_DIE_LOG", &log);
+        let dies = desk
+            .check()
+            .env("HPC_TRAINER_DIE_AT", number.to_string())
+            .env("HPC_TRAINER_DIE_LOG", &log);
         let finished = dies.run();
         match at {
             None => {
                 expect(&finished, 9, &[]);
                 let text = fs::read_to_string(&log).unwrap();
-                numbers = text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect();
+                numbers =
+                    text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect();
             }
             Some(name) => {
                 assert_eq!(finished.code(), None, "{finished}");
@@ -187,7 +213,8 @@ fn counters_only_grow_whatever_is_removed_or_killed() {
     // Answered two days ago by a watcher, and removed before any pass has seen it.
     let done = desk.site.spool().join("done");
     let template = fs::read_dir(&done).unwrap().next().unwrap().unwrap().path();
-    let mut record: Value = serde_json::from_slice(&fs::read(template.join("record.json")).unwrap()).unwrap();
+    let mut record: Value =
+        serde_json::from_slice(&fs::read(template.join("record.json")).unwrap()).unwrap();
     (record["job_id"], record["changed_at"]) = (json!("unseen"), json!("2026-01-01T00:00:00Z"));
     fs::create_dir(done.join("unseen")).unwrap();
     fs::write(done.join("unseen/record.json"), record.to_string()).unwrap();
@@ -227,7 +254,11 @@ fn a_pass_that_fails_says_so_and_leaves_the_rest() {
     let vhost = desk.vhost.url();
     desk.site.set("RABBITMQ_HOST", vhost).set("METRICS_FILE", "nowhere/a.prom");
     let finished = desk.check().run();
-    expect(&finished, 0, &["METRICS_FILE", "nowhere/a.prom can't be written", "its directory must exist"]);
+    expect(
+        &finished,
+        0,
+        &["METRICS_FILE", "nowhere/a.prom can't be written", "its directory must exist"],
+    );
     desk.site.set("METRICS_FILE", "metrics.txt");
     expect(&desk.check().run(), 3, &["METRICS_FILE must end in .prom"]);
 }
@@ -275,7 +306,10 @@ fn named(text: &str) -> BTreeSet<String> {
     let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
     let names = text.match_indices("hpc_trainer_").map(|(at, _)| {
         let name = text[at..].split(|c| !is_part(c)).next().unwrap();
-        ["_bucket", "_sum", "_count"].iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name)
+        ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|part| name.strip_suffix(part))
+            .unwrap_or(name)
     });
     names.map(str::to_owned).collect()
 }
@@ -290,7 +324,9 @@ fn the_documents_name_the_metrics_that_there_are() {
     // The table has one row for each, and no other.
     let table: BTreeSet<String> = read("monitoring.md")
         .lines()
-        .filter_map(|line| line.strip_prefix("| `hpc_trainer_")?.split(['`', '{']).next().map(str::to_owned))
+        .filter_map(|line| {
+            line.strip_prefix("| `hpc_trainer_")?.split(['`', '{']).next().map(str::to_owned)
+        })
         .map(|name| format!("hpc_trainer_{name}"))
         .collect();
     assert_eq!(table, written);
@@ -308,6 +344,9 @@ fn the_documents_name_the_metrics_that_there_are() {
     let causes = metrics.0["hpc_trainer_job_failures_total"]["samples"].as_array().unwrap();
     for cause in causes {
         let cause = cause[1]["cause"].as_str().unwrap();
-        assert!(read("monitoring.md").contains(&format!("| `{cause}` |")), "{cause} is not explained");
+        assert!(
+            read("monitoring.md").contains(&format!("| `{cause}` |")),
+            "{cause} is not explained"
+        );
     }
 }

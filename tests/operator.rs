@@ -1,6 +1,10 @@
 //! The commands of the operator: `check status`, `logs`, `cancel`, `retry` and `purge`. Real
 //! RabbitMQ, real Slurm.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -27,7 +31,10 @@ sleep 300"#;
 
 fn run(desk: &Desk, arguments: &[&str]) -> Finished {
     let finished = desk.check().args(arguments).limit(SECONDS(120)).run();
-    assert!(!finished.to_string().contains("wr0ng") && !finished.stdout.contains("\"token\""), "{finished}");
+    assert!(
+        !finished.to_string().contains("wr0ng") && !finished.stdout.contains("\"token\""),
+        "{finished}"
+    );
     finished
 }
 
@@ -102,7 +109,10 @@ fn status_shows_why_a_job_waits_and_how_far_another_has_got() {
     let before = desk.site.files_below(&desk.site.spool());
     let finished = run(&desk, &["status"]).success();
     eprintln!("{finished}");
-    says(&finished, &["ID", &id[..8], &desk.slurm_job(&id), "running", "Model 0 (2/2), epoch 3/15"]);
+    says(
+        &finished,
+        &["ID", &id[..8], &desk.slurm_job(&id), "running", "Model 0 (2/2), epoch 3/15"],
+    );
     let finished = support::wait_for("Slurm's reason", SECONDS(60), || {
         let finished = run(&waits, &["status"]).success();
         finished.stdout.contains("(PartitionDown)").then_some(finished)
@@ -124,7 +134,8 @@ fn status_shows_why_a_job_waits_and_how_far_another_has_got() {
     ] {
         assert!(finished.stdout.contains(&part), "{part:?} is not in\n{finished}");
     }
-    let shown: Value = serde_json::from_str(&run(&desk, &["status", "--json"]).success().stdout).unwrap();
+    let shown: Value =
+        serde_json::from_str(&run(&desk, &["status", "--json"]).success().stdout).unwrap();
     assert_eq!(shown["jobs"][0]["job_id"], id.as_str());
     assert_eq!(shown["jobs"][0]["slurm"]["state"], "RUNNING");
     let shown: Value =
@@ -177,7 +188,10 @@ fn a_beginning_that_several_jobs_share_is_refused() {
     }
     says(&run(&desk, &["status"]).success(), &["same-beginning-1      -  received"]);
     let finished = run(&desk, &["cancel", "same-beginning-1"]).success();
-    assert!(finished.stdout.contains("same-beginning-1 is over and answered with an error."), "{finished}");
+    assert!(
+        finished.stdout.contains("same-beginning-1 is over and answered with an error."),
+        "{finished}"
+    );
     assert!(desk.error_reply("same-beginning-1").contains("cancelled by the operator"));
     assert!(desk.record("same-beginning-2").is_some());
     says(&run(&desk, &["cancel", "same-beginning-1"]).success(), &["was answered before"]);
@@ -193,7 +207,10 @@ fn a_cancelled_job_gets_one_error_reply() {
     let slurm_id = desk.slurm_job(&id);
     let finished = run(&desk, &["cancel", &id[..9]]).success();
     eprintln!("{finished}");
-    assert!(finished.stdout.contains(&format!("{id}  cancelled  Slurm job {slurm_id}")), "{finished}");
+    assert!(
+        finished.stdout.contains(&format!("{id}  cancelled  Slurm job {slurm_id}")),
+        "{finished}"
+    );
     assert_eq!(desk.cluster.wait_for_end(&slurm_id, SECONDS(60))["JobState"], "CANCELLED");
     let sentence = desk.error_reply(&id);
     assert!(sentence.starts_with("The training was cancelled by the operator"), "{sentence}");
@@ -214,7 +231,10 @@ fn logs_are_printed_and_followed_until_the_answer() {
     desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
     expect(&desk.check().run(), 9, &[]);
     let finished = follows.wait().success();
-    assert!(finished.stdout.contains("first\n") && finished.stdout.contains("se [31mcond"), "{finished}");
+    assert!(
+        finished.stdout.contains("first\n") && finished.stdout.contains("se [31mcond"),
+        "{finished}"
+    );
     assert!(finished.stderr.contains("is answered"), "{finished}");
     let finished = run(&desk, &["logs", &id[..8]]).success();
     assert!(finished.stdout.contains("first\nse [31mcond"), "{finished}");
@@ -246,8 +266,10 @@ fn purge_removes_what_is_old_and_answered_and_nothing_else() {
         fs::write(rejected.join(name), "text").unwrap();
     }
     fs::write(desk.site.logs().join("hpct-stranger-1.log"), "").unwrap();
-    let all =
-        || [desk.site.files_below(&desk.site.spool()), desk.site.files_below(&desk.site.logs())].concat();
+    let all = || {
+        [desk.site.files_below(&desk.site.spool()), desk.site.files_below(&desk.site.logs())]
+            .concat()
+    };
     let before = all();
     for wrong in ["30", "30m", "0d"] {
         expect(&run(&desk, &["purge", "--older", wrong]), 2, &["--older"]);
@@ -289,13 +311,20 @@ fn a_job_that_waits_is_tried_again_at_once_and_any_other_is_left_alone() {
     desk.site.unset("SITE_SLURM_BIN").set("GIVE_UP_HOURS", "0");
     let finished = run(&desk, &["retry", &id]).success();
     let slurm_id = desk.slurm_job(&id);
-    assert!(finished.stdout.contains(&format!("{id} is with Slurm now, as job {slurm_id}.")), "{finished}");
+    assert!(
+        finished.stdout.contains(&format!("{id} is with Slurm now, as job {slurm_id}.")),
+        "{finished}"
+    );
     expect(&run(&desk, &["retry", &id]), 2, &["is with Slurm already", "check cancel"]);
     desk.cluster.wait_for_end(&slurm_id, SECONDS(60));
     expect(&desk.check().run(), 9, &[]);
     desk.error_reply(&id);
     let finished = run(&desk, &["retry", &id]);
-    expect(&finished, 2, &["was answered before, with an error", "run the workflow in Rodan again"]);
+    expect(
+        &finished,
+        2,
+        &["was answered before, with an error", "run the workflow in Rodan again"],
+    );
     assert_eq!(desk.cluster.jobs_named(&format!("hpct-{id}")).len(), 1, "one Slurm job only");
     expect(&run(&desk, &["retry", "nobody"]), 2, &["there is no job 'nobody'"]);
 
@@ -318,20 +347,28 @@ fn a_job_that_waits_is_tried_again_at_once_and_any_other_is_left_alone() {
     desk.site.set("RABBITMQ_HOST", broker);
     let finished = run(&desk, &["retry", &id]);
     expect(&finished, 9, &[]);
-    assert!(finished.stdout.contains(&format!("{id} is answered now, with an error.")), "{finished}");
+    assert!(
+        finished.stdout.contains(&format!("{id} is answered now, with an error.")),
+        "{finished}"
+    );
     desk.error_reply(&id);
 }
 
 #[test]
 fn a_job_in_slurms_queue_has_a_place_in_it() {
     // The only node of this cluster is busy.
-    let cluster =
-        Services::private(&[("PARTS", "slurm"), ("NODES", "1"), ("CPUS", "2"), ("MEMORY_MB", "2000")]);
+    let cluster = Services::private(&[
+        ("PARTS", "slurm"),
+        ("NODES", "1"),
+        ("CPUS", "2"),
+        ("MEMORY_MB", "2000"),
+    ]);
     let services = Services::shared().with_cluster_of(cluster);
     let mut desk = Desk::on(services, Some("exit 0"), support::rodan::Rodan::start());
     desk.site.set("SITE_GRES", "none");
-    let busy =
-        desk.cluster.submit(desk.site.path(), ["--output=/dev/null", "-c2", "--mem=100", "--wrap=sleep 600"]);
+    let busy = desk
+        .cluster
+        .submit(desk.site.path(), ["--output=/dev/null", "-c2", "--mem=100", "--wrap=sleep 600"]);
     desk.cluster.wait_for_state(&busy, &["RUNNING"], SECONDS(60));
     let first = desk.vhost.publish_job(&job());
     desk.check().run().success();
@@ -339,7 +376,9 @@ fn a_job_in_slurms_queue_has_a_place_in_it() {
     desk.check().run().success();
     let status = support::wait_for("both places", SECONDS(60), || {
         let status = run(&desk, &["status"]).success();
-        let all = ["1st of 2 pending in ", "2nd of 2 pending in "].iter().all(|p| status.stdout.contains(p));
+        let all = ["1st of 2 pending in ", "2nd of 2 pending in "]
+            .iter()
+            .all(|p| status.stdout.contains(p));
         (all && status.stdout.contains("(Resources)")).then_some(status)
     });
     says(&status, &[&first[..8], &second[..8], "waiting"]);
@@ -352,6 +391,10 @@ fn a_job_in_slurms_queue_has_a_place_in_it() {
         serde_json::from_str(&run(&desk, &["status", &second, "--json"]).success().stdout).unwrap();
     let waiting = &json["waiting"];
     assert_eq!((&waiting["position"], &waiting["of"]), (&json!(2), &json!(2)), "{waiting}");
-    assert_eq!((&waiting["fitting_nodes"], &waiting["memory_mb"]), (&json!(1), &json!(500)), "{waiting}");
+    assert_eq!(
+        (&waiting["fitting_nodes"], &waiting["memory_mb"]),
+        (&json!(1), &json!(500)),
+        "{waiting}"
+    );
     desk.cluster.cancel(&busy);
 }

@@ -31,16 +31,22 @@ fn ends_with(finished: &Finished, code: i32) {
 fn a_pass_does_its_work_where_nobody_can_read_of_it() {
     for output in LOST {
         // They end when the test says so: a watcher would file them away before they are looked at.
-        let mut desk =
-            Desk::with_script("while [ ! -e \"$HPC_TRAINER_HOME/go\" ]; do sleep 0.2; done; exit 3");
+        let mut desk = Desk::with_script(
+            "while [ ! -e \"$HPC_TRAINER_HOME/go\" ]; do sleep 0.2; done; exit 3",
+        );
         desk.site.set("WATCHER", "1").set("SITE_GRES", "none");
         let first = desk.vhost.publish_job(&job());
         let second = desk.vhost.publish_job(&job());
         let text = ["-vv", "--max-jobs", "2"];
         let as_json = ["-vv", "--max-jobs", "2", "--log-format", "json"];
-        let finished = run(&desk, output, if output == Output::FullDisk { &text } else { &as_json });
+        let finished =
+            run(&desk, output, if output == Output::FullDisk { &text } else { &as_json });
         ends_with(&finished, 0);
-        assert_eq!(desk.vhost.waiting(JOBS), Some(0), "{output:?}: both jobs are taken in one pass");
+        assert_eq!(
+            desk.vhost.waiting(JOBS),
+            Some(0),
+            "{output:?}: both jobs are taken in one pass"
+        );
         for id in [&first, &second] {
             let record = desk.record(id).unwrap();
             assert!(record["state"]["slurm_id"].is_u64(), "{output:?}: {record}");
@@ -111,10 +117,15 @@ fn a_command_whose_text_is_all_that_was_asked_for_says_that_it_is_lost() {
 
 #[test]
 fn the_loss_is_said_once_where_standard_error_still_works() {
-    let finished =
-        Program::new("/bin/sh").args(["-c", "exec \"$0\" completions bash > /dev/full"]).arg(check()).run();
+    let finished = Program::new("/bin/sh")
+        .args(["-c", "exec \"$0\" completions bash > /dev/full"])
+        .arg(check())
+        .run();
     ends_with(&finished, 1);
-    assert_eq!(finished.stderr, "standard output can't be written: No space left on device (os error 28)\n");
+    assert_eq!(
+        finished.stderr,
+        "standard output can't be written: No space left on device (os error 28)\n"
+    );
 }
 
 #[test]
@@ -122,7 +133,9 @@ fn help_and_faults_of_the_command_line_need_no_reader() {
     let programs: Vec<&Path> = [Some(check()), run_trainer()].into_iter().flatten().collect();
     for program in programs {
         for output in LOST {
-            for (arguments, code) in [(["--help"], 0), (["--version"], 0), (["--no-such-option"], 2)] {
+            for (arguments, code) in
+                [(["--help"], 0), (["--version"], 0), (["--no-such-option"], 2)]
+            {
                 ends_with(&Program::new(program).args(arguments).output(output).run(), code);
             }
         }
@@ -192,8 +205,11 @@ fn models_are_trained_and_applied_where_nobody_can_read_of_it() {
         ends_with(&applied, 0);
         assert!(fs::read_dir(&layers).unwrap().count() > 1, "{output:?}");
         // Without a GPU there is no table; the code is its own.
-        let gpu =
-            Program::new(run_trainer().unwrap()).arg("--check-gpu").output(output).limit(SECONDS(240)).run();
+        let gpu = Program::new(run_trainer().unwrap())
+            .arg("--check-gpu")
+            .output(output)
+            .limit(SECONDS(240))
+            .run();
         let here = Command::new(run_trainer().unwrap()).arg("--check-gpu").output().unwrap();
         let expected = match (here.status.code(), output) {
             (Some(0), Output::FullDisk) => Some(1),

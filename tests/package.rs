@@ -1,5 +1,9 @@
 //! `./package`: a tarball that runs wherever it is unpacked, and over an older installation.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -42,12 +46,14 @@ fn binaries(directory: &Path) -> PathBuf {
 
 /// Unpacks a tarball over an existing installation, as an operator does.
 fn unpack(tarball: &Path, home: &Path) {
-    let tar = Program::new("tar").arg("-xzf").arg(tarball).args(["--strip-components=1", "-C"]).arg(home);
+    let tar =
+        Program::new("tar").arg("-xzf").arg(tarball).args(["--strip-components=1", "-C"]).arg(home);
     tar.run().success();
 }
 
 fn run_check(home: &Path, desk: &Desk, arguments: &[&str]) -> Finished {
-    let check = Program::new(home.join("run_check")).args(arguments).env("SLURM_CONF", desk.cluster.conf());
+    let check =
+        Program::new(home.join("run_check")).args(arguments).env("SLURM_CONF", desk.cluster.conf());
     check.current_dir("/").run()
 }
 
@@ -58,11 +64,17 @@ fn a_tarball_runs_a_job_wherever_it_is_unpacked_and_an_update_keeps_what_is_the_
     let out = work.path().join("out");
     let build = |umask: &str, out: &Path| {
         let line = format!("umask {umask}; exec \"$@\"");
-        let program = Program::new("bash").args(["-c", &line, "-"]).arg(repository().join("package"));
-        in_users_environment(program.arg("--binaries").arg(&binaries).arg("--out").arg(out)).run().success()
+        let program =
+            Program::new("bash").args(["-c", &line, "-"]).arg(repository().join("package"));
+        in_users_environment(program.arg("--binaries").arg(&binaries).arg("--out").arg(out))
+            .run()
+            .success()
     };
     let finished = build("022", &out);
-    assert!(finished.stdout.contains("glibc 2.") && finished.stdout.contains("SHA-256 "), "{finished}");
+    assert!(
+        finished.stdout.contains("glibc 2.") && finished.stdout.contains("SHA-256 "),
+        "{finished}"
+    );
     let tarball = out.join(format!("{NAME}.tar.gz"));
     let again = work.path().join("again");
     build("077", &again);
@@ -70,10 +82,14 @@ fn a_tarball_runs_a_job_wherever_it_is_unpacked_and_an_update_keeps_what_is_the_
         (fs::read(&tarball).unwrap(), fs::read(again.join(format!("{NAME}.tar.gz"))).unwrap());
     assert!(first == second, "two runs, two tarballs");
 
-    let listed = Program::new("tar").args(["-tvzf"]).arg(&tarball).arg("--numeric-owner").run().success();
-    for wanted in
-        ["man/man1/check.1", "man/man1/run_trainer.1", "completions/bash/run_check.bash", "bin/check"]
-    {
+    let listed =
+        Program::new("tar").args(["-tvzf"]).arg(&tarball).arg("--numeric-owner").run().success();
+    for wanted in [
+        "man/man1/check.1",
+        "man/man1/run_trainer.1",
+        "completions/bash/run_check.bash",
+        "bin/check",
+    ] {
         assert!(listed.stdout.lines().any(|line| line.ends_with(wanted)), "no {wanted}: {listed}");
     }
     for line in listed.stdout.lines() {
@@ -86,8 +102,13 @@ fn a_tarball_runs_a_job_wherever_it_is_unpacked_and_an_update_keeps_what_is_the_
     let home = work.path().join("some where");
     fs::create_dir(&home).unwrap();
     unpack(&tarball, &home);
-    Program::new("sha256sum").args(["--quiet", "-c", "SHA256SUMS"]).current_dir(&home).run().success();
-    for file in ["LICENSE", "CHANGELOG.md", "BUILD", "credentials.env.example", "docs/protocol.md"] {
+    Program::new("sha256sum")
+        .args(["--quiet", "-c", "SHA256SUMS"])
+        .current_dir(&home)
+        .run()
+        .success();
+    for file in ["LICENSE", "CHANGELOG.md", "BUILD", "credentials.env.example", "docs/protocol.md"]
+    {
         assert!(home.join(file).exists(), "{file} is not in the tarball");
     }
     for file in ["rodan/hpc_training/jobs.py", "rodan/registerJobs.yaml", "rodan/set_up_broker"] {
@@ -119,7 +140,11 @@ fn a_tarball_runs_a_job_wherever_it_is_unpacked_and_an_update_keeps_what_is_the_
     fs::write(home.join("bin/check"), "#!/bin/sh\necho an old one\n").unwrap();
     fs::write(home.join("README.md"), "old").unwrap();
     unpack(&tarball, &home);
-    Program::new("sha256sum").args(["--quiet", "-c", "SHA256SUMS"]).current_dir(&home).run().success();
+    Program::new("sha256sum")
+        .args(["--quiet", "-c", "SHA256SUMS"])
+        .current_dir(&home)
+        .run()
+        .success();
     assert_eq!(fs::read_to_string(home.join("credentials.env")).unwrap(), configuration);
     let mode = fs::metadata(home.join("credentials.env")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -133,7 +158,8 @@ fn a_tarball_runs_a_job_wherever_it_is_unpacked_and_an_update_keeps_what_is_the_
 #[test]
 fn what_can_not_be_packed_is_named() {
     let empty = tempfile::tempdir().unwrap();
-    let finished = package().arg("--binaries").arg(empty.path()).arg("--out").arg(empty.path()).run();
+    let finished =
+        package().arg("--binaries").arg(empty.path()).arg("--out").arg(empty.path()).run();
     expect(&finished, 1, &["has no check"]);
     assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0, "something is left");
     expect(&package().args(["--out"]).run(), 2, &["--out needs a directory"]);
@@ -147,7 +173,8 @@ fn the_script_for_cudas_libraries_says_what_it_needs_before_it_fetches_anything(
     expect(&script().args(["--sideways"]).run(), 2, &["usage:"]);
     let tools = tempfile::tempdir().unwrap();
     for tool in ["bash", "dirname"] {
-        std::os::unix::fs::symlink(Path::new("/usr/bin").join(tool), tools.path().join(tool)).unwrap();
+        std::os::unix::fs::symlink(Path::new("/usr/bin").join(tool), tools.path().join(tool))
+            .unwrap();
     }
     let bare = script().arg("never").env("PATH", tools.path()).current_dir(tools.path()).run();
     expect(&bare, 3, &["install python3-pip"]);

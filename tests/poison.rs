@@ -1,6 +1,10 @@
 //! Messages that are no jobs between others that are, and replies that can't be delivered. Real
 //! RabbitMQ, real Slurm.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -68,7 +72,8 @@ fn fifty_messages_of_which_every_other_is_a_job() {
         // our own job queue.
         let reply_to = ["amq.gen-gone", RESULTS, "amq.evil", RESULTS, JOBS][number % 5];
         messages.push((properties(&format!("poison-{number}"), reply_to), body.clone()));
-        messages.push((properties(&format!("job-{number}"), RESULTS), job().to_string().into_bytes()));
+        messages
+            .push((properties(&format!("job-{number}"), RESULTS), job().to_string().into_bytes()));
     }
     desk.vhost.publish_all(JOBS, messages);
     let finished = desk.check().args(["--max-jobs", "80"]).limit(SECONDS(200)).run();
@@ -114,7 +119,11 @@ fn a_reply_that_no_queue_takes_holds_up_nothing_and_is_given_up() {
     // After the time for which anything waits, they are filed away.
     desk.site.set("GIVE_UP_HOURS", "0");
     let finished = desk.check().args(["--max-jobs", "0"]).run();
-    assert_eq!(finished.stdout.matches("can't be delivered, and is given up").count(), 5, "{finished}");
+    assert_eq!(
+        finished.stdout.matches("can't be delivered, and is given up").count(),
+        5,
+        "{finished}"
+    );
     let left = desk.site.files_below(&desk.site.spool().join("jobs"));
     assert!(!left.iter().any(|path| path.to_string_lossy().contains("poison")), "{left:?}");
     // But the reply of a job that has run waits for room.
@@ -146,7 +155,8 @@ fn publish_with_broken_text(vhost: &Vhost, marker: &str, properties: BasicProper
     std::thread::spawn(move || {
         let Ok((client, _)) = listener.accept() else { return };
         let server = TcpStream::connect(broker).unwrap();
-        let (mut from_server, mut to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+        let (mut from_server, mut to_client) =
+            (server.try_clone().unwrap(), client.try_clone().unwrap());
         std::thread::spawn(move || drop(std::io::copy(&mut from_server, &mut to_client)));
         let (mut client, mut server, mut bytes) = (client, server, [0; 1 << 16]);
         while let Ok(count @ 1..) = client.read(&mut bytes) {
@@ -187,7 +197,8 @@ fn a_property_that_is_no_text_does_not_stop_the_intake() {
 #[test]
 fn properties_larger_than_a_frame_do_not_stop_the_intake() {
     let larger_frames = "frame_max = 262144";
-    let broker = Services::private(&[("PARTS", "broker"), ("VHOSTS", "2"), ("BROKER_EXTRA", larger_frames)]);
+    let broker =
+        Services::private(&[("PARTS", "broker"), ("VHOSTS", "2"), ("BROKER_EXTRA", larger_frames)]);
     let desk = Desk::on(broker.with_cluster_of(Services::shared()), Some("exit 0"), Rodan::start());
     desk.vhost.declare_queues();
     let mut headers = FieldTable::default();
@@ -197,7 +208,10 @@ fn properties_larger_than_a_frame_do_not_stop_the_intake() {
     let id = desk.vhost.publish_job(&job());
     let finished = desk.check().args(["--max-jobs", "9"]).run();
     assert_eq!(finished.code(), Some(8), "{finished}");
-    assert!(finished.stderr.contains("can't be read, let alone answered: it is dropped"), "{finished}");
+    assert!(
+        finished.stderr.contains("can't be read, let alone answered: it is dropped"),
+        "{finished}"
+    );
     assert!(finished.stdout.contains(&format!("{id}  submitted")), "{finished}");
     assert_eq!(desk.vhost.waiting(JOBS), Some(0));
 }

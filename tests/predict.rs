@@ -24,7 +24,8 @@ impl Desk {
     fn new(models: &[&str], height: usize, width: usize) -> Self {
         let desk = Self { folder: tempfile::tempdir().unwrap() };
         let page =
-            image::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/page/image.png")).unwrap();
+            image::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/page/image.png"))
+                .unwrap();
         page.crop_imm(70, 40, 150, 140).save(desk.path("page.png")).unwrap();
         std::fs::create_dir(desk.path("models")).unwrap();
         for (seed, name) in models.iter().enumerate() {
@@ -35,8 +36,12 @@ impl Desk {
 
     fn model(&self, name: &str, seed: u64, height: usize, width: usize) {
         let path = self.path("models").join(name);
-        keras::write(&path, &initial_weights(seed).unwrap(), PatchShape::new(height, width).unwrap())
-            .unwrap();
+        keras::write(
+            &path,
+            &initial_weights(seed).unwrap(),
+            PatchShape::new(height, width).unwrap(),
+        )
+        .unwrap();
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -81,7 +86,8 @@ impl Desk {
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(11), "{error}");
         assert!(!error.contains("windows"), "work was done before: {error}");
-        let sentences: Vec<_> = error.lines().filter(|line| line.starts_with("run_trainer: ")).collect();
+        let sentences: Vec<_> =
+            error.lines().filter(|line| line.starts_with("run_trainer: ")).collect();
         assert_eq!(sentences.len(), 1, "{error}");
         for part in parts {
             assert!(sentences[0].contains(part), "{part:?} is not in: {error}");
@@ -104,7 +110,8 @@ fn every_pixel_is_in_one_layer_and_looks_as_on_the_page() {
     std::fs::write(desk.path("models").join("notes.txt"), "not a model").unwrap();
     let table = desk.table("page.png", &[]);
     let page = image::open(desk.path("page.png")).unwrap().to_rgb8();
-    let layers = ["Background.png", "Layer 0.png", "Layer 3.png"].map(|name| desk.image(name).to_rgba8());
+    let layers =
+        ["Background.png", "Layer 0.png", "Layer 3.png"].map(|name| desk.image(name).to_rgba8());
     let mut counts = [0; 3];
     for (column, row, pixel) in page.enumerate_pixels() {
         let mut owners = 0;
@@ -126,7 +133,10 @@ fn every_pixel_is_in_one_layer_and_looks_as_on_the_page() {
     for count in counts {
         assert!(table.contains(&format!(" {count} ")), "{count} is not in\n{table}");
     }
-    assert!(table.lines().all(|line| line.chars().count() <= 80 || line.contains("are in")), "{table}");
+    assert!(
+        table.lines().all(|line| line.chars().count() <= 80 || line.contains("are in")),
+        "{table}"
+    );
     assert_eq!(desk.image("overlay.png").dimensions(), (150, 140));
     assert_eq!(desk.path("out").read_dir().unwrap().count(), 4, "nothing half-made is left");
 }
@@ -136,17 +146,31 @@ fn the_picture_is_that_of_the_training() {
     let desk = Desk::new(&[], 0, 0);
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/page");
     for name in ["background.png", "layer_0.png"] {
-        image::open(page.join(name)).unwrap().crop_imm(70, 40, 150, 140).save(desk.path(name)).unwrap();
+        image::open(page.join(name))
+            .unwrap()
+            .crop_imm(70, 40, 150, 140)
+            .save(desk.path(name))
+            .unwrap();
     }
     std::fs::rename(desk.path("page.png"), desk.path("image.png")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_run_trainer"));
-    command.env_clear().arg("--local").arg(desk.folder.path()).arg("--out").arg(desk.path("models"));
-    for set in ["Patch height=32", "Patch width=32", "Maximum number of samples per label=80", "Batch Size=4"]
-    {
+    command
+        .env_clear()
+        .arg("--local")
+        .arg(desk.folder.path())
+        .arg("--out")
+        .arg(desk.path("models"));
+    for set in [
+        "Patch height=32",
+        "Patch width=32",
+        "Maximum number of samples per label=80",
+        "Batch Size=4",
+    ] {
         command.args(["--set", set]);
     }
-    let trained =
-        command.args(["--set", "Maximum number of training epochs=40", "--set", "Patience=40"]).output();
+    let trained = command
+        .args(["--set", "Maximum number of training epochs=40", "--set", "Patience=40"])
+        .output();
     let trained = trained.unwrap();
     assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
     desk.table("image.png", &["Batch Size=3"]);
@@ -157,7 +181,8 @@ fn the_picture_is_that_of_the_training() {
 
 #[test]
 fn a_jpeg_smaller_than_a_window_and_the_older_names() {
-    let desk = Desk::new(&["Background Model.hdf5", "Staff Lines Model.hdf5", "Text Model.hdf5"], 64, 64);
+    let desk =
+        Desk::new(&["Background Model.hdf5", "Staff Lines Model.hdf5", "Text Model.hdf5"], 64, 64);
     let page = image::open(desk.path("page.png")).unwrap().crop_imm(0, 0, 40, 30);
     page.save_with_format(desk.path("small.jpg"), ImageFormat::Jpeg).unwrap();
     let table = desk.table("small.jpg", &["Patch height=32"]);
@@ -175,10 +200,15 @@ fn a_jpeg_is_seen_alike_however_it_is_stored_and_half_of_it_is_refused() {
         let bytes = std::fs::read(jpegs.join(format!("ycc_22_{how}.jpg"))).unwrap();
         std::fs::write(desk.path("whole.jpg"), &bytes).unwrap();
         desk.table("whole.jpg", &[]);
-        let pictures = ["overlay.png", "Background.png", "Layer 0.png"].map(|name| desk.image(name));
+        let pictures =
+            ["overlay.png", "Background.png", "Layer 0.png"].map(|name| desk.image(name));
         std::fs::remove_dir_all(desk.path("out")).unwrap();
         std::fs::write(desk.path("half.jpg"), &bytes[..bytes.len() / 2]).unwrap();
-        desk.refused("half.jpg", &[], &["half.jpg", "ends before the page does", "export it again"]);
+        desk.refused(
+            "half.jpg",
+            &[],
+            &["half.jpg", "ends before the page does", "export it again"],
+        );
         pictures
     };
     let plain = seen("plain");
@@ -218,7 +248,11 @@ fn what_can_not_be_used_is_named() {
     desk.refused("page.png", &[], &sizes);
     desk.refused("page.png", &["Patience=3"], &["Patience", "only \"Patch height\""]);
     desk.refused("page.png", &["Patch height=33"], &["multiple of 4"]);
-    desk.refused("gone.png", &["Patch height=32", "Patch width=32"], &["gone.png", "can't be read"]);
+    desk.refused(
+        "gone.png",
+        &["Patch height=32", "Patch width=32"],
+        &["gone.png", "can't be read"],
+    );
     std::fs::write(desk.path("models").join("Model 2.hdf5"), "no model").unwrap();
     desk.refused("page.png", &[], &["Model 2.hdf5: not a readable HDF5 file"]);
     std::fs::remove_file(desk.path("models").join("Model 1.hdf5")).unwrap();
@@ -303,7 +337,8 @@ fn an_input_is_not_written_over() {
 #[test]
 fn a_place_that_can_not_be_written_is_named() {
     let desk = Desk::new(&["Background Model.hdf5", "Model 0.hdf5"], 32, 32);
-    let refused = |out: &str, part: &str| desk.refused_into(&desk.path(out), "page.png", &[], &[out, part]);
+    let refused =
+        |out: &str, part: &str| desk.refused_into(&desk.path(out), "page.png", &[], &[out, part]);
     std::fs::write(desk.path("file"), "").unwrap();
     refused("file", "can't be used for the output");
     refused("file/deeper", "can't be used for the output");
@@ -364,8 +399,9 @@ fn every_kind_of_png_is_seen_alike() {
     rgba.enumerate_pixels_mut().for_each(|(x, y, pixel)| pixel[3] = (x * y) as u8);
     let wide = |(value, low): (u8, u32)| u16::from(value) << 8 | (low % 256) as u16;
     let deep = ImageBuffer::from_fn(70, 60, |x, y| Luma([wide((grey.get_pixel(x, y)[0], x * y))]));
-    let deep_rgb =
-        ImageBuffer::from_fn(70, 60, |x, y| Rgb([0, 9, 77].map(|low| wide((grey.get_pixel(x, y)[0], low)))));
+    let deep_rgb = ImageBuffer::from_fn(70, 60, |x, y| {
+        Rgb([0, 9, 77].map(|low| wide((grey.get_pixel(x, y)[0], low))))
+    });
     let mut palette = Vec::new();
     let mut encoder = png::Encoder::new(&mut palette, 70, 60);
     encoder.set_color(png::ColorType::Indexed);

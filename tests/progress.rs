@@ -1,7 +1,11 @@
 //! How a training shows its progress: a bar in a terminal, a line per epoch in Slurm's log, and a
 //! note that `check status` reads.
 #![cfg(feature = "trainer")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -53,8 +57,10 @@ fn a_terminal_of_80_columns_gets_bars_in_one_line() {
     support::write_script(
         &script,
         &format!(
-            "stty cols 80 rows 24\nexec {} --local {folder} --out {folder}/out --set 'Patch height=16' --set 'Patch width=16' \
-             --set 'Maximum number of training epochs=3' --set 'Maximum number of samples per label=10' --set 'Batch Size=4' \
+            "stty cols 80 rows 24\nexec {} --local {folder} --out {folder}/out --set 'Patch \
+             height=16' --set 'Patch width=16' \
+             --set 'Maximum number of training epochs=3' --set 'Maximum number of samples per \
+             label=10' --set 'Batch Size=4' \
              --set Patience=9 --set Seed=7",
             trainer.display(),
             folder = folder.path().display()
@@ -75,8 +81,9 @@ fn a_terminal_of_80_columns_gets_bars_in_one_line() {
     for bar in &bars {
         assert!(bar.trim_end().chars().count() <= 80, "{bar:?} is wider than the terminal");
     }
-    let says_all =
-        |bar: &&str| ["/3, loss ", ", acc ", ", F1 ", ", ≤", "="].iter().all(|part| bar.contains(part));
+    let says_all = |bar: &&str| {
+        ["/3, loss ", ", acc ", ", F1 ", ", ≤", "="].iter().all(|part| bar.contains(part))
+    };
     assert!(bars.iter().any(says_all), "{bars:#?}");
 }
 
@@ -89,16 +96,20 @@ fn note(path: &Path) -> Option<Value> {
 fn a_job_notes_layer_epoch_and_end_and_its_log_has_a_line_an_epoch() {
     let desk = Desk::new();
     let mut asked = desk.short_job();
-    for (name, value) in
-        [("Maximum number of training epochs", 5000), ("Patience", 5000), ("Batch Size", 1), ("Seed", 7)]
-    {
+    for (name, value) in [
+        ("Maximum number of training epochs", 5000),
+        ("Patience", 5000),
+        ("Batch Size", 1),
+        ("Seed", 7),
+    ] {
         asked["settings"][name] = json!(value);
     }
     let id = desk.vhost.publish_job(&asked);
     desk.check().run().success();
     let path = desk.directory(&id).join("progress.json");
     let told = support::wait_for("a note with the expected end", SECONDS(200), || {
-        note(&path).filter(|note| !note["expected_end"].is_null() && note["epoch"].as_u64() >= Some(2))
+        note(&path)
+            .filter(|note| !note["expected_end"].is_null() && note["epoch"].as_u64() >= Some(2))
     });
     assert_eq!(
         (&told["layer"], &told["layer_number"], &told["layers"]),

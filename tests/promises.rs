@@ -25,7 +25,9 @@ fn exists(sources: &[(PathBuf, String)], word: &str) -> bool {
     let name = word.trim_end_matches('…');
     let end = if name == word { "(" } else { "" };
     let wanted = format!("fn {name}{end}");
-    sources.iter().any(|(_, text)| text.contains(&format!("#[test]\n{wanted}")) || is_test(text, &wanted))
+    sources
+        .iter()
+        .any(|(_, text)| text.contains(&format!("#[test]\n{wanted}")) || is_test(text, &wanted))
 }
 
 /// Whether a function with this beginning is a test: in a module, below other attributes, or made
@@ -58,17 +60,20 @@ fn every_test_that_a_document_names_exists() {
 #[test]
 fn every_door_in_the_threat_model_has_a_test() {
     let sources = texts();
-    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/security.md")).unwrap();
+    let text =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/security.md")).unwrap();
     let (_, doors) = text.split_once("## The doors").unwrap();
     let (doors, _) = doors.split_once("\n## ").unwrap();
-    let rows = doors.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| could try"));
+    let rows =
+        doors.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| could try"));
     let mut count = 0;
     for row in rows {
         let tests = row.trim_end_matches('|').rsplit_once(" | ").unwrap().1;
-        let file =
-            |word: &str| sources.iter().any(|(path, text)| path.ends_with(word) && text.contains("#[test]"));
-        let has_one =
-            quoted(tests).any(|word| exists(&sources, word) || (word.ends_with(".rs") && file(word)));
+        let file = |word: &str| {
+            sources.iter().any(|(path, text)| path.ends_with(word) && text.contains("#[test]"))
+        };
+        let has_one = quoted(tests)
+            .any(|word| exists(&sources, word) || (word.ends_with(".rs") && file(word)));
         assert!(has_one, "no test in the row {row}");
         count += 1;
     }

@@ -1,6 +1,10 @@
 //! Quorum queues count how often a message was handed out, and drop it after its limit: a look must
 //! not cost it anything. Real RabbitMQ, real Slurm.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -22,7 +26,11 @@ fn a_dry_run_costs_a_job_in_a_quorum_queue_nothing() {
     let properties = BasicProperties::default().with_correlation_id("q-1".into());
     desk.vhost.publish_to(JOBS, job().to_string().as_bytes(), properties);
     for _ in 0..4 {
-        expect(&desk.check().arg("--dry-run").run(), 4, &["hpc-jobs", "quorum queue", "delivery limit"]);
+        expect(
+            &desk.check().arg("--dry-run").run(),
+            4,
+            &["hpc-jobs", "quorum queue", "delivery limit"],
+        );
         assert_eq!(desk.vhost.waiting(JOBS), Some(1));
     }
     let finished = desk.check().run().success();
@@ -37,7 +45,8 @@ fn replies_of_others_in_a_quorum_queue_are_left_alone() {
     desk.vhost.declare_quorum(QUEUE);
     let of_another = BasicProperties::default().with_correlation_id("another".into());
     desk.vhost.publish_to(QUEUE, b"{}", of_another);
-    let ours = BasicProperties::default().with_reply_to(QUEUE.into()).with_correlation_id("q-2".into());
+    let ours =
+        BasicProperties::default().with_reply_to(QUEUE.into()).with_correlation_id("q-2".into());
     desk.vhost.publish(JOBS, job().to_string().as_bytes(), ours);
     desk.check().run().success();
     desk.cluster.wait_for_end(&desk.slurm_job("q-2"), SECONDS(60));

@@ -28,7 +28,10 @@ fn the_pages_that_are_made_say_what_the_programs_say() {
         }
         let kept = fs::read_to_string(&path).unwrap_or_default();
         let difference = kept.lines().zip(made.lines()).find(|(kept, made)| kept != made);
-        assert!(kept == made, "{name} is not what the programs say; run: {UPDATE}\nfirst: {difference:?}");
+        assert!(
+            kept == made,
+            "{name} is not what the programs say; run: {UPDATE}\nfirst: {difference:?}"
+        );
     }
 }
 
@@ -37,9 +40,13 @@ fn the_pages_that_are_made_have_what_a_reader_looks_for() {
     let pages = pages();
     let text = |name: &str| &pages.iter().find(|(page, _)| *page == name).unwrap().1;
     let commands = text("docs/cli.md");
-    for part in
-        ["## check\n", "### check status\n", "## run_trainer\n", "--tensorboard <DIR>", "--log-format"]
-    {
+    for part in [
+        "## check\n",
+        "### check status\n",
+        "## run_trainer\n",
+        "--tensorboard <DIR>",
+        "--log-format",
+    ] {
         assert!(commands.contains(part), "{part:?} is not in docs/cli.md");
     }
     assert!(commands.lines().all(|line| line.chars().count() <= 160), "a line is too long");
@@ -73,7 +80,8 @@ fn bash_completes_what_check_takes() {
     let ask = |words: &[&str]| {
         let last = words.len() - 1;
         let program = format!(
-            "{script}\nCOMP_WORDS=({}); COMP_CWORD={last}; _run_check run_check '{}' '{}'; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            "{script}\nCOMP_WORDS=({}); COMP_CWORD={last}; _run_check run_check '{}' '{}'; printf \
+            '%s\\n' \"${{COMPREPLY[@]}}\"",
             words.join(" "),
             words[last],
             words[last - 1]

@@ -1,5 +1,9 @@
 //! No training is lost: a real Slurm requeues, kills, warns and cancels jobs in the middle.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -21,7 +25,9 @@ const TRAINING: Duration = Duration::from_secs(240);
 /// A job of two layers that takes long enough to interfere.
 fn long_job(epochs: u32) -> Value {
     let mut job = job();
-    for (name, value) in [("Maximum number of training epochs", epochs), ("Patience", 10_000), ("Seed", 7)] {
+    for (name, value) in
+        [("Maximum number of training epochs", epochs), ("Patience", 10_000), ("Seed", 7)]
+    {
         job["settings"][name] = json!(value);
     }
     job
@@ -43,7 +49,8 @@ fn uninterrupted() -> &'static Value {
         file["token"] = json!(desk.rodan.setup().token);
         let path = desk.site.path().join("by-hand.json");
         fs::write(&path, file.to_string()).unwrap();
-        let trainer = Program::new(program::run_trainer().unwrap()).arg(&path).args([RESULTS, "c-1"]);
+        let trainer =
+            Program::new(program::run_trainer().unwrap()).arg(&path).args([RESULTS, "c-1"]);
         trainer.arg("--env-file").arg(desk.site.credentials()).limit(TRAINING).run().success();
         desk.vhost.receive_reply("c-1", SECONDS(60)).json()
     })
@@ -86,7 +93,10 @@ impl Job {
             let done = log.lines().filter(|line| line.contains(name)).count();
             let progress = self.progress()?;
             let inside = progress["layer_number"] == layer;
-            assert!(progress["layer_number"].as_u64() <= Some(layer), "too late to interfere:\n{log}");
+            assert!(
+                progress["layer_number"].as_u64() <= Some(layer),
+                "too late to interfere:\n{log}"
+            );
             (inside && done >= epochs).then_some(())
         });
     }
@@ -96,7 +106,12 @@ impl Job {
     }
 
     fn warn(&self) {
-        self.desk.cluster.command("scancel").args(["--signal=USR1", "--batch", &self.slurm]).run().success();
+        self.desk
+            .cluster
+            .command("scancel")
+            .args(["--signal=USR1", "--batch", &self.slurm])
+            .run()
+            .success();
     }
 
     /// Waits until Slurm has put the job back into its queue, once, and has started it again. Slurm
@@ -109,7 +124,10 @@ impl Job {
             let value = |name: &str| shown.get(name).map_or("", String::as_str);
             match (value("JobState"), value("Restarts")) {
                 ("RUNNING" | "COMPLETED", "1") => return,
-                ("" | "PENDING" | "RUNNING" | "COMPLETING" | "REQUEUED" | "CONFIGURING", "" | "0" | "1") => {}
+                (
+                    "" | "PENDING" | "RUNNING" | "COMPLETING" | "REQUEUED" | "CONFIGURING",
+                    "" | "0" | "1",
+                ) => {}
                 _ => self.not_restarted("has ended, or was put back more than once", &shown),
             }
             if Instant::now() > end {
@@ -146,7 +164,8 @@ impl Job {
         let is_trainer = |path: &PathBuf| {
             let line = fs::read(path.join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).into_owned();
-            line.split('\0').next().is_some_and(|p| p.ends_with("run_trainer")) && line.contains(&wanted)
+            line.split('\0').next().is_some_and(|p| p.ends_with("run_trainer"))
+                && line.contains(&wanted)
         };
         let found: Vec<PathBuf> = processes.filter(is_trainer).collect();
         assert_eq!(found.len(), 1, "{found:?}");
@@ -202,7 +221,8 @@ fn a_trainer_that_is_ended_while_it_asks_to_be_requeued_has_said_so() {
         let ends = format!("kill -{signal} $PPID\nsleep 1\nexit 1");
         let ends = format!("[ \"$1\" = requeue ] || exec scontrol \"$@\"\n{ends}");
         support::write_script(&tools.join("scontrol"), &ends);
-        let job = Job::submit(desk, &long_job(EPOCHS), &[("SITE_SLURM_BIN", tools.to_str().unwrap())]);
+        let job =
+            Job::submit(desk, &long_job(EPOCHS), &[("SITE_SLURM_BIN", tools.to_str().unwrap())]);
         job.wait_until_in(1, 1);
         job.warn();
         let shown = job.desk.cluster.wait_for_end(&job.slurm, SECONDS(60));
@@ -220,7 +240,10 @@ fn a_job_warned_in_its_last_layer_replies_with_the_best_so_far_or_goes_on() {
     job.wait_until_in(2, 1);
     job.warn();
     let reply = job.desk.vhost.receive_reply(&job.id, SECONDS(60)).json();
-    assert_eq!(reply.as_object().unwrap().keys().collect::<Vec<_>>(), ["Background Model", "Model 0"]);
+    assert_eq!(
+        reply.as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["Background Model", "Model 0"]
+    );
     assert!(job.log().contains("stopped early, its best epoch so far"));
 
     let job = Job::submit(Desk::new(), &long_job(EPOCHS), &[("ON_TIME_LIMIT", "requeue")]);

@@ -35,7 +35,8 @@ impl Home {
         script(
             &path,
             &format!(
-                "echo who={who}; for a; do echo \"arg=$a\"; done; echo umask=$(umask); echo pid=$$; env"
+                "echo who={who}; for a; do echo \"arg=$a\"; done; echo umask=$(umask); echo \
+                pid=$$; env"
             ),
         );
         self
@@ -59,8 +60,12 @@ fn assert_says(finished: &Finished, line: &str) {
 #[test]
 fn run_check_hands_its_arguments_home_and_a_strict_umask_to_check() {
     let home = Home::new();
-    let finished =
-        home.program("check", "check").run("run_check").args(["--max-jobs", "a b", ""]).run().success();
+    let finished = home
+        .program("check", "check")
+        .run("run_check")
+        .args(["--max-jobs", "a b", ""])
+        .run()
+        .success();
     assert_says(&finished, "who=check");
     assert_says(&finished, "arg=--max-jobs");
     assert_says(&finished, "arg=a b");
@@ -73,7 +78,8 @@ fn run_check_hands_its_arguments_home_and_a_strict_umask_to_check() {
 fn run_check_works_with_no_environment_at_all() {
     let home = Home::new();
     home.program("check", "check");
-    let env = Program::new("/usr/bin/env").arg("-i").arg(home.path().join("run_check")).current_dir("/");
+    let env =
+        Program::new("/usr/bin/env").arg("-i").arg(home.path().join("run_check")).current_dir("/");
     assert_says(&env.run().success(), "who=check");
 }
 
@@ -162,8 +168,11 @@ fn the_batch_script_takes_the_directory_of_sbatch_or_its_own_as_home() {
 fn the_batch_script_reads_the_sites_own_lines_even_careless_ones() {
     let home = Home::new();
     home.program("run_trainer", "cpu");
-    fs::write(home.path().join("site.sh"), "false\necho \"$no_such_variable\"\nexport FROM_SITE=yes\n")
-        .unwrap();
+    fs::write(
+        home.path().join("site.sh"),
+        "false\necho \"$no_such_variable\"\nexport FROM_SITE=yes\n",
+    )
+    .unwrap();
     let job = home.run("hpc_training.sh").env("HPC_TRAINER_HOME", home.path());
     assert_says(&job.run().success(), "FROM_SITE=yes");
 }
@@ -193,8 +202,11 @@ fn the_batch_script_becomes_the_container_that_the_site_names() {
     let tools = tempfile::tempdir().unwrap();
     apptainer(tools.path(), "apptainer");
     let root = fs::canonicalize(home.path()).unwrap();
-    fs::write(root.join("site.sh"), "export HPC_TRAINER_IMAGE=trainer.sif HPC_TRAINER_BIND=/opt/slurm\n")
-        .unwrap();
+    fs::write(
+        root.join("site.sh"),
+        "export HPC_TRAINER_IMAGE=trainer.sif HPC_TRAINER_BIND=/opt/slurm\n",
+    )
+    .unwrap();
     fs::write(root.join("trainer.sif"), "an image").unwrap();
     let spool = tempfile::tempdir().unwrap();
     let spool = fs::canonicalize(spool.path()).unwrap();
@@ -203,7 +215,10 @@ fn the_batch_script_becomes_the_container_that_the_site_names() {
     fs::create_dir(root.join("scratch")).unwrap();
     symlink(root.join("scratch"), root.join("tmp")).unwrap();
     let run = |job_file: PathBuf| {
-        let job = home.run("hpc_training.sh").env("HPC_TRAINER_HOME", &root).env("SLURM_CPUS_PER_TASK", "3");
+        let job = home
+            .run("hpc_training.sh")
+            .env("HPC_TRAINER_HOME", &root)
+            .env("SLURM_CPUS_PER_TASK", "3");
         let job = job.env("PATH", format!("{}:/usr/bin:/bin", tools.path().display()));
         job.env("TMPDIR", root.join("tmp")).arg(job_file).args(["a queue", "an-id"]).start()
     };
@@ -234,11 +249,20 @@ fn the_batch_script_becomes_the_container_that_the_site_names() {
     // With a GPU; and with a job file written by hand, named relative to where sbatch was called.
     script(&tools.path().join("nvidia-smi"), "exit 0");
     fs::write(Path::new(root).join("mine.json"), "{}").unwrap();
-    let job = home.run("hpc_training.sh").env("HPC_TRAINER_HOME", root).current_dir(root).arg("mine.json");
-    let finished = job.env("PATH", format!("{}:/usr/bin:/bin", tools.path().display())).run().success();
+    let job = home
+        .run("hpc_training.sh")
+        .env("HPC_TRAINER_HOME", root)
+        .current_dir(root)
+        .arg("mine.json");
+    let finished =
+        job.env("PATH", format!("{}:/usr/bin:/bin", tools.path().display())).run().success();
     let arguments = arguments(&finished);
     assert_eq!(arguments[..3], ["exec", "--nv", "--pwd"], "{finished}");
-    assert_eq!(arguments[arguments.len() - 2..], ["run_trainer", &format!("{root}/mine.json")], "{finished}");
+    assert_eq!(
+        arguments[arguments.len() - 2..],
+        ["run_trainer", &format!("{root}/mine.json")],
+        "{finished}"
+    );
 }
 
 #[test]
@@ -249,7 +273,10 @@ fn a_container_that_can_not_be_started_is_named() {
     let job = || home.run("hpc_training.sh").env("HPC_TRAINER_HOME", &root);
     let finished = job().env("PATH", "/usr/bin:/bin").run();
     assert_eq!(finished.code(), Some(127), "{finished}");
-    assert!(finished.stderr.contains("there is no apptainer: load its module in site.sh"), "{finished}");
+    assert!(
+        finished.stderr.contains("there is no apptainer: load its module in site.sh"),
+        "{finished}"
+    );
     let tools = tempfile::tempdir().unwrap();
     let path = format!("{}:/usr/bin:/bin", tools.path().display());
     apptainer(tools.path(), "singularity");
@@ -276,7 +303,8 @@ fn bare_machine(holds_the_lock: &str) -> tempfile::TempDir {
         &format!(
             "echo \"$*\" >>'{calls}'\n\
              if {holds_the_lock}; then\n\
-             echo 'E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7 (apt-get)' >&2\n\
+             echo 'E: Could not get lock /var/lib/apt/lists/lock. It is held by process 7 \
+             (apt-get)' >&2\n\
              exit 100\nfi\necho \"E: said by apt-get\"",
             calls = calls.display()
         ),
@@ -285,7 +313,9 @@ fn bare_machine(holds_the_lock: &str) -> tempfile::TempDir {
 }
 
 fn packages(tools: &Path) -> Program {
-    Program::new(repository().join("slurm/test-cluster/packages")).env("PATH", tools).env("TMPDIR", tools)
+    Program::new(repository().join("slurm/test-cluster/packages"))
+        .env("PATH", tools)
+        .env("TMPDIR", tools)
 }
 
 #[test]
@@ -297,7 +327,10 @@ fn packages_wait_for_another_apt_get() {
     let calls = fs::read_to_string(tools.path().join("calls")).unwrap();
     let verbs = ["update", "update", "update", "update", "install"];
     assert_eq!(calls.lines().count(), verbs.len(), "{calls}");
-    assert!(calls.lines().zip(verbs).all(|(line, verb)| line.contains(&format!(" {verb} "))), "{calls}");
+    assert!(
+        calls.lines().zip(verbs).all(|(line, verb)| line.contains(&format!(" {verb} "))),
+        "{calls}"
+    );
     assert!(calls.lines().last().unwrap().contains("slurm-client"), "{calls}");
 }
 

@@ -2,7 +2,11 @@
 //! files, logs, replies, Slurm's record of the job and its environment; and meanwhile in the
 //! arguments and the environment of every process. Real RabbitMQ, real Slurm.
 //! `cargo nextest run --test stories secrets:: --no-capture` prints what was searched.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -49,7 +53,9 @@ impl Search {
         for (name, secret) in secrets {
             let percent: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
             let base64 = base64::engine::general_purpose::STANDARD.encode(secret);
-            for (how, form) in [("", (*secret).to_owned()), (" (percent)", percent), (" (base64)", base64)] {
+            for (how, form) in
+                [("", (*secret).to_owned()), (" (percent)", percent), (" (base64)", base64)]
+            {
                 if how.is_empty() || form != *secret {
                     forms.push((format!("{name}{how}"), form.into_bytes()));
                 }
@@ -75,7 +81,9 @@ impl Search {
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.bytes().all(|b| b.is_ascii_digit()) {
-                for (kind, file) in [("process arguments", "cmdline"), ("process environment", "environ")] {
+                for (kind, file) in
+                    [("process arguments", "cmdline"), ("process environment", "environ")]
+                {
                     // The process may have ended, or belong to another account.
                     if let Ok(bytes) = fs::read(entry.path().join(file)) {
                         self.look(kind, &name, &bytes);
@@ -91,8 +99,11 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
     let setup = Setup { password: PASSWORD.into(), token: TOKEN.into(), ..Setup::default() };
     let mut desk = Desk::with(Some(LOOK_AROUND), Rodan::with(setup));
     let broker = desk.vhost.password().to_owned();
-    let secrets =
-        [("password of Rodan", PASSWORD), ("token", TOKEN), ("password of RabbitMQ", broker.as_str())];
+    let secrets = [
+        ("password of Rodan", PASSWORD),
+        ("token", TOKEN),
+        ("password of RabbitMQ", broker.as_str()),
+    ];
     let mut search = Search::new(&secrets);
     // The broker's own password is the same for all tests; it is in their environment and in that
     // of the services.
@@ -110,7 +121,8 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
         let _end = Ends(&done);
         let run = |search: &mut Search, desk: &Desk, arguments: &[&str]| {
             let finished = desk.check().args(arguments).limit(SECONDS(120)).run();
-            let kind = if arguments.is_empty() { "output of a pass" } else { "output of a command" };
+            let kind =
+                if arguments.is_empty() { "output of a pass" } else { "output of a command" };
             search.look(kind, &format!("{arguments:?}"), finished.to_string().as_bytes());
             finished
         };
@@ -152,12 +164,14 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
             job["inputs"]["Image"] = json!("/uploads/i.png");
             job
         });
-        desk.rodan.answer_always("/uploads/i.png", Answer::Body(format!("Token {TOKEN}").into_bytes()));
+        desk.rodan
+            .answer_always("/uploads/i.png", Answer::Body(format!("Token {TOKEN}").into_bytes()));
         for _ in 0..3 {
             run(&mut search, &desk, &["-v", "--max-jobs", "5"]);
         }
         for id in [&refused, &broken] {
-            if let Some(jobs) = Some(desk.cluster.jobs_named(&format!("hpct-{id}"))).filter(|j| !j.is_empty())
+            if let Some(jobs) =
+                Some(desk.cluster.jobs_named(&format!("hpct-{id}"))).filter(|j| !j.is_empty())
             {
                 desk.cluster.wait_for_end(&jobs[0], SECONDS(60));
             }
@@ -173,8 +187,9 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
         desk.rodan.put("/uploads/i.png", "no picture");
         desk.site.set("SITE_PARTITION", "nowhere");
         let unsubmitted = desk.vhost.publish_job(&desk.short_job());
-        let properties =
-            BasicProperties::default().with_reply_to(RESULTS.into()).with_correlation_id("poison".into());
+        let properties = BasicProperties::default()
+            .with_reply_to(RESULTS.into())
+            .with_correlation_id("poison".into());
         desk.vhost.publish(JOBS, b"{\"inputs\": 7", properties);
         for _ in 0..2 {
             run(&mut search, &desk, &["-v", "--max-jobs", "5"]);
@@ -198,12 +213,15 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
         let folder = desk.site.path().join("page");
         page(&folder);
         let mut local = Program::new(run_trainer().unwrap()).arg("--local").arg(folder);
-        for setting in ["Patch height=16", "Patch width=16", "Maximum number of samples per label=10"] {
+        for setting in
+            ["Patch height=16", "Patch width=16", "Maximum number of samples per label=10"]
+        {
             local = local.args(["--set", setting]);
         }
         let local = local.args(["--set", "Maximum number of training epochs=1", "--out"]);
         let local = local.arg(desk.site.path().join("local")).arg("--tensorboard");
-        let local = local.arg(desk.site.path().join("curves")).env("RODAN_PASSWORD", "in a file only");
+        let local =
+            local.arg(desk.site.path().join("curves")).env("RODAN_PASSWORD", "in a file only");
         let finished = local.current_dir(desk.site.path()).limit(SECONDS(120)).run().success();
         search.look("output of a command", "--local", finished.to_string().as_bytes());
         good
@@ -220,7 +238,9 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
             search.look("file", &path.display().to_string(), &fs::read(&path).unwrap());
         }
     }
-    for name in ["environment", "arguments", "record", "script", "local/training.json", "local/report.html"] {
+    for name in
+        ["environment", "arguments", "record", "script", "local/training.json", "local/report.html"]
+    {
         assert!(desk.site.path().join(name).exists(), "{name} was looked at");
     }
     assert!(desk.site.spool().join("done").join(&good).join("report.html").exists());
@@ -266,11 +286,13 @@ fn page(folder: &std::path::Path) {
 fn a_panic_shows_no_secret_and_takes_nothing_with_it() {
     let at = |point: &str| {
         format!(
-            "export RUST_BACKTRACE=full HPC_TRAINER_PANIC_AT='{point}' HPC_TRAINER_PANIC_WITH=\"token {WORDS}\"\n\
+            "export RUST_BACKTRACE=full HPC_TRAINER_PANIC_AT='{point}' \
+             HPC_TRAINER_PANIC_WITH=\"token {WORDS}\"\n\
              exec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\""
         )
     };
-    let setup = Setup { password: PASSWORD_IN_WORDS.into(), token: WORDS.into(), ..Setup::default() };
+    let setup =
+        Setup { password: PASSWORD_IN_WORDS.into(), token: WORDS.into(), ..Setup::default() };
     let mut desk = Desk::with(Some("exit 0"), Rodan::with(setup));
     let mut search = Search::new(&[("password of Rodan", PASSWORD_IN_WORDS), ("token", WORDS)]);
     let panics = |search: &mut Search, said: &str, whose: &str| {
@@ -278,7 +300,10 @@ fn a_panic_shows_no_secret_and_takes_nothing_with_it() {
             said.contains("a fault of the program (hpc-trainer ") && said.contains("src/crash.rs"),
             "{said}"
         );
-        assert!(said.contains("please report it") && said.contains("its words are left out"), "{said}");
+        assert!(
+            said.contains("please report it") && said.contains("its words are left out"),
+            "{said}"
+        );
         search.look("words of a panic", whose, said.as_bytes());
     };
     for point in ["after the log-in", "before writing job.json", "after writing job.json"] {

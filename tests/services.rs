@@ -27,7 +27,8 @@ fn a_job_goes_in_and_its_reply_comes_out_as_rodan_does_it() {
     assert!(job.properties.content_type().is_none() && job.properties.delivery_mode().is_none());
 
     for (correlation_id, text) in [("another", "not ours"), (id.as_str(), "ours")] {
-        let properties = lapin::BasicProperties::default().with_correlation_id(correlation_id.into());
+        let properties =
+            lapin::BasicProperties::default().with_correlation_id(correlation_id.into());
         vhost.publish(RESULTS, json!({ "error": text }).to_string().as_bytes(), properties);
     }
     assert_eq!(vhost.receive_reply(&id, SOON).json(), json!({"error": "ours"}));
@@ -74,7 +75,8 @@ fn the_tls_port_shows_a_certificate_of_our_ca() {
 
 #[test]
 fn a_broker_of_its_own_can_have_a_small_message_limit() {
-    let services = Services::private(&[("PARTS", "broker"), ("VHOSTS", "1"), ("MAX_MESSAGE_SIZE", "1000")]);
+    let services =
+        Services::private(&[("PARTS", "broker"), ("VHOSTS", "1"), ("MAX_MESSAGE_SIZE", "1000")]);
     let directory = services.directory().to_owned();
     let vhost = services.vhost();
     vhost.declare_queues();
@@ -83,7 +85,13 @@ fn a_broker_of_its_own_can_have_a_small_message_limit() {
             channel.confirm_select(Default::default()).await?;
             let body = vec![b'x'; bytes];
             channel
-                .basic_publish("".into(), JOBS.into(), Default::default(), &body, Default::default())
+                .basic_publish(
+                    "".into(),
+                    JOBS.into(),
+                    Default::default(),
+                    &body,
+                    Default::default(),
+                )
                 .await?
                 .await
         })
@@ -102,7 +110,8 @@ fn a_broker_of_its_own_can_have_a_small_message_limit() {
 fn a_job_gets_a_gpu_scratch_space_and_as_much_as_rodan_asks_for() {
     let cluster = Services::shared().cluster();
     let directory = tempfile::tempdir_in("/tmp").unwrap();
-    let script = "echo gpu=$CUDA_VISIBLE_DEVICES cpus=$SLURM_CPUS_PER_TASK; cd $SLURM_TMPDIR && pwd";
+    let script =
+        "echo gpu=$CUDA_VISIBLE_DEVICES cpus=$SLURM_CPUS_PER_TASK; cd $SLURM_TMPDIR && pwd";
     let id = cluster.submit(
         directory.path(),
         ["--gres=gpu:1", "--cpus-per-task=6", "--mem=257000", "--output=out.txt", "--wrap", script],
@@ -122,8 +131,10 @@ fn a_job_is_found_by_its_name_and_can_be_cancelled() {
     let directory = tempfile::tempdir_in("/tmp").unwrap();
     let name = format!("test-{}", uuid::Uuid::new_v4());
     let named = format!("--job-name={name}");
-    let id =
-        cluster.submit(directory.path(), ["--mem=100", "--output=/dev/null", &named, "--wrap", "sleep 60"]);
+    let id = cluster.submit(
+        directory.path(),
+        ["--mem=100", "--output=/dev/null", &named, "--wrap", "sleep 60"],
+    );
     assert_eq!(cluster.jobs_named(&name), [id.as_str()]);
     cluster.wait_for_state(&id, &["RUNNING"], SOON);
     cluster.cancel(&id);
@@ -136,8 +147,11 @@ fn a_signal_for_the_batch_shell_reaches_what_it_was_replaced_by() {
     let cluster = Services::shared().cluster();
     let directory = tempfile::tempdir_in("/tmp").unwrap();
     let program = directory.path().join("program");
-    fs::write(&program, "trap 'echo warned; exit 0' USR1\necho ready\nwhile :; do sleep 0.1; done\n")
-        .unwrap();
+    fs::write(
+        &program,
+        "trap 'echo warned; exit 0' USR1\necho ready\nwhile :; do sleep 0.1; done\n",
+    )
+    .unwrap();
     let wrap = format!("exec bash {}", program.display());
     let id = cluster.submit(directory.path(), ["--mem=100", "--output=out.txt", "--wrap", &wrap]);
     let out = || fs::read_to_string(directory.path().join("out.txt")).unwrap_or_default();
@@ -151,7 +165,8 @@ fn a_signal_for_the_batch_shell_reaches_what_it_was_replaced_by() {
 fn accounting_answers_where_it_is_switched_on() {
     let services = Services::private(&[("PARTS", "slurm"), ("DBD", "1"), ("NODES", "1")]);
     let cluster = services.cluster();
-    let id = cluster.submit("/tmp".as_ref(), ["--mem=100", "--output=/dev/null", "--wrap", "exit 3"]);
+    let id =
+        cluster.submit("/tmp".as_ref(), ["--mem=100", "--output=/dev/null", "--wrap", "exit 3"]);
     let state = support::wait_for("sacct to know the job", SOON, || {
         let sacct = cluster
             .command("sacct")
@@ -178,7 +193,8 @@ impl Client {
         drop(rustls::crypto::ring::default_provider().install_default());
         let mut builder = reqwest::Client::builder().timeout(SOON).no_proxy();
         if let Some(ca) = ca {
-            builder = builder.add_root_certificate(reqwest::Certificate::from_pem(ca.as_bytes()).unwrap());
+            builder = builder
+                .add_root_certificate(reqwest::Certificate::from_pem(ca.as_bytes()).unwrap());
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self { runtime, client: builder.build().unwrap() }
@@ -226,7 +242,10 @@ fn each_rodan_generation_reads_its_own_login_field() {
     let (status, body) = client.log_in(&Rodan::start(), &[("username", "x"), ("password", "y")]);
     assert_eq!((status, body.contains("You must supply an email.")), (401, true));
     let sleeping = Rodan::with(Setup { active: false, ..Setup::default() });
-    let login = [("email", sleeping.setup().user.as_str()), ("password", sleeping.setup().password.as_str())];
+    let login = [
+        ("email", sleeping.setup().user.as_str()),
+        ("password", sleeping.setup().password.as_str()),
+    ];
     assert_eq!(client.log_in(&sleeping, &login).0, 403);
 }
 
@@ -250,7 +269,11 @@ fn answers_can_be_slow_broken_or_too_big() {
     rodan.put(PAGE, vec![7; 1000]);
     let (url, token) = (rodan.url() + PAGE, rodan.setup().token.as_str());
     let mut statuses = Vec::new();
-    rodan.answer_next(PAGE, 2, &Answer::Status(503)).answer_next(PAGE, 1, &Answer::RetryAfter(429, 1));
+    rodan.answer_next(PAGE, 2, &Answer::Status(503)).answer_next(
+        PAGE,
+        1,
+        &Answer::RetryAfter(429, 1),
+    );
     for _ in 0..4 {
         statuses.push(client.get(&url, Some(token)).unwrap().0);
     }
@@ -275,7 +298,8 @@ fn answers_can_be_slow_broken_or_too_big() {
 #[test]
 fn a_redirect_to_another_server_shows_what_that_server_was_told() {
     let client = Client::new(None);
-    let (rodan, elsewhere) = (Rodan::start(), Rodan::with(Setup { check_token: false, ..Setup::default() }));
+    let (rodan, elsewhere) =
+        (Rodan::start(), Rodan::with(Setup { check_token: false, ..Setup::default() }));
     elsewhere.put("/uploads/x", "x");
     rodan.answer_always(PAGE, Answer::Redirect(elsewhere.url() + "/uploads/x"));
     let token = rodan.setup().token.as_str();
@@ -294,7 +318,8 @@ fn over_tls_the_plain_door_redirects() {
     let token = rodan.setup().token.as_str();
     assert_eq!(client.get(&(rodan.url() + PAGE), Some(token)).unwrap(), (200, b"page".to_vec()));
     client.get(&(rodan.plain_url() + PAGE), None).unwrap();
-    let doors: Vec<bool> = rodan.requests_for(PAGE).iter().map(|request| request.at_plain_door).collect();
+    let doors: Vec<bool> =
+        rodan.requests_for(PAGE).iter().map(|request| request.at_plain_door).collect();
     assert_eq!(doors, [false, true, false]);
     assert!(Client::new(None).get(&(rodan.url() + PAGE), None).is_err(), "unknown CA");
 }

@@ -1,6 +1,10 @@
 //! `slurm/sites/`: a profile that an operator copies is understood; and what a proxy does on the
 //! way to Rodan.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -23,7 +27,8 @@ const SECRETS: &str = "RABBITMQ_USER=u\nRABBITMQ_PASSWORD=p\nRABBITMQ_HOST=amqps
 /// Files of `slurm/sites` with this ending, and their text.
 fn files(ending: &str) -> Vec<(PathBuf, String)> {
     let directory = repository().join("slurm/sites");
-    let mut found: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut found: Vec<PathBuf> =
+        fs::read_dir(directory).unwrap().map(|e| e.unwrap().path()).collect();
     found.retain(|path| path.to_str().unwrap().ends_with(ending));
     found.sort();
     found.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
@@ -35,7 +40,8 @@ fn load(text: &str) -> Result<Config, String> {
     let path = home.path().join("credentials.env");
     fs::write(&path, text).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    let sources = || Sources { env_file: Some(&path), environment: BTreeMap::new(), unreadable: Vec::new() };
+    let sources =
+        || Sources { env_file: Some(&path), environment: BTreeMap::new(), unreadable: Vec::new() };
     TrainerConfig::load(&sources()).map_err(|error| error.to_string())?;
     Config::load(&sources(), None).map_err(|error| error.to_string())
 }
@@ -43,7 +49,8 @@ fn load(text: &str) -> Result<Config, String> {
 /// `NAME=value` of a line, even if it is commented out.
 fn setting(line: &str) -> Option<(&str, &str)> {
     let (name, value) = line.strip_prefix('#').unwrap_or(line).split_once('=')?;
-    (!name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')).then_some((name, value))
+    (!name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+        .then_some((name, value))
 }
 
 #[test]
@@ -61,9 +68,13 @@ fn every_line_of_every_profile_is_a_variable_with_a_value_that_is_taken() {
             };
             settings += 1;
             assert!(variable(name).is_some(), "{path}: there is no variable {name}");
-            assert!(!name.contains("PASSWORD") && !name.contains("RABBITMQ"), "{path}: {name} is a secret");
+            assert!(
+                !name.contains("PASSWORD") && !name.contains("RABBITMQ"),
+                "{path}: {name} is a secret"
+            );
             // Lines that are commented out are tried too, because they are there to be used.
-            load(&format!("{SECRETS}{name}={value}\n")).unwrap_or_else(|error| panic!("{path}: {error}"));
+            load(&format!("{SECRETS}{name}={value}\n"))
+                .unwrap_or_else(|error| panic!("{path}: {error}"));
         }
         assert!(settings >= 5, "{path} says little");
     }
@@ -94,8 +105,13 @@ fn a_profile_gives_a_job_the_gpu_of_its_memory() {
 fn every_profile_has_a_site_script_that_the_batch_script_can_read() {
     let scripts = files(".site.sh");
     let names = |files: Vec<(PathBuf, String)>, ending: &str| -> Vec<String> {
-        let name = |(path, _): (PathBuf, String)| path.file_name().unwrap().to_str().unwrap().to_owned();
-        files.into_iter().map(name).map(|name| name.strip_suffix(ending).unwrap().to_owned()).collect()
+        let name =
+            |(path, _): (PathBuf, String)| path.file_name().unwrap().to_str().unwrap().to_owned();
+        files
+            .into_iter()
+            .map(name)
+            .map(|name| name.strip_suffix(ending).unwrap().to_owned())
+            .collect()
     };
     assert_eq!(names(files(".env"), ".env"), names(scripts.clone(), ".site.sh"));
     let directory = tempfile::tempdir().unwrap();
@@ -112,9 +128,11 @@ fn every_profile_has_a_site_script_that_the_batch_script_can_read() {
             .collect();
         let script = directory.path().join("site.sh");
         fs::write(&script, all).unwrap();
-        let read = "module() { echo \"module $*\"; }; mkdir -p cuda; : >cuda/runtime.sh; HPC_TRAINER_HOME=$PWD; \
+        let read = "module() { echo \"module $*\"; }; mkdir -p cuda; : >cuda/runtime.sh; \
+                    HPC_TRAINER_HOME=$PWD; \
                     SLURM_JOB_ID=7; set -e; . ./site.sh; env";
-        let finished = Program::new("bash").args(["-c", read]).current_dir(directory.path()).run().success();
+        let finished =
+            Program::new("bash").args(["-c", read]).current_dir(directory.path()).run().success();
         assert_eq!(finished.stderr, "", "{}", path.display());
         if text.contains("module load") {
             assert!(finished.stdout.contains("module load"), "{}\n{finished}", path.display());
@@ -147,7 +165,11 @@ fn a_proxy_leads_both_programs_to_a_rodan_that_has_no_other_route() {
     run(&[("http_proxy", &proxy)], "by-proxy").success();
     assert!(desk.vhost.receive_reply("by-proxy", SECONDS(60)).json().get("Model 0").is_some());
     // Without the proxy, and where NO_PROXY excludes it, nothing leads there.
-    expect(&run(&[("http_proxy", &proxy), ("NO_PROXY", "rodan.invalid")], "direct"), 5, &["no connection"]);
+    expect(
+        &run(&[("http_proxy", &proxy), ("NO_PROXY", "rodan.invalid")], "direct"),
+        5,
+        &["no connection"],
+    );
 }
 
 #[test]
@@ -158,7 +180,10 @@ fn a_proxy_sees_nothing_of_what_goes_to_an_https_rodan() {
     desk.vhost.publish_job(&job());
     let finished = desk.check().env("HTTPS_PROXY", proxy.url()).run();
     expect(&finished, 5, &[]);
-    assert!(finished.stdout.contains("can't log in to Rodan at https://rodan.invalid/"), "{finished}");
+    assert!(
+        finished.stdout.contains("can't log in to Rodan at https://rodan.invalid/"),
+        "{finished}"
+    );
     let requests = proxy.requests();
     assert!(!requests.is_empty() && requests.iter().all(|r| r.method == "CONNECT"), "{requests:?}");
     assert!(!proxy.was_told(&proxy.setup().password), "{requests:?}");

@@ -4,7 +4,11 @@
 //! After an intended change:
 //! `INSTA_UPDATE=always cargo nextest run --test stories snapshots:: reference::`, and look at
 //! the difference.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -27,7 +31,8 @@ sleep 300"#;
 
 /// In a terminal of 80 columns, or what clap takes for one.
 fn help(program: &std::path::Path, arguments: &[&str]) -> String {
-    let finished = Program::new(program).env("COLUMNS", "80").args(arguments).arg("--help").run().success();
+    let finished =
+        Program::new(program).env("COLUMNS", "80").args(arguments).arg("--help").run().success();
     for line in finished.stdout.lines() {
         assert!(line.chars().count() <= 80, "{line:?} is wider than a terminal");
     }
@@ -84,7 +89,8 @@ fn masked(text: &str, hidden: &[(&str, &str)]) -> String {
     let mut rest = text.as_str();
     while let Some(at) = rest.find("20").filter(|at| rest.is_char_boundary(*at)) {
         let (before, from) = rest.split_at(at);
-        let time: String = from.chars().take_while(|c| c.is_ascii_digit() || "-:.TZ".contains(*c)).collect();
+        let time: String =
+            from.chars().take_while(|c| c.is_ascii_digit() || "-:.TZ".contains(*c)).collect();
         let is_time = time.len() >= 20 && time.ends_with('Z');
         shown.push_str(before);
         shown.push_str(if is_time { "[time]" } else { "20" });
@@ -125,7 +131,8 @@ fn busy_desk() -> (Desk, String, String) {
         ("to-deliver", json!({"name": "result_spooled", "outcome": "models"}), None),
         (
             "failed-before",
-            json!({"name": "failed", "sentence": "The training ran out of memory: asked for 2000 MB, used 1990 MB. Set \"Maximum memory (MB)\" to 4000 or more."}),
+            json!({"name": "failed", "sentence": "The training ran out of memory: asked for 2000 \
+                MB, used 1990 MB. Set \"Maximum memory (MB)\" to 4000 or more."}),
             None,
         ),
     ];

@@ -56,9 +56,13 @@ fn a_circle_is_found() {
     file("a/deep.rs", "use crate::b::{self, Other as _};\npub struct Thing;\n");
     file(
         "b.rs",
-        "/// Not `crate::b`.\npub struct Other;\n#[cfg(test)]\nmod tests {\nuse crate::a::Thing;\n}\n",
+        "/// Not `crate::b`.\npub struct Other;\n#[cfg(test)]\nmod tests \
+        {\nuse crate::a::Thing;\n}\n",
     );
-    assert!(circles(&Crate::read(folder.path()).arrows()).is_empty(), "tests and comments do not count");
+    assert!(
+        circles(&Crate::read(folder.path()).arrows()).is_empty(),
+        "tests and comments do not count"
+    );
     file("b.rs", "pub struct Other(\n    crate::a::Thing,\n);\n");
     let found = circles(&Crate::read(folder.path()).arrows());
     assert_eq!(found, [["a::deep", "b", "a::deep"]]);
@@ -69,7 +73,8 @@ impl Crate {
         let mut modules = BTreeMap::new();
         for file in rust_files(source) {
             let path = file.strip_prefix(source).unwrap().with_extension("");
-            let mut module: Module = path.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+            let mut module: Module =
+                path.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
             let name = module.last().unwrap().clone();
             if module[0] == "bin" || name == "tests" || name.ends_with("_tests") {
                 continue;
@@ -95,8 +100,10 @@ impl Crate {
     fn arrows(&self) -> BTreeSet<(Module, Module)> {
         let mut arrows = BTreeSet::new();
         for (module, text) in &self.modules {
-            let is_folder =
-                self.modules.keys().any(|other| other.len() > module.len() && other.starts_with(module));
+            let is_folder = self
+                .modules
+                .keys()
+                .any(|other| other.len() > module.len() && other.starts_with(module));
             let mut paths = Vec::new();
             for statement in uses(text) {
                 // A folder's own index is no arrow.
@@ -176,7 +183,8 @@ fn uses(text: &str) -> impl Iterator<Item = Use<'_>> {
         let before = text[line..start].trim();
         let end = text[start..].find(';')?;
         let path = text[start + 4..start + end].trim();
-        (before.is_empty() || before.starts_with("pub")).then_some(Use { public: !before.is_empty(), path })
+        (before.is_empty() || before.starts_with("pub"))
+            .then_some(Use { public: !before.is_empty(), path })
     })
 }
 

@@ -1,6 +1,10 @@
 //! What sbatch says when it does not take a job. Real RabbitMQ, real Slurm; a sbatch in the path
 //! says what a healthy controller can't be made to say.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -79,9 +83,16 @@ fn what_passes_by_at_sbatch_is_waited_for_and_shown() {
         let shown = status_of(&desk, &id).split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(shown.contains(words), "{shown}");
     }
-    tools.replace("sbatch", "echo 'sbatch: fatal: Could not establish a configuration source' >&2; exit 1");
+    tools.replace(
+        "sbatch",
+        "echo 'sbatch: fatal: Could not establish a configuration source' >&2; exit 1",
+    );
     still_waits(&desk, &id);
-    assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "no job is answered for a trouble that passes");
+    assert_eq!(
+        desk.vhost.waiting(RESULTS),
+        Some(0),
+        "no job is answered for a trouble that passes"
+    );
     // A limit of jobs is no trouble at all.
     tools.sbatch_says("MaxJobCount limit reached");
     desk.check().args(["--max-jobs", "0"]).run().success();
@@ -139,7 +150,10 @@ fn unknown_words_that_stay_the_same_while_the_controller_answers_are_a_refusal()
     fs::write(desk.directory(&id).join("record.json"), later.to_string()).unwrap();
     expect(&desk.check().args(["--max-jobs", "0"]).run(), 6, &[]);
     let sentence = desk.error_reply(&id);
-    assert!(sentence.starts_with("The cluster refuses the job") && sentence.contains(WORDS), "{sentence}");
+    assert!(
+        sentence.starts_with("The cluster refuses the job") && sentence.contains(WORDS),
+        "{sentence}"
+    );
     assert!(sentence.ends_with(", or ask Ada <ada@example.org>."), "{sentence}");
     assert!(desk.cluster.jobs_named(&format!("hpct-{id}")).is_empty());
 }
@@ -150,7 +164,8 @@ fn a_job_with_words_of_its_own_holds_up_no_other() {
     let tools = Tools::of(&mut desk);
     let odd = desk.vhost.publish_job(&job());
     let script = format!(
-        "case \"$*\" in *{odd}*) echo 'sbatch: error: not this one' >&2; exit 1;; esac\nexec sbatch \"$@\""
+        "case \"$*\" in *{odd}*) echo 'sbatch: error: not this one' >&2; exit 1;; esac\nexec \
+        sbatch \"$@\""
     );
     tools.replace("sbatch", &script);
     expect(&desk.check().run(), 6, &[]);
@@ -170,7 +185,8 @@ fn a_job_whose_watcher_could_not_be_submitted_gets_one_with_the_next_pass() {
     desk.site.set("WATCHER", "1");
     tools.replace(
         "sbatch",
-        "case \"$*\" in *hpcw-*) echo 'sbatch: error: Connection timed out' >&2; exit 1;; esac\nexec sbatch \"$@\"",
+        "case \"$*\" in *hpcw-*) echo 'sbatch: error: Connection timed out' >&2; exit 1;; \
+        esac\nexec sbatch \"$@\"",
     );
     let id = desk.vhost.publish_job(&job());
     let finished = desk.check().run().success();

@@ -19,7 +19,12 @@ fn root() -> PathBuf {
 fn metadata(arguments: &[&str]) -> Value {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(root())
-        .args(["metadata", "--format-version=1", "--locked", "--filter-platform=x86_64-unknown-linux-gnu"])
+        .args([
+            "metadata",
+            "--format-version=1",
+            "--locked",
+            "--filter-platform=x86_64-unknown-linux-gnu",
+        ])
         .args(arguments)
         .output()
         .unwrap();
@@ -40,8 +45,10 @@ fn built(metadata: &Value) -> BTreeSet<String> {
         if !found.insert(packages[this].clone()) {
             continue;
         }
-        let needed = |dep: &&Value| list(&dep["dep_kinds"]).iter().any(|kind| kind["kind"] != "dev");
-        waiting.extend(list(&nodes[this]["deps"]).iter().filter(needed).map(|dep| text(&dep["pkg"])));
+        let needed =
+            |dep: &&Value| list(&dep["dep_kinds"]).iter().any(|kind| kind["kind"] != "dev");
+        waiting
+            .extend(list(&nodes[this]["deps"]).iter().filter(needed).map(|dep| text(&dep["pkg"])));
     }
     found
 }
@@ -126,7 +133,8 @@ fn licences_are_read_as_spdx_says() {
 
 #[test]
 fn every_crate_comes_from_crates_io_under_an_allowed_licence() {
-    let (metadata, allowed, refused) = (metadata(&["--features=cuda"]), rules("allow"), rules("deny"));
+    let (metadata, allowed, refused) =
+        (metadata(&["--features=cuda"]), rules("allow"), rules("deny"));
     let mut problems = Vec::new();
     for package in list(&metadata["packages"]) {
         let name = format!("{} {}", text(&package["name"]), text(&package["version"]));
@@ -134,14 +142,14 @@ fn every_crate_comes_from_crates_io_under_an_allowed_licence() {
         let own = text(&package["manifest_path"]).starts_with(root().to_str().unwrap());
         match &package["source"] {
             Value::Null if own => {}
-            Value::String(from) if from == "registry+https://github.com/rust-lang/crates.io-index" => {}
+            Value::String(from)
+                if from == "registry+https://github.com/rust-lang/crates.io-index" => {}
             other => problems.push(format!("{name} comes from {other}")),
         }
         match package["license"].as_str() {
             Some(licence) if is_met(licence, &allowed) => {}
-            other => {
-                problems.push(format!("{name} has the licence {other:?}, which deny.toml does not allow"))
-            }
+            other => problems
+                .push(format!("{name} has the licence {other:?}, which deny.toml does not allow")),
         }
         if refused.contains(text(&package["name"])) {
             problems.push(format!("{name} is not wanted"));
@@ -157,8 +165,9 @@ fn every_crate_comes_from_crates_io_under_an_allowed_licence() {
 fn the_profiles_name_crates_that_there_are() {
     let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
     let (manifest, lock) = (read("Cargo.toml"), read("Cargo.lock"));
-    let profiles =
-        manifest.split("\n[").filter(|part| part.starts_with("profile.") && part.contains(".package]\n"));
+    let profiles = manifest
+        .split("\n[")
+        .filter(|part| part.starts_with("profile.") && part.contains(".package]\n"));
     let names: Vec<&str> = profiles
         .flat_map(|part| part.lines().skip(1))
         .filter(|line| !line.starts_with('#'))
@@ -174,9 +183,17 @@ fn the_profiles_name_crates_that_there_are() {
 fn the_login_node_builds_nothing_of_the_trainer() {
     let check = built(&metadata(&["--no-default-features"]));
     let has = |name: &str| check.iter().any(|c| c.split(' ').next() == Some(name));
-    for name in
-        ["candle-core", "gemm", "image", "png", "hdf5-pure", "zip", "rayon", "indicatif", "safetensors"]
-    {
+    for name in [
+        "candle-core",
+        "gemm",
+        "image",
+        "png",
+        "hdf5-pure",
+        "zip",
+        "rayon",
+        "indicatif",
+        "safetensors",
+    ] {
         assert!(!has(name), "check needs {name}");
     }
     assert!(has("lapin") && has("rustls"));
@@ -196,9 +213,16 @@ fn what_touches_secrets_is_reviewed_in_this_version() {
         .collect();
     let check = built(&metadata(&["--no-default-features"]));
     let gone: Vec<&String> = rows.difference(&check).collect();
-    assert!(gone.is_empty(), "look at the new versions, then change docs/supply-chain.md: {gone:?}");
-    for name in ["lapin", "amq-protocol", "rustls", "ring", "reqwest", "hyper", "base64", "zeroize"] {
-        assert!(rows.iter().any(|row| row.split(' ').next() == Some(name)), "{name} is not reviewed");
+    assert!(
+        gone.is_empty(),
+        "look at the new versions, then change docs/supply-chain.md: {gone:?}"
+    );
+    for name in ["lapin", "amq-protocol", "rustls", "ring", "reqwest", "hyper", "base64", "zeroize"]
+    {
+        assert!(
+            rows.iter().any(|row| row.split(' ').next() == Some(name)),
+            "{name} is not reviewed"
+        );
     }
 }
 
@@ -212,15 +236,24 @@ fn the_bill_of_materials_lists_what_is_built() {
         std::fs::read(path).unwrap()
     };
     let bytes = made(&path);
-    assert_eq!(bytes, made(&folder.path().join("again.json")), "the same sources give the same bytes");
+    assert_eq!(
+        bytes,
+        made(&folder.path().join("again.json")),
+        "the same sources give the same bytes"
+    );
     let document: Value = serde_json::from_slice(&bytes).unwrap();
-    assert_eq!((text(&document["bomFormat"]), text(&document["specVersion"])), ("CycloneDX", "1.5"));
+    assert_eq!(
+        (text(&document["bomFormat"]), text(&document["specVersion"])),
+        ("CycloneDX", "1.5")
+    );
     let listed = |program: &str| -> BTreeSet<String> {
         let has = |c: &&Value| list(&c["properties"]).iter().any(|p| p["value"] == program);
         let components = list(&document["components"]).iter().filter(has);
         components.map(|c| format!("{} {}", text(&c["name"]), text(&c["version"]))).collect()
     };
-    for (program, features) in [("check", "--no-default-features"), ("run_trainer", "--features=cuda")] {
+    for (program, features) in
+        [("check", "--no-default-features"), ("run_trainer", "--features=cuda")]
+    {
         let mut built = built(&metadata(&[features]));
         built.remove(&format!("hpc-trainer {}", env!("CARGO_PKG_VERSION")));
         assert_eq!(listed(program), built, "{program}");
@@ -231,8 +264,12 @@ fn the_bill_of_materials_lists_what_is_built() {
         assert!(hashed || own.contains(&text(&component["name"])), "{component}");
         assert!(text(&component["purl"]).starts_with("pkg:cargo/"));
     }
-    let known: BTreeSet<&str> = list(&document["dependencies"]).iter().map(|d| text(&d["ref"])).collect();
+    let known: BTreeSet<&str> =
+        list(&document["dependencies"]).iter().map(|d| text(&d["ref"])).collect();
     for dependency in list(&document["dependencies"]) {
-        assert!(list(&dependency["dependsOn"]).iter().all(|on| known.contains(text(on))), "{dependency}");
+        assert!(
+            list(&dependency["dependsOn"]).iter().all(|on| known.contains(text(on))),
+            "{dependency}"
+        );
     }
 }

@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 /// What TensorBoard finds in the directories below this one: `{name: {tag: [[step, value], …]}}`.
 fn read(directory: &Path) -> Value {
     let python = std::env::var_os("HPC_TRAINER_TEST_PYTHON");
-    let python =
-        python.expect("no Python with TensorFlow 2.15.1: use ./run_tests, or set HPC_TRAINER_TEST_PYTHON");
+    let python = python.expect(
+        "no Python with TensorFlow 2.15.1: use ./run_tests, or set HPC_TRAINER_TEST_PYTHON",
+    );
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/keras/read_events.py");
     let output = Command::new(python).arg(script).arg(directory).output().unwrap();
     let err = String::from_utf8_lossy(&output.stderr);
@@ -35,7 +36,8 @@ fn train(folder: &Path, tensorboard: &Path) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_run_trainer"));
     command.env_clear().arg("--local").arg(folder).arg("--out").arg(folder.join("out"));
     command.arg("--tensorboard").arg(tensorboard);
-    let settings = ["Patch height=32", "Patch width=32", "Seed=7", "Maximum number of training epochs=2"];
+    let settings =
+        ["Patch height=32", "Patch width=32", "Seed=7", "Maximum number of training epochs=2"];
     for set in settings.into_iter().chain(["Maximum number of samples per label=20"]) {
         command.args(["--set", set]);
     }
@@ -68,8 +70,10 @@ fn tensorboard_reads_what_training_json_says() {
         for (tag, name) in tags {
             let epochs = layer["history"].as_array().unwrap();
             assert_eq!(epochs.len(), 2);
-            let expected: Vec<_> =
-                (1..).zip(epochs).map(|(step, epoch)| (step, epoch[name].as_f64().unwrap() as f32)).collect();
+            let expected: Vec<_> = (1..)
+                .zip(epochs)
+                .map(|(step, epoch)| (step, epoch[name].as_f64().unwrap() as f32))
+                .collect();
             let seen: Vec<(u64, f64)> = serde_json::from_value(run[tag].clone()).unwrap();
             let seen: Vec<_> = seen.into_iter().map(|(step, value)| (step, value as f32)).collect();
             assert_eq!(seen, expected, "{tag}");
@@ -105,7 +109,10 @@ fn what_is_trained_again_replaces_what_was_written_before() {
         first.epoch(layer, &report(epoch, loss));
     }
     // What is written can be read at once, whatever happens to the program.
-    assert_eq!(read(folder.path())["Background Model"]["loss"], json!([[1, 8.0], [2, 7.0], [3, 6.0]]));
+    assert_eq!(
+        read(folder.path())["Background Model"]["loss"],
+        json!([[1, 8.0], [2, 7.0], [3, 6.0]])
+    );
     // A run that continues from a checkpoint after its second epoch, in a file of its own.
     let mut second = observer();
     second.layer_started(layer, 1, 8, 2, 4);
@@ -115,7 +122,11 @@ fn what_is_trained_again_replaces_what_was_written_before() {
     assert_eq!(folder.path().join("Background Model").read_dir().unwrap().count(), 2);
     let run = &read(folder.path())["Background Model"];
     assert_eq!(run["loss"], json!([[1, 8.0], [2, 7.0], [3, 5.0], [4, 4.0]]));
-    assert_eq!(run["validation F1"], json!([[1, 0.5], [2, 0.5]]), "no value, and no 0, without validation");
+    assert_eq!(
+        run["validation F1"],
+        json!([[1, 0.5], [2, 0.5]]),
+        "no value, and no 0, without validation"
+    );
 }
 
 #[test]

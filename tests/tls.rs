@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
 };
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, Stream};
@@ -46,7 +47,10 @@ const FAULTS: [(Fault, &str); 6] = [
     (Fault::OtherName, "its certificate is for another name (elsewhere.example) than localhost"),
     (Fault::Expired, "its certificate has expired, on 2001-01-01"),
     (Fault::NotYet, "its certificate is not valid yet, but from 3000-01-01"),
-    (Fault::SelfSigned, "is signed by itself, and this machine does not know it: add this certificate to"),
+    (
+        Fault::SelfSigned,
+        "is signed by itself, and this machine does not know it: add this certificate to",
+    ),
     (Fault::NoTls, "it does not speak TLS at this port"),
 ];
 
@@ -147,7 +151,11 @@ fn run(program: &Path, home: &Path, arguments: &[&str]) -> Finished {
 
 fn ask_broker(fault: Fault) -> (Server, Finished) {
     let server = server(fault);
-    let home = site(&format!("amqps://localhost:{}", server.port), "https://rodan.invalid", &server.trusted);
+    let home = site(
+        &format!("amqps://localhost:{}", server.port),
+        "https://rodan.invalid",
+        &server.trusted,
+    );
     let finished = run(check(), home.path(), &[]);
     (server, finished)
 }
@@ -157,14 +165,18 @@ fn ask_rodan(fault: Fault) -> (Server, Finished) {
     let home = site("127.0.0.1:1", &format!("https://localhost:{}", server.port), &server.trusted);
     let job = home.path().join("job.json");
     fs::write(&job, JOB).unwrap();
-    let finished = run(run_trainer().unwrap(), home.path(), &[job.to_str().unwrap(), "queue", "id"]);
+    let finished =
+        run(run_trainer().unwrap(), home.path(), &[job.to_str().unwrap(), "queue", "id"]);
     (server, finished)
 }
 
 #[test]
 fn a_broker_with_a_bad_certificate_is_refused_before_the_login() {
     let (server, finished) = ask_broker(Fault::None);
-    assert!(server.heard.load(Ordering::SeqCst) > 0, "with a good certificate it is spoken to: {finished}");
+    assert!(
+        server.heard.load(Ordering::SeqCst) > 0,
+        "with a good certificate it is spoken to: {finished}"
+    );
     for (fault, words) in FAULTS {
         let (server, finished) = ask_broker(fault);
         assert_eq!(finished.code(), Some(4), "{fault:?}: {finished}");
@@ -180,7 +192,8 @@ fn a_broker_with_a_bad_certificate_is_refused_before_the_login() {
 fn a_rodan_with_a_bad_certificate_is_refused_before_the_token_is_sent() {
     std::thread::scope(|scope| {
         let good = scope.spawn(|| ask_rodan(Fault::None));
-        let bad = FAULTS.map(|(fault, words)| scope.spawn(move || (fault, words, ask_rodan(fault))));
+        let bad =
+            FAULTS.map(|(fault, words)| scope.spawn(move || (fault, words, ask_rodan(fault))));
         let (server, finished) = good.join().unwrap();
         assert!(
             server.heard.load(Ordering::SeqCst) > 0,
@@ -275,7 +288,12 @@ fn a_server_that_speaks_only_older_versions_is_refused() {
         let finished = run(program, home.path(), if is_check { &[] } else { &arguments });
         let said = server.end();
         let spoken = if is_check { "AMQP" } else { "GET /" };
-        assert_eq!(said.contains(spoken), !is_refused, "{version} {}: {finished}", program.display());
+        assert_eq!(
+            said.contains(spoken),
+            !is_refused,
+            "{version} {}: {finished}",
+            program.display()
+        );
         let words = finished.to_string().contains("it speaks no TLS 1.2 or newer");
         assert_eq!(words, is_refused, "{version} {}: {finished}", program.display());
     };
@@ -334,19 +352,29 @@ fn certificates_that_openssl_makes_wrong_are_refused_in_words() {
     let of_version_1 = || {
         let directory = tempfile::tempdir().unwrap();
         let request = ["req", "-new", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=localhost"];
-        openssl(directory.path(), &[&request[..], &["-keyout", "server.key", "-out", "request"]].concat());
-        let sign = ["x509", "-req", "-in", "request", "-signkey", "server.key", "-out", "server.pem"];
+        openssl(
+            directory.path(),
+            &[&request[..], &["-keyout", "server.key", "-out", "request"]].concat(),
+        );
+        let sign =
+            ["x509", "-req", "-in", "request", "-signkey", "server.key", "-out", "server.pem"];
         openssl(directory.path(), &sign);
         directory
     };
     let with = |parts: &[&[&str]]| certificate(&parts.concat());
     let faults: Vec<(&str, tempfile::TempDir)> = vec![
         ("is that of an authority (CA:TRUE), as openssl req -x509 makes it", with(&[&RSA, &NAME])),
-        ("an RSA key of 1024 bits, which is too short", with(&[&["-newkey", "rsa:1024"], &NAME, &NO_CA])),
+        (
+            "an RSA key of 1024 bits, which is too short",
+            with(&[&["-newkey", "rsa:1024"], &NAME, &NO_CA]),
+        ),
         ("is signed with SHA-1", with(&[&RSA, &NAME, &NO_CA, &["-sha1"]])),
         ("is of version 1", of_version_1()),
         ("its certificate names no host in subjectAltName", with(&[&RSA, &NO_CA])),
-        ("lacks serverAuth", with(&[&RSA, &NAME, &NO_CA, &["-addext", "extendedKeyUsage=clientAuth"]])),
+        (
+            "lacks serverAuth",
+            with(&[&RSA, &NAME, &NO_CA, &["-addext", "extendedKeyUsage=clientAuth"]]),
+        ),
         (
             "than localhost",
             with(&[&RSA, &NO_CA, &["-addext", "subjectAltName=DNS:elsewhere.example,IP:10.0.0.1"]]),

@@ -70,14 +70,18 @@ fn no_location_in_a_message_leads_the_token_elsewhere() {
             let (desk, own) = (&desk, &own);
             scope.spawn(move || {
                 let other = elsewhere();
-                let location = form.replace("OTHER", &other.url()["http://".len()..]).replace("RODAN", own);
+                let location =
+                    form.replace("OTHER", &other.url()["http://".len()..]).replace("RODAN", own);
                 let finished = train(desk, &format!("location-{number}"), &location);
                 assert!(matches!(finished.code(), Some(5 | 11)), "{form}: {finished}");
                 assert_not_told(&other, desk, requests, form);
             });
         }
     });
-    assert!(desk.rodan.was_told(&desk.rodan.setup().token), "what stays with Rodan is asked with the token");
+    assert!(
+        desk.rodan.was_told(&desk.rodan.setup().token),
+        "what stays with Rodan is asked with the token"
+    );
 }
 
 #[test]
@@ -101,7 +105,10 @@ fn no_redirect_leads_the_token_elsewhere() {
                 desk.rodan.answer_always(&path, Answer::Redirect(to));
                 let finished = train(desk, &format!("redirect-{number}"), &path);
                 assert!(matches!(finished.code(), Some(5 | 11)), "{form}: {finished}");
-                assert!(desk.rodan.requests_for(&path).iter().all(|r| r.authorization.is_some()), "{form}");
+                assert!(
+                    desk.rodan.requests_for(&path).iter().all(|r| r.authorization.is_some()),
+                    "{form}"
+                );
                 assert_not_told(&other, desk, requests, form);
             });
         }
@@ -113,7 +120,9 @@ fn from_https_nothing_goes_on_by_http() {
     let mut desk = Desk::with(None, Rodan::with(Setup { tls: true, ..Setup::default() }));
     fs::write(desk.site.path().join("ca.pem"), desk.rodan.ca_pem()).unwrap();
     let other = elsewhere();
-    for (number, to) in [format!("{}/x.png", other.url()), desk.rodan.plain_url()].into_iter().enumerate() {
+    for (number, to) in
+        [format!("{}/x.png", other.url()), desk.rodan.plain_url()].into_iter().enumerate()
+    {
         let path = format!("/uploads/{number}.png");
         desk.rodan.answer_always(&path, Answer::Redirect(to));
         let finished = train(&desk, &format!("down-{number}"), &path);
@@ -126,14 +135,18 @@ fn from_https_nothing_goes_on_by_http() {
     assert_not_told(&other, &desk, 0, "a redirect to http");
     let token = desk.rodan.setup().token.clone();
     let plainly = desk.rodan.requests().into_iter().filter(|request| request.at_plain_door);
-    assert!(plainly.clone().count() > 0 && plainly.into_iter().all(|r| !format!("{r:?}").contains(&token)));
+    assert!(
+        plainly.clone().count() > 0
+            && plainly.into_iter().all(|r| !format!("{r:?}").contains(&token))
+    );
 
     // A Rodan at a plain port: only Rodan itself may lead to another port by https, not a message.
     desk.site.set("RODAN_HOST", desk.rodan.plain_url());
     let before = desk.rodan.requests().len();
     let finished = train(&desk, "port", &format!("{}/uploads/image.png", desk.rodan.url()));
     let asked = &desk.rodan.requests()[before..];
-    let asked: Vec<_> = asked.iter().filter(|r| !r.at_plain_door && r.path == "/uploads/image.png").collect();
+    let asked: Vec<_> =
+        asked.iter().filter(|r| !r.at_plain_door && r.path == "/uploads/image.png").collect();
     assert!(asked.iter().all(|r| r.authorization.is_none()), "{finished}");
 }
 

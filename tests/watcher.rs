@@ -1,6 +1,10 @@
 //! The watcher: a tiny Slurm job beside each training job, which reports its failure at once. Real
 //! RabbitMQ, real Slurm.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 use crate::support;
 
@@ -148,7 +152,10 @@ fn a_site_that_takes_no_watcher_still_takes_the_job() {
     desk.site.set("WATCHER", "1").set("WATCHER_PARTITION", "nowhere");
     let id = desk.vhost.publish_job(&job());
     let finished = desk.check().run().success();
-    assert!(finished.stderr.contains("no watcher") && finished.stderr.contains("WATCHER=0"), "{finished}");
+    assert!(
+        finished.stderr.contains("no watcher") && finished.stderr.contains("WATCHER=0"),
+        "{finished}"
+    );
     desk.cluster.cancel(&desk.slurm_job(&id));
 }
 

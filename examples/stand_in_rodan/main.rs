@@ -40,7 +40,8 @@ fn serve(directory: PathBuf) -> ExitCode {
         eprintln!("stand_in_rodan: {} is no directory", directory.display());
         return ExitCode::from(2);
     }
-    let rodan = rodan::Rodan::with(rodan::Setup { directory: Some(directory), ..rodan::Setup::default() });
+    let rodan =
+        rodan::Rodan::with(rodan::Setup { directory: Some(directory), ..rodan::Setup::default() });
     println!("RODAN_HOST={}", rodan.url());
     println!("RODAN_USER={}", rodan.setup().user);
     println!("RODAN_PASSWORD='{}'", rodan.setup().password);

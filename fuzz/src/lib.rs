@@ -51,9 +51,13 @@ unsafe impl GlobalAlloc for Counting {
 pub fn find(name: &str) -> hpc_trainer::fuzzing::Target {
     // A panic that the product catches and makes an error of is no crash; libFuzzer's hook would
     // abort at once. One that leaves the target still aborts: libfuzzer-sys catches it and says so.
-    static HOOK: LazyLock<()> = LazyLock::new(|| std::panic::set_hook(Box::new(|what| eprintln!("{what}"))));
+    static HOOK: LazyLock<()> =
+        LazyLock::new(|| std::panic::set_hook(Box::new(|what| eprintln!("{what}"))));
     LazyLock::force(&HOOK);
-    *hpc_trainer::fuzzing::TARGETS.iter().find(|target| target.name == name).expect("a target of this name")
+    *hpc_trainer::fuzzing::TARGETS.iter().find(|target| target.name == name).expect(
+        "a target of \
+        this name",
+    )
 }
 
 /// Runs a target on these bytes.
@@ -66,7 +70,13 @@ pub fn run(target: &hpc_trainer::fuzzing::Target, data: &[u8]) {
     (target.run)(data);
     let most = MOST.load(Relaxed).saturating_sub(before);
     let may = target.memory + target.per_byte * data.len();
-    assert!(most <= may, "{} holds {most} bytes at a time for {}, more than {may}", target.name, data.len());
+    assert!(
+        most <= may,
+        "{} holds {most} bytes at a time for {}, more than \
+        {may}",
+        target.name,
+        data.len()
+    );
 }
 
 /// The program of one target.

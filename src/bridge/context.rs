@@ -184,7 +184,10 @@ impl<'a> Pass<'a> {
     }
 
     /// Closes the connection to the broker; the lock is released with the pass.
-    pub(super) async fn end(mut self, result: Result<(), BridgeError>) -> Result<Outcome, BridgeError> {
+    pub(super) async fn end(
+        mut self,
+        result: Result<(), BridgeError>,
+    ) -> Result<Outcome, BridgeError> {
         if let Some(broker) = self.broker.take() {
             broker.close().await;
         }
@@ -218,7 +221,12 @@ impl<'a> Pass<'a> {
     }
 
     /// Notes what keeps a job waiting; the next pass tries again.
-    pub(super) fn waits(&mut self, job: &mut Record, code: ExitCode, why: &str) -> Result<(), BridgeError> {
+    pub(super) fn waits(
+        &mut self,
+        job: &mut Record,
+        code: ExitCode,
+        why: &str,
+    ) -> Result<(), BridgeError> {
         self.remember(code);
         let why = printable(why, LONGEST_DETAIL);
         tracing::info!(job = %job.job_id, "it waits: {why}");
@@ -229,8 +237,11 @@ impl<'a> Pass<'a> {
 
     /// Gives a job up: its error reply is to follow.
     pub(super) fn fails(&mut self, job: &mut Record, verdict: Verdict) -> Result<(), BridgeError> {
-        let about =
-            About { slurm_id: job.slurm_id, asked: job.resources.as_ref(), operator: self.operator() };
+        let about = About {
+            slurm_id: job.slurm_id,
+            asked: job.resources.as_ref(),
+            operator: self.operator(),
+        };
         let (cause, sentence) = sentences::of_verdict(&verdict, about);
         self.remember(code_of(cause));
         tracing::info!(job = %job.job_id, cause = cause.word(), "it is given up: {sentence}");

@@ -50,7 +50,9 @@ pub(super) fn news(job: &Record, known: &Known<'_>, now: Timestamp) -> News {
     // The trainer knows better when it began and on which node. If it could not send that, its
     // words are sent for it.
     let of_this_run = |state: &&JobState| {
-        state.state == stage && state.slurm_job == job.slurm_id.map(|id| id.0) && stage != Stage::Submitted
+        state.state == stage
+            && state.slurm_job == job.slurm_id.map(|id| id.0)
+            && stage != Stage::Submitted
     };
     if let Some((live, state)) =
         known.live.and_then(|live| Some((live, live.state.as_ref().filter(of_this_run)?)))
@@ -58,7 +60,11 @@ pub(super) fn news(job: &Record, known: &Known<'_>, now: Timestamp) -> News {
         if last == Some(state) {
             return News::Nothing;
         }
-        return if live.state_sent { News::ByTrainer(state.clone()) } else { News::State(state.clone()) };
+        return if live.state_sent {
+            News::ByTrainer(state.clone())
+        } else {
+            News::State(state.clone())
+        };
     }
     let at = if matches!(stage, Stage::Waiting | Stage::Cancelling) { now } else { job.changed_at };
     let state = JobState {
@@ -77,8 +83,10 @@ pub(super) fn news(job: &Record, known: &Known<'_>, now: Timestamp) -> News {
 
 fn stage(job: &Record, known: &Known<'_>) -> Option<Stage> {
     let is_told_to_end = job.verdict.as_ref().is_some_and(Verdict::is_order);
-    let has_run =
-        job.told.as_ref().is_some_and(|told| matches!(told.state.state, Stage::Running | Stage::Requeued));
+    let has_run = job
+        .told
+        .as_ref()
+        .is_some_and(|told| matches!(told.state.state, Stage::Running | Stage::Requeued));
     Some(match &job.state {
         State::Received | State::Submitting { .. } if is_told_to_end => return None,
         State::Received | State::Submitting { .. } => Stage::Taken,
@@ -108,14 +116,17 @@ fn words(job: &Record, stage: Stage, known: &Known<'_>) -> String {
         Stage::Waiting => match &known.place {
             Some(Place { position, of, partition, .. }) => {
                 format!(
-                    "the training{number} is number {position} of {of} in the queue of {partition}{reason}"
+                    "the training{number} is number {position} of {of} in the queue of \
+                    {partition}{reason}"
                 )
             }
             None => format!("the training{number} waits in the queue{reason}"),
         },
         Stage::Running => format!("the training{number} runs"),
         Stage::Requeued => {
-            format!("the training{number} waits in the queue again and goes on where it was{reason}")
+            format!(
+                "the training{number} waits in the queue again and goes on where it was{reason}"
+            )
         }
         Stage::Cancelling => format!("the training{number} is being cancelled"),
         Stage::Unknown => String::new(),
@@ -156,7 +167,10 @@ impl Pass<'_> {
     ) -> Result<bool, BridgeError> {
         let taken = match self.broker().await?.request().await {
             Err(error @ BrokerError::Unreadable { .. }) => {
-                tracing::warn!(queue = CONTROL_QUEUE, "a request can't be read: it is dropped ({error})");
+                tracing::warn!(
+                    queue = CONTROL_QUEUE,
+                    "a request can't be read: it is dropped ({error})"
+                );
                 self.broker = None; // the connection is lost with it
                 self.broker().await?.discard_request().await?;
                 self.broker = None;
@@ -209,12 +223,14 @@ impl Pass<'_> {
             match exists {
                 Ok(true) => {}
                 Ok(false) => {
-                    tracing::info!(job = %job.job_id, queue = job.reply_to, "its reply queue is gone: it is given up");
+                    tracing::info!(job = %job.job_id, queue = job.reply_to, "its reply queue is \
+                        gone: it is given up");
                     job.verdict = Some(Verdict::Abandoned);
                     self.store.save(job)?;
                 }
                 Err(error) => {
-                    tracing::debug!(job = %job.job_id, "its reply queue can't be looked at: {error}");
+                    tracing::debug!(job = %job.job_id, "its reply queue can't be looked at: \
+                        {error}");
                     self.lost(error);
                 }
             }
@@ -233,11 +249,16 @@ impl Pass<'_> {
 
     /// Tells the askers of conversations what has changed, as far as the broker is there.
     pub(super) async fn tell_news(&mut self, jobs: &mut [Record]) -> Result<(), BridgeError> {
-        let waits = |job: &Record| matches!(job.state, State::Submitted { .. }) && !job.protocol.is_reply();
-        let pending =
-            if jobs.iter().any(waits) { self.slurm.pending().await.unwrap_or_default() } else { Vec::new() };
+        let waits =
+            |job: &Record| matches!(job.state, State::Submitted { .. }) && !job.protocol.is_reply();
+        let pending = if jobs.iter().any(waits) {
+            self.slurm.pending().await.unwrap_or_default()
+        } else {
+            Vec::new()
+        };
         for job in jobs.iter_mut().filter(|job| !job.protocol.is_reply()) {
-            if self.no_broker.is_some() || job.verdict == Some(Verdict::Abandoned) || !is_open(job) {
+            if self.no_broker.is_some() || job.verdict == Some(Verdict::Abandoned) || !is_open(job)
+            {
                 continue;
             }
             let live = self.store.files(&job.job_id).outbox().live();
@@ -280,14 +301,20 @@ impl Pass<'_> {
     }
 
     /// Tells how far a training is, where its own node can't.
-    async fn tell_progress(&mut self, job: &mut Record, live: Option<&Live>) -> Result<(), BridgeError> {
-        let (State::Running { slurm_id }, Some(told)) = (&job.state, job.told.clone()) else { return Ok(()) };
+    async fn tell_progress(
+        &mut self,
+        job: &mut Record,
+        live: Option<&Live>,
+    ) -> Result<(), BridgeError> {
+        let (State::Running { slurm_id }, Some(told)) = (&job.state, job.told.clone()) else {
+            return Ok(());
+        };
         let files = self.store.files(&job.job_id);
         let Some(note) = Progress::read(&files.progress()) else { return Ok(()) };
         let by_trainer = live.filter(|live| live.reachable).and_then(|live| live.progress_at);
         let is_told = |at: Timestamp| note.updated_at.duration_since(at).unsigned_abs() < SILENT;
-        let is_known =
-            told.progress_at.is_some_and(|at| at >= note.updated_at) || by_trainer.is_some_and(is_told);
+        let is_known = told.progress_at.is_some_and(|at| at >= note.updated_at)
+            || by_trainer.is_some_and(is_told);
         if note.layer_number == 0 || note.slurm_job_id != Some(*slurm_id) || is_known {
             return Ok(());
         }
@@ -347,7 +374,8 @@ mod tests {
     /// A job of a conversation after these events, one a second.
     fn job(events: &[Event]) -> Record {
         let id = CorrelationId("c-1".into());
-        let mut job = Record::new(JobId::from_correlation_id(&id), id, "hpc-reply-c-1".into(), BODY, at(0));
+        let mut job =
+            Record::new(JobId::from_correlation_id(&id), id, "hpc-reply-c-1".into(), BODY, at(0));
         for (event, second) in events.iter().zip(1..) {
             job.apply(event.clone(), at(second)).unwrap();
         }
@@ -415,10 +443,18 @@ mod tests {
         tell(&mut job, &now);
         let info = info("PENDING", "Priority");
         let place = |position| Place { position, of: 9, partition: "gpu".into(), start: None };
-        let waits = |position| Known { slurm: Slurm::Has(&info), place: Some(place(position)), live: None };
+        let waits =
+            |position| Known { slurm: Slurm::Has(&info), place: Some(place(position)), live: None };
         let waiting = state(news(&job, &waits(3), at(80)));
-        assert_eq!((waiting.state, waiting.at, waiting.queue_position), (Stage::Waiting, at(80), Some(3)));
-        assert!(waiting.detail.contains("number 3 of 9 in the queue of gpu: "), "{}", waiting.detail);
+        assert_eq!(
+            (waiting.state, waiting.at, waiting.queue_position),
+            (Stage::Waiting, at(80), Some(3))
+        );
+        assert!(
+            waiting.detail.contains("number 3 of 9 in the queue of gpu: "),
+            "{}",
+            waiting.detail
+        );
         tell(&mut job, &waiting);
         assert_eq!(news(&job, &waits(3), at(90)), News::Nothing, "only the time has changed");
         assert_eq!(state(news(&job, &waits(2), at(99))).queue_position, Some(2));
@@ -427,10 +463,16 @@ mod tests {
     #[test]
     fn what_the_trainer_has_told_is_not_told_again_and_what_it_could_not_is_told_in_its_words() {
         let mut job = job(&running());
-        let words =
-            JobState { slurm_job: Some(17), ..JobState::new(Stage::Running, at(5), "it runs on node 3") };
-        let live =
-            |sent| Live { reachable: sent, state: Some(words.clone()), state_sent: sent, progress_at: None };
+        let words = JobState {
+            slurm_job: Some(17),
+            ..JobState::new(Stage::Running, at(5), "it runs on node 3")
+        };
+        let live = |sent| Live {
+            reachable: sent,
+            state: Some(words.clone()),
+            state_sent: sent,
+            progress_at: None,
+        };
         let (told, untold) = (live(true), live(false));
         let known = |live| Known { slurm: Slurm::Silent, place: None, live: Some(live) };
         assert_eq!(news(&job, &known(&told), at(9)), News::ByTrainer(words.clone()));
@@ -439,7 +481,10 @@ mod tests {
         assert_eq!(news(&job, &known(&told), at(9)), News::Nothing);
         // Of another Slurm job it says nothing.
         let other = Live { state: Some(JobState { slurm_job: Some(16), ..words }), ..told };
-        assert_eq!(state(news(&job, &known(&other), at(9))).detail, "the training (Slurm job 17) runs");
+        assert_eq!(
+            state(news(&job, &known(&other), at(9))).detail,
+            "the training (Slurm job 17) runs"
+        );
         assert_eq!(state(news(&job, &silent(), at(9))).at, at(3), "since Slurm has started it");
     }
 

@@ -263,7 +263,12 @@ fn over(job: &Record, info: &JobInfo, found: &Found, now: Timestamp, rules: &Rul
 }
 
 /// Fails a job only once it has been missing for `wait`.
-fn after(wait: Duration, job: &Record, now: Timestamp, verdict: impl FnOnce() -> Verdict) -> Decision {
+fn after(
+    wait: Duration,
+    job: &Record,
+    now: Timestamp,
+    verdict: impl FnOnce() -> Verdict,
+) -> Decision {
     match job.missing_since {
         Some(since) if has_passed(since, wait, now) => Decision::Fail(verdict()),
         // The clock was set back.
@@ -340,10 +345,14 @@ pub(super) fn judge(
     now: Timestamp,
 ) -> Untaken {
     let words = match error {
-        SubmitError::Refused(words) => return Untaken::Refused(Verdict::Refused { words: words.clone() }),
+        SubmitError::Refused(words) => {
+            return Untaken::Refused(Verdict::Refused { words: words.clone() });
+        }
         SubmitError::Limit(_) => return Untaken::NoRoom,
         SubmitError::Unclear(words) if controller_answers => words,
-        SubmitError::Unclear(_) | SubmitError::Later(_) | SubmitError::Command(_) => return Untaken::Later,
+        SubmitError::Unclear(_) | SubmitError::Later(_) | SubmitError::Command(_) => {
+            return Untaken::Later;
+        }
     };
     let doubt = match doubt.filter(|doubt| doubt.words == *words) {
         Some(doubt) => Doubt { times: doubt.times.saturating_add(1), ..doubt.clone() },
@@ -369,7 +378,12 @@ pub(super) enum Intake {
 }
 
 /// Decides on the intake, where `jobs` are open or were at the beginning of this pass.
-pub(super) fn intake(jobs: &[Record], breaker: &Breaker, max_open: usize, now: Timestamp) -> Intake {
+pub(super) fn intake(
+    jobs: &[Record],
+    breaker: &Breaker,
+    max_open: usize,
+    now: Timestamp,
+) -> Intake {
     if let Some(until) = breaker.paused_until(now) {
         return Intake::Paused(until);
     }
@@ -413,8 +427,12 @@ pub(super) fn is_hopeless(job: &Record, error: &PublishError, gives_up: bool) ->
 pub(crate) fn ends(info: &JobInfo, check: impl Fn(&str)) {
     use crate::sentences::{About, OPERATOR, of_verdict};
 
-    let asked =
-        ResourceSettings { cpus: 4, memory_mb: 100_000_000, walltime: domain::Walltime::MINUTE, email: None };
+    let asked = ResourceSettings {
+        cpus: 4,
+        memory_mb: 100_000_000,
+        walltime: domain::Walltime::MINUTE,
+        email: None,
+    };
     for asked in [None, Some(&asked)] {
         let about = About { slurm_id: Some(info.id), asked, operator: OPERATOR };
         check(&of_verdict(&ended(info, asked, &Found::default()), about).1);

@@ -144,13 +144,20 @@ fn a_job_that_slurm_has_not_got_yet() {
     let insists = with(rules(), |rules| rules.insists = true);
     let started = || Found { started: Some(SlurmJobId(18)), ..nothing() };
     let delivered = || Found { delivered: true, ..a_reply(Outcome::Models) };
-    let no_room = with(limited(aged(submitting(), 72 * HOUR)), |job| job.last_error = Some("full".into()));
+    let no_room =
+        with(limited(aged(submitting(), 72 * HOUR)), |job| job.last_error = Some("full".into()));
     for (n, (job, slurm, found, rules, decision)) in [
         (received(), "silent", nothing(), rules(), Submit),
         (received(), "unknown", nothing(), rules(), Submit),
         (aged(received(), 100 * HOUR), "silent", nothing(), rules(), Submit),
         (told(received()), "silent", nothing(), rules(), Fail(Verdict::Cancelled)),
-        (received(), "silent", delivered(), rules(), AnsweredByTrainer { outcome: Outcome::Models }),
+        (
+            received(),
+            "silent",
+            delivered(),
+            rules(),
+            AnsweredByTrainer { outcome: Outcome::Models },
+        ),
         // It may exist: only where Slurm says that it does not is it submitted again.
         (submitting(), "silent", nothing(), rules(), Rest),
         (aged(submitting(), 100 * HOUR), "silent", nothing(), rules(), Rest),
@@ -163,12 +170,24 @@ fn a_job_that_slurm_has_not_got_yet() {
         (submitting(), "unknown", started(), rules(), FoundIt(SlurmJobId(18))),
         (told(submitting()), "PENDING", nothing(), rules(), FoundIt(ID)),
         (told(submitting()), "unknown", nothing(), rules(), Fail(Verdict::Cancelled)),
-        (submitting(), "silent", delivered(), rules(), AnsweredByTrainer { outcome: Outcome::Models }),
+        (
+            submitting(),
+            "silent",
+            delivered(),
+            rules(),
+            AnsweredByTrainer { outcome: Outcome::Models },
+        ),
         // Patience with Slurm.
         (aged(submitting(), 24 * HOUR - seconds(1)), "unknown", nothing(), rules(), Submit),
         (aged(submitting(), 24 * HOUR), "unknown", nothing(), rules(), Fail(Verdict::NotTaken)),
         (aged(submitting(), 24 * HOUR), "unknown", nothing(), insists, Submit),
-        (with(submitting(), |job| job.received_at = now() + HOUR), "unknown", nothing(), rules(), Submit),
+        (
+            with(submitting(), |job| job.received_at = now() + HOUR),
+            "unknown",
+            nothing(),
+            rules(),
+            Submit,
+        ),
         // At a limit of jobs Slurm is well.
         (limited(aged(submitting(), 71 * HOUR)), "unknown", nothing(), rules(), Submit),
         (no_room.clone(), "unknown", nothing(), rules(), Fail(not_started_for("full", Some(72)))),
@@ -239,7 +258,13 @@ fn a_job_that_waits_or_runs() {
             cancel("QOSMaxMemoryPerJob", None),
         ),
         (waiting(71 * HOUR), "PENDING/Resources", nothing(), rules(), Rest),
-        (waiting(72 * HOUR), "PENDING/Resources", nothing(), rules(), cancel("Resources", Some(72))),
+        (
+            waiting(72 * HOUR),
+            "PENDING/Resources",
+            nothing(),
+            rules(),
+            cancel("Resources", Some(72)),
+        ),
         (waiting(72 * HOUR), "RUNNING", nothing(), rules(), Started),
         // scancel has failed before: the verdict stays as it was.
         (doomed(submitted()), "PENDING/Resources", nothing(), rules(), cancel("Odd", None)),
@@ -280,18 +305,42 @@ fn a_job_that_is_over() {
         (running(), "FAILED", models(), rules(), Collect(Outcome::Models)),
         (running(), "TIMEOUT", a_reply(Outcome::Error), rules(), Collect(Outcome::Error)),
         (running(), "unknown", models(), rules(), Collect(Outcome::Models)),
-        (running(), "CANCELLED", delivered(), rules(), AnsweredByTrainer { outcome: Outcome::Models }),
+        (
+            running(),
+            "CANCELLED",
+            delivered(),
+            rules(),
+            AnsweredByTrainer { outcome: Outcome::Models },
+        ),
         (told(running()), "CANCELLED", models(), rules(), Collect(Outcome::Models)),
         // Completed without a reply: a shared filesystem may show it later.
         (running(), "COMPLETED", nothing(), rules(), Missing),
         (missing(running(), seconds(59)), "COMPLETED", nothing(), rules(), Rest),
-        (missing(running(), seconds(60)), "COMPLETED", nothing(), rules(), no_result("COMPLETED", None)),
+        (
+            missing(running(), seconds(60)),
+            "COMPLETED",
+            nothing(),
+            rules(),
+            no_result("COMPLETED", None),
+        ),
         (running(), "COMPLETED", nothing(), hasty, no_result("COMPLETED", None)),
         // Over for good.
         (running(), "TIMEOUT", nothing(), rules(), Fail(Verdict::OutOfTime { ran: ran() })),
         (running(), "DEADLINE", nothing(), rules(), Fail(Verdict::OutOfTime { ran: ran() })),
-        (running(), "OUT_OF_MEMORY", nothing(), rules(), Fail(Verdict::OutOfMemory { used_mb: None })),
-        (running(), "CANCELLED by 0", nothing(), rules(), Fail(Verdict::CancelledOnCluster { ran: ran() })),
+        (
+            running(),
+            "OUT_OF_MEMORY",
+            nothing(),
+            rules(),
+            Fail(Verdict::OutOfMemory { used_mb: None }),
+        ),
+        (
+            running(),
+            "CANCELLED by 0",
+            nothing(),
+            rules(),
+            Fail(Verdict::CancelledOnCluster { ran: ran() }),
+        ),
         (running(), "BOOT_FAIL", nothing(), rules(), by_node()),
         (running(), "REVOKED", nothing(), rules(), taken_back()),
         (running(), "FAILED", nothing(), rules(), no_result("FAILED", None)),
@@ -351,13 +400,14 @@ fn a_job_that_is_to_be_answered() {
 
 #[test]
 fn memory_explains_an_end_only_where_the_figure_is_near_what_was_asked_for() {
-    let ended = |state: &str, used: Option<u64>, noted: Option<(SlurmJobId, u64)>, code: Option<&str>| {
-        let info = with(info(state), |info| {
-            info.used_mb = used;
-            info.exit_code = code.map(str::to_owned);
-        });
-        super::ended(&info, Some(&asked()), &Found { peak_memory: noted, ..nothing() })
-    };
+    let ended =
+        |state: &str, used: Option<u64>, noted: Option<(SlurmJobId, u64)>, code: Option<&str>| {
+            let info = with(info(state), |info| {
+                info.used_mb = used;
+                info.exit_code = code.map(str::to_owned);
+            });
+            super::ended(&info, Some(&asked()), &Found { peak_memory: noted, ..nothing() })
+        };
     let memory = |used_mb| Verdict::OutOfMemory { used_mb };
     assert_eq!(ended("OUT_OF_MEMORY", Some(1990), None, None), memory(Some(1990)));
     assert_eq!(ended("OUT_OF_MEMORY", Some(1900), None, None), memory(Some(1900)));
@@ -365,7 +415,10 @@ fn memory_explains_an_end_only_where_the_figure_is_near_what_was_asked_for() {
     assert_eq!(ended("OUT_OF_MEMORY", None, Some((ID, 1950)), None), memory(Some(1950)));
     assert_eq!(ended("OUT_OF_MEMORY", None, Some((SlurmJobId(16), 1950)), None), memory(None));
     assert_eq!(ended("FAILED", Some(1950), None, Some("0:9")), memory(Some(1950)));
-    assert_eq!(ended("FAILED", Some(700), Some((ID, 1999)), Some("0:9")), Verdict::Killed { ran: ran() });
+    assert_eq!(
+        ended("FAILED", Some(700), Some((ID, 1999)), Some("0:9")),
+        Verdict::Killed { ran: ran() }
+    );
     assert_eq!(ended("FAILED", None, None, Some("137:0")), Verdict::Killed { ran: ran() });
     let code = Some("1:0".to_owned());
     let other = Verdict::NoResult { ran: ran(), state: "FAILED".into(), exit_code: code };
@@ -380,7 +433,8 @@ fn memory_explains_an_end_only_where_the_figure_is_near_what_was_asked_for() {
 #[test]
 fn sbatchs_words_are_a_refusal_where_they_are_known_or_stay_the_same() {
     let unclear = || SubmitError::Unclear("use --comment".into());
-    let doubt = |words: &str, time: Duration, times| Doubt { words: words.into(), since: ago(time), times };
+    let doubt =
+        |words: &str, time: Duration, times| Doubt { words: words.into(), since: ago(time), times };
     let half_an_hour = seconds(1800);
     let refused = |words: &str| Untaken::Refused(Verdict::Refused { words: words.into() });
     let first = Untaken::Unclear(Doubt { words: "use --comment".into(), since: now(), times: 1 });
@@ -388,7 +442,12 @@ fn sbatchs_words_are_a_refusal_where_they_are_known_or_stay_the_same() {
     for (n, (error, before, answers, untaken)) in [
         (SubmitError::Refused("no account".into()), None, false, refused("no account")),
         (SubmitError::Limit("many".into()), None, true, Untaken::NoRoom),
-        (SubmitError::Later("away".into()), Some(doubt("away", 9 * HOUR, 99)), true, Untaken::Later),
+        (
+            SubmitError::Later("away".into()),
+            Some(doubt("away", 9 * HOUR, 99)),
+            true,
+            Untaken::Later,
+        ),
         (unclear(), None, true, first.clone()),
         (unclear(), None, false, Untaken::Later),
         (unclear(), Some(doubt("other", HOUR, 9)), true, first.clone()),
@@ -397,7 +456,12 @@ fn sbatchs_words_are_a_refusal_where_they_are_known_or_stay_the_same() {
         (unclear(), Some(doubt("use --comment", seconds(1799), 9)), true, same(seconds(1799), 10)),
         (unclear(), Some(doubt("use --comment", half_an_hour, 1)), true, same(half_an_hour, 2)),
         (unclear(), Some(doubt("use --comment", half_an_hour, 2)), true, refused("use --comment")),
-        (unclear(), Some(doubt("use --comment", 9 * HOUR, u32::MAX)), true, refused("use --comment")),
+        (
+            unclear(),
+            Some(doubt("use --comment", 9 * HOUR, u32::MAX)),
+            true,
+            refused("use --comment"),
+        ),
     ]
     .into_iter()
     .enumerate()
@@ -424,7 +488,11 @@ fn what_is_not_taken_stays_in_rabbitmq() {
     assert_eq!(take(&[running(), no_job.clone(), no_job], &calm), Intake::Open);
     assert_eq!(take(&[received()], &calm), Intake::Waiting(1));
     assert_eq!(take(&[running(), submitting(), submitting()], &calm), Intake::Waiting(2));
-    assert_eq!(take(std::slice::from_ref(&doubtful), &calm), Intake::Open, "its words may mean it alone");
+    assert_eq!(
+        take(std::slice::from_ref(&doubtful), &calm),
+        Intake::Open,
+        "its words may mean it alone"
+    );
     assert_eq!(take(&[doubtful, running()], &calm), Intake::Full(2));
 }
 

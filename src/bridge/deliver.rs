@@ -20,7 +20,8 @@ impl Pass<'_> {
     /// whatever ended the job that made them.
     pub(super) fn spool_error(&mut self, job: &mut Record) -> Result<(), BridgeError> {
         let State::Failed { sentence } = &job.state else { return Ok(()) };
-        let outcome = if self.store.reply(&job.job_id).is_some_and(|r| r.error_sentence().is_none()) {
+        let outcome = if self.store.reply(&job.job_id).is_some_and(|r| r.error_sentence().is_none())
+        {
             Outcome::Models
         } else {
             let answer = self.error_answer(job, sentence);
@@ -31,7 +32,10 @@ impl Pass<'_> {
     }
 
     /// Publishes a spooled reply; breaks where it has to wait.
-    pub(super) async fn deliver(&mut self, job: &mut Record) -> Result<ControlFlow<()>, BridgeError> {
+    pub(super) async fn deliver(
+        &mut self,
+        job: &mut Record,
+    ) -> Result<ControlFlow<()>, BridgeError> {
         if let Some(why) = self.no_deliveries.clone() {
             self.waits(job, ExitCode::NotDelivered, &why)?;
             return Ok(ControlFlow::Break(()));
@@ -68,7 +72,8 @@ impl Pass<'_> {
         }
         let mut result = self.broker().await?.publish(&envelope, &reply).await;
         if let Err(error @ PublishError::TooLarge { .. }) = &result {
-            let answer = self.replace_reply(job, Verdict::ReplyTooLarge { problem: error.to_string() })?;
+            let answer =
+                self.replace_reply(job, Verdict::ReplyTooLarge { problem: error.to_string() })?;
             if let Answer::Reply(reply) = answer {
                 result = self.broker().await?.publish(&envelope, &reply).await;
             }
@@ -94,8 +99,11 @@ impl Pass<'_> {
 
     /// Puts an error reply in the place of one that can't be sent.
     fn replace_reply(&mut self, job: &mut Record, verdict: Verdict) -> Result<Answer, BridgeError> {
-        let about =
-            About { slurm_id: job.slurm_id, asked: job.resources.as_ref(), operator: self.operator() };
+        let about = About {
+            slurm_id: job.slurm_id,
+            asked: job.resources.as_ref(),
+            operator: self.operator(),
+        };
         let (cause, sentence) = of_verdict(&verdict, about);
         tracing::error!(job = %job.job_id, "{sentence}");
         // A job that has failed before keeps its first cause.
@@ -115,8 +123,10 @@ impl Pass<'_> {
         let files = self.store.files(&job.job_id);
         let cause = job.cause.unwrap_or(Cause::Unknown);
         let log = job.slurm_id.map(|id| format!("{}-{id}.log", job.job_id.slurm_name()));
-        let note = Progress::read(&files.progress()).filter(|note| note.slurm_job_id == job.slurm_id);
-        let used = Used { memory_mb: note.and_then(|note| note.peak_memory_mb), seconds: job.ran_seconds };
+        let note =
+            Progress::read(&files.progress()).filter(|note| note.slurm_job_id == job.slurm_id);
+        let used =
+            Used { memory_mb: note.and_then(|note| note.peak_memory_mb), seconds: job.ran_seconds };
         Answer::End(End::Failed(JobFailed {
             at: Timestamp::now(),
             error: sentence.to_owned(),
@@ -129,7 +139,11 @@ impl Pass<'_> {
     }
 
     /// Sends what is left of a conversation, and its end; breaks where that has to wait.
-    async fn deliver_end(&mut self, job: &mut Record, end: End) -> Result<ControlFlow<()>, BridgeError> {
+    async fn deliver_end(
+        &mut self,
+        job: &mut Record,
+        end: End,
+    ) -> Result<ControlFlow<()>, BridgeError> {
         self.beat()?;
         if self.store.files(&job.job_id).is_delivered() {
             return self.delivered(job);
@@ -167,7 +181,11 @@ impl Pass<'_> {
         Ok(ControlFlow::Break(()))
     }
 
-    async fn send_rest(&mut self, job: &Record, end: &End) -> Result<Result<(), RestError>, BridgeError> {
+    async fn send_rest(
+        &mut self,
+        job: &Record,
+        end: &End,
+    ) -> Result<Result<(), RestError>, BridgeError> {
         let files = self.store.files(&job.job_id);
         let (outbox, report) = (files.outbox(), files.report());
         let rest = Rest {
@@ -192,7 +210,10 @@ impl Pass<'_> {
     /// Remembers how fast a finished job was, for the time of the next ones.
     fn note_pace(&self, job: &Record) {
         let note = Progress::read(&self.store.files(&job.job_id).progress());
-        let (Some(pace), Some(resources)) = (note.and_then(|note| note.pace), &job.resources) else { return };
+        let (Some(pace), Some(resources)) = (note.and_then(|note| note.pace), &job.resources)
+        else {
+            return;
+        };
         let mut paces = self.store.paces();
         if paces.add(&kind(&self.config.site, resources), pace, Timestamp::now())
             && let Err(error) = self.store.save_paces(&paces)
@@ -207,7 +228,11 @@ impl Pass<'_> {
     }
 
     /// Files a job away whose reply nobody can get.
-    fn given_up(&mut self, job: &mut Record, error: &PublishError) -> Result<ControlFlow<()>, BridgeError> {
+    fn given_up(
+        &mut self,
+        job: &mut Record,
+        error: &PublishError,
+    ) -> Result<ControlFlow<()>, BridgeError> {
         let sentence = format!("its reply can't be delivered, and is given up: {error}");
         self.remember(ExitCode::NotDelivered);
         tracing::warn!(job = %job.job_id, queue = job.reply_to, "{sentence}");
@@ -225,7 +250,11 @@ impl Pass<'_> {
             self.note_pace(job);
         }
         self.store.finish(&job.job_id)?;
-        let what = if job.outcome == Some(Outcome::Error) { "an error reply is" } else { "the models are" };
+        let what = if job.outcome == Some(Outcome::Error) {
+            "an error reply is"
+        } else {
+            "the models are"
+        };
         self.tell(job, "answered", &format!("{what} in the queue '{}'", job.reply_to));
         Ok(())
     }

@@ -53,10 +53,12 @@ pub async fn dry_run(config: &Config) -> Result<DryRun, BridgeError> {
         broker.close().await;
         return Ok(DryRun::Nothing);
     };
-    let correlation_id =
-        taken.correlation_id().unwrap_or_else(|| format!("made-up-{}", Timestamp::now().as_millisecond()));
+    let correlation_id = taken
+        .correlation_id()
+        .unwrap_or_else(|| format!("made-up-{}", Timestamp::now().as_millisecond()));
     let reply_to = taken.reply_to().unwrap_or_else(|| DEFAULT_REPLY_QUEUE.to_owned());
-    let envelope = Envelope { reply_to, correlation_id, message_id: "made when the job is taken".to_owned() };
+    let envelope =
+        Envelope { reply_to, correlation_id, message_id: "made when the job is taken".to_owned() };
     let result = match read(
         taken.body(),
         &config.site,
@@ -68,7 +70,8 @@ pub async fn dry_run(config: &Config) -> Result<DryRun, BridgeError> {
             let id = JobId::from_correlation_id(&CorrelationId(envelope.correlation_id.clone()));
             let path = Store::unopened(&config.site.spool).files(&id).job_file();
             let request = requests::training(&config.site, &id.slurm_name(), &resources, &path);
-            let shown = JobFile::masked_text(taken.body(), &envelope, Some(&asked)).unwrap_or_default();
+            let shown =
+                JobFile::masked_text(taken.body(), &envelope, Some(&asked)).unwrap_or_default();
             DryRun::Job {
                 properties: format!(
                     "correlation id {}, reply queue {}",

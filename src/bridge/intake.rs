@@ -42,7 +42,11 @@ impl Pass<'_> {
                 // Its acknowledgement was lost with an earlier pass, or it was sent twice. The job
                 // has its one answer already.
                 self.broker().await?.acknowledge(taken).await?;
-                self.tell(&known, "duplicate", "the message was taken before; it is not taken again");
+                self.tell(
+                    &known,
+                    "duplicate",
+                    "the message was taken before; it is not taken again",
+                );
                 continue;
             }
             let mut job = new_record(&taken);
@@ -86,15 +90,17 @@ impl Pass<'_> {
         if fresh.correlation_id_generated {
             // Without a correlation id only the content tells, and only where the broker says that
             // it hands the message out again: two such messages may well be two jobs.
-            let same = |job: &Record| job.correlation_id_generated && job.body_sha256 == fresh.body_sha256;
+            let same =
+                |job: &Record| job.correlation_id_generated && job.body_sha256 == fresh.body_sha256;
             return Ok(if taken.redelivered() {
                 self.store.open_jobs()?.into_iter().find(same)
             } else {
                 None
             });
         }
-        let same =
-            |job: &Record| job.body_sha256 == fresh.body_sha256 && job.correlation_id == fresh.correlation_id;
+        let same = |job: &Record| {
+            job.body_sha256 == fresh.body_sha256 && job.correlation_id == fresh.correlation_id
+        };
         let seen = ids(&fresh).map_while(|id| self.store.see(&id).transpose());
         Ok(seen.filter_map(|seen| Some(seen.ok()?.record)).find(same))
     }
@@ -113,7 +119,12 @@ pub(super) enum Unfit {
 
 /// Reads a message, the only time that it is read for what it asks: what it asks Slurm for is kept
 /// in the record.
-pub(super) fn read(body: &[u8], site: &SiteConfig, paces: &Paces, operator: &str) -> Result<Chosen, Unfit> {
+pub(super) fn read(
+    body: &[u8],
+    site: &SiteConfig,
+    paces: &Paces,
+    operator: &str,
+) -> Result<Chosen, Unfit> {
     let message = JobMessage::parse(body)?;
     let chosen = chosen(&message, site, paces);
     let exceeded = site.limits.exceeded_by(&message.training, &chosen.resources);

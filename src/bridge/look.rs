@@ -54,7 +54,9 @@ impl Pass<'_> {
         let is_over = match self.view.of(job) {
             decide::Slurm::Silent => false,
             decide::Slurm::Unknown => true,
-            decide::Slurm::Has(info) => !matches!(info.state.phase(), Phase::Waiting | Phase::Active),
+            decide::Slurm::Has(info) => {
+                !matches!(info.state.phase(), Phase::Waiting | Phase::Active)
+            }
         };
         let reply = (delivered || is_over).then(|| self.store.reply(&job.job_id)).flatten();
         let note = is_over.then(|| Progress::read(&files.progress())).flatten();
@@ -79,16 +81,20 @@ async fn known(slurm: &Slurm, jobs: &[&Record]) -> Result<Vec<JobInfo>, SlurmErr
         // used.
         !queue.iter().any(|info| info.name == name && info.state.phase() != Phase::Ended)
     };
-    let names: Vec<String> = jobs.iter().filter(unlisted).map(|job| job.job_id.slurm_name()).collect();
+    let names: Vec<String> =
+        jobs.iter().filter(unlisted).map(|job| job.job_id.slurm_name()).collect();
     let since = jobs.iter().map(|job| job.received_at).min().unwrap_or_else(Timestamp::now);
     let mut accounting = slurm.accounting(&names, since).await?;
     for _ in 0..ACCOUNTING_LOOKS {
         let Some(rows) = &accounting else { break };
         // What a failed job had used is known a few seconds later than that it failed.
-        let failed = |info: &&JobInfo| matches!(info.state, JobState::Failed | JobState::OutOfMemory);
+        let failed =
+            |info: &&JobInfo| matches!(info.state, JobState::Failed | JobState::OutOfMemory);
         let has_row = |info: &JobInfo| {
             let same = |row: &&JobInfo| row.id == info.id && row.name == info.name;
-            rows.iter().find(same).is_some_and(|r| r.state.phase() == Phase::Ended && r.used_mb.is_some())
+            rows.iter()
+                .find(same)
+                .is_some_and(|r| r.state.phase() == Phase::Ended && r.used_mb.is_some())
         };
         if queue.iter().filter(|i| names.contains(&i.name)).filter(failed).all(has_row) {
             break;
@@ -110,7 +116,8 @@ async fn known(slurm: &Slurm, jobs: &[&Record]) -> Result<Vec<JobInfo>, SlurmErr
     }
     // Without accounting the controller says more when it is asked about one job.
     for info in &mut known {
-        if info.state == JobState::Failed && info.exit_code.is_none() && names.contains(&info.name) {
+        if info.state == JobState::Failed && info.exit_code.is_none() && names.contains(&info.name)
+        {
             info.exit_code = slurm.exit_code(info.id).await;
         }
     }

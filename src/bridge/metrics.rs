@@ -52,7 +52,8 @@ impl LastPass {
             (LAST_PASS, "When the last pass of check ended.", seconds(self.ended)),
             (
                 LAST_CODE,
-                "Exit code of the last pass: 0 done, 8 a message was no job, 9 a job failed, others are trouble.",
+                "Exit code of the last pass: 0 done, 8 a message was no job, 9 a job failed, \
+                others are trouble.",
                 (self.code as u8).to_string(),
             ),
             (LAST_DURATION, "How long the last pass took.", took),
@@ -86,7 +87,9 @@ impl Pass<'_> {
         };
         // Without the lock another process may be writing the counters. Where the spool failed they
         // can't be trusted.
-        if matches!(result, Err(BridgeError::Lock(_) | BridgeError::Store(_))) || self.beat().is_err() {
+        if matches!(result, Err(BridgeError::Lock(_) | BridgeError::Store(_)))
+            || self.beat().is_err()
+        {
             return amend(&path, &LastPass::now(began, code));
         }
         let queue = match result {
@@ -94,7 +97,10 @@ impl Pass<'_> {
             Err(_) => None,
         };
         let last = LastPass::now(began, code);
-        match self.standing(queue, last.ended).and_then(|standing| Ok((standing, self.tally(&last)?))) {
+        match self
+            .standing(queue, last.ended)
+            .and_then(|standing| Ok((standing, self.tally(&last)?)))
+        {
             Ok((standing, tally)) => put(&path, &render(&standing, &tally, &last)),
             Err(error) => {
                 tracing::warn!("the metrics are not brought up to date: {error}");
@@ -128,7 +134,13 @@ impl Pass<'_> {
             }
         }
         let paused = self.store.breaker().paused_until(now).is_some();
-        Ok(Standing { jobs, unreadable, rejected: self.store.rejected_files()?.len(), queue, paused })
+        Ok(Standing {
+            jobs,
+            unreadable,
+            rejected: self.store.rejected_files()?.len(),
+            queue,
+            paused,
+        })
     }
 
     fn tally(&self, last: &LastPass) -> Result<Tally, StoreError> {
@@ -186,17 +198,27 @@ fn render(standing: &Standing, tally: &Tally, last: &LastPass) -> String {
     }
     out.gauge("hpc_trainer_intake_paused", "1 while no jobs are taken because submissions failed.")
         .value(u8::from(standing.paused));
-    out.gauge("hpc_trainer_unreadable_jobs", "What lies among the open jobs and can't be read as one.")
-        .value(standing.unreadable);
+    out.gauge(
+        "hpc_trainer_unreadable_jobs",
+        "What lies among the open jobs and can't be read as one.",
+    )
+    .value(standing.unreadable);
     out.gauge("hpc_trainer_rejected_messages", "Messages that were no jobs, kept in rejected/.")
         .value(standing.rejected);
-    out.counter("hpc_trainer_jobs_answered_total", "Answered jobs by what they were answered with.")
-        .labelled("outcome", "models", tally.models)
-        .labelled("outcome", "error", tally.errors());
-    let mut family = out.counter("hpc_trainer_job_failures_total", "Jobs answered with an error, by cause.");
+    out.counter(
+        "hpc_trainer_jobs_answered_total",
+        "Answered jobs by what they were answered with.",
+    )
+    .labelled("outcome", "models", tally.models)
+    .labelled("outcome", "error", tally.errors());
+    let mut family =
+        out.counter("hpc_trainer_job_failures_total", "Jobs answered with an error, by cause.");
     for cause in Cause::ALL {
-        family =
-            family.labelled("cause", cause.word(), tally.failures.get(&cause).copied().unwrap_or_default());
+        family = family.labelled(
+            "cause",
+            cause.word(),
+            tally.failures.get(&cause).copied().unwrap_or_default(),
+        );
     }
     out.histogram(
         "hpc_trainer_job_wait_seconds",
@@ -211,13 +233,15 @@ fn render(standing: &Standing, tally: &Tally, last: &LastPass) -> String {
     let chosen = tally.chosen;
     out.counter(
         "hpc_trainer_chosen_memory_megabytes_total",
-        "Memory of jobs that named none and have models: what Slurm was asked for, and their peaks.",
+        "Memory of jobs that named none and have models: what Slurm was asked for, and their \
+        peaks.",
     )
     .labelled("kind", "asked", chosen.memory_asked_mb)
     .labelled("kind", "used", chosen.memory_used_mb);
     out.counter(
         "hpc_trainer_chosen_time_seconds_total",
-        "Time of jobs that named none and have models: what Slurm was asked for, and how long they ran.",
+        "Time of jobs that named none and have models: what Slurm was asked for, and how long they \
+        ran.",
     )
     .labelled("kind", "asked", chosen.seconds_asked)
     .labelled("kind", "used", chosen.seconds_used);
@@ -247,7 +271,10 @@ fn by_state(jobs: &[Record]) -> [(&'static str, usize); 6] {
         ("submitted", count(|state| matches!(state, State::Submitted { .. }))),
         ("running", count(|state| matches!(state, State::Running { .. }))),
         ("failed", count(|state| matches!(state, State::Failed { .. }))),
-        ("result_spooled", count(|state| matches!(state, State::ResultSpooled { .. } | State::Replied))),
+        (
+            "result_spooled",
+            count(|state| matches!(state, State::ResultSpooled { .. } | State::Replied)),
+        ),
     ]
 }
 
@@ -259,10 +286,12 @@ pub(super) fn pass_failed(path: &Path, began: Instant, code: ExitCode) {
 fn amend(path: &Path, last: &LastPass) {
     let values = last.values();
     // A line of the last pass: its sample, or its head.
-    let is_ours = |line: &str| values.iter().any(|(name, ..)| line.split(' ').any(|word| word == *name));
+    let is_ours =
+        |line: &str| values.iter().any(|(name, ..)| line.split(' ').any(|word| word == *name));
     let old = fs::metadata(path).ok().filter(|m| m.is_file() && m.len() <= MAX_BYTES);
     let old = old.and_then(|_| fs::read_to_string(path).ok()).unwrap_or_default();
-    let mut text: String = old.lines().filter(|line| !is_ours(line)).flat_map(|line| [line, "\n"]).collect();
+    let mut text: String =
+        old.lines().filter(|line| !is_ours(line)).flat_map(|line| [line, "\n"]).collect();
     let mut out = Exposition::default();
     for (name, help, value) in values {
         out.gauge(name, help).value(value);
@@ -277,7 +306,8 @@ fn amend(path: &Path, last: &LastPass) {
 fn put(path: &Path, text: &str) {
     if let Err(error) = Replace::PUBLIC.write(path, text.as_bytes()) {
         tracing::warn!(
-            "METRICS_FILE {} can't be written: {error}; its directory must exist, and this account must be able to write there",
+            "METRICS_FILE {} can't be written: {error}; its directory must exist, and this account \
+            must be able to write there",
             path.display()
         );
     }
@@ -302,7 +332,10 @@ mod tests {
         fs::write(&path, format!("{alone}{other}")).unwrap();
         pass_failed(&path, began, ExitCode::Config);
         let both = fs::read_to_string(&path).unwrap();
-        assert!(both.starts_with(other) && both.contains("\nhpc_trainer_last_pass_exit_code 3\n"), "{both}");
+        assert!(
+            both.starts_with(other) && both.contains("\nhpc_trainer_last_pass_exit_code 3\n"),
+            "{both}"
+        );
         assert_eq!(both.lines().count(), alone.lines().count() + other.lines().count());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing unfinished is left");
         // What can't be written is a warning.

@@ -95,9 +95,14 @@ impl Pass<'_> {
 
     /// Takes a job from step to step until none is left that belongs to these parts of the pass and
     /// can be done now.
-    pub(super) async fn settle(&mut self, job: &mut Record, parts: &[Part]) -> Result<(), BridgeError> {
+    pub(super) async fn settle(
+        &mut self,
+        job: &mut Record,
+        parts: &[Part],
+    ) -> Result<(), BridgeError> {
         loop {
-            let decision = decide(job, self.view.of(job), &self.found(job), Timestamp::now(), &self.rules);
+            let decision =
+                decide(job, self.view.of(job), &self.found(job), Timestamp::now(), &self.rules);
             if decision.part().is_none_or(|part| !parts.contains(&part))
                 || self.carry_out(job, decision).await?.is_break()
             {
@@ -119,7 +124,11 @@ impl Pass<'_> {
             Decision::Submit => return self.submit(job).await,
             Decision::Found(slurm_id) => {
                 self.apply(job, Event::Accepted(slurm_id))?;
-                self.tell(job, "found", &format!("Slurm job {slurm_id}, submitted by an earlier pass"));
+                self.tell(
+                    job,
+                    "found",
+                    &format!("Slurm job {slurm_id}, submitted by an earlier pass"),
+                );
             }
             Decision::Watch(slurm_id) => self.watch(job, slurm_id).await?,
             Decision::Started => {

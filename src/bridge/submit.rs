@@ -25,7 +25,10 @@ const GOES_ON: Result<ControlFlow<()>, BridgeError> = Ok(ControlFlow::Continue((
 impl Pass<'_> {
     /// Submits a job that is not yet with Slurm. Whatever fails is either answered or tried again
     /// in the next pass.
-    pub(super) async fn submit(&mut self, job: &mut Record) -> Result<ControlFlow<()>, BridgeError> {
+    pub(super) async fn submit(
+        &mut self,
+        job: &mut Record,
+    ) -> Result<ControlFlow<()>, BridgeError> {
         if let Some((code, why)) = self.no_submissions.clone() {
             self.waits(job, code, &why)?;
             return WAITS;
@@ -46,7 +49,8 @@ impl Pass<'_> {
             self.waits(job, ExitCode::Spool, &why)?;
             return WAITS;
         }
-        let request = requests::training(&self.config.site, &job.job_id.slurm_name(), &resources, &path);
+        let request =
+            requests::training(&self.config.site, &job.job_id.slurm_name(), &resources, &path);
         tracing::debug!(job = %job.job_id, "{}", request.command_line());
         self.beat()?;
         self.apply(job, Event::SubmitStarted)?;
@@ -113,7 +117,11 @@ impl Pass<'_> {
 
     /// Gives a job that Slurm has accepted its watcher. Where that fails the next pass tries again;
     /// until then `check` reports a failure, later.
-    pub(super) async fn watch(&mut self, job: &mut Record, slurm_id: SlurmJobId) -> Result<(), BridgeError> {
+    pub(super) async fn watch(
+        &mut self,
+        job: &mut Record,
+        slurm_id: SlurmJobId,
+    ) -> Result<(), BridgeError> {
         if !self.rules.watcher || job.watcher.is_some() {
             return Ok(());
         }
@@ -126,7 +134,8 @@ impl Pass<'_> {
         };
         match watcher {
             Ok(watcher) => {
-                tracing::debug!(job = %job.job_id, slurm_job = %watcher, "it is watched by this Slurm job");
+                tracing::debug!(job = %job.job_id, slurm_job = %watcher, "it is watched by this \
+                    Slurm job");
                 job.watcher = Some(watcher);
                 Ok(self.store.save(job)?)
             }
@@ -134,7 +143,8 @@ impl Pass<'_> {
                 // The next watcher would fail for the same reason.
                 self.rules.watcher = false;
                 let why = format!(
-                    "no watcher yet, so that a failure is reported by the next check only: {error}; \
+                    "no watcher yet, so that a failure is reported by the next check only: \
+                     {error}; \
                      WATCHER_PARTITION names a partition for small jobs, WATCHER=0 does without"
                 );
                 // Cron sends a mail for a warning: one a job, not one a pass.
@@ -189,7 +199,11 @@ impl Pass<'_> {
         Ok(None)
     }
 
-    fn is_no_job(&mut self, job: &mut Record, problem: &str) -> Result<ControlFlow<()>, BridgeError> {
+    fn is_no_job(
+        &mut self,
+        job: &mut Record,
+        problem: &str,
+    ) -> Result<ControlFlow<()>, BridgeError> {
         self.fails(job, Verdict::NoJob { problem: problem.to_owned() })?;
         GOES_ON
     }

@@ -16,7 +16,8 @@ impl Pass<'_> {
             Intake::Open => return true,
             Intake::Paused(until) => {
                 tracing::warn!(
-                    "no new jobs are taken until {until:.0}: {} submissions in a row failed, the last \
+                    "no new jobs are taken until {until:.0}: {} submissions in a row failed, the \
+                     last \
                      because: {}",
                     breaker.failures,
                     breaker.last
@@ -24,7 +25,9 @@ impl Pass<'_> {
                 self.remember(ExitCode::Slurm);
             }
             Intake::Waiting(waiting) => {
-                tracing::info!("no new jobs are taken before Slurm has taken the {waiting} that are waiting")
+                tracing::info!(
+                    "no new jobs are taken before Slurm has taken the {waiting} that are waiting"
+                )
             }
             Intake::Full(open) => {
                 tracing::info!("no new jobs are taken: {open} are open (MAX_OPEN_JOBS={limit})");

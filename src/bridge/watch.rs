@@ -35,7 +35,9 @@ pub async fn watch(
         let store = Store::open(&config.site.spool)?;
         let code = match lock(&store, Role::Watcher, PATIENCE).await {
             Ok(lock) => {
-                let Ok(job) = store.open_job(id) else { return Ok(Outcome::Done(ExitCode::Success)) };
+                let Ok(job) = store.open_job(id) else {
+                    return Ok(Outcome::Done(ExitCode::Success));
+                };
                 let mut pass = Pass::new(config, store, lock, tell)?;
                 let result = pass.look_at(job).await;
                 // The lock goes here, so that a pass of `check` can get on between two looks.

@@ -41,8 +41,10 @@ use domain::JobId;
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     after_help = "\
-Exit codes: 0 done or nothing to do, 1 internal fault, 2 command line, 3 configuration, 4 RabbitMQ, \
-5 Rodan, 6 Slurm, 7 spool, 8 a message was no job, 9 a job failed, 10 a reply is not delivered yet, \
+Exit codes: 0 done or nothing to do, 1 internal fault, 2 command line, 3 configuration, 4 \
+RabbitMQ, \
+5 Rodan, 6 Slurm, 7 spool, 8 a message was no job, 9 a job failed, 10 a reply is not delivered \
+yet, \
 12 stopped; of doctor also 13 something deserves a look, 14 something is broken.\n\
 Whatever went wrong, nothing is lost: the next pass carries on."
 )]
@@ -103,7 +105,8 @@ async fn command(arguments: &Arguments) -> ExitCode {
     let spool = arguments.spool.as_deref();
     // Commands that work with an incomplete configuration.
     if let Some(Command::Doctor(doctor)) = &arguments.command {
-        return doctor::run(doctor, &Examined::new(&sources, spool), arguments.verbosity.quiet).await;
+        return doctor::run(doctor, &Examined::new(&sources, spool), arguments.verbosity.quiet)
+            .await;
     }
     if let Some(Command::Init(init)) = &arguments.command {
         return init::run(init, &sources, arguments.verbosity.quiet).await;
@@ -185,13 +188,13 @@ async fn show(arguments: &Arguments, config: &Config) -> ExitCode {
             (ExitCode::Rejected, text)
         }
         Ok(DryRun::Job { properties, job_file, command }) if json => {
-            let job =
-                json!({"next": "job", "properties": properties, "job_file": job_file, "command": command});
+            let job = json!({"next": "job", "properties": properties, "job_file": job_file, "command": command});
             (ExitCode::Success, printable_json(&job.to_string()))
         }
         Ok(DryRun::Job { properties, job_file, command }) => {
             let text = format!(
-                "The next job ({properties}) stays in the queue.\nJob file:\n  {job_file}\nCommand:\n  {command}"
+                "The next job ({properties}) stays in the queue.\nJob \
+                file:\n  {job_file}\nCommand:\n  {command}"
             );
             (ExitCode::Success, text)
         }

@@ -33,7 +33,8 @@ pub(super) fn run() -> ExitCode {
                 if !shown {
                     let name = &row.name;
                     let heading = heading();
-                    text = format!("{name}, steps of {images} patches of {side}x{side}\n{heading}\n");
+                    text =
+                        format!("{name}, steps of {images} patches of {side}x{side}\n{heading}\n");
                     shown = true;
                 }
                 good &= row.findings.iter().all(Finding::is_good);
@@ -45,7 +46,11 @@ pub(super) fn run() -> ExitCode {
             }
             // This is the same in every precision.
             Err(NetworkError::Gpu(error @ (GpuError::Library(_) | GpuError::Version(_)))) => {
-                return fail("run_trainer", ExitCode::Training, &format_args!("no usable GPU: {error}"));
+                return fail(
+                    "run_trainer",
+                    ExitCode::Training,
+                    &format_args!("no usable GPU: {error}"),
+                );
             }
             Err(error) => {
                 complain(&format_args!("run_trainer: {}: {error}", precision.name()));
@@ -65,7 +70,8 @@ fn row(precision: Precision) -> Result<Row, NetworkError> {
 }
 
 fn heading() -> &'static str {
-    "        differs from the CPU by     ms a  ms a vali-  MB on  s to\nnumbers gradients     Adam  good?   step  dation batch GPU   start"
+    "        differs from the CPU by     ms a  ms a vali-  MB on  s to\nnumbers \
+    gradients     Adam  good?   step  dation batch GPU   start"
 }
 
 /// The largest difference of each kind; below the row, whatever is too large.
@@ -104,14 +110,20 @@ mod tests {
         let mut row = Row {
             precision: Precision::Bf16,
             name: "a card".into(),
-            findings: vec![finding("conv2d_3 kernel", 2e-4), finding("Adam, change in 5 steps", 1e-5)],
+            findings: vec![
+                finding("conv2d_3 kernel", 2e-4),
+                finding("Adam, change in 5 steps", 1e-5),
+            ],
             time,
         };
         let text = table_row(&row);
         assert_eq!(text, "bf16       2.0e-4   1.0e-5  yes     5.67          1.20  3072    2.3\n");
         row.findings.push(finding("conv2d_4 bias", f64::NAN));
         let text = table_row(&row);
-        assert!(text.contains("  NO ") && text.contains("conv2d_4 bias: NaN, 1e-3 is allowed"), "{text}");
+        assert!(
+            text.contains("  NO ") && text.contains("conv2d_4 bias: NaN, 1e-3 is allowed"),
+            "{text}"
+        );
         assert!(heading().lines().chain(text.lines()).all(|line| line.len() <= 80));
     }
 }

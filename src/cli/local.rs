@@ -53,7 +53,8 @@ pub enum LocalError {
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// The output folder can't be made or written.
-    #[error("{}: can't be used for the output: {source}; give --out a folder that you may write", path.display())]
+    #[error("{}: can't be used for the output: {source}; give --out a folder that you may \
+        write", path.display())]
     Out {
         /// The folder.
         path: PathBuf,
@@ -81,7 +82,9 @@ impl LocalError {
     /// The exit code that tells a script what went wrong.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Folder(_) | Self::Out { .. } | Self::Preview(_) | Self::Report(_) => ExitCode::Input,
+            Self::Folder(_) | Self::Out { .. } | Self::Preview(_) | Self::Report(_) => {
+                ExitCode::Input
+            }
             Self::Train(error) if error.is_input() => ExitCode::Input,
             Self::Train(TrainError::Stopped { .. }) => ExitCode::Stopped,
             Self::Train(_) | Self::Predict(_) => ExitCode::Training,
@@ -128,11 +131,14 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     let mut pictures = Vec::new();
     let extent = (job.pages().len(), settings.batch_size as usize);
     let scores = look(&job, &trained, &device, extent, &|| Ok(()), |number, page, found| {
-        let name = if several { format!("preview_{}.png", number + 1) } else { "preview.png".into() };
+        let name =
+            if several { format!("preview_{}.png", number + 1) } else { "preview.png".into() };
         let path = arguments.out.join(name);
         write_preview(&path, page, &layers, found)?;
         if number < MOST_PICTURES {
-            pictures.push(picture(page, &layers, found).map_err(|source| PictureError { path, source })?);
+            pictures.push(
+                picture(page, &layers, found).map_err(|source| PictureError { path, source })?,
+            );
         }
         Ok::<_, LocalError>(())
     })?;
@@ -176,7 +182,8 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     ))
 }
 
-/// Makes the folder and tries it: hours later would be too late to learn that nothing can be written.
+/// Makes the folder and tries it: hours later would be too late to learn that nothing can be
+/// written.
 pub(super) fn make_writable(folder: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     tempfile::Builder::new().prefix(".try-").tempfile_in(folder).map(drop)

@@ -93,7 +93,8 @@ mod tests {
         assert_eq!(print(io::ErrorKind::StorageFull), Printed::Lost);
         for printed in [Printed::Whole, Printed::NobodyReads, Printed::Lost] {
             assert_eq!(printed.or(ExitCode::Unsound), ExitCode::Unsound);
-            let expected = if printed == Printed::Lost { ExitCode::Internal } else { ExitCode::Success };
+            let expected =
+                if printed == Printed::Lost { ExitCode::Internal } else { ExitCode::Success };
             assert_eq!(printed.or(ExitCode::Success), expected);
         }
     }

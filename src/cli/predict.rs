@@ -11,7 +11,9 @@ use std::time::Instant;
 use thiserror::Error;
 use tracing::info;
 
-use super::local::{FolderError, Footer, find_models, make_writable, parse_settings, watch_signals};
+use super::local::{
+    FolderError, Footer, find_models, make_writable, parse_settings, watch_signals,
+};
 use base::exit_code::ExitCode;
 use base::memory::peak_memory;
 use domain::settings::{BATCH_SIZE, PATCH_HEIGHT, PATCH_WIDTH};
@@ -55,7 +57,8 @@ pub enum PredictError {
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// Too few models to choose between.
-    #[error("{}: there is no {missing}; a pixel goes to the surest of the models, so Background Model and at least one other are needed", folder.display())]
+    #[error("{}: there is no {missing}; a pixel goes to the surest of the models, so Background \
+        Model and at least one other are needed", folder.display())]
     Few {
         /// The folder.
         folder: PathBuf,
@@ -67,7 +70,8 @@ pub enum PredictError {
     Model(#[from] ReadError),
     /// Two models were trained on patches of different sizes.
     #[error(
-        "{first} was trained on patches of {}x{} pixels and {second} on {}x{}; use models of one training, or say --set \"Patch height=…\" --set \"Patch width=…\"",
+        "{first} was trained on patches of {}x{} pixels and {second} on {}x{}; use models of one \
+        training, or say --set \"Patch height=…\" --set \"Patch width=…\"",
         sizes[0].height(), sizes[0].width(), sizes[1].height(), sizes[1].width()
     )]
     Shapes {
@@ -80,7 +84,8 @@ pub enum PredictError {
     },
     /// A setting that this command does not take.
     #[error(
-        "--set {0:?}: only \"Patch height\", \"Patch width\" and \"Batch Size\" can be set with --predict"
+        "--set {0:?}: only \"Patch height\", \"Patch width\" and \"Batch Size\" can be set with \
+        --predict"
     )]
     Setting(String),
     /// The network can't have this patch size.
@@ -95,7 +100,8 @@ pub enum PredictError {
         source: Box<PageError>,
     },
     /// A file that would be written is one that is read.
-    #[error("{} would overwrite the input {}; give --out another folder", output.display(), input.display())]
+    #[error("{} would overwrite the input {}; give --out another \
+        folder", output.display(), input.display())]
     Overwrite {
         /// The page or a model.
         input: PathBuf,
@@ -103,10 +109,12 @@ pub enum PredictError {
         output: PathBuf,
     },
     /// There is a folder where a picture would be written.
-    #[error("{}: is a folder, but a picture is to be written there; move it, or give --out another folder", .0.display())]
+    #[error("{}: is a folder, but a picture is to be written there; move it, or give --out another \
+        folder", .0.display())]
     Folded(PathBuf),
     /// The output folder can't be made or written.
-    #[error("{}: can't be used for the output: {source}; give --out a folder that you may write", path.display())]
+    #[error("{}: can't be used for the output: {source}; give --out a folder that you may \
+        write", path.display())]
     Out {
         /// The folder.
         path: PathBuf,
@@ -161,14 +169,20 @@ pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
         .map(|(layer, path)| Ok((*layer, keras::read(path)?)))
         .collect::<Result<Vec<_>, ReadError>>()?;
     let shape = shape(&models, &map)?;
-    let batch = map.get(BATCH_SIZE.name).and_then(|n| n.as_str()?.parse().ok()).unwrap_or(DEFAULT_BATCH);
+    let batch =
+        map.get(BATCH_SIZE.name).and_then(|n| n.as_str()?.parse().ok()).unwrap_or(DEFAULT_BATCH);
     let page = read_page(&arguments.image)?;
     make_writable(&arguments.out)
         .map_err(|source| PredictError::Out { path: arguments.out.clone(), source })?;
 
     let (device, device_name) = choose_device();
     let (height, width) = (shape.height(), shape.width());
-    info!("page {}x{}, windows {height}x{width}, {} models", page.height(), page.width(), models.len());
+    info!(
+        "page {}x{}, windows {height}x{width}, {} models",
+        page.height(),
+        page.width(),
+        models.len()
+    );
     let mut found = Segmentation::new(&page);
     for (layer, model) in &models {
         let (began, predictor) = (Instant::now(), Predictor::new(&model.weights, &device)?);
@@ -183,8 +197,12 @@ pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
 
     let layers: Vec<Layer> = models.iter().map(|(layer, _)| *layer).collect();
     let table = write(&arguments.out, &page, &layers, &found, &|| stop.load(Ordering::Relaxed))?;
-    let footer = Footer { time: started.elapsed(), peak_memory: peak_memory(), device: &device_name };
-    Ok(format!("{table}\n{footer}\nthe layers and overlay.png are in {}\n", arguments.out.display()))
+    let footer =
+        Footer { time: started.elapsed(), peak_memory: peak_memory(), device: &device_name };
+    Ok(format!(
+        "{table}\n{footer}\nthe layers and overlay.png are in {}\n",
+        arguments.out.display()
+    ))
 }
 
 /// Draws all pictures and then gives them their names, so that there is either all of them or none;
@@ -198,7 +216,8 @@ fn write(
 ) -> Result<String, PredictError> {
     let go_on = || if stop() { Err(PredictError::Stopped) } else { Ok(()) };
     let mut pictures = Vec::with_capacity(layers.len() + 1);
-    let mut table = format!("{:<12}{:>13}{:>8}  {:<10}{}\n", "layer", "pixels", "share", "overlay", "file");
+    let mut table =
+        format!("{:<12}{:>13}{:>8}  {:<10}{}\n", "layer", "pixels", "share", "overlay", "file");
     let _ = writeln!(table, "{}", "-".repeat(72)); // writing to a String can't fail
     for (index, layer) in layers.iter().enumerate() {
         go_on()?;
@@ -207,7 +226,11 @@ fn write(
         pictures.push(picture);
         let share = 100.0 * pixels as f64 / (page.width() * page.height()) as f64;
         let colour = colour_name(*layer).unwrap_or("none");
-        let _ = writeln!(table, "{name:<12}{pixels:>13}{share:>6.1} %  {colour:<10}{}", cutout_file(*layer));
+        let _ = writeln!(
+            table,
+            "{name:<12}{pixels:>13}{share:>6.1} %  {colour:<10}{}",
+            cutout_file(*layer)
+        );
     }
     go_on()?;
     pictures.push(draw_preview(&out.join(OVERLAY), page, layers, found)?);
@@ -246,7 +269,10 @@ fn keep_the_inputs<'a>(
     for output in outputs {
         let Some(found) = identity(output) else { continue };
         if let Some((input, _)) = inputs.iter().find(|(_, input)| *input == found) {
-            return Err(PredictError::Overwrite { input: input.to_path_buf(), output: output.clone() });
+            return Err(PredictError::Overwrite {
+                input: input.to_path_buf(),
+                output: output.clone(),
+            });
         }
         if output.is_dir() {
             return Err(PredictError::Folded(output.clone()));
@@ -290,7 +316,8 @@ fn model_files(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, PredictError> {
 fn shape(models: &[(Layer, Model)], map: &SettingsMap) -> Result<PatchShape, PredictError> {
     let side = |name| map.get(name).and_then(|n| n.as_str()?.parse::<usize>().ok());
     let (height, width) = (side(PATCH_HEIGHT.name), side(PATCH_WIDTH.name));
-    let sides = |shape: PatchShape| (height.unwrap_or(shape.height()), width.unwrap_or(shape.width()));
+    let sides =
+        |shape: PatchShape| (height.unwrap_or(shape.height()), width.unwrap_or(shape.width()));
     let mut named = models.iter().filter_map(|(layer, model)| Some((layer, model.shape?)));
     let Some((one, shape)) = named.next() else {
         return Ok(PatchShape::new(height.unwrap_or(DEFAULT_SIDE), width.unwrap_or(DEFAULT_SIDE))?);

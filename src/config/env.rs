@@ -166,8 +166,10 @@ variables! {
         RABBITMQ_USER: Text(), MUST, "", "the user name for RabbitMQ", "";
         RABBITMQ_PASSWORD: Password(), MUST, "", "the password for RabbitMQ", "";
         RABBITMQ_HOST: Text(), MUST, "amqps://rabbit.example.org",
-            "RabbitMQ's address: host, host:port, or an amqp:// or amqps:// URL, with the vhost as its path",
-            "A host alone is port 5672 without TLS; amqps:// is port 5671 with TLS. Without a path the vhost is \"/\".";
+            "RabbitMQ's address: host, host:port, or an amqp:// or amqps:// URL, with the vhost as \
+            its path",
+            "A host alone is port 5672 without TLS; amqps:// is port 5671 with TLS. Without a path \
+            the vhost is \"/\".";
         RODAN_USER: Text(), MUST, "", "the user name (or e-mail address) for Rodan",
             "An old Rodan wants a user name, a current one an e-mail address: it is sent as both.";
         RODAN_PASSWORD: Password(), MUST, "", "the password for Rodan", "";
@@ -175,15 +177,19 @@ variables! {
             "Rodan's address: host, or an http:// or https:// URL",
             "A host alone is port 80 without TLS.";
     }
-    "TLS", "A private certificate authority is named by SSL_CERT_FILE, for RabbitMQ and Rodan alike. Cron does not hand \
-            it on, so it stands in the crontab line or in run_check's environment: SSL_CERT_FILE=/path/to/ca.pem" {
-        REQUIRE_TLS: Flag(), or("0"), "1", "1 when RABBITMQ_HOST and RODAN_HOST without TLS are refused",
+    "TLS", "A private certificate authority is named by SSL_CERT_FILE, for RabbitMQ and Rodan \
+            alike. Cron does not hand \
+            it on, so it stands in the crontab line or in run_check's environment: \
+            SSL_CERT_FILE=/path/to/ca.pem" {
+        REQUIRE_TLS: Flag(), or("0"), "1", "1 when RABBITMQ_HOST and RODAN_HOST without TLS are \
+            refused",
             "With 0 it only makes check warn.";
         RABBITMQ_CLIENT_CERT: Place(), MAY, "rabbitmq-client.pem",
             "the file (PEM) with the client certificate for a RabbitMQ that asks for one",
             "Compute nodes read it too.";
         RABBITMQ_CLIENT_KEY: Place(), MAY, "rabbitmq-client.key",
-            "the file (PEM, mode 0600, without a passphrase) with the key of RABBITMQ_CLIENT_CERT", "";
+            "the file (PEM, mode 0600, without a passphrase) with the key of \
+            RABBITMQ_CLIENT_CERT", "";
         RODAN_CLIENT_CERT: Place(), MAY, "rodan-client.pem",
             "the file (PEM) with the client certificate for a Rodan that asks for one",
             "Compute nodes read it too.";
@@ -196,27 +202,36 @@ variables! {
         LOG_DIR: Place(), or("logs"), "", "the directory for the Slurm logs", "";
         BATCH_SCRIPT: Place(), or("hpc_training.sh"), "", "the script that sbatch runs", "";
         TENSORBOARD_DIR: Place(), MAY, "tensorboard",
-            "the directory for TensorBoard's event files, with a directory for each job, named like the job",
-            "Without it none are written. Nothing removes them. To look at them: tensorboard --logdir DIRECTORY";
+            "the directory for TensorBoard's event files, with a directory for each job, named \
+            like the job",
+            "Without it none are written. Nothing removes them. To look at them: tensorboard \
+            --logdir DIRECTORY";
         METRICS_FILE: Place(), MAY, "/var/lib/prometheus/hpc-trainer/hpc_trainer.prom",
-            "the file, ending in .prom, that each pass of check writes its metrics to, for Prometheus",
-            "Without it none is written. Its directory is the one that node_exporter's textfile collector reads. \
+            "the file, ending in .prom, that each pass of check writes its metrics to, for \
+            Prometheus",
+            "Without it none is written. Its directory is the one that node_exporter's textfile \
+             collector reads. \
              Everybody may read the file; it holds numbers only (docs/monitoring.md).";
     }
     "Slurm at this site", "" {
-        SITE_ACCOUNT: Word(), MAY, "def-professor", "the Slurm account that jobs are charged to", "";
-        SITE_PARTITION: Word(), MAY, "gpu", "the Slurm partition (or partitions, comma-separated)", "";
+        SITE_ACCOUNT: Word(), MAY, "def-professor", "the Slurm account that jobs are charged \
+            to", "";
+        SITE_PARTITION: Word(), MAY, "gpu", "the Slurm partition (or partitions, \
+            comma-separated)", "";
         SITE_QOS: Word(), MAY, "normal", "the Slurm quality of service", "";
         SITE_CONSTRAINT: Word(), MAY, "cascade", "the Slurm node features that jobs need", "";
         SITE_GRES: Word(), or("gpu:1"), "",
             "the Slurm generic resource a job asks for; none for a CPU-only site", "";
         SITE_GRES_TABLE: Text(), MAY, "128000=gpu:p100l:1, *=gpu:v100l:1@long",
-            "which generic resource and partition a job gets for its memory: rows of MEMORY_MB=GRES or MEMORY_MB=GRES@PARTITION",
-            "The smallest row that suffices is taken; * suffices for every job; where no row suffices SITE_GRES and \
+            "which generic resource and partition a job gets for its memory: rows of \
+            MEMORY_MB=GRES or MEMORY_MB=GRES@PARTITION",
+            "The smallest row that suffices is taken; * suffices for every job; where no row \
+             suffices SITE_GRES and \
              SITE_PARTITION count.";
         SITE_SIGNAL_SECONDS: Number(0, 65_535), or("120"), "",
             "how long before the time limit Slurm warns the trainer, in seconds",
-            "A short job is warned a tenth of its limit ahead, but at least 10 seconds. 0: no warning.";
+            "A short job is warned a tenth of its limit ahead, but at least 10 seconds. 0: no \
+            warning.";
         SITE_SLURM_BIN: Place(), MAY, "/opt/software/slurm/bin",
             "the directory of sbatch, squeue and sacct, where PATH lacks it (cron's does)", "";
     }
@@ -233,26 +248,33 @@ variables! {
             "the largest file that is downloaded from Rodan, in bytes",
             "All files of a job together may have four times as many.";
         DOWNLOAD_SECONDS: Number(1, 86_400), or("1800"), "",
-            "how long all downloads of a job may take together, with every new attempt, in seconds", "";
+            "how long all downloads of a job may take together, with every new attempt, in \
+            seconds", "";
         GRACE_SECONDS: Number(0, 86_400), or("600"), "",
-            "how long a job that Slurm does not know, or is requeueing, counts as alive, in seconds", "";
+            "how long a job that Slurm does not know, or is requeueing, counts as alive, in \
+            seconds", "";
         SLURM_TIMEOUT_SECONDS: Number(1, 3600), or("60"), "",
             "how long one of Slurm's commands may take, in seconds", "";
         GIVE_UP_HOURS: Number(0, 8760), or("6"), "",
-            "how long a job waits for Rodan or Slurm to come back before it is answered with an error, in hours", "";
+            "how long a job waits for Rodan or Slurm to come back before it is answered with an \
+            error, in hours", "";
         MAX_PENDING_HOURS: Number(1, 8760), or("168"), "",
-            "how long a job may wait in Slurm's queue before it is taken out and answered with an error, in hours", "";
+            "how long a job may wait in Slurm's queue before it is taken out and answered with an \
+            error, in hours", "";
         OPERATOR_CONTACT: Text(), or("the operator of the cluster"), "",
             "whom a musicologist is to ask, as error replies and reports name it",
             "A name, an address or both, in at most 200 characters.";
     }
-    "What a job may ask for", "A job from the queue that asks for more is answered with an error. What is not set has no \
+    "What a job may ask for", "A job from the queue that asks for more is answered with an error. \
+            What is not set has no \
             limit but Slurm's. A job that you start by hand with sbatch is not bound by these." {
-        MAX_CPUS: Number(1, u32::MAX as u64), MAY, "16", "the most cores that a job may ask for", "";
+        MAX_CPUS: Number(1, u32::MAX as u64), MAY, "16", "the most cores that a job may ask \
+            for", "";
         MAX_MEMORY_MB: Number(1, u32::MAX as u64), MAY, "64000",
             "the most memory that a job may ask for, in MB", "";
         MAX_TIME: Text(), MAY, "1-00:00", "the longest time that a job may ask for, as D-HH:MM", "";
-        MAX_EPOCHS: Number(1, u32::MAX as u64), MAY, "100", "the most epochs that a job may ask for", "";
+        MAX_EPOCHS: Number(1, u32::MAX as u64), MAY, "100", "the most epochs that a job may ask \
+            for", "";
         MAX_SAMPLES: Number(1, u32::MAX as u64), MAY, "20000",
             "the most samples a layer that a job may ask for", "";
         DEFAULT_CPUS: Number(1, 4096), or("6"), "",
@@ -267,17 +289,22 @@ variables! {
     }
     "When a job fails, or its time runs out", "" {
         WATCHER: Flag(), or("1"), "",
-            "1 when each job gets a second, tiny one (a core, 200 MB, no GPU) that reports its failure at once",
+            "1 when each job gets a second, tiny one (a core, 200 MB, no GPU) that reports its \
+            failure at once",
             "With 0 only the next check reports it.";
         WATCHER_PARTITION: Word(), MAY, "short",
-            "the Slurm partition of the watcher, where it is not the job's: one that starts small jobs at once", "";
+            "the Slurm partition of the watcher, where it is not the job's: one that starts small \
+            jobs at once", "";
         REQUEUE: Flag(), or("1"), "",
-            "1 when a job may go back into Slurm's queue and be resumed there (failed node, preemption, out of time)",
+            "1 when a job may go back into Slurm's queue and be resumed there (failed node, \
+            preemption, out of time)",
             "It then goes on where it was.";
         ON_TIME_LIMIT: Text(), or("reply"), "",
             "what happens short of the time limit: reply, or requeue",
-            "With reply the best so far is sent where every layer has an epoch; else the job is requeued (REQUEUE=1) or \
-             answered with an error. With requeue it goes on in any case until all epochs are done.";
+            "With reply the best so far is sent where every layer has an epoch; else the job is \
+             requeued (REQUEUE=1) or \
+             answered with an error. With requeue it goes on in any case until all epochs are \
+             done.";
         MAX_REQUEUES: Number(0, 10_000), or("10"), "",
             "how often a job may requeue itself for more time", "";
         CHECKPOINT_SECONDS: Number(0, 86_400), or("300"), "",
@@ -332,13 +359,20 @@ pub fn example() -> String {
                 sentence.push_str(variable.more);
             }
             comment(&mut text, &sentence);
-            let value =
-                if variable.shown.is_empty() { variable.default().unwrap_or("") } else { variable.shown };
+            let value = if variable.shown.is_empty() {
+                variable.default().unwrap_or("")
+            } else {
+                variable.shown
+            };
             let quote = if value.contains([' ', '#', '$']) { "'" } else { "" };
             // What is to be thought about stands without #.
             let is_live = variable.need == MUST || variable.name == var::REQUIRE_TLS.0.name;
-            let _ =
-                writeln!(text, "{}{}={quote}{value}{quote}", if is_live { "" } else { "#" }, variable.name);
+            let _ = writeln!(
+                text,
+                "{}{}={quote}{value}{quote}",
+                if is_live { "" } else { "#" },
+                variable.name
+            );
         }
     }
     text
@@ -368,7 +402,10 @@ fn capitalised(text: &str) -> String {
 /// What is read from the environment alone, in Markdown: by the scripts, by libraries, and by the
 /// trainer before it has a configuration.
 const OF_ENVIRONMENT: &[(&str, &str)] = &[
-    ("`HPC_TRAINER_HOME`", "the directory of `run_check`, with `credentials.env`; the scripts set it"),
+    (
+        "`HPC_TRAINER_HOME`",
+        "the directory of `run_check`, with `credentials.env`; the scripts set it",
+    ),
     (
         "`HPC_TRAINER_ENV_FILE`",
         "the configuration file, where it is another than `credentials.env` in that directory",
@@ -377,7 +414,8 @@ const OF_ENVIRONMENT: &[(&str, &str)] = &[
     ("`HPC_TRAINER_GPU_PRECISION`", "`bf16`, `tf32` or `f32` ([On a GPU](gpu.md#precision))"),
     (
         "`HPC_TRAINER_IMAGE`, `HPC_TRAINER_BIND`",
-        "the trainer in a container, and more directories inside it ([On a GPU](gpu.md#in-a-container))",
+        "the trainer in a container, and more directories inside it ([On a \
+        GPU](gpu.md#in-a-container))",
     ),
     ("`HPC_TRAINER_SIMD`", "`avx2` or `portable`: use less than the processor has"),
     ("`SSL_CERT_FILE`, `SSL_CERT_DIR`", "a private certificate authority"),
@@ -391,12 +429,17 @@ const OF_ENVIRONMENT: &[(&str, &str)] = &[
 /// `docs/variables.md`.
 pub fn markdown() -> String {
     let mut text = format!(
-        "# Variables\n\nMade by `{UPDATE}` from the table in `src/config/env.rs`; a test compares.\n\n\
-         The configuration of a site. `check` and `run_trainer` read these variables from `credentials.env`\n\
-         and from the environment; the environment wins. `credentials.env.example` in the directory of\n\
+        "# Variables\n\nMade by `{UPDATE}` from the table in `src/config/env.rs`; a test \
+         compares.\n\n\
+         The configuration of a site. `check` and `run_trainer` read these variables from \
+         `credentials.env`\n\
+         and from the environment; the environment wins. `credentials.env.example` in the \
+         directory of\n\
          `run_check` shows all of them with examples, and `./run_check init` writes the file.\n\n\
-         The environment stays on the login node. What a job needs on the compute node must stand in\n\
-         `credentials.env`: the addresses, RabbitMQ's login, `REQUIRE_TLS` and the limits. A relative path\n\
+         The environment stays on the login node. What a job needs on the compute node must stand \
+         in\n\
+         `credentials.env`: the addresses, RabbitMQ's login, `REQUIRE_TLS` and the limits. A \
+         relative path\n\
          starts from the directory of `run_check`.\n"
     );
     for section in SECTIONS {
@@ -427,7 +470,8 @@ pub fn markdown() -> String {
         }
     }
     text.push_str(
-        "\n## Variables of the environment only\n\nThese are set in `site.sh`, in the crontab line or at a shell, not in \
+        "\n## Variables of the environment only\n\nThese are set in `site.sh`, in the crontab line \
+         or at a shell, not in \
          `credentials.env`.\n\n| variable | what it is |\n|---|---|\n",
     );
     for (names, what) in OF_ENVIRONMENT {
@@ -450,7 +494,8 @@ mod tests {
             assert!(name.chars().all(|c| c.is_ascii_uppercase() || c == '_'), "{name}");
             assert!(!purpose.is_empty() && !purpose.ends_with('.'), "{name}: completes a sentence");
             assert!(
-                more.is_empty() || more.starts_with(|c: char| c.is_uppercase() || c.is_ascii_digit()),
+                more.is_empty()
+                    || more.starts_with(|c: char| c.is_uppercase() || c.is_ascii_digit()),
                 "{name}"
             );
             if let (Values::Number(low, high), Need::Default(value)) = (values, need) {
@@ -490,8 +535,11 @@ mod tests {
         assert_eq!(all.faults, []);
         for variable in variables() {
             let value = &all.values[variable.name];
-            let expected =
-                if variable.shown.is_empty() { variable.default().unwrap_or("") } else { variable.shown };
+            let expected = if variable.shown.is_empty() {
+                variable.default().unwrap_or("")
+            } else {
+                variable.shown
+            };
             assert_eq!(value, expected, "{}", variable.name);
         }
         assert!(text.lines().all(|line| line.chars().count() <= 100));

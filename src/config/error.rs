@@ -21,7 +21,8 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file is not text, or in an encoding of two bytes a character.
-    #[error("{} is no text in UTF-8; save a copy as UTF-8 in an editor, and use that one", path.display())]
+    #[error("{} is no text in UTF-8; save a copy as UTF-8 in an editor, and use that \
+        one", path.display())]
     Encoding {
         /// The file.
         path: PathBuf,

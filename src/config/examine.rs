@@ -44,12 +44,15 @@ impl Examined {
     pub fn new(sources: &Sources<'_>, spool: Option<&Path>) -> Self {
         let (home, file) = (sources.home(), sources.file());
         let found = file.as_deref().map(|file| examine_file(file, &sources.environment));
-        let (values, faults, mode) = found.map_or_else(Default::default, |f| (f.values, f.faults, f.mode));
+        let (values, faults, mode) =
+            found.map_or_else(Default::default, |f| (f.values, f.faults, f.mode));
         let is_known = |name: &str| variable(name).is_some() || OTHERS.contains(&name);
-        let mut unknown: Vec<String> = values.keys().filter(|name| !is_known(name)).cloned().collect();
+        let mut unknown: Vec<String> =
+            values.keys().filter(|name| !is_known(name)).cloned().collect();
         unknown.sort();
         let mut reader = sources.reader(values);
-        let Resolved { broker, rodan, site, trainer } = reader.resolve(&home, file.as_deref(), spool);
+        let Resolved { broker, rodan, site, trainer } =
+            reader.resolve(&home, file.as_deref(), spool);
         Self {
             home,
             file,

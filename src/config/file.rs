@@ -107,7 +107,10 @@ fn examine_private(path: &Path) -> Private {
 
 /// The variables of a file with this text, or what is wrong with it.
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn variables_of(path: &Path, text: &[u8]) -> Result<HashMap<String, String>, ConfigError> {
+pub(crate) fn variables_of(
+    path: &Path,
+    text: &[u8],
+) -> Result<HashMap<String, String>, ConfigError> {
     let mut found = Found::default();
     variables(path, text, &Environment::new(), &mut found);
     found.faults.into_iter().next().map_or(Ok(found.values), Err)
@@ -157,14 +160,22 @@ mod tests {
         let (_dir, path) = file(&line.repeat(1024));
         assert!(read_file(&path, &Environment::new()).is_ok());
         let (_dir, path) = file(&(line.repeat(1024) + "#"));
-        assert!(read_file(&path, &Environment::new()).unwrap_err().to_string().contains("larger than 1 MiB"));
+        assert!(
+            read_file(&path, &Environment::new())
+                .unwrap_err()
+                .to_string()
+                .contains("larger than 1 MiB")
+        );
     }
 
     #[test]
     fn a_directory_is_no_configuration() {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        assert!(matches!(read_file(dir.path(), &Environment::new()), Err(ConfigError::Read { .. })));
+        assert!(matches!(
+            read_file(dir.path(), &Environment::new()),
+            Err(ConfigError::Read { .. })
+        ));
     }
 
     #[test]
@@ -195,6 +206,9 @@ mod tests {
         let environment = Environment::from([("SCRATCH".to_owned(), "/scratch/me".to_owned())]);
         assert_eq!(read_file(&path, &environment).unwrap()["LOG_DIR"], "/scratch/me/spool/logs");
         let error = read_file(&path, &Environment::new()).unwrap_err();
-        assert!(matches!(error, ConfigError::Syntax { line: 1, fault: lines::LineFault::Unset, .. }));
+        assert!(matches!(
+            error,
+            ConfigError::Syntax { line: 1, fault: lines::LineFault::Unset, .. }
+        ));
     }
 }

@@ -18,22 +18,34 @@ impl Reader {
 
     /// The certificate and the key that these two variables name; `tls` is whether the server is
     /// reached by TLS at all.
-    pub(super) fn identity(&mut self, certificate: &Place, key: &Place, tls: bool) -> Option<Identity> {
+    pub(super) fn identity(
+        &mut self,
+        certificate: &Place,
+        key: &Place,
+        tls: bool,
+    ) -> Option<Identity> {
         let (certificate_file, key_file) = match (self.path(certificate), self.path(key)) {
             (None, None) => return None,
             (Some(certificate), Some(key)) => (certificate, key),
             (there, _) => {
-                let (there, missing) = if there.is_some() { (certificate, key) } else { (key, certificate) };
+                let (there, missing) =
+                    if there.is_some() { (certificate, key) } else { (key, certificate) };
                 self.is_wrong(&missing.0, format!("is not set, but {} is", there.0.name));
                 return None;
             }
         };
         if !tls {
-            self.is_wrong(&certificate.0, "is set, but the server is not reached by TLS (see its address)");
+            self.is_wrong(
+                &certificate.0,
+                "is set, but the server is not reached by TLS (see its address)",
+            );
             return None;
         }
         let certificates = fs::read(&certificate_file).map_err(|error| {
-            self.is_wrong(&certificate.0, format!("can't be read: {}: {error}", certificate_file.display()));
+            self.is_wrong(
+                &certificate.0,
+                format!("can't be read: {}: {error}", certificate_file.display()),
+            );
         });
         let text = read_private(&key_file).map_err(|error| {
             let what = match error {

@@ -57,7 +57,8 @@ impl LineFault {
     pub fn advice(self) -> &'static str {
         match self {
             Self::Encoding => {
-                "type the line again in an editor that saves UTF-8, and leave the other lines as they are"
+                "type the line again in an editor that saves UTF-8, and leave the other lines as \
+                they are"
             }
             Self::TypographicQuote => "write the straight quote ' instead",
             Self::Control => "type the line again",
@@ -162,7 +163,11 @@ fn value(text: &str, set: &dyn Fn(&str) -> Option<String>) -> Result<String, Lin
             ' ' | '\t' if !is_quoted => {
                 let rest = rest.trim_start_matches(BLANKS);
                 let is_comment = rest.is_empty() || rest.starts_with('#');
-                return if is_comment { Ok(std::mem::take(&mut *value)) } else { Err(LineFault::MoreText) };
+                return if is_comment {
+                    Ok(std::mem::take(&mut *value))
+                } else {
+                    Err(LineFault::MoreText)
+                };
             }
             _ => value.push(c),
         }

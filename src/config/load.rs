@@ -49,7 +49,12 @@ impl Reader {
     }
 
     /// Everything that `check` needs; what is wrong is in `problems`.
-    pub(super) fn resolve(&mut self, home: &Path, file: Option<&Path>, spool: Option<&Path>) -> Resolved {
+    pub(super) fn resolve(
+        &mut self,
+        home: &Path,
+        file: Option<&Path>,
+        spool: Option<&Path>,
+    ) -> Resolved {
         let require_tls = self.flag(&var::REQUIRE_TLS);
         let broker = self.broker(require_tls);
         let user = self.required(&var::RODAN_USER.0);
@@ -201,8 +206,13 @@ impl Reader {
     /// A name, an address or both, which sentences in replies and reports hold.
     fn operator(&mut self) -> String {
         let operator = self.text(&var::OPERATOR_CONTACT, |text| {
-            let fits = text.chars().count() <= MOST_OF_OPERATOR && !text.chars().any(acts_on_terminal);
-            if fits { Ok(text.to_owned()) } else { Err("must be one line of at most 200 characters") }
+            let fits =
+                text.chars().count() <= MOST_OF_OPERATOR && !text.chars().any(acts_on_terminal);
+            if fits {
+                Ok(text.to_owned())
+            } else {
+                Err("must be one line of at most 200 characters")
+            }
         });
         operator.unwrap_or_default()
     }
@@ -235,7 +245,8 @@ impl Reader {
     /// What a job gets if its message names nothing.
     fn choice(&mut self, limits: SiteLimits, gpu: bool) -> SiteChoice {
         let cpus = u32::try_from(self.number(&var::DEFAULT_CPUS)).unwrap_or(1);
-        let walltime = self.text(&var::DEFAULT_TIME, Walltime::from_str).unwrap_or(Walltime::MINUTE);
+        let walltime =
+            self.text(&var::DEFAULT_TIME, Walltime::from_str).unwrap_or(Walltime::MINUTE);
         SiteChoice { cpus, walltime, gpu, limits }
     }
 
@@ -328,7 +339,10 @@ impl Sources<'_> {
 
     /// The file to read: the one that was asked for, or `credentials.env` where there is one.
     pub(super) fn file(&self) -> Option<PathBuf> {
-        match (self.env_file, self.environment.get("HPC_TRAINER_ENV_FILE").filter(|f| !f.is_empty())) {
+        match (
+            self.env_file,
+            self.environment.get("HPC_TRAINER_ENV_FILE").filter(|f| !f.is_empty()),
+        ) {
             (Some(file), _) => Some(absolute(file)),
             (None, Some(file)) => Some(absolute(Path::new(file))),
             (None, None) => Some(self.home().join("credentials.env")).filter(|f| f.exists()),
@@ -370,7 +384,9 @@ impl Config {
         let (mut reader, home, file) = sources.read()?;
         let Resolved { broker, rodan, site, .. } = reader.resolve(&home, file.as_deref(), spool);
         match (broker, rodan) {
-            (Some(broker), Some(rodan)) if reader.problems.is_empty() => Ok(Self { broker, rodan, site }),
+            (Some(broker), Some(rodan)) if reader.problems.is_empty() => {
+                Ok(Self { broker, rodan, site })
+            }
             _ => Err(ConfigError::Variables(reader.problems)),
         }
     }
@@ -423,7 +439,8 @@ mod tests {
     use scheduler::Gres;
 
     const SIX: &str = "export RABBITMQ_USER=tester\nRABBITMQ_PASSWORD='s3$cret#'\nRABBITMQ_HOST=rabbit\n\
-                       # a comment\nexport RODAN_USER=me@example.org\nRODAN_PASSWORD=\"pass word\"\nRODAN_HOST=rodan\n";
+                       # a comment\nexport RODAN_USER=me@example.org\nRODAN_PASSWORD=\"pass \
+                       word\"\nRODAN_HOST=rodan\n";
 
     fn file(text: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -439,7 +456,8 @@ mod tests {
 
     fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let (_dir, path) = file(text, 0o600);
-        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let environment =
+            environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         Config::load(&sources(&path, environment), None)
     }
 
@@ -450,14 +468,18 @@ mod tests {
         assert_eq!(config.rodan.password.expose(), "pass word");
         assert_eq!(config.rodan.user, "me@example.org");
         assert!(config.site.spool.ends_with("spool"));
-        assert_eq!(config.site.gres_for(1000), Gres { gres: Some("gpu:1".into()), partition: None });
+        assert_eq!(
+            config.site.gres_for(1000),
+            Gres { gres: Some("gpu:1".into()), partition: None }
+        );
         let shown = format!("{config:?}");
         assert!(!shown.contains("s3$cret") && !shown.contains("pass word"), "{shown}");
     }
 
     #[test]
     fn the_process_environment_wins() {
-        let config = load(SIX, &[("RABBITMQ_HOST", "amqps://other/v"), ("SITE_PARTITION", "gpu")]).unwrap();
+        let config =
+            load(SIX, &[("RABBITMQ_HOST", "amqps://other/v"), ("SITE_PARTITION", "gpu")]).unwrap();
         assert_eq!(config.broker.address.host, "other");
         assert_eq!(config.site.gres_for(1).partition.as_deref(), Some("gpu"));
     }
@@ -488,15 +510,22 @@ mod tests {
     fn require_tls_refuses_plain_hosts_and_says_what_to_write() {
         let error = load(SIX, &[("REQUIRE_TLS", "1")]).unwrap_err().to_string();
         assert!(error.contains("2 problems"), "{error}");
-        for (name, instead) in [("RABBITMQ_HOST", "amqps://rabbit;"), ("RODAN_HOST", "https://rodan;")] {
-            let sentence = format!("{name} has no TLS, which REQUIRE_TLS=1 asks for; write {instead}");
+        for (name, instead) in
+            [("RABBITMQ_HOST", "amqps://rabbit;"), ("RODAN_HOST", "https://rodan;")]
+        {
+            let sentence =
+                format!("{name} has no TLS, which REQUIRE_TLS=1 asks for; write {instead}");
             assert!(error.contains(&sentence), "{error}");
         }
-        let tls = [("REQUIRE_TLS", "1"), ("RABBITMQ_HOST", "amqps://a"), ("RODAN_HOST", "https://b")];
+        let tls =
+            [("REQUIRE_TLS", "1"), ("RABBITMQ_HOST", "amqps://a"), ("RODAN_HOST", "https://b")];
         assert!(load(SIX, &tls).unwrap().plain_connections().is_empty());
         assert_eq!(load(SIX, &[("REQUIRE_TLS", "0")]).unwrap().plain_connections().len(), 2);
         let error = load(SIX, &[("REQUIRE_TLS", "perhaps")]).unwrap_err().to_string();
-        assert!(error.contains("1 problem:") && error.contains("REQUIRE_TLS must be 1 or 0"), "{error}");
+        assert!(
+            error.contains("1 problem:") && error.contains("REQUIRE_TLS must be 1 or 0"),
+            "{error}"
+        );
         let (_dir, path) = file(SIX, 0o600);
         let environment = BTreeMap::from([("REQUIRE_TLS".to_owned(), "1".to_owned())]);
         assert!(TrainerConfig::load(&sources(&path, environment)).is_err());
@@ -519,7 +548,10 @@ mod tests {
         assert_eq!(config.rodan.password.expose(), " of the environment\t");
         // What is a name or a number may have blanks around it.
         let config = load(SIX, &[("RABBITMQ_HOST", " other "), ("GIVE_UP_HOURS", " 7 ")]).unwrap();
-        assert_eq!((config.broker.address.host.as_str(), config.site.give_up.as_secs()), ("other", 7 * 3600));
+        assert_eq!(
+            (config.broker.address.host.as_str(), config.site.give_up.as_secs()),
+            ("other", 7 * 3600)
+        );
         let error = load(SIX, &[("RODAN_PASSWORD", "")]).unwrap_err().to_string();
         assert!(error.contains("RODAN_PASSWORD is not set"), "{error}");
     }

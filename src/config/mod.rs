@@ -10,7 +10,9 @@ mod load;
 mod resolved;
 mod write;
 
-pub use env::{Need, SECTIONS, Section, UPDATE, Values, Variable, example, markdown, variable, variables};
+pub use env::{
+    Need, SECTIONS, Section, UPDATE, Values, Variable, example, markdown, variable, variables,
+};
 pub(crate) use error::advice_for;
 pub use error::{ConfigError, Problem};
 pub use examine::Examined;

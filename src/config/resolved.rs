@@ -37,7 +37,9 @@ impl Config {
     /// A warning for each address whose password would cross a network unencrypted.
     pub fn plain_connections(&self) -> Vec<String> {
         let sentence = |name, address: String| {
-            format!("{name} has no TLS: its password crosses the network in the clear; write {address}")
+            format!(
+                "{name} has no TLS: its password crosses the network in the clear; write {address}"
+            )
         };
         let (broker, rodan) = (&self.broker.address, &self.rodan.address);
         let broker = broker.is_exposed().then(|| sentence("RABBITMQ_HOST", broker.with_tls()));

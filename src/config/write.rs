@@ -47,7 +47,8 @@ fn assignment(name: &str, value: &Secret) -> Result<String, String> {
     let value = value.expose();
     let line = format!("{name}='{}'", value.replace('\'', r#"'"'"'"#));
     let read_back = lines::read(line.as_bytes(), |_| None);
-    let fits = read_back.faults.is_empty() && read_back.values.get(name).is_some_and(|read| read == value);
+    let fits =
+        read_back.faults.is_empty() && read_back.values.get(name).is_some_and(|read| read == value);
     if fits { Ok(line) } else { Err(name.to_owned()) }
 }
 
@@ -78,7 +79,8 @@ mod tests {
         ] {
             let values = BTreeMap::from([("RABBITMQ_PASSWORD".to_owned(), Secret::new(value))]);
             let text = credentials_text(&values).unwrap();
-            let lines::Lines { values: read, faults } = lines::read(text.expose().as_bytes(), |_| None);
+            let lines::Lines { values: read, faults } =
+                lines::read(text.expose().as_bytes(), |_| None);
             assert_eq!(faults, []);
             assert_eq!(read["RABBITMQ_PASSWORD"], value);
             assert_eq!(read["REQUIRE_TLS"], "1", "what is not given stands as in the example");

@@ -41,8 +41,10 @@ pub fn run(env_file: Option<&Path>) -> ExitCode {
         debug!("it may outlive the trainer for a moment: {error}");
     }
     let mut lines = io::stdin().lock().lines();
-    let Some(hello) =
-        lines.next().and_then(Result::ok).and_then(|line| serde_json::from_str::<Hello>(&line).ok())
+    let Some(hello) = lines
+        .next()
+        .and_then(Result::ok)
+        .and_then(|line| serde_json::from_str::<Hello>(&line).ok())
     else {
         return ExitCode::Usage;
     };
@@ -146,7 +148,9 @@ impl Child {
     /// Queues an errand. Newer progress replaces older.
     fn put(&mut self, errand: Errand) {
         match &errand {
-            Errand::Progress(_) => self.waiting.retain(|waiting| !matches!(waiting, Errand::Progress(_))),
+            Errand::Progress(_) => {
+                self.waiting.retain(|waiting| !matches!(waiting, Errand::Progress(_)))
+            }
             Errand::State(state) => {
                 self.live.state = Some(state.clone());
                 self.live.state_sent = false;
@@ -156,15 +160,17 @@ impl Child {
         }
         self.waiting.push_back(errand);
         if self.waiting.len() > MOST_WAITING
-            && let Some(at) = self.waiting.iter().position(|waiting| matches!(waiting, Errand::State(_)))
+            && let Some(at) =
+                self.waiting.iter().position(|waiting| matches!(waiting, Errand::State(_)))
         {
             self.waiting.remove(at);
         }
     }
 
     async fn work(&mut self, last: bool) {
-        let by_check =
-            |files: &JobFiles| claimed_by(files).is_some_and(|publisher| publisher == Publisher::Check);
+        let by_check = |files: &JobFiles| {
+            claimed_by(files).is_some_and(|publisher| publisher == Publisher::Check)
+        };
         if self.files.as_ref().is_some_and(by_check) && !self.over {
             info!("check has taken this job for dead; nothing more is told");
             self.over = true;
@@ -174,7 +180,9 @@ impl Child {
             return;
         }
         let rests = self.failed.is_some_and(|failed| failed.elapsed() < REST);
-        if self.waiting.is_empty() || (self.broker.is_none() && (rests || (last && self.failed.is_some()))) {
+        if self.waiting.is_empty()
+            || (self.broker.is_none() && (rests || (last && self.failed.is_some())))
+        {
             return;
         }
         while let Some(errand) = self.waiting.front().cloned() {
@@ -194,7 +202,10 @@ impl Child {
                 }
                 Err(TellError::Broker(error)) => {
                     if self.live.reachable || self.failed.is_none() {
-                        info!("{error}; check tells how far the training is, and the rest comes at its end");
+                        info!(
+                            "{error}; check tells how far the training is, and the rest comes at \
+                            its end"
+                        );
                     }
                     self.broker = None;
                     self.failed = Some(Instant::now());
@@ -212,7 +223,9 @@ impl Child {
         self.live.reachable = true;
         self.failed = None;
         match errand {
-            Errand::State(state) if self.live.state.as_ref() == Some(state) => self.live.state_sent = true,
+            Errand::State(state) if self.live.state.as_ref() == Some(state) => {
+                self.live.state_sent = true
+            }
             Errand::Progress(progress) => self.live.progress_at = Some(progress.at),
             Errand::State(_) | Errand::Model { .. } => {}
         }

@@ -70,8 +70,10 @@ impl Courier {
             command.arg("--env-file").arg(file);
         }
         points_of_its_own(&mut command);
-        let mut child =
-            command.spawn().inspect_err(|error| warn!("nothing can be told before the end: {error}")).ok()?;
+        let mut child = command
+            .spawn()
+            .inspect_err(|error| warn!("nothing can be told before the end: {error}"))
+            .ok()?;
         let errands = child.stdin.take();
         let mut courier = Self { child, errands };
         courier.write(&hello);

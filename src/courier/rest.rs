@@ -9,7 +9,9 @@ use thiserror::Error;
 use crate::ledger::{Cause, Outbox};
 use base::files::read_own;
 use contract::broker::{Broker, TellError};
-use contract::wire::conversation::{End, JobDone, JobFailed, Message, ModelEntry, model_messages, sha256};
+use contract::wire::conversation::{
+    End, JobDone, JobFailed, Message, ModelEntry, model_messages, sha256,
+};
 
 /// The end of one job's conversation, and all that has to come before it.
 #[derive(Debug)]
@@ -49,12 +51,15 @@ impl RestError {
         let End::Done(done) = end else { return None };
         let sentence = match self {
             Self::Tell(TellError::TooLarge { .. }) => format!(
-                "The models are trained but can't be sent: {self}. RabbitMQ's max_message_size has to be raised."
+                "The models are trained but can't be sent: {self}. RabbitMQ's max_message_size has \
+                to be raised."
             ),
             Self::Lost { .. } => {
                 "The cluster lost the result of the training. Run the workflow again.".to_owned()
             }
-            Self::Tell(TellError::Broker(_) | TellError::Gone(_) | TellError::Refused(_)) => return None,
+            Self::Tell(TellError::Broker(_) | TellError::Gone(_) | TellError::Refused(_)) => {
+                return None;
+            }
         };
         Some(JobFailed {
             at: done.at,
@@ -106,10 +111,13 @@ impl Rest<'_> {
     /// The report and the figures. Failing to send them matters only if nothing else can be sent
     /// either.
     async fn send_reports(&self, broker: &mut Broker, at: Timestamp) -> Result<(), TellError> {
-        let files = [("training.json", self.outbox.figures()), ("report.html", read_own(self.report).ok())];
+        let files =
+            [("training.json", self.outbox.figures()), ("report.html", read_own(self.report).ok())];
         for (name, bytes) in files {
             let Some(bytes) = bytes else { continue };
-            let Some(message) = Message::report(self.correlation_id, name, at, &bytes) else { continue };
+            let Some(message) = Message::report(self.correlation_id, name, at, &bytes) else {
+                continue;
+            };
             match self.send_once(broker, &message).await {
                 Ok(()) => {}
                 Err(error @ (TellError::TooLarge { .. } | TellError::Refused(_))) => {
@@ -151,7 +159,9 @@ pub(super) async fn send_model(
         let mut refused = None;
         for message in model_messages(correlation_id, name, at, file, most) {
             match send_once(broker, queue, correlation_id, outbox, &message).await {
-                Err(TellError::TooLarge { size, limit: Some(limit) }) if limit > 0 && limit < size => {
+                Err(TellError::TooLarge { size, limit: Some(limit) })
+                    if limit > 0 && limit < size =>
+                {
                     refused = Some(limit);
                     break;
                 }

@@ -55,7 +55,8 @@ pub(super) async fn rows(group: &str, config: Option<&BrokerConfig>, on_node: bo
         rows.skip("login", "RABBITMQ_USER or RABBITMQ_PASSWORD is not set");
         return rows.done();
     }
-    let Some(()) = within(DEADLINE, log_in(&mut rows, config, hello.as_ref(), on_node)).await else {
+    let Some(()) = within(DEADLINE, log_in(&mut rows, config, hello.as_ref(), on_node)).await
+    else {
         rows.fail(
             "RabbitMQ",
             "it stopped answering",
@@ -107,7 +108,8 @@ fn refused(rows: &mut Rows, config: &BrokerConfig, error: &BrokerError) {
         BrokerError::Vhost { vhost, .. } => rows.fail(
             "login",
             format!("{user} may not use the vhost '{vhost}', or there is none of this name"),
-            "check the path of RABBITMQ_HOST, and the user's permissions: rabbitmqctl list_permissions",
+            "check the path of RABBITMQ_HOST, and the user's permissions: rabbitmqctl \
+            list_permissions",
         ),
         error => rows.fail_with("login", error, "look at the broker's log"),
     }
@@ -127,9 +129,11 @@ fn jobs(rows: &mut Rows, wants_durable: bool, found: Result<Option<QueueFacts>, 
         ),
         Ok(None) if wants_durable => rows.warn(
             JOBS_QUEUE,
-            "there is no such queue, and this broker refuses one that is not durable, as an old Rodan \
+            "there is no such queue, and this broker refuses one that is not durable, as an old \
+             Rodan \
              declares it",
-            "declare it durable (rodan/ does): rabbitmqadmin declare queue name=hpc-jobs durable=true",
+            "declare it durable (rodan/ does): rabbitmqadmin declare queue name=hpc-jobs \
+            durable=true",
         ),
         Ok(None) => rows.warn(
             JOBS_QUEUE,
@@ -141,10 +145,15 @@ fn jobs(rows: &mut Rows, wants_durable: bool, found: Result<Option<QueueFacts>, 
             format!("jobs that wait: {messages}; others that take jobs from it: {consumers}"),
             "find out who reads it: each job goes to one reader only",
         ),
-        Ok(Some(QueueFacts { differs: Some(differs), messages, .. })) if is_durable(&differs) => rows.pass(
-            JOBS_QUEUE,
-            format!("jobs that wait: {messages}; durable, which a Rodan from before 2023 can't declare"),
-        ),
+        Ok(Some(QueueFacts { differs: Some(differs), messages, .. })) if is_durable(&differs) => {
+            rows.pass(
+                JOBS_QUEUE,
+                format!(
+                    "jobs that wait: {messages}; durable, which a Rodan from before 2023 can't \
+                declare"
+                ),
+            )
+        }
         Ok(Some(QueueFacts { differs: Some(differs), .. })) => rows.warn(
             JOBS_QUEUE,
             format!("it differs from the queue that Rodan declares: {differs}"),
@@ -168,16 +177,21 @@ fn control(rows: &mut Rows, found: Result<ControlAccess, BrokerError>) {
         }
         Ok(ControlAccess::Untried(waiting)) => rows.pass(
             CONTROL_QUEUE,
-            format!("requests that wait: {waiting}; reading was not tried: each look counts in this queue"),
+            format!(
+                "requests that wait: {waiting}; reading was not tried: each look counts in \
+                this queue"
+            ),
         ),
         Ok(ControlAccess::Unreadable) => rows.warn(
             CONTROL_QUEUE,
             "this account may not read it: nobody can cancel a job from outside",
             "give the user the permission to read it: rabbitmqctl set_permissions",
         ),
-        Ok(ControlAccess::Absent) => {
-            rows.pass(CONTROL_QUEUE, "there is none; whoever comes first declares it, check too where it may")
-        }
+        Ok(ControlAccess::Absent) => rows.pass(
+            CONTROL_QUEUE,
+            "there is none; whoever comes first declares it, check too \
+                where it may",
+        ),
         Err(error) => rows.warn(CONTROL_QUEUE, error.to_string(), "look at the broker's log"),
     }
 }
@@ -202,7 +216,10 @@ fn results(
         ),
         Ok(None) => rows.pass(DEFAULT_REPLY_QUEUE, "there is none; the first reply makes it"),
         Ok(Some(QueueFacts { messages, consumers, .. })) => {
-            rows.pass(DEFAULT_REPLY_QUEUE, format!("replies that wait: {messages}, readers: {consumers}"));
+            rows.pass(
+                DEFAULT_REPLY_QUEUE,
+                format!("replies that wait: {messages}, readers: {consumers}"),
+            );
         }
     }
 }
@@ -212,14 +229,19 @@ fn limit(rows: &mut Rows, config: &BrokerConfig, hello: Option<&Hello>) {
     match (own, config.max_reply_bytes) {
         (Some(own), Some(set)) if set > own => rows.warn(
             "message limit",
-            format!("MAX_REPLY_BYTES is {}, and this broker takes {} by default", size(set), mib(own)),
+            format!(
+                "MAX_REPLY_BYTES is {}, and this broker takes {} by default",
+                size(set),
+                mib(own)
+            ),
             "lower it, unless max_message_size of the broker has been raised",
         ),
         (_, Some(set)) => rows.pass("message limit", format!("{} (MAX_REPLY_BYTES)", size(set))),
-        (Some(own), None) => {
-            rows.pass("message limit", format!("{} for this version, unless set otherwise", mib(own)))
+        (Some(own), None) => rows
+            .pass("message limit", format!("{} for this version, unless set otherwise", mib(own))),
+        (None, None) => {
+            rows.skip("message limit", "not known for this broker; it says so when it refuses")
         }
-        (None, None) => rows.skip("message limit", "not known for this broker; it says so when it refuses"),
     }
 }
 

@@ -45,7 +45,8 @@ pub async fn doctor(
     let deadline = std::time::Duration::from_secs(20);
     let (of_typical, of_pass) = (site.clone(), site.spool.clone());
     // A filesystem that hangs must not keep the rest from being looked at.
-    let known = apart(deadline, move || (Typical::new(&of_typical), schedule::last_pass(&of_pass))).await;
+    let known =
+        apart(deadline, move || (Typical::new(&of_typical), schedule::last_pass(&of_pass))).await;
     let (typical, last_pass) = known.unwrap_or_else(|| (Typical::usual(site), None));
     let wanted = match &options.download {
         Download::LastPage => Wanted::LastPage(&typical),
@@ -69,10 +70,9 @@ pub async fn doctor(
         () = &mut stop => return (Report::new(rows), Some(Ended::Stopped)),
     };
     let parts = [parts.0, parts.1, parts.2, parts.3, parts.4, parts.5];
-    let refused = parts
-        .iter()
-        .flatten()
-        .any(|row| row.group == "Slurm" && row.name.starts_with("sbatch") && row.verdict == Verdict::Fail);
+    let refused = parts.iter().flatten().any(|row| {
+        row.group == "Slurm" && row.name.starts_with("sbatch") && row.verdict == Verdict::Fail
+    });
     rows.extend(parts.into_iter().flatten());
     let mut ended = None;
     if let Some(node) = options.on_node {
@@ -81,7 +81,8 @@ pub async fn doctor(
             skipped.skip("job", "Slurm would refuse it, see above");
             rows.extend(skipped.done());
         } else {
-            let (more, how) = on_node(site, typical.resources.memory_mb, node, tell, stop.as_mut()).await;
+            let (more, how) =
+                on_node(site, typical.resources.memory_mb, node, tell, stop.as_mut()).await;
             rows.extend(more);
             ended = Some(how);
         }
@@ -107,8 +108,9 @@ async fn on_this_node(found: &Examined) -> Vec<Row> {
     let group = format!("node {}", host());
     let site = &found.site;
     // Slurm names the GPUs that it gave in these variables.
-    let wants_gpu =
-        ["SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE"].iter().any(|name| std::env::var_os(name).is_some());
+    let wants_gpu = ["SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some());
     let mut rows: Vec<Row> = settings::rows(found);
     for row in &mut rows {
         row.group.clone_from(&group);

@@ -71,7 +71,8 @@ struct Spoken {
 pub(super) fn address(rows: &mut Rows, server: &Server) {
     let (host, port) = (&server.host, server.port);
     if server.is_exposed {
-        let advice = format!("set {} to {}: the server has to offer TLS", server.variable, server.with_tls);
+        let advice =
+            format!("set {} to {}: the server has to offer TLS", server.variable, server.with_tls);
         rows.fail(
             "address",
             format!("{host}:{port} without TLS: the password can be read on the way"),
@@ -79,7 +80,8 @@ pub(super) fn address(rows: &mut Rows, server: &Server) {
         );
     } else if !server.tls {
         let advice = format!(
-            "where compute nodes are other machines, {} has to be a name that they can reach, with TLS",
+            "where compute nodes are other machines, {} has to be a name that they can reach, with \
+            TLS",
             server.variable
         );
         rows.warn("address", format!("{host}:{port} is this machine itself, without TLS"), advice);
@@ -107,7 +109,11 @@ pub(super) async fn reach(rows: &mut Rows, server: &Server) -> Reached {
     }
     let wants = server.clone();
     let Some(spoken) = apart(DEADLINE * 3, move || speak(stream, &wants)).await else {
-        rows.fail("TLS", "the server takes the connection and says nothing", "look at the server's own log");
+        rows.fail(
+            "TLS",
+            "the server takes the connection and says nothing",
+            "look at the server's own log",
+        );
         return closed;
     };
     let mut is_open = true;
@@ -123,7 +129,11 @@ pub(super) async fn reach(rows: &mut Rows, server: &Server) -> Reached {
         Some(Ok(hello)) => Some(hello),
         Some(Err(error)) if is_open => {
             is_open = false;
-            rows.fail("AMQP", error, format!("compare the port in {} with the broker's", server.variable));
+            rows.fail(
+                "AMQP",
+                error,
+                format!("compare the port in {} with the broker's", server.variable),
+            );
             None
         }
         _ => None,
@@ -137,11 +147,16 @@ async fn look_up(rows: &mut Rows, server: &Server) -> Option<Vec<SocketAddr>> {
         rows.pass("DNS", "an address: there is no name to look up");
         return Some(vec![SocketAddr::new(address, server.port)]);
     }
-    let advice = format!("check the name in {}, and this machine's /etc/resolv.conf", server.variable);
+    let advice =
+        format!("check the name in {}, and this machine's /etc/resolv.conf", server.variable);
     let looked_up = within(DEADLINE, tokio::net::lookup_host((host.as_str(), server.port))).await;
     let found: Vec<SocketAddr> = match looked_up {
         None => {
-            rows.fail("DNS", format!("no answer about {host} within {} s", DEADLINE.as_secs()), advice);
+            rows.fail(
+                "DNS",
+                format!("no answer about {host} within {} s", DEADLINE.as_secs()),
+                advice,
+            );
             return None;
         }
         Some(Err(error)) => {
@@ -150,7 +165,8 @@ async fn look_up(rows: &mut Rows, server: &Server) -> Option<Vec<SocketAddr>> {
         }
         Some(Ok(found)) => found.collect(),
     };
-    let mut shown: Vec<String> = found.iter().take(3).map(|address| address.ip().to_string()).collect();
+    let mut shown: Vec<String> =
+        found.iter().take(3).map(|address| address.ip().to_string()).collect();
     if found.len() > shown.len() {
         shown.push("…".to_owned());
     }
@@ -166,13 +182,17 @@ async fn connect(rows: &mut Rows, server: &Server, addresses: &[SocketAddr]) -> 
             None => last = format!("no answer from {address} within {} s", DEADLINE.as_secs()),
             Some(Err(error)) => last = format!("{address}: {error}"),
             Some(Ok(stream)) => {
-                rows.pass("TCP", format!("connected to {address} in {} ms", begun.elapsed().as_millis()));
+                rows.pass(
+                    "TCP",
+                    format!("connected to {address} in {} ms", begun.elapsed().as_millis()),
+                );
                 return stream.into_std().ok();
             }
         }
     }
     let advice = format!(
-        "check the port in {}, whether the server runs, and the firewall between this machine and it",
+        "check the port in {}, whether the server runs, and the firewall between this machine and \
+        it",
         server.variable
     );
     rows.fail("TCP", last, advice);
@@ -185,7 +205,11 @@ fn certificate(rows: &mut Rows, server: &Server, chain: &Chain) {
         return;
     };
     let days = end.duration_since(Timestamp::now()).as_hours() / 24;
-    let seen = format!("{}, certificate good for {days} days, until {}", chain.version, end.strftime("%F"));
+    let seen = format!(
+        "{}, certificate good for {days} days, until {}",
+        chain.version,
+        end.strftime("%F")
+    );
     if days < DAYS_LEFT {
         rows.warn("TLS", seen, format!("have the certificate of {} renewed", server.host));
     } else {
@@ -229,7 +253,8 @@ fn shake_hands(
 ) -> Result<(Chain, StreamOwned<ClientConnection, TcpStream>), Refusal> {
     let config = tls::client_config(server.identity.as_ref()).map_err(|error| error.refusal())?;
     let name = ServerName::try_from(server.host.clone()).map_err(|error| broken(&error))?;
-    let mut connection = ClientConnection::new(Arc::new(config), name).map_err(|error| broken(&error))?;
+    let mut connection =
+        ClientConnection::new(Arc::new(config), name).map_err(|error| broken(&error))?;
     while connection.is_handshaking() {
         connection
             .complete_io(&mut stream)
@@ -239,10 +264,14 @@ fn shake_hands(
         Some(rustls::ProtocolVersion::TLSv1_3) => "TLS 1.3",
         _ => "TLS 1.2",
     };
-    let ends = connection.peer_certificates().unwrap_or_default().iter().filter_map(|der| end_of(der));
+    let ends =
+        connection.peer_certificates().unwrap_or_default().iter().filter_map(|der| end_of(der));
     // Servers may send certificates that nobody needs. The chain as a whole was found valid a
     // moment ago.
-    let chain = Chain { version: version.to_owned(), end: ends.filter(|end| *end > Timestamp::now()).min() };
+    let chain = Chain {
+        version: version.to_owned(),
+        end: ends.filter(|end| *end > Timestamp::now()).min(),
+    };
     Ok((chain, StreamOwned::new(connection, stream)))
 }
 
@@ -253,6 +282,7 @@ fn broken(error: &dyn std::fmt::Display) -> Refusal {
 
 /// When a certificate expires.
 fn end_of(der: &[u8]) -> Option<Timestamp> {
-    let end = Certificate::from_der(der).ok()?.tbs_certificate.validity.not_after.to_unix_duration();
+    let end =
+        Certificate::from_der(der).ok()?.tbs_certificate.validity.not_after.to_unix_duration();
     Timestamp::from_second(i64::try_from(end.as_secs()).ok()?).ok()
 }

@@ -48,17 +48,25 @@ pub(super) async fn on_node(
     let mut rows = Rows::new(GROUP);
     // Before the first pass there is no such directory yet.
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&site.spool);
-    let directory = made.and_then(|()| tempfile::Builder::new().prefix(DIRECTORY).tempdir_in(&site.spool));
+    let directory =
+        made.and_then(|()| tempfile::Builder::new().prefix(DIRECTORY).tempdir_in(&site.spool));
     let directory = match directory {
         Ok(directory) => directory,
         Err(error) => {
-            rows.skip("job", format!("no place for its result in {}: {error}", site.spool.display()));
+            rows.skip(
+                "job",
+                format!("no place for its result in {}: {error}", site.spool.display()),
+            );
             return (rows.done(), Ended::Done);
         }
     };
     let script = site.home.join("slurm/check_node.sh");
     if !script.is_file() {
-        rows.fail("job", format!("there is no {}", script.display()), "put the script back from the release");
+        rows.fail(
+            "job",
+            format!("there is no {}", script.display()),
+            "put the script back from the release",
+        );
         return (rows.done(), Ended::Done);
     }
     let slurm = requests::commands(site);
@@ -68,11 +76,18 @@ pub(super) async fn on_node(
     let id = match slurm.submit(&request).await {
         Ok(id) => id,
         Err(error) => {
-            rows.fail_with("job", &error, "check the SITE_ variables, and see sbatch's words above");
+            rows.fail_with(
+                "job",
+                &error,
+                "check the SITE_ variables, and see sbatch's words above",
+            );
             return (rows.done(), Ended::Done);
         }
     };
-    tell(&format!("a job looks from a compute node: Slurm job {id}, waited for {} at most", span(node.wait)));
+    tell(&format!(
+        "a job looks from a compute node: Slurm job {id}, waited for {} at most",
+        span(node.wait)
+    ));
     let (mut found, ended) = tokio::select! {
         found = wait(&slurm, id, directory.path(), node.wait, tell) => (found, Ended::Done),
         () = stop => {
@@ -82,7 +97,11 @@ pub(super) async fn on_node(
     };
     // Also a job that is done, which may still be ending; Slurm does not mind.
     if let Err(error) = slurm.cancel(id).await {
-        rows.warn("job", format!("Slurm job {id} can't be cancelled: {error}"), format!("scancel {id}"));
+        rows.warn(
+            "job",
+            format!("Slurm job {id} can't be cancelled: {error}"),
+            format!("scancel {id}"),
+        );
     }
     let mut all = rows.done();
     all.append(&mut found);
@@ -126,13 +145,16 @@ async fn wait(
         if info.is_some_and(|info| info.state.phase() == Phase::Ended) {
             let since = over_since.get_or_insert_with(Instant::now);
             if since.elapsed() > LAG {
-                let log =
-                    std::fs::read_to_string(directory.join(format!("node-{id}.log"))).unwrap_or_default();
-                let last = log.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing");
-                let seen =
-                    format!("Slurm job {id} is over ({told}) and wrote no result here; its log says: {last}");
+                let log = std::fs::read_to_string(directory.join(format!("node-{id}.log")))
+                    .unwrap_or_default();
+                let last =
+                    log.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing");
+                let seen = format!(
+                    "Slurm job {id} is over ({told}) and wrote no result here; its log says: {last}"
+                );
                 let advice = format!(
-                    "make sure that {} and SPOOL_DIR are the same directories on compute nodes as on {}",
+                    "make sure that {} and SPOOL_DIR are the same directories on compute nodes as \
+                    on {}",
                     "the installation",
                     host()
                 );

@@ -74,10 +74,14 @@ pub(super) async fn rows(
     }
     match proxy(server.tls) {
         Some(name) => {
-            rows.skip_all(&["DNS", "TCP", "TLS"], &format!("{name} is set: the way leads through the proxy"));
+            rows.skip_all(
+                &["DNS", "TCP", "TLS"],
+                &format!("{name} is set: the way leads through the proxy"),
+            );
         }
         None if !reach(&mut rows, &server).await.is_open => {
-            let names = if wanted.is_some() { &["clock", "login", "download"][..] } else { &["answer"] };
+            let names =
+                if wanted.is_some() { &["clock", "login", "download"][..] } else { &["answer"] };
             rows.skip_all(names, "Rodan can't be reached");
             return rows.done();
         }
@@ -93,9 +97,11 @@ pub(super) async fn rows(
     let Some(wanted) = wanted else {
         match within(CLOCK_DEADLINE, server_time(&client, &config.address)).await {
             Some(Ok(_)) => rows.pass("answer", "it answers a request"),
-            Some(Err(error)) => {
-                rows.fail("answer", error, "check RODAN_HOST, and the firewall of the compute nodes")
-            }
+            Some(Err(error)) => rows.fail(
+                "answer",
+                error,
+                "check RODAN_HOST, and the firewall of the compute nodes",
+            ),
             None => rows.fail("answer", "none in time", "look at Rodan's log"),
         }
         return rows.done();
@@ -182,21 +188,30 @@ async fn download(
         Wanted::LastPage(typical) => match &typical.page {
             Some(page) => (page.clone(), false),
             None => {
-                return rows.skip("download", "no job has come yet; --download PATH names a file to fetch");
+                return rows.skip(
+                    "download",
+                    "no job has come yet; --download PATH names a file to fetch",
+                );
             }
         },
     };
     let directory = match tempfile::tempdir() {
         Ok(directory) => directory,
-        Err(error) => return rows.skip("download", format!("no place for a temporary file: {error}")),
+        Err(error) => {
+            return rows.skip("download", format!("no place for a temporary file: {error}"));
+        }
     };
     let once = Policy { attempts: 1, ..Downloader::RETRY };
     let (rodan, deadline) = (config.address.clone(), DOWNLOAD_DEADLINE);
     let downloader = Downloader { client, rodan, token, limit, deadline, retry: once };
     let path = directory.path().join("page");
     match within(DOWNLOAD_DEADLINE, downloader.fetch_to(&location, &path)).await {
-        Some(Ok(())) => rows.pass("download", format!("{} came through with the token", bytes(&path))),
-        Some(Err(DownloadError::Status { status, .. })) if !asked_for && matches!(status, 404 | 410) => {
+        Some(Ok(())) => {
+            rows.pass("download", format!("{} came through with the token", bytes(&path)))
+        }
+        Some(Err(DownloadError::Status { status, .. }))
+            if !asked_for && matches!(status, 404 | 410) =>
+        {
             rows.skip(
                 "download",
                 "the page of the last job is no longer there; --download PATH names another",
@@ -206,7 +221,9 @@ async fn download(
             let advice = "the account needs access to the resources of those who start workflows";
             rows.fail("download", error.to_string(), advice);
         }
-        None => rows.fail("download", "it takes too long", "look at Rodan's log, and at the network"),
+        None => {
+            rows.fail("download", "it takes too long", "look at Rodan's log, and at the network")
+        }
     }
 }
 

@@ -14,8 +14,10 @@ const SCRIPT: &str = "run_check";
 
 pub(super) async fn rows(site: &SiteConfig, last_pass: Option<SystemTime>) -> Vec<Row> {
     let mut rows = Rows::new("schedule");
-    let (cron, scron) =
-        tokio::join!(output(Path::new("crontab"), &["-l"]), output(Path::new("scrontab"), &["-l"]),);
+    let (cron, scron) = tokio::join!(
+        output(Path::new("crontab"), &["-l"]),
+        output(Path::new("scrontab"), &["-l"]),
+    );
     let found = [("crontab", cron), ("scrontab", scron)]
         .into_iter()
         .find_map(|(name, text)| Some((name, entry(&text.ok()?)?)));
@@ -24,7 +26,9 @@ pub(super) async fn rows(site: &SiteConfig, last_pass: Option<SystemTime>) -> Ve
         Some((name, when)) => rows.pass("cron", format!("{name} starts {SCRIPT}: {when}")),
         None => rows.warn(
             "cron",
-            format!("neither crontab nor scrontab of this account on this machine mentions {SCRIPT}"),
+            format!(
+                "neither crontab nor scrontab of this account on this machine mentions {SCRIPT}"
+            ),
             format!("crontab -e, and add: */5 * * * * {}", site.home.join(SCRIPT).display()),
         ),
     }
@@ -60,8 +64,8 @@ mod tests {
 
     #[test]
     fn the_entry_is_found_and_nothing_but_its_times_shown() {
-        let text =
-            "# */7 * * * * /old/run_check\nMAILTO=me\n*/5 * * * * RABBITMQ_PASSWORD=x /home/me/run_check\n";
+        let text = "# */7 * * * * /old/run_check\nMAILTO=me\n*/5 * * * * RABBITMQ_PASSWORD=x \
+            /home/me/run_check\n";
         assert_eq!(entry(text).as_deref(), Some("*/5 * * * *"));
         assert_eq!(entry("@hourly /home/me/run_check\n").as_deref(), Some("@hourly"));
         assert_eq!(entry("# run_check\n"), None);

@@ -12,7 +12,10 @@ pub(super) fn rows(found: &Examined) -> Vec<Row> {
     match (&found.file, found.mode) {
         (None, _) => rows.warn(
             "credentials.env",
-            format!("there is none in {}: everything comes from the environment", found.home.display()),
+            format!(
+                "there is none in {}: everything comes from the environment",
+                found.home.display()
+            ),
             "make one with: check init; jobs on compute nodes read nothing else",
         ),
         (Some(file), Some(mode)) if found.faults.is_empty() => {
@@ -58,7 +61,11 @@ fn file_fault(rows: &mut Rows, name: &str, fault: &ConfigError) {
                 0 => format!("others may read the passwords in it (mode {mode:04o})"),
                 _ => format!("others may write it (mode {mode:04o}); it is not read"),
             };
-            rows.fail(name, seen, format!("chmod 600 {}; then change the passwords", path.display()));
+            rows.fail(
+                name,
+                seen,
+                format!("chmod 600 {}; then change the passwords", path.display()),
+            );
         }
         ConfigError::Owner { path, owner, own } => rows.fail(
             name,

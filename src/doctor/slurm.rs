@@ -53,7 +53,8 @@ pub(super) async fn rows(site: &SiteConfig, typical: &Typical) -> Vec<Row> {
             Ok(Trial::Refused(words)) => rows.fail(
                 &name,
                 format!("{asks} ({}): Slurm would refuse it: {words}", typical.source),
-                "check SITE_ACCOUNT, SITE_PARTITION, SITE_QOS, SITE_CONSTRAINT, SITE_GRES and SITE_GRES_TABLE",
+                "check SITE_ACCOUNT, SITE_PARTITION, SITE_QOS, SITE_CONSTRAINT, SITE_GRES and \
+                SITE_GRES_TABLE",
             ),
             Err(error) => failed(&mut rows, &name, &error),
         }
@@ -61,7 +62,8 @@ pub(super) async fn rows(site: &SiteConfig, typical: &Typical) -> Vec<Row> {
     rows.done()
 }
 
-const FALLBACK: &str = "nothing to do: check then asks squeue and scontrol, and takes the memory that a job used from the trainer's own note";
+const FALLBACK: &str = "nothing to do: check then asks squeue and scontrol, and takes the memory \
+    that a job used from the trainer's own note";
 
 fn failed(rows: &mut Rows, name: &str, error: &SlurmError) {
     rows.fail_with(name, error, "ask the operators of the cluster, or look at: scontrol ping");

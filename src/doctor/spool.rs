@@ -88,26 +88,38 @@ fn look(site: &SiteConfig, seen_from_node: bool) -> Vec<Row> {
     let mut rows = Rows::new("spool");
     let spool = &site.spool;
     let Some(place) = existing(spool) else {
-        rows.fail("directory", format!("there is no {}", spool.display()), "set SPOOL_DIR to a directory");
+        rows.fail(
+            "directory",
+            format!("there is no {}", spool.display()),
+            "set SPOOL_DIR to a directory",
+        );
         return rows.done();
     };
     remove_left_behind(&place);
     directory(&mut rows, spool, &place);
     kind(&mut rows, &place, seen_from_node);
     match promises(&place) {
-        Ok(()) => {
-            rows.pass("rename, fsync", "a file was written, renamed over another, linked once and read")
-        }
+        Ok(()) => rows.pass(
+            "rename, fsync",
+            "a file was written, renamed over another, linked once and \
+                read",
+        ),
         Err((what, error)) => rows.fail(
             "rename, fsync",
             format!("{what} in {} fails: {error}", place.display()),
-            "make SPOOL_DIR a directory that this account can write, on a filesystem with links and fsync",
+            "make SPOOL_DIR a directory that this account can write, on a filesystem with links \
+            and fsync",
         ),
     }
     locks(&mut rows, &place);
     room(&mut rows, &place);
     logs(&mut rows, &site.logs);
-    script(&mut rows, "batch script", &site.batch_script, "set BATCH_SCRIPT to the script that sbatch runs");
+    script(
+        &mut rows,
+        "batch script",
+        &site.batch_script,
+        "set BATCH_SCRIPT to the script that sbatch runs",
+    );
     if site.watcher {
         script(
             &mut rows,
@@ -132,13 +144,19 @@ fn existing(path: &Path) -> Option<PathBuf> {
 
 fn directory(rows: &mut Rows, spool: &Path, place: &Path) {
     if place != spool {
-        return rows
-            .pass("directory", format!("{} is not there yet; the first pass makes it", spool.display()));
+        return rows.pass(
+            "directory",
+            format!("{} is not there yet; the first pass makes it", spool.display()),
+        );
     }
     let metadata = match fs::metadata(spool) {
         Ok(metadata) => metadata,
         Err(error) => {
-            return rows.fail("directory", format!("{}: {error}", spool.display()), "set SPOOL_DIR anew");
+            return rows.fail(
+                "directory",
+                format!("{}: {error}", spool.display()),
+                "set SPOOL_DIR anew",
+            );
         }
     };
     let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
@@ -162,9 +180,12 @@ fn kind(rows: &mut Rows, place: &Path, seen_from_node: bool) {
         Err(error) => return rows.skip("filesystem", format!("its type can't be read: {error}")),
     };
     let known = KINDS.iter().find(|(number, ..)| *number == magic);
-    let (name, reach) =
-        known.map_or_else(|| (format!("type {magic:#x}"), Reach::Unknown), |(_, n, r)| ((*n).to_owned(), *r));
-    let advice = "put SPOOL_DIR on the filesystem that login node and compute nodes share; check doctor --on-node shows whether they do";
+    let (name, reach) = known.map_or_else(
+        || (format!("type {magic:#x}"), Reach::Unknown),
+        |(_, n, r)| ((*n).to_owned(), *r),
+    );
+    let advice = "put SPOOL_DIR on the filesystem that login node and compute nodes share; check \
+        doctor --on-node shows whether they do";
     match reach {
         Reach::Shared => rows.pass("filesystem", name),
         Reach::Memory => {
@@ -177,7 +198,9 @@ fn kind(rows: &mut Rows, place: &Path, seen_from_node: bool) {
         _ if seen_from_node => {
             rows.pass("filesystem", format!("{name}; whether compute nodes see it is asked below"))
         }
-        Reach::Local => rows.warn("filesystem", format!("{name}: it looks like this machine's own"), advice),
+        Reach::Local => {
+            rows.warn("filesystem", format!("{name}: it looks like this machine's own"), advice)
+        }
         Reach::Unknown => {
             rows.pass("filesystem", format!("{name}; --on-node shows whether compute nodes see it"))
         }
@@ -189,7 +212,9 @@ fn remove_left_behind(place: &Path) {
     for entry in fs::read_dir(place).into_iter().flatten().flatten() {
         let is_old = |metadata: &fs::Metadata| {
             metadata.is_dir()
-                && metadata.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFT_BEHIND))
+                && metadata
+                    .modified()
+                    .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFT_BEHIND))
         };
         if entry.file_name().to_string_lossy().starts_with(DIRECTORY)
             && entry.metadata().as_ref().is_ok_and(is_old)
@@ -202,8 +227,10 @@ fn remove_left_behind(place: &Path) {
 /// Does what the ledger does, in a directory of its own. The error says at which step.
 pub(super) fn promises(place: &Path) -> Result<(), (&'static str, io::Error)> {
     let at = |step: &'static str| move |error: io::Error| (step, error);
-    let directory =
-        tempfile::Builder::new().prefix(DIRECTORY).tempdir_in(place).map_err(at("making a directory"))?;
+    let directory = tempfile::Builder::new()
+        .prefix(DIRECTORY)
+        .tempdir_in(place)
+        .map_err(at("making a directory"))?;
     let path = |name: &str| directory.path().join(name);
     let write = |name: &str, text: &[u8]| {
         let mut file = File::create(path(name))?;
@@ -217,11 +244,15 @@ pub(super) fn promises(place: &Path) -> Result<(), (&'static str, io::Error)> {
     match fs::hard_link(path("old"), path("link")) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(("linking a file a second time", error)),
-        Ok(()) => return Err(("linking a file", io::Error::other("the same name was given twice"))),
+        Ok(()) => {
+            return Err(("linking a file", io::Error::other("the same name was given twice")));
+        }
     }
     File::open(directory.path()).and_then(|d| d.sync_all()).map_err(at("syncing a directory"))?;
     let mut text = String::new();
-    File::open(path("old")).and_then(|mut f| f.read_to_string(&mut text)).map_err(at("reading a file"))?;
+    File::open(path("old"))
+        .and_then(|mut f| f.read_to_string(&mut text))
+        .map_err(at("reading a file"))?;
     if text != "new" {
         return Err(("reading a file", io::Error::other("it is not what was written")));
     }
@@ -268,7 +299,8 @@ fn room(rows: &mut Rows, place: &Path) {
 
 fn logs(rows: &mut Rows, logs: &Path) {
     let place = existing(logs);
-    let writable = place.as_deref().map(|place| tempfile::Builder::new().prefix(PROBE).tempfile_in(place));
+    let writable =
+        place.as_deref().map(|place| tempfile::Builder::new().prefix(PROBE).tempfile_in(place));
     match writable {
         Some(Ok(_)) if place.as_deref() == Some(logs) => {
             rows.pass("log directory", logs.display().to_string())
@@ -284,7 +316,9 @@ fn logs(rows: &mut Rows, logs: &Path) {
             format!("{} can't be written: {error}", logs.display()),
             "set LOG_DIR to a directory that this account can write",
         ),
-        None => rows.fail("log directory", format!("there is no {}", logs.display()), "set LOG_DIR"),
+        None => {
+            rows.fail("log directory", format!("there is no {}", logs.display()), "set LOG_DIR")
+        }
     }
 }
 
@@ -301,7 +335,11 @@ fn script(rows: &mut Rows, name: &str, path: &Path, advice: &str) {
         Err(error) => rows.fail(name, format!("{} can't be read: {error}", path.display()), advice),
         Ok(_) if &start != b"#!" => {
             let seen = format!("{} does not begin with #!", path.display());
-            rows.fail(name, seen, "its first line has to be #!/usr/bin/env bash, else it can't be started");
+            rows.fail(
+                name,
+                seen,
+                "its first line has to be #!/usr/bin/env bash, else it can't be started",
+            );
         }
         Ok(metadata) if metadata.permissions().mode() & 0o100 == 0 => {
             let seen = format!("{} can't be executed", path.display());

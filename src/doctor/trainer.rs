@@ -20,7 +20,8 @@ const BUILD_CUDA: &str = "build it with its default features, or set SITE_GRES=n
 const IMAGE: &str = "HPC_TRAINER_IMAGE";
 
 fn names_an_image(home: &Path) -> bool {
-    let set = |line: &str| !line.trim_start().starts_with('#') && line.contains(&format!("{IMAGE}="));
+    let set =
+        |line: &str| !line.trim_start().starts_with('#') && line.contains(&format!("{IMAGE}="));
     std::env::var_os(IMAGE).is_some_and(|image| !image.is_empty())
         || std::fs::read_to_string(home.join("site.sh")).is_ok_and(|text| text.lines().any(set))
 }
@@ -30,7 +31,8 @@ fn find(home: &Path) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt as _;
     let places = ["", "bin", "target/release"].map(|directory| home.join(directory).join(TRAINER));
     let is_program = |path: &PathBuf| {
-        std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+        std::fs::metadata(path)
+            .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
     };
     places.into_iter().find(is_program)
 }
@@ -61,7 +63,9 @@ pub(super) async fn output(program: &Path, arguments: &[&str]) -> Result<String,
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    Err(first(&output.stderr).or_else(|| first(&output.stdout)).unwrap_or_else(|| output.status.to_string()))
+    Err(first(&output.stderr)
+        .or_else(|| first(&output.stdout))
+        .unwrap_or_else(|| output.status.to_string()))
 }
 
 /// On the login node, where it need not start: its system may be another than the compute nodes'.
@@ -69,7 +73,13 @@ pub(super) async fn rows(site: &SiteConfig) -> Vec<Row> {
     let mut rows = Rows::new("trainer");
     match find(&site.home) {
         None if names_an_image(&site.home) => {
-            rows.skip(TRAINER, format!("comes from the image that {IMAGE} names; --on-node looks for it"));
+            rows.skip(
+                TRAINER,
+                format!(
+                    "comes from the image that {IMAGE} names; --on-node looks \
+                for it"
+                ),
+            );
         }
         None => rows.fail(TRAINER, missing(site), BUILD),
         Some(path) => match first_line(&path, &["--version"]).await {
@@ -80,15 +90,17 @@ pub(super) async fn rows(site: &SiteConfig) -> Vec<Row> {
             Err(error) => rows.warn(
                 TRAINER,
                 format!("{} does not start on this machine: {error}", path.display()),
-                "check doctor --on-node shows whether it does on a compute node; if not, build it anew",
+                "check doctor --on-node shows whether it does on a compute node; if not, build it \
+                anew",
             ),
         },
     }
     match first_line(Path::new("nvidia-smi"), &["-L"]).await {
         Ok(gpu) => rows.pass("nvidia-smi", without_serial(&gpu)),
-        Err(_) => {
-            rows.skip("nvidia-smi", "no GPU here, as on most login nodes; --on-node looks at a compute node")
-        }
+        Err(_) => rows.skip(
+            "nvidia-smi",
+            "no GPU here, as on most login nodes; --on-node looks at a compute node",
+        ),
     }
     rows.done()
 }
@@ -100,7 +112,9 @@ fn missing(site: &SiteConfig) -> String {
 fn for_gpus(rows: &mut Rows, site: &SiteConfig, version: &str) {
     let gres = site.gres.as_deref().filter(|gres| gres.contains("gpu"));
     match gres {
-        _ if version.contains("CUDA") => rows.pass("CUDA", "it opens CUDA's libraries where there is a GPU"),
+        _ if version.contains("CUDA") => {
+            rows.pass("CUDA", "it opens CUDA's libraries where there is a GPU")
+        }
         Some(gres) => {
             rows.warn(
                 "CUDA",
@@ -141,7 +155,8 @@ async fn from_image(rows: &mut Rows, home: &Path, image: &str) {
     match runtime {
         Ok(version) => rows.pass("trainer", format!("from the image {image}; {version}")),
         Err(error) => {
-            let seen = format!("{IMAGE} is set, but neither apptainer nor singularity starts: {error}");
+            let seen =
+                format!("{IMAGE} is set, but neither apptainer nor singularity starts: {error}");
             rows.fail("trainer", seen, "load its module in site.sh");
         }
     }
@@ -156,7 +171,8 @@ pub(super) async fn rows_on_node(group: &str, site: &SiteConfig, wants_gpu: bool
         Err(error) if wants_gpu => rows.warn(
             "GPU",
             format!("the job asked for one, and nvidia-smi shows none: {error}"),
-            "check SITE_GRES and SITE_GRES_TABLE, and the node's driver; jobs train on its CPUs until then",
+            "check SITE_GRES and SITE_GRES_TABLE, and the node's driver; jobs train on its CPUs \
+            until then",
         ),
         Err(_) => rows.skip("GPU", "the job asks for none"),
     }

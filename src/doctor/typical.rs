@@ -67,6 +67,7 @@ fn last_message(spool: &Path) -> Option<JobMessage> {
     ids.extend(done);
     let mut seen: Vec<_> = ids.iter().filter_map(|id| store.see(id).ok().flatten()).collect();
     seen.sort_by_key(|job| job.record.received_at);
-    let read = |job: &crate::ledger::Seen| JobMessage::parse(&read_own(&job.files.message()).ok()?).ok();
+    let read =
+        |job: &crate::ledger::Seen| JobMessage::parse(&read_own(&job.files.message()).ok()?).ok();
     seen.iter().rev().take(LOOKED_AT).find_map(read)
 }

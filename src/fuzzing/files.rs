@@ -9,7 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::assert_shown;
 use crate::config::{Config, ConfigError, Sources, TrainerConfig, env_variables};
-use crate::ledger::{Breaker, Event, HeldBy, Outcome, Progress, Record, State, Unreadable, parse_record};
+use crate::ledger::{
+    Breaker, Event, HeldBy, Outcome, Progress, Record, State, Unreadable, parse_record,
+};
 use contract::wire::Reply;
 use domain::JobId;
 use domain::SlurmJobId;
@@ -43,8 +45,10 @@ pub(super) fn credentials(data: &[u8]) {
             check_site(config);
         }
         let trainer = TrainerConfig::load(&sources);
-        let (config, trainer) =
-            (config.map_err(|e| (format!("{e:?}"), e.to_string())), trainer.map_err(|e| e.to_string()));
+        let (config, trainer) = (
+            config.map_err(|e| (format!("{e:?}"), e.to_string())),
+            trainer.map_err(|e| e.to_string()),
+        );
         format!("{config:?} {trainer:?}")
     };
     assert_eq!(told("one password"), told("and 'another'"), "a password is told");
@@ -53,8 +57,14 @@ pub(super) fn credentials(data: &[u8]) {
 /// What becomes an option of sbatch is a single word.
 fn check_site(config: &Config) {
     let site = &config.site;
-    let words =
-        [&site.account, &site.partition, &site.qos, &site.constraint, &site.gres, &site.watcher_partition];
+    let words = [
+        &site.account,
+        &site.partition,
+        &site.qos,
+        &site.constraint,
+        &site.gres,
+        &site.watcher_partition,
+    ];
     for word in words.into_iter().flatten() {
         assert!(!word.is_empty() && !word.starts_with('-'), "{word:?}");
         assert!(!word.contains(|c: char| c.is_whitespace() || c.is_control()), "{word:?}");
@@ -105,10 +115,15 @@ pub(super) fn record(data: &[u8]) {
                 // undone.
                 let spooled = matches!(record.state, State::ResultSpooled { .. } | State::Replied);
                 assert!(after.state != State::Replied || spooled, "{told:?}");
-                assert!(record.state != State::Replied || after.state == State::Replied, "{told:?}");
+                assert!(
+                    record.state != State::Replied || after.state == State::Replied,
+                    "{told:?}"
+                );
                 again(&after);
             }
-            Err(_) => assert_eq!(after, record, "an event that can't happen has changed the record"),
+            Err(_) => {
+                assert_eq!(after, record, "an event that can't happen has changed the record")
+            }
         }
     }
 }

@@ -47,17 +47,24 @@ pub(super) fn archive(data: &[u8]) {
         let files = files_in(&folder, &mut bytes);
         // One file may have been written up to one piece beyond the limit.
         assert!(bytes <= 4 * LIMIT, "{bytes} bytes were unpacked");
-        assert!(fs::read_dir(outer.path()).unwrap().count() <= 2, "something lies beside the folder");
+        assert!(
+            fs::read_dir(outer.path()).unwrap().count() <= 2,
+            "something lies beside the folder"
+        );
         match pages {
             Ok(pages) => {
                 assert!(
-                    !pages.is_empty() && pages.len() <= if kind == InputKind::MultiSample { 100 } else { 1 }
+                    !pages.is_empty()
+                        && pages.len() <= if kind == InputKind::MultiSample { 100 } else { 1 }
                 );
                 let mut named = 0;
                 for page in &pages {
                     assert!(!page.layers.is_empty());
                     let layers = page.layers.iter().map(|(_, path)| path);
-                    for path in [&page.image, &page.background].into_iter().chain(&page.regions).chain(layers)
+                    for path in [&page.image, &page.background]
+                        .into_iter()
+                        .chain(&page.regions)
+                        .chain(layers)
                     {
                         assert!(path.starts_with(&folder) && path.is_file(), "{}", path.display());
                         named += 1;

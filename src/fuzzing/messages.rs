@@ -13,8 +13,8 @@ use crate::sentences;
 use base::secret::Secret;
 use contract::wire::{Envelope, JobFile, JobMessage, Reply};
 use domain::{
-    Allowed, CorrelationId, JobId, NamedResources, ResourceSettings, Setting, SettingsMap, SiteLimits,
-    TrainingSettings, Walltime,
+    Allowed, CorrelationId, JobId, NamedResources, ResourceSettings, Setting, SettingsMap,
+    SiteLimits, TrainingSettings, Walltime,
 };
 use scheduler::requests;
 
@@ -47,14 +47,21 @@ const LIMITS: SiteLimits = SiteLimits {
 pub(super) fn message(data: &[u8]) {
     let parts: Vec<&[u8]> = data.splitn(3, |byte| *byte == 0xff).collect();
     let (id, reply_to, body) = match parts[..] {
-        [id, reply_to, body] => {
-            (String::from_utf8_lossy(id).into_owned(), String::from_utf8_lossy(reply_to).into_owned(), body)
-        }
+        [id, reply_to, body] => (
+            String::from_utf8_lossy(id).into_owned(),
+            String::from_utf8_lossy(reply_to).into_owned(),
+            body,
+        ),
         _ => ("c-1".to_owned(), "q".to_owned(), data),
     };
     let job_id = job_id(&id);
-    let record =
-        Record::new(job_id.clone(), CorrelationId(id.clone()), reply_to.clone(), body, Timestamp::UNIX_EPOCH);
+    let record = Record::new(
+        job_id.clone(),
+        CorrelationId(id.clone()),
+        reply_to.clone(),
+        body,
+        Timestamp::UNIX_EPOCH,
+    );
     let text = serde_json::to_vec(&record).unwrap();
     assert_eq!(crate::ledger::parse_record(&text, &job_id).ok().as_ref(), Some(&record));
 
@@ -101,7 +108,9 @@ pub(super) fn message(data: &[u8]) {
     assert_eq!(file.reply_to, Some(reply_to.clone()));
     assert_eq!(file.correlation_id, Some(id.clone()));
     if !String::from_utf8_lossy(data).contains(TOKEN) {
-        assert!(!JobFile::masked_text(body, &envelope, Some(&chosen.asked)).unwrap().contains(TOKEN));
+        assert!(
+            !JobFile::masked_text(body, &envelope, Some(&chosen.asked)).unwrap().contains(TOKEN)
+        );
         assert!(!format!("{file:?}").contains(TOKEN));
     }
 }
@@ -121,17 +130,31 @@ fn job_id(correlation_id: &str) -> JobId {
 
 /// Nothing of a message becomes an option of sbatch or a word of a shell.
 fn check_request(id: &JobId, resources: &ResourceSettings) {
-    let request = requests::training(&SITE.site, &id.slurm_name(), resources, Path::new("/spool/job.json"));
-    let words: Vec<String> = request.arguments().iter().map(|a| a.to_str().unwrap().to_owned()).collect();
+    let request =
+        requests::training(&SITE.site, &id.slurm_name(), resources, Path::new("/spool/job.json"));
+    let words: Vec<String> =
+        request.arguments().iter().map(|a| a.to_str().unwrap().to_owned()).collect();
     let end = words.iter().position(|word| word == "--").unwrap();
     assert_eq!(words.len(), end + 3, "{words:?}");
     for word in &words[..end] {
-        assert!(word.starts_with("--") && !word.contains(|c: char| c.is_whitespace() || c.is_control()));
-        assert!(!word.contains(['\'', '"', '`', '$', ';', '&', '|', '<', '>', '(', '\\']), "{word:?}");
+        assert!(
+            word.starts_with("--") && !word.contains(|c: char| c.is_whitespace() || c.is_control())
+        );
+        assert!(
+            !word.contains(['\'', '"', '`', '$', ';', '&', '|', '<', '>', '(', '\\']),
+            "{word:?}"
+        );
     }
     let named = |name: &str| words[..end].iter().filter(|word| word.starts_with(name)).count();
-    for name in ["--parsable", "--job-name=", "--mem=", "--time=", "--cpus-per-task=", "--gres=", "--chdir="]
-    {
+    for name in [
+        "--parsable",
+        "--job-name=",
+        "--mem=",
+        "--time=",
+        "--cpus-per-task=",
+        "--gres=",
+        "--chdir=",
+    ] {
         assert_eq!(named(name), 1, "{words:?}");
     }
     assert_eq!(named("--mail-user="), usize::from(resources.email.is_some()));
@@ -152,13 +175,18 @@ fn check_number(setting: &Setting, value: &serde_json::Value) {
 }
 
 fn check_resources(resources: &ResourceSettings) {
-    assert!((1..=4096).contains(&resources.cpus) && (1..=100_000_000).contains(&resources.memory_mb));
+    assert!(
+        (1..=4096).contains(&resources.cpus) && (1..=100_000_000).contains(&resources.memory_mb)
+    );
     assert!((60..=31_536_000).contains(&resources.walltime.seconds()));
     if let Some(email) = &resources.email {
         let (user, host) = email.split_once('@').unwrap();
         assert!(email.len() <= 254 && !user.is_empty() && host.contains('.'));
         assert!(!user.starts_with('-') && !host.contains('@'));
-        assert!(email.chars().all(|c| c.is_ascii_alphanumeric() || "@._%+-".contains(c)), "{email:?}");
+        assert!(
+            email.chars().all(|c| c.is_ascii_alphanumeric() || "@._%+-".contains(c)),
+            "{email:?}"
+        );
     }
 }
 
@@ -172,7 +200,9 @@ pub(super) fn settings(data: &[u8]) {
         _ => {}
     }
     let resources = NamedResources::from_job(&map);
-    for error in [job.as_ref().err(), local.as_ref().err(), resources.as_ref().err()].into_iter().flatten() {
+    for error in
+        [job.as_ref().err(), local.as_ref().err(), resources.as_ref().err()].into_iter().flatten()
+    {
         assert_shown(&error.to_string());
     }
     local.as_ref().inspect(|settings| check_training(settings)).ok();

@@ -16,7 +16,8 @@ static FILE: LazyLock<Vec<u8>> = LazyLock::new(|| {
             })
             .collect()
     };
-    let tensors = CONV_LAYERS.iter().flat_map(|l| [values(l.kernel_len()), values(l.output)]).collect();
+    let tensors =
+        CONV_LAYERS.iter().flat_map(|l| [values(l.kernel_len()), values(l.output)]).collect();
     to_bytes(&Weights::new(tensors).unwrap(), PatchShape::new(64, 32).unwrap()).unwrap()
 });
 
@@ -60,7 +61,9 @@ pub(super) fn edits(data: &[u8]) {
         }
     }
     if data.len() % 4 == 3 {
-        file.truncate(end - usize::from(u16::from_le_bytes([data[data.len() - 2], data[data.len() - 1]])));
+        file.truncate(
+            end - usize::from(u16::from_le_bytes([data[data.len() - 2], data[data.len() - 1]])),
+        );
     }
     let told = from_bytes(file).map_err(|error| error.to_string());
     assert!(!data.is_empty() || told.is_ok(), "the whole file is no model");

@@ -23,7 +23,12 @@ const BYTES: [u8; 12] = [0, 1, 9, 10, 13, 27, b'"', b'/', b'\\', 0x7f, 0x80, 0xf
 
 /// One to four changes to `input`: bits, bytes, pieces left out, doubled, moved, or taken from
 /// `other` or `words`.
-pub(super) fn mutated(input: &[u8], other: &[u8], words: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+pub(super) fn mutated(
+    input: &[u8],
+    other: &[u8],
+    words: &[Vec<u8>],
+    random: &mut Random,
+) -> Vec<u8> {
     let mut data = input.to_vec();
     for _ in 0..=random.below(4) {
         let at = random.below(data.len() + 1);

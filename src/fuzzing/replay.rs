@@ -29,7 +29,8 @@ fn corpus(target: &Target) -> Vec<(PathBuf, Vec<u8>)> {
 
 /// The words of a dictionary in libFuzzer's form, without its names and comments.
 fn words(target: &Target) -> Vec<Vec<u8>> {
-    let text = fs::read_to_string(fuzz().join("dictionaries").join(target.name)).unwrap_or_default();
+    let text =
+        fs::read_to_string(fuzz().join("dictionaries").join(target.name)).unwrap_or_default();
     let lines = text.lines().filter(|line| line.starts_with('"'));
     lines.map(|line| unescaped(line.trim().trim_matches('"'))).collect()
 }
@@ -56,7 +57,8 @@ fn unescaped(text: &str) -> Vec<u8> {
 
 fn run(target: &Target, data: &[u8], what: &str) {
     if catch_unwind(AssertUnwindSafe(|| (target.run)(data))).is_err() {
-        let path = std::env::temp_dir().join(format!("crash-{}-{}", target.name, std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("crash-{}-{}", target.name, std::process::id()));
         fs::write(&path, data).unwrap();
         panic!("{} breaks a promise with {what}: {}", target.name, path.display());
     }
@@ -71,7 +73,8 @@ fn replay(name: &str) {
         run(target, data, &path.display().to_string());
     }
     run(target, b"", "nothing");
-    let seconds: u64 = std::env::var("HPC_TRAINER_FUZZ_SECONDS").ok().map_or(0, |s| s.parse().unwrap());
+    let seconds: u64 =
+        std::env::var("HPC_TRAINER_FUZZ_SECONDS").ok().map_or(0, |s| s.parse().unwrap());
     let seed = match seconds {
         0 => 1,
         _ => SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64,
@@ -120,7 +123,8 @@ fn every_target_is_replayed_and_has_its_program() {
     assert_eq!(NAMES, TARGETS.iter().map(|target| target.name).collect::<Vec<_>>());
     let manifest = fs::read_to_string(fuzz().join("Cargo.toml")).unwrap();
     for target in TARGETS {
-        let program = fs::read_to_string(fuzz().join(format!("fuzz_targets/{}.rs", target.name))).unwrap();
+        let program =
+            fs::read_to_string(fuzz().join(format!("fuzz_targets/{}.rs", target.name))).unwrap();
         assert!(program.contains(&format!("target!(\"{}\")", target.name)));
         assert!(manifest.contains(&format!("name = \"{}\"", target.name)));
     }

@@ -94,7 +94,10 @@ fn check(job: &JobInfo, text: &str) {
 fn check_exit_code(code: &str) {
     let (status, signal) = code.split_once(':').expect("CODE:SIGNAL");
     for number in [status, signal] {
-        assert!((1..=10).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit()), "{code:?}");
+        assert!(
+            (1..=10).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit()),
+            "{code:?}"
+        );
     }
 }
 
@@ -104,7 +107,8 @@ fn sbatch(success: bool, stdout: &str, stderr: &str) {
     match &answer {
         Ok(id) => {
             assert!(success);
-            let names = |line: &str| line.trim().split(';').next().is_some_and(|n| n.parse() == Ok(id.0));
+            let names =
+                |line: &str| line.trim().split(';').next().is_some_and(|n| n.parse() == Ok(id.0));
             assert!(stdout.lines().any(names), "{id}");
         }
         Err(error) => {

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use super::assert_shown;
 use contract::wire::Answer;
 use contract::wire::conversation::{
-    Cancel, Collector, End, Header, JobProgress, JobState, Kind, MAX_JSON_BYTES, ModelPart, Protocol,
-    message_id, model_messages, sha256,
+    Cancel, Collector, End, Header, JobProgress, JobState, Kind, MAX_JSON_BYTES, ModelPart,
+    Protocol, message_id, model_messages, sha256,
 };
 
 /// A body: read as everything that it may be, and where it is that, written and read again.
@@ -35,7 +35,10 @@ pub(super) fn conversation(data: &[u8]) {
         }
     }
     if let Ok(answer) = Answer::from_body(data.to_vec()) {
-        assert_eq!(Answer::from_body(answer.body()).unwrap().error_sentence(), answer.error_sentence());
+        assert_eq!(
+            Answer::from_body(answer.body()).unwrap().error_sentence(),
+            answer.error_sentence()
+        );
     }
     parts(data);
 }
@@ -72,7 +75,10 @@ fn parts(data: &[u8]) {
         Ok(part) => {
             assert!((1..=part.parts).contains(&part.part));
             if let Ok(Some(model)) = Collector::default().take(&part, body) {
-                assert_eq!((sha256(&model.file), model.file.len() as u64), (part.sha256, part.size));
+                assert_eq!(
+                    (sha256(&model.file), model.file.len() as u64),
+                    (part.sha256, part.size)
+                );
             }
         }
         Err(error) => assert_shown(&error.to_string()),

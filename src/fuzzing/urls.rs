@@ -52,7 +52,11 @@ fn check(target: &Target, base: &Url) {
     let url = target.url();
     assert!(matches!(url.scheme(), "http" | "https"), "{url}");
     assert!(url.username().is_empty() && url.password().is_none(), "{url}");
-    assert_eq!(Url::parse(url.as_str()).as_ref(), Ok(url), "it is read otherwise by the next who reads it");
+    assert_eq!(
+        Url::parse(url.as_str()).as_ref(),
+        Ok(url),
+        "it is read otherwise by the next who reads it"
+    );
     let ((scheme, host), (base_scheme, base_host)) = (authority(url), authority(base));
     if !target.is_rodan() {
         return;
@@ -64,7 +68,10 @@ fn check(target: &Target, base: &Url) {
     assert_eq!((base_scheme.as_str(), scheme.as_str()), ("http", "https"), "the token loses TLS");
     let name = |url: &Url| url.host_str().unwrap_or_default().to_owned();
     assert_eq!(name(url), name(base), "the token leaves Rodan");
-    assert!(url.port().is_none() || base.port().is_some(), "another port than those of http and https");
+    assert!(
+        url.port().is_none() || base.port().is_some(),
+        "another port than those of http and https"
+    );
 }
 
 fn broker(text: &str) {

@@ -10,27 +10,40 @@ impl Cause {
                 "Correct the settings and inputs that the error names, and run the workflow again."
             }
             Self::Rodan => {
-                "Make sure that the page and its layers are still there, and run the workflow again."
+                "Make sure that the page and its layers are still there, and run the workflow \
+                again."
             }
-            Self::Slurm => "Ask for fewer CPUs, less memory or less time, or leave these settings out.",
+            Self::Slurm => {
+                "Ask for fewer CPUs, less memory or less time, or leave these settings out."
+            }
             Self::NotStarted => {
                 "Ask for fewer CPUs, less memory or less time, or run the workflow again later."
             }
             Self::Input => {
-                "Correct the page, the layer or the model that the error names, and run the workflow again."
+                "Correct the page, the layer or the model that the error names, and run the \
+                workflow again."
             }
             Self::OutOfMemory => {
                 "Set \"Maximum memory (MB)\" higher, or \"Batch Size\" or the patches smaller."
             }
-            Self::Time => "Set \"Maximum time (D-HH:MM)\" higher, or train with fewer samples or epochs.",
+            Self::Time => {
+                "Set \"Maximum time (D-HH:MM)\" higher, or train with fewer samples or epochs."
+            }
             Self::Node => "Run the workflow again: the cluster had a fault.",
             Self::Cancelled => "Run the workflow again if that was not meant.",
-            Self::Killed => "Set \"Maximum memory (MB)\" higher; most often too little of it is why.",
-            Self::Setup | Self::Unknown => {
-                "Run the workflow again; if it fails the same way, the log says what the cluster lacks."
+            Self::Killed => {
+                "Set \"Maximum memory (MB)\" higher; most often too little of it is why."
             }
-            Self::Training => "Look at the last lines of the log: they say where the training stopped.",
-            Self::Reply => "Run the workflow again, with fewer layers where the models were too large.",
+            Self::Setup | Self::Unknown => {
+                "Run the workflow again; if it fails the same way, the log says what the cluster \
+                lacks."
+            }
+            Self::Training => {
+                "Look at the last lines of the log: they say where the training stopped."
+            }
+            Self::Reply => {
+                "Run the workflow again, with fewer layers where the models were too large."
+            }
         }
     }
 }

@@ -44,7 +44,9 @@ impl Breaker {
     /// Until when the intake pauses; `None` when it does not.
     pub fn paused_until(&self, now: Timestamp) -> Option<Timestamp> {
         // A clock that was set back must not make the pause longer than any pause can be.
-        self.until.filter(|until| *until > now && until.duration_since(now).unsigned_abs() <= LONGEST_PAUSE)
+        self.until.filter(|until| {
+            *until > now && until.duration_since(now).unsigned_abs() <= LONGEST_PAUSE
+        })
     }
 }
 
@@ -62,7 +64,11 @@ mod tests {
             pauses.push(breaker.paused_until(now).map_or(0, |until| until.as_second() / 60));
         }
         assert_eq!(pauses, [0, 0, 5, 10, 20, 40, 60, 60, 60]);
-        assert_eq!(breaker.paused_until(now + Duration::from_secs(3600)), None, "then one more is tried");
+        assert_eq!(
+            breaker.paused_until(now + Duration::from_secs(3600)),
+            None,
+            "then one more is tried"
+        );
         for _ in 0..100 {
             breaker.failed("away", now);
         }
@@ -74,8 +80,11 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_back_does_not_pause_for_ever() {
         let now = Timestamp::from_second(1_000_000).unwrap();
-        let breaker =
-            Breaker { failures: 3, until: Some(now + Duration::from_secs(86_400)), last: String::new() };
+        let breaker = Breaker {
+            failures: 3,
+            until: Some(now + Duration::from_secs(86_400)),
+            last: String::new(),
+        };
         assert_eq!(breaker.paused_until(now), None);
     }
 }

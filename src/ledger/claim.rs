@@ -59,7 +59,8 @@ pub fn claim(files: &JobFiles, by: Publisher) -> io::Result<Claimed> {
     if create_atomic(&path, &text)? {
         return Ok(Claimed::First);
     }
-    let earlier: Option<Claim> = read_own(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let earlier: Option<Claim> =
+        read_own(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
     if by == Publisher::Trainer && earlier.is_none_or(|earlier| earlier.by == Publisher::Check) {
         return Ok(Claimed::TakenOver);
     }

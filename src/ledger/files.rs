@@ -24,7 +24,8 @@ const OUTBOX: &str = "outbox";
 
 /// All files of a job. What is not among them is not ours, and `check purge` leaves its directory
 /// alone.
-const ALL: [&str; 10] = [RECORD, MESSAGE, JOB, STARTED, PROGRESS, REPLY, DELIVERED, CLAIM, REPORT, FAILURE];
+const ALL: [&str; 10] =
+    [RECORD, MESSAGE, JOB, STARTED, PROGRESS, REPLY, DELIVERED, CLAIM, REPORT, FAILURE];
 /// Its directories.
 const DIRECTORIES: [&str; 2] = [CHECKPOINT, OUTBOX];
 
@@ -131,7 +132,12 @@ impl JobFiles {
 
     /// Slurm's number in [`JobFiles::started`].
     pub fn started_in(&self) -> Option<SlurmJobId> {
-        std::str::from_utf8(&read_own(&self.started()).ok()?).ok()?.trim().parse().ok().map(SlurmJobId)
+        std::str::from_utf8(&read_own(&self.started()).ok()?)
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+            .map(SlurmJobId)
     }
 
     /// The job's record.
@@ -147,7 +153,9 @@ impl JobFiles {
                 let (name, kind) = (entry.file_name(), entry.file_type().ok()?);
                 let is_ours = |name: &str| ALL.contains(&name) || name.starts_with(UNFINISHED);
                 Some(match kind {
-                    kind if kind.is_dir() => name.to_str().is_some_and(|name| DIRECTORIES.contains(&name)),
+                    kind if kind.is_dir() => {
+                        name.to_str().is_some_and(|name| DIRECTORIES.contains(&name))
+                    }
                     kind => kind.is_file() && name.to_str().is_some_and(is_ours),
                 })
             };

@@ -164,7 +164,9 @@ impl Lock {
             Ok(()) => true,
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(held(Holder::read(&file).as_ref())),
             // A filesystem without locks: only the holder's file decides.
-            Err(rustix::io::Errno::NOLCK | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => false,
+            Err(
+                rustix::io::Errno::NOLCK | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP,
+            ) => false,
             Err(error) => return Err(io(error.into())),
         };
         let holder = Holder { who: HeldBy::new(role, now), token: Uuid::new_v4().to_string() };
@@ -269,7 +271,11 @@ mod tests {
         assert!(matches!(error, LockError::Held { role: Role::Watcher, .. }));
         drop(lock);
         assert!(take(&path, Timestamp::now()).is_ok());
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "only the kernel's lock file stays");
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "only the kernel's lock file stays"
+        );
     }
 
     #[test]
@@ -326,6 +332,10 @@ mod tests {
         let quick = Holder { token: Uuid::new_v4().to_string(), who };
         fs::write(&holder, quick.text().unwrap()).unwrap();
         assert!(!remove_stale(&holder, Some(&seen)).unwrap());
-        assert_eq!(Holder::read(&holder).unwrap().who.host, "quick.example", "its lock is back in place");
+        assert_eq!(
+            Holder::read(&holder).unwrap().who.host,
+            "quick.example",
+            "its lock is back in place"
+        );
     }
 }

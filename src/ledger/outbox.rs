@@ -55,8 +55,15 @@ impl Outbox {
     /// out of the directory.
     fn file(&self, name: &str) -> io::Result<PathBuf> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || " .-_".contains(c);
-        if name.is_empty() || name.len() > 120 || name.starts_with('.') || !name.chars().all(is_plain) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no name of a message's file"));
+        if name.is_empty()
+            || name.len() > 120
+            || name.starts_with('.')
+            || !name.chars().all(is_plain)
+        {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is no name of a message's file",
+            ));
         }
         Ok(self.directory.join(name))
     }
@@ -165,7 +172,9 @@ mod tests {
     fn models_and_marks_are_kept_until_the_job_has_its_end() {
         use std::os::unix::fs::PermissionsExt;
         let (_dir, outbox) = outbox();
-        assert!(outbox.model("Model 0").is_err() && !outbox.is_sent("a1") && outbox.live().is_none());
+        assert!(
+            outbox.model("Model 0").is_err() && !outbox.is_sent("a1") && outbox.live().is_none()
+        );
         outbox.put_model("Model 0", b"abc").unwrap();
         outbox.put_model("Model 0", b"abc").unwrap();
         assert_eq!(outbox.model("Model 0").unwrap(), b"abc");

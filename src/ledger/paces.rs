@@ -49,8 +49,13 @@ impl Paces {
         if megapixels < LEAST_MEGAPIXELS || !per_megapixel.is_finite() || per_megapixel <= 0.0 {
             return false;
         }
-        self.entries.push(Entry { kind: kind.clone(), seconds_per_megapixel: per_megapixel, at: now });
-        let surplus = self.entries.iter().filter(|entry| entry.kind == *kind).count().saturating_sub(MOST);
+        self.entries.push(Entry {
+            kind: kind.clone(),
+            seconds_per_megapixel: per_megapixel,
+            at: now,
+        });
+        let surplus =
+            self.entries.iter().filter(|entry| entry.kind == *kind).count().saturating_sub(MOST);
         let mut gone = 0;
         self.entries.retain(|entry| {
             let goes = entry.kind == *kind && gone < surplus;
@@ -120,9 +125,14 @@ mod tests {
     #[test]
     fn what_can_not_be_a_pace_is_not_remembered() {
         let mut paces = Paces::default();
-        for (megapixels, seconds) in
-            [(0.0, 1.0), (0.5, 1.0), (10.0, 0.0), (10.0, -1.0), (10.0, f64::NAN), (f64::INFINITY, 1.0)]
-        {
+        for (megapixels, seconds) in [
+            (0.0, 1.0),
+            (0.5, 1.0),
+            (10.0, 0.0),
+            (10.0, -1.0),
+            (10.0, f64::NAN),
+            (f64::INFINITY, 1.0),
+        ] {
             assert!(!paces.add(&kind(1), NotedPace { megapixels, seconds }, Timestamp::UNIX_EPOCH));
         }
         assert_eq!(paces, Paces::default());

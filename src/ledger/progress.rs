@@ -77,7 +77,8 @@ impl Progress {
         }
         let of_epoch = steps.checked_sub(step)?;
         let of_layer = epochs.checked_sub(epoch)?.checked_mul(steps)?;
-        let of_others = layers.checked_sub(layer_number)?.checked_mul(epochs)?.checked_mul(steps)?;
+        let of_others =
+            layers.checked_sub(layer_number)?.checked_mul(epochs)?.checked_mul(steps)?;
         u64::try_from(of_epoch.checked_add(of_layer)?.checked_add(of_others)?).ok()
     }
 

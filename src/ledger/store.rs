@@ -30,7 +30,8 @@ pub struct Store {
 
 /// A spool that can't be used.
 #[derive(Debug, Error)]
-#[error("the spool {} {action}: {source}; SPOOL_DIR must be a directory that this account can write", path.display())]
+#[error("the spool {} {action}: {source}; SPOOL_DIR must be a directory that this account can \
+    write", path.display())]
 pub struct StoreError {
     /// The file or directory.
     path: PathBuf,
@@ -54,27 +55,24 @@ impl Store {
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let store = Self::at(root);
         for directory in [root.to_path_buf(), store.jobs(), store.done(), store.rejected()] {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&directory)
-                .map_err(|source| StoreError { path: directory.clone(), action: "can't be made", source })?;
+            DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(|source| {
+                StoreError { path: directory.clone(), action: "can't be made", source }
+            })?;
             // The operator may make SPOOL_DIR itself a link to another filesystem.
-            let closed = own_directory(&directory, directory == root).map_err(|source| StoreError {
-                path: directory.clone(),
-                action: "can't be used",
-                source,
+            let closed = own_directory(&directory, directory == root).map_err(|source| {
+                StoreError { path: directory.clone(), action: "can't be used", source }
             })?;
             if closed {
-                tracing::warn!("others could look into {}; it is closed to them now", directory.display());
+                tracing::warn!(
+                    "others could look into {}; it is closed to them now",
+                    directory.display()
+                );
             }
         }
         // The lock file and the records need a directory that can be written; a mistake is reported
         // before anything is taken.
-        tempfile::Builder::new().prefix(PROBE).tempfile_in(store.jobs()).map_err(|source| StoreError {
-            path: store.jobs(),
-            action: "can't be written",
-            source,
+        tempfile::Builder::new().prefix(PROBE).tempfile_in(store.jobs()).map_err(|source| {
+            StoreError { path: store.jobs(), action: "can't be written", source }
         })?;
         Ok(store)
     }
@@ -122,8 +120,13 @@ impl Store {
             remove_if_there(&path);
             return Ok(());
         }
-        let write = || write_atomic(&path, &serde_json::to_vec_pretty(breaker).map_err(io::Error::other)?);
-        write().map_err(|source| StoreError { path: path.clone(), action: "can't be written", source })
+        let write =
+            || write_atomic(&path, &serde_json::to_vec_pretty(breaker).map_err(io::Error::other)?);
+        write().map_err(|source| StoreError {
+            path: path.clone(),
+            action: "can't be written",
+            source,
+        })
     }
 
     fn cancels_path(&self) -> PathBuf {
@@ -162,12 +165,18 @@ impl Store {
         self.save_beside(&self.paces_path(), paces, false)
     }
 
-    fn save_beside(&self, path: &Path, value: &impl serde::Serialize, empty: bool) -> Result<(), StoreError> {
+    fn save_beside(
+        &self,
+        path: &Path,
+        value: &impl serde::Serialize,
+        empty: bool,
+    ) -> Result<(), StoreError> {
         if empty {
             remove_if_there(path);
             return Ok(());
         }
-        let write = || write_atomic(path, &serde_json::to_vec_pretty(value).map_err(io::Error::other)?);
+        let write =
+            || write_atomic(path, &serde_json::to_vec_pretty(value).map_err(io::Error::other)?);
         write().map_err(|source| StoreError::new(path, "can't be written", source))
     }
 
@@ -249,10 +258,15 @@ impl Store {
         let target = self.rejected().join(format!("{}-{name}", Timestamp::now().as_millisecond()));
         match fs::rename(self.jobs().join(name), &target) {
             Ok(()) => {
-                tracing::warn!("{name} in the spool is no job of ours ({why}); moved to {}", target.display())
+                tracing::warn!(
+                    "{name} in the spool is no job of ours ({why}); moved to {}",
+                    target.display()
+                )
             }
             Err(error) => {
-                tracing::error!("{name} in the spool is no job of ours ({why}) and can't be moved: {error}")
+                tracing::error!(
+                    "{name} in the spool is no job of ours ({why}) and can't be moved: {error}"
+                )
             }
         }
     }
@@ -273,8 +287,11 @@ impl Store {
     /// When that fails; the message must not be acknowledged then.
     pub fn create(&self, record: &Record, message: &[u8]) -> Result<(), StoreError> {
         let files = self.files(&record.job_id);
-        let error =
-            |source| StoreError { path: files.directory().to_path_buf(), action: "can't be written", source };
+        let error = |source| StoreError {
+            path: files.directory().to_path_buf(),
+            action: "can't be written",
+            source,
+        };
         DirBuilder::new().recursive(true).mode(0o700).create(files.directory()).map_err(error)?;
         let message = &message[..message.len().min(MOST_KEPT_BYTES)];
         write_atomic(&files.message(), message).map_err(error)?;
@@ -288,8 +305,13 @@ impl Store {
     /// When it can't be written; the step that follows must not be taken then.
     pub fn save(&self, record: &Record) -> Result<(), StoreError> {
         let path = self.files(&record.job_id).record();
-        let write = || write_atomic(&path, &serde_json::to_vec_pretty(record).map_err(io::Error::other)?);
-        write().map_err(|source| StoreError { path: path.clone(), action: "can't be written", source })
+        let write =
+            || write_atomic(&path, &serde_json::to_vec_pretty(record).map_err(io::Error::other)?);
+        write().map_err(|source| StoreError {
+            path: path.clone(),
+            action: "can't be written",
+            source,
+        })
     }
 
     /// The message of an open job.
@@ -298,7 +320,11 @@ impl Store {
     /// When it can't be read.
     pub fn message(&self, id: &JobId) -> Result<Vec<u8>, StoreError> {
         let path = self.files(id).message();
-        read_own(&path).map_err(|source| StoreError { path: path.clone(), action: "can't be read", source })
+        read_own(&path).map_err(|source| StoreError {
+            path: path.clone(),
+            action: "can't be read",
+            source,
+        })
     }
 
     /// The spooled reply of an open job; `None` when there is none or it is torn.
@@ -328,9 +354,9 @@ impl Store {
     /// When the claim can't be written; the reply must not be published then.
     pub fn claim(&self, id: &JobId) -> Result<bool, StoreError> {
         let files = self.files(id);
-        claim(&files, Publisher::Check)
-            .map(|claimed| claimed == Claimed::Again)
-            .map_err(|source| StoreError { path: files.claim(), action: "can't be written", source })
+        claim(&files, Publisher::Check).map(|claimed| claimed == Claimed::Again).map_err(|source| {
+            StoreError { path: files.claim(), action: "can't be written", source }
+        })
     }
 
     /// Moves an answered job to `done/`, without its reply, its token and its checkpoint.
@@ -346,7 +372,8 @@ impl Store {
         files.remove_checkpoint();
         sweep(files.directory());
         let target = self.done().join(id.as_str());
-        let error = |source| StoreError { path: target.clone(), action: "can't be written", source };
+        let error =
+            |source| StoreError { path: target.clone(), action: "can't be written", source };
         crash::point("before moving the job to done");
         fs::rename(files.directory(), &target).map_err(error)?;
         sync_directory(&self.jobs()).and_then(|()| sync_directory(&self.done())).map_err(error)?;
@@ -368,7 +395,8 @@ impl Store {
         for (_, old) in kept.iter().take((kept.len() + 1).saturating_sub(MOST_REJECTED)) {
             remove_if_there(old);
         }
-        let path = self.rejected().join(format!("{}-{id}.message", Timestamp::now().as_millisecond()));
+        let path =
+            self.rejected().join(format!("{}-{id}.message", Timestamp::now().as_millisecond()));
         write_atomic(&path, message).map_err(|source| StoreError {
             path: path.clone(),
             action: "can't be written",
@@ -428,7 +456,9 @@ pub(crate) fn parse(text: &[u8], id: &JobId) -> Result<Record, Unreadable> {
     };
     let value: serde_json::Value = serde_json::from_slice(text).map_err(foreign)?;
     match value.get("version").and_then(serde_json::Value::as_u64) {
-        Some(version) if version > u64::from(RECORD_VERSION) => return Err(Unreadable::Newer(version)),
+        Some(version) if version > u64::from(RECORD_VERSION) => {
+            return Err(Unreadable::Newer(version));
+        }
         _ => {}
     }
     let record: Record = serde_json::from_value(value).map_err(foreign)?;

@@ -29,7 +29,10 @@ fn a_job_is_kept_until_it_is_done_and_known_afterwards() {
     assert_eq!(store.message(&job.job_id).unwrap(), b"body");
     fs::write(store.files(&job.job_id).job_file(), "token").unwrap();
     store.write_reply(&job.job_id, &Answer::Reply(Reply::error("x"))).unwrap();
-    assert!(!store.files(&job.job_id).job_file().exists(), "the token goes when the reply is spooled");
+    assert!(
+        !store.files(&job.job_id).job_file().exists(),
+        "the token goes when the reply is spooled"
+    );
     assert_eq!(store.reply(&job.job_id), Some(Answer::Reply(Reply::error("x"))));
     store.finish(&job.job_id).unwrap();
     assert!(store.open_jobs().unwrap().is_empty());
@@ -46,7 +49,12 @@ fn a_spool_that_others_could_enter_is_closed_and_one_behind_a_link_is_not_used()
     fs::set_permissions(&root, fs::Permissions::from_mode(0o777)).unwrap();
     Store::open(&root).unwrap();
     for path in [root.clone(), root.join("jobs")] {
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700, "{}", path.display());
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o700,
+            "{}",
+            path.display()
+        );
     }
     // The whole spool may be behind a link, but not its parts.
     let link = dir.path().join("link");
@@ -66,7 +74,8 @@ fn a_job_behind_a_link_is_set_aside_and_not_read() {
         store.create(&record(id), b"body").unwrap();
     }
     let files = |id: &str| store.files(&record(id).job_id);
-    let (elsewhere, record_elsewhere) = (dir.path().join("elsewhere"), dir.path().join("record.json"));
+    let (elsewhere, record_elsewhere) =
+        (dir.path().join("elsewhere"), dir.path().join("record.json"));
     fs::rename(files("directory").directory(), &elsewhere).unwrap();
     symlink(&elsewhere, files("directory").directory()).unwrap();
     fs::rename(files("record").record(), &record_elsewhere).unwrap();
@@ -76,7 +85,10 @@ fn a_job_behind_a_link_is_set_aside_and_not_read() {
     }
     assert!(store.open_jobs().unwrap().is_empty());
     assert_eq!(fs::read_dir(store.rejected()).unwrap().count(), 2);
-    assert!(elsewhere.join("record.json").exists() && record_elsewhere.exists(), "left as they were");
+    assert!(
+        elsewhere.join("record.json").exists() && record_elsewhere.exists(),
+        "left as they were"
+    );
 }
 
 #[test]
@@ -105,7 +117,8 @@ fn torn_and_foreign_files_are_set_aside_and_stop_nothing() {
     fs::create_dir(store.jobs().join("no-record")).unwrap();
     fs::write(store.jobs().join("no-record/reply.json"), "{}").unwrap();
     let version = format!("\"version\":{RECORD_VERSION}");
-    let newer = serde_json::to_string(&record("newer")).unwrap().replace(&version, "\"version\":99");
+    let newer =
+        serde_json::to_string(&record("newer")).unwrap().replace(&version, "\"version\":99");
     fs::create_dir(store.jobs().join("newer")).unwrap();
     fs::write(store.jobs().join("newer/record.json"), newer).unwrap();
     let open = store.open_jobs().unwrap();
@@ -135,7 +148,11 @@ fn what_a_killed_run_left_half_made_is_swept_away() {
     let job = record("a");
     store.create(&job, b"body").unwrap();
     let files = store.files(&job.job_id);
-    let left = [store.jobs().join(".probe-1"), store.root.join(".new-1"), files.directory().join(".new-2")];
+    let left = [
+        store.jobs().join(".probe-1"),
+        store.root.join(".new-1"),
+        files.directory().join(".new-2"),
+    ];
     for path in &left {
         fs::write(path, "").unwrap();
     }
@@ -150,7 +167,9 @@ fn what_a_killed_run_left_half_made_is_swept_away() {
 fn of_rejected_messages_the_latest_thousand_are_kept_with_their_first_mib() {
     let (_dir, store) = store();
     let id = record("a").job_id;
-    let old = |n: u32| store.rejected().join(format!("{}-x.message", 1_600_000_000_000_u64 + u64::from(n)));
+    let old = |n: u32| {
+        store.rejected().join(format!("{}-x.message", 1_600_000_000_000_u64 + u64::from(n)))
+    };
     (0..1000).for_each(|n| fs::write(old(n), "x").unwrap());
     let other = store.rejected().join("1500000000000-a-job");
     fs::write(&other, "set aside, and no message").unwrap();

@@ -154,8 +154,11 @@ impl Tally {
             }
         }
         // The trainer has written both files, so one clock tells both times.
-        let at = |path: PathBuf| Timestamp::try_from(fs::symlink_metadata(path).ok()?.modified().ok()?).ok();
-        let span = |from: Timestamp, to: Timestamp| Duration::try_from(to.duration_since(from)).ok();
+        let at = |path: PathBuf| {
+            Timestamp::try_from(fs::symlink_metadata(path).ok()?.modified().ok()?).ok()
+        };
+        let span =
+            |from: Timestamp, to: Timestamp| Duration::try_from(to.duration_since(from)).ok();
         let Some(started) = at(job.files.started()) else { return };
         self.waits.add(span(job.record.received_at, started).unwrap_or_default());
         let of_slurm = job.record.ran_seconds.map(Duration::from_secs);
@@ -177,7 +180,8 @@ impl Store {
     pub fn tally(&self) -> Tally {
         let path = self.tally_path();
         let read = || -> io::Result<Tally> {
-            let tally: Tally = serde_json::from_slice(&read_own(&path)?).map_err(io::Error::other)?;
+            let tally: Tally =
+                serde_json::from_slice(&read_own(&path)?).map_err(io::Error::other)?;
             if tally.version != VERSION {
                 return Err(io::Error::other(format!("its version is {}", tally.version)));
             }
@@ -185,7 +189,10 @@ impl Store {
         };
         read().unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
-                tracing::warn!("{} can't be read ({error}); the metrics count anew", path.display());
+                tracing::warn!(
+                    "{} can't be read ({error}); the metrics count anew",
+                    path.display()
+                );
             }
             Tally::default()
         })
@@ -227,8 +234,12 @@ mod chosen_tests {
         assert_eq!(chosen, Chosen::default());
         chosen.add(&asked(Origin::Estimate, Origin::Job), Some(2300), hour);
         chosen.add(&asked(Origin::Job, Origin::Measured), Some(2300), hour);
-        let both =
-            Chosen { memory_asked_mb: 4400, memory_used_mb: 2300, seconds_asked: 21_600, seconds_used: 3600 };
+        let both = Chosen {
+            memory_asked_mb: 4400,
+            memory_used_mb: 2300,
+            seconds_asked: 21_600,
+            seconds_used: 3600,
+        };
         assert_eq!(chosen, both);
     }
 }

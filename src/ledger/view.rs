@@ -118,7 +118,13 @@ mod tests {
         let store = Store::open(&root).unwrap();
         for name in ["a", "b"] {
             let id = CorrelationId(name.into());
-            let job = Record::new(JobId::from_correlation_id(&id), id, "queue".into(), b"", Timestamp::now());
+            let job = Record::new(
+                JobId::from_correlation_id(&id),
+                id,
+                "queue".into(),
+                b"",
+                Timestamp::now(),
+            );
             store.create(&job, b"").unwrap();
         }
         let b = JobId::from_directory("b").unwrap();
@@ -130,7 +136,10 @@ mod tests {
         let (open, done) = look.ids().unwrap();
         assert_eq!(open.iter().map(JobId::as_str).collect::<Vec<_>>(), ["a", "torn"]);
         assert_eq!(done.as_slice(), std::slice::from_ref(&b));
-        assert!(look.see(&b).unwrap().unwrap().answered && !look.see(&open[0]).unwrap().unwrap().answered);
+        assert!(
+            look.see(&b).unwrap().unwrap().answered
+                && !look.see(&open[0]).unwrap().unwrap().answered
+        );
         assert!(look.see(&open[1]).unwrap_err().to_string().contains("can't be read"));
         assert!(root.join("jobs/no id").exists() && root.join("jobs/torn").exists());
         assert_eq!(look.held_by(), None);

@@ -11,8 +11,12 @@ use base::address::RodanAddress;
 /// # Errors
 ///
 /// When there is no answer.
-pub async fn server_time(client: &Client, rodan: &RodanAddress) -> Result<Option<Timestamp>, String> {
-    let response = client.0.head(rodan.url().clone()).send().await.map_err(|error| describe(&error))?;
+pub async fn server_time(
+    client: &Client,
+    rodan: &RodanAddress,
+) -> Result<Option<Timestamp>, String> {
+    let response =
+        client.0.head(rodan.url().clone()).send().await.map_err(|error| describe(&error))?;
     let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
     Ok(date.and_then(|date| jiff::fmt::rfc2822::parse(date).ok()).map(|zoned| zoned.timestamp()))
 }

@@ -35,7 +35,8 @@ pub enum DownloadError {
     },
     /// The server refuses: not found, no access …
     #[error(
-        "the input \"{input}\" can't be downloaded from {host}: the server answers with status {status}{hint}"
+        "the input \"{input}\" can't be downloaded from {host}: the server answers with status \
+        {status}{hint}"
     )]
     Status {
         /// Name of the input.
@@ -59,7 +60,8 @@ pub enum DownloadError {
     },
     /// The file has more bytes than the limit.
     #[error(
-        "the input \"{input}\" is larger than the {limit} bytes that are downloaded (MAX_DOWNLOAD_BYTES)"
+        "the input \"{input}\" is larger than the {limit} bytes that are downloaded \
+        (MAX_DOWNLOAD_BYTES)"
     )]
     TooLarge {
         /// Name of the input.
@@ -69,7 +71,8 @@ pub enum DownloadError {
     },
     /// All files together have more bytes than the limit.
     #[error(
-        "the inputs are together larger than the {limit} bytes that are downloaded for a job (MAX_DOWNLOAD_BYTES allows {} for each)",
+        "the inputs are together larger than the {limit} bytes that are downloaded for a job \
+        (MAX_DOWNLOAD_BYTES allows {} for each)",
         limit / MOST_TOGETHER
     )]
     TooMuch {
@@ -78,7 +81,8 @@ pub enum DownloadError {
     },
     /// A server that takes too long.
     #[error(
-        "the inputs did not arrive within {} s (DOWNLOAD_SECONDS), although the server goes on sending or failing",
+        "the inputs did not arrive within {} s (DOWNLOAD_SECONDS), although the server goes on \
+        sending or failing",
         limit.as_secs()
     )]
     TooSlow {
@@ -115,8 +119,11 @@ pub struct Downloader {
 
 impl Downloader {
     /// The policy for downloads: five attempts over about half a minute.
-    pub const RETRY: Policy =
-        Policy { attempts: 5, first_wait: Duration::from_secs(2), longest_wait: Duration::from_secs(20) };
+    pub const RETRY: Policy = Policy {
+        attempts: 5,
+        first_wait: Duration::from_secs(2),
+        longest_wait: Duration::from_secs(20),
+    };
 
     /// Downloads every input into `directory`, under the fixed name of its kind.
     ///
@@ -144,7 +151,9 @@ impl Downloader {
     /// When it can't be fetched.
     pub async fn fetch_to(&self, location: &str, path: &Path) -> Result<(), DownloadError> {
         let input = Input { kind: InputKind::Image, location: location.to_owned() };
-        self.retry.run("downloading a file", async || self.fetch_one(&input, path, &Cell::new(0)).await).await
+        self.retry
+            .run("downloading a file", async || self.fetch_one(&input, path, &Cell::new(0)).await)
+            .await
     }
 
     /// One attempt at one file; `together` counts the bytes of all files.
@@ -160,7 +169,10 @@ impl Downloader {
         for _ in 0..=MOST_REDIRECTS {
             let host = printable(target.url().host_str().unwrap_or_default(), 100);
             let again = |detail: String, wait| {
-                Attempt::Again(DownloadError::Transfer { input: name(), host: host.clone(), detail }, wait)
+                Attempt::Again(
+                    DownloadError::Transfer { input: name(), host: host.clone(), detail },
+                    wait,
+                )
             };
             let mut request = self.client.0.get(target.url().clone());
             if target.is_rodan() {
@@ -169,15 +181,19 @@ impl Downloader {
             let response = request.send().await.map_err(|e| again(describe(&e), None))?;
             let status = response.status();
             if status.is_redirection() {
-                let location =
-                    response.headers().get(LOCATION).and_then(|l| l.to_str().ok()).unwrap_or_default();
+                let location = response
+                    .headers()
+                    .get(LOCATION)
+                    .and_then(|l| l.to_str().ok())
+                    .unwrap_or_default();
                 target = target.redirected(location).map_err(bad_target)?;
                 continue;
             }
             if status.is_server_error()
                 || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
             {
-                let wait = response.headers().get(RETRY_AFTER).and_then(|w| w.to_str().ok()?.parse().ok());
+                let wait =
+                    response.headers().get(RETRY_AFTER).and_then(|w| w.to_str().ok()?.parse().ok());
                 return Err(again(
                     format!("the server answers with status {}", status.as_u16()),
                     wait.map(Duration::from_secs),
@@ -186,12 +202,16 @@ impl Downloader {
             if status != StatusCode::OK {
                 let hint = match status.as_u16() {
                     401 | 403 => {
-                        " (no access: the resource belongs to another user, or the token has expired)"
+                        " (no access: the resource belongs to another user, or the token has \
+                        expired)"
                     }
-                    404 | 410 => " (not found: the resource was deleted or moved; run the workflow again)",
+                    404 | 410 => {
+                        " (not found: the resource was deleted or moved; run the workflow again)"
+                    }
                     _ => "",
                 };
-                let error = DownloadError::Status { input: name(), host, status: status.as_u16(), hint };
+                let error =
+                    DownloadError::Status { input: name(), host, status: status.as_u16(), hint };
                 return Err(Attempt::GiveUp(error));
             }
             let mut size = 0;
@@ -214,7 +234,8 @@ impl Downloader {
         again: impl Fn(String, Option<Duration>) -> Attempt<DownloadError>,
     ) -> Result<(), Attempt<DownloadError>> {
         let name = || input.kind.to_string();
-        let too_large = || Attempt::GiveUp(DownloadError::TooLarge { input: name(), limit: self.limit });
+        let too_large =
+            || Attempt::GiveUp(DownloadError::TooLarge { input: name(), limit: self.limit });
         let store = |e: std::io::Error| {
             Attempt::GiveUp(DownloadError::Store { input: name(), detail: e.to_string() })
         };
@@ -241,7 +262,8 @@ impl Downloader {
         let text = base::secret::Secret::new(format!("Token {}", self.token.expose()));
         // A token that can't be put into a header is not one of Rodan's; without it the server
         // answers 401.
-        let mut value = HeaderValue::from_str(text.expose()).unwrap_or_else(|_| HeaderValue::from_static(""));
+        let mut value =
+            HeaderValue::from_str(text.expose()).unwrap_or_else(|_| HeaderValue::from_static(""));
         value.set_sensitive(true);
         value
     }

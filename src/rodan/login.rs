@@ -16,8 +16,11 @@ use base::secret::{MASK, Secret};
 use base::text::printable;
 
 const PATH: &str = "/api/auth/token/";
-const RETRY: Policy =
-    Policy { attempts: 3, first_wait: Duration::from_secs(1), longest_wait: Duration::from_secs(5) };
+const RETRY: Policy = Policy {
+    attempts: 3,
+    first_wait: Duration::from_secs(1),
+    longest_wait: Duration::from_secs(5),
+};
 const MOST_REDIRECTS: usize = 5;
 /// The largest answer that is read, bytes: a token and some words.
 const MOST_BYTES: usize = 64 << 10;
@@ -35,7 +38,8 @@ pub enum LoginError {
     },
     /// Rodan refuses user and password.
     #[error(
-        "Rodan at {address} refuses the login (status {status}: {detail}); check RODAN_USER and RODAN_PASSWORD"
+        "Rodan at {address} refuses the login (status {status}: {detail}); check RODAN_USER and \
+        RODAN_PASSWORD"
     )]
     Refused {
         /// Rodan's address.
@@ -74,20 +78,26 @@ pub async fn log_in(client: &Client, config: &RodanConfig) -> Result<Secret, Log
 
 async fn attempt(client: &Client, config: &RodanConfig) -> Result<Secret, Attempt<LoginError>> {
     let address = || config.address.to_string();
-    let not_rodan = |detail: String| Attempt::GiveUp(LoginError::NotRodan { address: address(), detail });
-    let unavailable =
-        |detail: String| Attempt::Again(LoginError::Unavailable { address: address(), detail }, None);
+    let not_rodan =
+        |detail: String| Attempt::GiveUp(LoginError::NotRodan { address: address(), detail });
+    let unavailable = |detail: String| {
+        Attempt::Again(LoginError::Unavailable { address: address(), detail }, None)
+    };
     let user = config.user.as_str();
     let form = [("username", user), ("email", user), ("password", config.password.expose())];
     let bad_target = |e: TargetError| not_rodan(format!("the login: {e}"));
     let mut target = Target::new(&config.address, PATH).map_err(bad_target)?;
     for _ in 0..=MOST_REDIRECTS {
-        let request = client.0.post(target.url().clone()).form(&form).timeout(Duration::from_secs(30));
+        let request =
+            client.0.post(target.url().clone()).form(&form).timeout(Duration::from_secs(30));
         let response = request.send().await.map_err(|e| unavailable(describe(&e)))?;
         let status = response.status();
         if status.is_redirection() {
-            let location =
-                response.headers().get("location").and_then(|l| l.to_str().ok()).unwrap_or_default();
+            let location = response
+                .headers()
+                .get("location")
+                .and_then(|l| l.to_str().ok())
+                .unwrap_or_default();
             target = target.redirected(location).map_err(bad_target)?;
             if !target.is_rodan() {
                 return Err(not_rodan("it redirects the login to another server".into()));
@@ -102,11 +112,17 @@ async fn attempt(client: &Client, config: &RodanConfig) -> Result<Secret, Attemp
         };
         let answer: Option<Answer> = serde_json::from_slice(&body).ok();
         return match (status, answer) {
-            (StatusCode::OK, Some(Answer { token: Some(token), .. })) if is_token(token.expose()) => {
+            (StatusCode::OK, Some(Answer { token: Some(token), .. }))
+                if is_token(token.expose()) =>
+            {
                 Ok(token)
             }
-            (StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, answer) => {
-                let detail = answer.and_then(|a| a.detail).unwrap_or_else(|| "no reason given".into());
+            (
+                StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN,
+                answer,
+            ) => {
+                let detail =
+                    answer.and_then(|a| a.detail).unwrap_or_else(|| "no reason given".into());
                 // Whatever the server says, the password is masked in it: this text goes to the
                 // log.
                 let detail = printable(&detail.replace(config.password.expose(), MASK), 200);

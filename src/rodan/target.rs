@@ -44,8 +44,13 @@ impl Target {
             Url::parse(location).map_err(|_| TargetError::Invalid)?
         } else {
             let path = location.trim_start_matches('/');
-            let scheme = path.split(['/', '?', '#']).next().is_some_and(|first| first.contains(':'));
-            if path.is_empty() || path.contains('\\') || path.chars().any(char::is_control) || scheme {
+            let scheme =
+                path.split(['/', '?', '#']).next().is_some_and(|first| first.contains(':'));
+            if path.is_empty()
+                || path.contains('\\')
+                || path.chars().any(char::is_control)
+                || scheme
+            {
                 return Err(TargetError::Invalid);
             }
             let mut url = base.clone();
@@ -124,7 +129,11 @@ mod tests {
             ("https://rodan.example:8443/x", "https://rodan.example:8443/x", false),
         ];
         for (location, url, rodan) in cases {
-            assert_eq!(target("https://rodan.example", location), Ok((url.to_owned(), rodan)), "{location}");
+            assert_eq!(
+                target("https://rodan.example", location),
+                Ok((url.to_owned(), rodan)),
+                "{location}"
+            );
         }
     }
 
@@ -201,14 +210,18 @@ mod tests {
             "?//evil.example",
             "#@evil.example",
         ] {
-            let target = Target::new(&RodanAddress::parse("https://rodan.example").unwrap(), path).unwrap();
+            let target =
+                Target::new(&RodanAddress::parse("https://rodan.example").unwrap(), path).unwrap();
             let url = target.url();
             assert_eq!(
                 (url.host_str(), url.port(), url.username()),
                 (Some("rodan.example"), None, ""),
                 "{path}"
             );
-            assert!((url.query(), url.fragment()) == (None, None) && target.is_rodan(), "{path}: {url}");
+            assert!(
+                (url.query(), url.fragment()) == (None, None) && target.is_rodan(),
+                "{path}: {url}"
+            );
         }
         for path in [
             "/\t//evil.example",
@@ -217,7 +230,11 @@ mod tests {
             "https:evil.example",
             "https:/evil.example",
         ] {
-            assert_eq!(target("https://rodan.example", path), Err(TargetError::Invalid), "{path:?}");
+            assert_eq!(
+                target("https://rodan.example", path),
+                Err(TargetError::Invalid),
+                "{path:?}"
+            );
         }
     }
 
@@ -271,7 +288,8 @@ mod tests {
             "\u{ff0f}",
             "user:pass@",
         ];
-        proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 1..9).prop_map(|p| p.concat())
+        proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 1..9)
+            .prop_map(|p| p.concat())
     }
 
     fn is_rodans_origin(url: &Url) -> bool {

@@ -18,8 +18,11 @@ use contract::broker::{Broker, BrokerError, PublishError, TellError};
 use contract::wire::conversation::End;
 use contract::wire::{Answer, Envelope, Reply};
 
-const PUBLISH_RETRY: Policy =
-    Policy { attempts: 4, first_wait: Duration::from_secs(2), longest_wait: Duration::from_secs(15) };
+const PUBLISH_RETRY: Policy = Policy {
+    attempts: 4,
+    first_wait: Duration::from_secs(2),
+    longest_wait: Duration::from_secs(15),
+};
 
 /// A reply that is not known to be delivered.
 #[derive(Debug, Error)]
@@ -127,11 +130,14 @@ async fn send_rest(
     PUBLISH_RETRY
         .run("sending the end", async || {
             let connected = Broker::connect(&config.broker).await;
-            let mut broker = connected.map_err(|e| Attempt::Again(TellError::from(e).into(), None))?;
+            let mut broker =
+                connected.map_err(|e| Attempt::Again(TellError::from(e).into(), None))?;
             let result = rest.send(&mut broker).await;
             broker.close().await;
             result.map_err(|error| match error {
-                RestError::Tell(TellError::Broker(_) | TellError::Refused(_)) => Attempt::Again(error, None),
+                RestError::Tell(TellError::Broker(_) | TellError::Refused(_)) => {
+                    Attempt::Again(error, None)
+                }
                 error => Attempt::GiveUp(error),
             })
         })
@@ -150,8 +156,9 @@ impl Sender<'_> {
         let doubt = Cell::new(self.in_doubt);
         let result = PUBLISH_RETRY
             .run("publishing the reply", async || {
-                let mut broker =
-                    Broker::connect(&self.config.broker).await.map_err(|e| Attempt::Again(e.into(), None))?;
+                let mut broker = Broker::connect(&self.config.broker)
+                    .await
+                    .map_err(|e| Attempt::Again(e.into(), None))?;
                 let result = if doubt.get() && broker.holds(self.envelope).await.map_err(again)? {
                     Ok(Delivered::Before)
                 } else {

@@ -39,7 +39,10 @@ pub(crate) enum JobError {
     #[error("the training was cancelled on the cluster before it had a result")]
     Cancelled,
     /// The cluster ends the job, and only its state says whether for good: there is no reply.
-    #[error("stopped by the cluster, without a reply: it starts the job again, or the next check answers it")]
+    #[error(
+        "stopped by the cluster, without a reply: it starts the job again, or the next check \
+        answers it"
+    )]
     Left,
     #[error("the trained model of \"{layer}\" can't be read back: {source}")]
     Model { layer: String, source: io::Error },
@@ -57,9 +60,11 @@ impl JobError {
             Self::Archive(error) if error.is_input() => ExitCode::Input,
             Self::Time | Self::Cancelled | Self::Left => ExitCode::Stopped,
             Self::Panic => ExitCode::Internal,
-            Self::Runtime(_) | Self::Scratch(_) | Self::Archive(_) | Self::Train(_) | Self::Model { .. } => {
-                ExitCode::Training
-            }
+            Self::Runtime(_)
+            | Self::Scratch(_)
+            | Self::Archive(_)
+            | Self::Train(_)
+            | Self::Model { .. } => ExitCode::Training,
         }
     }
 

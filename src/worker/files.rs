@@ -26,7 +26,8 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn of(job_file: &Path) -> Self {
-        let directory = job_file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory =
+            job_file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let files = JobFiles::new(directory);
         if files.is_record_of(job_file) {
             let (reply, delivered, report) = (files.reply(), files.delivered(), files.report());
@@ -52,7 +53,10 @@ impl Place {
         let mode = file.metadata()?.mode() & 0o7777;
         if mode & 0o077 != 0 {
             let path = job_file.display();
-            warn!("{path} holds a token and others may read it (mode {mode:04o}); run: chmod 600 {path}");
+            warn!(
+                "{path} holds a token and others may read it (mode {mode:04o}); run: chmod 600 \
+                {path}"
+            );
         }
         let mut bytes = Zeroizing::new(Vec::new());
         file.read_to_end(&mut bytes)?;

@@ -136,7 +136,8 @@ impl Finished {
     fn draw(&self, signals: &Signals) -> Result<(Vec<report::Picture>, Vec<Score>), NoPicture> {
         let layers: Vec<Layer> = self.layers.iter().map(|layer| layer.layer).collect();
         let until = Instant::now() + LONGEST;
-        let of_slurm = time_left(std::env::var("SLURM_JOB_END_TIME").ok().as_deref(), SystemTime::now());
+        let of_slurm =
+            time_left(std::env::var("SLURM_JOB_END_TIME").ok().as_deref(), SystemTime::now());
         let near_the_end = of_slurm.map(|left| Instant::now() + left.saturating_sub(RESERVE));
         let go_on = || match signals.received() {
             Some(Signal::Ended) => Err(NoPicture::Ended),
@@ -147,10 +148,11 @@ impl Finished {
         };
         let mut pictures = Vec::new();
         let extent = (MOST_PICTURES, MOST_WINDOWS.min(self.settings.batch_size as usize));
-        let scores = look(&self.job, &self.layers, &self.device, extent, &go_on, |_, page, found| {
-            pictures.push(picture(page, &layers, found)?);
-            Ok(())
-        })?;
+        let scores =
+            look(&self.job, &self.layers, &self.device, extent, &go_on, |_, page, found| {
+                pictures.push(picture(page, &layers, found)?);
+                Ok(())
+            })?;
         // Scores of some of the pages would be taken for those of all.
         let whole = pictures.len() == self.job.pages().len();
         Ok((pictures, if whole { scores } else { Vec::new() }))

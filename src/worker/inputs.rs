@@ -37,5 +37,7 @@ pub(super) fn local_inputs(
 /// A private directory, on the node's own disk if there is one; it is removed at the end.
 pub(super) fn scratch() -> io::Result<tempfile::TempDir> {
     let of_slurm = std::env::var_os("SLURM_TMPDIR").map(PathBuf::from).filter(|d| d.is_dir());
-    tempfile::Builder::new().prefix("hpc-trainer-").tempdir_in(of_slurm.unwrap_or_else(std::env::temp_dir))
+    tempfile::Builder::new()
+        .prefix("hpc-trainer-")
+        .tempdir_in(of_slurm.unwrap_or_else(std::env::temp_dir))
 }

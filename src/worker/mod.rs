@@ -79,7 +79,9 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
     harden::files();
     let signals = match Signals::watch() {
         Ok(signals) => signals,
-        Err(error) => return fail(ExitCode::Internal, &format!("can't watch for signals: {error}")),
+        Err(error) => {
+            return fail(ExitCode::Internal, &format!("can't watch for signals: {error}"));
+        }
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -97,7 +99,12 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
     let Ended { envelope, answer, code, finished } = match spooled(&place) {
         Some(answer) => {
             info!("an earlier run of this job left its reply; it is delivered now");
-            Ended { envelope: envelope(arguments, None), answer, code: ExitCode::Success, finished: None }
+            Ended {
+                envelope: envelope(arguments, None),
+                answer,
+                code: ExitCode::Success,
+                finished: None,
+            }
         }
         None => match attempt(arguments, &config, identity, &runtime, &signals, &place) {
             Some(ended) => ended,
@@ -137,8 +144,11 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
             return code;
         }
         Err(error) => {
-            let again =
-                if place.managed.is_some() { "the next check delivers it" } else { "it is not sent again" };
+            let again = if place.managed.is_some() {
+                "the next check delivers it"
+            } else {
+                "it is not sent again"
+            };
             return fail(
                 ExitCode::NotDelivered,
                 &format!("{error}; the reply is in {}, {again}", place.reply.display()),
@@ -202,11 +212,14 @@ fn envelope(arguments: &JobArgs, file: Option<&JobFile>) -> Option<Envelope> {
 /// The job's name for directories: its id in the spool, or the id that its correlation id would
 /// give.
 fn name(arguments: &JobArgs, file: &JobFile, place: &Place) -> String {
-    let in_spool =
-        || place.managed.as_ref()?.directory().file_name()?.to_str().and_then(JobId::from_directory);
+    let in_spool = || {
+        place.managed.as_ref()?.directory().file_name()?.to_str().and_then(JobId::from_directory)
+    };
     let id = in_spool().unwrap_or_else(|| {
-        let stem = || arguments.job_file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let id = envelope(arguments, Some(file)).map_or_else(stem, |envelope| envelope.correlation_id);
+        let stem =
+            || arguments.job_file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let id =
+            envelope(arguments, Some(file)).map_or_else(stem, |envelope| envelope.correlation_id);
         JobId::from_correlation_id(&CorrelationId(id))
     });
     id.to_string()
@@ -228,7 +241,8 @@ fn attempt(
     let envelope = envelope(arguments, file.as_ref().ok());
     let asked = file.as_ref().ok().and_then(|file| file.asked.clone());
     let result = file.and_then(|file| {
-        let config = config.as_ref().map_err(|_| JobError::Config(ConfigError::Variables(Vec::new())))?;
+        let config =
+            config.as_ref().map_err(|_| JobError::Config(ConfigError::Variables(Vec::new())))?;
         // A fault in training must not keep the workflow waiting: it becomes an error reply like
         // any other.
         let job = Job { arguments, config, runtime, signals, place, envelope: envelope.as_ref() };
@@ -246,13 +260,17 @@ fn attempt(
         Err(error) => {
             error!("{error}");
             place.managed.iter().for_each(|files| files.note_failure(error.cause()));
-            let operator = config.as_ref().map_or(sentences::OPERATOR, |config| config.operator.as_str());
+            let operator =
+                config.as_ref().map_or(sentences::OPERATOR, |config| config.operator.as_str());
             let sentence = error.sentence(operator);
             let answer = match protocol {
                 Protocol::Reply => Answer::Reply(Reply::error(&sentence)),
-                Protocol::Conversation => {
-                    Answer::End(End::Failed(failed(sentence, error.cause(), asked, started.elapsed())))
-                }
+                Protocol::Conversation => Answer::End(End::Failed(failed(
+                    sentence,
+                    error.cause(),
+                    asked,
+                    started.elapsed(),
+                ))),
             };
             Some(Ended { envelope, answer, code: error.exit_code(), finished: None })
         }
@@ -271,23 +289,28 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn train(&self, file: JobFile, identity: Option<Identity>) -> Result<(Answer, Finished), JobError> {
+    fn train(
+        &self,
+        file: JobFile,
+        identity: Option<Identity>,
+    ) -> Result<(Answer, Finished), JobError> {
         let started = Instant::now();
         let Job { arguments, config, runtime, signals, place, envelope } = *self;
         let name = name(arguments, &file, place);
         let managed = place.managed.as_ref();
         let allocation = Allocation::of_process();
-        let mut courier = envelope.filter(|_| file.protocol == Protocol::Conversation).and_then(|envelope| {
-            let env_file = arguments.env_file.as_deref();
-            let job = managed.map(JobFiles::directory);
-            Courier::start(
-                &envelope.reply_to,
-                &envelope.correlation_id,
-                place.outbox.directory(),
-                job,
-                env_file,
-            )
-        });
+        let mut courier =
+            envelope.filter(|_| file.protocol == Protocol::Conversation).and_then(|envelope| {
+                let env_file = arguments.env_file.as_deref();
+                let job = managed.map(JobFiles::directory);
+                Courier::start(
+                    &envelope.reply_to,
+                    &envelope.correlation_id,
+                    place.outbox.directory(),
+                    job,
+                    env_file,
+                )
+            });
         if let Some(courier) = &mut courier {
             courier.send(&state(Phase::Running, &allocation, file.asked.as_ref()));
         }
@@ -372,16 +395,17 @@ impl Job<'_> {
             courier.close(LONG_GOODBYE);
         }
         let answer = match file.protocol {
-            Protocol::Reply => {
-                Answer::Reply(Reply::models(models.iter().map(|(layer, bytes)| (*layer, bytes.as_slice()))))
-            }
+            Protocol::Reply => Answer::Reply(Reply::models(
+                models.iter().map(|(layer, bytes)| (*layer, bytes.as_slice())),
+            )),
             Protocol::Conversation => {
-                let mut done = told::done(&trained, job.seed(), file.asked, started.elapsed(), downloaded);
+                let mut done =
+                    told::done(&trained, job.seed(), file.asked, started.elapsed(), downloaded);
                 for (trained, (_, file)) in trained.iter().zip(&models) {
                     done.models.push(
-                        told::keep(&place.outbox, &trained.layer.model_name(), file).map_err(|source| {
-                            JobError::Model { layer: trained.layer.input_name(), source }
-                        })?,
+                        told::keep(&place.outbox, &trained.layer.model_name(), file).map_err(
+                            |source| JobError::Model { layer: trained.layer.input_name(), source },
+                        )?,
                     );
                 }
                 Answer::End(End::Done(done))

@@ -140,8 +140,9 @@ impl Watch {
     /// Estimated from the time that a step of this run has taken, with its share of validations and
     /// checkpoints.
     fn expected_end(&self) -> Option<Timestamp> {
-        let timed =
-            u32::try_from(self.steps.checked_sub(1)?).ok().filter(|n| u64::from(*n) >= TELLING_STEPS)?;
+        let timed = u32::try_from(self.steps.checked_sub(1)?)
+            .ok()
+            .filter(|n| u64::from(*n) >= TELLING_STEPS)?;
         let left = u32::try_from(self.note.steps_left()?).ok()?;
         let left = (self.first_step?.elapsed() / timed).checked_mul(left)?;
         Timestamp::now().checked_add(left).ok()
@@ -171,7 +172,14 @@ impl Watch {
 }
 
 impl JobObserver for Watch {
-    fn layer_started(&mut self, layer: Layer, number: usize, train: usize, validation: usize, epochs: u32) {
+    fn layer_started(
+        &mut self,
+        layer: Layer,
+        number: usize,
+        train: usize,
+        validation: usize,
+        epochs: u32,
+    ) {
         self.shown.layer_started(layer, number, train, validation, epochs);
         self.note = Note {
             layer: layer.model_name(),

@@ -24,7 +24,11 @@ pub(crate) fn page_parts<'a>(job: &TrainingJob, labels: &'a [Option<String>]) ->
     let label = |index: usize| labels.get(index).and_then(Option::as_deref);
     let pages = job.pages().iter().enumerate();
     pages
-        .map(|(index, page)| PagePart { label: label(index), height: page.height(), width: page.width() })
+        .map(|(index, page)| PagePart {
+            label: label(index),
+            height: page.height(),
+            width: page.width(),
+        })
         .collect()
 }
 

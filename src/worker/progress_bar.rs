@@ -45,9 +45,9 @@ fn new_bar(layer: Layer) -> ProgressBar {
 
 /// The results of the latest epoch, for the text beside the bar.
 fn beside_the_bar(report: &EpochReport) -> String {
-    report
-        .validation
-        .map_or_else(String::new, |metrics| format!(", acc {:.3}, F1 {:.3}", metrics.accuracy, metrics.f1))
+    report.validation.map_or_else(String::new, |metrics| {
+        format!(", acc {:.3}, F1 {:.3}", metrics.accuracy, metrics.f1)
+    })
 }
 
 /// An epoch's line in the log.
@@ -62,8 +62,18 @@ fn line(report: &EpochReport, epochs: u32) -> String {
 }
 
 impl JobObserver for Progress {
-    fn layer_started(&mut self, layer: Layer, _number: usize, train: usize, validation: usize, epochs: u32) {
-        info!("{}: {train} samples to learn from, {validation} to validate with", layer.model_name());
+    fn layer_started(
+        &mut self,
+        layer: Layer,
+        _number: usize,
+        train: usize,
+        validation: usize,
+        epochs: u32,
+    ) {
+        info!(
+            "{}: {train} samples to learn from, {validation} to validate with",
+            layer.model_name()
+        );
         self.epochs = epochs;
         self.latest.clear();
         self.bar = self.terminal.then(|| new_bar(layer));
@@ -72,8 +82,12 @@ impl JobObserver for Progress {
     fn step(&mut self, _layer: Layer, epoch: usize, step: usize, steps: usize, loss: f32) {
         let Some(bar) = &self.bar else { return };
         let is_first = bar.length().is_none();
-        let left = if is_first { String::new() } else { format!(", ≤{:#}", HumanDuration(bar.eta())) };
-        bar.set_message(format!("epoch {epoch}/{}, loss {loss:.3}{}{left}", self.epochs, self.latest));
+        let left =
+            if is_first { String::new() } else { format!(", ≤{:#}", HumanDuration(bar.eta())) };
+        bar.set_message(format!(
+            "epoch {epoch}/{}, loss {loss:.3}{}{left}",
+            self.epochs, self.latest
+        ));
         bar.set_length(steps as u64 * u64::from(self.epochs));
         bar.set_position(((epoch.max(1) - 1) * steps + step) as u64);
         if is_first {
@@ -114,7 +128,8 @@ mod tests {
 
     #[test]
     fn an_epoch_says_what_it_came_to() {
-        let metrics = Metrics { loss: 0.25, accuracy: 0.98125, precision: 0.9, recall: 0.8, f1: 0.84706 };
+        let metrics =
+            Metrics { loss: 0.25, accuracy: 0.98125, precision: 0.9, recall: 0.8, f1: 0.84706 };
         let report = EpochReport {
             epoch: 3,
             training_loss: 0.5,
@@ -122,8 +137,8 @@ mod tests {
             best: true,
             seconds: 1.25,
         };
-        let said =
-            "epoch 3/15, loss 0.5000, validation loss 0.2500, accuracy 0.9812, F1 0.8471 (best), 1.2 s";
+        let said = "epoch 3/15, loss 0.5000, validation loss 0.2500, accuracy 0.9812, F1 0.8471 \
+            (best), 1.2 s";
         assert_eq!(line(&report, 15), said);
         assert_eq!(beside_the_bar(&report), ", acc 0.981, F1 0.847");
         // Without validation samples nothing is shown, and no 0.

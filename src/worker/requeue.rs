@@ -48,13 +48,19 @@ impl Allocation {
 
     /// Asks Slurm to put the job back into its queue. True when the job is left to Slurm; false
     /// when Slurm can't or won't take it back.
-    pub(super) fn requeue(&self, config: &TrainerConfig, runtime: &Runtime, signals: &Signals) -> bool {
+    pub(super) fn requeue(
+        &self,
+        config: &TrainerConfig,
+        runtime: &Runtime,
+        signals: &Signals,
+    ) -> bool {
         let Some(job) = self.may_requeue(config) else { return false };
         let slurm = Slurm::new(config.slurm_bin.clone(), config.slurm_timeout.min(LONGEST), []);
         // Said before it is asked for: Slurm ends this process at once, perhaps before it has
         // heard the answer.
         info!(
-            "out of time: asking Slurm to put job {job} back into its queue; it goes on from its checkpoint"
+            "out of time: asking Slurm to put job {job} back into its queue; it goes on from its \
+            checkpoint"
         );
         match runtime.block_on(slurm.requeue(job)) {
             Ok(()) => true,

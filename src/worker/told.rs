@@ -25,14 +25,19 @@ pub(super) fn state(phase: Phase, allocation: &Allocation, asked: Option<&Asked>
     let detail = match phase {
         Phase::Requeued => {
             format!(
-                "the training{number} is out of time, waits in the queue again and goes on from its checkpoint"
+                "the training{number} is out of time, waits in the queue again and goes on from \
+                its checkpoint"
             )
         }
         _ if allocation.restarts > 0 => format!("the training{number} goes on, on {node}"),
         _ => format!("the training{number} runs on {node}"),
     };
     let state = JobState::new(phase, Timestamp::now(), &detail);
-    Errand::State(JobState { slurm_job: allocation.job.map(|id| id.0), asked: asked.cloned(), ..state })
+    Errand::State(JobState {
+        slurm_job: allocation.job.map(|id| id.0),
+        asked: asked.cloned(),
+        ..state
+    })
 }
 
 /// The end of a training that has models; they are still to be listed.
@@ -77,7 +82,12 @@ pub(super) fn keep(outbox: &Outbox, name: &str, file: &[u8]) -> io::Result<Model
 }
 
 /// The end of a training that has none.
-pub(super) fn failed(error: String, cause: Cause, asked: Option<Asked>, took: Duration) -> JobFailed {
+pub(super) fn failed(
+    error: String,
+    cause: Cause,
+    asked: Option<Asked>,
+    took: Duration,
+) -> JobFailed {
     JobFailed {
         at: Timestamp::now(),
         error,

@@ -78,9 +78,17 @@ impl<'a> Asker<'a> {
     pub(crate) fn request(&self, body: &str) {
         self.vhost.on_channel(|channel| async move {
             let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-            channel.queue_declare(CONTROL.into(), durable, FieldTable::default()).await.expect("declared");
-            publish(&channel, CONTROL, body.as_bytes(), BasicProperties::default().with_delivery_mode(2))
-                .await;
+            channel
+                .queue_declare(CONTROL.into(), durable, FieldTable::default())
+                .await
+                .expect("declared");
+            publish(
+                &channel,
+                CONTROL,
+                body.as_bytes(),
+                BasicProperties::default().with_delivery_mode(2),
+            )
+            .await;
         });
     }
 
@@ -180,12 +188,20 @@ impl Heard {
         let ends = self.ends();
         assert_eq!(ends.len(), 1, "one end: {:?}", self.kinds());
         let last = self.messages.last().unwrap();
-        assert!(Kind::from_word(&kind(last)).unwrap().is_end(), "the end is last: {:?}", self.kinds());
+        assert!(
+            Kind::from_word(&kind(last)).unwrap().is_end(),
+            "the end is last: {:?}",
+            self.kinds()
+        );
         // Nothing was sent twice under two names.
         let mut contents: BTreeMap<String, String> = BTreeMap::new();
         for message in &self.messages {
-            let content =
-                format!("{} {:?} {}", kind(message), message.properties.headers(), sha256(&message.body));
+            let content = format!(
+                "{} {:?} {}",
+                kind(message),
+                message.properties.headers(),
+                sha256(&message.body)
+            );
             let id = contents.entry(content).or_insert_with(|| message_id(message));
             assert_eq!(*id, message_id(message), "one content under two ids");
         }
@@ -202,7 +218,9 @@ impl Heard {
                 AMQPValue::LongLongInt(number) => Some(Header::Number(*number)),
                 _ => None,
             });
-            if let Some(model) = collector.take(&part.expect("a part"), &message.body).expect("it fits") {
+            if let Some(model) =
+                collector.take(&part.expect("a part"), &message.body).expect("it fits")
+            {
                 models.insert(model.name, model.file);
             }
         }

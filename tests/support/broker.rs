@@ -67,8 +67,9 @@ impl Vhost {
         let variable = |name: &str| services.variable(name).to_owned();
         let pool: u32 = variable("HPC_TRAINER_TEST_VHOSTS").parse().expect("a number of vhosts");
         let lock = |number: u32| services.directory().join("vhosts").join(format!("test-{number}"));
-        let taken =
-            |number: &u32| OpenOptions::new().write(true).create_new(true).open(lock(*number)).is_ok();
+        let taken = |number: &u32| {
+            OpenOptions::new().write(true).create_new(true).open(lock(*number)).is_ok()
+        };
         let number = (1..=pool + 1000).find(taken).expect("a vhost that is still free");
         let name = format!("test-{number}");
         if number > pool {
@@ -104,7 +105,8 @@ impl Vhost {
         let cleared = on_channel(&url, OwnedTLSConfig::default(), |channel| async move {
             let mut all = true;
             for queue in [JOBS, RESULTS] {
-                all &= channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.is_ok();
+                all &=
+                    channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.is_ok();
             }
             all
         });
@@ -141,7 +143,10 @@ impl Vhost {
     }
 
     /// Does something on a channel over the plain port.
-    pub(crate) fn on_channel<T, F: Future<Output = T>>(&self, work: impl FnOnce(Channel) -> F) -> T {
+    pub(crate) fn on_channel<T, F: Future<Output = T>>(
+        &self,
+        work: impl FnOnce(Channel) -> F,
+    ) -> T {
         self.peculiar.store(true, Ordering::Relaxed);
         self.on_plain_channel(work)
     }
@@ -192,8 +197,13 @@ impl Vhost {
                         .with_reply_to(RESULTS.into())
                         .with_correlation_id(id.as_str().into());
                     let options = BasicPublishOptions::default();
-                    let publish =
-                        channel.basic_publish("".into(), JOBS.into(), options, body.as_bytes(), properties);
+                    let publish = channel.basic_publish(
+                        "".into(),
+                        JOBS.into(),
+                        options,
+                        body.as_bytes(),
+                        properties,
+                    );
                     publish.await.expect("the publish is sent").await.expect("the broker confirms");
                 }
             }
@@ -202,7 +212,13 @@ impl Vhost {
     }
 
     /// Publishes as [`Vhost::publish`] through another door (`host:port`) to the plain port.
-    pub(crate) fn publish_at(&self, door: &str, queue: &str, body: &[u8], properties: BasicProperties) {
+    pub(crate) fn publish_at(
+        &self,
+        door: &str,
+        queue: &str,
+        body: &[u8],
+        properties: BasicProperties,
+    ) {
         let url = self.with_login(&self.url().replacen(&self.address(), door, 1));
         let published = on_channel(&url, OwnedTLSConfig::default(), |channel| async move {
             channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
@@ -220,7 +236,8 @@ impl Vhost {
             channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
             for (properties, body) in messages {
                 let options = BasicPublishOptions::default();
-                let publish = channel.basic_publish("".into(), queue.into(), options, &body, properties);
+                let publish =
+                    channel.basic_publish("".into(), queue.into(), options, &body, properties);
                 publish.await.expect("the publish is sent").await.expect("the broker confirms");
             }
         });
@@ -233,7 +250,13 @@ impl Vhost {
             declare_as_rodan(&channel).await;
             channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
             let confirm = channel
-                .basic_publish("".into(), queue.into(), BasicPublishOptions::default(), body, properties)
+                .basic_publish(
+                    "".into(),
+                    queue.into(),
+                    BasicPublishOptions::default(),
+                    body,
+                    properties,
+                )
                 .await
                 .expect("the publish is sent");
             confirm.await.expect("the broker confirms");
@@ -252,7 +275,11 @@ impl Vhost {
     }
 
     /// [`Vhost::receive_reply`], `None` where no reply came.
-    pub(crate) fn try_receive_reply(&self, correlation_id: &str, limit: Duration) -> Option<Message> {
+    pub(crate) fn try_receive_reply(
+        &self,
+        correlation_id: &str,
+        limit: Duration,
+    ) -> Option<Message> {
         let wait = async |channel: Channel| {
             declare_as_rodan(&channel).await;
             let mut replies = channel
@@ -282,7 +309,9 @@ impl Vhost {
             }
             panic!("the broker ended the consumer of {RESULTS}")
         };
-        self.on_plain_channel(|channel| async move { tokio::time::timeout(limit, wait(channel)).await.ok() })
+        self.on_plain_channel(|channel| async move {
+            tokio::time::timeout(limit, wait(channel)).await.ok()
+        })
     }
 
     /// Takes replies out of `hpc-results` as they come, and gives `see` each, until there were
@@ -295,10 +324,13 @@ impl Vhost {
             declare_as_rodan(&channel).await;
             let (options, table) = (BasicConsumeOptions::default(), FieldTable::default());
             channel.basic_qos(1, Default::default()).await.expect("one at a time");
-            let mut replies =
-                channel.basic_consume(RESULTS.into(), "".into(), options, table).await.expect("a consumer");
+            let mut replies = channel
+                .basic_consume(RESULTS.into(), "".into(), options, table)
+                .await
+                .expect("a consumer");
             for _ in 0..count {
-                let delivery = replies.next().await.expect("a delivery").expect("the broker goes on");
+                let delivery =
+                    replies.next().await.expect("a delivery").expect("the broker goes on");
                 delivery.ack(BasicAckOptions::default()).await.expect("ack");
                 see(message(delivery));
             }
@@ -318,8 +350,10 @@ impl Vhost {
             let mut messages = Vec::new();
             // Unacknowledged messages go back to the head of the queue, in order, when the channel
             // closes.
-            while let Some(found) =
-                channel.basic_get(queue.into(), BasicGetOptions::default()).await.expect("basic_get")
+            while let Some(found) = channel
+                .basic_get(queue.into(), BasicGetOptions::default())
+                .await
+                .expect("basic_get")
             {
                 messages.push(message(found.delivery));
             }
@@ -331,7 +365,8 @@ impl Vhost {
     pub(crate) fn waiting(&self, queue: &str) -> Option<u32> {
         self.on_plain_channel(|channel| async move {
             let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-            let queue = channel.queue_declare(queue.into(), passive, FieldTable::default()).await.ok()?;
+            let queue =
+                channel.queue_declare(queue.into(), passive, FieldTable::default()).await.ok()?;
             Some(queue.message_count())
         })
     }
@@ -367,7 +402,8 @@ impl Vhost {
             channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
             let options = BasicPublishOptions { mandatory: true, ..Default::default() };
             let publish = channel.basic_publish("".into(), queue.into(), options, body, properties);
-            let confirmed = publish.await.expect("the publish is sent").await.expect("the broker confirms");
+            let confirmed =
+                publish.await.expect("the publish is sent").await.expect("the broker confirms");
             assert!(confirmed.take_message().is_none(), "there is no queue {queue}");
         });
     }
@@ -379,7 +415,8 @@ impl Vhost {
         arguments.insert("x-max-length".into(), AMQPValue::LongInt(length));
         arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
         self.on_channel(|channel| async move {
-            let declared = channel.queue_declare(queue.into(), QueueDeclareOptions::default(), arguments);
+            let declared =
+                channel.queue_declare(queue.into(), QueueDeclareOptions::default(), arguments);
             declared.await.expect("a queue with a limit")
         });
     }
@@ -408,7 +445,11 @@ async fn declare_as_rodan(channel: &Channel) {
 }
 
 fn message(delivery: lapin::message::Delivery) -> Message {
-    Message { body: delivery.data, properties: delivery.properties, redelivered: delivery.redelivered }
+    Message {
+        body: delivery.data,
+        properties: delivery.properties,
+        redelivered: delivery.redelivered,
+    }
 }
 
 fn on_channel<T, F: Future<Output = T>>(
@@ -416,7 +457,8 @@ fn on_channel<T, F: Future<Output = T>>(
     tls: OwnedTLSConfig,
     work: impl FnOnce(Channel) -> F,
 ) -> lapin::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let connecting = Connection::connect_with_config(
             url,
@@ -437,9 +479,16 @@ fn on_channel<T, F: Future<Output = T>>(
 /// Where a run has more tests than the pool has vhosts: about two seconds.
 fn add_vhost(services: &Services, name: &str) {
     let user = services.variable("HPC_TRAINER_TEST_AMQP_USER");
-    for arguments in [vec!["add_vhost", name], vec!["set_permissions", "-p", name, user, ".*", ".*", ".*"]] {
-        let output = Command::new(services.directory().join("broker/ctl")).args(&arguments).output();
+    for arguments in
+        [vec!["add_vhost", name], vec!["set_permissions", "-p", name, user, ".*", ".*", ".*"]]
+    {
+        let output =
+            Command::new(services.directory().join("broker/ctl")).args(&arguments).output();
         let output = output.expect("broker/ctl starts");
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }

@@ -103,9 +103,13 @@ impl Desk {
             encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
             bytes
         };
-        let half = |right: bool| move |x: u32, _: u32| [0, 0, 0, if (x >= 24) == right { 255 } else { 0 }];
+        let half =
+            |right: bool| move |x: u32, _: u32| [0, 0, 0, if (x >= 24) == right { 255 } else { 0 }];
         self.rodan
-            .put("/uploads/i.png", picture(&|x, y| [if x >= 24 { 20 } else { 220 }, (y * 5) as u8, 99, 255]))
+            .put(
+                "/uploads/i.png",
+                picture(&|x, y| [if x >= 24 { 20 } else { 220 }, (y * 5) as u8, 99, 255]),
+            )
             .put("/uploads/b.png", picture(&half(false)))
             .put("/uploads/0.png", picture(&half(true)));
         let mut asked = job();
@@ -184,7 +188,8 @@ pub(crate) fn job() -> Value {
     json!({
         "inputs": {"Image": "/uploads/image.png", "Background": "/uploads/background.png",
                    "Selected Regions": "/uploads/regions.png", "rgba PNG - Layer 0": "/uploads/layer_0.png"},
-        "settings": {"Maximum number of training epochs": 1, "Maximum number of samples per label": 100,
+        "settings": {"Maximum number of training epochs": 1, "Maximum number of samples per \
+        label": 100,
                      "Patch height": 32, "Patch width": 32, "CPUs": 1, "Maximum memory (MB)": 500,
                      "Maximum time (D-HH:MM)": "0-00:10", "Slurm Notification Email": ""}
     })

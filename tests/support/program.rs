@@ -31,7 +31,10 @@ pub(crate) fn with_examples(names: &[&str]) -> PathBuf {
     cargo
         .args(["build", "--quiet", "--locked", "--workspace"])
         .args(names.iter().flat_map(|name| ["--example", name]));
-    cargo.arg("--target-dir").arg(directory.parent().expect("of a profile")).current_dir(repository());
+    cargo
+        .arg("--target-dir")
+        .arg(directory.parent().expect("of a profile"))
+        .current_dir(repository());
     // The variables that cargo sets for this test are removed; otherwise build scripts would run
     // again, and all that depends on them would be built anew.
     for (name, _) in std::env::vars_os() {
@@ -71,7 +74,10 @@ pub(crate) enum Output {
 impl Program {
     pub(crate) fn new(path: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(path.as_ref());
-        command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin").stdin(Stdio::null());
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+            .stdin(Stdio::null());
         let described = path.as_ref().to_string_lossy().into_owned();
         Self { command, limit: Duration::from_secs(60), described, output: Output::Kept }
     }
@@ -120,7 +126,8 @@ impl Program {
     /// Starts it and leaves it running, for tests that interfere.
     pub(crate) fn start(mut self) -> Running {
         // A process group of its own, so that a kill reaches its children too.
-        let full = || OpenOptions::new().write(true).open("/dev/full").expect("Linux has it").into();
+        let full =
+            || OpenOptions::new().write(true).open("/dev/full").expect("Linux has it").into();
         let closed = || std::io::pipe().expect("pipes are there").1.into();
         let (stdout, stderr): (Stdio, Stdio) = match self.output {
             Output::Kept => (Stdio::piped(), Stdio::piped()),
@@ -135,7 +142,13 @@ impl Program {
             .unwrap_or_else(|error| panic!("{} can't be started: {error}", self.described));
         let stdout = collect(child.stdout.take());
         let stderr = collect(child.stderr.take());
-        Running { child, stdout, stderr, end: Instant::now() + self.limit, described: self.described }
+        Running {
+            child,
+            stdout,
+            stderr,
+            end: Instant::now() + self.limit,
+            described: self.described,
+        }
     }
 }
 
@@ -160,7 +173,11 @@ impl Running {
     /// Sends a signal to the program alone, by its name: `TERM`, `USR1`, `KILL`.
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status();
-        assert!(sent.expect("kill can be started").success(), "SIG{name} did not reach {}", self.described);
+        assert!(
+            sent.expect("kill can be started").success(),
+            "SIG{name} did not reach {}",
+            self.described
+        );
     }
 
     /// Waits for its end; panics when the limit comes first.

@@ -68,7 +68,12 @@ impl Proxy {
     }
 }
 
-fn connect(client: &TcpStream, broker: &TcpStream, fault: Option<Fault>, happened: &Arc<AtomicBool>) {
+fn connect(
+    client: &TcpStream,
+    broker: &TcpStream,
+    fault: Option<Fault>,
+    happened: &Arc<AtomicBool>,
+) {
     let both = || (client.try_clone().expect("a handle"), broker.try_clone().expect("a handle"));
     let sent = Arc::new(AtomicU64::new(0));
     let (from, to) = both();
@@ -80,7 +85,9 @@ fn connect(client: &TcpStream, broker: &TcpStream, fault: Option<Fault>, happene
                 Some(Fault::Cut(bytes)) if before + chunk.len() as u64 > bytes => {
                     shown.store(true, Ordering::SeqCst);
                     // At most the length of the chunk, by the line above.
-                    Next::Cut(usize::try_from(bytes.saturating_sub(before)).expect("a small number"))
+                    Next::Cut(
+                        usize::try_from(bytes.saturating_sub(before)).expect("a small number"),
+                    )
                 }
                 Some(Fault::Silence(_)) => Next::Offer,
                 _ => Next::Forward,

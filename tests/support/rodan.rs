@@ -167,8 +167,9 @@ impl Rodan {
             .expect("a runtime");
         let inner = Arc::new(Inner { setup, state: Mutex::default() });
         let listen = |port: u16| {
-            let listener =
-                runtime.block_on(TcpListener::bind(("127.0.0.1", port))).expect("a port to listen on");
+            let listener = runtime
+                .block_on(TcpListener::bind(("127.0.0.1", port)))
+                .expect("a port to listen on");
             let address = listener.local_addr().expect("the address it listens on");
             (listener, address)
         };
@@ -189,7 +190,9 @@ impl Rodan {
         let tls = TlsListener::new(listener, config, &runtime);
         runtime.spawn(async move { axum::serve(tls, app).await });
         let (plain, plain_door) = listen(0);
-        let door = Router::new().fallback(redirect_to_tls).with_state((Arc::clone(&inner), address.port()));
+        let door = Router::new()
+            .fallback(redirect_to_tls)
+            .with_state((Arc::clone(&inner), address.port()));
         runtime.spawn(async move { axum::serve(plain, door).await });
         Self {
             inner,
@@ -289,8 +292,11 @@ impl Inner {
 
     async fn record(&self, request: Request, at_plain_door: bool) -> Recorded {
         let (head, body) = request.into_parts();
-        let header =
-            |name| head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let header = |name| {
+            head.headers
+                .get(name)
+                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
         let body = axum::body::to_bytes(body, 1 << 20).await.unwrap_or_default();
         let recorded = Recorded {
             method: head.method.to_string(),
@@ -343,7 +349,8 @@ impl Inner {
     fn log_in(&self, request: &Recorded) -> (StatusCode, &'static str, Bytes) {
         let form: HashMap<String, String> =
             url::form_urlencoded::parse(request.body.as_bytes()).into_owned().collect();
-        let given = |name: &str| form.get(name).map(String::as_str).filter(|value| !value.is_empty());
+        let given =
+            |name: &str| form.get(name).map(String::as_str).filter(|value| !value.is_empty());
         let user = match self.setup.generation {
             Generation::Old => given("username"),
             Generation::Current => given("email"),
@@ -352,13 +359,17 @@ impl Inner {
             (None, _, Generation::Current) => detail(401, "You must supply an email."),
             (None, _, Generation::Old) => detail(401, "You must supply a username."),
             (_, None, _) => detail(401, "You must supply a password."),
-            (Some(user), Some(password), _) if user != self.setup.user || password != self.setup.password => {
+            (Some(user), Some(password), _)
+                if user != self.setup.user || password != self.setup.password =>
+            {
                 detail(401, "Invalid email or password.")
             }
             _ if !self.setup.active => detail(403, "The user is not activated."),
-            _ => {
-                (StatusCode::OK, "application/json", json!({ "token": self.setup.token }).to_string().into())
-            }
+            _ => (
+                StatusCode::OK,
+                "application/json",
+                json!({ "token": self.setup.token }).to_string().into(),
+            ),
         }
     }
 
@@ -403,14 +414,17 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
             let status = StatusCode::from_u16(status).expect("a status");
             whole((status, content_type(&request.path), body.into()))
         }
-        Some(Answer::Body(body)) => whole((StatusCode::OK, content_type(&request.path), body.into())),
+        Some(Answer::Body(body)) => {
+            whole((StatusCode::OK, content_type(&request.path), body.into()))
+        }
         Some(Answer::Late(pause)) => {
             tokio::time::sleep(pause).await;
             whole(inner.usual(&request))
         }
         Some(Answer::Drip(piece, pause)) => {
             let (status, kind, bytes) = inner.usual(&request);
-            let pieces: Vec<Bytes> = bytes.chunks(piece.max(1)).map(Bytes::copy_from_slice).collect();
+            let pieces: Vec<Bytes> =
+                bytes.chunks(piece.max(1)).map(Bytes::copy_from_slice).collect();
             let body = stream::unfold(pieces.into_iter(), move |mut pieces| async move {
                 let piece = pieces.next()?;
                 tokio::time::sleep(pause).await;
@@ -429,7 +443,9 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
 }
 
 /// The parts one by one, with time between them for the first to reach the client.
-fn broken(parts: Vec<io::Result<Bytes>>) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send {
+fn broken(
+    parts: Vec<io::Result<Bytes>>,
+) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send {
     stream::unfold(parts.into_iter(), |mut parts| async move {
         let part = parts.next()?;
         if part.is_err() {
@@ -443,7 +459,8 @@ fn zeros(bytes: u64, declared: bool) -> Response {
     const PIECE: u64 = 1 << 16;
     let body = stream::unfold(bytes, |left| async move {
         let piece = left.min(PIECE);
-        (piece > 0).then(|| (Ok::<_, Infallible>(Bytes::from(vec![0; piece as usize])), left - piece))
+        (piece > 0)
+            .then(|| (Ok::<_, Infallible>(Bytes::from(vec![0; piece as usize])), left - piece))
     });
     let body = Body::from_stream(body);
     if declared { headed(StatusCode::OK, "image/png", bytes, body) } else { Response::new(body) }
@@ -454,13 +471,19 @@ fn whole((status, kind, bytes): (StatusCode, &'static str, Bytes)) -> Response {
 }
 
 fn headed(status: StatusCode, kind: &str, length: u64, body: Body) -> Response {
-    let builder =
-        Response::builder().status(status).header(CONTENT_TYPE, kind).header(CONTENT_LENGTH, length);
+    let builder = Response::builder()
+        .status(status)
+        .header(CONTENT_TYPE, kind)
+        .header(CONTENT_LENGTH, length);
     builder.body(body).expect("a response that can be built")
 }
 
 fn redirect(status: StatusCode, target: &str) -> Response {
-    Response::builder().status(status).header(LOCATION, target).body(Body::empty()).expect("a redirect")
+    Response::builder()
+        .status(status)
+        .header(LOCATION, target)
+        .body(Body::empty())
+        .expect("a redirect")
 }
 
 /// nginx's `return 301 https://$host$request_uri`: a client that posts its password here has
@@ -529,8 +552,10 @@ fn certificates(ask_clients: bool) -> (ServerConfig, String, (String, String)) {
 
     let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
     let key = KeyPair::generate().expect("a key");
-    let certificate =
-        CertificateParams::new(names).expect("names").signed_by(&key, &issuer).expect("a certificate");
+    let certificate = CertificateParams::new(names)
+        .expect("names")
+        .signed_by(&key, &issuer)
+        .expect("a certificate");
 
     let client_key = KeyPair::generate().expect("a key");
     let client = CertificateParams::new(vec!["client".to_owned()]).expect("a name");

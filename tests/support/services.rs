@@ -27,10 +27,12 @@ impl Services {
     ///
     /// When there are none: a test that needs them must not pass without them.
     pub(crate) fn shared() -> Self {
-        let variables: HashMap<String, String> = std::env::vars().filter(|(name, _)| is_ours(name)).collect();
+        let variables: HashMap<String, String> =
+            std::env::vars().filter(|(name, _)| is_ours(name)).collect();
         assert!(
             variables.contains_key("HPC_TRAINER_TEST_SERVICES"),
-            "no test services: use ./run_tests, or start them with  eval \"$(./run_tests services)\""
+            "no test services: use ./run_tests, or start them with  eval \"$(./run_tests \
+            services)\""
         );
         Self { variables, own: Vec::new() }
     }
@@ -106,7 +108,8 @@ impl Services {
             _ => self.cluster_directory(),
         };
         assert!(self.own.iter().any(|own| own.0 == directory), "{daemon} is not this test's own");
-        script("service", &[action, daemon], directory, &[]).unwrap_or_else(|error| panic!("{error}"));
+        script("service", &[action, daemon], directory, &[])
+            .unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// A controller that accepts connections and says nothing, until the value is dropped.
@@ -146,8 +149,14 @@ fn is_ours(name: &str) -> bool {
     name == "SLURM_CONF" || name.starts_with("HPC_TRAINER_TEST_")
 }
 
-fn script(name: &str, arguments: &[&str], directory: &Path, settings: &[(&str, &str)]) -> Result<(), String> {
-    let mut command = std::process::Command::new(repository().join("slurm/test-cluster").join(name));
+fn script(
+    name: &str,
+    arguments: &[&str],
+    directory: &Path,
+    settings: &[(&str, &str)],
+) -> Result<(), String> {
+    let mut command =
+        std::process::Command::new(repository().join("slurm/test-cluster").join(name));
     let output = command
         .args(arguments)
         .arg(directory)

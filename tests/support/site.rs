@@ -25,8 +25,11 @@ impl Site {
     pub(crate) fn new() -> Self {
         let site = Self { home: new_directory(), settings: Vec::new() };
         fs::create_dir(site.path().join("slurm")).expect("a directory");
-        for script in ["run_check", "hpc_training.sh", "slurm/handle_failure.sh", "slurm/check_node.sh"] {
-            fs::copy(repository().join(script), site.path().join(script)).expect("the scripts can be copied");
+        for script in
+            ["run_check", "hpc_training.sh", "slurm/handle_failure.sh", "slurm/check_node.sh"]
+        {
+            fs::copy(repository().join(script), site.path().join(script))
+                .expect("the scripts can be copied");
         }
         symlink(program::check(), site.path().join("check")).expect("a link to check");
         if let Some(trainer) = program::run_trainer() {
@@ -118,7 +121,8 @@ impl Site {
             writeln!(text, "{name}='{value}'").expect("a String takes everything");
         }
         fs::write(self.credentials(), text).expect("credentials.env can be written");
-        fs::set_permissions(self.credentials(), fs::Permissions::from_mode(0o600)).expect("its mode");
+        fs::set_permissions(self.credentials(), fs::Permissions::from_mode(0o600))
+            .expect("its mode");
     }
 }
 

@@ -48,7 +48,8 @@ impl Cluster {
         directory: &Path,
         arguments: impl IntoIterator<Item = &'a str>,
     ) -> String {
-        let sbatch = self.command("sbatch").arg("--parsable").args(arguments).current_dir(directory);
+        let sbatch =
+            self.command("sbatch").arg("--parsable").args(arguments).current_dir(directory);
         sbatch.run().success().stdout.trim().to_owned()
     }
 
@@ -61,8 +62,13 @@ impl Cluster {
 
     /// Ids of the jobs with this name that Slurm still knows, finished ones too.
     pub(crate) fn jobs_named(&self, name: &str) -> Vec<String> {
-        let squeue =
-            self.command("squeue").args(["-h", "--states=all", "-o", "%A", &format!("--name={name}")]);
+        let squeue = self.command("squeue").args([
+            "-h",
+            "--states=all",
+            "-o",
+            "%A",
+            &format!("--name={name}"),
+        ]);
         squeue.run().success().stdout.split_whitespace().map(str::to_owned).collect()
     }
 
@@ -74,8 +80,9 @@ impl Cluster {
         limit: Duration,
     ) -> HashMap<String, String> {
         wait_for(&format!("job {id} to be {states:?}"), limit, || {
-            self.job(id)
-                .filter(|job| job.get("JobState").is_some_and(|state| states.contains(&state.as_str())))
+            self.job(id).filter(|job| {
+                job.get("JobState").is_some_and(|state| states.contains(&state.as_str()))
+            })
         })
     }
 
@@ -115,7 +122,9 @@ impl Cluster {
             let text = fs::read(file.path()).unwrap_or_default();
             let of_job = |line: &&str| {
                 names.iter().any(|name| {
-                    line.split(name).skip(1).any(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+                    line.split(name)
+                        .skip(1)
+                        .any(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
                 })
             };
             let text = String::from_utf8_lossy(&text).into_owned();

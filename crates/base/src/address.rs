@@ -39,7 +39,9 @@ pub enum AddressError {
     #[error("must be a scheme, a host and a port only, without a path, a query or a fragment")]
     Path,
     /// A query or fragment behind a broker's vhost.
-    #[error("must end with the vhost: leave out what begins with ? or #, which has no meaning here")]
+    #[error(
+        "must end with the vhost: leave out what begins with ? or #, which has no meaning here"
+    )]
     Query,
     /// No TLS, although the site requires it.
     #[error("has no TLS, which REQUIRE_TLS=1 asks for; write {0}")]
@@ -50,14 +52,19 @@ pub enum AddressError {
 fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
-        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// Takes `host` or `host:port` as `scheme://host:port`, and a URL as it is.
 fn parse(text: &str, bare_scheme: &str) -> Result<Url, AddressError> {
     let text = text.trim();
-    let url =
-        if text.contains("://") { Url::parse(text) } else { Url::parse(&format!("{bare_scheme}://{text}")) };
+    let url = if text.contains("://") {
+        Url::parse(text)
+    } else {
+        Url::parse(&format!("{bare_scheme}://{text}"))
+    };
     let url = url.map_err(|_| AddressError::Invalid)?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err(AddressError::UserInfo);
@@ -89,8 +96,12 @@ impl BrokerAddress {
             name if name.is_empty() => "/".to_owned(),
             name => name,
         };
-        let host =
-            url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = url
+            .host_str()
+            .unwrap_or_default()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         Ok(Self { host, port: url.port().unwrap_or(default_port), tls, vhost })
     }
 
@@ -156,7 +167,11 @@ impl RodanAddress {
     /// # Errors
     /// When the address has no TLS; the text says what to write instead.
     pub fn require_tls(self) -> Result<Self, AddressError> {
-        if self.0.scheme() == "https" { Ok(self) } else { Err(AddressError::Plain(self.with_tls())) }
+        if self.0.scheme() == "https" {
+            Ok(self)
+        } else {
+            Err(AddressError::Plain(self.with_tls()))
+        }
     }
 
     /// Whether the password and the token would cross a network unencrypted.
@@ -192,7 +207,8 @@ mod tests {
 
     #[test]
     fn broker_addresses_in_all_their_forms() {
-        let expect = |host: &str, port, tls, vhost: &str| (host.to_owned(), port, tls, vhost.to_owned());
+        let expect =
+            |host: &str, port, tls, vhost: &str| (host.to_owned(), port, tls, vhost.to_owned());
         assert_eq!(broker("rabbit"), expect("rabbit", 5672, false, "/"));
         assert_eq!(broker(" rabbit:5673 "), expect("rabbit", 5673, false, "/"));
         assert_eq!(broker("[::1]:1"), expect("::1", 1, false, "/"));

@@ -113,7 +113,9 @@ impl ExitCode {
             Self::Training => "nothing: the user is told what to change; `./run_check status ID`",
             Self::NotDelivered => "nothing at first: the next `check` tries again",
             Self::Input => "change what the sentence names",
-            Self::Stopped => "nothing: Slurm starts a job of `check` again, or the next `check` answers it",
+            Self::Stopped => {
+                "nothing: Slurm starts a job of `check` again, or the next `check` answers it"
+            }
             Self::Doubtful => "read the rows with WARN",
             Self::Unsound => "read the rows with FAIL",
         }

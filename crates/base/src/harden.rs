@@ -58,11 +58,14 @@ pub fn guarded(run: impl FnOnce() -> ExitCode) -> ExitCode {
 fn fault(info: &PanicHookInfo<'_>) -> String {
     let place = info.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
     let words = info.payload().downcast_ref::<&'static str>();
-    let words =
-        words.map_or_else(|| "its words are left out, they may hold a secret".into(), ToString::to_string);
+    let words = words.map_or_else(
+        || "its words are left out, they may hold a secret".into(),
+        ToString::to_string,
+    );
     let version = env!("CARGO_PKG_VERSION");
-    let mut text =
-        format!("a fault of the program (hpc-trainer {version}) at {place}: {words}; please report it");
+    let mut text = format!(
+        "a fault of the program (hpc-trainer {version}) at {place}: {words}; please report it"
+    );
     // Names of functions and line numbers, where RUST_BACKTRACE asks for them; no values.
     let trace = Backtrace::capture();
     if trace.status() == BacktraceStatus::Captured {

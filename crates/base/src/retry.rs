@@ -62,10 +62,15 @@ impl Policy {
 mod tests {
     use super::*;
 
-    const POLICY: Policy =
-        Policy { attempts: 3, first_wait: Duration::from_millis(1), longest_wait: Duration::from_millis(4) };
+    const POLICY: Policy = Policy {
+        attempts: 3,
+        first_wait: Duration::from_millis(1),
+        longest_wait: Duration::from_millis(4),
+    };
 
-    async fn outcome(results: &[Result<u8, Attempt<&'static str>>]) -> (Result<u8, &'static str>, usize) {
+    async fn outcome(
+        results: &[Result<u8, Attempt<&'static str>>],
+    ) -> (Result<u8, &'static str>, usize) {
         let mut calls = 0;
         let result = POLICY
             .run("test", async || {

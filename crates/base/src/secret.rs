@@ -52,6 +52,9 @@ mod tests {
     #[test]
     fn neither_debug_nor_display_shows_the_secret() {
         let secret = Secret::new("hunter2");
-        assert_eq!(format!("{secret} {secret:?} {:?}", Some(&secret)), format!("{MASK} {MASK} Some({MASK})"));
+        assert_eq!(
+            format!("{secret} {secret:?} {:?}", Some(&secret)),
+            format!("{MASK} {MASK} Some({MASK})")
+        );
     }
 }

@@ -69,7 +69,8 @@ pub fn span(time: Duration) -> String {
 
 /// A size, roughly: `900 B`, `1.2 kB`, `34.5 MB`.
 pub fn size(bytes: u64) -> String {
-    let tenths = |unit: u64, name: &str| format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit);
+    let tenths =
+        |unit: u64, name: &str| format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit);
     match bytes {
         0..1_000 => format!("{bytes} B"),
         1_000..1_000_000 => tenths(1_000, "kB"),
@@ -82,7 +83,11 @@ pub fn size(bytes: u64) -> String {
 pub fn clock(time: Duration) -> String {
     let seconds = time.as_secs_f64().round() as u64;
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{seconds:02}")
+    } else {
+        format!("{minutes}:{seconds:02}")
+    }
 }
 
 #[cfg(test)]
@@ -91,7 +96,8 @@ mod tests {
 
     #[test]
     fn spans_and_sizes_are_short() {
-        let spans = [0, 119, 120, 7199, 7200, 172_799, 172_800].map(|s| span(Duration::from_secs(s)));
+        let spans =
+            [0, 119, 120, 7199, 7200, 172_799, 172_800].map(|s| span(Duration::from_secs(s)));
         assert_eq!(spans, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"]);
         let sizes = [999, 1_000, 1_250_000, 25_990_000_000].map(size);
         assert_eq!(sizes, ["999 B", "1.0 kB", "1.2 MB", "25.9 GB"]);

@@ -45,16 +45,21 @@ pub enum IdentityError {
 impl IdentityError {
     fn refusal(self) -> Refusal {
         match self {
-            Self::Certificate(contents) => Refusal::new(contents.in_words(), contents.to_certificates()),
+            Self::Certificate(contents) => {
+                Refusal::new(contents.in_words(), contents.to_certificates())
+            }
             Self::Key(contents) => Refusal::new(contents.in_words(), contents.to_key()),
-            Self::Unreadable => Refusal::new("holds a certificate that can't be read", "have it made anew"),
+            Self::Unreadable => {
+                Refusal::new("holds a certificate that can't be read", "have it made anew")
+            }
             Self::Unusable => Refusal::new(
                 "holds a key that can't be used",
                 "make it with RSA of 2048 to 4096 bits, ECDSA on P-256 or P-384, or Ed25519",
             ),
-            Self::Mismatch => {
-                Refusal::new("holds the key of another certificate", "name the two files of one pair")
-            }
+            Self::Mismatch => Refusal::new(
+                "holds the key of another certificate",
+                "name the two files of one pair",
+            ),
         }
     }
 }
@@ -90,13 +95,18 @@ impl Identity {
         }
     }
 
-    fn parts(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), IdentityError> {
+    fn parts(
+        &self,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), IdentityError> {
         let (certificates, key) = (self.certificates.as_bytes(), self.key.expose().as_bytes());
         let chain = CertificateDer::pem_slice_iter(certificates).collect::<Result<Vec<_>, _>>();
         let chain = chain.ok().filter(|chain| !chain.is_empty());
         let chain = chain.ok_or_else(|| IdentityError::Certificate(Contents::of(certificates)))?;
         let key = PrivateKeyDer::from_pem_slice(key);
-        Ok((chain, key.map_err(|_| IdentityError::Key(Contents::of(self.key.expose().as_bytes())))?))
+        Ok((
+            chain,
+            key.map_err(|_| IdentityError::Key(Contents::of(self.key.expose().as_bytes())))?,
+        ))
     }
 
     /// The certificates, as PEM.
@@ -175,16 +185,20 @@ impl RootsError {
                 format!("no root certificate for TLS was found ({why})"),
                 "install ca-certificates or set SSL_CERT_FILE",
             ),
-            Self::Unnamed => Refusal::new("SSL_CERT_FILE is set to nothing", "unset it, or name a file"),
+            Self::Unnamed => {
+                Refusal::new("SSL_CERT_FILE is set to nothing", "unset it, or name a file")
+            }
             Self::Unreadable { path, source } => {
                 Refusal::new(format!("{} can't be read: {source}", named(path)), name_another)
             }
-            Self::Contents { path, contents } => {
-                Refusal::new(format!("{} {}", named(path), contents.in_words()), contents.to_certificates())
-            }
-            Self::Damaged(path) => {
-                Refusal::new(format!("{} holds certificates that can't be read", named(path)), name_another)
-            }
+            Self::Contents { path, contents } => Refusal::new(
+                format!("{} {}", named(path), contents.in_words()),
+                contents.to_certificates(),
+            ),
+            Self::Damaged(path) => Refusal::new(
+                format!("{} holds certificates that can't be read", named(path)),
+                name_another,
+            ),
         }
     }
 }
@@ -212,20 +226,23 @@ fn roots() -> Result<rustls::RootCertStore, RootsError> {
     // A file that is named and of no use is told even where SSL_CERT_DIR has certificates: they are
     // not those that were meant.
     if let Some(file) = std::env::var_os("SSL_CERT_FILE")
-        && (added == 0 || (std::env::var_os("SSL_CERT_DIR").is_some() && !holds_certificates(&file)))
+        && (added == 0
+            || (std::env::var_os("SSL_CERT_DIR").is_some() && !holds_certificates(&file)))
     {
         return Err(file_without_roots(&file));
     }
     if added > 0 {
         return Ok(roots);
     }
-    let why = found.errors.first().map_or_else(|| "none is installed".to_owned(), ToString::to_string);
+    let why =
+        found.errors.first().map_or_else(|| "none is installed".to_owned(), ToString::to_string);
     Err(RootsError::System(why))
 }
 
 /// Whether a file can be read and has a certificate as PEM.
 fn holds_certificates(file: &OsStr) -> bool {
-    let has_one = |bytes: Vec<u8>| CertificateDer::pem_slice_iter(&bytes).any(|found| found.is_ok());
+    let has_one =
+        |bytes: Vec<u8>| CertificateDer::pem_slice_iter(&bytes).any(|found| found.is_ok());
     std::fs::read(file).is_ok_and(has_one)
 }
 
@@ -254,8 +271,9 @@ pub fn client_config(identity: Option<&Identity>) -> Result<rustls::ClientConfig
         .map_err(|error| TlsError::Library(rustls::Error::General(error.to_string())))?;
     // It accepts what rustls's own accepts, which is inside it; it only says more about what it
     // refuses.
-    let builder =
-        rustls::ClientConfig::builder().dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    let builder = rustls::ClientConfig::builder()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
     Ok(match identity {
         Some(identity) => {
             let (chain, key) = identity.parts()?;
@@ -291,7 +309,10 @@ mod tests {
             std::fs::write(&path, &bytes).unwrap();
             let said = says();
             assert!(said.contains(words), "{words:?} is not in {said}");
-            assert!(said.contains(&path.display().to_string()) && said.contains("SSL_CERT_FILE"), "{said}");
+            assert!(
+                said.contains(&path.display().to_string()) && said.contains("SSL_CERT_FILE"),
+                "{said}"
+            );
         }
         assert!(file_without_roots(OsStr::new("")).to_string().contains("unset it"));
     }
@@ -305,11 +326,19 @@ mod tests {
         let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let der = certificate.der().to_vec();
         for (certificates, key, words) in [
-            (secret.as_bytes(), secret.as_bytes(), "holds a private key; name a file with certificates"),
+            (
+                secret.as_bytes(),
+                secret.as_bytes(),
+                "holds a private key; name a file with certificates",
+            ),
             (&der[..], secret.as_bytes(), "holds a certificate in bytes (DER); convert it"),
             (b"", secret.as_bytes(), "is empty; name a file with certificates"),
             (pem.as_bytes(), pem.as_bytes(), "holds certificates; name a file with the key"),
-            (pem.as_bytes(), &key.serialize_der(), "holds a private key in bytes (DER); convert it"),
+            (
+                pem.as_bytes(),
+                &key.serialize_der(),
+                "holds a private key in bytes (DER); convert it",
+            ),
             (pem.as_bytes(), b"\n", "is empty; name a file with the key"),
             (pem.as_bytes(), other.as_bytes(), "holds the key of another certificate"),
             (

@@ -87,7 +87,10 @@ mod tests {
             let huge = Wiping.realloc(smaller, layout, 3 << 20);
             let layout = Layout::from_size_align(3 << 20, 16).unwrap();
             let larger = Wiping.realloc(huge, layout, 4 << 20);
-            assert!((0..7).all(|n| larger.add(n).read() == n as u8) && (larger as usize).is_multiple_of(16));
+            assert!(
+                (0..7).all(|n| larger.add(n).read() == n as u8)
+                    && (larger as usize).is_multiple_of(16)
+            );
             Wiping.dealloc(larger, Layout::from_size_align(4 << 20, 16).unwrap());
         }
     }

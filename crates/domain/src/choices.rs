@@ -60,7 +60,8 @@ impl PatchSelection {
 }
 
 impl Choice for PatchSelection {
-    const WORDS: &'static [(&'static str, Self)] = &[("random", Self::Random), ("covering", Self::Covering)];
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("random", Self::Random), ("covering", Self::Covering)];
 }
 
 /// In which directions patches may be mirrored.

@@ -43,7 +43,8 @@ mod tests {
     fn colours_differ_clearly() {
         for (index, (_, left)) in PALETTE.iter().enumerate() {
             for (_, right) in &PALETTE[index + 1..] {
-                let distance: u32 = left.iter().zip(right).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
+                let distance: u32 =
+                    left.iter().zip(right).map(|(a, b)| u32::from(a.abs_diff(*b))).sum();
                 assert!(distance > 60, "{left:?} {right:?}");
             }
         }

@@ -20,7 +20,8 @@ impl JobId {
     /// The correlation id itself if it is safe, otherwise a hash of it.
     pub fn from_correlation_id(id: &CorrelationId) -> Self {
         let safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if (1..=64).contains(&id.0.len()) && id.0.chars().all(safe) && !id.0.starts_with(['-', '_']) {
+        if (1..=64).contains(&id.0.len()) && id.0.chars().all(safe) && !id.0.starts_with(['-', '_'])
+        {
             return Self(id.0.clone());
         }
         Self(format!("x-{}", &hex_sha256(id.0.as_bytes())[..32]))

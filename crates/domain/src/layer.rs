@@ -165,7 +165,9 @@ pub struct Inputs {
 pub enum InputsError {
     /// A name that is not in the contract.
     #[error(
-        "the input \"{0}\" is not known; use Image, Background, Selected Regions and rgba PNG - Layer 0 to 9, or Sample 1 to 99 and Multi-Sample Zip, and as models to go on from Background Model and Model 0 to 9"
+        "the input \"{0}\" is not known; use Image, Background, Selected Regions and rgba PNG - \
+        Layer 0 to 9, or Sample 1 to 99 and Multi-Sample Zip, and as models to go on from \
+        Background Model and Model 0 to 9"
     )]
     Unknown(String),
     /// An input without which nothing can be trained.
@@ -176,7 +178,8 @@ pub enum InputsError {
     Twice(InputKind),
     /// A model of a layer that is not trained.
     #[error(
-        "the input \"{0}\" belongs to no layer of the job; connect the layer too, or leave the model out"
+        "the input \"{0}\" belongs to no layer of the job; connect the layer too, or leave the \
+        model out"
     )]
     Model(InputKind),
     /// A location that is empty.
@@ -219,7 +222,8 @@ impl Inputs {
                 return Err(InputsError::Missing("rgba PNG - Layer 0"));
             }
         }
-        let stray = |i: &&Input| matches!(i.kind, InputKind::Model(layer) if !has(InputKind::Layer(layer)));
+        let stray =
+            |i: &&Input| matches!(i.kind, InputKind::Model(layer) if !has(InputKind::Layer(layer)));
         let stray = inputs.iter().find(stray).map(|model| model.kind);
         match stray {
             Some(model) if !archives => Err(InputsError::Model(model)),
@@ -271,14 +275,28 @@ mod tests {
 
     #[test]
     fn both_generations_name_their_models() {
-        let models =
-            |names: &[&str]| inputs(names).unwrap().layers().map(Layer::model_name).collect::<Vec<_>>();
+        let models = |names: &[&str]| {
+            inputs(names).unwrap().layers().map(Layer::model_name).collect::<Vec<_>>()
+        };
         assert_eq!(
-            models(&["Image", "rgba PNG - Layer 7", "rgba PNG - Layer 0", "Selected Regions", "Background"]),
+            models(&[
+                "Image",
+                "rgba PNG - Layer 7",
+                "rgba PNG - Layer 0",
+                "Selected Regions",
+                "Background"
+            ]),
             ["Background Model", "Model 0", "Model 7"]
         );
         assert_eq!(
-            models(&["Text", "Staff Layer", "Music Layer", "Image", "Background", "Selected Regions"]),
+            models(&[
+                "Text",
+                "Staff Layer",
+                "Music Layer",
+                "Image",
+                "Background",
+                "Selected Regions"
+            ]),
             ["Background Model", "Music Symbol Model", "Staff Lines Model", "Text Model"]
         );
     }
@@ -300,7 +318,8 @@ mod tests {
         ];
         let inputs = inputs(&names).unwrap();
         assert_eq!(inputs.iter().count(), names.len());
-        let stems: std::collections::BTreeSet<_> = inputs.iter().map(|i| i.kind.file_stem()).collect();
+        let stems: std::collections::BTreeSet<_> =
+            inputs.iter().map(|i| i.kind.file_stem()).collect();
         assert_eq!(stems.len(), names.len(), "no two inputs are downloaded to one file");
         for kind in inputs.iter().map(|i| i.kind) {
             assert_eq!(InputKind::from_name(&kind.to_string()), Some(kind));
@@ -313,12 +332,20 @@ mod tests {
         assert_eq!(inputs(&["Background", "Text"]), Err(Missing("Image")));
         assert_eq!(inputs(&["Image", "Text"]), Err(Missing("Background")));
         assert_eq!(inputs(&["Image", "Background"]), Err(Missing("rgba PNG - Layer 0")));
-        for name in ["rgba PNG - Layer 10", "rgba PNG - Layer -1", "rgba PNG - Layer x", "../../etc/passwd"] {
+        for name in
+            ["rgba PNG - Layer 10", "rgba PNG - Layer -1", "rgba PNG - Layer x", "../../etc/passwd"]
+        {
             assert_eq!(inputs(&["Image", "Background", name]), Err(Unknown(name.into())));
         }
-        for name in
-            ["Sample 0", "Sample 100", "Sample 01", "Sample +1", "Sample", "Model 10", "Log File Model"]
-        {
+        for name in [
+            "Sample 0",
+            "Sample 100",
+            "Sample 01",
+            "Sample +1",
+            "Sample",
+            "Model 10",
+            "Log File Model",
+        ] {
             assert_eq!(inputs(&["Image", "Background", "Text", name]), Err(Unknown(name.into())));
         }
         let map = [("Image".to_owned(), " ".to_owned())].into();
@@ -328,9 +355,14 @@ mod tests {
     fn pages_may_come_in_zips_alone_or_beside_a_page() {
         assert!(inputs(&["Sample 1"]).unwrap().layers().next().is_none());
         let both =
-            inputs(&["Image", "Background", "rgba PNG - Layer 1", "Multi-Sample Zip", "Model 4"]).unwrap();
+            inputs(&["Image", "Background", "rgba PNG - Layer 1", "Multi-Sample Zip", "Model 4"])
+                .unwrap();
         assert_eq!(both.archives().collect::<Vec<_>>(), [InputKind::MultiSample]);
-        assert_eq!(both.models().collect::<Vec<_>>(), [Layer::Numbered(4)], "a zip may hold that layer");
+        assert_eq!(
+            both.models().collect::<Vec<_>>(),
+            [Layer::Numbered(4)],
+            "a zip may hold that layer"
+        );
         assert_eq!(inputs(&["Sample 1", "Image"]), Err(InputsError::Missing("Background")));
     }
 

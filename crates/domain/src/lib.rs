@@ -18,8 +18,8 @@ pub use ids::{CorrelationId, JobId, SlurmJobId, hex_sha256};
 pub use layer::{Input, InputKind, Inputs, InputsError, Layer};
 pub use limits::{Beyond, SiteChoice, SiteLimits};
 pub use settings::{
-    Allowed, NamedResources, RESOURCE_SETTINGS, ResourceSettings, Setting, SettingsError, SettingsMap,
-    TRAINING_SETTINGS, TrainingSettings, training_setting,
+    Allowed, NamedResources, RESOURCE_SETTINGS, ResourceSettings, Setting, SettingsError,
+    SettingsMap, TRAINING_SETTINGS, TrainingSettings, training_setting,
 };
 pub use shape::{PatchShape, PatchShapeError};
 pub use walltime::{Walltime, WalltimeError};

@@ -1,6 +1,8 @@
 //! The most that a site gives one job, whatever its message asks for.
 
-use crate::settings::{CPUS, EPOCHS, MEMORY, ResourceSettings, SAMPLES, Setting, TrainingSettings, WALLTIME};
+use crate::settings::{
+    CPUS, EPOCHS, MEMORY, ResourceSettings, SAMPLES, Setting, TrainingSettings, WALLTIME,
+};
 use crate::walltime::Walltime;
 
 /// The most that one job may ask for; `None` means no limit but that of the setting itself.
@@ -47,7 +49,11 @@ pub struct Beyond {
 impl SiteLimits {
     /// All settings of a job that ask for more than the site gives; none where it keeps to its
     /// limits.
-    pub fn exceeded_by(&self, training: &TrainingSettings, resources: &ResourceSettings) -> Vec<Beyond> {
+    pub fn exceeded_by(
+        &self,
+        training: &TrainingSettings,
+        resources: &ResourceSettings,
+    ) -> Vec<Beyond> {
         let beyond = |setting: &Setting, asked: String, most: String| Beyond {
             name: setting.name,
             asked,
@@ -59,8 +65,8 @@ impl SiteLimits {
             Some(beyond(setting, asked.to_string(), most.to_string()))
         };
         let walltime = self.walltime.filter(|most| resources.walltime > *most);
-        let walltime =
-            walltime.map(|most| beyond(&WALLTIME, resources.walltime.to_string(), most.to_string()));
+        let walltime = walltime
+            .map(|most| beyond(&WALLTIME, resources.walltime.to_string(), most.to_string()));
         let all = [
             number(&CPUS, resources.cpus.into(), self.cpus.map(u64::from)),
             number(&MEMORY, resources.memory_mb, self.memory_mb),
@@ -92,7 +98,8 @@ mod tests {
 
     #[test]
     fn each_setting_may_be_at_its_limit_and_not_one_above() {
-        let asked = json!({"Maximum number of training epochs": 15, "Maximum number of samples per label": 2000,
+        let asked = json!({"Maximum number of training epochs": 15, "Maximum number of samples per \
+            label": 2000,
             "Patch height": 64, "Patch width": 64, "CPUs": 8, "Maximum memory (MB)": 6000,
             "Maximum time (D-HH:MM)": "0-06:00"});
         let (training, resources) = settings(asked);

@@ -191,14 +191,18 @@ settings! {
         /// What makes an epoch better than another.
         metric: StoppingMetric = METRIC: Setting::new(
             "Early stopping metric", Allowed::Words(words::<StoppingMetric>),
-            "What makes an epoch better, on the validation patches: accuracy, F1 of the layer, or loss. Until an epoch beats a \
-             constant output (with F1: until it finds a pixel of the layer), epochs are compared by loss.",
+            "What makes an epoch better, on the validation patches: accuracy, F1 of the layer, or \
+             loss. Until an epoch beats a \
+             constant output (with F1: until it finds a pixel of the layer), epochs are compared \
+             by loss.",
         ).or("accuracy").shown_as("early_stopping_metric");
         /// Which patches are learned from.
         selection: PatchSelection = SELECTION: Setting::new(
             "Patch selection", Allowed::Words(words::<PatchSelection>),
-            "random: patches around random pixels of the layer. covering: first such patches that every pixel of the layer that \
-             may be a patch's centre lies in one, as far as their number allows. Either way, the last fifth validates.",
+            "random: patches around random pixels of the layer. covering: first such patches that \
+             every pixel of the layer that \
+             may be a patch's centre lies in one, as far as their number allows. Either way, the \
+             last fifth validates.",
         ).or("random").shown_as("patch_selection");
         /// Each patch gets lighter or darker by at most so many percent of white.
         brightness: u32 = BRIGHTNESS: Setting::new(
@@ -209,7 +213,8 @@ settings! {
         /// its smaller side.
         shift: u32 = SHIFT: Setting::new(
             "Augmentation: shift (pixels)", number(0, 2048),
-            "In each epoch, patches are cut at most this far from where they were drawn; at most half a patch.",
+            "In each epoch, patches are cut at most this far from where they were drawn; at most \
+            half a patch.",
         ).or("0").shown_as("shift_pixels");
         /// Directions in which each patch is mirrored, each with a probability of one half.
         flip: Flip = FLIP: Setting::new(
@@ -230,7 +235,8 @@ settings! {
         ).limited_by("MAX_CPUS");
         /// `--mem` in MB (Slurm's: 1,048,576 bytes).
         memory_mb: Option<u64> = MEMORY: Setting::new(
-            "Maximum memory (MB)", number(1, 100_000_000), "Memory of the Slurm job. 6000 is enough for the default patches and batch.",
+            "Maximum memory (MB)", number(1, 100_000_000), "Memory of the Slurm job. 6000 is \
+            enough for the default patches and batch.",
         ).limited_by("MAX_MEMORY_MB");
         /// `--time`.
         walltime: Option<Walltime> = WALLTIME: Setting::new(
@@ -277,12 +283,14 @@ impl Reader<'_> {
             Origin::Local => setting.local_default.or(setting.default),
         };
         let default = default.map(Value::from);
-        let given = self.map.get(setting.name).filter(|value| !value.is_null()).or(default.as_ref());
+        let given =
+            self.map.get(setting.name).filter(|value| !value.is_null()).or(default.as_ref());
         let read = match given {
             Some(value) => T::read(value, &setting.allowed),
             None => T::absent().ok_or_else(|| "is missing".to_owned()),
         };
-        read.map_err(|what| self.problems.push(format!("the setting \"{}\" {what}", setting.name))).ok()
+        read.map_err(|what| self.problems.push(format!("the setting \"{}\" {what}", setting.name)))
+            .ok()
     }
 }
 
@@ -310,7 +318,10 @@ impl SettingValue for u64 {
             return Err("is no number".to_owned());
         };
         let n = integer(value).filter(|n| (low..=high).contains(n)).ok_or_else(|| {
-            format!("must be a whole number from {low} to {high}, not {}", shown(&value.to_string()))
+            format!(
+                "must be a whole number from {low} to {high}, not {}",
+                shown(&value.to_string())
+            )
         })?;
         if n.is_multiple_of(step) {
             return Ok(n);
@@ -318,7 +329,8 @@ impl SettingValue for u64 {
         // So far only the sides of patches have a step.
         let (below, above) = (n / step * step, n / step * step + step);
         Err(format!(
-            "must be a multiple of {step} (the network halves the image twice), not {n}: use {below} or {above}"
+            "must be a multiple of {step} (the network halves the image twice), not {n}: use \
+            {below} or {above}"
         ))
     }
 
@@ -432,9 +444,9 @@ fn is_email(text: &str) -> bool {
             && part.chars().all(|c| c.is_ascii_alphanumeric() || signs.contains(c))
     };
     text.len() <= 254
-        && text
-            .split_once('@')
-            .is_some_and(|(user, host)| word(user, "._%+-") && word(host, ".-") && host.contains('.'))
+        && text.split_once('@').is_some_and(|(user, host)| {
+            word(user, "._%+-") && word(host, ".-") && host.contains('.')
+        })
 }
 
 impl TrainingSettings {
@@ -472,7 +484,8 @@ impl TrainingSettings {
 
     /// What reports show of the settings, by their names there.
     pub fn shown(&self) -> Map<String, Value> {
-        let shown = |(setting, value): (&Setting, Value)| Some((setting.shown_as?.to_owned(), value));
+        let shown =
+            |(setting, value): (&Setting, Value)| Some((setting.shown_as?.to_owned(), value));
         self.values().into_iter().filter_map(shown).collect()
     }
 
@@ -528,9 +541,12 @@ pub fn markdown(update: &str) -> String {
     let mut text = format!(
         "# Settings of a job\n\nMade by `{update}` from the table in \
          `crates/domain/src/settings.rs`; a test compares.\n\n\
-         The names are those of Rodan's workflows. In `settings.json` of a [local page](local.md), and with\n\
-         `--set`, all of them are optional. [Choosing settings](choosing.md) says which of them matter, and\n\
-         how the cluster chooses what is left out. A setting with another name is kept and ignored.\n"
+         The names are those of Rodan's workflows. In `settings.json` of a [local page](local.md), \
+         and with\n\
+         `--set`, all of them are optional. [Choosing settings](choosing.md) says which of them \
+         matter, and\n\
+         how the cluster chooses what is left out. A setting with another name is kept and \
+         ignored.\n"
     );
     for (title, table) in [("Training", TRAINING_SETTINGS), ("The Slurm job", RESOURCE_SETTINGS)] {
         // Writing to a String can't fail.
@@ -550,7 +566,11 @@ pub fn markdown(update: &str) -> String {
                 format!(" A site may allow less ([`{name}`](variables.md)).")
             });
             let Setting { name, meaning, .. } = setting;
-            let _ = writeln!(text, "| `{name}` | {} | {default} | {meaning}{limit} |", setting.in_words());
+            let _ = writeln!(
+                text,
+                "| `{name}` | {} | {default} | {meaning}{limit} |",
+                setting.in_words()
+            );
         }
     }
     text
@@ -607,13 +627,13 @@ mod tests {
 
     #[test]
     fn every_problem_is_named_at_once() {
-        let map =
-            json!({ EPOCHS.name: 0, PATCH_HEIGHT.name: 66, PATCH_WIDTH.name: 1.5, BATCH_SIZE.name: "many" });
+        let map = json!({ EPOCHS.name: 0, PATCH_HEIGHT.name: 66, PATCH_WIDTH.name: 1.5, BATCH_SIZE.name: "many" });
         let error = TrainingSettings::from_job(map.as_object().unwrap()).unwrap_err().to_string();
         for part in [
             "\"Maximum number of training epochs\" must be a whole number from 1 to 10000, not 0",
             "\"Maximum number of samples per label\" is missing",
-            "\"Patch height\" must be a multiple of 4 (the network halves the image twice), not 66: use 64 or 68",
+            "\"Patch height\" must be a multiple of 4 (the network halves the image twice), not \
+            66: use 64 or 68",
             "\"Patch width\" must be a whole number from 16 to 4096, not 1.5",
             "\"Batch Size\" must be a whole number",
         ] {
@@ -621,7 +641,10 @@ mod tests {
         }
         let map = json!({ CPUS.name: 0, MEMORY.name: "much", WALLTIME.name: "soon" });
         let error = NamedResources::from_job(map.as_object().unwrap()).unwrap_err().to_string();
-        assert!(["CPUs", "Maximum memory (MB)", "Maximum time"].iter().all(|p| error.contains(p)), "{error}");
+        assert!(
+            ["CPUs", "Maximum memory (MB)", "Maximum time"].iter().all(|p| error.contains(p)),
+            "{error}"
+        );
     }
 
     /// The table against itself: what a row says is what is read.
@@ -640,14 +663,24 @@ mod tests {
                     let high = if name == SHIFT.name { 64 } else { high };
                     for value in [low, high] {
                         assert_eq!(of_job(setting, json!(value)), Ok(()), "{name} {value}");
-                        assert_eq!(of_job(setting, json!(value.to_string())), Ok(()), "{name} {value}");
+                        assert_eq!(
+                            of_job(setting, json!(value.to_string())),
+                            Ok(()),
+                            "{name} {value}"
+                        );
                     }
                     let beyond = [low.checked_sub(1), high.checked_add(1)].into_iter().flatten();
-                    for value in
-                        beyond.map(Value::from).chain([json!(-1), json!(1.5), json!("x"), json!([1])])
-                    {
+                    for value in beyond.map(Value::from).chain([
+                        json!(-1),
+                        json!(1.5),
+                        json!("x"),
+                        json!([1]),
+                    ]) {
                         let error = of_job(setting, value.clone()).unwrap_err().to_string();
-                        assert!(error.contains(name) && error.contains("must be"), "{name} {value}: {error}");
+                        assert!(
+                            error.contains(name) && error.contains("must be"),
+                            "{name} {value}: {error}"
+                        );
                     }
                 }
                 Allowed::Words(words) => {
@@ -658,7 +691,11 @@ mod tests {
                             "{name}"
                         );
                     }
-                    assert_eq!(setting.default, words().first().copied(), "{name}: the first is the default");
+                    assert_eq!(
+                        setting.default,
+                        words().first().copied(),
+                        "{name}: the first is the default"
+                    );
                     assert!(of_job(setting, json!("other")).is_err(), "{name}");
                 }
                 Allowed::Walltime | Allowed::Email => {
@@ -693,11 +730,21 @@ mod tests {
 
     #[test]
     fn addresses_that_could_be_something_else_are_refused() {
-        let email = |text: &str| NamedResources::from_job(&with(&EMAIL, json!(text))).map(|r| r.email);
-        assert_eq!(email(" me+hpc@music.example.org "), Ok(Some("me+hpc@music.example.org".into())));
-        for text in
-            ["--wrap=x@y.z", "a@b", "a@b.c\nBcc: d@e.f", "a b@c.d", "a@b.c,d@e.f", "@b.c", "$(id)@b.c"]
-        {
+        let email =
+            |text: &str| NamedResources::from_job(&with(&EMAIL, json!(text))).map(|r| r.email);
+        assert_eq!(
+            email(" me+hpc@music.example.org "),
+            Ok(Some("me+hpc@music.example.org".into()))
+        );
+        for text in [
+            "--wrap=x@y.z",
+            "a@b",
+            "a@b.c\nBcc: d@e.f",
+            "a b@c.d",
+            "a@b.c,d@e.f",
+            "@b.c",
+            "$(id)@b.c",
+        ] {
             assert!(email(text).is_err(), "{text:?}");
         }
     }
@@ -718,7 +765,10 @@ mod tests {
 
     #[test]
     fn a_seed_may_be_any_64_bit_number() {
-        assert_eq!(TrainingSettings::from_job(&with(&SEED, json!(u64::MAX))).unwrap().seed, Some(u64::MAX));
+        assert_eq!(
+            TrainingSettings::from_job(&with(&SEED, json!(u64::MAX))).unwrap().seed,
+            Some(u64::MAX)
+        );
         assert!(TrainingSettings::from_job(&with(&SEED, json!(-1))).is_err());
     }
 
@@ -726,12 +776,19 @@ mod tests {
     fn choices_are_words_and_the_shift_stays_within_the_patch() {
         let read = |setting: &Setting, value| TrainingSettings::from_job(&with(setting, value));
         assert_eq!(read(&METRIC, json!("f1")).unwrap().metric, StoppingMetric::F1);
-        assert_eq!(read(&SELECTION, json!(" covering ")).unwrap().selection, PatchSelection::Covering);
+        assert_eq!(
+            read(&SELECTION, json!(" covering ")).unwrap().selection,
+            PatchSelection::Covering
+        );
         assert!(read(&FLIP, json!("horizontal")).unwrap().flip.horizontal());
         assert_eq!(read(&SHIFT, json!(64)).unwrap().shift, 64);
         for (setting, value, part) in [
             (METRIC, json!("speed"), "must be \"accuracy\" or \"F1\" or \"loss\", not speed"),
-            (FLIP, json!(true), "must be \"none\" or \"horizontal\" or \"vertical\" or \"both\", not true"),
+            (
+                FLIP,
+                json!(true),
+                "must be \"none\" or \"horizontal\" or \"vertical\" or \"both\", not true",
+            ),
             (SHIFT, json!(65), "must be a whole number from 0 to 64, not 65"),
             (BRIGHTNESS, json!(51), "from 0 to 50"),
         ] {

@@ -13,7 +13,8 @@ pub struct PatchShape {
 /// A patch size that the network can't have.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
-    "patch {height}x{width}: height and width must be multiples of 4 and at least 4 (the network halves the image twice)"
+    "patch {height}x{width}: height and width must be multiples of 4 and at least 4 (the network \
+    halves the image twice)"
 )]
 pub struct PatchShapeError {
     /// Height asked for, pixels.

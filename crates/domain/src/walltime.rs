@@ -118,7 +118,10 @@ mod tests {
         let limit: Walltime = "36:00:00".parse().unwrap();
         assert_eq!(limit.to_string(), "1-12:00:00");
         let kept = serde_json::to_string(&limit).unwrap();
-        assert_eq!((kept.as_str(), serde_json::from_str(&kept).unwrap()), ("\"1-12:00:00\"", limit));
+        assert_eq!(
+            (kept.as_str(), serde_json::from_str(&kept).unwrap()),
+            ("\"1-12:00:00\"", limit)
+        );
     }
 
     #[test]

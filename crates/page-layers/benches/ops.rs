@@ -28,7 +28,10 @@ fn image(side: usize, channels: usize) -> Tensor {
 
 fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
     let mut group = criterion.benchmark_group(name);
-    group.sample_size(10).warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2));
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(2));
     group
 }
 
@@ -53,7 +56,9 @@ fn layer(number: usize) -> Layer {
             let skip = if number == 7 { 64 } else { 32 };
             (Conv::concatenated(skip, input - skip, output, &buffers), vec![skip, input - skip])
         }
-        _ => (Conv::new(shape.kernel, input, output, number < 13, number > 0, &buffers), vec![input]),
+        _ => {
+            (Conv::new(shape.kernel, input, output, number < 13, number > 0, &buffers), vec![input])
+        }
     };
     let conv = conv.unwrap();
     let parameters = Tensor::randn(0f32, 0.05, conv.parameter_shape(), &Device::Cpu).unwrap();
@@ -76,11 +81,13 @@ impl Layer {
     fn backward(&self, result: &Tensor, grad: &Tensor) {
         let gradients = match &self.images[..] {
             [skip, up] => {
-                let (a, b, p) = CustomOp3::bwd(&self.conv, skip, up, &self.parameters, result, grad).unwrap();
+                let (a, b, p) =
+                    CustomOp3::bwd(&self.conv, skip, up, &self.parameters, result, grad).unwrap();
                 [a, b, p]
             }
             images => {
-                let (a, p) = CustomOp2::bwd(&self.conv, &images[0], &self.parameters, result, grad).unwrap();
+                let (a, p) =
+                    CustomOp2::bwd(&self.conv, &images[0], &self.parameters, result, grad).unwrap();
                 [a, None, p]
             }
         };

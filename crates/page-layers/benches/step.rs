@@ -15,7 +15,10 @@ fn images(n: usize, side: usize) -> Tensor {
 
 fn step(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("training step of 16");
-    group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(5));
     for side in [64, 256] {
         let network = Network::new(&initial_weights(3).unwrap()).unwrap();
         let mut adam = KerasAdam::new(network.parameters(), 1e-4).unwrap();
@@ -33,17 +36,23 @@ fn step(criterion: &mut Criterion) {
 
 fn predict(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("prediction");
-    group.sample_size(10).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(5));
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(5));
     for (n, side) in [(1, 256), (16, 64)] {
         let predictor = Predictor::new(&initial_weights(3).unwrap(), &Device::Cpu).unwrap();
         let x = images(n, side).flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        group.bench_function(BenchmarkId::from_parameter(format!("{n} of {side}x{side}")), |bencher| {
-            bencher.iter_batched(
-                || (),
-                |()| predictor.predict(&x, side, side).unwrap(),
-                BatchSize::SmallInput,
-            );
-        });
+        group.bench_function(
+            BenchmarkId::from_parameter(format!("{n} of {side}x{side}")),
+            |bencher| {
+                bencher.iter_batched(
+                    || (),
+                    |()| predictor.predict(&x, side, side).unwrap(),
+                    BatchSize::SmallInput,
+                );
+            },
+        );
     }
     group.finish();
 }

@@ -1,7 +1,8 @@
 //! Trains one network per layer of a page, and cuts another page into layers with them.
 //!
-//! `library PAGE BACKGROUND LAYER OTHER_PAGE OUT`: BACKGROUND and LAYER are PNGs as large as PAGE that are
-//! transparent where the layer is not. The models and the layers of OTHER_PAGE are written to the folder OUT.
+//! `library PAGE BACKGROUND LAYER OTHER_PAGE OUT`: BACKGROUND and LAYER are PNGs as large as PAGE
+//! that are transparent where the layer is not. The models and the layers of OTHER_PAGE are written
+//! to the folder OUT.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,8 @@ impl JobObserver for Quiet {}
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let paths: Vec<PathBuf> = std::env::args().skip(1).map(PathBuf::from).collect();
-    let [image, background, layer, other, out] = paths.try_into().map_err(|_| "five paths are needed")?;
+    let [image, background, layer, other, out] =
+        paths.try_into().map_err(|_| "five paths are needed")?;
     let layers = vec![(Layer::Numbered(0), layer)];
     let page = PageInputs { label: None, image, regions: None, background, layers };
     let defaults = TrainingSettings::from_local(&serde_json::Map::new())?;
@@ -29,8 +31,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut found = Segmentation::new(&page);
     for layer in &trained {
         let predictor = Predictor::new(&layer.weights, &device)?;
-        found
-            .add_layer(&page, shape, 8, |images| predictor.predict(images, shape.height(), shape.width()))?;
+        found.add_layer(&page, shape, 8, |images| {
+            predictor.predict(images, shape.height(), shape.width())
+        })?;
     }
     for (index, layer) in trained.iter().enumerate() {
         let (pixels, picture) = draw_cutout(&file(&out, layer.layer), &page, index, &found)?;

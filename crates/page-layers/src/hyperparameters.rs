@@ -1,7 +1,7 @@
 //! The numbers of the training contract: what Rodan's original trainer set.
 //!
-//! Each is written here once. The optimiser, the kernels for cards (which get them as macros) and the
-//! Keras file's `training_config` are made from them.
+//! Each is written here once. The optimiser, the kernels for cards (which get them as macros) and
+//! the Keras file's `training_config` are made from them.
 
 /// Adam's learning rate.
 pub const LEARNING_RATE: f64 = 1e-4;
@@ -13,9 +13,9 @@ pub const BETA_1: f64 = 0.9;
 pub const BETA_2: f64 = 0.999;
 
 /// What Adam adds to the root of the mean square, before the bias correction. Keras adds ε to `√v`
-/// (`w -= α·m / (√v + ε)` with the correction inside α); candle's AdamW and the paper's first form add
-/// it to the corrected `√v̂`. Early on that is another step by up to a factor of 30 for gradients
-/// around 1e-7.
+/// (`w -= α·m / (√v + ε)` with the correction inside α); candle's AdamW and the paper's first form
+/// add it to the corrected `√v̂`. Early on that is another step by up to a factor of 30 for
+/// gradients around 1e-7.
 pub const EPSILON: f64 = 1e-7;
 
 /// How often a layer that learns nothing is started again from other weights.

@@ -13,7 +13,9 @@ use tracing::{info, warn};
 
 use crate::fit::epochs::fit_from;
 use crate::fit::observe::{JobObserver, LayerObserver};
-use crate::fit::outcome::{FitError, FitOptions, FitState, LayerTimes, Stop, StopReason, TrainedLayer};
+use crate::fit::outcome::{
+    FitError, FitOptions, FitState, LayerTimes, Stop, StopReason, TrainedLayer,
+};
 use crate::fit::resume::{Checkpoints, Resumed};
 use crate::gpu::device::Device;
 use crate::keras::{self, ReadProblem, Weights, WriteError};
@@ -77,7 +79,8 @@ pub enum TrainError {
     },
     /// A model to start from belongs to a layer that no page has.
     #[error(
-        "the input \"{input}\" belongs to no layer that is trained (there are {layers}); leave the model out, or add the layer"
+        "the input \"{input}\" belongs to no layer that is trained (there are {layers}); leave the \
+        model out, or add the layer"
     )]
     NoLayer {
         /// Which model.
@@ -123,11 +126,15 @@ impl TrainingJob {
     ///
     /// # Errors
     /// [`TrainError`], with the wire's name of the input that can't be used.
-    pub fn prepare(inputs: &TrainingInputs, settings: &TrainingSettings) -> Result<Self, TrainError> {
+    pub fn prepare(
+        inputs: &TrainingInputs,
+        settings: &TrainingSettings,
+    ) -> Result<Self, TrainError> {
         let shape = PatchShape::new(settings.patch_height as usize, settings.patch_width as usize)?;
         let began = Instant::now();
         let load = |page: &PageInputs| {
-            let named = |error| TrainError::Page { label: page.label.clone(), source: Box::new(error) };
+            let named =
+                |error| TrainError::Page { label: page.label.clone(), source: Box::new(error) };
             Page::load(page).map(Arc::new).map_err(named)
         };
         let pages = inputs.pages.iter().map(load).collect::<Result<Vec<_>, _>>()?;
@@ -139,7 +146,8 @@ impl TrainingJob {
         let seed = settings.seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 32);
         for page in pages.iter().filter(|page| patches::is_mirrored(page, shape)) {
             warn!(
-                "the page ({}x{}) is not larger than two patches ({}x{}): patches are completed by mirroring it at its edges",
+                "the page ({}x{}) is not larger than two patches ({}x{}): patches are completed by \
+                mirroring it at its edges",
                 page.height(),
                 page.width(),
                 shape.height(),
@@ -157,10 +165,19 @@ impl TrainingJob {
             rng.set_stream(index as u64);
             let seed = rng.next_u64();
             let exact_below = 2 * settings.batch_size as usize;
-            let split = patches::sample(&pages, layer, n, shape, settings.selection, exact_below, &mut rng)?;
+            let split = patches::sample(
+                &pages,
+                layer,
+                n,
+                shape,
+                settings.selection,
+                exact_below,
+                &mut rng,
+            )?;
             if split.not_covered > 0 {
                 warn!(
-                    "{}: {} places of the layer are in no patch; raise \"Maximum number of samples per label\" to see them",
+                    "{}: {} places of the layer are in no patch; raise \"Maximum number of samples \
+                    per label\" to see them",
                     layer.model_name(),
                     split.not_covered
                 );
@@ -251,7 +268,8 @@ impl TrainingJob {
         resumed.iter().for_each(Resumed::report);
         let (finished, mut state) = resumed.map_or((Vec::new(), None), |r| (r.finished, r.fit));
         let mut trained = Vec::with_capacity(layers.len());
-        for ((done, weights), (layer, prepared)) in finished.into_iter().zip(layers.iter().zip(&self.layers))
+        for ((done, weights), (layer, prepared)) in
+            finished.into_iter().zip(layers.iter().zip(&self.layers))
         {
             let began = Instant::now();
             let path = self.write_model(&done.model_name, &weights, folder)?;
@@ -268,7 +286,8 @@ impl TrainingJob {
                 },
             });
         }
-        while let (Some(&layer), Some(prepared)) = (layers.get(trained.len()), self.layers.get(trained.len()))
+        while let (Some(&layer), Some(prepared)) =
+            (layers.get(trained.len()), self.layers.get(trained.len()))
         {
             let last = trained.len() + 1 == layers.len();
             let mut inner = LayerObserver {
@@ -278,7 +297,8 @@ impl TrainingJob {
                 job: observer,
                 checkpoints: checkpoints.as_deref_mut(),
             };
-            let done = self.train_layer(prepared, last, state.take(), device, folder, &mut inner)?;
+            let done =
+                self.train_layer(prepared, last, state.take(), device, folder, &mut inner)?;
             if let Some(checkpoints) = &mut checkpoints {
                 checkpoints.finish_layer(self.seed, &done);
             }
@@ -336,7 +356,8 @@ impl TrainingJob {
         };
         if !fitted.course.learned {
             warn!(
-                "{model_name} learned nothing, whatever it was started from: check what was drawn in its layer"
+                "{model_name} learned nothing, whatever it was started from: check what was drawn \
+                in its layer"
             );
         }
         let validating = fitted.validating;
@@ -350,11 +371,21 @@ impl TrainingJob {
             weights: fitted.weights,
             samples: prepared.samples(),
             course: fitted.course,
-            times: LayerTimes { whole: training + validating + writing, training, validating, writing },
+            times: LayerTimes {
+                whole: training + validating + writing,
+                training,
+                validating,
+                writing,
+            },
         })
     }
 
-    fn write_model(&self, model_name: &str, weights: &Weights, folder: &Path) -> Result<PathBuf, WriteError> {
+    fn write_model(
+        &self,
+        model_name: &str,
+        weights: &Weights,
+        folder: &Path,
+    ) -> Result<PathBuf, WriteError> {
         let path = folder.join(format!("{model_name}.hdf5"));
         keras::write(&path, weights, self.shape)?;
         Ok(path)
@@ -372,7 +403,8 @@ fn read_models(
             let names: Vec<_> = layers.iter().map(|layer| layer.model_name()).collect();
             return Err(TrainError::NoLayer { input, layers: names.join(", ") });
         }
-        let unusable = |error: keras::ReadError| TrainError::Model { input, source: Box::new(error.problem) };
+        let unusable =
+            |error: keras::ReadError| TrainError::Model { input, source: Box::new(error.problem) };
         Ok((*layer, keras::read(path).map_err(unusable)?.weights))
     };
     models.iter().map(read).collect()

@@ -21,29 +21,29 @@ pub mod topology;
 
 pub use domain::{
     Augmentation, Course, EpochReport, Flip, InputKind, Layer, Metrics, PatchSelection, PatchShape,
-    PatchShapeError, SampleCounts, Score, StoppingMetric, TrainingSettings, colour_name, layer_colour,
+    PatchShapeError, SampleCounts, Score, StoppingMetric, TrainingSettings, colour_name,
+    layer_colour,
 };
 pub use events::{EventLogs, WithEvents};
 pub use fit::epochs::{fit, fit_from};
 pub use fit::observe::JobObserver;
 pub use fit::outcome::{
-    Best, Collapse, FitError, FitObserver, FitOptions, FitState, LayerTimes, Stop, StopReason, Trained,
-    TrainedLayer,
+    Best, Collapse, FitError, FitObserver, FitOptions, FitState, LayerTimes, Stop, StopReason,
+    Trained, TrainedLayer,
 };
 pub use fit::resume::Checkpoints;
 pub use gpu::device::{Device, choose_device, open_card};
 pub use gpu::{Card, Finding, GpuError, Precision, StepTime};
 pub use job::{TrainError, TrainingJob, train_page};
 pub use look::cutout::draw_cutout;
-pub use pages_seen::look as look_at_pages;
 pub use look::picture::{Picture, PictureError};
 pub use look::predict::Predictor;
 pub use look::preview::{draw_preview, reduced_preview, write_preview};
 pub use look::segment::Segmentation;
 pub use net::adam::{AdamState, KerasAdam};
+pub use net::error::{NetworkError, Step};
 pub use net::init::initial_weights;
 pub use net::module::{PageNetwork, binary_cross_entropy, variables, weights_of};
-pub use net::error::{NetworkError, Step};
 pub use net::network::Network;
 pub use page::archive::{ArchiveError, unpack};
 #[doc(hidden)]
@@ -51,6 +51,9 @@ pub use page::decode::of_bytes as decode_bytes;
 pub use page::decode::{Input, MAX_PIXELS, PageError};
 pub use page::mask::Mask;
 pub use page::page::{Page, PageInputs, PageLayer, TrainingInputs};
-pub use patch::patches::{LayerSamples, SampleError, Split, is_mirrored, sample, samples_per_layer};
+pub use pages_seen::look as look_at_pages;
+pub use patch::patches::{
+    LayerSamples, SampleError, Split, is_mirrored, sample, samples_per_layer,
+};
 pub use patch::samples::{Place, Samples};
 pub use spent::{Line, Spent};

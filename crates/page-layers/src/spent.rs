@@ -22,7 +22,13 @@ impl Spent {
     /// The parts by name, in the order in which they come.
     pub fn parts(&self) -> [(&'static str, Duration); 5] {
         let Self { decode, sample, train, validate, write } = *self;
-        [("decode", decode), ("sample", sample), ("train", train), ("validate", validate), ("write", write)]
+        [
+            ("decode", decode),
+            ("sample", sample),
+            ("train", train),
+            ("validate", validate),
+            ("write", write),
+        ]
     }
 }
 

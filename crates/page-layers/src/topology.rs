@@ -237,6 +237,9 @@ mod tests {
         assert_eq!(readers(node_of(1)), (3, node_of(10)));
         assert_eq!(readers(node_of(5)), (node_of(6), node_of(6)));
         assert_eq!(readers(node_of(LAST)), (node_of(LAST), node_of(LAST)));
-        assert_eq!([0, 2, 4, 6, 7, 9, 10].map(|layer| scale(node_of(layer))), [1, 2, 4, 2, 2, 1, 1]);
+        assert_eq!(
+            [0, 2, 4, 6, 7, 9, 10].map(|layer| scale(node_of(layer))),
+            [1, 2, 4, 2, 2, 1, 1]
+        );
     }
 }

@@ -1,6 +1,6 @@
 //! Models that other versions of Keras saved. The configurations in `keras/configs` are what those
-//! versions wrote for this network (TensorFlow 2.2's is 2.15's without what 2.2's sources don't write);
-//! the files around them are laid out here as theirs are.
+//! versions wrote for this network (TensorFlow 2.2's is 2.15's without what 2.2's sources don't
+//! write); the files around them are laid out here as theirs are.
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
@@ -61,7 +61,8 @@ fn weights_of_other_sizes_are_read_as_numbers() {
     assert!(from_bytes(doubles).unwrap().weights == weights);
 
     // The upper half of an f32 is a bfloat16, which HDF5 has no name for.
-    let cut = |values: &[f32]| values.iter().map(|v| (v.to_bits() >> 16) as u16).collect::<Vec<_>>();
+    let cut =
+        |values: &[f32]| values.iter().map(|v| (v.to_bits() >> 16) as u16).collect::<Vec<_>>();
     let brain = with_values(CONFIG_3_15, KERAS_3, &weights, |dataset, values| {
         let bytes: Vec<u8> = cut(values).into_iter().flat_map(u16::to_le_bytes).collect();
         let datatype = Datatype::Opaque { size: 2, tag: Vec::new() };
@@ -74,9 +75,10 @@ fn weights_of_other_sizes_are_read_as_numbers() {
     }
 
     // IEEE's 16 bits, as `numpy.float16` stores them: 0.25 everywhere.
-    for (order, quarter) in
-        [(DatatypeByteOrder::LittleEndian, [0x00, 0x34]), (DatatypeByteOrder::BigEndian, [0x34, 0x00])]
-    {
+    for (order, quarter) in [
+        (DatatypeByteOrder::LittleEndian, [0x00, 0x34]),
+        (DatatypeByteOrder::BigEndian, [0x34, 0x00]),
+    ] {
         let halves = with_values(CONFIG_3_15, KERAS_3, &weights, |dataset, values| {
             let layout = FloatingPointLayout {
                 bit_offset: 0,
@@ -98,14 +100,19 @@ fn weights_of_other_sizes_are_read_as_numbers() {
         dataset.with_i8_data(&vec![1; values.len()]);
     });
     let error = from_bytes(whole).unwrap_err().to_string();
-    assert!(error.contains("is stored as i8") && error.contains("before it was quantised"), "{error}");
+    assert!(
+        error.contains("is stored as i8") && error.contains("before it was quantised"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_setting_that_is_absent_is_what_that_keras_did() {
     let layers = |config: &mut Value, class: &str, change: &dyn Fn(&mut Value)| {
         let all = config["config"]["layers"].as_array_mut().unwrap();
-        all.iter_mut().filter(|layer| layer["class_name"] == class).for_each(|l| change(&mut l["config"]));
+        all.iter_mut()
+            .filter(|layer| layer["class_name"] == class)
+            .for_each(|l| change(&mut l["config"]));
     };
     let config: Value = serde_json::from_str(KERAS_2_15).unwrap();
     // Class, setting, and whether a file without it is this network.
@@ -153,7 +160,10 @@ fn a_setting_that_is_absent_is_what_that_keras_did() {
         let mut config = config.clone();
         layers(&mut config, class, &|settings| settings[key] = value.clone());
         let refused = refusal(&config, KERAS_2);
-        assert!(refused.starts_with("another network: layer ") && refused.contains(said), "{refused}");
+        assert!(
+            refused.starts_with("another network: layer ") && refused.contains(said),
+            "{refused}"
+        );
     }
     // These compute the same.
     for (class, key, value) in
@@ -161,7 +171,10 @@ fn a_setting_that_is_absent_is_what_that_keras_did() {
     {
         let mut config = config.clone();
         layers(&mut config, class, &|settings| settings[key] = value.clone());
-        assert!(from_bytes(bytes(&config.to_string(), KERAS_2, &weights())).is_ok(), "{class}: {key}");
+        assert!(
+            from_bytes(bytes(&config.to_string(), KERAS_2, &weights())).is_ok(),
+            "{class}: {key}"
+        );
     }
 }
 
@@ -175,7 +188,9 @@ fn a_model_of_keras_1_that_keras_2_saved_again_is_read() {
         layer["class_name"] = "Merge".into();
         layer["config"] = json!({"name": name, "mode": "concat", "concat_axis": 3, "dot_axes": -1});
     }
-    assert!(from_bytes(bytes(&config.to_string(), KERAS_2, &weights())).unwrap().weights == weights());
+    assert!(
+        from_bytes(bytes(&config.to_string(), KERAS_2, &weights())).unwrap().weights == weights()
+    );
     config["config"]["layers"][11]["config"]["concat_axis"] = 1.into();
     assert!(refusal(&config, KERAS_2).contains("axis is 1, expected 3"));
     config["config"]["layers"][11]["config"]["mode"] = "sum".into();
@@ -197,7 +212,8 @@ fn differences_are_found_in_keras_3_too() {
     assert!(refused.contains("input is [], expected [1]"), "{refused}");
 
     let mut other = config.clone();
-    other["config"]["layers"][2]["inbound_nodes"][0]["args"][0]["config"]["keras_history"] = json!(7);
+    other["config"]["layers"][2]["inbound_nodes"][0]["args"][0]["config"]["keras_history"] =
+        json!(7);
     assert!(refusal(&other, KERAS_3).contains("inbound_nodes is missing"));
 
     let mut open = config.clone();
@@ -211,12 +227,18 @@ fn what_is_not_read_says_what_helps_with_the_keras_that_wrote_it() {
     let refused = |bytes: Vec<u8>| from_bytes(bytes).unwrap_err().to_string();
     let old = refused(bytes(KERAS_1_2, Layout { version: "1.2.2", ..KERAS_2 }, &weights()));
     // Keras 2.2 has forgotten Keras 1's layers: "Unknown layer: Merge".
-    assert!(old.contains("Keras 1 saved it; load it with Keras 2.0 or 2.1 and save it again"), "{old}");
+    assert!(
+        old.contains("Keras 1 saved it; load it with Keras 2.0 or 2.1 and save it again"),
+        "{old}"
+    );
 
     // Its predictions differ from this network's by 0.2 whether the kernels are turned or not.
     let theano = Layout { backend: "theano", behind: "", ..KERAS_2 };
     let theano = refused(bytes(CONFIG_2_3, theano, &weights()));
-    assert!(theano.contains("trained with Theano") && theano.contains("train a model on"), "{theano}");
+    assert!(
+        theano.contains("trained with Theano") && theano.contains("train a model on"),
+        "{theano}"
+    );
 
     let mut file = hdf5_pure::FileBuilder::new();
     let mut layers = file.create_group("layers");
@@ -227,5 +249,8 @@ fn what_is_not_read_says_what_helps_with_the_keras_that_wrote_it() {
     layers.add_group(layer.finish());
     file.add_group(layers.finish());
     let alone = refused(file.finish().unwrap());
-    assert!(alone.contains("weights alone") && alone.contains("save the whole model with"), "{alone}");
+    assert!(
+        alone.contains("weights alone") && alone.contains("save the whole model with"),
+        "{alone}"
+    );
 }

@@ -33,13 +33,23 @@ pub(crate) fn charts(name: &str, history: &[EpochReport], kept: usize) -> String
         Curve { name: "validation", class: "b", value: |report| report.validation.map(|m| m.loss) },
     ];
     let shares = [
-        Curve { name: "accuracy", class: "a", value: |report| report.validation.map(|m| m.accuracy) },
+        Curve {
+            name: "accuracy",
+            class: "a",
+            value: |report| report.validation.map(|m| m.accuracy),
+        },
         Curve { name: "F1", class: "b", value: |report| report.validation.map(|m| m.f1) },
     ];
     chart(name, "loss", &losses, history, kept) + &chart(name, "validation", &shares, history, kept)
 }
 
-fn chart(layer: &str, what: &str, curves: &[Curve], history: &[EpochReport], kept: usize) -> String {
+fn chart(
+    layer: &str,
+    what: &str,
+    curves: &[Curve],
+    history: &[EpochReport],
+    kept: usize,
+) -> String {
     let mut svg = String::new();
     draw(&mut svg, layer, what, curves, history, kept).unwrap_or_default(); // writing to a String can't fail
     svg
@@ -53,7 +63,8 @@ fn draw(
     history: &[EpochReport],
     kept: usize,
 ) -> std::fmt::Result {
-    let values = history.iter().flat_map(|report| curves.iter().filter_map(|curve| (curve.value)(report)));
+    let values =
+        history.iter().flat_map(|report| curves.iter().filter_map(|curve| (curve.value)(report)));
     let vertical = Scale::around(values, 4);
     let horizontal = Scale::counting(history.len(), 6);
     let x = |epoch: f64| LEFT + (RIGHT - LEFT) * horizontal.part(epoch);
@@ -63,7 +74,8 @@ fn draw(
     let title = escape(&title);
     writeln!(
         svg,
-        "<svg role=\"img\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" aria-label=\"{title}\"><title>{title}</title>"
+        "<svg role=\"img\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
+        aria-label=\"{title}\"><title>{title}</title>"
     )?;
     for tick in &vertical.ticks {
         let (at, decimals) = (y(*tick), vertical.decimals);
@@ -76,7 +88,12 @@ fn draw(
         )?;
     }
     for tick in &horizontal.ticks {
-        writeln!(svg, "<text class=\"mid\" x=\"{:.1}\" y=\"{:.1}\">{tick}</text>", x(*tick), BOTTOM + 16.0)?;
+        writeln!(
+            svg,
+            "<text class=\"mid\" x=\"{:.1}\" y=\"{:.1}\">{tick}</text>",
+            x(*tick),
+            BOTTOM + 16.0
+        )?;
     }
     writeln!(
         svg,
@@ -87,7 +104,8 @@ fn draw(
     let at = x(kept as f64);
     writeln!(
         svg,
-        "<path class=\"kept\" d=\"M{at:.1} {TOP}V{BOTTOM}\"><title>epoch {kept}, kept</title></path>"
+        "<path class=\"kept\" d=\"M{at:.1} {TOP}V{BOTTOM}\"><title>epoch {kept}, \
+        kept</title></path>"
     )?;
     let mut legend = LEFT;
     writeln!(svg, "<text x=\"{legend}\" y=\"16\" class=\"what\">{what}</text>")?;
@@ -125,7 +143,8 @@ fn draw_curve(
     for (epoch, value) in points.iter().filter(|_| points.len() <= MOST_POINTS) {
         writeln!(
             svg,
-            "<circle class=\"{}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\"><title>epoch {epoch}: {} {value:.4}</title></circle>",
+            "<circle class=\"{}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\"><title>epoch {epoch}: {} \
+            {value:.4}</title></circle>",
             curve.class,
             x(*epoch as f64),
             y(*value),
@@ -148,11 +167,14 @@ mod tests {
 
     #[test]
     fn every_epoch_is_a_point_at_its_place() {
-        let history = [report(1, 1.0, Some(0.0)), report(2, 0.0, Some(0.5)), report(3, 0.5, Some(1.0))];
+        let history =
+            [report(1, 1.0, Some(0.0)), report(2, 0.0, Some(0.5)), report(3, 0.5, Some(1.0))];
         let svg = charts("Layer <0>", &history, 2);
         assert_eq!(svg.matches("<svg").count(), 2);
         assert_eq!(svg.matches("<circle").count(), 12);
-        assert!(svg.contains("Layer &lt;0&gt;: loss (training, validation) by epoch; epoch 2 was kept"));
+        assert!(
+            svg.contains("Layer &lt;0&gt;: loss (training, validation) by epoch; epoch 2 was kept")
+        );
         // The losses 1, 0, 0.5 on a scale from 0 to 1: top, bottom, middle.
         assert!(svg.contains("class=\"a\" d=\"M46.0 30.0L208.0 186.0L370.0 108.0\""), "{svg}");
         assert!(svg.contains("<title>epoch 3: F1 1.0000</title>"), "{svg}");

@@ -47,7 +47,10 @@ fn page(html: &mut String, content: &Content<'_>) -> fmt::Result {
     )?;
     for part in content.layers.iter().filter(|part| !part.course.learned) {
         let name = layer_name(part.layer);
-        writeln!(html, "<p class=\"bad\">{name} learned nothing: check what was drawn in its layer.</p>")?;
+        writeln!(
+            html,
+            "<p class=\"bad\">{name} learned nothing: check what was drawn in its layer.</p>"
+        )?;
     }
     layer_table(html, &content.layers)?;
     pictures(html, content)?;
@@ -64,7 +67,8 @@ fn page(html: &mut String, content: &Content<'_>) -> fmt::Result {
 fn layer_table(html: &mut String, layers: &[LayerPart<'_>]) -> fmt::Result {
     writeln!(
         html,
-        "<h2>Layers</h2>\n<div class=\"wide\"><table>\n<tr><th>layer<th>samples<th>validated with<th>kept epoch\
+        "<h2>Layers</h2>\n<div class=\"wide\"><table>\n<tr><th>layer<th>samples<th>validated \
+         with<th>kept epoch\
          <th>epochs<th>accuracy<th>precision<th>recall<th>F1<th>restarts<th>learned<th>time</tr>"
     )?;
     for part in layers {
@@ -81,9 +85,11 @@ fn layer_table(html: &mut String, layers: &[LayerPart<'_>]) -> fmt::Result {
             part.course.history.len()
         )?;
         match part.course.best().and_then(|report| report.validation) {
-            Some(m) => {
-                write!(html, "<td>{:.4}<td>{:.4}<td>{:.4}<td>{:.4}", m.accuracy, m.precision, m.recall, m.f1)?
-            }
+            Some(m) => write!(
+                html,
+                "<td>{:.4}<td>{:.4}<td>{:.4}<td>{:.4}",
+                m.accuracy, m.precision, m.recall, m.f1
+            )?,
             None => write!(html, "<td>–<td>–<td>–<td>–")?,
         }
         let learned = if part.course.learned { "yes" } else { "<span class=\"bad\">no</span>" };
@@ -91,7 +97,8 @@ fn layer_table(html: &mut String, layers: &[LayerPart<'_>]) -> fmt::Result {
     }
     writeln!(
         html,
-        "</table></div>\n<p class=\"dim\">Accuracy, precision, recall and F1 are those of the validation samples after \
+        "</table></div>\n<p class=\"dim\">Accuracy, precision, recall and F1 are those of the \
+         validation samples after \
          the epoch that was kept.</p>"
     )
 }
@@ -100,7 +107,9 @@ fn pictures(html: &mut String, content: &Content<'_>) -> fmt::Result {
     writeln!(html, "<h2>The page as the models see it</h2>")?;
     let pictures = match &content.pictures {
         Pictures::Drawn(pictures) => pictures,
-        Pictures::None(why) => return writeln!(html, "<p>There is no picture: {}.</p>", escape(why)),
+        Pictures::None(why) => {
+            return writeln!(html, "<p>There is no picture: {}.</p>", escape(why));
+        }
     };
     let colours: Vec<_> = content
         .layers
@@ -115,20 +124,29 @@ fn pictures(html: &mut String, content: &Content<'_>) -> fmt::Result {
         writeln!(html, "<figure>{image}<figcaption>{name}: {colours}</figcaption></figure>")?;
     }
     if pictures.len() < content.pages.len() {
-        writeln!(html, "<p>Of {} pages the first {} are shown.</p>", content.pages.len(), pictures.len())?;
+        writeln!(
+            html,
+            "<p>Of {} pages the first {} are shown.</p>",
+            content.pages.len(),
+            pictures.len()
+        )?;
     }
     if content.layers.iter().all(|part| part.score.is_none()) {
         return Ok(());
     }
     writeln!(
         html,
-        "<div class=\"wide\"><table>\n<tr><th>on the whole page, inside the regions<th>precision<th>recall<th>F1</tr>"
+        "<div class=\"wide\"><table>\n<tr><th>on the whole page, inside the \
+        regions<th>precision<th>recall<th>F1</tr>"
     )?;
     for part in &content.layers {
         let Some(score) = part.score else { continue };
         let [precision, recall, f1] = [score.precision(), score.recall(), score.f1()];
         let name = layer_name(part.layer);
-        writeln!(html, "<tr><th scope=\"row\">{name}<td>{precision:.4}<td>{recall:.4}<td>{f1:.4}</tr>")?;
+        writeln!(
+            html,
+            "<tr><th scope=\"row\">{name}<td>{precision:.4}<td>{recall:.4}<td>{f1:.4}</tr>"
+        )?;
     }
     writeln!(html, "</table></div>")
 }
@@ -153,7 +171,9 @@ fn facts(html: &mut String, content: &Content<'_>) -> fmt::Result {
         rows.push(((*name).to_owned(), time(*took)));
         // With the validation.
         if *name == "train" {
-            let layer = |part: &LayerPart<'_>| (format!("train {}", layer_name(part.layer)), time(part.time));
+            let layer = |part: &LayerPart<'_>| {
+                (format!("train {}", layer_name(part.layer)), time(part.time))
+            };
             rows.extend(content.layers.iter().map(layer));
         }
     }
@@ -185,7 +205,8 @@ fn settings(html: &mut String, map: &Map<String, Value>) -> fmt::Result {
 /// whatever is called a secret. No setting that we know is one, but the message may contain others.
 fn is_private(name: &str, value: &str) -> bool {
     let (name, both) = (name.to_lowercase(), format!("{name} {value}").to_lowercase());
-    let secrets = ["token", "password", "passwort", "secret", "credential", "api key", "api_key", "apikey"];
+    let secrets =
+        ["token", "password", "passwort", "secret", "credential", "api key", "api_key", "apikey"];
     secrets.iter().any(|word| name.contains(word))
         || ["://", "@", "bearer "].iter().any(|part| both.contains(part))
 }

@@ -90,12 +90,17 @@ fn nothing_from_outside_becomes_markup_and_nothing_private_is_told() {
         "Nested": {"url": "http://rodan.example/5ecr3t-5"},
         "Long": "x".repeat(5000),
     }));
-    let html = rendered(&given, Some("</title><b onclick=x>page"), Pictures::None("<i>no time</i>".into()));
+    let html = rendered(
+        &given,
+        Some("</title><b onclick=x>page"),
+        Pictures::None("<i>no time</i>".into()),
+    );
     for wrong in ["<script", "<img", "<b ", "<i>", "onerror='", "5ecr3t", "://", "example.org"] {
         assert!(!html.contains(wrong), "{wrong:?} is in\n{html}");
     }
     assert!(html.contains(
-        "&lt;script&gt;alert(1)&lt;/script&gt;<td>&quot;&gt;&lt;img src=x onerror=&#39;x&#39;&gt;&amp;amp;"
+        "&lt;script&gt;alert(1)&lt;/script&gt;<td>&quot;&gt;&lt;img src=x \
+        onerror=&#39;x&#39;&gt;&amp;amp;"
     ));
     assert!(html.contains("There is no picture: &lt;i&gt;no time&lt;/i&gt;."));
     assert!(!html.contains(&"x".repeat(crate::escape::LONGEST + 1)));
@@ -107,10 +112,13 @@ fn the_page_asks_for_nothing() {
     for wrong in ["<script", "<link", "@import", "url(", "src=\"http", "href=", "javascript:"] {
         assert!(!html.contains(wrong), "{wrong:?} is in\n{html}");
     }
-    assert!(html.contains("content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\""));
+    assert!(
+        html.contains("content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\"")
+    );
     // Every element that must be closed is closed.
     for name in ["svg", "table", "section", "div", "figure", "tr", "h2", "h3", "style", "body"] {
-        let opened = html.matches(&format!("<{name}>")).count() + html.matches(&format!("<{name} ")).count();
+        let opened =
+            html.matches(&format!("<{name}>")).count() + html.matches(&format!("<{name} ")).count();
         assert_eq!(opened, html.matches(&format!("</{name}>")).count(), "{name}");
     }
 }

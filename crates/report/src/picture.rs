@@ -36,7 +36,8 @@ impl Picture {
         let Self { width, height, jpeg } = self;
         let data = STANDARD.encode(jpeg);
         format!(
-            "<img src=\"data:image/jpeg;base64,{data}\" width=\"{width}\" height=\"{height}\" alt=\"{alt}\">"
+            "<img src=\"data:image/jpeg;base64,{data}\" width=\"{width}\" height=\"{height}\" \
+            alt=\"{alt}\">"
         )
     }
 }

@@ -18,11 +18,15 @@ impl Scale {
     /// that are not finite are ignored.
     pub(crate) fn around(values: impl Iterator<Item = f64>, count: usize) -> Self {
         let finite = values.filter(|v| v.is_finite());
-        let (low, high) =
-            finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+        let (low, high) = finite
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
         let (low, high) = if low > high { (0.0, 1.0) } else { (low, high) };
         // If all values are the same, some room is added above and below.
-        let span = if high - low > 1e-9 * high.abs().max(1e-3) { high - low } else { high.abs().max(1e-3) };
+        let span = if high - low > 1e-9 * high.abs().max(1e-3) {
+            high - low
+        } else {
+            high.abs().max(1e-3)
+        };
         let step = round_step(span / count.max(1) as f64);
         let (first, last) = ((low / step).floor() as i64, (high / step).ceil() as i64);
         let last = last.max(first + 1);
@@ -40,7 +44,9 @@ impl Scale {
         let last = last.max(1);
         let step = (round_step(last as f64 / count.max(1) as f64).ceil() as usize).max(1);
         let mut ticks = vec![1];
-        ticks.extend((1..).map(|n| n * step).take_while(|n| *n < last).filter(|n| *n > step / 2 + 1));
+        ticks.extend(
+            (1..).map(|n| n * step).take_while(|n| *n < last).filter(|n| *n > step / 2 + 1),
+        );
         // The mark before the last would overlap it.
         if ticks.len() > 1 && ticks.last().is_some_and(|n| 2 * (last - n) < step) {
             ticks.pop();
@@ -62,7 +68,8 @@ impl Scale {
 /// The next larger of 1, 2, 5 and 10 times a power of ten.
 fn round_step(step: f64) -> f64 {
     let power = 10f64.powf(step.log10().floor());
-    let factor = [1.0, 2.0, 5.0].into_iter().find(|f| f * power >= step * (1.0 - 1e-9)).unwrap_or(10.0);
+    let factor =
+        [1.0, 2.0, 5.0].into_iter().find(|f| f * power >= step * (1.0 - 1e-9)).unwrap_or(10.0);
     factor * power
 }
 
@@ -98,8 +105,14 @@ mod tests {
         assert_eq!(counting(15), ["1", "5", "10", "15"]);
         for last in [7, 11, 21, 99, 1000, 1003, 10_000] {
             let scale = Scale::counting(last, 6);
-            assert_eq!((scale.ticks.first(), scale.ticks.last()), (Some(&1.0), Some(&(last as f64))));
-            assert!(scale.ticks.windows(2).all(|w| w[0] < w[1]) && scale.ticks.len() <= 9, "{scale:?}");
+            assert_eq!(
+                (scale.ticks.first(), scale.ticks.last()),
+                (Some(&1.0), Some(&(last as f64)))
+            );
+            assert!(
+                scale.ticks.windows(2).all(|w| w[0] < w[1]) && scale.ticks.len() <= 9,
+                "{scale:?}"
+            );
         }
         assert_eq!(Scale::counting(1, 6).part(1.0), 0.5);
         assert_eq!(Scale::counting(11, 6).part(6.0), 0.5);

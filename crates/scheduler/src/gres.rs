@@ -42,7 +42,8 @@ impl FromStr for GresTable {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut rows = Vec::new();
         for row in text.split([',', ';']).map(str::trim).filter(|r| !r.is_empty()) {
-            let (memory, rest) = row.split_once('=').ok_or_else(|| GresTableError::Row(row.into()))?;
+            let (memory, rest) =
+                row.split_once('=').ok_or_else(|| GresTableError::Row(row.into()))?;
             let memory = match memory.trim() {
                 "*" => u64::MAX,
                 number => number.parse().map_err(|_| GresTableError::Memory(row.into()))?,
@@ -80,11 +81,15 @@ mod tests {
 
     #[test]
     fn the_smallest_row_that_suffices_is_taken() {
-        let table: GresTable = "*=gpu:v100l:1@long; 64000 = gpu:p100l:1, 8000=none".parse().unwrap();
+        let table: GresTable =
+            "*=gpu:v100l:1@long; 64000 = gpu:p100l:1, 8000=none".parse().unwrap();
         let gres = |mb| table.get(mb).cloned().unwrap();
         assert_eq!(gres(8000), Gres::default());
         assert_eq!(gres(8001).gres.as_deref(), Some("gpu:p100l:1"));
-        assert_eq!(gres(64001), Gres { gres: Some("gpu:v100l:1".into()), partition: Some("long".into()) });
+        assert_eq!(
+            gres(64001),
+            Gres { gres: Some("gpu:v100l:1".into()), partition: Some("long".into()) }
+        );
         assert_eq!("100=gpu:1".parse::<GresTable>().unwrap().get(101), None);
     }
 
@@ -92,6 +97,9 @@ mod tests {
     fn rows_that_are_not_rows_are_named() {
         assert_eq!("gpu:1".parse::<GresTable>(), Err(GresTableError::Row("gpu:1".into())));
         assert_eq!("8G=gpu:1".parse::<GresTable>(), Err(GresTableError::Memory("8G=gpu:1".into())));
-        assert_eq!("1=gpu:1 --wrap".parse::<GresTable>(), Err(GresTableError::Row("1=gpu:1 --wrap".into())));
+        assert_eq!(
+            "1=gpu:1 --wrap".parse::<GresTable>(),
+            Err(GresTableError::Row("1=gpu:1 --wrap".into()))
+        );
     }
 }

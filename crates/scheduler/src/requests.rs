@@ -42,7 +42,12 @@ const LEAST_WARNING: u64 = 10;
 
 /// The request for a training of the name `job_name` with these settings; the batch script gets the
 /// job file as its argument.
-pub fn training(site: &SiteConfig, job_name: &str, resources: &ResourceSettings, job_file: &Path) -> Request {
+pub fn training(
+    site: &SiteConfig,
+    job_name: &str,
+    resources: &ResourceSettings,
+    job_file: &Path,
+) -> Request {
     let gres = site.gres_for(resources.memory_mb);
     JobRequest {
         name: job_name.to_owned(),
@@ -72,7 +77,12 @@ pub fn training(site: &SiteConfig, job_name: &str, resources: &ResourceSettings,
 ///
 /// Slurm takes a dependency on a number that it does not know as satisfied, so the watcher may also
 /// start too early. It looks at the job itself, for as long as its time allows.
-pub fn watcher(site: &SiteConfig, watched: &JobId, slurm_id: SlurmJobId, memory_mb: u64) -> Request {
+pub fn watcher(
+    site: &SiteConfig,
+    watched: &JobId,
+    slurm_id: SlurmJobId,
+    memory_mb: u64,
+) -> Request {
     let name = watched.watcher_name();
     let minutes = site.grace.as_secs().div_ceil(60) + WATCHER_MINUTES;
     JobRequest {
@@ -95,7 +105,13 @@ pub fn watcher(site: &SiteConfig, watched: &JobId, slurm_id: SlurmJobId, memory_
 
 /// The request for a job of minutes that looks at its node with `script`, on the nodes that jobs of
 /// this memory get. Its log lies in `directory`, as `node-NUMBER.log`.
-pub fn node_check(site: &SiteConfig, name: &str, memory_mb: u64, script: &Path, directory: &Path) -> Request {
+pub fn node_check(
+    site: &SiteConfig,
+    name: &str,
+    memory_mb: u64,
+    script: &Path,
+    directory: &Path,
+) -> Request {
     let gres = site.gres_for(memory_mb);
     JobRequest {
         name: name.to_owned(),
@@ -178,7 +194,12 @@ mod tests {
     }
 
     fn resources() -> ResourceSettings {
-        ResourceSettings { cpus: 6, memory_mb: 257_000, walltime: "0-06:00".parse().unwrap(), email: None }
+        ResourceSettings {
+            cpus: 6,
+            memory_mb: 257_000,
+            walltime: "0-06:00".parse().unwrap(),
+            email: None,
+        }
     }
 
     #[test]
@@ -189,25 +210,34 @@ mod tests {
         site.watcher_partition = Some("short".into());
         assert_eq!(
             watcher(&site, &id, SlurmJobId(17), 1000).command_line(),
-            "sbatch --parsable --job-name=hpcw-a --dependency=afternotok:17 --kill-on-invalid-dep=yes --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=200M --time=21 --output=/project/100%%/logs/hpcw-a-%j.log --open-mode=append '--chdir=/project/hpc trainer' --gres=none --partition=short -- '/project/hpc trainer/slurm/handle_failure.sh' a"
+            "sbatch --parsable --job-name=hpcw-a --dependency=afternotok:17 \
+            --kill-on-invalid-dep=yes --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=200M --time=21 \
+            --output=/project/100%%/logs/hpcw-a-%j.log --open-mode=append '--chdir=/project/hpc \
+            trainer' --gres=none --partition=short -- '/project/hpc \
+            trainer/slurm/handle_failure.sh' a"
         );
     }
 
     #[test]
     fn the_request_of_rodans_example() {
-        let request = training(&site(), "hpct-a", &resources(), Path::new("/project/spool/jobs/a/job.json"));
+        let request =
+            training(&site(), "hpct-a", &resources(), Path::new("/project/spool/jobs/a/job.json"));
         assert_eq!(
             request.command_line(),
-            "sbatch --parsable --job-name=hpct-a --nodes=1 --ntasks=1 --cpus-per-task=6 --mem=257000M \
-             --time=0-06:00:00 --output=/project/100%%/logs/hpct-a-%j.log --open-mode=append --requeue \
-             '--chdir=/project/hpc trainer' --gres=gpu:1 --signal=B:USR1@120 -- /project/hpc_training.sh \
+            "sbatch --parsable --job-name=hpct-a --nodes=1 --ntasks=1 --cpus-per-task=6 \
+             --mem=257000M \
+             --time=0-06:00:00 --output=/project/100%%/logs/hpct-a-%j.log --open-mode=append \
+             --requeue \
+             '--chdir=/project/hpc trainer' --gres=gpu:1 --signal=B:USR1@120 -- \
+             /project/hpc_training.sh \
              /project/spool/jobs/a/job.json"
         );
     }
 
     #[test]
     fn options_of_the_site_and_the_job_appear_only_when_set() {
-        let site = SiteConfig { account: Some("def-prof".into()), qos: Some("normal".into()), ..site() };
+        let site =
+            SiteConfig { account: Some("def-prof".into()), qos: Some("normal".into()), ..site() };
         let short = ResourceSettings {
             memory_mb: 8000,
             walltime: "2".parse().unwrap(),

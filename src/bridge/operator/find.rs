@@ -74,12 +74,14 @@ pub fn find(store: &Store, text: &str) -> Result<Seen, FindError> {
     if let Some(id) = ids.iter().find(|id| id.as_str() == text) {
         return see(id);
     }
-    let mut fit: Vec<JobId> =
-        ids.iter().filter(|id| !text.is_empty() && id.as_str().starts_with(text)).cloned().collect();
+    let mut fit: Vec<JobId> = ids
+        .iter()
+        .filter(|id| !text.is_empty() && id.as_str().starts_with(text))
+        .cloned()
+        .collect();
     if fit.is_empty() {
         // A correlation id that is no safe file name is known here by a hash of it.
-        let is_meant =
-            |id: &&JobId| matches!(store.see(id), Ok(Some(seen)) if seen.record.correlation_id.0 == text);
+        let is_meant = |id: &&JobId| matches!(store.see(id), Ok(Some(seen)) if seen.record.correlation_id.0 == text);
         fit = ids.iter().filter(is_meant).cloned().collect();
     }
     match fit.as_slice() {
@@ -92,7 +94,9 @@ pub fn find(store: &Store, text: &str) -> Result<Seen, FindError> {
 /// The shortest beginning of an id, of eight characters or more, that no other of `all` has.
 pub fn shortest<'a>(id: &'a JobId, all: &[JobId]) -> &'a str {
     let text = id.as_str();
-    let common = |other: &JobId| text.bytes().zip(other.as_str().bytes()).take_while(|(a, b)| a == b).count();
+    let common = |other: &JobId| {
+        text.bytes().zip(other.as_str().bytes()).take_while(|(a, b)| a == b).count()
+    };
     let longest = all.iter().filter(|other| *other != id).map(common).max().unwrap_or(0);
     // Ids are ASCII; where another id begins with the whole of this one, find() prefers the exact
     // one.
@@ -113,7 +117,9 @@ mod tests {
         for name in names {
             let id = CorrelationId((*name).into());
             let job_id = JobId::from_correlation_id(&id);
-            store.create(&Record::new(job_id, id, "queue".into(), b"", Timestamp::now()), b"").unwrap();
+            store
+                .create(&Record::new(job_id, id, "queue".into(), b"", Timestamp::now()), b"")
+                .unwrap();
         }
         (dir, store)
     }
@@ -127,7 +133,10 @@ mod tests {
         assert_eq!(found("x-").unwrap(), "odd id/7");
         assert_eq!(found("odd id/7").unwrap(), "odd id/7");
         let error = found("ab").unwrap_err();
-        assert_eq!(error.to_string(), "'ab' may be any of 3: abc, abcd-1, abcd-2; give more of the id");
+        assert_eq!(
+            error.to_string(),
+            "'ab' may be any of 3: abc, abcd-1, abcd-2; give more of the id"
+        );
         assert_eq!(error.exit_code(), ExitCode::Usage);
         for unknown in ["", "abd", "../jobs/abc"] {
             assert!(matches!(found(unknown), Err(FindError::Unknown(_))), "{unknown}");

@@ -70,9 +70,14 @@ mod tests {
     #[test]
     fn the_logs_of_a_job_are_not_those_of_one_whose_id_goes_on() {
         let dir = tempfile::tempdir().unwrap();
-        for name in
-            ["hpct-a-17.log", "hpct-a-7-18.log", "hpcw-a-19.log", "hpct-a-x.log", "hpct-a-+1.log", "a-17.log"]
-        {
+        for name in [
+            "hpct-a-17.log",
+            "hpct-a-7-18.log",
+            "hpcw-a-19.log",
+            "hpct-a-x.log",
+            "hpct-a-+1.log",
+            "a-17.log",
+        ] {
             fs::write(dir.path().join(name), "").unwrap();
         }
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("hpct-a-20.log")).unwrap();

@@ -81,23 +81,35 @@ fn old(store: &Store, logs: Vec<Log>, older: Duration) -> Result<Vec<Item>, Brid
     let (open, done) = store.ids()?;
     let mut items = Vec::new();
     for id in done.iter().filter(|id| !open.contains(id)) {
-        items.extend(answered(store, id, &logs, now).filter(|all| all.iter().all(|item| item.age >= older)));
+        items.extend(
+            answered(store, id, &logs, now).filter(|all| all.iter().all(|item| item.age >= older)),
+        );
     }
     let mut items: Vec<Item> = items.into_iter().flatten().collect();
     let rejected = store.rejected_files()?;
-    items
-        .extend(rejected.into_iter().filter_map(|(at, path)| item(path, at, now)).filter(|i| i.age >= older));
+    items.extend(
+        rejected
+            .into_iter()
+            .filter_map(|(at, path)| item(path, at, now))
+            .filter(|i| i.age >= older),
+    );
     Ok(items)
 }
 
 /// What is left of an answered job; nothing if its directory holds more than we know of. The
 /// directory is removed last, because without it nobody knows whose the logs are.
 fn answered(store: &Store, id: &JobId, logs: &[Log], now: Timestamp) -> Option<Vec<Item>> {
-    let seen =
-        store.see(id).ok().flatten().filter(|seen| seen.answered && seen.record.state == State::Replied)?;
+    let seen = store
+        .see(id)
+        .ok()
+        .flatten()
+        .filter(|seen| seen.answered && seen.record.state == State::Replied)?;
     let directory = seen.files.directory();
     if !seen.files.are_all() {
-        tracing::warn!("{}: there is something in it that is not ours; left alone", directory.display());
+        tracing::warn!(
+            "{}: there is something in it that is not ours; left alone",
+            directory.display()
+        );
         return None;
     }
     let mut items = Vec::new();
@@ -125,7 +137,11 @@ fn bytes_of(path: &Path) -> u64 {
 }
 
 fn remove(path: &Path) -> io::Result<()> {
-    if fs::symlink_metadata(path)?.is_dir() { remove_directory(path) } else { fs::remove_file(path) }
+    if fs::symlink_metadata(path)?.is_dir() {
+        remove_directory(path)
+    } else {
+        fs::remove_file(path)
+    }
 }
 
 /// The record goes last, so that a directory that was half removed is still known for what it is.

@@ -66,9 +66,9 @@ pub async fn retry(
     };
     Ok(match Store::open(&config.site.spool)?.open_job(id) {
         Err(outcome) => Retried::Answered(outcome),
-        Ok(Record { state: State::Submitted { slurm_id } | State::Running { slurm_id }, .. }) => {
-            Retried::Submitted(slurm_id)
-        }
+        Ok(Record {
+            state: State::Submitted { slurm_id } | State::Running { slurm_id }, ..
+        }) => Retried::Submitted(slurm_id),
         Ok(job) => Retried::Waits(code, job.last_error),
     })
 }

@@ -172,7 +172,9 @@ pub async fn status(config: &Config, all: bool) -> Result<Status, StoreError> {
         last: breaker.last.clone(),
     });
     let operator = &config.site.operator;
-    let new = |job: Seen| JobStatus::new(&job, &names, &queue, now, operator).placed(&job, &pending, &nodes);
+    let new = |job: Seen| {
+        JobStatus::new(&job, &names, &queue, now, operator).placed(&job, &pending, &nodes)
+    };
     let jobs = seen.into_iter().map(new).collect();
     let absent_spool = Some(&config.site.spool).filter(|spool| !spool.exists()).cloned();
     Ok(Status { jobs, slurm_error, paused, lock: store.held_by(), unreadable, absent_spool })
@@ -186,7 +188,8 @@ pub async fn details(config: &Config, text: &str) -> Result<Details, FindError> 
     let store = Store::unopened(&config.site.spool);
     let seen = find(&store, text)?;
     let (open, done) = store.ids()?;
-    let Asked { queue, pending, nodes, error: slurm_error } = ask(config, std::slice::from_ref(&seen)).await;
+    let Asked { queue, pending, nodes, error: slurm_error } =
+        ask(config, std::slice::from_ref(&seen)).await;
     let log_directory = config.site.logs.clone();
     let logs = logs_of(&log_directory, &seen.record.job_id).unwrap_or_default();
     let is_error = seen.record.outcome == Some(Outcome::Error);
@@ -201,8 +204,14 @@ pub async fn details(config: &Config, text: &str) -> Result<Details, FindError> 
         logs: logs.into_iter().map(|log| log.path).collect(),
         log_directory,
         slurm_error,
-        job: JobStatus::new(&seen, &[open, done].concat(), &queue, Timestamp::now(), &config.site.operator)
-            .placed(&seen, &pending, &nodes),
+        job: JobStatus::new(
+            &seen,
+            &[open, done].concat(),
+            &queue,
+            Timestamp::now(),
+            &config.site.operator,
+        )
+        .placed(&seen, &pending, &nodes),
     })
 }
 
@@ -238,20 +247,33 @@ async fn ask(config: &Config, jobs: &[Seen]) -> Asked {
         return Asked { queue, ..Asked::default() };
     }
     let (pending, nodes) = tokio::join!(slurm.pending(), slurm.nodes());
-    Asked { queue, pending: pending.unwrap_or_default(), nodes: nodes.unwrap_or_default(), error: None }
+    Asked {
+        queue,
+        pending: pending.unwrap_or_default(),
+        nodes: nodes.unwrap_or_default(),
+        error: None,
+    }
 }
 
 impl JobStatus {
-    fn new(seen: &Seen, names: &[JobId], queue: &[JobInfo], now: Timestamp, operator: &str) -> Self {
+    fn new(
+        seen: &Seen,
+        names: &[JobId],
+        queue: &[JobInfo],
+        now: Timestamp,
+        operator: &str,
+    ) -> Self {
         let record = seen.record.clone();
         let in_slurm = |name: &str, id: Option<SlurmJobId>| {
             queue.iter().rfind(|info| info.name == name && id.is_none_or(|id| info.id == id))
         };
         let info = in_slurm(&record.job_id.slurm_name(), record.slurm_id);
-        let watcher = record.watcher.and_then(|id| in_slurm(&record.job_id.watcher_name(), Some(id)));
+        let watcher =
+            record.watcher.and_then(|id| in_slurm(&record.job_id.watcher_name(), Some(id)));
         let progress = Progress::read(&seen.files.progress());
-        let expected_end =
-            info.zip(progress.as_ref()).and_then(|(info, progress)| expected_end(info, progress, now));
+        let expected_end = info
+            .zip(progress.as_ref())
+            .and_then(|(info, progress)| expected_end(info, progress, now));
         let about = About { slurm_id: record.slurm_id, asked: record.resources.as_ref(), operator };
         let verdict = record.verdict.as_ref().filter(|_| is_with_slurm(&record));
         let being_cancelled = verdict.map(|verdict| of_verdict(verdict, about).1);
@@ -309,7 +331,8 @@ impl InSlurm {
 /// When the training ends at the latest, by the trainer's note: where Slurm runs the job, and the
 /// note is of this job and fresh.
 fn expected_end(info: &JobInfo, progress: &Progress, now: Timestamp) -> Option<Timestamp> {
-    let is_of_this_job = progress.slurm_job_id == Some(info.id) && info.state.phase() == Phase::Active;
+    let is_of_this_job =
+        progress.slurm_job_id == Some(info.id) && info.state.phase() == Phase::Active;
     let is_fresh = now.duration_since(progress.updated_at).unsigned_abs() <= FRESH;
     progress.expected_end.filter(|_| is_of_this_job && is_fresh)
 }

@@ -20,29 +20,45 @@ pub(super) struct Arguments {
     job: String,
 }
 
-pub(super) async fn run(arguments: &Arguments, config: &Config, tell: &mut dyn FnMut(Happening)) -> ExitCode {
+pub(super) async fn run(
+    arguments: &Arguments,
+    config: &Config,
+    tell: &mut dyn FnMut(Happening),
+) -> ExitCode {
     let id = match find(&Store::unopened(&config.site.spool), &arguments.job) {
         Ok(seen) => seen.record.job_id,
         Err(error) => return fail(error.exit_code(), &error),
     };
     let (code, says) = match operator::cancel(config, &id, tell).await {
-        Ok(Cancelled::Answered(Some(Outcome::Models))) => {
-            (ExitCode::Success, "was done before it could be cancelled; the models are sent".to_owned())
+        Ok(Cancelled::Answered(Some(Outcome::Models))) => (
+            ExitCode::Success,
+            "was done before it could be cancelled; the models are sent".to_owned(),
+        ),
+        Ok(Cancelled::Answered(_)) => {
+            (ExitCode::Success, "is over and answered with an error".to_owned())
         }
-        Ok(Cancelled::Answered(_)) => (ExitCode::Success, "is over and answered with an error".to_owned()),
         Ok(Cancelled::Before(outcome)) => {
             let with = if outcome == Some(Outcome::Models) { "the models" } else { "an error" };
-            (ExitCode::Success, format!("was answered before, with {with}; nothing is left to cancel"))
+            (
+                ExitCode::Success,
+                format!("was answered before, with {with}; nothing is left to cancel"),
+            )
         }
-        Ok(Cancelled::Ending) => {
-            (ExitCode::Success, "is cancelled and still ending; the next check answers it".to_owned())
-        }
+        Ok(Cancelled::Ending) => (
+            ExitCode::Success,
+            "is cancelled and still ending; the next check answers it".to_owned(),
+        ),
         Ok(Cancelled::Later(code)) => {
-            let why = format!("{id} is marked as cancelled, but not answered yet; the next check carries on");
+            let why = format!(
+                "{id} is marked as cancelled, but not answered yet; the next check carries on"
+            );
             return fail(code, &why);
         }
         Ok(Cancelled::Busy(who)) => {
-            return fail(ExitCode::Spool, &format!("another check is at work ({who}); nothing done"));
+            return fail(
+                ExitCode::Spool,
+                &format!("another check is at work ({who}); nothing done"),
+            );
         }
         Err(error) => return fail(error.exit_code(), &error),
     };

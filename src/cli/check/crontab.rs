@@ -14,8 +14,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub(super) async fn offer(home: &Path, install: bool) -> String {
     let script = home.join("run_check");
     let line = line(&script, std::env::var("SSL_CERT_FILE").ok().as_deref());
-    let by_hand =
-        format!("Add this line with crontab -e (or scrontab -e, where the site has it):\n  {line}\n");
+    let by_hand = format!(
+        "Add this line with crontab -e (or scrontab -e, where the site has it):\n  {line}\n"
+    );
     if !install {
         return by_hand;
     }
@@ -39,7 +40,8 @@ fn line(script: &Path, certificates: Option<&str>) -> String {
     };
     // Cron does not pass it on.
     let authority = certificates.filter(|file| !file.is_empty());
-    let authority = authority.map_or_else(String::new, |file| format!("SSL_CERT_FILE={} ", word(file)));
+    let authority =
+        authority.map_or_else(String::new, |file| format!("SSL_CERT_FILE={} ", word(file)));
     format!("*/5 * * * * {authority}{}", word(&script.to_string_lossy()))
 }
 
@@ -77,10 +79,12 @@ async fn call(arguments: &[&str], input: Option<String>) -> Result<std::process:
         let mut command = Command::new("crontab");
         // It gets no password from the environment.
         let passed_on = ["PATH", "HOME", "USER", "LOGNAME"];
-        let environment = passed_on.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
+        let environment =
+            passed_on.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
         command.args(arguments).env_clear().envs(environment).env("LC_ALL", "C").kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| format!("crontab can't be run: {error}"))?;
+        let mut child =
+            command.spawn().map_err(|error| format!("crontab can't be run: {error}"))?;
         if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
             stdin.write_all(input.as_bytes()).await.map_err(|error| error.to_string())?;
         }

@@ -46,8 +46,8 @@ fn asked(asked: &Asked) -> String {
         Origin::Measured => " (from finished jobs of this site)",
         Origin::Unknown => " (chosen by another program)",
     };
-    let time =
-        Walltime::from_seconds(asked.time_seconds).map_or_else(|_| String::new(), |time| time.to_string());
+    let time = Walltime::from_seconds(asked.time_seconds)
+        .map_or_else(|_| String::new(), |time| time.to_string());
     format!(
         "{} CPUs{}, {} MB{}, {time}{}",
         asked.cpus,
@@ -74,7 +74,8 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
         lines.add("place", place(waiting));
         lines.add_some("nodes", nodes(waiting));
         let start = waiting.expected_start.as_ref();
-        lines.add_some("expected start", start.map(|start| format!("{start} (the cluster's time)")));
+        lines
+            .add_some("expected start", start.map(|start| format!("{start} (the cluster's time)")));
     }
     lines.add("taken", at(record.received_at));
     lines.add("state since", at(record.changed_at));
@@ -82,20 +83,28 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
     lines.add_some("Slurm job", number.map(|id| format!("{id}{}", in_slurm(job.slurm.as_ref()))));
     lines.add_some("asks for", record.asked.as_ref().map(asked));
     let watcher = record.watcher.map(|id| id.to_string());
-    lines.add_some("watcher", watcher.map(|id| format!("{id}{}", in_slurm(job.slurm_watcher.as_ref()))));
+    lines.add_some(
+        "watcher",
+        watcher.map(|id| format!("{id}{}", in_slurm(job.slurm_watcher.as_ref()))),
+    );
     lines.add_some("unknown since", record.missing_since.map(at));
-    lines.add_some("Slurm", found.slurm_error.as_ref().map(|error| format!("does not answer: {error}")));
+    lines.add_some(
+        "Slurm",
+        found.slurm_error.as_ref().map(|error| format!("does not answer: {error}")),
+    );
     if let Some(note) = &job.progress {
         lines.add("progress", format!("{}, step {}/{}", progress(note), note.step, note.steps));
         lines.add_some("loss", note.loss.map(|loss| format!("{loss:.4}")));
         lines.add_some("accuracy", note.accuracy.map(|accuracy| format!("{accuracy:.4}")));
         lines.add_some("F1", note.f1.map(|f1| format!("{f1:.4}")));
         lines.add("noted", at(note.updated_at));
-        lines.add_some("restarts", (note.restart_count > 0).then(|| note.restart_count.to_string()));
+        lines
+            .add_some("restarts", (note.restart_count > 0).then(|| note.restart_count.to_string()));
         lines.add_some("peak memory", note.peak_memory_mb.map(|mb| format!("{mb} MB")));
     }
-    let end =
-        |time: Timestamp| format!("{time:.0} (in {}) at the latest, at this pace", span(since(now, time)));
+    let end = |time: Timestamp| {
+        format!("{time:.0} (in {}) at the latest, at this pace", span(since(now, time)))
+    };
     lines.add_some("expected end", job.expected_end.map(end));
     lines.add_some("last error", record.last_error.as_ref());
     lines.add_some("cancelled", job.being_cancelled.as_ref());
@@ -103,7 +112,8 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
         (State::Failed { sentence }, _) => lines.add("outcome", format!("an error: {sentence}")),
         (_, Some(Outcome::Models)) => lines.add("outcome", "the models"),
         (_, Some(Outcome::Error)) => {
-            let sentence = found.error_reply.as_ref().map_or_else(String::new, |text| format!(": {text}"));
+            let sentence =
+                found.error_reply.as_ref().map_or_else(String::new, |text| format!(": {text}"));
             lines.add("outcome", format!("an error{sentence}"));
         }
         (_, None) => {}

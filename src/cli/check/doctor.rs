@@ -53,7 +53,8 @@ pub(super) async fn run(arguments: &Arguments, found: &Examined, quiet: bool) ->
         None if arguments.no_download => Download::Nothing,
         None => Download::LastPage,
     };
-    let on_node = arguments.on_node.then(|| NodeCheck { wait: Duration::from_secs(arguments.wait) });
+    let on_node =
+        arguments.on_node.then(|| NodeCheck { wait: Duration::from_secs(arguments.wait) });
     let mut tell = |text: &str| {
         if !quiet {
             complain(&format_args!("check: {text}"));

@@ -67,7 +67,8 @@ mod tests {
             seen: seen.into(),
             advice: advice.map(str::to_owned),
         };
-        let wrong = "6 CPUs, 6000 MB, 0-06:00:00 (as the last job): Slurm would refuse it: invalid partition specified: gqu";
+        let wrong = "6 CPUs, 6000 MB, 0-06:00:00 (as the last job): Slurm would refuse it: invalid \
+            partition specified: gqu";
         let checks = vec![
             row("RabbitMQ", "DNS", Verdict::Pass, "rabbit.example.org is 192.0.2.7", None),
             row(
@@ -83,7 +84,8 @@ mod tests {
                 Verdict::Fail,
                 wrong,
                 Some(
-                    "check SITE_ACCOUNT, SITE_PARTITION, SITE_QOS, SITE_CONSTRAINT, SITE_GRES and SITE_GRES_TABLE",
+                    "check SITE_ACCOUNT, SITE_PARTITION, SITE_QOS, SITE_CONSTRAINT, SITE_GRES and \
+                    SITE_GRES_TABLE",
                 ),
             ),
             row("Slurm", "download", Verdict::Skipped, "--no-download", None),

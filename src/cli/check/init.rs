@@ -57,10 +57,12 @@ pub(super) struct Arguments {
 #[derive(Debug, Error)]
 enum InitError {
     /// There is one.
-    #[error("{} is there already; look at it with: check doctor, or replace it with --force", .0.display())]
+    #[error("{} is there already; look at it with: check doctor, or replace it with \
+        --force", .0.display())]
     Exists(PathBuf),
     /// There is nobody to ask.
-    #[error("standard input is no terminal to ask at, and these are missing:\n  {}", .0.join("\n  "))]
+    #[error("standard input is no terminal to ask at, and these are \
+        missing:\n  {}", .0.join("\n  "))]
     Missing(Vec<String>),
     /// An option can't be understood.
     #[error("{0}")]
@@ -70,7 +72,8 @@ enum InitError {
     Values(Vec<Problem>),
     /// A password that the file can't hold.
     #[error(
-        "the value of {0} can't be written into the file: it has a line break or another control character"
+        "the value of {0} can't be written into the file: it has a line break or another control \
+        character"
     )]
     Unwritable(String),
     /// No answer.
@@ -143,12 +146,16 @@ fn write(arguments: &Arguments, sources: &Sources<'_>, path: &Path) -> Result<()
         && !values.contains_key("REQUIRE_TLS")
     {
         complain(
-            &"check: an address has no TLS, so REQUIRE_TLS=0 is written: passwords can be read on the way",
+            &"check: an address has no TLS, so REQUIRE_TLS=0 is written: passwords can be read on \
+                the way",
         );
         values.insert("REQUIRE_TLS".to_owned(), Secret::new("0"));
     }
     let home = path.parent().unwrap_or(Path::new("/"));
-    let found = problems(home, values.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())));
+    let found = problems(
+        home,
+        values.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())),
+    );
     if !found.is_empty() {
         return Err(InitError::Values(found));
     }
@@ -171,13 +178,15 @@ fn setting(text: &str) -> Result<(String, String), InitError> {
     })?;
     if name.ends_with("_PASSWORD") {
         let sentence = format!(
-            "--set {name}: others can read a command line; give it in the environment, or answer the question"
+            "--set {name}: others can read a command line; give it in the environment, or answer \
+            the question"
         );
         return Err(InitError::Usage(sentence));
     }
     if variable(name).is_none() {
-        let sentence =
-            format!("--set {name}: there is no such variable; credentials.env.example has all of them");
+        let sentence = format!(
+            "--set {name}: there is no such variable; credentials.env.example has all of them"
+        );
         return Err(InitError::Usage(sentence));
     }
     Ok((name.to_owned(), value.to_owned()))
@@ -191,11 +200,19 @@ struct Question<'a> {
     text: &'static str,
 }
 
-fn ask_all(arguments: &Arguments, sources: &Sources<'_>, values: &mut Values) -> Result<(), InitError> {
+fn ask_all(
+    arguments: &Arguments,
+    sources: &Sources<'_>,
+    values: &mut Values,
+) -> Result<(), InitError> {
     let mut passwords = arguments.passwords_stdin.then(|| io::stdin().lines());
     let can_ask = !arguments.passwords_stdin && io::stdin().is_terminal();
     let asked = [
-        ("RABBITMQ_HOST", "--rabbitmq-host", "RabbitMQ's address (amqps://HOST or amqps://HOST/VHOST)"),
+        (
+            "RABBITMQ_HOST",
+            "--rabbitmq-host",
+            "RabbitMQ's address (amqps://HOST or amqps://HOST/VHOST)",
+        ),
         ("RABBITMQ_USER", "--rabbitmq-user", "User name for RabbitMQ"),
         ("RABBITMQ_PASSWORD", "", "Password for RabbitMQ (not shown)"),
         ("RODAN_HOST", "--rodan-host", "Rodan's address (https://HOST)"),
@@ -217,7 +234,8 @@ fn ask_all(arguments: &Arguments, sources: &Sources<'_>, values: &mut Values) ->
             Some(lines) if is_password => lines.next().transpose()?.map(Secret::new),
             _ => None,
         };
-        let of_environment = || sources.environment.get(name).map(|value| Secret::new(value.as_str()));
+        let of_environment =
+            || sources.environment.get(name).map(|value| Secret::new(value.as_str()));
         let known = from_lines
             .or_else(|| values.remove(name))
             .or_else(|| question.given.map(Secret::new))
@@ -230,7 +248,9 @@ fn ask_all(arguments: &Arguments, sources: &Sources<'_>, values: &mut Values) ->
             None if can_ask => {
                 values.insert(name.to_owned(), question.ask()?);
             }
-            None if is_password => missing.push(format!("{name} in the environment, or --passwords-stdin")),
+            None if is_password => {
+                missing.push(format!("{name} in the environment, or --passwords-stdin"))
+            }
             None => missing.push(format!("{} ({name})", question.option)),
         }
     }
@@ -266,7 +286,9 @@ impl Question<'_> {
             let text = answer.expose().trim();
             let wrong = match self.name {
                 _ if text.is_empty() => Some("it must be given".to_owned()),
-                "RABBITMQ_HOST" => BrokerAddress::parse(text).err().map(|error| format!("it {error}")),
+                "RABBITMQ_HOST" => {
+                    BrokerAddress::parse(text).err().map(|error| format!("it {error}"))
+                }
                 "RODAN_HOST" => RodanAddress::parse(text).err().map(|error| format!("it {error}")),
                 _ => None,
             };

@@ -56,13 +56,19 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
                 Ok(Printed::Whole) => {}
                 Ok(printed) => return printed.or(ExitCode::Success),
                 Err(error) => {
-                    return fail(ExitCode::Spool, &format!("{} can't be read: {error}", log.path.display()));
+                    return fail(
+                        ExitCode::Spool,
+                        &format!("{} can't be read: {error}", log.path.display()),
+                    );
                 }
             }
         }
         if last {
             if logs.is_empty() {
-                complain(&format_args!("check: there is no log of {id} in {}", config.site.logs.display()));
+                complain(&format_args!(
+                    "check: there is no log of {id} in {}",
+                    config.site.logs.display()
+                ));
             } else if arguments.follow {
                 complain(&format_args!("check: {id} is answered"));
             }
@@ -123,5 +129,7 @@ impl Reader {
 /// A log's text, without characters that a terminal could act on.
 fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    text.chars().map(|c| if acts_on_terminal(c) && !matches!(c, '\n' | '\t') { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| if acts_on_terminal(c) && !matches!(c, '\n' | '\t') { ' ' } else { c })
+        .collect()
 }

@@ -33,7 +33,8 @@ pub(super) struct Arguments {
 
 fn age(text: &str) -> Result<Duration, String> {
     let number = |unit: char| text.strip_suffix(unit)?.parse::<u32>().ok().map(u64::from);
-    let seconds = number('d').map(|days| days * 86_400).or_else(|| number('h').map(|hours| hours * 3600));
+    let seconds =
+        number('d').map(|days| days * 86_400).or_else(|| number('h').map(|hours| hours * 3600));
     let age = seconds.map(Duration::from_secs).ok_or("give days or hours, as in 30d or 12h")?;
     if age < LEAST {
         return Err("one hour (1h) is the least".to_owned());
@@ -71,7 +72,13 @@ fn render(items: &[Item], site: &SiteConfig, dry_run: bool) -> String {
     let removed = items.iter().filter(|item| item.error.is_none());
     let bytes = removed.clone().map(|item| item.bytes).sum();
     let what = if dry_run { "would be removed" } else { "removed" };
-    let _ = writeln!(text, "{:>9}  {what} in all ({} of {})", size(bytes), removed.count(), items.len());
+    let _ = writeln!(
+        text,
+        "{:>9}  {what} in all ({} of {})",
+        size(bytes),
+        removed.count(),
+        items.len()
+    );
     text
 }
 

@@ -22,7 +22,11 @@ pub(super) struct Arguments {
     job: String,
 }
 
-pub(super) async fn run(arguments: &Arguments, config: &Config, tell: &mut dyn FnMut(Happening)) -> ExitCode {
+pub(super) async fn run(
+    arguments: &Arguments,
+    config: &Config,
+    tell: &mut dyn FnMut(Happening),
+) -> ExitCode {
     let id = match find(&Store::unopened(&config.site.spool), &arguments.job) {
         Ok(seen) => seen.record.job_id,
         Err(error) => return fail(error.exit_code(), &error),
@@ -36,26 +40,32 @@ pub(super) async fn run(arguments: &Arguments, config: &Config, tell: &mut dyn F
             return if is_done { ExitCode::Success } else { ExitCode::Training };
         }
         Ok(Retried::Waits(code, why)) => {
-            let why = why.unwrap_or_else(|| "Slurm does not say whether it has the job already".to_owned());
+            let why = why
+                .unwrap_or_else(|| "Slurm does not say whether it has the job already".to_owned());
             // Even a trouble that is nobody's fault leaves the job where it was.
             let code = if code == ExitCode::Success { ExitCode::Slurm } else { code };
             return fail(code, &format!("{id} still waits: {why}; the next check tries again"));
         }
         Ok(Retried::InSlurm(slurm_id)) => {
             let sentence = format!(
-                "{id} is with Slurm already, as job {slurm_id}: there is nothing to try again; check status {id} shows how it stands, check cancel {id} ends it"
+                "{id} is with Slurm already, as job {slurm_id}: there is nothing to try again; \
+                check status {id} shows how it stands, check cancel {id} ends it"
             );
             return fail(ExitCode::Usage, &sentence);
         }
         Ok(Retried::Before(outcome)) => {
             let sentence = format!(
-                "{id} was answered before, with {}: each job gets one reply, and Rodan has stopped waiting; run the workflow in Rodan again",
+                "{id} was answered before, with {}: each job gets one reply, and Rodan has stopped \
+                waiting; run the workflow in Rodan again",
                 with(outcome)
             );
             return fail(ExitCode::Usage, &sentence);
         }
         Ok(Retried::Busy(who)) => {
-            return fail(ExitCode::Spool, &format!("another check is at work ({who}); nothing done"));
+            return fail(
+                ExitCode::Spool,
+                &format!("another check is at work ({who}); nothing done"),
+            );
         }
         Err(error) => return fail(error.exit_code(), &error),
     };

@@ -27,7 +27,8 @@ pub(super) fn render(status: &Status, now: Timestamp) -> String {
         rows(&mut text, &status.jobs, now);
     }
     if let Some(spool) = &status.absent_spool {
-        let sentence = format!("There is no {} yet; the first pass of check makes it.", spool.display());
+        let sentence =
+            format!("There is no {} yet; the first pass of check makes it.", spool.display());
         wrapped(&mut text, &sentence);
     }
     if let Some(error) = &status.slurm_error {
@@ -37,7 +38,8 @@ pub(super) fn render(status: &Status, now: Timestamp) -> String {
     }
     if let Some(pause) = &status.paused {
         let sentence = format!(
-            "No new jobs are taken until {:.0}: {} submissions in a row failed, the last because: {}",
+            "No new jobs are taken until {:.0}: {} submissions in a row failed, the last because: \
+            {}",
             pause.until, pause.failures, pause.last
         );
         wrapped(&mut text, &sentence);
@@ -52,13 +54,16 @@ pub(super) fn render(status: &Status, now: Timestamp) -> String {
 }
 
 fn rows(text: &mut String, jobs: &[JobStatus], now: Timestamp) {
-    let slurm_id = |job: &JobStatus| job.record.slurm_id.map_or_else(|| "-".to_owned(), |id| id.to_string());
+    let slurm_id =
+        |job: &JobStatus| job.record.slurm_id.map_or_else(|| "-".to_owned(), |id| id.to_string());
     let id_width = jobs.iter().map(|job| job.short.len()).max().unwrap_or(0);
-    let slurm_width = jobs.iter().map(|job| slurm_id(job).len()).max().unwrap_or(0).max("SLURM".len());
+    let slurm_width =
+        jobs.iter().map(|job| slurm_id(job).len()).max().unwrap_or(0).max("SLURM".len());
     let before = id_width + slurm_width + STATE + AGE + 8;
     let room = WIDTH.saturating_sub(before);
     let mut line = |id: &str, slurm: &str, state: &str, age: &str, rest: &str| {
-        let line = format!("{id:id_width$}  {slurm:>slurm_width$}  {state:STATE$}  {age:>AGE$}  {rest}");
+        let line =
+            format!("{id:id_width$}  {slurm:>slurm_width$}  {state:STATE$}  {age:>AGE$}  {rest}");
         let _ = writeln!(text, "{}", line.trim_end()); // writing to a String can't fail
     };
     line("ID", "SLURM", "STATE", "AGE", "");
@@ -78,13 +83,14 @@ fn rows(text: &mut String, jobs: &[JobStatus], now: Timestamp) {
 /// Where a job stands, in a word or two: Slurm's view if it is newer than the record.
 pub(super) fn state(job: &JobStatus) -> String {
     match (&job.record.state, job.slurm.as_ref()) {
-        (State::Submitting { .. } | State::Submitted { .. } | State::Running { .. }, Some(info)) => {
-            match info.phase {
-                Phase::Waiting => "waiting".to_owned(),
-                Phase::Active if info.state == "RUNNING" => "running".to_owned(),
-                _ => printable(&info.state.to_lowercase(), STATE - 1),
-            }
-        }
+        (
+            State::Submitting { .. } | State::Submitted { .. } | State::Running { .. },
+            Some(info),
+        ) => match info.phase {
+            Phase::Waiting => "waiting".to_owned(),
+            Phase::Active if info.state == "RUNNING" => "running".to_owned(),
+            _ => printable(&info.state.to_lowercase(), STATE - 1),
+        },
         (State::Received, _) => "received".to_owned(),
         (State::Submitting { .. }, None) => "submitting".to_owned(),
         (State::Submitted { .. }, None) => "waiting".to_owned(),
@@ -100,7 +106,9 @@ fn summary(job: &JobStatus, now: Timestamp) -> Option<String> {
     match &job.record.state {
         State::Failed { sentence } => return Some(sentence.clone()),
         State::ResultSpooled { outcome: Outcome::Models } => return Some("the models".to_owned()),
-        State::ResultSpooled { outcome: Outcome::Error } => return Some("an error reply".to_owned()),
+        State::ResultSpooled { outcome: Outcome::Error } => {
+            return Some("an error reply".to_owned());
+        }
         State::Replied => {
             return Some(match job.record.outcome {
                 Some(Outcome::Models) => "with the models".to_owned(),
@@ -201,7 +209,10 @@ fn lock(holder: &HeldBy, now: Timestamp) -> String {
     if holder.is_alive(now) {
         format!("The spool is locked by {who}: process {pid} on {host}, last seen {heartbeat:.0}.")
     } else {
-        format!("A lock is left of process {pid} on {host}, which is gone; the next check takes it over.")
+        format!(
+            "A lock is left of process {pid} on {host}, which is gone; the next check takes it \
+            over."
+        )
     }
 }
 

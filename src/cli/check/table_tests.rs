@@ -43,7 +43,14 @@ fn in_slurm(state: &str, phase: Phase, reason: &str) -> Option<InSlurm> {
 }
 
 fn status(jobs: Vec<JobStatus>) -> Status {
-    Status { jobs, slurm_error: None, paused: None, lock: None, unreadable: Vec::new(), absent_spool: None }
+    Status {
+        jobs,
+        slurm_error: None,
+        paused: None,
+        lock: None,
+        unreadable: Vec::new(),
+        absent_spool: None,
+    }
 }
 
 #[test]
@@ -77,7 +84,8 @@ fn the_table_fits_a_terminal_whatever_comes_from_outside() {
     assert!(says(0).ends_with("which none of the 9 nodes there has"));
     assert!(says(9).ends_with("which all 9 nodes there have"));
     let mut odd = job("odd-reason", &with_slurm);
-    odd.slurm = in_slurm("PENDING", Phase::Waiting, &"ReqNodeNotAvail, UnavailableNodes:n[1-9]".repeat(9));
+    odd.slurm =
+        in_slurm("PENDING", Phase::Waiting, &"ReqNodeNotAvail, UnavailableNodes:n[1-9]".repeat(9));
     let mut running = job("running-1", &[&with_slurm[..], &[Event::Started]].concat());
     running.slurm = in_slurm("RUNNING", Phase::Active, "");
     running.expected_end = Some(now() + Duration::from_secs(2400));
@@ -101,7 +109,8 @@ fn the_table_fits_a_terminal_whatever_comes_from_outside() {
         "ID           SLURM  STATE",
         "waiting-  12345678  waiting       50 min  nodes are busy (Resources)\n",
         "running-  12345678  running       50 min\n    Model  0 (2/3), epoch 4/15, ≤ 40 min left\n",
-        "third-on  12345678  waiting       50 min\n    nodes are busy (Resources), 3rd of 5 pending in gpu\n",
+        "third-on  12345678  waiting       50 min\n    nodes are busy (Resources), 3rd of 5 \
+        pending in gpu\n",
         "    the nodes for it are down or reserved (ReqNodeNotAvail,",
         "    last error: no route",
         "Slurm does not answer",
@@ -122,13 +131,17 @@ fn the_table_fits_a_terminal_whatever_comes_from_outside() {
     let mut none = status(Vec::new());
     none.absent_spool = Some("/project/spool".into());
     let text = render(&none, now());
-    assert!(text.contains("There is no /project/spool yet; the first pass of check makes it."), "{text}");
+    assert!(
+        text.contains("There is no /project/spool yet; the first pass of check makes it."),
+        "{text}"
+    );
 }
 
 #[test]
 fn a_lock_that_is_left_is_told_from_one_that_is_held() {
     let mut found = status(Vec::new());
-    let holder = |host: &str| HeldBy { host: host.into(), pid: 7, heartbeat: now(), role: Role::Check };
+    let holder =
+        |host: &str| HeldBy { host: host.into(), pid: 7, heartbeat: now(), role: Role::Check };
     found.lock = Some(holder("elsewhere.example"));
     let text = render(&found, now());
     assert!(text.contains("locked by a check: process 7 on elsewhere.example"), "{text}");

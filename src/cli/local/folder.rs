@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use domain::{
-    InputKind, Layer, SettingsError, SettingsMap, TRAINING_SETTINGS, TrainingSettings, training_setting,
+    InputKind, Layer, SettingsError, SettingsMap, TRAINING_SETTINGS, TrainingSettings,
+    training_setting,
 };
 use page_layers::PageInputs;
 
@@ -16,7 +17,8 @@ const IMAGES: [&str; 3] = ["image.png", "image.jpg", "image.jpeg"];
 #[derive(Debug, Error)]
 pub enum FolderError {
     /// The folder can't be listed.
-    #[error("{}: can't be read as a folder: {source}; give --local the folder of a page", path.display())]
+    #[error("{}: can't be read as a folder: {source}; give --local the folder of a \
+        page", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -66,7 +68,8 @@ pub enum FolderError {
         source: std::io::Error,
     },
     /// The settings file is not a JSON object.
-    #[error("{}: is not a JSON object of settings such as {{\"Patch height\": 64}}: {source}", path.display())]
+    #[error("{}: is not a JSON object of settings such as {{\"Patch height\": 64}}: \
+        {source}", path.display())]
     SettingsJson {
         /// The file.
         path: PathBuf,
@@ -93,7 +96,8 @@ pub enum FolderError {
 }
 
 fn known_settings() -> String {
-    let names: Vec<_> = TRAINING_SETTINGS.iter().map(|setting| format!("{:?}", setting.name)).collect();
+    let names: Vec<_> =
+        TRAINING_SETTINGS.iter().map(|setting| format!("{:?}", setting.name)).collect();
     names.join(", ")
 }
 
@@ -112,16 +116,19 @@ pub fn find_page(folder: &Path) -> Result<PageInputs, FolderError> {
     let has = |name: &str| names.iter().any(|n| n == name);
 
     let mut images = IMAGES.into_iter().filter(|name| has(name));
-    let image = images
-        .next()
-        .ok_or_else(|| missing("image.png, image.jpg or image.jpeg", "put the page there under this name"))?;
+    let image = images.next().ok_or_else(|| {
+        missing("image.png, image.jpg or image.jpeg", "put the page there under this name")
+    })?;
     if let Some(second) = images.next() {
         return Err(FolderError::TwoImages { folder: folder.to_owned(), first: image, second });
     }
     let path_of = |kind: InputKind| folder.join(kind.file_stem() + ".png");
     let background = path_of(InputKind::Layer(Layer::Background));
     if !has("background.png") {
-        return Err(missing("background.png", "export the background as an RGBA PNG under this name"));
+        return Err(missing(
+            "background.png",
+            "export the background as an RGBA PNG under this name",
+        ));
     }
     for name in &names {
         let text = name.to_string_lossy();
@@ -136,7 +143,10 @@ pub fn find_page(folder: &Path) -> Result<PageInputs, FolderError> {
         .filter(|(layer, _)| has(&(InputKind::Layer(*layer).file_stem() + ".png")))
         .collect();
     if layers.is_empty() {
-        return Err(missing("layer_0.png … layer_9.png", "export at least one layer as an RGBA PNG"));
+        return Err(missing(
+            "layer_0.png … layer_9.png",
+            "export at least one layer as an RGBA PNG",
+        ));
     }
     let regions = has("regions.png").then(|| path_of(InputKind::Regions));
     Ok(PageInputs { label: None, image: folder.join(image), regions, background, layers })
@@ -149,25 +159,30 @@ pub fn find_page(folder: &Path) -> Result<PageInputs, FolderError> {
 ///
 /// [`FolderError`], when there is none, or one twice.
 pub fn find_models(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, FolderError> {
-    std::fs::read_dir(folder)
-        .map_err(|source| FolderError::Models { folder: folder.to_owned(), problem: source.to_string() })?;
+    std::fs::read_dir(folder).map_err(|source| FolderError::Models {
+        folder: folder.to_owned(),
+        problem: source.to_string(),
+    })?;
     let mut models = Vec::new();
     let named = [Layer::Background, Layer::Music, Layer::Staff, Layer::Text];
     for layer in named.into_iter().chain((0..=9).map(Layer::Numbered)) {
-        let files =
-            ["hdf5", "h5"].map(|extension| folder.join(format!("{}.{extension}", layer.model_name())));
+        let files = ["hdf5", "h5"]
+            .map(|extension| folder.join(format!("{}.{extension}", layer.model_name())));
         match files.iter().filter(|file| file.is_file()).collect::<Vec<_>>()[..] {
             [] => {}
             [file] => models.push((layer, file.clone())),
             _ => {
-                let problem =
-                    format!("{} is there twice, as .hdf5 and as .h5; leave one", layer.model_name());
+                let problem = format!(
+                    "{} is there twice, as .hdf5 and as .h5; leave one",
+                    layer.model_name()
+                );
                 return Err(FolderError::Models { folder: folder.to_owned(), problem });
             }
         }
     }
     if models.is_empty() {
-        let problem = "there is no model in it; they are named Background Model.hdf5, Model 0.hdf5 …".into();
+        let problem =
+            "there is no model in it; they are named Background Model.hdf5, Model 0.hdf5 …".into();
         return Err(FolderError::Models { folder: folder.to_owned(), problem });
     }
     Ok(models)
@@ -188,7 +203,8 @@ pub fn parse_settings(set: &[String]) -> Result<SettingsMap, FolderError> {
 fn parse_set(set: &[String]) -> Result<SettingsMap, FolderError> {
     let mut map = SettingsMap::new();
     for argument in set {
-        let (name, value) = argument.split_once('=').ok_or_else(|| FolderError::SetForm(argument.clone()))?;
+        let (name, value) =
+            argument.split_once('=').ok_or_else(|| FolderError::SetForm(argument.clone()))?;
         let name = name.trim();
         if training_setting(name).is_none() {
             return Err(FolderError::SetName { name: name.to_owned() });
@@ -204,7 +220,10 @@ fn parse_set(set: &[String]) -> Result<SettingsMap, FolderError> {
 /// # Errors
 ///
 /// [`FolderError`], when the file is not a JSON object, or a name or a value is wrong.
-pub fn read_settings(folder: &Path, set: &[String]) -> Result<(SettingsMap, TrainingSettings), FolderError> {
+pub fn read_settings(
+    folder: &Path,
+    set: &[String],
+) -> Result<(SettingsMap, TrainingSettings), FolderError> {
     let path = folder.join("settings.json");
     let mut map = match std::fs::read(&path) {
         Ok(text) => serde_json::from_slice::<SettingsMap>(&text)
@@ -215,13 +234,17 @@ pub fn read_settings(folder: &Path, set: &[String]) -> Result<(SettingsMap, Trai
     // The file is checked by itself first, so that an error names the file.
     if set.is_empty() {
         let origin = path.display().to_string();
-        let settings =
-            TrainingSettings::from_local(&map).map_err(|source| FolderError::Settings { origin, source })?;
+        let settings = TrainingSettings::from_local(&map)
+            .map_err(|source| FolderError::Settings { origin, source })?;
         return Ok((map, settings));
     }
     map.extend(parse_set(set)?);
     let settings = TrainingSettings::from_local(&map).map_err(|source| FolderError::Settings {
-        origin: if path.exists() { format!("{} with --set", path.display()) } else { "--set".to_owned() },
+        origin: if path.exists() {
+            format!("{} with --set", path.display())
+        } else {
+            "--set".to_owned()
+        },
         source,
     })?;
     Ok((map, settings))
@@ -245,7 +268,8 @@ mod tests {
 
     #[test]
     fn the_images_are_found_gaps_allowed() {
-        let folder = folder(&["image.jpg", "background.png", "layer_7.png", "layer_0.png", "notes.txt"]);
+        let folder =
+            folder(&["image.jpg", "background.png", "layer_7.png", "layer_0.png", "notes.txt"]);
         let page = find_page(folder.path()).unwrap();
         assert_eq!(page.image, folder.path().join("image.jpg"));
         assert_eq!(page.regions, None);
@@ -259,7 +283,8 @@ mod tests {
         assert!(refusal(&["image.png", "layer_0.png"]).contains("no background.png"));
         assert!(refusal(&["image.png", "background.png"]).contains("no layer_0.png"));
         assert!(
-            refusal(&["image.png", "image.jpg", "background.png", "layer_0.png"]).contains("could both be")
+            refusal(&["image.png", "image.jpg", "background.png", "layer_0.png"])
+                .contains("could both be")
         );
         assert!(refusal(&["image.png", "background.png", "layer_10.png"]).contains("layer_10.png"));
         let error = find_page(Path::new("no/such/folder")).unwrap_err().to_string();
@@ -271,7 +296,8 @@ mod tests {
         let folder = folder(&[]);
         let (_, defaults) = read_settings(folder.path(), &[]).unwrap();
         assert_eq!((defaults.epochs, defaults.patch_height), (15, 256));
-        let text = r#"{"Patch height": 64, "Patch width": 64, "CPUs": 6, "Some later setting": true}"#;
+        let text =
+            r#"{"Patch height": 64, "Patch width": 64, "CPUs": 6, "Some later setting": true}"#;
         std::fs::write(folder.path().join("settings.json"), text).unwrap();
         let (map, settings) = read_settings(folder.path(), &["Patch height=32".into()]).unwrap();
         assert_eq!((settings.patch_height, settings.patch_width), (32, 64));
@@ -281,9 +307,12 @@ mod tests {
     #[test]
     fn wrong_settings_say_where_and_what() {
         let folder = folder(&[]);
-        let refusal = |set: &str| read_settings(folder.path(), &[set.into()]).unwrap_err().to_string();
+        let refusal =
+            |set: &str| read_settings(folder.path(), &[set.into()]).unwrap_err().to_string();
         assert!(refusal("Patch height").contains("write it as"));
-        assert!(refusal("Patch hight=64").contains("known are \"Maximum number of training epochs\""));
+        assert!(
+            refusal("Patch hight=64").contains("known are \"Maximum number of training epochs\"")
+        );
         assert!(refusal("Patch height=65").contains("multiple of 4"));
         std::fs::write(folder.path().join("settings.json"), "{\"Patch height\": 64,}").unwrap();
         let error = read_settings(folder.path(), &[]).unwrap_err().to_string();

@@ -42,7 +42,8 @@ impl Summary<'_> {
         }
         let _ = writeln!(text, "{}", "-".repeat(79));
         for part in &self.layers {
-            let accuracy = part.course.best().and_then(|report| report.validation).map(|m| m.accuracy);
+            let accuracy =
+                part.course.best().and_then(|report| report.validation).map(|m| m.accuracy);
             let score = part.score.unwrap_or_default();
             let _ = writeln!(
                 text,
@@ -58,7 +59,8 @@ impl Summary<'_> {
                 colour_name(part.layer).unwrap_or("none"),
             );
         }
-        let footer = Footer { time: self.time, peak_memory: self.peak_memory, device: &self.device };
+        let footer =
+            Footer { time: self.time, peak_memory: self.peak_memory, device: &self.device };
         let _ = writeln!(text, "\n{footer} · seed {}", self.seed);
         text
     }

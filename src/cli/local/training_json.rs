@@ -14,7 +14,8 @@ use page_layers::{EpochReport, TrainingJob};
 
 /// A report that could not be written.
 #[derive(Debug, Error)]
-#[error("{}: can't write the report: {source}; check that the folder is writable and has room", path.display())]
+#[error("{}: can't write the report: {source}; check that the folder is writable and has \
+    room", path.display())]
 pub struct ReportError {
     /// The file.
     pub path: PathBuf,
@@ -121,7 +122,11 @@ pub(super) fn write(
         version: env!("CARGO_PKG_VERSION"),
         seed: job.seed(),
         device: &summary.device,
-        pages: job.pages().iter().map(|page| Size { height: page.height(), width: page.width() }).collect(),
+        pages: job
+            .pages()
+            .iter()
+            .map(|page| Size { height: page.height(), width: page.width() })
+            .collect(),
         patch: Size { height: job.shape().height(), width: job.shape().width() },
         settings: map,
         effective: settings.shown(),

@@ -99,10 +99,14 @@ fn without_links(error: io::Error) -> io::Error {
     if !matches!(errno, Some(E::PERM | E::OPNOTSUPP | E::NOSYS | E::XDEV)) {
         return error;
     }
-    let what = "this filesystem makes no hard links, by which just one of several processes creates a file";
+    let what = "this filesystem makes no hard links, by which just one of several processes \
+        creates a file";
     io::Error::new(
         io::ErrorKind::Unsupported,
-        format!("{what} ({error}); choose a directory on one that does, such as NFS, Lustre, GPFS or ext4"),
+        format!(
+            "{what} ({error}); choose a directory on one that does, such as NFS, Lustre, GPFS or \
+            ext4"
+        ),
     )
 }
 
@@ -169,7 +173,10 @@ mod tests {
         use rustix::io::Errno as E;
         for errno in [E::PERM, E::OPNOTSUPP, E::NOSYS, E::XDEV] {
             let text = without_links(errno.into()).to_string();
-            assert!(text.contains("makes no hard links") && text.contains("; choose a directory"), "{text}");
+            assert!(
+                text.contains("makes no hard links") && text.contains("; choose a directory"),
+                "{text}"
+            );
         }
         for errno in [E::ACCESS, E::NOSPC, E::IO, E::ROFS, E::MLINK] {
             let text = without_links(errno.into()).to_string();

@@ -70,7 +70,10 @@ fn owner(metadata: &fs::Metadata) -> io::Result<()> {
     if metadata.uid() == own {
         return Ok(());
     }
-    Err(io::Error::other(format!("it belongs to user {}, not to this account, {own}", metadata.uid())))
+    Err(io::Error::other(format!(
+        "it belongs to user {}, not to this account, {own}",
+        metadata.uid()
+    )))
 }
 
 #[cfg(test)]
@@ -108,7 +111,8 @@ mod tests {
         let (file, directory) = (dir.path().join("file"), dir.path().join("directory"));
         fs::write(&file, "text").unwrap();
         fs::create_dir(&directory).unwrap();
-        let given = chown(&file, Some(65534), None).and_then(|()| chown(&directory, Some(65534), None));
+        let given =
+            chown(&file, Some(65534), None).and_then(|()| chown(&directory, Some(65534), None));
         let (file, directory) = match given {
             Ok(()) => (file.as_path(), directory.as_path()),
             Err(_) => (Path::new("/etc/passwd"), Path::new("/etc")),

@@ -108,7 +108,8 @@ impl Contents {
             Self::DerCertificate => "convert it: openssl x509 -inform der -in FILE -out NEW.pem",
             Self::TrustedCertificate => "convert it: openssl x509 -in FILE -out NEW.pem",
             Self::Pkcs7 => {
-                "convert it: openssl pkcs7 -print_certs -in FILE -out NEW.pem (-inform der for bytes)"
+                "convert it: openssl pkcs7 -print_certs -in FILE -out NEW.pem (-inform der for \
+                bytes)"
             }
             Self::Pkcs12 => "convert it: openssl pkcs12 -nokeys -in FILE -out NEW.pem",
             Self::Request => "name the certificate that was made from it",
@@ -149,32 +150,56 @@ mod tests {
 
     /// What `openssl` writes into a file of this name; it works in `directory`.
     fn made(directory: &std::path::Path, name: &str, arguments: &str) -> Vec<u8> {
-        let output =
-            Command::new("openssl").args(arguments.split(' ')).current_dir(directory).output().unwrap();
-        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = Command::new("openssl")
+            .args(arguments.split(' '))
+            .current_dir(directory)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{arguments}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         std::fs::read(directory.join(name)).unwrap()
     }
 
     #[test]
     fn every_kind_of_file_that_openssl_makes_is_known() {
         let directory = tempfile::tempdir().unwrap();
-        let make = |name: &str, arguments: &str| Contents::of(&made(directory.path(), name, arguments));
+        let make =
+            |name: &str, arguments: &str| Contents::of(&made(directory.path(), name, arguments));
         for (name, arguments, contents) in [
-            ("key.pem", "genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out key.pem", Contents::Key),
+            (
+                "key.pem",
+                "genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out key.pem",
+                Contents::Key,
+            ),
             ("rsa.pem", "rsa -traditional -in key.pem -out rsa.pem", Contents::Key),
             ("ec.pem", "ecparam -name prime256v1 -genkey -noout -out ec.pem", Contents::Key),
             ("key.der", "pkey -in key.pem -outform der -out key.der", Contents::DerKey),
             ("rsa.der", "rsa -traditional -in key.pem -outform der -out rsa.der", Contents::DerKey),
             ("ec.der", "ec -in ec.pem -outform der -out ec.der", Contents::DerKey),
-            ("locked.pem", "pkey -in key.pem -aes128 -passout pass:x -out locked.pem", Contents::LockedKey),
+            (
+                "locked.pem",
+                "pkey -in key.pem -aes128 -passout pass:x -out locked.pem",
+                Contents::LockedKey,
+            ),
             (
                 "old.pem",
                 "rsa -traditional -in key.pem -aes128 -passout pass:x -out old.pem",
                 Contents::LockedKey,
             ),
             ("public.pem", "pkey -in key.pem -pubout -out public.pem", Contents::PublicKey),
-            ("request.pem", "req -new -key key.pem -subj /CN=x -out request.pem", Contents::Request),
-            ("cert.pem", "req -x509 -key key.pem -subj /CN=x -out cert.pem", Contents::Certificates),
+            (
+                "request.pem",
+                "req -new -key key.pem -subj /CN=x -out request.pem",
+                Contents::Request,
+            ),
+            (
+                "cert.pem",
+                "req -x509 -key key.pem -subj /CN=x -out cert.pem",
+                Contents::Certificates,
+            ),
             ("cert.der", "x509 -in cert.pem -outform der -out cert.der", Contents::DerCertificate),
             (
                 "trusted.pem",
@@ -182,7 +207,11 @@ mod tests {
                 Contents::TrustedCertificate,
             ),
             ("all.p7b", "crl2pkcs7 -nocrl -certfile cert.pem -out all.p7b", Contents::Pkcs7),
-            ("all.p7c", "crl2pkcs7 -nocrl -certfile cert.pem -outform der -out all.p7c", Contents::Pkcs7),
+            (
+                "all.p7c",
+                "crl2pkcs7 -nocrl -certfile cert.pem -outform der -out all.p7c",
+                Contents::Pkcs7,
+            ),
             (
                 "all.p12",
                 "pkcs12 -export -inkey key.pem -in cert.pem -passout pass:x -out all.p12",
@@ -193,7 +222,10 @@ mod tests {
         }
         // A certificate with its key beside it serves as certificate.
         let read = |name: &str| std::fs::read(directory.path().join(name)).unwrap();
-        assert_eq!(Contents::of(&[read("key.pem"), read("cert.pem")].concat()), Contents::Certificates);
+        assert_eq!(
+            Contents::of(&[read("key.pem"), read("cert.pem")].concat()),
+            Contents::Certificates
+        );
         let certificate = read("cert.pem");
         assert_eq!(Contents::of(&certificate[..certificate.len() / 2]), Contents::BrokenPem);
         assert_eq!(Contents::of(&read("key.pem")[..200]), Contents::BrokenPem);
@@ -205,7 +237,10 @@ mod tests {
             (&b""[..], Contents::Empty),
             (b" \n\t\n", Contents::Empty),
             (b"-----BEGIN X509 CRL-----\n", Contents::RevocationList),
-            (b"-----BEGIN CERTIFICATE-----\nhello\n-----END CERTIFICATE-----\n", Contents::BrokenPem),
+            (
+                b"-----BEGIN CERTIFICATE-----\nhello\n-----END CERTIFICATE-----\n",
+                Contents::BrokenPem,
+            ),
             (b"hello", Contents::Unknown),
             (b"0", Contents::Unknown),
             (b"\x30\xff", Contents::Unknown),

@@ -70,7 +70,8 @@ fn refusal(error: &rustls::Error) -> Refusal {
         | E::InappropriateHandshakeMessage { .. }
         | E::DecryptError => Refusal::new(
             format!("it breaks the rules of TLS ({})", short(error)),
-            "look whether something between the two machines changes the traffic, and at the server's own log",
+            "look whether something between the two machines changes the traffic, and at the \
+            server's own log",
         ),
         E::FailedToGetCurrentTime | E::FailedToGetRandomBytes => Refusal::new(
             format!("this machine gives TLS what it needs not ({})", short(error)),
@@ -101,9 +102,10 @@ fn incompatible(why: &Incompatible) -> Refusal {
         Incompatible::ExtendedMasterSecretExtensionRequired
         | Incompatible::EcPointsExtensionRequired
         | Incompatible::UncompressedEcPointsRequired
-        | Incompatible::NullCompressionRequired => {
-            Refusal::new(format!("its TLS lacks what is needed ({why:?})"), "bring the server up to date")
-        }
+        | Incompatible::NullCompressionRequired => Refusal::new(
+            format!("its TLS lacks what is needed ({why:?})"),
+            "bring the server up to date",
+        ),
         _ => no_cipher(&format!("{why:?}")),
     }
 }
@@ -135,7 +137,8 @@ fn alerted(alert: Alert) -> Refusal {
         ),
         Alert::HandshakeFailure => Refusal::new(
             "it has no cipher in common with this program, or asks for a client certificate",
-            "allow ECDHE with AES-GCM or ChaCha20 at the server, or see RABBITMQ_CLIENT_CERT and RODAN_CLIENT_CERT",
+            "allow ECDHE with AES-GCM or ChaCha20 at the server, or see RABBITMQ_CLIENT_CERT and \
+            RODAN_CLIENT_CERT",
         ),
         Alert::InsufficientSecurity | Alert::ExportRestriction => no_cipher("says the server"),
         Alert::CertificateExpired => ours(", because it has expired"),
@@ -155,7 +158,9 @@ fn alerted(alert: Alert) -> Refusal {
             "it finds a signature or a key wrong",
             "look whether the server's key belongs to its certificate, and at the server's own log",
         ),
-        _ => Refusal::new(format!("it breaks the TLS handshake off (alert {alert:?})"), SERVERS_LOG),
+        _ => {
+            Refusal::new(format!("it breaks the TLS handshake off (alert {alert:?})"), SERVERS_LOG)
+        }
     }
 }
 
@@ -172,9 +177,10 @@ fn certificate(error: &C) -> Refusal {
             trust("the authority's present certificate"),
         ),
         C::Expired => Refusal::new("its certificate has expired", "have it renewed"),
-        C::ExpiredContext { not_after, .. } => {
-            Refusal::new(format!("its certificate has expired, on {}", day(*not_after)), "have it renewed")
-        }
+        C::ExpiredContext { not_after, .. } => Refusal::new(
+            format!("its certificate has expired, on {}", day(*not_after)),
+            "have it renewed",
+        ),
         C::NotValidYet => {
             Refusal::new("its certificate is not valid yet", "compare the clocks of both machines")
         }
@@ -185,7 +191,9 @@ fn certificate(error: &C) -> Refusal {
         C::NotValidForName => {
             Refusal::new("its certificate is for another name", "write the name that stands in it")
         }
-        C::NotValidForNameContext { expected, presented } => other_name(&expected.to_str(), presented),
+        C::NotValidForNameContext { expected, presented } => {
+            other_name(&expected.to_str(), presented)
+        }
         C::InvalidPurpose | C::InvalidPurposeContext { .. } => Refusal::new(
             "its certificate is for another purpose: its extended key usage lacks serverAuth",
             "have one made for a server (extendedKeyUsage=serverAuth)",
@@ -217,12 +225,15 @@ fn certificate(error: &C) -> Refusal {
             }
             match other.0.downcast_ref::<W>() {
                 Some(error) => by_webpki(error, "HOST"),
-                None => {
-                    Refusal::new(format!("its certificate is not accepted ({})", short(error)), SERVERS_LOG)
-                }
+                None => Refusal::new(
+                    format!("its certificate is not accepted ({})", short(error)),
+                    SERVERS_LOG,
+                ),
             }
         }
-        _ => Refusal::new(format!("its certificate is not accepted ({})", short(error)), SERVERS_LOG),
+        _ => {
+            Refusal::new(format!("its certificate is not accepted ({})", short(error)), SERVERS_LOG)
+        }
     }
 }
 
@@ -230,11 +241,13 @@ fn certificate(error: &C) -> Refusal {
 pub(super) fn by_webpki(error: &W, host: &str) -> Refusal {
     let (what, advice) = match error {
         W::CaUsedAsEndEntity => {
-            let what = "its certificate is that of an authority (CA:TRUE), as openssl req -x509 makes it, and not a server's own";
+            let what = "its certificate is that of an authority (CA:TRUE), as openssl req -x509 \
+                makes it, and not a server's own";
             return Refusal::new(what, own_certificate(host));
         }
         W::UnsupportedCertVersion => {
-            let what = "a certificate of its chain is of version 1, which has no place for the host's name";
+            let what = "a certificate of its chain is of version 1, which has no place for the \
+                host's name";
             return Refusal::new(what, own_certificate(host));
         }
         W::EndEntityUsedAsCa => (
@@ -260,9 +273,10 @@ pub(super) fn by_webpki(error: &W, host: &str) -> Refusal {
         W::InvalidSerialNumber => {
             ("its certificate has a serial number of 0 digits or too many", "have it made anew")
         }
-        W::UnsupportedCriticalExtension => {
-            ("its certificate has a critical extension that is not known here", "have one made without it")
-        }
+        W::UnsupportedCriticalExtension => (
+            "its certificate has a critical extension that is not known here",
+            "have one made without it",
+        ),
         W::MaximumPathDepthExceeded
         | W::MaximumPathBuildCallsExceeded
         | W::MaximumSignatureChecksExceeded
@@ -278,7 +292,9 @@ pub(super) fn by_webpki(error: &W, host: &str) -> Refusal {
         | W::TrailingData(_)
         | W::BadDer
         | W::BadDerTime => ("its certificate has parts that can't be read", "have it made anew"),
-        W::CertDistrusted => ("its certificate's key is known to be unsafe", "have one made with a new key"),
+        W::CertDistrusted => {
+            ("its certificate's key is known to be unsafe", "have one made with a new key")
+        }
         W::UnsupportedNameType => (
             "no certificate can be for a name of this kind",
             "write the host name that stands in its certificate",
@@ -296,7 +312,8 @@ pub(super) fn by_webpki(error: &W, host: &str) -> Refusal {
 fn own_certificate(host: &str) -> String {
     let kind = if host.parse::<std::net::IpAddr>().is_ok() { "IP" } else { "DNS" };
     format!(
-        "make one for the server: openssl req -x509 -newkey rsa:3072 -nodes -days 365 -keyout server.key \
+        "make one for the server: openssl req -x509 -newkey rsa:3072 -nodes -days 365 -keyout \
+         server.key \
          -out server.pem -subj /CN={host} -addext subjectAltName={kind}:{host} \
          -addext basicConstraints=critical,CA:FALSE; then {}",
         trust("server.pem")
@@ -318,7 +335,8 @@ fn other_name(expected: &str, presented: &[String]) -> Refusal {
     let expected = printable(expected, 100);
     if presented.is_empty() {
         let what = format!(
-            "its certificate names no host in subjectAltName, and CN does not count: {expected} is needed"
+            "its certificate names no host in subjectAltName, and CN does not count: {expected} is \
+            needed"
         );
         return Refusal::new(what, own_certificate(&expected));
     }
@@ -336,7 +354,8 @@ fn other_name(expected: &str, presented: &[String]) -> Refusal {
     )
 }
 
-/// `localhost` of `DnsName("localhost")`, and `10.0.0.1` of `IpAddress(10.0.0.1)`, as the library shows names.
+/// `localhost` of `DnsName("localhost")`, and `10.0.0.1` of `IpAddress(10.0.0.1)`, as the library
+/// shows names.
 fn plain_name(name: &str) -> String {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
     printable(inner.unwrap_or(name).trim_matches('"'), 80)
@@ -366,8 +385,12 @@ fn algorithm(id: &[u8]) -> &'static str {
 }
 
 fn day(time: UnixTime) -> String {
-    let seconds = i64::try_from(time.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
-    seconds.map_or_else(|| "a day beyond all calendars".to_owned(), |time| time.strftime("%F").to_string())
+    let seconds =
+        i64::try_from(time.as_secs()).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    seconds.map_or_else(
+        || "a day beyond all calendars".to_owned(),
+        |time| time.strftime("%F").to_string(),
+    )
 }
 
 /// The server's name as a certificate has it.

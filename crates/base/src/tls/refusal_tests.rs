@@ -48,7 +48,10 @@ fn each_error_of_webpki_has_a_sentence_of_its_own() {
     for (error, words) in all {
         let refusal = of_webpki(error.clone());
         assert!(refusal.what.contains(words), "{error:?}: {refusal}");
-        assert!(!refusal.to_string().contains(&format!("{error:?}")), "{error:?} is shown: {refusal}");
+        assert!(
+            !refusal.to_string().contains(&format!("{error:?}")),
+            "{error:?} is shown: {refusal}"
+        );
         assert_ne!(refusal.advice, SERVERS_LOG, "{error:?}");
     }
     // What can't happen is shown as the library names it.
@@ -69,8 +72,9 @@ fn each_error_of_a_certificate_has_a_sentence_of_its_own() {
         supported_algorithms: Vec::new(),
     };
     // The object identifier in DER: md5WithRSAEncryption and so on.
-    let pkcs1 =
-        |last| [&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, last][..], &[5, 0]].concat();
+    let pkcs1 = |last| {
+        [&[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, last][..], &[5, 0]].concat()
+    };
     let all = [
         (C::BadEncoding, "can't be read"),
         (C::ExpiredContext { time, not_after: time }, "has expired, on 2001-09-09"),
@@ -120,7 +124,10 @@ fn each_alert_of_a_server_has_a_sentence() {
     for (alert, words) in [
         (A::ProtocolVersion, "no TLS 1.2"),
         (A::InappropriateFallback, "no TLS 1.2"),
-        (A::HandshakeFailure, "no cipher in common with this program, or asks for a client certificate"),
+        (
+            A::HandshakeFailure,
+            "no cipher in common with this program, or asks for a client certificate",
+        ),
         (A::InsufficientSecurity, "no cipher"),
         (A::ExportRestriction, "no cipher"),
         (A::CertificateRequired, "asks for a client certificate"),
@@ -154,7 +161,10 @@ fn each_error_of_the_handshake_has_a_sentence() {
         (E::PeerIncompatible(Incompatible::NoCipherSuitesInCommon), "no cipher"),
         (E::PeerIncompatible(Incompatible::NoKxGroupsInCommon), "no cipher"),
         (E::PeerIncompatible(Incompatible::NoSignatureSchemesInCommon), "no cipher"),
-        (E::PeerIncompatible(Incompatible::ExtendedMasterSecretExtensionRequired), "lacks what is needed"),
+        (
+            E::PeerIncompatible(Incompatible::ExtendedMasterSecretExtensionRequired),
+            "lacks what is needed",
+        ),
         (E::InvalidMessage(InvalidMessage::InvalidContentType), "does not speak TLS at this port"),
         (E::PeerSentOversizedRecord, "does not speak TLS at this port"),
         (E::NoCertificatesPresented, "shows no certificate"),

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
+};
 use x509_cert::Certificate;
 use x509_cert::der::asn1::{ObjectIdentifier, UintRef};
 use x509_cert::der::{Decode as _, Reader as _, SliceReader};
@@ -48,10 +50,12 @@ impl Verifier {
                     .chain(self.roots_named(end_entity, intermediates))
                     .find_map(odd_key)
             }
-            CertificateError::UnknownIssuer if is_signed_by_itself(end_entity) => Some(Refusal::new(
-                "its certificate is signed by itself, and this machine does not know it",
-                trust("this certificate"),
-            )),
+            CertificateError::UnknownIssuer if is_signed_by_itself(end_entity) => {
+                Some(Refusal::new(
+                    "its certificate is signed by itself, and this machine does not know it",
+                    trust("this certificate"),
+                ))
+            }
             CertificateError::Other(OtherError(other)) => {
                 other.downcast_ref().map(|error| by_webpki(error, &host(name)))
             }
@@ -68,16 +72,15 @@ impl Verifier {
     ) -> impl Iterator<Item = usize> {
         let issuers: Vec<Vec<u8>> =
             [end_entity].into_iter().chain(intermediates).filter_map(|der| issuer(der)).collect();
-        let named = self
-            .roots
-            .roots
-            .iter()
-            .filter(move |root| issuers.iter().any(|issuer| issuer.ends_with(root.subject.as_ref())));
+        let named = self.roots.roots.iter().filter(move |root| {
+            issuers.iter().any(|issuer| issuer.ends_with(root.subject.as_ref()))
+        });
         // The key without its outer sequence: algorithm, then the key itself.
         named
             .filter_map(|root| {
                 let mut reader = SliceReader::new(root.subject_public_key_info.as_ref()).ok()?;
-                let algorithm = x509_cert::spki::AlgorithmIdentifierRef::decode(&mut reader).ok()?;
+                let algorithm =
+                    x509_cert::spki::AlgorithmIdentifierRef::decode(&mut reader).ok()?;
                 let key = x509_cert::der::asn1::BitStringRef::decode(&mut reader).ok()?;
                 (algorithm.oid == RSA).then(|| modulus_bits(key.raw_bytes())).flatten()
             })
@@ -106,7 +109,9 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, cert, dss).map_err(|error| of_handshake(error, cert))
+        self.inner
+            .verify_tls12_signature(message, cert, dss)
+            .map_err(|error| of_handshake(error, cert))
     }
 
     fn verify_tls13_signature(
@@ -115,7 +120,9 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, cert, dss).map_err(|error| of_handshake(error, cert))
+        self.inner
+            .verify_tls13_signature(message, cert, dss)
+            .map_err(|error| of_handshake(error, cert))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -150,7 +157,9 @@ fn odd_key(bits: usize) -> Option<Refusal> {
     };
     Some(Refusal::new(
         format!("a certificate of its chain has an RSA key of {bits} bits, which is {how}"),
-        format!("have it made anew with a key of {low} to {high} bits (openssl req -newkey rsa:3072)"),
+        format!(
+            "have it made anew with a key of {low} to {high} bits (openssl req -newkey rsa:3072)"
+        ),
     ))
 }
 
@@ -181,6 +190,7 @@ fn issuer(der: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn is_signed_by_itself(der: &[u8]) -> bool {
-    Certificate::from_der(der)
-        .is_ok_and(|certificate| certificate.tbs_certificate.issuer == certificate.tbs_certificate.subject)
+    Certificate::from_der(der).is_ok_and(|certificate| {
+        certificate.tbs_certificate.issuer == certificate.tbs_certificate.subject
+    })
 }

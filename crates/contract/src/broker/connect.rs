@@ -93,7 +93,8 @@ pub enum BrokerError {
     },
     /// A look at a message of this queue would be counted as a delivery.
     #[error(
-        "the queue '{queue}' can't be looked into for nothing: it is a quorum queue, which counts each look as \
+        "the queue '{queue}' can't be looked into for nothing: it is a quorum queue, which counts \
+         each look as \
          a delivery and drops a message after too many (its delivery limit); {}",
         LOOK_ELSEWHERE
     )]
@@ -103,7 +104,8 @@ pub enum BrokerError {
     },
     /// Nobody can say whether such a look would be counted.
     #[error(
-        "the queue '{queue}' can't be looked into for nothing: RabbitMQ does not tell its type to this user, \
+        "the queue '{queue}' can't be looked into for nothing: RabbitMQ does not tell its type to \
+         this user, \
          and a quorum queue would count each look as a delivery; {}",
         GIVE_THE_RIGHT
     )]
@@ -153,7 +155,10 @@ impl Advice for BrokerError {
             Self::Counted { .. } => Some(LOOK_ELSEWHERE.into()),
             Self::PerhapsCounted { .. } => Some(GIVE_THE_RIGHT.into()),
             Self::Blocked { .. } => Some(GIVE_IT_ROOM.into()),
-            Self::Tls { .. } | Self::Silent { .. } | Self::Unreadable { .. } | Self::Failed { .. } => None,
+            Self::Tls { .. }
+            | Self::Silent { .. }
+            | Self::Unreadable { .. }
+            | Self::Failed { .. } => None,
         }
     }
 }
@@ -201,9 +206,12 @@ impl Broker {
         let address = &config.address;
         // The same TLS as to Rodan, so that the same is refused in the same words.
         let tls = match address.tls {
-            true => Some(Arc::new(base::tls::client_config(config.identity.as_ref()).map_err(|error| {
-                BrokerError::Tls { address: address.to_string(), detail: error.to_string() }
-            })?)),
+            true => Some(Arc::new(base::tls::client_config(config.identity.as_ref()).map_err(
+                |error| BrokerError::Tls {
+                    address: address.to_string(),
+                    detail: error.to_string(),
+                },
+            )?)),
             false => None,
         };
         let uri = AMQPUri {
@@ -217,14 +225,17 @@ impl Broker {
                 port: address.port,
             },
             vhost: address.vhost.clone(),
-            query: AMQPQueryString { heartbeat: Some(60), frame_max: Some(FRAME_MAX), ..Default::default() },
+            query: AMQPQueryString {
+                heartbeat: Some(60),
+                frame_max: Some(FRAME_MAX),
+                ..Default::default()
+            },
         };
         let name = LongString::from(format!("{} {}", base::PRODUCT, env!("CARGO_PKG_VERSION")));
         let properties = ConnectionProperties::default().with_connection_name(name);
         let action = "connecting";
-        let runtime = lapin::runtime::default_runtime().map_err(|error| BrokerError::Unreachable {
-            address: address.to_string(),
-            detail: error.to_string(),
+        let runtime = lapin::runtime::default_runtime().map_err(|error| {
+            BrokerError::Unreachable { address: address.to_string(), detail: error.to_string() }
         })?;
         let connecting = Connection::connector(
             uri,
@@ -234,7 +245,9 @@ impl Broker {
                 let addresses = runtime.to_socket_addrs((host.clone(), uri.authority.port));
                 let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
                 Ok(match &tls {
-                    Some(tls) => stream.into_rustls(&RustlsConnector::from(Arc::clone(tls)), &host).await?,
+                    Some(tls) => {
+                        stream.into_rustls(&RustlsConnector::from(Arc::clone(tls)), &host).await?
+                    }
                     None => stream,
                 })
             },
@@ -247,8 +260,9 @@ impl Broker {
                 detail: error.to_string(),
             })?
             .map_err(|error| refusal(config, &error))?;
-        let channel =
-            within(CALL_DEADLINE, action, connection.create_channel()).await?.map_err(failed(action))?;
+        let channel = within(CALL_DEADLINE, action, connection.create_channel())
+            .await?
+            .map_err(failed(action))?;
         Ok(Self { connection, channel, config: config.clone(), patience: PUBLISH_DEADLINE })
     }
 
@@ -263,8 +277,9 @@ impl Broker {
     /// Opens a new channel after the broker closed the last one, as it does with every refusal.
     pub(super) async fn reopen(&mut self) -> Result<(), BrokerError> {
         let action = "opening a channel";
-        self.channel =
-            within(CALL_DEADLINE, action, self.connection.create_channel()).await?.map_err(failed(action))?;
+        self.channel = within(CALL_DEADLINE, action, self.connection.create_channel())
+            .await?
+            .map_err(failed(action))?;
         Ok(())
     }
 
@@ -304,7 +319,9 @@ impl Broker {
 fn refusal(config: &BrokerConfig, error: &lapin::Error) -> BrokerError {
     let (address, user) = (config.address.to_string(), config.user.clone());
     match amqp_error(error) {
-        Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) => BrokerError::Login { address, user },
+        Some(AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED)) => {
+            BrokerError::Login { address, user }
+        }
         Some(AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED)) => {
             BrokerError::Vhost { address, user, vhost: config.address.vhost.clone() }
         }
@@ -314,7 +331,8 @@ fn refusal(config: &BrokerConfig, error: &lapin::Error) -> BrokerError {
             // before our first words.
             None if config.address.tls && is_broken_off(error) => {
                 let detail = format!(
-                    "it broke the connection off ({error}); if it asks for a client certificate, it has accepted none: see RABBITMQ_CLIENT_CERT"
+                    "it broke the connection off ({error}); if it asks for a client certificate, \
+                    it has accepted none: see RABBITMQ_CLIENT_CERT"
                 );
                 BrokerError::Tls { address, detail }
             }
@@ -328,7 +346,10 @@ fn is_broken_off(error: &lapin::Error) -> bool {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            return matches!(error.kind(), K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe);
+            return matches!(
+                error.kind(),
+                K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe
+            );
         }
         next = error.source();
     }

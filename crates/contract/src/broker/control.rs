@@ -100,8 +100,9 @@ impl Broker {
         if waiting > 0 && self.looking(CONTROL_QUEUE).await? != Looking::IsFree {
             return Ok(ControlAccess::Untried(waiting));
         }
-        let channel =
-            within(CALL_DEADLINE, action, self.connection.create_channel()).await?.map_err(failed(action))?;
+        let channel = within(CALL_DEADLINE, action, self.connection.create_channel())
+            .await?
+            .map_err(failed(action))?;
         let got = channel.basic_get(CONTROL_QUEUE.into(), BasicGetOptions { no_ack: false });
         match within(CALL_DEADLINE, action, got).await? {
             Ok(_) => {
@@ -129,12 +130,15 @@ impl Broker {
     async fn passive_look(&mut self) -> Result<Result<u32, lapin::Error>, BrokerError> {
         let action = "looking at hpc-control";
         let options = QueueDeclareOptions { passive: true, ..Default::default() };
-        let declared = self.channel.queue_declare(CONTROL_QUEUE.into(), options, FieldTable::default());
+        let declared =
+            self.channel.queue_declare(CONTROL_QUEUE.into(), options, FieldTable::default());
         match within(CALL_DEADLINE, action, declared).await? {
             Ok(queue) => Ok(Ok(queue.message_count())),
             Err(error) => {
-                let is_absent =
-                    matches!(amqp_error(&error), Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)));
+                let is_absent = matches!(
+                    amqp_error(&error),
+                    Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
+                );
                 if !is_absent && !is_refused(&error) {
                     return Err(failed(action)(error));
                 }
@@ -147,7 +151,8 @@ impl Broker {
     async fn declare_control(&mut self) -> Result<(), BrokerError> {
         let action = "declaring hpc-control";
         let options = QueueDeclareOptions { durable: true, ..Default::default() };
-        let declare = self.channel.queue_declare(CONTROL_QUEUE.into(), options, FieldTable::default());
+        let declare =
+            self.channel.queue_declare(CONTROL_QUEUE.into(), options, FieldTable::default());
         match within(CALL_DEADLINE, action, declare).await? {
             Ok(_) => {
                 tracing::debug!("declared the absent queue {CONTROL_QUEUE}");
@@ -155,7 +160,9 @@ impl Broker {
             }
             Err(error) if is_refused(&error) => {
                 self.reopen().await?;
-                tracing::debug!("there is no {CONTROL_QUEUE}, and this account may not declare it: {error}");
+                tracing::debug!(
+                    "there is no {CONTROL_QUEUE}, and this account may not declare it: {error}"
+                );
                 Ok(())
             }
             Err(error) => Err(failed(action)(error)),

@@ -60,10 +60,12 @@ pub fn hello(stream: &mut (impl Read + Write)) -> io::Result<Hello> {
     stream.read_exact(&mut rest)?;
     frame.extend(rest);
     match parse_frame(&frame[..]) {
-        Ok((_, AMQPFrame::Method(_, AMQPClass::Connection(AMQPMethod::Start(start))))) => Ok(Hello {
-            product: text(&start.server_properties, "product"),
-            version: text(&start.server_properties, "version"),
-        }),
+        Ok((_, AMQPFrame::Method(_, AMQPClass::Connection(AMQPMethod::Start(start))))) => {
+            Ok(Hello {
+                product: text(&start.server_properties, "product"),
+                version: text(&start.server_properties, "version"),
+            })
+        }
         _ => Err(no_amqp()),
     }
 }
@@ -106,7 +108,10 @@ mod tests {
             b"AMQP\x00\x00\x09\x01",
             b"\x01\x00\x00\xff\xff\xff\xff",
         ] {
-            assert!(says(other).unwrap_err().to_string().contains("does not speak AMQP"), "{other:?}");
+            assert!(
+                says(other).unwrap_err().to_string().contains("does not speak AMQP"),
+                "{other:?}"
+            );
         }
         assert_eq!(says(b"\x01\x00").unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         assert!(says(b"\x01\x00\x00\x00\x00\x00\x01\x00\xce").is_err());
@@ -115,11 +120,19 @@ mod tests {
     #[test]
     fn the_limit_of_a_message_follows_from_the_version() {
         let limit = |product: &str, version: &str| {
-            Hello { product: product.into(), version: version.into() }.message_limit().map(|n| n >> 20)
+            Hello { product: product.into(), version: version.into() }
+                .message_limit()
+                .map(|n| n >> 20)
         };
         assert_eq!(limit("RabbitMQ", "3.7.28"), None);
-        assert_eq!((limit("RabbitMQ", "3.8.0"), limit("RabbitMQ", "3.13.7")), (Some(128), Some(128)));
-        assert_eq!((limit("RabbitMQ", "4.0.5"), limit("RabbitMQ", "4.3.0-rc.1")), (Some(16), Some(16)));
+        assert_eq!(
+            (limit("RabbitMQ", "3.8.0"), limit("RabbitMQ", "3.13.7")),
+            (Some(128), Some(128))
+        );
+        assert_eq!(
+            (limit("RabbitMQ", "4.0.5"), limit("RabbitMQ", "4.3.0-rc.1")),
+            (Some(16), Some(16))
+        );
         assert_eq!((limit("Other", "4.0"), limit("RabbitMQ", "")), (None, None));
     }
 }

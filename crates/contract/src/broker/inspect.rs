@@ -35,15 +35,21 @@ impl Broker {
         let found = match within(CALL_DEADLINE, action, declared).await? {
             Ok(found) => found,
             Err(error)
-                if matches!(amqp_error(&error), Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))) =>
+                if matches!(
+                    amqp_error(&error),
+                    Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
+                ) =>
             {
                 self.reopen().await?;
                 return Ok(None);
             }
             Err(error) => return Err(failed(action)(error)),
         };
-        let as_rodan =
-            self.channel.queue_declare(queue.into(), QueueDeclareOptions::default(), FieldTable::default());
+        let as_rodan = self.channel.queue_declare(
+            queue.into(),
+            QueueDeclareOptions::default(),
+            FieldTable::default(),
+        );
         let differs = match within(CALL_DEADLINE, action, as_rodan).await? {
             Ok(_) => None,
             Err(error) => {
@@ -55,6 +61,10 @@ impl Broker {
                 is_other.then(|| printable(&error.to_string(), 300))
             }
         };
-        Ok(Some(QueueFacts { messages: found.message_count(), consumers: found.consumer_count(), differs }))
+        Ok(Some(QueueFacts {
+            messages: found.message_count(),
+            consumers: found.consumer_count(),
+            differs,
+        }))
     }
 }

@@ -102,7 +102,10 @@ impl Broker {
         match within(CALL_DEADLINE, action, declared).await? {
             Ok(queue) => Ok(Some(queue.message_count())),
             Err(error)
-                if matches!(amqp_error(&error), Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))) =>
+                if matches!(
+                    amqp_error(&error),
+                    Some(AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
+                ) =>
             {
                 self.reopen().await?;
                 Ok(None)

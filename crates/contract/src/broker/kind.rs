@@ -43,8 +43,10 @@ impl Broker {
             let declared = self.channel.queue_declare(queue.into(), options, arguments.clone());
             let Err(error) = within(CALL_DEADLINE, action, declared).await? else { break };
             self.reopen().await?;
-            let is_other =
-                matches!(amqp_error(&error), Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)));
+            let is_other = matches!(
+                amqp_error(&error),
+                Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
+            );
             let text = error.to_string();
             match inequivalent(&text).filter(|_| is_other) {
                 Some((TYPE, None | Some(("classic", _)))) => return Ok(Looking::IsFree),
@@ -73,9 +75,9 @@ fn inequivalent(text: &str) -> Option<(&str, Option<(&str, &str)>)> {
     // The name of a queue may hold anything: what counts is what stands last.
     let (_, current) = rest.rsplit_once("but current is ")?;
     let value = match current.strip_prefix("the value '") {
-        Some(value) => {
-            value.split_once("' of type '").and_then(|(value, kind)| Some((value, kind.split_once('\'')?.0)))
-        }
+        Some(value) => value
+            .split_once("' of type '")
+            .and_then(|(value, kind)| Some((value, kind.split_once('\'')?.0))),
         None => current.strip_prefix('\'').and_then(|value| Some((value.split_once('\'')?.0, ""))),
     };
     Some((name, value))
@@ -87,9 +89,8 @@ fn typed(value: &str, kind: &str) -> Option<AMQPValue> {
         "longstr" => Some(AMQPValue::LongString(value.into())),
         "bool" => value.parse().ok().map(AMQPValue::Boolean),
         // Numbers are compared by value, whatever their width.
-        "byte" | "short" | "signedint" | "long" | "unsignedbyte" | "unsignedshort" | "unsignedint" => {
-            value.parse().ok().map(AMQPValue::LongLongInt)
-        }
+        "byte" | "short" | "signedint" | "long" | "unsignedbyte" | "unsignedshort"
+        | "unsignedint" => value.parse().ok().map(AMQPValue::LongLongInt),
         _ => None,
     }
 }
@@ -103,7 +104,8 @@ mod tests {
         // As RabbitMQ 3.10 says it.
         let says = |name: &str, rest: &str| {
             format!(
-                "PRECONDITION_FAILED - inequivalent arg '{name}' for queue 'it's mine' in vhost '/': received {rest}"
+                "PRECONDITION_FAILED - inequivalent arg '{name}' for queue 'it's mine' in vhost \
+                '/': received {rest}"
             )
         };
         let read = |name: &str, rest: &str| {

@@ -4,13 +4,17 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
-use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Confirmation, Event};
 use thiserror::Error;
 
-use super::connect::{Broker, BrokerError, CALL_DEADLINE, PUBLISH_DEADLINE, amqp_error, failed, within};
+use super::connect::{
+    Broker, BrokerError, CALL_DEADLINE, PUBLISH_DEADLINE, amqp_error, failed, within,
+};
 use super::kind::Looking;
 use crate::wire::{Envelope, Reply};
 use base::crash;
@@ -30,7 +34,8 @@ pub enum PublishError {
     Broker(#[from] BrokerError),
     /// The queue is absent and can't be declared.
     #[error(
-        "the reply queue '{queue}' does not exist and can't be declared: {detail}; RabbitMQ 4.3 and later want REPLY_QUEUE_DURABLE=1"
+        "the reply queue '{queue}' does not exist and can't be declared: {detail}; RabbitMQ 4.3 \
+        and later want REPLY_QUEUE_DURABLE=1"
     )]
     NoQueue {
         /// The queue.
@@ -42,7 +47,8 @@ pub enum PublishError {
     #[error("RabbitMQ did not accept the reply for the queue '{0}' (negative confirmation)")]
     Refused(String),
     /// The message is larger than the broker takes.
-    #[error("the reply has {size} bytes, more than the {} that RabbitMQ takes in one message", limit_text(*.limit))]
+    #[error("the reply has {size} bytes, more than the {} that RabbitMQ takes in one \
+        message", limit_text(*.limit))]
     TooLarge {
         /// Size of the body.
         size: u64,
@@ -57,8 +63,9 @@ fn limit_text(limit: Option<u64>) -> String {
 
 /// The limit in the broker's text "message size N is larger than configured max size M".
 fn limit_in(text: &str) -> Option<u64> {
-    text.contains("larger than")
-        .then(|| text.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).next_back())?
+    text.contains("larger than").then(|| {
+        text.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).next_back()
+    })?
 }
 
 impl Broker {
@@ -72,7 +79,11 @@ impl Broker {
     ///
     /// # Errors
     /// When the reply is not known to be in its queue.
-    pub async fn publish(&mut self, envelope: &Envelope, reply: &Reply) -> Result<(), PublishError> {
+    pub async fn publish(
+        &mut self,
+        envelope: &Envelope,
+        reply: &Reply,
+    ) -> Result<(), PublishError> {
         let size = reply.body().len() as u64;
         if let Some(limit) = self.config.max_reply_bytes.filter(|limit| size > *limit) {
             return Err(PublishError::TooLarge { size, limit: Some(limit) });
@@ -90,7 +101,11 @@ impl Broker {
         })
     }
 
-    async fn offer_reply(&mut self, envelope: &Envelope, reply: &Reply) -> Result<bool, PublishError> {
+    async fn offer_reply(
+        &mut self,
+        envelope: &Envelope,
+        reply: &Reply,
+    ) -> Result<bool, PublishError> {
         let expiration = self.config.reply_ttl.as_millis().to_string();
         let properties = BasicProperties::default()
             .with_correlation_id(short(&envelope.correlation_id))
@@ -115,8 +130,10 @@ impl Broker {
         let events = self.connection.events_listener();
         crash::point("before publishing");
         let publish = async {
-            let confirm =
-                self.channel.basic_publish("".into(), short(queue), options, body, properties).await?;
+            let confirm = self
+                .channel
+                .basic_publish("".into(), short(queue), options, body, properties)
+                .await?;
             crash::point("after publishing");
             confirm.await
         };
@@ -161,7 +178,8 @@ impl Broker {
         const LOOKS: u32 = 5;
         let action = "looking for a reply in its queue";
         let options = QueueDeclareOptions { passive: true, ..Default::default() };
-        let declared = self.channel.queue_declare(short(&envelope.reply_to), options, FieldTable::default());
+        let declared =
+            self.channel.queue_declare(short(&envelope.reply_to), options, FieldTable::default());
         let has_consumers = match within(CALL_DEADLINE, action, declared).await? {
             Ok(queue) => queue.consumer_count() > 0,
             Err(error) if matches!(amqp_error(&error), Some(AMQPErrorKind::Soft(_))) => {
@@ -175,7 +193,8 @@ impl Broker {
             // drops what nobody takes.
             tracing::info!(
                 queue = printable(&envelope.reply_to, 255),
-                "a quorum queue counts each look at a message: it is not looked through for the reply"
+                "a quorum queue counts each look at a message: it is not looked through for the \
+                reply"
             );
             return Ok(false);
         }
@@ -183,7 +202,10 @@ impl Broker {
             if look > 0 {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
-            if within(SEARCH_DEADLINE, action, self.search(envelope)).await?.map_err(failed(action))? {
+            if within(SEARCH_DEADLINE, action, self.search(envelope))
+                .await?
+                .map_err(failed(action))?
+            {
                 return Ok(true);
             }
         }
@@ -197,11 +219,15 @@ impl Broker {
         let found = loop {
             let queue = short(&envelope.reply_to);
             match channel.basic_get(queue, BasicGetOptions { no_ack: false }).await {
-                Ok(Some(message)) if message.properties.message_id().as_ref() == Some(&wanted) => break true,
+                Ok(Some(message)) if message.properties.message_id().as_ref() == Some(&wanted) => {
+                    break true;
+                }
                 Ok(Some(_)) => {}
                 Ok(None) => break false,
                 // This queue can't be read by us.
-                Err(error) if matches!(amqp_error(&error), Some(AMQPErrorKind::Soft(_))) => return Ok(false),
+                Err(error) if matches!(amqp_error(&error), Some(AMQPErrorKind::Soft(_))) => {
+                    return Ok(false);
+                }
                 Err(error) => return Err(error),
             }
         };
@@ -216,7 +242,8 @@ impl Broker {
             return Err(PublishError::NoQueue { queue: printable(queue, 255), detail });
         }
         let action = "declaring the reply queue";
-        let options = QueueDeclareOptions { durable: self.config.reply_queue_durable, ..Default::default() };
+        let options =
+            QueueDeclareOptions { durable: self.config.reply_queue_durable, ..Default::default() };
         let declare = self.channel.queue_declare(short(queue), options, FieldTable::default());
         match within(CALL_DEADLINE, action, declare).await? {
             Ok(_) => {
@@ -290,7 +317,10 @@ mod tests {
         };
         let says = Ok("it says: low on memory".to_owned());
         assert_eq!(told(vec![alarm()]).await, says);
-        assert_eq!(told(vec![Event::Connected, alarm(), Event::ConnectionUnblocked, alarm()]).await, says);
+        assert_eq!(
+            told(vec![Event::Connected, alarm(), Event::ConnectionUnblocked, alarm()]).await,
+            says
+        );
         for calm in [vec![], vec![Event::Connected], vec![alarm(), Event::ConnectionUnblocked]] {
             assert!(told(calm).await.is_err(), "nothing is told while it takes messages");
         }
@@ -298,7 +328,8 @@ mod tests {
 
     #[test]
     fn the_limit_is_read_from_the_brokers_words() {
-        let text = "PRECONDITION_FAILED - message size 31000000 is larger than configured max size 16777216";
+        let text = "PRECONDITION_FAILED - message size 31000000 is larger than configured max size \
+            16777216";
         assert_eq!(limit_in(text), Some(16_777_216));
         assert_eq!(limit_in("PRECONDITION_FAILED - inequivalent arg 'durable' 1"), None);
     }

@@ -22,7 +22,10 @@ pub enum TellError {
     #[error("the reply queue '{0}' does not exist: nobody waits for this job any more")]
     Gone(String),
     /// The broker refused to store it.
-    #[error("RabbitMQ did not accept a message for the queue '{0}' (negative confirmation); it may be full")]
+    #[error(
+        "RabbitMQ did not accept a message for the queue '{0}' (negative confirmation); it may be \
+        full"
+    )]
     Refused(String),
     /// It is larger than the broker takes.
     #[error(
@@ -91,7 +94,9 @@ impl Broker {
                     Ok(!error.to_string().contains("no queue"))
                 }
                 // It is another connection's own, or this account may only write to it.
-                Some(AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED | AMQPSoftError::ACCESSREFUSED)) => {
+                Some(AMQPErrorKind::Soft(
+                    AMQPSoftError::RESOURCELOCKED | AMQPSoftError::ACCESSREFUSED,
+                )) => {
                     self.reopen().await?;
                     Ok(true)
                 }
@@ -133,7 +138,8 @@ mod tests {
         let at = Timestamp::from_second(1_700_000_000).unwrap();
         let state = JobState::new(Phase::Taken, at, "the cluster has the job").message("c-1");
         let told = properties("c-1", &state);
-        let text = |value: &Option<lapin::types::ShortString>| value.as_ref().map(ToString::to_string);
+        let text =
+            |value: &Option<lapin::types::ShortString>| value.as_ref().map(ToString::to_string);
         assert_eq!(text(told.correlation_id()).as_deref(), Some("c-1"));
         assert_eq!(text(told.message_id()), Some(state.message_id.clone()));
         assert_eq!(text(told.kind()).as_deref(), Some("job.state"));

@@ -2,7 +2,8 @@
 
 use super::conversation::{Asked, Origin};
 use domain::{
-    InputKind, Inputs, Layer, NamedResources, ResourceSettings, SiteChoice, TrainingSettings, Walltime,
+    InputKind, Inputs, Layer, NamedResources, ResourceSettings, SiteChoice, TrainingSettings,
+    Walltime,
 };
 
 /// Memory of a training without its batch, in MB: the program, weights, Adam's moments, four
@@ -62,7 +63,8 @@ pub struct Chosen {
 /// without a margin.
 pub fn peak_memory_mb(training: &TrainingSettings, page_megapixels: u64) -> u64 {
     let pixels = u64::from(training.patch_height) * u64::from(training.patch_width);
-    let batch = u64::from(training.batch_size).saturating_mul(pixels).saturating_mul(PATCH_MB) / PATCH_PIXELS;
+    let batch = u64::from(training.batch_size).saturating_mul(pixels).saturating_mul(PATCH_MB)
+        / PATCH_PIXELS;
     BASE_MB.saturating_add(batch).saturating_add(page_megapixels.saturating_mul(MEGAPIXEL_MB))
 }
 
@@ -79,7 +81,11 @@ fn pages(inputs: &Inputs) -> u64 {
 /// How many layers are trained, as far as the names of the inputs tell.
 fn layers(inputs: &Inputs) -> u64 {
     let named = inputs.layers().filter(|layer| *layer != Layer::Background).count() as u64 + 1;
-    if inputs.iter().any(|input| input.kind.is_archive()) { named.max(LAYERS_OF_A_ZIP) } else { named }
+    if inputs.iter().any(|input| input.kind.is_archive()) {
+        named.max(LAYERS_OF_A_ZIP)
+    } else {
+        named
+    }
 }
 
 /// The pixels of all patches that a training learns from, in millions, if no layer ends before its
@@ -107,8 +113,13 @@ fn time(training: &TrainingSettings, inputs: &Inputs, pace: Pace) -> Option<Wall
     if !seconds.is_finite() || seconds < 0.0 {
         return None;
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "finite and not negative")]
-    let seconds = (seconds.min(31_536_000.0) as u64).next_multiple_of(ROUND_SECONDS).min(31_536_000);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "finite and not negative"
+    )]
+    let seconds =
+        (seconds.min(31_536_000.0) as u64).next_multiple_of(ROUND_SECONDS).min(31_536_000);
     Walltime::from_seconds(seconds).ok()
 }
 
@@ -142,9 +153,18 @@ pub fn choose(
             (limits.walltime.map_or(walltime, |most| most.min(walltime)), from)
         }
     };
-    let asked =
-        Asked { cpus, cpus_from, memory_mb, memory_from, time_seconds: walltime.seconds(), time_from };
-    Chosen { resources: ResourceSettings { cpus, memory_mb, walltime, email: named.email.clone() }, asked }
+    let asked = Asked {
+        cpus,
+        cpus_from,
+        memory_mb,
+        memory_from,
+        time_seconds: walltime.seconds(),
+        time_from,
+    };
+    Chosen {
+        resources: ResourceSettings { cpus, memory_mb, walltime, email: named.email.clone() },
+        asked,
+    }
 }
 
 #[cfg(test)]
@@ -166,13 +186,15 @@ mod tests {
 
     fn training(patch: u32, batch: u32, epochs: u32, samples: u32) -> TrainingSettings {
         let map = json!({"Maximum number of training epochs": epochs,
-            "Maximum number of samples per label": samples, "Patch height": patch, "Patch width": patch,
+            "Maximum number of samples per \
+            label": samples, "Patch height": patch, "Patch width": patch,
             "Batch Size": batch});
         TrainingSettings::from_job(map.as_object().unwrap()).unwrap()
     }
 
     fn inputs(names: &[&str]) -> Inputs {
-        Inputs::new(&names.iter().map(|name| ((*name).to_owned(), "/x".to_owned())).collect()).unwrap()
+        Inputs::new(&names.iter().map(|name| ((*name).to_owned(), "/x".to_owned())).collect())
+            .unwrap()
     }
 
     fn page() -> Inputs {
@@ -189,7 +211,10 @@ mod tests {
         };
         let chosen = choose(&named, &training(256, 16, 15, 1000), &page(), &site(), None);
         let resources = &chosen.resources;
-        assert_eq!((resources.cpus, resources.memory_mb, resources.walltime.seconds()), (3, 777, 17 * 60));
+        assert_eq!(
+            (resources.cpus, resources.memory_mb, resources.walltime.seconds()),
+            (3, 777, 17 * 60)
+        );
         assert_eq!(resources.email.as_deref(), Some("a@b.c"));
         let from = |asked: &Asked| [asked.cpus_from, asked.memory_from, asked.time_from];
         assert_eq!(from(&chosen.asked), [Origin::Job; 3]);
@@ -207,13 +232,22 @@ mod tests {
         let small = chosen(training(64, 8, 15, 1000), &page(), &site(), None);
         assert_eq!(small.resources.memory_mb, 1400);
         let gpu = SiteChoice { gpu: true, ..site() };
-        assert_eq!(chosen(training(256, 16, 15, 1000), &page(), &gpu, None).resources.memory_mb, 6000);
+        assert_eq!(
+            chosen(training(256, 16, 15, 1000), &page(), &gpu, None).resources.memory_mb,
+            6000
+        );
         let zips = inputs(&["Sample 1", "Sample 2", "Multi-Sample Zip"]);
-        assert_eq!(chosen(training(256, 16, 15, 1000), &zips, &site(), None).resources.memory_mb, 8600);
+        assert_eq!(
+            chosen(training(256, 16, 15, 1000), &zips, &site(), None).resources.memory_mb,
+            8600
+        );
         // 15 epochs of 800 samples of 256 × 256 in three layers are 2,359 megapixels.
         let pace = Some(Pace { seconds_per_megapixel: 3.0 });
         let measured = chosen(training(256, 16, 15, 1000), &page(), &site(), pace);
-        assert_eq!((measured.asked.time_seconds, measured.asked.time_from), (12_000, Origin::Measured));
+        assert_eq!(
+            (measured.asked.time_seconds, measured.asked.time_from),
+            (12_000, Origin::Measured)
+        );
     }
 
     #[test]
@@ -226,10 +260,12 @@ mod tests {
         };
         let site = SiteChoice { limits, ..site() };
         let chosen =
-            choose(&NamedResources::default(), &training(256, 16, 15, 1000), &page(), &site, None).resources;
+            choose(&NamedResources::default(), &training(256, 16, 15, 1000), &page(), &site, None)
+                .resources;
         assert_eq!((chosen.cpus, chosen.memory_mb, chosen.walltime.seconds()), (2, 3000, 3600));
         let pace = Some(Pace { seconds_per_megapixel: 1e9 });
-        let slow = choose(&NamedResources::default(), &training(256, 16, 15, 1000), &page(), &site, pace);
+        let slow =
+            choose(&NamedResources::default(), &training(256, 16, 15, 1000), &page(), &site, pace);
         assert_eq!(slow.resources.walltime.seconds(), 3600);
     }
 

@@ -62,7 +62,8 @@ pub enum MessageError {
     Json(#[from] serde_json::Error),
     /// A contract that this program does not know.
     #[error(
-        "the job asks for the protocol {}, and this cluster knows 1 and 2: ask its operator for a newer hpc-trainer, or send \"protocol\": 2",
+        "the job asks for the protocol {}, and this cluster knows 1 and 2: ask its operator for a \
+        newer hpc-trainer, or send \"protocol\": 2",
         base::text::printable(&.0.to_string(), 40)
     )]
     Protocol(Value),
@@ -134,7 +135,9 @@ struct RawJobFile {
 pub enum JobFileError {
     /// Not JSON, or not of the right shape. The text never repeats the file's content: it holds a
     /// token.
-    #[error("the job file is not JSON with inputs, settings and token (line {line}, column {column})")]
+    #[error(
+        "the job file is not JSON with inputs, settings and token (line {line}, column {column})"
+    )]
     Json {
         /// Line, from 1.
         line: usize,
@@ -217,7 +220,8 @@ impl JobFile {
             value["protocol"] = protocol;
         }
         // Where the message names all of it, the first contract needs no more than before.
-        if let Some(asked) = asked.filter(|asked| protocol != Protocol::Reply || asked.is_chosen()) {
+        if let Some(asked) = asked.filter(|asked| protocol != Protocol::Reply || asked.is_chosen())
+        {
             value["asked"] = serde_json::json!(asked);
         }
         Ok(value.to_string())
@@ -237,8 +241,11 @@ mod tests {
     #[test]
     fn a_job_becomes_a_job_file_and_is_read_back() {
         let job = JobMessage::parse(JOB.as_bytes()).unwrap();
-        let envelope =
-            Envelope { reply_to: "amq.reply".into(), correlation_id: "c-1".into(), message_id: "m-1".into() };
+        let envelope = Envelope {
+            reply_to: "amq.reply".into(),
+            correlation_id: "c-1".into(),
+            message_id: "m-1".into(),
+        };
         let text = JobFile::text(JOB.as_bytes(), &envelope, None, &Secret::new("t0ken")).unwrap();
         let file = JobFile::parse(text.expose().as_bytes()).unwrap();
         assert_eq!(file.inputs, job.inputs);
@@ -257,10 +264,14 @@ mod tests {
         {
             let job = JobMessage::parse(of(value).as_bytes()).unwrap();
             assert_eq!(job.protocol, protocol);
-            let envelope =
-                Envelope { reply_to: "q".into(), correlation_id: "c-1".into(), message_id: "m-1".into() };
+            let envelope = Envelope {
+                reply_to: "q".into(),
+                correlation_id: "c-1".into(),
+                message_id: "m-1".into(),
+            };
             let message = of(value);
-            let text = JobFile::text(message.as_bytes(), &envelope, None, &Secret::new("t0ken")).unwrap();
+            let text =
+                JobFile::text(message.as_bytes(), &envelope, None, &Secret::new("t0ken")).unwrap();
             assert_eq!(JobFile::parse(text.expose().as_bytes()).unwrap().protocol, protocol);
         }
         for value in ["3", "0", "-1", "2.5", "\"2\"", "true", "[2]", "{}"] {
@@ -281,11 +292,15 @@ mod tests {
     #[test]
     fn what_is_no_job_is_refused_without_repeating_it() {
         for body in ["", "null", "[]", "{\"inputs\": 5}", "{\"settings\": {}}", "\u{1}"] {
-            assert!(matches!(JobMessage::parse(body.as_bytes()), Err(MessageError::Json(_))), "{body}");
+            assert!(
+                matches!(JobMessage::parse(body.as_bytes()), Err(MessageError::Json(_))),
+                "{body}"
+            );
         }
         let huge = vec![b' '; MAX_MESSAGE_BYTES + 1];
         assert!(matches!(JobMessage::parse(&huge), Err(MessageError::TooLarge(_))));
-        let error = JobMessage::parse(format!("{{\"inputs\": {:?}}}", "x".repeat(100_000)).as_bytes());
+        let error =
+            JobMessage::parse(format!("{{\"inputs\": {:?}}}", "x".repeat(100_000)).as_bytes());
         let error = error.unwrap_err().to_string();
         assert!(error.len() < 300 && error.contains("invalid type: string \"xxx"), "{error}");
         let error = JobFile::parse(b"{\"token\": \"very secret\" oops").unwrap_err();

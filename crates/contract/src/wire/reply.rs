@@ -81,7 +81,8 @@ mod tests {
 
     #[test]
     fn models_are_padded_standard_base64_under_their_names() {
-        let reply = Reply::models([(Layer::Background, &[0xfb, 0xff][..]), (Layer::Numbered(0), &[][..])]);
+        let reply =
+            Reply::models([(Layer::Background, &[0xfb, 0xff][..]), (Layer::Numbered(0), &[][..])]);
         assert_eq!(reply.body(), br#"{"Background Model":"+/8=","Model 0":""}"#);
         assert_eq!(reply.error_sentence(), None);
         assert_eq!(Reply::from_body(reply.body().to_vec()).unwrap(), reply);

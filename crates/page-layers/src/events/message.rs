@@ -79,7 +79,8 @@ mod tests {
     #[test]
     fn messages_are_encoded_field_by_field() {
         // 0x09: field 1 as eight bytes, 1.5 is 0x3ff8…; 0x1a: field 3 with its length.
-        let expected = [&[0x09, 0, 0, 0, 0, 0, 0, 0xf8, 0x3f, 0x1a, 13][..], b"brain.Event:2"].concat();
+        let expected =
+            [&[0x09, 0, 0, 0, 0, 0, 0, 0xf8, 0x3f, 0x1a, 13][..], b"brain.Event:2"].concat();
         assert_eq!(version(1.5), expected);
         let expected = [0x09, 0, 0, 0, 0, 0, 0, 0xf8, 0x3f, 0x10, 0xac, 0x02, 0x3a, 2, 0x08, 1];
         assert_eq!(start(1.5, 300), expected);

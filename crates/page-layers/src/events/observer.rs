@@ -75,7 +75,14 @@ pub struct WithEvents<O> {
 }
 
 impl<O: JobObserver> JobObserver for WithEvents<O> {
-    fn layer_started(&mut self, layer: Layer, number: usize, train: usize, validation: usize, epochs: u32) {
+    fn layer_started(
+        &mut self,
+        layer: Layer,
+        number: usize,
+        train: usize,
+        validation: usize,
+        epochs: u32,
+    ) {
         self.events.iter_mut().for_each(EventLogs::layer_started);
         self.inner.layer_started(layer, number, train, validation, epochs);
     }

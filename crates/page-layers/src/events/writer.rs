@@ -37,7 +37,10 @@ impl EventFile {
             });
             match File::create_new(&path) {
                 // Two runs of a layer began within the same second.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && namesakes < MOST_NAMESAKES => {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AlreadyExists
+                        && namesakes < MOST_NAMESAKES =>
+                {
                     namesakes += 1;
                 }
                 result => break (result?, path),

@@ -181,7 +181,10 @@ fn tensors(fit: &FitState) -> Vec<(String, &[f32])> {
 
 fn little_endian(values: &[f32]) -> Vec<u8> {
     let mut bytes = vec![0; 4 * values.len()];
-    bytes.chunks_exact_mut(4).zip(values).for_each(|(bytes, v)| bytes.copy_from_slice(&v.to_le_bytes()));
+    bytes
+        .chunks_exact_mut(4)
+        .zip(values)
+        .for_each(|(bytes, v)| bytes.copy_from_slice(&v.to_le_bytes()));
     bytes
 }
 
@@ -210,7 +213,8 @@ impl Checkpoint {
             .map(|(name, bytes, len)| Ok((name, TensorView::new(Dtype::F32, vec![*len], bytes)?)))
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e: safetensors::SafeTensorError| damaged(e))?;
-        safetensors::serialize(views, Some(HashMap::from([(ENTRY.to_owned(), meta)]))).map_err(damaged)
+        safetensors::serialize(views, Some(HashMap::from([(ENTRY.to_owned(), meta)])))
+            .map_err(damaged)
     }
 
     /// Reads the file's bytes; it does not panic on any input.
@@ -313,7 +317,9 @@ impl Reader<'_> {
         // Same order as in `tensors`, because of the hash.
         let weights = self.weights("weights")?;
         let best = match meta.best {
-            Some((epoch, score)) => Some(Best { epoch, score: score.into(), weights: self.weights("best")? }),
+            Some((epoch, score)) => {
+                Some(Best { epoch, score: score.into(), weights: self.weights("best")? })
+            }
             None => None,
         };
         let lengths = || CONV_LAYERS.iter().map(|layer| layer.kernel_len() + layer.output);

@@ -205,9 +205,16 @@ impl<'a> Run<'a> {
         seed: u64,
         state: FitState,
     ) -> Result<Self, FitError> {
-        let FitState { restarts, learned, history, step, loss_sum, seconds, weights, adam, best } = state;
+        let FitState { restarts, learned, history, step, loss_sum, seconds, weights, adam, best } =
+            state;
         let run = Self::start(train, validation, options, seed, (&weights, Some(adam)), restarts)?;
-        Ok(Self { learned, history, best, epoch: Epoch { step, loss_sum, seconds, ..Epoch::new() }, ..run })
+        Ok(Self {
+            learned,
+            history,
+            best,
+            epoch: Epoch { step, loss_sum, seconds, ..Epoch::new() },
+            ..run
+        })
     }
 
     fn state(&self) -> Result<FitState, FitError> {
@@ -233,13 +240,17 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn train(&mut self, observer: &mut dyn FitObserver, may_restart: bool) -> Result<End, FitError> {
+    fn train(
+        &mut self,
+        observer: &mut dyn FitObserver,
+        may_restart: bool,
+    ) -> Result<End, FitError> {
         loop {
             let epoch = self.history.len() + 1;
             let tally = if observer.stop() == Stop::No && self.train_epoch(epoch, observer)? {
                 let began = Instant::now();
-                let tally =
-                    self.evaluate(self.validation, usize::MAX, &|| observer.stop() != Stop::Suspend)?;
+                let tally = self
+                    .evaluate(self.validation, usize::MAX, &|| observer.stop() != Stop::Suspend)?;
                 self.validating += began.elapsed();
                 tally
             } else {
@@ -272,12 +283,20 @@ impl<'a> Run<'a> {
     }
 
     /// Trains the rest of the epoch; false when it ended early.
-    fn train_epoch(&mut self, epoch: usize, observer: &mut dyn FitObserver) -> Result<bool, FitError> {
+    fn train_epoch(
+        &mut self,
+        epoch: usize,
+        observer: &mut dyn FitObserver,
+    ) -> Result<bool, FitError> {
         let order = shuffled(self.train.len(), self.seed, epoch);
         let size = self.options.batch_size;
         let steps = order.len().div_ceil(size);
-        let varied =
-            Augmented { samples: self.train, how: self.options.augmentation, seed: self.seed, epoch };
+        let varied = Augmented {
+            samples: self.train,
+            how: self.options.augmentation,
+            seed: self.seed,
+            epoch,
+        };
         let samples: &dyn Samples = if varied.how.is_none() { self.train } else { &varied };
         let mut stopped = false;
         while !stopped && self.epoch.step < steps {
@@ -361,7 +380,9 @@ impl<'a> Run<'a> {
         let validation = tally.metrics();
         let score = match (validation, self.options.metric) {
             (None, _) => -training_loss,
-            (Some(metrics), StoppingMetric::Accuracy) if !tally.is_accurate_by_chance() => metrics.accuracy,
+            (Some(metrics), StoppingMetric::Accuracy) if !tally.is_accurate_by_chance() => {
+                metrics.accuracy
+            }
             (Some(metrics), StoppingMetric::F1)
                 if metrics.f1 > 0.0 && !tally.is_no_better_than_the_base_rate() =>
             {
@@ -373,11 +394,17 @@ impl<'a> Run<'a> {
         if best {
             self.best = Some(Best { weights: self.learner.weights()?, epoch, score });
         }
-        let report = EpochReport { epoch, training_loss, validation, best, seconds: done.seconds() };
+        let report =
+            EpochReport { epoch, training_loss, validation, best, seconds: done.seconds() };
         observer.on_epoch(&report);
         self.history.push(report);
-        let waiting = self.best.as_ref().is_some_and(|best| best.score < 0.0) && validation.is_some();
-        let better = if waiting { self.last_lower_loss() } else { self.best.as_ref().map_or(0, |b| b.epoch) };
+        let waiting =
+            self.best.as_ref().is_some_and(|best| best.score < 0.0) && validation.is_some();
+        let better = if waiting {
+            self.last_lower_loss()
+        } else {
+            self.best.as_ref().map_or(0, |b| b.epoch)
+        };
         let without_better = epoch - better;
         Ok(if without_better >= self.options.patience && without_better > 0 {
             Some(StopReason::Patience)

@@ -4,8 +4,8 @@ use crate::Device;
 use crate::fit::start::starting_weights;
 use crate::keras::Weights;
 use crate::{
-    Collapse, EpochReport, FitError, FitObserver, FitOptions, FitState, KerasAdam, Network, PatchShape,
-    Samples, Stop, StopReason, fit, fit_from, initial_weights,
+    Collapse, EpochReport, FitError, FitObserver, FitOptions, FitState, KerasAdam, Network,
+    PatchShape, Samples, Stop, StopReason, fit, fit_from, initial_weights,
 };
 use domain::{Augmentation, Flip, StoppingMetric};
 
@@ -43,7 +43,9 @@ impl Samples for Rectangles {
         let (top, left) = ((index * 5 % 9) as isize - rows, (index * 3 % 8) as isize - columns);
         for (at, (pixel, target)) in image.chunks_exact_mut(3).zip(target).enumerate() {
             let (row, column) = ((at / self.side) as isize, (at % self.side) as isize);
-            let inside = (top..top + 6).contains(&row) && (left..left + 8).contains(&column) && !self.nothing;
+            let inside = (top..top + 6).contains(&row)
+                && (left..left + 8).contains(&column)
+                && !self.nothing;
             pixel.fill(if inside { 0.9 } else { 0.1 });
             *target = f32::from(u8::from(inside));
         }
@@ -77,7 +79,11 @@ impl FitObserver for Watcher {
         self.restarts.push(seed);
     }
     fn stop(&self) -> Stop {
-        if self.stop_after.is_some_and(|steps| self.steps >= steps) { Stop::KeepBest } else { Stop::No }
+        if self.stop_after.is_some_and(|steps| self.steps >= steps) {
+            Stop::KeepBest
+        } else {
+            Stop::No
+        }
     }
 }
 
@@ -99,14 +105,20 @@ fn a_simple_pattern_is_learned_and_the_best_epoch_kept() {
     // end the training.
     let options = FitOptions { patience: 2, seed: 4, ..options(8) };
     let trained = fit(&Rectangles::new(24), &Rectangles::new(3), &options, &mut watcher).unwrap();
-    assert_eq!(trained.course.history, watcher.epochs[watcher.epochs.len() - trained.course.history.len()..]);
+    assert_eq!(
+        trained.course.history,
+        watcher.epochs[watcher.epochs.len() - trained.course.history.len()..]
+    );
     assert!(trained.course.learned);
     let best = &trained.course.history[trained.course.best_epoch - 1];
     let accuracy = best.validation.unwrap().accuracy;
     assert!(accuracy > 0.95, "accuracy {accuracy}");
     assert!(trained.course.history.iter().all(|r| r.validation.unwrap().accuracy <= accuracy));
     assert!(best.best);
-    assert!(trained.course.history.last().unwrap().training_loss < trained.course.history[0].training_loss);
+    assert!(
+        trained.course.history.last().unwrap().training_loss
+            < trained.course.history[0].training_loss
+    );
 }
 
 #[test]
@@ -114,8 +126,10 @@ fn the_same_seed_trains_the_same_weights_on_any_number_of_threads() {
     let run = |threads: usize, seed: u64| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let options = FitOptions { seed, ..options(2) };
-        pool.install(|| fit(&Rectangles::new(6), &Rectangles::new(2), &options, &mut Watcher::default()))
-            .unwrap()
+        pool.install(|| {
+            fit(&Rectangles::new(6), &Rectangles::new(2), &options, &mut Watcher::default())
+        })
+        .unwrap()
     };
     assert_eq!(run(1, 3).weights, run(3, 3).weights);
     assert_ne!(run(1, 3).weights, run(1, 4).weights);
@@ -140,7 +154,8 @@ fn a_collapsed_network_is_replaced_and_the_observer_told() {
 #[test]
 fn without_restarts_left_a_collapsed_network_is_named_so() {
     let options = FitOptions { initial: Some(collapsed()), max_restarts: 0, ..options(2) };
-    let trained = fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut Watcher::default()).unwrap();
+    let trained =
+        fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut Watcher::default()).unwrap();
     assert!(!trained.course.learned);
     assert_eq!((trained.course.restarts, trained.course.history.len()), (0, 2));
 }
@@ -156,7 +171,8 @@ fn targets_without_a_pixel_of_the_layer_are_no_collapse() {
 #[test]
 fn patience_ends_a_training_that_gets_no_better() {
     let options = FitOptions { learning_rate: 0.0, patience: 2, max_restarts: 0, ..options(10) };
-    let trained = fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut Watcher::default()).unwrap();
+    let trained =
+        fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut Watcher::default()).unwrap();
     assert_eq!(trained.stopped, StopReason::Patience);
     assert_eq!((trained.course.best_epoch, trained.course.history.len()), (1, 3));
     let train = Rectangles::new(4);
@@ -171,7 +187,8 @@ fn a_network_that_has_only_begun_to_learn_is_neither_ended_nor_replaced() {
     let mut watcher = Watcher::default();
     let (train, validation) = (Rectangles::new(16), Rectangles::new(2));
     let trained = fit(&train, &validation, &options, &mut watcher).unwrap();
-    let accuracies: Vec<_> = trained.course.history.iter().map(|r| r.validation.unwrap().accuracy).collect();
+    let accuracies: Vec<_> =
+        trained.course.history.iter().map(|r| r.validation.unwrap().accuracy).collect();
     assert_eq!(
         (trained.stopped, trained.course.best_epoch),
         (StopReason::Epochs, 5),
@@ -191,7 +208,8 @@ fn a_network_that_has_only_begun_to_learn_is_neither_ended_nor_replaced() {
 fn a_network_no_better_than_the_base_rate_at_the_end_is_started_again() {
     // Its output is near 0.5 for all pixels, and stays there.
     let initial = Some(initial_weights(3).unwrap());
-    let options = FitOptions { learning_rate: 0.0, patience: 9, max_restarts: 1, initial, ..options(3) };
+    let options =
+        FitOptions { learning_rate: 0.0, patience: 9, max_restarts: 1, initial, ..options(3) };
     let mut watcher = Watcher::default();
     let trained = fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut watcher).unwrap();
     assert_eq!((trained.course.restarts, watcher.epochs.len()), (1, 6));
@@ -203,11 +221,16 @@ fn a_network_no_better_than_the_base_rate_at_the_end_is_started_again() {
 #[test]
 fn without_validation_samples_the_training_loss_decides() {
     let trained =
-        fit(&Rectangles::new(4), &Rectangles::new(0), &options(3), &mut Watcher::default()).unwrap();
+        fit(&Rectangles::new(4), &Rectangles::new(0), &options(3), &mut Watcher::default())
+            .unwrap();
     assert_eq!(trained.stopped, StopReason::Epochs);
     assert!(trained.course.history.iter().all(|report| report.validation.is_none()));
-    let lowest =
-        trained.course.history.iter().min_by(|a, b| a.training_loss.total_cmp(&b.training_loss)).unwrap();
+    let lowest = trained
+        .course
+        .history
+        .iter()
+        .min_by(|a, b| a.training_loss.total_cmp(&b.training_loss))
+        .unwrap();
     assert_eq!(trained.course.best_epoch, lowest.epoch);
 }
 
@@ -253,7 +276,8 @@ fn what_cannot_be_trained_is_refused() {
 
 #[test]
 fn a_network_with_a_dead_channel_is_replaced_after_its_first_epoch_unless_it_was_given() {
-    let mut tensors = starting_weights(1, &Rectangles::new(4), &Device::Cpu).unwrap().tensors().to_vec();
+    let mut tensors =
+        starting_weights(1, &Rectangles::new(4), &Device::Cpu).unwrap().tensors().to_vec();
     tensors[2 * 12 + 1][0] = -1e3;
     let half = Weights::new(tensors).unwrap();
     let state = |restarts| FitState {
@@ -263,7 +287,10 @@ fn a_network_with_a_dead_channel_is_replaced_after_its_first_epoch_unless_it_was
         step: 0,
         loss_sum: 0.0,
         seconds: 0.0,
-        adam: KerasAdam::new(Network::new(&half).unwrap().parameters(), 1e-3).unwrap().state().unwrap(),
+        adam: KerasAdam::new(Network::new(&half).unwrap().parameters(), 1e-3)
+            .unwrap()
+            .state()
+            .unwrap(),
         weights: half.clone(),
         best: None,
     };
@@ -282,7 +309,8 @@ fn the_best_epoch_is_the_one_of_the_chosen_metric() {
     let best = |metric| {
         let options = FitOptions { metric, patience: 9, seed: 4, ..options(8) };
         let trained =
-            fit(&Rectangles::new(16), &Rectangles::new(4), &options, &mut Watcher::default()).unwrap();
+            fit(&Rectangles::new(16), &Rectangles::new(4), &options, &mut Watcher::default())
+                .unwrap();
         let validation: Vec<_> =
             trained.course.history.iter().map(|report| report.validation.unwrap()).collect();
         (validation[trained.course.best_epoch - 1], validation)
@@ -299,7 +327,9 @@ fn the_best_epoch_is_the_one_of_the_chosen_metric() {
 fn augmented_samples_train_other_weights_and_the_same_ones_again() {
     let run = |augmentation| {
         let options = FitOptions { augmentation, ..options(2) };
-        fit(&Rectangles::new(6), &Rectangles::new(2), &options, &mut Watcher::default()).unwrap().weights
+        fit(&Rectangles::new(6), &Rectangles::new(2), &options, &mut Watcher::default())
+            .unwrap()
+            .weights
     };
     let varied = Augmentation { shift: 2, brightness: 10, flip: Flip::Both };
     assert!(run(varied) == run(varied));

@@ -102,14 +102,18 @@ impl Checkpoints {
             Ok(metadata) if metadata.len() > MAX_BYTES => return Err("it is far too large".into()),
             _ => fs::read(&path).map_err(|error| error.to_string())?,
         };
-        let found = Checkpoint::from_bytes(&bytes, &self.fingerprint).map_err(|error| error.to_string())?;
-        let models = found.finished.iter().map(|layer| self.model(layer)).collect::<Result<_, _>>()?;
+        let found =
+            Checkpoint::from_bytes(&bytes, &self.fingerprint).map_err(|error| error.to_string())?;
+        let models =
+            found.finished.iter().map(|layer| self.model(layer)).collect::<Result<_, _>>()?;
         Ok(Some((found, models)))
     }
 
     fn model(&self, layer: &FinishedLayer) -> Result<Weights, String> {
-        let damaged = |why: &dyn std::fmt::Display| format!("its {} is damaged: {why}", layer.model_name);
-        let bytes = fs::read(self.model_file(&layer.model_name)).map_err(|error| damaged(&error))?;
+        let damaged =
+            |why: &dyn std::fmt::Display| format!("its {} is damaged: {why}", layer.model_name);
+        let bytes =
+            fs::read(self.model_file(&layer.model_name)).map_err(|error| damaged(&error))?;
         if hex_sha256(&bytes) != layer.model_hash {
             return Err(damaged(&"it is another file"));
         }
@@ -138,11 +142,17 @@ impl Checkpoints {
             && found.finished.len() <= layers.len()
             && found.finished.iter().zip(names).all(|(done, name)| done.model_name == name);
         if !fits {
-            warn!("the checkpoint in {} is not used, its layers are others", self.directory.display());
+            warn!(
+                "the checkpoint in {} is not used, its layers are others",
+                self.directory.display()
+            );
             return None;
         }
         self.finished.clone_from(&found.finished);
-        Some(Resumed { finished: found.finished.into_iter().zip(weights).collect(), fit: found.fit })
+        Some(Resumed {
+            finished: found.finished.into_iter().zip(weights).collect(),
+            fit: found.fit,
+        })
     }
 
     /// True when it is time to write the next checkpoint.

@@ -10,8 +10,8 @@ use crate::Device;
 use crate::fit::checkpoint::{Checkpoint, CheckpointError};
 use crate::fit::fit_tests::{Rectangles, collapsed};
 use crate::{
-    Checkpoints, EpochReport, FitObserver, FitOptions, FitState, JobObserver, PageInputs, Stop, StopReason,
-    TrainError, Trained, TrainedLayer, TrainingInputs, TrainingJob, fit, fit_from,
+    Checkpoints, EpochReport, FitObserver, FitOptions, FitState, JobObserver, PageInputs, Stop,
+    StopReason, TrainError, Trained, TrainedLayer, TrainingInputs, TrainingJob, fit, fit_from,
 };
 use domain::{Flip, Layer, PatchSelection, StoppingMetric, TrainingSettings};
 
@@ -36,7 +36,11 @@ impl FitObserver for Recorder {
         self.steps += 1;
     }
     fn stop(&self) -> Stop {
-        if self.suspend_after.is_some_and(|steps| self.steps >= steps) { Stop::Suspend } else { Stop::No }
+        if self.suspend_after.is_some_and(|steps| self.steps >= steps) {
+            Stop::Suspend
+        } else {
+            Stop::No
+        }
     }
     fn checkpoint_due(&self, stopping: bool) -> bool {
         stopping || self.suspend_after.is_none()
@@ -85,7 +89,8 @@ fn a_training_resumed_after_any_step_ends_as_if_it_had_not_been_interrupted() {
     assert_eq!(recorder.files.len(), recorder.steps, "a checkpoint after every step");
     for file in &recorder.files {
         let resumed =
-            fit_from(&train, &validation, &options(), Some(state(file)), &mut Recorder::default()).unwrap();
+            fit_from(&train, &validation, &options(), Some(state(file)), &mut Recorder::default())
+                .unwrap();
         assert_same(&whole, &resumed);
     }
 }
@@ -218,7 +223,8 @@ impl Desk {
     fn run(&self, most: usize, seed: Option<u64>) -> (u64, Result<Vec<TrainedLayer>, TrainError>) {
         let mut checkpoints = self.open();
         let seed = seed.or(checkpoints.seed());
-        let job = TrainingJob::prepare(&self.inputs, &TrainingSettings { seed, ..self.settings }).unwrap();
+        let job = TrainingJob::prepare(&self.inputs, &TrainingSettings { seed, ..self.settings })
+            .unwrap();
         let out = tempfile::tempdir_in(self.folder.path()).unwrap().keep();
         let mut observer = Interrupter { steps: 0, most };
         (job.seed(), job.train_from(Some(&mut checkpoints), &Device::Cpu, &out, &mut observer))
@@ -290,10 +296,11 @@ fn a_checkpoint_that_does_not_fit_is_passed_over() {
 fn a_checkpoint_is_written_in_well_under_the_time_that_slurm_gives() {
     let desk = Desk::new();
     assert!(desk.run(1, Some(1)).1.is_err());
-    let fit = Checkpoint::from_bytes(&fs::read(desk.checkpoint()).unwrap(), desk.open().fingerprint())
-        .unwrap()
-        .fit
-        .unwrap();
+    let fit =
+        Checkpoint::from_bytes(&fs::read(desk.checkpoint()).unwrap(), desk.open().fingerprint())
+            .unwrap()
+            .fit
+            .unwrap();
     // With the weights of a best epoch, as all but the first have it.
     let best = crate::Best { epoch: 1, score: 0.5, weights: fit.weights.clone() };
     let mut checkpoints = desk.open();

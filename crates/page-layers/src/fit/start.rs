@@ -87,7 +87,8 @@ pub(crate) fn has_silent_channel(
     device: &Device,
 ) -> Result<bool, FitError> {
     let channels = activity(weights, samples, device)?;
-    Ok(channels.iter().all(|channel| channel.pixels > 0) && channels.iter().any(|channel| !channel.anywhere))
+    Ok(channels.iter().all(|channel| channel.pixels > 0)
+        && channels.iter().any(|channel| !channel.anywhere))
 }
 
 /// At most `most` sample numbers at equal distances, so that they come from all over the page.
@@ -108,10 +109,19 @@ fn share_of_the_layer(samples: &dyn Samples) -> f64 {
     of_layer as f64 / all.max(1) as f64
 }
 
-fn activity(weights: &Weights, samples: &dyn Samples, device: &Device) -> Result<[Activity; 2], FitError> {
+fn activity(
+    weights: &Weights,
+    samples: &dyn Samples,
+    device: &Device,
+) -> Result<[Activity; 2], FitError> {
     let last = weights.layer(CONV_LAYERS.len() - 1).0;
     let of = |channel, weight: Option<&f32>| {
-        activity_of(&only_channel(weights, channel)?, weight.is_some_and(|w| *w > 0.0), samples, device)
+        activity_of(
+            &only_channel(weights, channel)?,
+            weight.is_some_and(|w| *w > 0.0),
+            samples,
+            device,
+        )
     };
     Ok([of(0, last.first())?, of(1, last.get(1))?])
 }
@@ -180,16 +190,21 @@ mod tests {
             assert!(ours.iter().zip(plain).all(|(ours, plain)| ours.abs() == plain.abs()));
             changed += usize::from(ours != plain);
         }
-        assert!((1..12).contains(&changed), "some draws are fit as they are, others are not: {changed}");
+        assert!(
+            (1..12).contains(&changed),
+            "some draws are fit as they are, others are not: {changed}"
+        );
     }
 
     #[test]
     fn a_channel_that_is_dead_is_seen() {
         let samples = Rectangles::new(5);
-        let silent = |weights: &Weights| has_silent_channel(weights, &samples, &Device::Cpu).unwrap();
+        let silent =
+            |weights: &Weights| has_silent_channel(weights, &samples, &Device::Cpu).unwrap();
         let weights = starting_weights(1, &samples, &Device::Cpu).unwrap();
         assert!(!silent(&weights));
-        let tried: u64 = activity(&weights, &samples, &Device::Cpu).unwrap().iter().map(|c| c.pixels).sum();
+        let tried: u64 =
+            activity(&weights, &samples, &Device::Cpu).unwrap().iter().map(|c| c.pixels).sum();
         assert!(tried >= 5 * 16 * 16, "all samples count: {tried} pixels");
         let mut tensors = weights.tensors().to_vec();
         tensors[2 * 12 + 1][1] = -1e3;

@@ -14,9 +14,9 @@ use super::pages::Pages;
 use super::trainer::Trainer;
 use crate::keras::{CONV_LAYERS, Weights};
 use crate::net::adam::KerasAdam;
+use crate::net::error::NetworkError;
 use crate::net::init::initial_weights;
 use crate::net::metrics::Tally;
-use crate::net::error::NetworkError;
 use crate::net::network::Network;
 use crate::page::page::Page;
 use crate::patch::samples::{Place, Samples};
@@ -167,8 +167,9 @@ impl Card {
         card.reset_totals()?;
         card.count()?;
         let counted = Tally::from_totals(targets.len() as u64, card.totals()?);
-        let figures =
-            |tally: &Tally| tally.metrics().map(|m| [m.loss as f32, m.accuracy as f32]).unwrap_or_default();
+        let figures = |tally: &Tally| {
+            tally.metrics().map(|m| [m.loss as f32, m.accuracy as f32]).unwrap_or_default()
+        };
         findings.add("validation's figures", relative(&figures(&counted), &figures(&tally)), near);
 
         let step = cpu.loss_and_gradients(&x, &y)?;
@@ -180,7 +181,11 @@ impl Card {
             let wanted = values(&step.gradients[index])?;
             let (kernel, bias) = wanted.split_at(layer.kernel_len());
             let (found_kernel, found_bias) = found[index].split_at(layer.kernel_len());
-            findings.add(format!("{} kernel", layer.name), relative(found_kernel, kernel), gradients);
+            findings.add(
+                format!("{} kernel", layer.name),
+                relative(found_kernel, kernel),
+                gradients,
+            );
             findings.add(format!("{} bias", layer.name), relative(found_bias, bias), gradients);
         }
 
@@ -196,7 +201,9 @@ impl Card {
             let (_, gradients) = card.gradients()?;
             let pairs = gradients.into_iter().zip(cpu.parameters());
             let gradients = pairs
-                .map(|(values, parameter)| Tensor::from_vec(values, parameter.shape(), &Candle::Cpu))
+                .map(|(values, parameter)| {
+                    Tensor::from_vec(values, parameter.shape(), &Candle::Cpu)
+                })
                 .collect::<candle_core::Result<Vec<_>>>()?;
             adam.apply(&gradients)?;
             card.step(1e-3)?;
@@ -212,7 +219,11 @@ impl Card {
         // The logits show that the next pass uses the new weights' kernels.
         let logits = values(&cpu.forward_logits(&x)?)?;
         card.take(&images, None)?;
-        findings.add(format!("logits after {STEPS} steps"), relative(&card.logits()?, &logits), near);
+        findings.add(
+            format!("logits after {STEPS} steps"),
+            relative(&card.logits()?, &logits),
+            near,
+        );
         Ok(())
     }
 
@@ -229,7 +240,8 @@ impl Card {
             let count = (order.len() - first).min(7);
             let (mut images, mut targets) = (Vec::new(), Vec::new());
             for &index in &order[first..first + count] {
-                let (mut image, mut target) = (vec![0.0; 3 * height * width], vec![0.0; height * width]);
+                let (mut image, mut target) =
+                    (vec![0.0; 3 * height * width], vec![0.0; height * width]);
                 samples.write(index, &mut image, &mut target);
                 images.extend(image);
                 targets.extend(target);
@@ -250,11 +262,17 @@ impl Card {
     /// # Errors
     ///
     /// When the GPU fails or has too little memory.
-    pub fn measure(&self, images: usize, side: usize, steps: usize) -> Result<StepTime, NetworkError> {
+    pub fn measure(
+        &self,
+        images: usize,
+        side: usize,
+        steps: usize,
+    ) -> Result<StepTime, NetworkError> {
         let began = Instant::now();
-        let shape =
-            PatchShape::new(side, side).map_err(|_| NetworkError::Shape(vec![images, side, side, 3]))?;
-        let samples = Many { corners: Corners { page: Arc::new(Page::made_up(4 * side, 4 * side)) }, shape };
+        let shape = PatchShape::new(side, side)
+            .map_err(|_| NetworkError::Shape(vec![images, side, side, 3]))?;
+        let samples =
+            Many { corners: Corners { page: Arc::new(Page::made_up(4 * side, 4 * side)) }, shape };
         let weights = initial_weights(SEED)?;
         let mut trainer = Trainer::new(self, &weights, (images, side, side), 1e-4, None)?;
         let order: Vec<usize> = (0..images * (steps + 1)).collect();
@@ -277,7 +295,12 @@ impl Card {
         let (began, batches) = (Instant::now(), steps.clamp(1, 20));
         trainer.evaluate(&samples, &order[..images * batches], images, &|| true)?;
         let validation = began.elapsed().as_secs_f64() / batches as f64;
-        Ok(StepTime { step: times.get(times.len() / 2).copied().unwrap_or(0.0), validation, memory, start })
+        Ok(StepTime {
+            step: times.get(times.len() / 2).copied().unwrap_or(0.0),
+            validation,
+            memory,
+            start,
+        })
     }
 }
 
@@ -311,9 +334,23 @@ impl Samples for Corners {
     fn place(&self, index: usize, (rows, columns): (isize, isize)) -> Option<Place<'_>> {
         let (top, left, left_right, up_down, lighter) = CORNERS[index];
         let (page, layer) = (&self.page, 0);
-        Some(Place { page, layer, top: top + rows, left: left + columns, left_right, up_down, lighter })
+        Some(Place {
+            page,
+            layer,
+            top: top + rows,
+            left: left + columns,
+            left_right,
+            up_down,
+            lighter,
+        })
     }
-    fn write_shifted(&self, index: usize, shift: (isize, isize), image: &mut [f32], target: &mut [f32]) {
+    fn write_shifted(
+        &self,
+        index: usize,
+        shift: (isize, isize),
+        image: &mut [f32],
+        target: &mut [f32],
+    ) {
         if let Some(place) = self.place(index, shift) {
             place.write(self.shape(), image, target);
         }
@@ -337,7 +374,13 @@ impl Samples for Many {
         let place = self.corners.place(index % CORNERS.len(), shift)?;
         Some(Place { top: (index * 37 % 500) as isize, left: (index * 91 % 500) as isize, ..place })
     }
-    fn write_shifted(&self, index: usize, shift: (isize, isize), image: &mut [f32], target: &mut [f32]) {
+    fn write_shifted(
+        &self,
+        index: usize,
+        shift: (isize, isize),
+        image: &mut [f32],
+        target: &mut [f32],
+    ) {
         if let Some(place) = self.place(index, shift) {
             place.write(self.shape, image, target);
         }

@@ -92,7 +92,8 @@ impl Cuda {
         let precision = precision_for(major, wanted);
         let image = compile(&format!("sm_{major}{minor}"), precision)?;
         // SAFETY: `device` is from cuDeviceGet; the context is given back in `drop`.
-        let context = ok("cuDevicePrimaryCtxRetain", unsafe { driver::primary_ctx::retain(device) })?;
+        let context =
+            ok("cuDevicePrimaryCtxRetain", unsafe { driver::primary_ctx::retain(device) })?;
         let opened = Self::open_context(device, context, &image);
         let (stream, module, slots, cudnn) = opened.inspect_err(|_| {
             // SAFETY: it was retained above, and nothing of it is kept.
@@ -119,10 +120,12 @@ impl Cuda {
     ) -> Result<(sys::CUstream, sys::CUmodule, [Slot; SLOTS], Cudnn), GpuError> {
         // SAFETY: the context was just retained.
         ok("cuCtxSetCurrent", unsafe { driver::ctx::set_current(context) })?;
-        let stream = ok("cuStreamCreate", driver::stream::create(driver::stream::StreamKind::NonBlocking))?;
+        let stream =
+            ok("cuStreamCreate", driver::stream::create(driver::stream::StreamKind::NonBlocking))?;
         // SAFETY: `image` is a program that NVRTC made and ends with a 0.
-        let module =
-            ok("cuModuleLoadData", unsafe { driver::module::load_data(image.as_ptr().cast::<c_void>()) })?;
+        let module = ok("cuModuleLoadData", unsafe {
+            driver::module::load_data(image.as_ptr().cast::<c_void>())
+        })?;
         let mut slots = Vec::with_capacity(SLOTS);
         for _ in 0..SLOTS {
             // SAFETY: the memory is given back in `drop`, and an f32 fits.
@@ -166,12 +169,13 @@ impl Machine for Cuda {
     fn allocate(&self, bytes: usize) -> Result<u64, GpuError> {
         self.enter()?;
         // SAFETY: the caller gives it back with `free`.
-        let address = unsafe { driver::malloc_sync(bytes.max(1)) }.map_err(|error| match error.0 {
-            sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY => {
-                GpuError::Memory { megabytes: bytes.div_ceil(1 << 20) }
-            }
-            _ => GpuError::Driver { call: "cuMemAlloc", text: text_of(error) },
-        })?;
+        let address =
+            unsafe { driver::malloc_sync(bytes.max(1)) }.map_err(|error| match error.0 {
+                sys::cudaError_enum::CUDA_ERROR_OUT_OF_MEMORY => {
+                    GpuError::Memory { megabytes: bytes.div_ceil(1 << 20) }
+                }
+                _ => GpuError::Driver { call: "cuMemAlloc", text: text_of(error) },
+            })?;
         // SAFETY: these bytes were just taken; the stream fills them before everything that uses
         // them.
         ok("cuMemsetD8Async", unsafe { driver::memset_d8_async(address, 0, bytes, self.stream) })?;
@@ -208,8 +212,9 @@ impl Machine for Cuda {
         let Slot { value, arrived } = &self.slots[slot];
         // SAFETY: the caller's promise; the slot's memory holds an f32, lives as long as `self`,
         // and is read only after the event.
-        let copied =
-            unsafe { sys::cuMemcpyDtoHAsync_v2(value.cast(), from, size_of::<f32>(), self.stream).result() };
+        let copied = unsafe {
+            sys::cuMemcpyDtoHAsync_v2(value.cast(), from, size_of::<f32>(), self.stream).result()
+        };
         ok("cuMemcpyDtoHAsync", copied)?;
         // SAFETY: event and stream live as long as `self`.
         ok("cuEventRecord", unsafe { driver::event::record(*arrived, self.stream) })
@@ -233,7 +238,14 @@ impl Machine for Cuda {
         let function = self.function(kernel)?;
         // SAFETY: the caller's promise; the driver copies the arguments before it returns.
         ok("cuLaunchKernel", unsafe {
-            driver::launch_kernel(function, (blocks, 1, 1), (THREADS, 1, 1), 0, self.stream, arguments)
+            driver::launch_kernel(
+                function,
+                (blocks, 1, 1),
+                (THREADS, 1, 1),
+                0,
+                self.stream,
+                arguments,
+            )
         })
     }
 
@@ -300,7 +312,10 @@ fn precision_for(major: i32, wanted: Option<Precision>) -> Precision {
     let best = if major >= 8 { Precision::Bf16 } else { Precision::F32 };
     match wanted {
         Some(wanted) if wanted > best => {
-            tracing::warn!("the GPU has no {} (compute capability 8.0 or later): f32 is used", wanted.name());
+            tracing::warn!(
+                "the GPU has no {} (compute capability 8.0 or later): f32 is used",
+                wanted.name()
+            );
             best
         }
         Some(wanted) => wanted,
@@ -312,7 +327,8 @@ fn precision_for(major: i32, wanted: Option<Precision>) -> Precision {
 pub(super) fn compile(architecture: &str, precision: Precision) -> Result<Vec<u8>, GpuError> {
     let failed = |log: String| GpuError::Compile { architecture: architecture.to_owned(), log };
     let source = CString::new(KERNELS).map_err(|error| failed(error.to_string()))?;
-    let program = nvrtc::create_program(&source, Some(c"kernels.cu")).map_err(|e| failed(e.to_string()))?;
+    let program =
+        nvrtc::create_program(&source, Some(c"kernels.cu")).map_err(|e| failed(e.to_string()))?;
     let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".to_owned()];
     options.extend(macros(precision));
     // SAFETY: the program is the one made above, and it is destroyed once, at the end.
@@ -363,7 +379,9 @@ mod tests {
     fn the_kernels_compile_for_every_card_where_the_compiler_is() {
         // SAFETY: as in `find_libraries`.
         if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
-            eprintln!("SKIPPED: no libnvrtc here (LD_LIBRARY_PATH), the kernels were compiled for no GPU");
+            eprintln!(
+                "SKIPPED: no libnvrtc here (LD_LIBRARY_PATH), the kernels were compiled for no GPU"
+            );
             return;
         }
         for architecture in ["sm_80", "sm_86", "sm_89", "sm_90"] {

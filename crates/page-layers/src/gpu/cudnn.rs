@@ -93,8 +93,18 @@ macro_rules! descriptor {
     };
 }
 
-descriptor!(Tensor, sys::cudnnTensorDescriptor_t, cudnnCreateTensorDescriptor, cudnnDestroyTensorDescriptor);
-descriptor!(Filter, sys::cudnnFilterDescriptor_t, cudnnCreateFilterDescriptor, cudnnDestroyFilterDescriptor);
+descriptor!(
+    Tensor,
+    sys::cudnnTensorDescriptor_t,
+    cudnnCreateTensorDescriptor,
+    cudnnDestroyTensorDescriptor
+);
+descriptor!(
+    Filter,
+    sys::cudnnFilterDescriptor_t,
+    cudnnCreateFilterDescriptor,
+    cudnnDestroyFilterDescriptor
+);
 descriptor!(
     Conv,
     sys::cudnnConvolutionDescriptor_t,
@@ -129,7 +139,13 @@ fn math(precision: Precision) -> sys::cudnnMathType_t {
 }
 
 impl Tensor {
-    fn of(n: u32, height: u32, width: u32, channels: u32, precision: Precision) -> Result<Self, GpuError> {
+    fn of(
+        n: u32,
+        height: u32,
+        width: u32,
+        channels: u32,
+        precision: Precision,
+    ) -> Result<Self, GpuError> {
         let new = Self::new()?;
         let [n, c, h, w] = [n, channels, height, width].map(|size| size as c_int);
         // SAFETY: the descriptor lives; cuDNN takes the sizes in the order n, c, h, w whatever the
@@ -163,7 +179,9 @@ impl Conv {
         unsafe {
             ok(
                 "cudnnSetConvolution2dDescriptor",
-                sys::cudnnSetConvolution2dDescriptor(new.0, padding, padding, 1, 1, 1, 1, mode, sums),
+                sys::cudnnSetConvolution2dDescriptor(
+                    new.0, padding, padding, 1, 1, 1, 1, mode, sums,
+                ),
             )?;
             ok("cudnnSetConvolutionMathType", sys::cudnnSetConvolutionMathType(new.0, math))?;
         }
@@ -217,7 +235,9 @@ macro_rules! choose {
         let usable: Vec<_> = $found
             .iter()
             .take($count as usize)
-            .filter(|p| p.status == cudnnStatus_t::CUDNN_STATUS_SUCCESS && p.memory <= MOST_WORKSPACE)
+            .filter(|p| {
+                p.status == cudnnStatus_t::CUDNN_STATUS_SUCCESS && p.memory <= MOST_WORKSPACE
+            })
             .collect();
         let same_each_time = usable
             .iter()
@@ -261,7 +281,11 @@ fn factor(of: &'static f32) -> *const c_void {
 impl Prepared {
     /// Lets cuDNN time its algorithms for the three passes (in memory that cuDNN takes for that)
     /// and chooses the best. The calling thread has entered the GPU's context.
-    pub(super) fn new(cudnn: &Arc<Cudnn>, shape: ConvShape, precision: Precision) -> Result<Self, GpuError> {
+    pub(super) fn new(
+        cudnn: &Arc<Cudnn>,
+        shape: ConvShape,
+        precision: Precision,
+    ) -> Result<Self, GpuError> {
         let descriptors = Descriptors::new(&shape, precision)?;
         let handle = cudnn.handle();
         let d = &descriptors;
@@ -302,7 +326,8 @@ impl Prepared {
             )?;
             let forward = Pass { conv, algorithm, workspace };
 
-            let mut found: [sys::cudnnConvolutionBwdDataAlgoPerf_t; ALGORITHMS] = std::mem::zeroed();
+            let mut found: [sys::cudnnConvolutionBwdDataAlgoPerf_t; ALGORITHMS] =
+                std::mem::zeroed();
             ok(
                 "cudnnFindConvolutionBackwardDataAlgorithm",
                 sys::cudnnFindConvolutionBackwardDataAlgorithm(
@@ -332,7 +357,8 @@ impl Prepared {
             )?;
             let image = Pass { conv, algorithm, workspace };
 
-            let mut found: [sys::cudnnConvolutionBwdFilterAlgoPerf_t; ALGORITHMS] = std::mem::zeroed();
+            let mut found: [sys::cudnnConvolutionBwdFilterAlgoPerf_t; ALGORITHMS] =
+                std::mem::zeroed();
             ok(
                 "cudnnFindConvolutionBackwardFilterAlgorithm",
                 sys::cudnnFindConvolutionBackwardFilterAlgorithm(
@@ -381,7 +407,8 @@ impl Convolution for Prepared {
         Workspace(work, bytes): Workspace,
     ) -> Result<bool, GpuError> {
         let (handle, d, pass) = (self.cudnn.handle(), &self.descriptors, &self.forward);
-        let (x, w, y, work) = (x as *const c_void, w as *const c_void, y as *mut c_void, work as *mut c_void);
+        let (x, w, y, work) =
+            (x as *const c_void, w as *const c_void, y as *mut c_void, work as *mut c_void);
         let Some(bias) = bias else {
             // SAFETY: the descriptors live, and the memory is as large as they say (the caller's
             // promise).
@@ -405,7 +432,8 @@ impl Convolution for Prepared {
             return Ok(true);
         };
         // cuDNN fuses bias and ReLU with this algorithm only.
-        let fusing = sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
+        let fusing =
+            sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
         if pass.algorithm != fusing {
             return Ok(false);
         }

@@ -96,7 +96,8 @@ fn checked_card() -> Result<Card, NetworkError> {
     loop {
         // cudarc panics where a library lacks a function; that must not end the training.
         let checked = std::panic::catch_unwind(|| {
-            let card = open_card(wanted).map_err(|error| (Precision::F32, NetworkError::from(error)))?;
+            let card =
+                open_card(wanted).map_err(|error| (Precision::F32, NetworkError::from(error)))?;
             card.verify().map(|()| card.clone()).map_err(|error| (card.precision(), error))
         });
         let (precision, error) = match checked {

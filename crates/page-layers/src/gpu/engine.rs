@@ -96,7 +96,9 @@ impl Engine {
         let z = (0..LAST).map(needed).max().unwrap_or(0);
         // What an upsampling makes is never there; the last layer makes the logits.
         let has_image = |node: usize| {
-            NODES[node].operation != Operation::Upsample && node != node_of(LAST) && home(node).owner == node
+            NODES[node].operation != Operation::Upsample
+                && node != node_of(LAST)
+                && home(node).owner == node
         };
         let buffers = |wanted: &dyn Fn(usize) -> bool| -> Result<Vec<Option<Buffer>>, GpuError> {
             let buffer = |node: usize| {
@@ -268,7 +270,12 @@ impl Engine {
     }
 
     /// Loads the current batch: `samples` samples, beginning with number `first` of the cuts.
-    pub(super) fn cut(&mut self, cuts: &Cuts, first: usize, samples: usize) -> Result<(), GpuError> {
+    pub(super) fn cut(
+        &mut self,
+        cuts: &Cuts,
+        first: usize,
+        samples: usize,
+    ) -> Result<(), GpuError> {
         self.samples = samples.min(self.images as usize) as u32;
         self.steps().cut_samples(
             &cuts.list,
@@ -300,7 +307,10 @@ impl Engine {
     // ── Forward ──
 
     fn work(&self) -> Result<Workspace, GpuError> {
-        Ok(Workspace(self.workspace.holding("work space", self.workspace_bytes)?, self.workspace_bytes))
+        Ok(Workspace(
+            self.workspace.holding("work space", self.workspace_bytes)?,
+            self.workspace_bytes,
+        ))
     }
 
     /// The address of a layer's kernel as its convolution takes it, in a buffer laid out like the
@@ -337,7 +347,8 @@ impl Engine {
         unsafe { self.convolutions[layer].forward(x, w, None, y, self.work()?).map(drop) }
     }
 
-    /// Convolution with bias and ReLU in one, to the layer's own image; false when the machine can't.
+    /// Convolution with bias and ReLU in one, to the layer's own image; false when the machine
+    /// can't.
     fn convolve_fused(&self, layer: usize) -> Result<bool, GpuError> {
         let w = self.kernel(&self.kernels, layer)?;
         let [from, to] = self.ends(layer, self.input_of(layer)?, self.buffer(node_of(layer))?)?;
@@ -500,11 +511,13 @@ impl Engine {
         let training = self.training_mut()?;
         training.steps += 1;
         // The bias correction is f32's, as Keras takes it.
-        let [first, second] = [BETA_1, BETA_2].map(|beta| 1.0 - (beta as f32).powf(training.steps as f32));
+        let [first, second] =
+            [BETA_1, BETA_2].map(|beta| 1.0 - (beta as f32).powf(training.steps as f32));
         let alpha = learning_rate as f32 * second.sqrt() / first;
         let t = self.training()?;
         let all = |buffer: &Buffer| buffer.holding("parameters", self.layout.parameters * 4);
-        let kernels = |buffer: &Buffer| buffer.holding("kernels", self.layout.compute * self.value());
+        let kernels =
+            |buffer: &Buffer| buffer.holding("kernels", self.layout.compute * self.value());
         let state = [all(&self.master)?, all(&t.first)?, all(&t.second)?, kernels(&self.kernels)?];
         let loss = t.loss.holding("the loss", 4)?;
         self.steps().adam(&self.table, [kernels(&t.kernels)?, all(&t.direct)?], loss, alpha, state)

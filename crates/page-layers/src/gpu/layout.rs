@@ -159,7 +159,9 @@ impl Layout {
 
 /// The layers' parameters as [`Layout::pack`] takes them.
 pub(super) fn layers_of(weights: &Weights) -> Vec<Vec<f32>> {
-    (0..CONV_LAYERS.len()).map(|layer| [weights.layer(layer).0, weights.layer(layer).1].concat()).collect()
+    (0..CONV_LAYERS.len())
+        .map(|layer| [weights.layer(layer).0, weights.layer(layer).1].concat())
+        .collect()
 }
 
 /// The inverse of [`layers_of`].
@@ -235,8 +237,9 @@ pub(super) fn extent(node: usize, height: u32, width: u32) -> [u32; 3] {
 
 /// The node with this operation that reads the result of `node`.
 pub(super) fn reader(node: usize, operation: Operation) -> Option<usize> {
-    let reads =
-        |reader: &usize| NODES[*reader].operation == operation && NODES[*reader].inputs.contains(&node);
+    let reads = |reader: &usize| {
+        NODES[*reader].operation == operation && NODES[*reader].inputs.contains(&node)
+    };
     (node + 1..NODES.len()).find(reads)
 }
 
@@ -271,8 +274,8 @@ pub(super) fn read_by(layer: usize) -> usize {
     }
 }
 
-/// The convolution of a layer on a batch of `images` whose first layer is `height` × `width`. Behind an
-/// upsampling it takes the small image, with its border.
+/// The convolution of a layer on a batch of `images` whose first layer is `height` × `width`.
+/// Behind an upsampling it takes the small image, with its border.
 pub(super) fn convolution(layer: usize, images: u32, height: u32, width: u32) -> ConvShape {
     let (input, output) = channels(layer);
     let (input, output) = (input as u32, output as u32);
@@ -334,7 +337,11 @@ mod tests {
         assert_eq!(home(0, 32, 48), Home { owner: 0, view: View::plain(32, 48, 8) });
         for layer in 0..LAST {
             let [image, _, result] = convolution(layer, 3, 32, 48).lengths();
-            assert_eq!(home(read_by(layer), 32, 48).view.values(3), image, "image of layer {layer}");
+            assert_eq!(
+                home(read_by(layer), 32, 48).view.values(3),
+                image,
+                "image of layer {layer}"
+            );
             assert_eq!(raw_result(layer, 32, 48).values(3), result, "result of layer {layer}");
         }
     }

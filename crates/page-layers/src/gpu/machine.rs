@@ -8,7 +8,6 @@ use std::ffi::{CStr, c_void};
 use std::fmt::Debug;
 use std::sync::Arc;
 
-
 use crate::hyperparameters::{BETA_1, BETA_2, EPSILON};
 
 /// The numbers in which images are kept, and kernels during a step. Parameters, their moments and
@@ -128,13 +127,25 @@ pub(super) trait Convolution: Send + Sync {
     ///
     /// # Safety
     /// As [`Self::forward`].
-    unsafe fn backward_image(&self, w: u64, dy: u64, dx: u64, work: Workspace) -> Result<(), GpuError>;
+    unsafe fn backward_image(
+        &self,
+        w: u64,
+        dy: u64,
+        dx: u64,
+        work: Workspace,
+    ) -> Result<(), GpuError>;
 
     /// The kernel's gradient.
     ///
     /// # Safety
     /// As [`Self::forward`].
-    unsafe fn backward_kernel(&self, x: u64, dy: u64, dw: u64, work: Workspace) -> Result<(), GpuError>;
+    unsafe fn backward_kernel(
+        &self,
+        x: u64,
+        dy: u64,
+        dw: u64,
+        work: Workspace,
+    ) -> Result<(), GpuError>;
 }
 
 /// How many numbers can be on their way to the host at the same time.

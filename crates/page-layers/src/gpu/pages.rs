@@ -58,7 +58,9 @@ impl Pages {
         let list = Buffer::zeros(machine, cuts.len() * size_of::<Cut>())?;
         list.write(&cuts)?;
         let all = self.0.iter().flat_map(|known| {
-            std::iter::once(&known.bgr).chain(known.masks.iter().map(|(_, mask)| mask)).map(Arc::clone)
+            std::iter::once(&known.bgr)
+                .chain(known.masks.iter().map(|(_, mask)| mask))
+                .map(Arc::clone)
         });
         Ok(Some(Cuts { list, _pages: all.collect() }))
     }
@@ -70,7 +72,11 @@ impl Pages {
             None => {
                 let bgr = Buffer::zeros(machine, page.bgr().len())?;
                 bgr.write(page.bgr())?;
-                self.0.push(OnCard { page: Arc::clone(page), bgr: Arc::new(bgr), masks: Vec::new() });
+                self.0.push(OnCard {
+                    page: Arc::clone(page),
+                    bgr: Arc::new(bgr),
+                    masks: Vec::new(),
+                });
                 self.0.len() - 1
             }
         };

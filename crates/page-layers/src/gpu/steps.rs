@@ -108,7 +108,13 @@ impl Steps<'_> {
     }
 
     /// `y = ReLU(z + bias)`.
-    pub(super) fn activate(&self, z: Image<'_>, y: Image<'_>, bias: u64, size: Size) -> Result<(), GpuError> {
+    pub(super) fn activate(
+        &self,
+        z: Image<'_>,
+        y: Image<'_>,
+        bias: u64,
+        size: Size,
+    ) -> Result<(), GpuError> {
         let (from, to) = (self.image(z, size.images)?, self.image(y, size.images)?);
         let Size { images, height, width, channels } = size;
         let blocks = blocks_for(size.values() / 8);
@@ -141,7 +147,13 @@ impl Steps<'_> {
     }
 
     /// The last layer alone.
-    pub(super) fn logits(&self, y: &Buffer, last: u64, pixels: usize, out: &Buffer) -> Result<(), GpuError> {
+    pub(super) fn logits(
+        &self,
+        y: &Buffer,
+        last: u64,
+        pixels: usize,
+        out: &Buffer,
+    ) -> Result<(), GpuError> {
         let y = y.holding("the last image", pixels * 8 * self.size())?;
         let out = out.holding("logits", pixels * 4)?;
         let (blocks, pixels) = (blocks_for(pixels), pixels as u64);
@@ -214,8 +226,11 @@ impl Steps<'_> {
         size: Size,
         parts: u64,
     ) -> Result<(), GpuError> {
-        let [from, result, to] =
-            [self.image(gy, size.images)?, self.image(y, size.images)?, self.image(gz, size.images)?];
+        let [from, result, to] = [
+            self.image(gy, size.images)?,
+            self.image(y, size.images)?,
+            self.image(gz, size.images)?,
+        ];
         let Size { images, height, width, channels } = size;
         // SAFETY: the types are the kernel's, the images are as large as their views; `parts` has
         // room for PARTS rows of this layer's channels.
@@ -248,7 +263,12 @@ impl Steps<'_> {
     }
 
     /// The biases' gradients from the partial sums.
-    pub(super) fn sum_biases(&self, table: &Table, parts: u64, gradients: u64) -> Result<(), GpuError> {
+    pub(super) fn sum_biases(
+        &self,
+        table: &Table,
+        parts: u64,
+        gradients: u64,
+    ) -> Result<(), GpuError> {
         let (segments, each) = (table.address()?, 32u32);
         // SAFETY: the types are the kernel's; the segments' places lie in the three (`Layout`), and
         // no layer has more than 32 · 8 channels.
@@ -277,7 +297,12 @@ impl Steps<'_> {
     }
 
     /// The kernels as the convolutions take them, from the parameters.
-    pub(super) fn copy_kernels(&self, table: &Table, master: u64, kernels: u64) -> Result<(), GpuError> {
+    pub(super) fn copy_kernels(
+        &self,
+        table: &Table,
+        master: u64,
+        kernels: u64,
+    ) -> Result<(), GpuError> {
         let segments = table.address()?;
         // SAFETY: as in `adam`.
         unsafe {

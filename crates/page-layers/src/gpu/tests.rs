@@ -10,7 +10,8 @@ use super::pages::Cut;
 use super::twin::{self, Twin};
 use crate::fit::fit_tests::Rectangles;
 use crate::{
-    Device, FitError, FitObserver, FitOptions, FitState, Predictor, Stop, fit, fit_from, initial_weights,
+    Device, FitError, FitObserver, FitOptions, FitState, Predictor, Stop, fit, fit_from,
+    initial_weights,
 };
 
 /// Runs `body` on the twin, in each precision that it computes differently, and on this machine's
@@ -23,7 +24,10 @@ fn on_every_card(body: impl Fn(&Card)) {
         match Card::open(0, Some(precision)) {
             Ok(card) => body(&card),
             Err(error) => {
-                eprintln!("SKIPPED on a GPU, {}: {error}. On the twin it was tested.", precision.name());
+                eprintln!(
+                    "SKIPPED on a GPU, {}: {error}. On the twin it was tested.",
+                    precision.name()
+                );
             }
         }
     }
@@ -145,10 +149,16 @@ impl FitObserver for Watcher {
         self.losses.push(loss);
     }
     fn stop(&self) -> Stop {
-        if self.stop_after.is_some_and(|after| self.losses.len() >= after) { Stop::Suspend } else { Stop::No }
+        if self.stop_after.is_some_and(|after| self.losses.len() >= after) {
+            Stop::Suspend
+        } else {
+            Stop::No
+        }
     }
     fn checkpoint_due(&self, stopping: bool) -> bool {
-        stopping || (self.state.is_none() && self.checkpoint_after.is_some_and(|n| self.losses.len() >= n))
+        stopping
+            || (self.state.is_none()
+                && self.checkpoint_after.is_some_and(|n| self.losses.len() >= n))
     }
     fn on_checkpoint(&mut self, state: FitState) {
         self.state = Some((self.losses.len(), state));
@@ -177,10 +187,15 @@ fn a_training_on_a_card_goes_as_on_the_cpu() {
     let (wanted, host) = run(Device::Cpu);
     on_every_card(|card| {
         let (losses, trained) = run(Device::Card(card.clone()));
-        assert_eq!((losses.len(), trained.course.history.len()), (10, 2), "every step is told of once");
+        assert_eq!(
+            (losses.len(), trained.course.history.len()),
+            (10, 2),
+            "every step is told of once"
+        );
         // A gradient near 0 makes Adam take a whole step in the direction of its sign, so trainings
         // drift apart later; but they begin alike.
-        let (first, near) = if card.precision() == Precision::F32 { (1e-5, 1e-2) } else { (1e-2, 5e-2) };
+        let (first, near) =
+            if card.precision() == Precision::F32 { (1e-5, 1e-2) } else { (1e-2, 5e-2) };
         for (step, (ours, theirs)) in losses.iter().zip(&wanted).enumerate() {
             let near = if step == 0 { first } else { near };
             assert!((ours - theirs).abs() < near, "{card:?}, step {step}: {ours} and {theirs}");
@@ -227,7 +242,8 @@ fn a_training_on_a_card_is_suspended_and_goes_on() {
 fn a_training_that_diverges_on_a_card_says_where() {
     on_every_card(|card| {
         let options = FitOptions { learning_rate: 1e30, ..options(Device::Card(card.clone()), 2) };
-        let result = fit(&Rectangles::new(8), &Rectangles::new(2), &options, &mut Watcher::default());
+        let result =
+            fit(&Rectangles::new(8), &Rectangles::new(2), &options, &mut Watcher::default());
         assert!(matches!(result, Err(FitError::Diverged { epoch: 1, step: 2, .. })), "{result:?}");
     });
 }
@@ -239,7 +255,8 @@ fn a_step_asks_for_few_kernels_and_nothing_of_the_host() {
     card.measure(2, 16, 3).unwrap();
     let started = machine.started.lock().unwrap();
     let from = started.iter().position(|kernel| kernel == "cut_samples").unwrap();
-    let step: Vec<_> = started[from..].iter().skip(1).take_while(|kernel| *kernel != "cut_samples").collect();
+    let step: Vec<_> =
+        started[from..].iter().skip(1).take_while(|kernel| *kernel != "cut_samples").collect();
     // Besides 39 convolutions: 6 forward, loss, 12 gates, sums, Adam and the kernels after the
     // upsamplings.
     assert_eq!(step.len(), 6 + 2 + 12 + 1 + 2, "{step:?}");

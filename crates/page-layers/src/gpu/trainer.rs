@@ -9,8 +9,8 @@ use super::machine::{GpuError, SLOTS};
 use super::pages::{Cuts, Pages};
 use crate::keras::Weights;
 use crate::net::adam::AdamState;
-use crate::net::metrics::Tally;
 use crate::net::error::NetworkError;
+use crate::net::metrics::Tally;
 use crate::patch::batches::cut;
 use crate::patch::samples::Samples;
 
@@ -187,7 +187,8 @@ impl Inference {
         let fits = |(n, h, w): (usize, usize, usize)| n >= images && (h, w) == (height, width);
         if !engine.as_ref().is_some_and(|engine| fits(engine.shape())) {
             *engine = None; // its memory first
-            *engine = Some(Engine::new(&self.card.0, &self.weights, (images, height, width), false)?);
+            *engine =
+                Some(Engine::new(&self.card.0, &self.weights, (images, height, width), false)?);
         }
         match engine.as_mut() {
             Some(engine) => {

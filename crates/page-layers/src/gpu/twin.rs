@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use libloading::Library;
 
 use super::card::Card;
-use super::machine::{ConvShape, Convolution, GpuError, Machine, Precision, SLOTS, Workspace, macros};
+use super::machine::{
+    ConvShape, Convolution, GpuError, Machine, Precision, SLOTS, Workspace, macros,
+};
 
 /// Number of guard bytes behind each piece of memory, and their value.
 const GUARD: usize = 256;
@@ -150,7 +152,8 @@ impl Machine for Twin {
     }
 
     unsafe fn free(&self, address: u64) {
-        let piece = self.memory.lock().unwrap().remove(&address).expect("memory that was allocated");
+        let piece =
+            self.memory.lock().unwrap().remove(&address).expect("memory that was allocated");
         if !std::thread::panicking() {
             assert_guard(&piece);
         }
@@ -164,7 +167,9 @@ impl Machine for Twin {
 
     unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), GpuError> {
         // SAFETY: the caller's promise.
-        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+        unsafe {
+            std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len())
+        };
         Ok(())
     }
 
@@ -187,7 +192,8 @@ impl Machine for Twin {
     ) -> Result<(), GpuError> {
         self.started.lock().unwrap().push(kernel.to_string_lossy().into_owned());
         // SAFETY: the caller's promise.
-        let unknown = unsafe { (self.kernels().launch)(kernel.as_ptr(), blocks, arguments.as_mut_ptr()) };
+        let unknown =
+            unsafe { (self.kernels().launch)(kernel.as_ptr(), blocks, arguments.as_mut_ptr()) };
         assert_eq!(unknown, 0, "no kernel {kernel:?}");
         Ok(())
     }
@@ -253,13 +259,25 @@ impl Convolution for Written {
         Ok(true)
     }
 
-    unsafe fn backward_image(&self, w: u64, dy: u64, dx: u64, _work: Workspace) -> Result<(), GpuError> {
+    unsafe fn backward_image(
+        &self,
+        w: u64,
+        dy: u64,
+        dx: u64,
+        _work: Workspace,
+    ) -> Result<(), GpuError> {
         // SAFETY: the caller's promise.
         unsafe { self.pass(1, dx, w, dy) };
         Ok(())
     }
 
-    unsafe fn backward_kernel(&self, x: u64, dy: u64, dw: u64, _work: Workspace) -> Result<(), GpuError> {
+    unsafe fn backward_kernel(
+        &self,
+        x: u64,
+        dy: u64,
+        dw: u64,
+        _work: Workspace,
+    ) -> Result<(), GpuError> {
         // SAFETY: the caller's promise.
         unsafe { self.pass(2, x, dw, dy) };
         Ok(())

@@ -1,7 +1,7 @@
 //! The two JSON documents in a Keras file: how the model is built and how it was compiled.
 //!
-//! The first is written to the byte as Keras 2.15 writes it (key order, spaces after `,` and `:`), so
-//! that a file of ours and one saved by the original trainer differ in their weights only.
+//! The first is written to the byte as Keras 2.15 writes it (key order, spaces after `,` and `:`),
+//! so that a file of ours and one saved by the original trainer differ in their weights only.
 
 use domain::PatchShape;
 
@@ -10,10 +10,11 @@ use crate::topology::{Activation, CONV_LAYERS, ConvLayer, LAST, NODES, Node, Ope
 
 /// The attribute `training_config`: loss, metric and optimiser of the training rules.
 ///
-/// Loads without a warning and can `evaluate` and `fit` on TensorFlow 2.15 and on Keras 3. Keras's own
-/// form breaks `evaluate` on Keras 3; without `loss_weights` loading fails.
+/// Loads without a warning and can `evaluate` and `fit` on TensorFlow 2.15 and on Keras 3. Keras's
+/// own form breaks `evaluate` on Keras 3; without `loss_weights` loading fails.
 pub(super) fn training_config() -> String {
-    let [rate, beta_1, beta_2, epsilon] = [LEARNING_RATE, BETA_1, BETA_2, EPSILON].map(python_number);
+    let [rate, beta_1, beta_2, epsilon] =
+        [LEARNING_RATE, BETA_1, BETA_2, EPSILON].map(python_number);
     let adam = format!(
         r#"{{"name": "Adam", "learning_rate": {rate}, "beta_1": {beta_1}, "beta_2": {beta_2}, "epsilon": {epsilon}, "amsgrad": false}}"#
     );
@@ -22,8 +23,8 @@ pub(super) fn training_config() -> String {
     )
 }
 
-/// A number from 0 to 1 as Python prints it: from 1e-4 on without an exponent, below with one of two
-/// digits.
+/// A number from 0 to 1 as Python prints it: from 1e-4 on without an exponent, below with one of
+/// two digits.
 fn python_number(value: f64) -> String {
     if value >= 1e-4 {
         return format!("{value:?}");
@@ -57,8 +58,11 @@ fn node_json(node: &Node, shape: PatchShape) -> String {
         ),
         Operation::Concat => ("Concatenate", r#""axis": 3"#.to_owned()),
     };
-    let inbound: Vec<String> =
-        node.inputs.iter().map(|input| format!(r#"["{}", 0, 0, {{}}]"#, NODES[*input].name)).collect();
+    let inbound: Vec<String> = node
+        .inputs
+        .iter()
+        .map(|input| format!(r#"["{}", 0, 0, {{}}]"#, NODES[*input].name))
+        .collect();
     let inbound = inbound.join(", ");
     format!(
         r#"{{"class_name": "{class}", "config": {{"name": "{name}", "trainable": true, "dtype": "float32", {config}}}, "name": "{name}", "inbound_nodes": [[{inbound}]]}}"#
@@ -115,9 +119,12 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&training_config()).unwrap();
         assert_eq!(value["loss"], "binary_crossentropy");
         let adam = &value["optimizer_config"]["config"];
-        for (key, used) in
-            [("learning_rate", LEARNING_RATE), ("beta_1", BETA_1), ("beta_2", BETA_2), ("epsilon", EPSILON)]
-        {
+        for (key, used) in [
+            ("learning_rate", LEARNING_RATE),
+            ("beta_1", BETA_1),
+            ("beta_2", BETA_2),
+            ("epsilon", EPSILON),
+        ] {
             assert_eq!(adam[key], used, "{key}");
         }
     }

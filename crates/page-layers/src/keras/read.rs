@@ -1,6 +1,6 @@
-//! Reads a Keras HDF5 model of this network: our own files, those of every Keras from 2.0 to 3, and those
-//! with a `Masking` layer or Adam slots. Anything else is refused with a sentence that says what differs
-//! and, where a Keras can mend it, how.
+//! Reads a Keras HDF5 model of this network: our own files, those of every Keras from 2.0 to 3, and
+//! those with a `Masking` layer or Adam slots. Anything else is refused with a sentence that says
+//! what differs and, where a Keras can mend it, how.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -43,26 +43,38 @@ pub enum ReadProblem {
     #[error("can't read the model: {0}")]
     Io(std::io::Error),
     /// The file is far larger than any model of this network.
-    #[error("{found} bytes is too large for a model of this network (limit: {MAX_FILE_BYTES} bytes)")]
+    #[error(
+        "{found} bytes is too large for a model of this network (limit: {MAX_FILE_BYTES} bytes)"
+    )]
     TooLarge {
         /// Size of the file.
         found: u64,
     },
     /// A folder: TensorFlow's SavedModel, perhaps.
-    #[error("is a folder; load it with keras.models.load_model and save it with model.save(\"name.hdf5\")")]
+    #[error(
+        "is a folder; load it with keras.models.load_model and save it with \
+        model.save(\"name.hdf5\")"
+    )]
     Folder,
     /// The zip archive that Keras calls its own format.
-    #[error("a .keras file; load it with keras.models.load_model and save it with model.save(\"name.hdf5\")")]
+    #[error(
+        "a .keras file; load it with keras.models.load_model and save it with \
+        model.save(\"name.hdf5\")"
+    )]
     Zip,
     /// The bytes are not an HDF5 file, or a damaged one.
     #[error("not a readable HDF5 file ({0}); save the model again with model.save(\"name.hdf5\")")]
     Hdf5(String),
     /// The weights alone, as `save_weights("name.weights.h5")` writes them.
-    #[error("holds weights alone (a .weights.h5 file); save the whole model with model.save(\"name.hdf5\")")]
+    #[error(
+        "holds weights alone (a .weights.h5 file); save the whole model with \
+        model.save(\"name.hdf5\")"
+    )]
     WeightsAlone,
     /// An HDF5 file that Keras did not write.
     #[error(
-        "the HDF5 file has no Keras weights ({0} is missing); save the whole model with model.save(\"name.hdf5\")"
+        "the HDF5 file has no Keras weights ({0} is missing); save the whole model with \
+        model.save(\"name.hdf5\")"
     )]
     Missing(String),
     /// A part of the file has another type than Keras gives it.
@@ -70,13 +82,15 @@ pub enum ReadProblem {
     Malformed(String),
     /// Keras 1 saved it. Keras 2.2 can't load such a file any more.
     #[error(
-        "Keras 1 saved it; load it with Keras 2.0 or 2.1 and save it again with model.save(\"name.hdf5\")"
+        "Keras 1 saved it; load it with Keras 2.0 or 2.1 and save it again with \
+        model.save(\"name.hdf5\")"
     )]
     Keras1,
-    /// Keras ran on Theano. Its convolutions turn the kernel, which could be undone, but pad an even
-    /// kernel above and on the left, so that the same weights compute something else here.
+    /// Keras ran on Theano. Its convolutions turn the kernel, which could be undone, but pad an
+    /// even kernel above and on the left, so that the same weights compute something else here.
     #[error(
-        "it was trained with Theano, whose 2x2 convolutions lie one pixel further up and left: what it learned does \
+        "it was trained with Theano, whose 2x2 convolutions lie one pixel further up and left: \
+         what it learned does \
          not fit this network; train a model on TensorFlow"
     )]
     Theano,
@@ -101,7 +115,8 @@ pub enum ReadProblem {
     },
     /// A weight is not stored as a floating-point number, such as in a quantised model.
     #[error(
-        "weight {name} is stored as {found}, not as numbers with a fraction; save the model as it was before it was quantised"
+        "weight {name} is stored as {found}, not as numbers with a fraction; save the model as it \
+        was before it was quantised"
     )]
     Type {
         /// Keras's name of the weight in the file.
@@ -122,7 +137,9 @@ pub enum ReadProblem {
 /// # Errors
 /// [`ReadError`] with the path and what is wrong or different.
 pub fn read(path: &Path) -> Result<Model, ReadError> {
-    read_file(path).and_then(from_bytes).map_err(|problem| ReadError { path: path.to_owned(), problem })
+    read_file(path)
+        .and_then(from_bytes)
+        .map_err(|problem| ReadError { path: path.to_owned(), problem })
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, ReadProblem> {
@@ -157,7 +174,8 @@ fn parse(bytes: Vec<u8>) -> Result<Model, ReadProblem> {
     let attributes = root.attrs().map_err(hdf5)?;
     let mut shape = None;
     if let Some(config) = attributes.get("model_config") {
-        let json = config.as_str().ok_or_else(|| ReadProblem::Malformed("model_config".to_owned()))?;
+        let json =
+            config.as_str().ok_or_else(|| ReadProblem::Malformed("model_config".to_owned()))?;
         shape = same_network::check(json).map_err(|error| match error {
             TopologyError::Keras1 => ReadProblem::Keras1,
             other => other.into(),
@@ -180,7 +198,8 @@ fn read_weights(group: &Group) -> Result<Weights, ReadProblem> {
     }
     let mut names = Vec::new();
     for layer in strings(&attributes, "layer_names")? {
-        let inner = group.group(&layer).map_err(|_| ReadProblem::Missing(printable(&layer, 100)))?;
+        let inner =
+            group.group(&layer).map_err(|_| ReadProblem::Missing(printable(&layer, 100)))?;
         for weight in strings(&inner.attrs().map_err(hdf5)?, "weight_names")? {
             names.push(format!("{layer}/{weight}"));
         }
@@ -196,7 +215,8 @@ fn read_weights(group: &Group) -> Result<Weights, ReadProblem> {
         } else {
             vec![layer.output as u64]
         };
-        let dataset = group.dataset(&name).map_err(|_| ReadProblem::Missing(printable(&name, 100)))?;
+        let dataset =
+            group.dataset(&name).map_err(|_| ReadProblem::Missing(printable(&name, 100)))?;
         // The shape is compared before a value is read: a forged size never becomes an allocation.
         let found = dataset.shape().map_err(hdf5)?;
         if found != expected {
@@ -221,7 +241,8 @@ fn floats(dataset: &Dataset, name: &str) -> Result<Vec<f32>, ReadProblem> {
         Datatype::FloatingPoint { size: 4 | 8, .. } => dataset.read_f32().map_err(hdf5),
         // `keras.config.set_dtype_policy("float16")`.
         Datatype::FloatingPoint { size: 2, byte_order, .. } => halves(&byte_order, widen_half),
-        // bfloat16 is the only type of two bytes that Keras gives to HDF5 without saying what it is.
+        // bfloat16 is the only type of two bytes that Keras gives to HDF5 without saying what it
+        // is.
         Datatype::Opaque { size: 2, .. } => {
             halves(&DatatypeByteOrder::LittleEndian, |bits| f32::from_bits(u32::from(bits) << 16))
         }
@@ -246,7 +267,10 @@ fn widen_half(bits: u16) -> f32 {
 
 /// The strings of an attribute; weightless layers have an empty float array where others have
 /// names.
-fn strings(attributes: &HashMap<String, AttrValue>, name: &str) -> Result<Vec<String>, ReadProblem> {
+fn strings(
+    attributes: &HashMap<String, AttrValue>,
+    name: &str,
+) -> Result<Vec<String>, ReadProblem> {
     let value = attributes.get(name).ok_or_else(|| ReadProblem::Missing(name.to_owned()))?;
     match (value.as_strings(), value.to_f64s()) {
         (Some(values), _) => Ok(values.to_vec()),
@@ -276,7 +300,8 @@ mod tests {
                 })
                 .collect()
         };
-        let tensors = CONV_LAYERS.iter().flat_map(|l| [values(l.kernel_len()), values(l.output)]).collect();
+        let tensors =
+            CONV_LAYERS.iter().flat_map(|l| [values(l.kernel_len()), values(l.output)]).collect();
         Weights::new(tensors).unwrap()
     }
 
@@ -307,7 +332,8 @@ mod tests {
     #[test]
     fn torn_files_are_errors() {
         let bytes = to_bytes(&patterned(), shape()).unwrap();
-        for length in [0, 1, 7, 8, 47, 48, 96, 1000, 5000, 20_000, bytes.len() / 2, bytes.len() - 1] {
+        for length in [0, 1, 7, 8, 47, 48, 96, 1000, 5000, 20_000, bytes.len() / 2, bytes.len() - 1]
+        {
             assert!(from_bytes(bytes[..length].to_vec()).is_err(), "{length} bytes were accepted");
         }
     }

@@ -1,8 +1,8 @@
 //! Compares the `model_config` of a file with this network: same layers, same connections, same
 //! meaning.
 //!
-//! Keras has written that JSON in three ways. All of them name the class, the settings and the inputs
-//! of each layer:
+//! Keras has written that JSON in three ways. All of them name the class, the settings and the
+//! inputs of each layer:
 //!
 //! | | Keras 2.0 to 2.3, TensorFlow 2.0 to 2.2 | TensorFlow 2.3 to 2.15 | Keras 3 |
 //! |---|---|---|---|
@@ -109,7 +109,8 @@ fn class_and_settings(operation: Operation) -> (&'static str, Vec<Setting>) {
             ("Conv2D", settings)
         }
         Operation::Pool => {
-            // An image with even sides needs no padding, and all have sides that are multiples of 4.
+            // An image with even sides needs no padding, and all have sides that are multiples of
+            // 4.
             let padding = setting("padding", json!("valid"), json!("valid"));
             let settings = vec![
                 setting("pool_size", json!([2, 2]), json!([2, 2])),
@@ -121,7 +122,10 @@ fn class_and_settings(operation: Operation) -> (&'static str, Vec<Setting>) {
         }
         Operation::Upsample => {
             let interpolation = setting("interpolation", json!("nearest"), json!("nearest"));
-            ("UpSampling2D", vec![setting("size", json!([2, 2]), json!([2, 2])), last_axis(), interpolation])
+            (
+                "UpSampling2D",
+                vec![setting("size", json!([2, 2]), json!([2, 2])), last_axis(), interpolation],
+            )
         }
         // The last of four axes may be counted from the end.
         Operation::Concat => {
@@ -146,7 +150,8 @@ struct Found<'a> {
 /// # Errors
 /// The first difference from this network.
 pub fn check(json: &str) -> Result<Option<PatchShape>, TopologyError> {
-    let found: Value = serde_json::from_str(json).map_err(|e| TopologyError::Config(e.to_string()))?;
+    let found: Value =
+        serde_json::from_str(json).map_err(|e| TopologyError::Config(e.to_string()))?;
     let layers = found["config"]["layers"].as_array().ok_or_else(|| missing("config.layers"))?;
     if layers.iter().any(|layer| layer["class_name"] == "Convolution2D") {
         return Err(TopologyError::Keras1);
@@ -162,7 +167,8 @@ pub fn check(json: &str) -> Result<Option<PatchShape>, TopologyError> {
     patch_shape(layers.first().unwrap_or(&Value::Null))
 }
 
-/// The patch size that the input layer names: `[images, height, width, channels]`, each open or fixed.
+/// The patch size that the input layer names: `[images, height, width, channels]`, each open or
+/// fixed.
 fn patch_shape(input: &Value) -> Result<Option<PatchShape>, TopologyError> {
     let config = &input["config"];
     // The first up to Keras 2, the second since Keras 3.
@@ -190,7 +196,8 @@ fn compare(ours: &Node, theirs: &Found<'_>) -> Result<(), TopologyError> {
         return Err(differs("input", format!("{:?}", theirs.inputs), format!("{:?}", ours.inputs)));
     }
     for Setting { key, expected, absent, same } in settings {
-        // The second is how a concatenation of Keras 1 names it, also when Keras 2 has saved it again.
+        // The second is how a concatenation of Keras 1 names it, also when Keras 2 has saved it
+        // again.
         let named = theirs.config.get(key).or_else(|| theirs.config.get(format!("concat_{key}")));
         let found = match named.unwrap_or(&Value::Null) {
             Value::Null => &absent,
@@ -235,8 +242,8 @@ fn chain(layers: &[Value]) -> Result<Vec<Found<'_>>, TopologyError> {
     Ok(chain)
 }
 
-/// Names of the layers that one is called with. Of a layer's calls the first counts: no layer of this
-/// network is called twice.
+/// Names of the layers that one is called with. Of a layer's calls the first counts: no layer of
+/// this network is called twice.
 fn sources(inbound: &Value) -> Result<Vec<&str>, TopologyError> {
     let mut names = Vec::new();
     match &inbound[0] {
@@ -252,8 +259,8 @@ fn sources(inbound: &Value) -> Result<Vec<&str>, TopologyError> {
     names.into_iter().map(|name| name.as_str().ok_or_else(|| missing("inbound_nodes"))).collect()
 }
 
-/// All tensors in a call's arguments, lists in it unpacked. As deep as the JSON, whose depth serde_json
-/// limits.
+/// All tensors in a call's arguments, lists in it unpacked. As deep as the JSON, whose depth
+/// serde_json limits.
 fn tensors(argument: &Value) -> Vec<&Value> {
     match argument {
         Value::Array(items) => items.iter().flat_map(tensors).collect(),
@@ -297,7 +304,8 @@ mod tests {
     #[test]
     fn a_patch_that_no_job_can_have_is_refused() {
         let mut config = ours();
-        for (height, width, taken) in [(4096, 4096, true), (4100, 4, false), (4, 1u64 << 62, false)] {
+        for (height, width, taken) in [(4096, 4096, true), (4100, 4, false), (4, 1u64 << 62, false)]
+        {
             config["config"]["layers"][0]["config"]["batch_input_shape"] =
                 serde_json::json!([null, height, width, 3]);
             assert_eq!(check(&config.to_string()).is_ok(), taken, "{height}x{width}");
@@ -346,7 +354,10 @@ mod tests {
             config["config"]["layers"][20][key] = odd.clone().into();
         }
         let told = refusal(&config);
-        assert!(told.starts_with("layer [2Jxxx") && told.contains("class is [2Jxxx"), "{told:.400}");
+        assert!(
+            told.starts_with("layer [2Jxxx") && told.contains("class is [2Jxxx"),
+            "{told:.400}"
+        );
         assert!(told.len() < 300 && !told.contains('\u{1b}'), "{told:.400}");
         config["config"]["layers"][20]["inbound_nodes"][0][0][0] = odd.into();
         let told = refusal(&config);

@@ -36,8 +36,8 @@ impl Weights {
     /// Checks and takes 28 tensors: kernel and bias of each layer, in the order of [`CONV_LAYERS`].
     ///
     /// # Errors
-    /// When the number of tensors or the length of one differs from the network's, or a value is not
-    /// finite.
+    /// When the number of tensors or the length of one differs from the network's, or a value is
+    /// not finite.
     pub fn new(tensors: Vec<Vec<f32>>) -> Result<Self, WeightsError> {
         if tensors.len() != 2 * CONV_LAYERS.len() {
             return Err(WeightsError::Count(tensors.len()));
@@ -48,7 +48,11 @@ impl Weights {
             {
                 let name = || format!("{}/{part}", layer.name);
                 if values.len() != expected {
-                    return Err(WeightsError::Length { name: name(), expected, found: values.len() });
+                    return Err(WeightsError::Length {
+                        name: name(),
+                        expected,
+                        found: values.len(),
+                    });
                 }
                 if !values.iter().all(|v| v.is_finite()) {
                     return Err(WeightsError::NotFinite(name()));

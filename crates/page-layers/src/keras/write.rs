@@ -22,7 +22,8 @@ pub enum WriteError {
     Layout(#[source] hdf5_pure::Error),
     /// The file can't be written to its place.
     #[error(
-        "{}: can't write the model: {source}; check that the folder exists, is writable and has room",
+        "{}: can't write the model: {source}; check that the folder exists, is writable and has \
+        room",
         path.display()
     )]
     Io {
@@ -62,8 +63,12 @@ pub fn to_bytes(weights: &Weights, shape: PatchShape) -> Result<Vec<u8>, WriteEr
                 let layer = CONV_LAYERS[index];
                 let (kernel, bias) = weights.layer(index);
                 let mut inner = group.create_group(name);
-                inner.create_dataset("bias:0").with_f32_data(bias).with_shape(&[layer.output as u64]);
-                let dims = [layer.kernel, layer.kernel, layer.input, layer.output].map(|n| n as u64);
+                inner
+                    .create_dataset("bias:0")
+                    .with_f32_data(bias)
+                    .with_shape(&[layer.output as u64]);
+                let dims =
+                    [layer.kernel, layer.kernel, layer.input, layer.output].map(|n| n as u64);
                 inner.create_dataset("kernel:0").with_f32_data(kernel).with_shape(&dims);
                 group.add_group(inner.finish());
             }
@@ -78,8 +83,8 @@ pub fn to_bytes(weights: &Weights, shape: PatchShape) -> Result<Vec<u8>, WriteEr
     file.finish().map_err(WriteError::Layout)
 }
 
-/// Writes the model file so that `path` holds either the whole file or what it held before: a temporary
-/// file beside it, synced, then renamed.
+/// Writes the model file so that `path` holds either the whole file or what it held before: a
+/// temporary file beside it, synced, then renamed.
 ///
 /// # Errors
 /// [`WriteError::Io`] when the folder is missing, not writable or full.

@@ -24,7 +24,8 @@ pub fn draw_cutout(
 ) -> Result<(u64, Picture), PictureError> {
     let mut pixels = 0;
     let mut rgba = vec![255; 4 * page.width() * page.height()];
-    let rows = rgba.chunks_exact_mut(4 * page.width()).zip(page.bgr().chunks_exact(3 * page.width()));
+    let rows =
+        rgba.chunks_exact_mut(4 * page.width()).zip(page.bgr().chunks_exact(3 * page.width()));
     for (row, (out, bgr)) in rows.enumerate() {
         for (column, (out, bgr)) in out.chunks_exact_mut(4).zip(bgr.chunks_exact(3)).enumerate() {
             if found.label(row, column) == index {
@@ -35,6 +36,7 @@ pub fn draw_cutout(
             }
         }
     }
-    let picture = Picture::draw(path, &rgba, page.width(), page.height(), ExtendedColorType::Rgba8)?;
+    let picture =
+        Picture::draw(path, &rgba, page.width(), page.height(), ExtendedColorType::Rgba8)?;
     Ok((pixels, picture))
 }

@@ -12,7 +12,8 @@ use thiserror::Error;
 
 /// A picture that could not be written.
 #[derive(Debug, Error)]
-#[error("{}: can't write the picture: {source}; check that the folder is writable and has room", path.display())]
+#[error("{}: can't write the picture: {source}; check that the folder is writable and has \
+    room", path.display())]
 pub struct PictureError {
     /// The file.
     pub path: PathBuf,
@@ -37,20 +38,20 @@ impl Picture {
         height: usize,
         colour: ExtendedColorType,
     ) -> Result<Self, PictureError> {
-        let draw =
-            || {
-                let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-                // The mode that any other file of the user has: 0666 without the bits of the umask.
-                let mode = Permissions::from_mode(0o666);
-                let mut file =
-                    tempfile::Builder::new().prefix(".new-").permissions(mode).tempfile_in(folder)?;
-                let mut out = BufWriter::new(file.as_file_mut());
-                PngEncoder::new_with_quality(&mut out, CompressionType::Fast, FilterType::Adaptive)
-                    .write_image(bytes, width as u32, height as u32, colour)?;
-                out.flush()?;
-                drop(out);
-                Ok(file)
-            };
+        let draw = || {
+            let folder =
+                path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            // The mode that any other file of the user has: 0666 without the bits of the umask.
+            let mode = Permissions::from_mode(0o666);
+            let mut file =
+                tempfile::Builder::new().prefix(".new-").permissions(mode).tempfile_in(folder)?;
+            let mut out = BufWriter::new(file.as_file_mut());
+            PngEncoder::new_with_quality(&mut out, CompressionType::Fast, FilterType::Adaptive)
+                .write_image(bytes, width as u32, height as u32, colour)?;
+            out.flush()?;
+            drop(out);
+            Ok(file)
+        };
         let failed = |source: ImageError| PictureError { path: path.to_owned(), source };
         Ok(Self { path: path.to_owned(), file: draw().map_err(failed)? })
     }
@@ -62,7 +63,9 @@ impl Picture {
     /// When the file can't be renamed; the file that had the name before is then still there.
     pub fn finish(self) -> Result<(), PictureError> {
         let Self { path, file } = self;
-        file.persist(&path).map(drop).map_err(|error| PictureError { path, source: error.error.into() })
+        file.persist(&path)
+            .map(drop)
+            .map_err(|error| PictureError { path, source: error.error.into() })
     }
 }
 

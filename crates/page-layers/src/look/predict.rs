@@ -61,13 +61,18 @@ impl Predictor {
         }
     }
 
-    /// Probability that each pixel belongs to the layer, `[n, height, width]`, for images
-    /// `[n, height, width, 3]` (BGR, `(255 - value) / 255`); `n` follows from the slice's length. Height
+    /// Probability that each pixel belongs to the layer, `[n, height, width]`, for images `[n,
+    /// height, width, 3]` (BGR, `(255 - value) / 255`); `n` follows from the slice's length. Height
     /// and width are multiples of 4.
     ///
     /// # Errors
     /// When the sizes don't fit or the device's memory does not suffice.
-    pub fn predict(&self, images: &[f32], height: usize, width: usize) -> Result<Vec<f32>, NetworkError> {
+    pub fn predict(
+        &self,
+        images: &[f32],
+        height: usize,
+        width: usize,
+    ) -> Result<Vec<f32>, NetworkError> {
         let logits = self.logits(images, height, width)?;
         Ok(logits.into_iter().map(sigmoid).collect())
     }

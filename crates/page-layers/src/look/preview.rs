@@ -40,7 +40,9 @@ pub fn draw_preview(
 ) -> Result<Picture, PictureError> {
     let colours = colours(layers);
     let mut picture = RgbImage::new(page.width() as u32, page.height() as u32);
-    for ((column, row, pixel), bgr) in picture.enumerate_pixels_mut().zip(page.bgr().chunks_exact(3)) {
+    for ((column, row, pixel), bgr) in
+        picture.enumerate_pixels_mut().zip(page.bgr().chunks_exact(3))
+    {
         *pixel = Rgb(painted(bgr, colours[found.label(row as usize, column as usize)]));
     }
     Picture::draw(path, picture.as_raw(), page.width(), page.height(), ExtendedColorType::Rgb8)
@@ -48,7 +50,12 @@ pub fn draw_preview(
 
 /// The picture of [`draw_preview`] with at most `most` pixels on its longer side: each pixel is the
 /// mean of those that fall into it. The whole picture is never in memory.
-pub fn reduced_preview(page: &Page, layers: &[Layer], found: &Segmentation, most: usize) -> RgbImage {
+pub fn reduced_preview(
+    page: &Page,
+    layers: &[Layer],
+    found: &Segmentation,
+    most: usize,
+) -> RgbImage {
     let colours = colours(layers);
     let (width, height) = (page.width(), page.height());
     let longer = width.max(height);
@@ -96,14 +103,16 @@ mod tests {
 
     /// A page whose right half is dark; the dark pixels belong to a layer.
     fn page(width: usize, height: usize) -> (Page, Segmentation) {
-        let bgr =
-            (0..width * height).flat_map(|i| [if i % width < width / 2 { 200 } else { 40 }; 3]).collect();
+        let bgr = (0..width * height)
+            .flat_map(|i| [if i % width < width / 2 { 200 } else { 40 }; 3])
+            .collect();
         let page = Page::from_parts(width, height, bgr, Vec::new());
         let mut found = Segmentation::new(&page);
         let shape = PatchShape::new(16, 16).unwrap();
         for dark in [false, true] {
             let surest = |v: &f32| if (*v > 0.5) == dark { 1.0 } else { 0.0 };
-            let predict = |images: &[f32]| Ok::<_, ()>(images.iter().step_by(3).map(surest).collect());
+            let predict =
+                |images: &[f32]| Ok::<_, ()>(images.iter().step_by(3).map(surest).collect());
             found.add_layer(&page, shape, 2, predict).unwrap();
         }
         (page, found)

@@ -52,7 +52,9 @@ impl Segmentation {
         let batch = batch.max(1);
         let mut images = vec![0.0; 3 * shape.pixels() * batch];
         for group in all.chunks(batch) {
-            for ((row, column), image) in group.iter().zip(images.chunks_exact_mut(3 * shape.pixels())) {
+            for ((row, column), image) in
+                group.iter().zip(images.chunks_exact_mut(3 * shape.pixels()))
+            {
                 page.crop(row.start, column.start, shape, Edge::Replicate, image);
             }
             let seen = predict(&images[..3 * shape.pixels() * group.len()])?;
@@ -96,7 +98,10 @@ impl Segmentation {
                 if !page.regions().get(row, column) {
                     continue;
                 }
-                match (self.label(row, column) == index, drawn.is_some_and(|drawn| drawn.get(row, column))) {
+                match (
+                    self.label(row, column) == index,
+                    drawn.is_some_and(|drawn| drawn.get(row, column)),
+                ) {
                     (true, true) => score.hits += 1,
                     (true, false) => score.extra += 1,
                     (false, true) => score.missed += 1,
@@ -123,7 +128,10 @@ fn windows(length: usize, side: usize) -> Vec<Window> {
     let step = side - 2 * rim;
     (0..length)
         .step_by(step)
-        .map(|first| Window { start: first as isize - rim as isize, used: first..(first + step).min(length) })
+        .map(|first| Window {
+            start: first as isize - rim as isize,
+            used: first..(first + step).min(length),
+        })
         .collect()
 }
 
@@ -155,13 +163,16 @@ mod tests {
         // The blue byte is 0 in the left part, so the input is 1 there. One network returns it, the
         // other a constant.
         let (width, height) = (90, 50);
-        let bgr = (0..width * height).flat_map(|i| [if i % width < 40 { 0 } else { 255 }, 9, 9]).collect();
+        let bgr = (0..width * height)
+            .flat_map(|i| [if i % width < 40 { 0 } else { 255 }, 9, 9])
+            .collect();
         let left = Mask::from_fn(width, height, |_, c| c < 40);
         let right = Mask::from_fn(width, height, |_, c| c >= 45);
-        let layers = [(Layer::Background, left), (Layer::Numbered(0), right)].map(|(layer, mask)| {
-            let input = Input { kind: InputKind::Layer(layer), path: "x.png".into() };
-            PageLayer { layer, input, mask }
-        });
+        let layers =
+            [(Layer::Background, left), (Layer::Numbered(0), right)].map(|(layer, mask)| {
+                let input = Input { kind: InputKind::Layer(layer), path: "x.png".into() };
+                PageLayer { layer, input, mask }
+            });
         let page = Page::from_parts(width, height, bgr, layers.into());
         let shape = PatchShape::new(32, 16).unwrap();
         let mut found = Segmentation::new(&page);
@@ -172,10 +183,15 @@ mod tests {
                 Ok::<_, ()>(images.chunks_exact(3).map(|bgr| bgr[0]).collect())
             })
             .unwrap();
-        found.add_layer(&page, shape, 3, |images| Ok::<_, ()>(vec![0.5; images.len() / 3])).unwrap();
+        found
+            .add_layer(&page, shape, 3, |images| Ok::<_, ()>(vec![0.5; images.len() / 3]))
+            .unwrap();
         assert_eq!(largest, 3);
         assert!((0..height).all(|r| (0..width).all(|c| found.label(r, c) == usize::from(c >= 40))));
-        assert_eq!(found.score(&page, 0, Layer::Background), Score { hits: 40 * 50, extra: 0, missed: 0 });
+        assert_eq!(
+            found.score(&page, 0, Layer::Background),
+            Score { hits: 40 * 50, extra: 0, missed: 0 }
+        );
         assert_eq!(
             found.score(&page, 1, Layer::Numbered(0)),
             Score { hits: 45 * 50, extra: 5 * 50, missed: 0 }

@@ -52,7 +52,9 @@ impl KerasAdam {
                 bail!("{} moments for {} parameters", moments.len(), parameters.len());
             }
             let pairs = moments.into_iter().zip(parameters);
-            pairs.map(|(m, p)| Tensor::from_vec(m, p.shape(), p.device())).collect::<Result<Vec<_>>>()
+            pairs
+                .map(|(m, p)| Tensor::from_vec(m, p.shape(), p.device()))
+                .collect::<Result<Vec<_>>>()
         };
         let (first, second) = (load(state.first)?, load(state.second)?);
         Ok(Self { parameters: parameters.to_vec(), learning_rate, step: state.step, first, second })
@@ -161,9 +163,11 @@ impl InplaceOp2 for FirstMoment {
     }
     fn cpu_fwd(&self, m: &mut CpuStorage, lm: &Layout, g: &CpuStorage, lg: &Layout) -> Result<()> {
         let rate = (1.0 - BETA_1) as f32;
-        whole_mut(m, lm)?.par_chunks_mut(PIECE).zip(whole(g, lg)?.par_chunks(PIECE)).for_each(|(m, g)| {
-            m.iter_mut().zip(g).for_each(|(m, g)| *m += (g - *m) * rate);
-        });
+        whole_mut(m, lm)?.par_chunks_mut(PIECE).zip(whole(g, lg)?.par_chunks(PIECE)).for_each(
+            |(m, g)| {
+                m.iter_mut().zip(g).for_each(|(m, g)| *m += (g - *m) * rate);
+            },
+        );
         Ok(())
     }
 }
@@ -176,9 +180,11 @@ impl InplaceOp2 for SecondMoment {
     }
     fn cpu_fwd(&self, v: &mut CpuStorage, lv: &Layout, g: &CpuStorage, lg: &Layout) -> Result<()> {
         let rate = (1.0 - BETA_2) as f32;
-        whole_mut(v, lv)?.par_chunks_mut(PIECE).zip(whole(g, lg)?.par_chunks(PIECE)).for_each(|(v, g)| {
-            v.iter_mut().zip(g).for_each(|(v, g)| *v += (g * g - *v) * rate);
-        });
+        whole_mut(v, lv)?.par_chunks_mut(PIECE).zip(whole(g, lg)?.par_chunks(PIECE)).for_each(
+            |(v, g)| {
+                v.iter_mut().zip(g).for_each(|(v, g)| *v += (g * g - *v) * rate);
+            },
+        );
         Ok(())
     }
 }

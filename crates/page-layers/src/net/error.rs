@@ -26,7 +26,9 @@ pub enum NetworkError {
     #[error("the network's weights are unusable: {0}")]
     Weights(#[from] WeightsError),
     /// An image whose sides are not positive multiples of 4, or not of three channels.
-    #[error("the network takes images [n, h, w, 3] whose height and width are multiples of 4, not {0:?}")]
+    #[error(
+        "the network takes images [n, h, w, 3] whose height and width are multiples of 4, not {0:?}"
+    )]
     Shape(Vec<usize>),
 }
 
@@ -35,7 +37,8 @@ pub enum NetworkError {
 pub enum GpuError {
     /// One of CUDA's libraries is not on this machine.
     #[error(
-        "{0} is not found; load the site's modules for CUDA 12 or 13 and cuDNN 9, or set LD_LIBRARY_PATH"
+        "{0} is not found; load the site's modules for CUDA 12 or 13 and cuDNN 9, or set \
+        LD_LIBRARY_PATH"
     )]
     Library(&'static str),
     /// A library is too old.
@@ -50,7 +53,10 @@ pub enum GpuError {
         text: String,
     },
     /// The GPU has too little memory.
-    #[error("the GPU has no {megabytes} MB left; choose a smaller batch or patch, or a GPU with more memory")]
+    #[error(
+        "the GPU has no {megabytes} MB left; choose a smaller batch or patch, or a GPU with more \
+        memory"
+    )]
     Memory {
         /// What was asked for.
         megabytes: usize,
@@ -91,6 +97,9 @@ pub enum GpuError {
     #[error("{0} has no image of its own on the GPU")]
     NoImage(&'static str),
     /// The batch is too large for 32-bit numbers of pixels and values.
-    #[error("{0} images of {1}x{2} are too many for one batch on the GPU; choose a smaller batch or patch")]
+    #[error(
+        "{0} images of {1}x{2} are too many for one batch on the GPU; choose a smaller batch or \
+        patch"
+    )]
     Batch(usize, usize, usize),
 }

@@ -34,7 +34,9 @@ pub fn initial_weights(seed: u64) -> Result<Weights, WeightsError> {
             vec![first, draw().copysign(-first)]
         } else {
             let deviation = (2.0 / fan_in).sqrt() / TRUNCATED_DEVIATION;
-            (0..layer.kernel_len()).map(|_| (truncated_normal(&mut rng) * deviation) as f32).collect()
+            (0..layer.kernel_len())
+                .map(|_| (truncated_normal(&mut rng) * deviation) as f32)
+                .collect()
         };
         tensors.extend([kernel, vec![0.0; layer.output]]);
     }

@@ -38,12 +38,21 @@ impl Tally {
         // Counts are whole numbers below 2^53: exact in f64.
         let [true_positive, false_positive, false_negative] = [0, 1, 2].map(|i| totals[i] as u64);
         let [loss, probability, probability_squared] = [totals[3], totals[4], totals[5]];
-        Self { pixels, true_positive, false_positive, false_negative, loss, probability, probability_squared }
+        Self {
+            pixels,
+            true_positive,
+            false_positive,
+            false_negative,
+            loss,
+            probability,
+            probability_squared,
+        }
     }
 
     /// The metrics; `None` before the first pixel.
     pub(crate) fn metrics(&self) -> Option<Metrics> {
-        let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
+        let share =
+            |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
         let wrong = self.false_positive + self.false_negative;
         let precision = share(self.true_positive, self.true_positive + self.false_positive);
         let recall = share(self.true_positive, self.true_positive + self.false_negative);
@@ -111,7 +120,8 @@ mod tests {
     #[test]
     fn an_output_that_stays_undecided_about_most_pixels_is_no_better_than_the_base_rate() {
         let targets: Vec<f32> = (0..100).map(|i| if i < 5 { 1.0 } else { 0.0 }).collect();
-        let undecided: Vec<f32> = targets.iter().map(|t| if *t > 0.5 { 3.0 } else { -0.1 }).collect();
+        let undecided: Vec<f32> =
+            targets.iter().map(|t| if *t > 0.5 { 3.0 } else { -0.1 }).collect();
         let mut tally = Tally::default();
         tally.add(&undecided, &targets);
         assert_eq!(tally.metrics().map(|m| m.accuracy), Some(1.0));

@@ -1,8 +1,8 @@
 //! The network as a candle module: from candle's operations, on any of its devices.
 //!
-//! The own kernels ([`Network`](crate::Network)) are compared with it. With the feature `candle-cuda` it
-//! trains on candle's CUDA backend, a second opinion on a card. It is slow and needs much memory: a
-//! step of 16 patches takes minutes on a CPU.
+//! The own kernels ([`Network`](crate::Network)) are compared with it. With the feature
+//! `candle-cuda` it trains on candle's CUDA backend, a second opinion on a card. It is slow and
+//! needs much memory: a step of 16 patches takes minutes on a CPU.
 //!
 //! Inside, images are NCHW, as candle's convolution wants them. Where candle's own gradient is not
 //! TensorFlow's (max pool, ReLU at 0, upsampling, loss) the operation is spelled with ones whose
@@ -16,8 +16,8 @@ use candle_nn::{Module, VarBuilder, VarMap};
 use crate::keras::Weights;
 use crate::topology::{Activation, CONV_LAYERS, LAST, NODES, Operation};
 
-/// The network from the variables of a [`VarBuilder`]: for each of [`CONV_LAYERS`] `NAME.kernel` (HWIO)
-/// and `NAME.bias`, as in the Keras file.
+/// The network from the variables of a [`VarBuilder`]: for each of [`CONV_LAYERS`] `NAME.kernel`
+/// (HWIO) and `NAME.bias`, as in the Keras file.
 #[derive(Clone, Debug)]
 pub struct PageNetwork {
     /// Kernel (HWIO) and bias of each convolution.
@@ -109,7 +109,8 @@ pub fn variables(weights: &Weights, device: &Device) -> Result<VarMap> {
 /// # Errors
 /// When a variable is missing, has another length or holds a value that is not finite.
 pub fn weights_of(map: &VarMap) -> Result<Weights> {
-    let data = map.data().lock().map_err(|_| candle_core::Error::msg("the variables are locked"))?;
+    let data =
+        map.data().lock().map_err(|_| candle_core::Error::msg("the variables are locked"))?;
     let mut tensors = Vec::with_capacity(2 * CONV_LAYERS.len());
     for layer in &CONV_LAYERS {
         for part in ["kernel", "bias"] {
@@ -172,9 +173,9 @@ pub(crate) fn max_pool(x: &Tensor) -> Result<Tensor> {
 
 /// Mean binary cross entropy of logits against targets of the same shape, unclipped.
 ///
-/// Differentiating the usual formula leaves the choice at logit 0 to candle's `relu` and `abs`; so the
-/// known gradient `σ(x) − y` is computed and attached: the loss is `ln(1 + e^x) − x·y` as a number, and
-/// moves as `x · (σ(x) − y)` does with σ held still.
+/// Differentiating the usual formula leaves the choice at logit 0 to candle's `relu` and `abs`; so
+/// the known gradient `σ(x) − y` is computed and attached: the loss is `ln(1 + e^x) − x·y` as a
+/// number, and moves as `x · (σ(x) − y)` does with σ held still.
 ///
 /// # Errors
 /// When the shapes differ.
@@ -184,7 +185,8 @@ pub fn binary_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor>
     let mean = x.relu()?.sub(&x.mul(targets)?)?.add(&log)?.mean_all()?;
     let sigmoid = x.neg()?.exp()?.affine(1.0, 1.0)?.recip()?;
     let gradient = sigmoid.sub(targets)?.detach();
-    let carrier = logits.mul(&gradient)?.sum_all()?.affine(1.0 / logits.elem_count() as f64, 0.0)?;
+    let carrier =
+        logits.mul(&gradient)?.sum_all()?.affine(1.0 / logits.elem_count() as f64, 0.0)?;
     // What is added is 0, with the carrier's gradient.
     mean.detach().add(&carrier.sub(&carrier.detach())?)
 }
@@ -226,7 +228,8 @@ mod tests {
             pairs.map(|(to, from)| f64::from(to - from)).collect()
         };
         let (a, b) = (moved(a), moved(b));
-        let size = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+        let size =
+            |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
         size(&mut a.iter().zip(&b).map(|(a, b)| a - b)) / size(&mut b.iter().copied())
     }
 
@@ -263,11 +266,14 @@ mod tests {
     #[test]
     fn candle_s_cuda_backend_trains_as_the_cpu_does() {
         let Ok(device) = Device::new_cuda(0) else {
-            eprintln!("SKIPPED: no CUDA device here, candle's CUDA backend was compared with nothing");
+            eprintln!(
+                "SKIPPED: no CUDA device here, candle's CUDA backend was compared with nothing"
+            );
             return;
         };
         let weights = initial_weights(3).unwrap();
-        let ((ours, on_card), (wanted, on_cpu)) = (train(&weights, &device), train(&weights, &Device::Cpu));
+        let ((ours, on_card), (wanted, on_cpu)) =
+            (train(&weights, &device), train(&weights, &Device::Cpu));
         for (step, (ours, wanted)) in ours.iter().zip(&wanted).enumerate() {
             assert!((ours - wanted).abs() < 1e-2, "step {step}: {ours} and {wanted}");
         }

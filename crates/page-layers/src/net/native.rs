@@ -1,6 +1,6 @@
-//! The network on the CPU: forward and backward along [`NODES`] by hand rather than by candle's tape,
-//! which would add each gradient to fresh zeros (three more passes over several GB) and couldn't give
-//! memory back to [`Buffers`].
+//! The network on the CPU: forward and backward along [`NODES`] by hand rather than by candle's
+//! tape, which would add each gradient to fresh zeros (three more passes over several GB) and
+//! couldn't give memory back to [`Buffers`].
 //!
 //! The ReLU before a convolution is undone by that convolution's gradient (`Rectified::Ahead`), for
 //! which it needs the image that it has read, not its result.
@@ -81,8 +81,8 @@ impl Native<'_> {
         Ok(Step { loss: loss.to_scalar()?, gradients })
     }
 
-    /// Gradients of each layer's parameters from the one of the logits. An image is given up once the
-    /// first node that has read it is gone through: nothing before that node needs it.
+    /// Gradients of each layer's parameters from the one of the logits. An image is given up once
+    /// the first node that has read it is gone through: nothing before that node needs it.
     fn backward(&self, mut results: Results, gradient: Tensor) -> Result<Vec<Tensor>> {
         let mut parameters = vec![None; self.layers.len()];
         // Of the nodes' results, as far as they are known.
@@ -105,8 +105,8 @@ impl Native<'_> {
                     above.add(read[1], b)?;
                 }
                 Operation::Pool => {
-                    // Where the image's ReLU is closed the gradients of the pool's result and of the
-                    // skip connection are 0 already.
+                    // Where the image's ReLU is closed the gradients of the pool's result and of
+                    // the skip connection are 0 already.
                     let (x, gy) = (results.get(node.inputs[0])?, above.take(index)?);
                     let skip = above.take(node.inputs[0])?;
                     skip.inplace_op3(x, &gy, &AddPoolGradient)?;

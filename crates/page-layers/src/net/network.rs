@@ -129,8 +129,8 @@ impl Network {
         }
     }
 
-    /// Gives the memory of a tensor that nobody reads any more, such as a used gradient, to the next
-    /// step; clones of the tensor are empty afterwards.
+    /// Gives the memory of a tensor that nobody reads any more, such as a used gradient, to the
+    /// next step; clones of the tensor are empty afterwards.
     ///
     /// # Errors
     ///
@@ -143,8 +143,8 @@ impl Network {
         match x.dims() {
             [_, h, w, 3] if h.is_multiple_of(4) && w.is_multiple_of(4) && x.elem_count() > 0 => {
                 let mut largest = self.largest.lock().unwrap_or_else(PoisonError::into_inner);
-                // What is kept for smaller batches would only add to this one's; a smaller batch makes
-                // do with what is kept.
+                // What is kept for smaller batches would only add to this one's; a smaller batch
+                // makes do with what is kept.
                 if x.elem_count() > *largest {
                     self.buffers.clear();
                     *largest = x.elem_count();

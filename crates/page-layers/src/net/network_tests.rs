@@ -5,12 +5,15 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{Module, VarBuilder};
 
 use crate::topology::CONV_LAYERS;
-use crate::{KerasAdam, Network, PageNetwork, Predictor, binary_cross_entropy, initial_weights, variables};
+use crate::{
+    KerasAdam, Network, PageNetwork, Predictor, binary_cross_entropy, initial_weights, variables,
+};
 
 fn batch(n: usize, h: usize, w: usize) -> (Tensor, Tensor) {
     // A fixed pattern with exact zeros, as inverted white paper has.
-    let values: Vec<f32> =
-        (0..n * h * w * 3).map(|i| if i % 5 < 2 { 0.0 } else { (i * 7919 % 256) as f32 / 255.0 }).collect();
+    let values: Vec<f32> = (0..n * h * w * 3)
+        .map(|i| if i % 5 < 2 { 0.0 } else { (i * 7919 % 256) as f32 / 255.0 })
+        .collect();
     let x = Tensor::from_vec(values, (n, h, w, 3), &Device::Cpu).unwrap();
     let y = x.mean_keepdim(3).unwrap().gt(0.3).unwrap().to_dtype(DType::F32).unwrap();
     (x, y)
@@ -21,7 +24,8 @@ fn flat(tensor: &Tensor) -> Vec<f32> {
 }
 
 fn relative(a: &[f32], b: &[f32]) -> f64 {
-    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
+    let square =
+        |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
     (square(&mut a.iter().zip(b).map(|(a, b)| a - b)) / square(&mut b.iter().copied())).sqrt()
 }
 
@@ -33,7 +37,8 @@ fn the_own_kernels_compute_what_candle_s_operations_do() {
     let step = network.loss_and_gradients(&x, &y).unwrap();
 
     let map = variables(&weights, &Device::Cpu).unwrap();
-    let module = PageNetwork::new(&VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu)).unwrap();
+    let module =
+        PageNetwork::new(&VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu)).unwrap();
     let logits = module.forward(&x).unwrap();
     let loss = binary_cross_entropy(&logits, &y).unwrap();
     let store = loss.backward().unwrap();
@@ -44,7 +49,10 @@ fn the_own_kernels_compute_what_candle_s_operations_do() {
         let of = |part: &str| flat(store.get(&data[&format!("{}.{part}", layer.name)]).unwrap());
         let (ours, theirs) = (flat(ours), [of("kernel"), of("bias")].concat());
         let name = layer.name;
-        assert!(theirs.iter().any(|g| *g != 0.0), "{name} has no gradient: a dead seed shows nothing");
+        assert!(
+            theirs.iter().any(|g| *g != 0.0),
+            "{name} has no gradient: a dead seed shows nothing"
+        );
         // A single pixel whose ReLU switches because of rounding makes 1e-4 on an image this small.
         assert!(relative(&ours, &theirs) < 1e-3, "{name}: {}", relative(&ours, &theirs));
     }
@@ -100,7 +108,8 @@ fn a_prediction_does_not_depend_on_the_images_beside_it() {
 #[test]
 fn sizes_that_the_network_cannot_halve_twice_are_refused() {
     let predictor = Predictor::new(&initial_weights(3).unwrap(), &Device::Cpu).unwrap();
-    for (values, height, width) in [(3 * 6 * 8, 6, 8), (3 * 8 * 8 + 1, 8, 8), (0, 8, 8), (12, 0, 4)] {
+    for (values, height, width) in [(3 * 6 * 8, 6, 8), (3 * 8 * 8 + 1, 8, 8), (0, 8, 8), (12, 0, 4)]
+    {
         assert!(predictor.predict(&vec![0.0; values], height, width).is_err(), "{height}x{width}");
     }
 }
@@ -109,6 +118,9 @@ fn sizes_that_the_network_cannot_halve_twice_are_refused() {
 fn predicting_keeps_memory_for_one_size_only() {
     let predictor = Predictor::new(&initial_weights(3).unwrap(), &Device::Cpu).unwrap();
     for side in [8, 16, 8] {
-        assert_eq!(predictor.predict(&vec![0.5; 3 * side * side], side, side).unwrap().len(), side * side);
+        assert_eq!(
+            predictor.predict(&vec![0.5; 3 * side * side], side, side).unwrap().len(),
+            side * side
+        );
     }
 }

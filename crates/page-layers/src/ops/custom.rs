@@ -2,7 +2,8 @@
 //! candle's `backward` and for the network's own backward pass.
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp3, Layout, Result, Shape, Storage, Tensor, bail,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp3, Layout, Result, Shape, Storage,
+    Tensor, bail,
 };
 
 use super::buffers::{Buffers, to_tensor};
@@ -47,7 +48,8 @@ impl Conv {
         buffers: &Buffers,
     ) -> Result<Self> {
         let buffers = buffers.clone();
-        Self { kernel, inputs: [input, 0], output, relu, upsample: false, input_gradient, buffers }.checked()
+        Self { kernel, inputs: [input, 0], output, relu, upsample: false, input_gradient, buffers }
+            .checked()
     }
 
     /// A 3×3 convolution with ReLU of two images side by side: the skip connection's channels, then
@@ -57,8 +59,16 @@ impl Conv {
     /// As [`Self::new`].
     pub fn concatenated(skip: usize, up: usize, output: usize, buffers: &Buffers) -> Result<Self> {
         let (inputs, buffers) = ([skip, up], buffers.clone());
-        Self { kernel: 3, inputs, output, relu: true, upsample: false, input_gradient: true, buffers }
-            .checked()
+        Self {
+            kernel: 3,
+            inputs,
+            output,
+            relu: true,
+            upsample: false,
+            input_gradient: true,
+            buffers,
+        }
+        .checked()
     }
 
     /// Nearest ×2 upsampling, then a 2×2 convolution with ReLU.
@@ -67,8 +77,16 @@ impl Conv {
     /// As [`Self::new`].
     pub fn upsampled(input: usize, output: usize, buffers: &Buffers) -> Result<Self> {
         let (inputs, buffers) = ([input, 0], buffers.clone());
-        Self { kernel: 2, inputs, output, relu: true, upsample: true, input_gradient: true, buffers }
-            .checked()
+        Self {
+            kernel: 2,
+            inputs,
+            output,
+            relu: true,
+            upsample: true,
+            input_gradient: true,
+            buffers,
+        }
+        .checked()
     }
 
     fn checked(self) -> Result<Self> {
@@ -116,13 +134,19 @@ impl Conv {
         let count = if self.inputs[1] > 0 { 2 } else { 1 };
         let extent = self.extent(&images.map(Tensor::shape)[..count], parameters.shape())?;
         if grad.shape() != &self.result_shape(extent) {
-            bail!("expected a gradient of shape {:?}, got {:?}", self.result_shape(extent), grad.shape());
+            bail!(
+                "expected a gradient of shape {:?}, got {:?}",
+                self.result_shape(extent),
+                grad.shape()
+            );
         }
         let [a, b] = images;
-        let gradients = with_host([a, b, parameters, result.unwrap_or(&grad), &grad], |[a, b, p, y, gy]| {
-            let rectified = if result.is_some() { Rectified::Here(y) } else { Rectified::Ahead };
-            self.backward(extent, [a, b], p, gy, rectified)
-        })?;
+        let gradients =
+            with_host([a, b, parameters, result.unwrap_or(&grad), &grad], |[a, b, p, y, gy]| {
+                let rectified =
+                    if result.is_some() { Rectified::Here(y) } else { Rectified::Ahead };
+                self.backward(extent, [a, b], p, gy, rectified)
+            })?;
         let [a, b] = gradients.inputs;
         Ok([
             a.map(|a| to_tensor(a, images[0].shape())).transpose()?,
@@ -172,7 +196,8 @@ impl CustomOp3 for Conv {
         parameters: &CpuStorage,
         parameters_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let extent = self.extent(&[skip_layout.shape(), up_layout.shape()], parameters_layout.shape())?;
+        let extent =
+            self.extent(&[skip_layout.shape(), up_layout.shape()], parameters_layout.shape())?;
         let x = [host(skip, skip_layout)?, host(up, up_layout)?];
         let p = host(parameters, parameters_layout)?;
         Ok((CpuStorage::F32(self.forward(extent, x, p)), self.result_shape(extent)))
@@ -216,7 +241,8 @@ impl InplaceOp3 for AddPoolGradient {
     ) -> Result<()> {
         let (_, _, width, channels) = image_layout.shape().dims4()?;
         let (x, gy) = (host(image, image_layout)?, host(grad, grad_layout)?);
-        let (CpuStorage::F32(into), Some((0, end))) = (into, into_layout.contiguous_offsets()) else {
+        let (CpuStorage::F32(into), Some((0, end))) = (into, into_layout.contiguous_offsets())
+        else {
             bail!("the gradient to add to must be contiguous f32");
         };
         pool::backward(x, gy, width, channels, &mut into[..end], true);
@@ -242,7 +268,9 @@ impl CustomOp1 for MaxPool {
         let (_, _, width, channels) = image.dims4()?;
         let grad = grad.contiguous()?;
         let mut gx = self.buffers.take(image.elem_count());
-        with_host([image, &grad], |[x, gy]| pool::backward(x, gy, width, channels, &mut gx, false))?;
+        with_host([image, &grad], |[x, gy]| {
+            pool::backward(x, gy, width, channels, &mut gx, false)
+        })?;
         Ok(Some(to_tensor(gx, image.shape())?))
     }
 }

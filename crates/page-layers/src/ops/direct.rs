@@ -140,7 +140,9 @@ impl Lowering for TapGradients<'_> {
         for (i, row, column) in tiles.iter() {
             let to = &mut to[i * self.depth..(i + 1) * self.depth];
             to.fill(0.0);
-            for (tap, to) in to.chunks_exact_mut(channels).take(self.kernel * self.kernel).enumerate() {
+            for (tap, to) in
+                to.chunks_exact_mut(channels).take(self.kernel * self.kernel).enumerate()
+            {
                 let row = (row + before).wrapping_sub(tap / self.kernel);
                 let column = (column + before).wrapping_sub(tap % self.kernel);
                 if row < height && column < width {
@@ -170,7 +172,13 @@ pub(super) struct AddTaps<'a> {
 impl AddTaps<'_> {
     /// `products` starts at image row `first_row` and holds every row that the kernel reaches from
     /// `rows`.
-    pub(super) fn run(&self, products: &[f32], first_row: usize, rows: Range<usize>, out: &mut [f32]) {
+    pub(super) fn run(
+        &self,
+        products: &[f32],
+        first_row: usize,
+        rows: Range<usize>,
+        out: &mut [f32],
+    ) {
         let before = (self.kernel - 1) / 2;
         let line = self.width * self.channels;
         for (row, out) in rows.zip(out.chunks_exact_mut(line)) {
@@ -180,8 +188,8 @@ impl AddTaps<'_> {
                     let row = (row + tap / self.kernel).wrapping_sub(before);
                     let column = (column + tap % self.kernel).wrapping_sub(before);
                     if row < self.height && column < self.width {
-                        let from =
-                            ((row - first_row) * self.width + column) * self.depth + tap * self.channels;
+                        let from = ((row - first_row) * self.width + column) * self.depth
+                            + tap * self.channels;
                         for (o, p) in out.iter_mut().zip(&products[from..]) {
                             *o += p;
                         }

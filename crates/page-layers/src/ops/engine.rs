@@ -101,7 +101,8 @@ impl<'a> Panels<'a> {
                     row.fill(0.0);
                     for r in 0..depth {
                         fill(c, r, &mut row[..width]);
-                        let panels = matrix.chunks_exact_mut(depth * PANEL).zip(row.chunks_exact(PANEL));
+                        let panels =
+                            matrix.chunks_exact_mut(depth * PANEL).zip(row.chunks_exact(PANEL));
                         for (panel, values) in panels {
                             panel[r * PANEL..(r + 1) * PANEL].copy_from_slice(values);
                         }
@@ -207,7 +208,8 @@ pub(super) fn product(
     for image in 0..grid.images {
         for first_row in (0..grid.rows).step_by(strip_rows) {
             let rows = strip_rows.min(grid.rows - first_row);
-            let (start, end) = (raising.values_before(first_row), raising.values_before(first_row + rows));
+            let (start, end) =
+                (raising.values_before(first_row), raising.values_before(first_row + rows));
             let (a, rest_a) = std::mem::take(&mut out_a).split_at_mut(end[0] - start[0]);
             let (b, rest_b) = std::mem::take(&mut out_b).split_at_mut(end[1] - start[1]);
             (out_a, out_b) = (rest_a, rest_b);
@@ -263,7 +265,13 @@ impl<L: Lowering, R: Raising> Kernel for ProductBlock<'_, L, R> {
         let size = Size { m: self.tiles.range.len(), n: width, k: depth };
         for c in 0..self.weights.components {
             let left = Left { values: &self.v[c * self.v_stride..], row: depth, column: 1 };
-            multiply::<S>(size, left, self.weights.component(c), &mut self.m[c * self.m_stride..], false);
+            multiply::<S>(
+                size,
+                left,
+                self.weights.component(c),
+                &mut self.m[c * self.m_stride..],
+                false,
+            );
         }
         self.raising.scatter::<S>(self.tiles, self.m_stride, self.m, self.first_row, self.out);
     }
@@ -315,20 +323,23 @@ pub(super) fn gradient(
                     let tiles = Tiles { image, range, columns: grid.columns };
                     let left_stride = padded_stride(count, k);
                     let right_stride = padded_stride(count, n);
-                    with_scratch([components * left_stride, components * right_stride], |[a, b]| {
-                        dispatch(GradientBlock {
-                            tiles: &tiles,
-                            left,
-                            right,
-                            a,
-                            left_stride,
-                            b,
-                            right_stride,
-                            bias,
-                            sums: &mut *sums,
-                            bias_sums: &mut *bias_sums,
-                        });
-                    });
+                    with_scratch(
+                        [components * left_stride, components * right_stride],
+                        |[a, b]| {
+                            dispatch(GradientBlock {
+                                tiles: &tiles,
+                                left,
+                                right,
+                                a,
+                                left_stride,
+                                b,
+                                right_stride,
+                                bias,
+                                sums: &mut *sums,
+                                bias_sums: &mut *bias_sums,
+                            });
+                        },
+                    );
                 }
             }
         });

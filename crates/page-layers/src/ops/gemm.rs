@@ -39,14 +39,23 @@ pub(super) struct Size {
 
 /// Writes (or with `accumulate` adds) `A · B` to `c`, row-major with rows of `size.n`.
 #[inline(always)]
-pub(super) fn multiply<S: Simd>(size: Size, a: Left<'_>, b: Right<'_>, c: &mut [f32], accumulate: bool) {
+pub(super) fn multiply<S: Simd>(
+    size: Size,
+    a: Left<'_>,
+    b: Right<'_>,
+    c: &mut [f32],
+    accumulate: bool,
+) {
     let Size { m, n, k } = size;
     if m == 0 || n == 0 || k == 0 {
         return;
     }
     assert!(n.is_multiple_of(PANEL), "width {n} is no multiple of {PANEL}");
     assert!((m - 1) * a.row + (k - 1) * a.column < a.values.len(), "A is too short");
-    assert!((n / PANEL - 1) * b.panel + (k - 1) * b.row + PANEL <= b.values.len(), "B is too short");
+    assert!(
+        (n / PANEL - 1) * b.panel + (k - 1) * b.row + PANEL <= b.values.len(),
+        "B is too short"
+    );
     assert!(m * n <= c.len(), "C is too short");
 
     let step = 2 * S::LANES;
@@ -56,8 +65,16 @@ pub(super) fn multiply<S: Simd>(size: Size, a: Left<'_>, b: Right<'_>, c: &mut [
         while i < m {
             let left = a.values[i * a.row..].as_ptr();
             let out = c[i * n + j..].as_mut_ptr();
-            let at =
-                Tile { k, left, left_row: a.row, left_column: a.column, right, right_row: b.row, out, n };
+            let at = Tile {
+                k,
+                left,
+                left_row: a.row,
+                left_column: a.column,
+                right,
+                right_row: b.row,
+                out,
+                n,
+            };
             // SAFETY: `block::<R>` reads A at rows i..i+R and all k columns, B at all k rows and
             // columns j..j+step, and touches C at rows i..i+R, columns j..j+step. R <= m - i and j
             // + step <= n (n is a multiple of PANEL, PANEL of step), so the asserts above cover all

@@ -33,13 +33,14 @@ pub(super) fn mean(logits: &[f32], targets: &[f32]) -> f32 {
 /// Gradient of the mean loss with respect to the logits, times `scale`.
 pub(super) fn gradient(logits: &[f32], targets: &[f32], scale: f32, out: &mut [f32]) {
     let scale = scale / logits.len().max(1) as f32;
-    out.par_chunks_mut(PIXELS).zip(logits.par_chunks(PIXELS)).zip(targets.par_chunks(PIXELS)).for_each(
-        |((out, x), y)| {
+    out.par_chunks_mut(PIXELS)
+        .zip(logits.par_chunks(PIXELS))
+        .zip(targets.par_chunks(PIXELS))
+        .for_each(|((out, x), y)| {
             for ((out, &x), &y) in out.iter_mut().zip(x).zip(y) {
                 *out = (sigmoid(x) - y) * scale;
             }
-        },
-    );
+        });
 }
 
 /// `1 / (1 + e^−x)`.

@@ -1,8 +1,9 @@
 //! The network's operations with TensorFlow's gradients: convolution with bias and ReLU, max
 //! pooling, upsampling, loss.
 //!
-//! Images are NHWC, kernels HWIO, as in Keras. They are candle custom operations with their own kernels,
-//! for the CPU; [`PageNetwork`](crate::PageNetwork) spells the network with candle's operations.
+//! Images are NHWC, kernels HWIO, as in Keras. They are candle custom operations with their own
+//! kernels, for the CPU; [`PageNetwork`](crate::PageNetwork) spells the network with candle's
+//! operations.
 
 mod buffers;
 mod conv;

@@ -13,7 +13,11 @@ pub(super) fn forward(x: &[f32], kernel: &[f32], bias: &[f32], relu: bool, y: &m
     y.par_chunks_mut(PIXELS * output).zip(x.par_chunks(PIXELS * input)).for_each(|(y, x)| {
         for (y, x) in y.chunks_exact_mut(output).zip(x.chunks_exact(input)) {
             for (o, y) in y.iter_mut().enumerate() {
-                let sum = x.iter().zip(kernel[o..].iter().step_by(output)).map(|(x, k)| x * k).sum::<f32>()
+                let sum = x
+                    .iter()
+                    .zip(kernel[o..].iter().step_by(output))
+                    .map(|(x, k)| x * k)
+                    .sum::<f32>()
                     + bias[o];
                 // Not `max`, which would turn a NaN into 0 and hide a diverged training.
                 *y = if relu && sum <= 0.0 { 0.0 } else { sum };

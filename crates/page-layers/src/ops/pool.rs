@@ -30,7 +30,14 @@ pub(super) fn forward(x: &[f32], width: usize, channels: usize, y: &mut [f32]) {
 }
 
 /// Gradient of `x` into `gx`, added to what is there when `add` says so.
-pub(super) fn backward(x: &[f32], gy: &[f32], width: usize, channels: usize, gx: &mut [f32], add: bool) {
+pub(super) fn backward(
+    x: &[f32],
+    gy: &[f32],
+    width: usize,
+    channels: usize,
+    gx: &mut [f32],
+    add: bool,
+) {
     let corners = corners(width, channels);
     let line = width / 2 * channels;
     gx.par_chunks_mut(4 * line).zip(x.par_chunks(4 * line)).zip(gy.par_chunks(line)).for_each(

@@ -237,7 +237,9 @@ mod x86 {
         #[inline(always)]
         fn where_positive(y: __m512, v: __m512) -> __m512 {
             // SAFETY: see the type.
-            unsafe { _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(y, _mm512_setzero_ps()), v) }
+            unsafe {
+                _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(y, _mm512_setzero_ps()), v)
+            }
         }
     }
 

@@ -55,16 +55,26 @@ impl Case {
     }
 
     /// One value of the result, as a plain sum in f64. `x` is the concatenated image.
-    fn reference(&self, x: &[f64], p: &[f64], n: usize, row: usize, column: usize, o: usize) -> f64 {
+    fn reference(
+        &self,
+        x: &[f64],
+        p: &[f64],
+        n: usize,
+        row: usize,
+        column: usize,
+        o: usize,
+    ) -> f64 {
         let scale = if self.upsample { 2 } else { 1 };
         let (height, width) = (self.height * scale, self.width * scale);
         let before = (self.kernel - 1) / 2;
         let mut sum = p[(self.parameters()[0] - 1) * self.output + o];
         for r in 0..self.kernel {
             for c in 0..self.kernel {
-                let (row, column) = ((row + r).wrapping_sub(before), (column + c).wrapping_sub(before));
+                let (row, column) =
+                    ((row + r).wrapping_sub(before), (column + c).wrapping_sub(before));
                 if row < height && column < width {
-                    let at = ((n * self.height + row / scale) * self.width + column / scale) * self.input();
+                    let at = ((n * self.height + row / scale) * self.width + column / scale)
+                        * self.input();
                     for i in 0..self.input() {
                         let tap = ((r * self.kernel + c) * self.input() + i) * self.output + o;
                         sum += x[at + i] * p[tap];
@@ -101,7 +111,8 @@ impl Case {
                 if self.upsample {
                     images[0].apply_op2(p, Conv::upsampled(self.input(), self.output, &buffers)?)
                 } else if let [skip, up] = images {
-                    let conv = Conv::concatenated(self.inputs[0], self.inputs[1], self.output, &buffers)?;
+                    let conv =
+                        Conv::concatenated(self.inputs[0], self.inputs[1], self.output, &buffers)?;
                     skip.apply_op3(up, p, conv)
                 } else {
                     let conv = Conv::new(
@@ -116,13 +127,16 @@ impl Case {
                 }
             }
             Backend::Composed => {
-                let images: Vec<Tensor> =
-                    images.iter().map(|x| x.as_tensor().permute((0, 3, 1, 2))).collect::<Result<_>>()?;
+                let images: Vec<Tensor> = images
+                    .iter()
+                    .map(|x| x.as_tensor().permute((0, 3, 1, 2)))
+                    .collect::<Result<_>>()?;
                 let x = Tensor::cat(&images, 1)?.contiguous()?;
                 let x = if self.upsample { module::upsample(&x)? } else { x };
                 let [rows, output] = self.parameters();
                 let shape = (self.kernel, self.kernel, self.input(), output);
-                let (kernel, bias) = (p.narrow(0, 0, rows - 1)?.reshape(shape)?, p.narrow(0, rows - 1, 1)?);
+                let (kernel, bias) =
+                    (p.narrow(0, 0, rows - 1)?.reshape(shape)?, p.narrow(0, rows - 1, 1)?);
                 let y = module::convolution(&x, &kernel, &bias)?;
                 let y = if self.relu { module::relu(&y)? } else { y };
                 y.permute((0, 2, 3, 1))?.contiguous()
@@ -143,7 +157,9 @@ impl Case {
         let mut x = Vec::new();
         for pixel in 0..pixels {
             for (channels, values) in &parts {
-                x.extend(values[pixel * channels..(pixel + 1) * channels].iter().map(|v| f64::from(*v)));
+                x.extend(
+                    values[pixel * channels..(pixel + 1) * channels].iter().map(|v| f64::from(*v)),
+                );
             }
         }
         let p64: Vec<f64> = p.iter().map(|v| f64::from(*v)).collect();
@@ -165,15 +181,20 @@ impl Case {
         let scale = ((self.kernel * self.kernel * self.input()) as f64).sqrt();
         for backend in BACKENDS {
             let shape = |channels| [self.batch, self.height, self.width, channels];
-            let images: Vec<Var> = parts.iter().map(|(c, values)| var(values, &shape(*c))).collect();
+            let images: Vec<Var> =
+                parts.iter().map(|(c, values)| var(values, &shape(*c))).collect();
             let parameters = var(&p, &self.parameters());
             let y = self.run(backend, &images, &parameters).unwrap();
             assert_eq!(y.dims(), self.result());
             for (i, (y, wanted)) in flat(&y).iter().zip(&wanted).enumerate() {
                 let error = (f64::from(*y) - wanted).abs();
-                assert!(error < 3e-6 * scale, "{backend:?} {self:?}: y[{i}] = {y} instead of {wanted}");
+                assert!(
+                    error < 3e-6 * scale,
+                    "{backend:?} {self:?}: y[{i}] = {y} instead of {wanted}"
+                );
             }
-            let weighted = y.mul(&Tensor::from_slice(&r, &self.result(), &Device::Cpu).unwrap()).unwrap();
+            let weighted =
+                y.mul(&Tensor::from_slice(&r, &self.result(), &Device::Cpu).unwrap()).unwrap();
             let store = weighted.sum_all().unwrap().backward().unwrap();
             let got = flat(store.get(&parameters).unwrap());
             let mut places: Vec<usize> = (0..12).map(|_| rng.random_range(0..p.len())).collect();
@@ -182,13 +203,18 @@ impl Case {
                 let wanted = difference(&p64, at, &|p| loss(&x, p));
                 let error = (f64::from(got[at]) - wanted).abs();
                 let bound = 1e-5 * (pixels as f64).sqrt() + 1e-4;
-                assert!(error < bound, "{backend:?} {self:?}: dp[{at}] = {} instead of {wanted}", got[at]);
+                assert!(
+                    error < bound,
+                    "{backend:?} {self:?}: dp[{at}] = {} instead of {wanted}",
+                    got[at]
+                );
             }
             if !self.input_gradient {
                 continue;
             }
             for _ in 0..12 {
-                let (pixel, channel) = (rng.random_range(0..pixels), rng.random_range(0..self.input()));
+                let (pixel, channel) =
+                    (rng.random_range(0..pixels), rng.random_range(0..self.input()));
                 let wanted = difference(&x, pixel * self.input() + channel, &|x| loss(x, &p64));
                 let (image, at) = if channel < self.inputs[0] {
                     (0, pixel * self.inputs[0] + channel)
@@ -263,12 +289,15 @@ fn gradients_before_the_relu_are_those_behind_it_times_its_derivative() {
         buffers.give(vec![f32::NAN; 40_000]);
         let conv = match case {
             Case { upsample: true, .. } => Conv::upsampled(case.input(), case.output, &buffers),
-            Case { inputs: [skip, up], .. } if up > 0 => Conv::concatenated(skip, up, case.output, &buffers),
+            Case { inputs: [skip, up], .. } if up > 0 => {
+                Conv::concatenated(skip, up, case.output, &buffers)
+            }
             _ => Conv::new(case.kernel, case.input(), case.output, case.relu, true, &buffers),
         };
         let conv = conv.unwrap();
-        let tensor =
-            |values: &[f32], shape: &[usize]| Tensor::from_slice(values, shape, &Device::Cpu).unwrap();
+        let tensor = |values: &[f32], shape: &[usize]| {
+            Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
+        };
         let images: Vec<Tensor> = case
             .inputs
             .iter()
@@ -281,7 +310,8 @@ fn gradients_before_the_relu_are_those_behind_it_times_its_derivative() {
             })
             .collect();
         let images = [&images[0], images.last().unwrap()];
-        let parameters = tensor(&random(&mut rng, case.parameters().iter().product()), &case.parameters());
+        let parameters =
+            tensor(&random(&mut rng, case.parameters().iter().product()), &case.parameters());
         let y = match case.inputs {
             [_, 0] => images[0].apply_op2_no_bwd(&parameters, &conv).unwrap(),
             _ => images[0].apply_op3_no_bwd(images[1], &parameters, &conv).unwrap(),
@@ -291,8 +321,10 @@ fn gradients_before_the_relu_are_those_behind_it_times_its_derivative() {
             gradient.iter().zip(flat(y)).map(|(g, y)| if y > 0.0 { *g } else { 0.0 }).collect()
         };
         let before = if case.relu { open(&gy, &y) } else { gy.clone() };
-        let behind = conv.gradients(images, &parameters, Some(&y), &tensor(&gy, &case.result())).unwrap();
-        let ahead = conv.gradients(images, &parameters, None, &tensor(&before, &case.result())).unwrap();
+        let behind =
+            conv.gradients(images, &parameters, Some(&y), &tensor(&gy, &case.result())).unwrap();
+        let ahead =
+            conv.gradients(images, &parameters, None, &tensor(&before, &case.result())).unwrap();
         let count = if case.inputs[1] > 0 { 2 } else { 1 };
         for (image, (behind, ahead)) in images[..count].iter().zip(behind.iter().zip(&ahead)) {
             let (behind, ahead) = (flat(behind.as_ref().unwrap()), flat(ahead.as_ref().unwrap()));
@@ -308,7 +340,8 @@ fn pool(backend: Backend, x: &Tensor) -> Tensor {
     match backend {
         Backend::Native => x.apply_op1(MaxPool { buffers: Buffers::default() }).unwrap(),
         Backend::Composed => {
-            let y = module::max_pool(&x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap()).unwrap();
+            let y =
+                module::max_pool(&x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap()).unwrap();
             y.permute((0, 2, 3, 1)).unwrap()
         }
     }
@@ -318,7 +351,8 @@ fn pool(backend: Backend, x: &Tensor) -> Tensor {
 fn max_pool_gives_the_whole_gradient_to_the_first_maximum() {
     for backend in BACKENDS {
         // Two windows of two channels: a unique maximum, ties of two, of four, and of zeros.
-        let x = var(&[0., 5., 1., 5., 7., 0., 7., 0., 3., 2., 2., 5., 7., 0., 1., 0.], &[1, 2, 4, 2]);
+        let x =
+            var(&[0., 5., 1., 5., 7., 0., 7., 0., 3., 2., 2., 5., 7., 0., 1., 0.], &[1, 2, 4, 2]);
         let y = pool(backend, x.as_tensor());
         assert_eq!(flat(&y), [3., 5., 7., 0.], "{backend:?}");
         let g = Tensor::new(&[[[[10f32, 20.], [30., 40.]]]], &Device::Cpu).unwrap();
@@ -366,11 +400,17 @@ fn loss_and_its_gradient_are_keras_s_also_far_from_zero() {
         let x = var(&logits, &[1, 2, 4, 1]);
         let y = Tensor::from_slice(&targets, (1, 2, 4, 1), &Device::Cpu).unwrap();
         let loss = match backend {
-            Backend::Native => x.apply_op2(&y, BinaryCrossEntropy { buffers: Buffers::default() }).unwrap(),
+            Backend::Native => {
+                x.apply_op2(&y, BinaryCrossEntropy { buffers: Buffers::default() }).unwrap()
+            }
             Backend::Composed => module::binary_cross_entropy(x.as_tensor(), &y).unwrap(),
         };
         let got = f64::from(loss.to_scalar::<f32>().unwrap());
-        assert!((got - reference(&x64)).abs() < 2e-6, "{backend:?}: {got} instead of {}", reference(&x64));
+        assert!(
+            (got - reference(&x64)).abs() < 2e-6,
+            "{backend:?}: {got} instead of {}",
+            reference(&x64)
+        );
         let gradient = flat(loss.backward().unwrap().get(&x).unwrap());
         for (at, got) in gradient.iter().enumerate() {
             let mut moved = x64.clone();
@@ -378,7 +418,10 @@ fn loss_and_its_gradient_are_keras_s_also_far_from_zero() {
             let above = reference(&moved);
             moved[at] -= 2e-5;
             let wanted = (above - reference(&moved)) / 2e-5;
-            assert!((f64::from(*got) - wanted).abs() < 1e-6, "{backend:?} {at}: {got} instead of {wanted}");
+            assert!(
+                (f64::from(*got) - wanted).abs() < 1e-6,
+                "{backend:?} {at}: {got} instead of {wanted}"
+            );
         }
     }
     // What TensorFlow 2.15.1's `evaluate` and `fit` gave, sigmoid layer or not.

@@ -12,7 +12,13 @@ use super::simd::Simd;
 
 /// A pixel with its right, lower and diagonal neighbours; zeros outside of the image.
 #[inline(always)]
-fn square<S: Simd>(from: &Image<'_>, image: usize, row: isize, column: isize, channel: usize) -> [S::V; 4] {
+fn square<S: Simd>(
+    from: &Image<'_>,
+    image: usize,
+    row: isize,
+    column: isize,
+    channel: usize,
+) -> [S::V; 4] {
     // Not a closure: one that is not inlined would be compiled without the wide registers.
     [
         from.load_padded::<S>(image, (row, column), channel),
@@ -41,12 +47,16 @@ impl Lowering for Differences<'_> {
             let (row, column) = (row as isize, column as isize);
             let to = &mut to[i * image.channels..];
             for channel in (0..image.channels).step_by(S::LANES) {
-                let [here, right, below, beyond] = square::<S>(image, tiles.image, row, column, channel);
+                let [here, right, below, beyond] =
+                    square::<S>(image, tiles.image, row, column, channel);
                 S::store(&mut to[channel..], here);
                 S::store(&mut to[stride + channel..], S::sub(right, here));
                 let below_here = S::sub(below, here);
                 S::store(&mut to[2 * stride + channel..], below_here);
-                S::store(&mut to[3 * stride + channel..], S::sub(S::sub(beyond, right), below_here));
+                S::store(
+                    &mut to[3 * stride + channel..],
+                    S::sub(S::sub(beyond, right), below_here),
+                );
             }
         }
     }
@@ -87,9 +97,12 @@ impl Raising for Sums<'_> {
                 let y10 = S::add(y00, below);
                 let y11 = S::add(S::add(y01, below), S::load(&from[3 * stride..]));
                 let at = first + channel;
-                for (at, y) in
-                    [(at, y00), (at + self.channels, y01), (at + line, y10), (at + line + self.channels, y11)]
-                {
+                for (at, y) in [
+                    (at, y00),
+                    (at + self.channels, y01),
+                    (at + line, y10),
+                    (at + line + self.channels, y11),
+                ] {
                     S::store(&mut out[at..], if self.relu { S::relu(y) } else { y });
                 }
             }
@@ -106,7 +119,13 @@ pub(super) struct SumsGradient<'a> {
 
 impl SumsGradient<'_> {
     #[inline(always)]
-    fn products<S: Simd>(&self, image: usize, row: isize, column: isize, channel: usize) -> [S::V; 4] {
+    fn products<S: Simd>(
+        &self,
+        image: usize,
+        row: isize,
+        column: isize,
+        channel: usize,
+    ) -> [S::V; 4] {
         let [y00, y01, y10, y11] = square::<S>(&self.image, image, 2 * row, 2 * column, channel);
         let (right, below) = (S::add(y01, y11), S::add(y10, y11));
         [S::add(S::add(y00, y10), right), right, below, y11]
@@ -125,7 +144,8 @@ impl Lowering for SumsGradient<'_> {
         for (i, row, column) in tiles.iter() {
             let to = &mut to[i * self.image.channels..];
             for channel in (0..self.image.channels).step_by(S::LANES) {
-                let products = self.products::<S>(tiles.image, row as isize, column as isize, channel);
+                let products =
+                    self.products::<S>(tiles.image, row as isize, column as isize, channel);
                 for (c, product) in products.into_iter().enumerate() {
                     S::store(&mut to[c * stride + channel..], product);
                 }
@@ -163,7 +183,8 @@ impl Lowering for DifferencesGradient<'_> {
                     self.sums.products::<S>(tiles.image, row, column - 1, channel);
                 let [_, _, above_below, above_beyond] =
                     self.sums.products::<S>(tiles.image, row - 1, column, channel);
-                let [_, _, _, corner] = self.sums.products::<S>(tiles.image, row - 1, column - 1, channel);
+                let [_, _, _, corner] =
+                    self.sums.products::<S>(tiles.image, row - 1, column - 1, channel);
                 S::store(&mut to[channel..], whole);
                 S::store(&mut to[channels + channel..], S::sub(left_right, right));
                 S::store(&mut to[2 * channels + channel..], S::sub(above_below, below));

@@ -140,15 +140,18 @@ impl<F: Filtering<M, N>, const M: usize, const N: usize> Lowering for Input<'_, 
             for (i, tile_row, tile_column) in tiles.iter() {
                 let to = &mut to[i * depth + first_channel..];
                 let (row, column) = (tile_row * M, tile_column * M);
-                let inside =
-                    row > 0 && column > 0 && row + N - 1 <= image.height && column + N - 1 <= image.width;
+                let inside = row > 0
+                    && column > 0
+                    && row + N - 1 <= image.height
+                    && column + N - 1 <= image.width;
                 for channel in (0..image.channels).step_by(S::LANES) {
                     let mut d = [[S::splat(0.0); N]; N];
                     if inside {
                         let first = image.at(tiles.image, row - 1, column - 1) + channel;
                         for (r, line) in d.iter_mut().enumerate() {
                             for (c, value) in line.iter_mut().enumerate() {
-                                *value = image.load::<S>(first + (r * image.width + c) * image.channels);
+                                *value =
+                                    image.load::<S>(first + (r * image.width + c) * image.channels);
                             }
                         }
                     } else {
@@ -268,9 +271,12 @@ impl<F: Filtering<M, N>, const M: usize, const N: usize> Raising for Output<'_, 
                         if row < self.height && column < self.width {
                             let value = S::add(value, bias);
                             let value = if self.relu { S::relu(value) } else { value };
-                            let at = ((row - first_row * M) * self.width + column) * channels + channel;
+                            let at =
+                                ((row - first_row * M) * self.width + column) * channels + channel;
                             let value = match gate {
-                                Some(gate) => S::where_positive(S::load(&gate[above + at..]), value),
+                                Some(gate) => {
+                                    S::where_positive(S::load(&gate[above + at..]), value)
+                                }
                                 None => value,
                             };
                             S::store(&mut out[at..], value);

@@ -48,7 +48,8 @@ pub enum ArchiveError {
     },
     /// More files, pages or bytes than the limit.
     #[error(
-        "the input \"{archive}\" has more than {limit}; send the pages in several zips, or fewer of them"
+        "the input \"{archive}\" has more than {limit}; send the pages in several zips, or fewer \
+        of them"
     )]
     TooLarge {
         /// Which zip.
@@ -97,8 +98,10 @@ pub fn unpack(
     limit: u64,
 ) -> Result<Vec<PageInputs>, ArchiveError> {
     let mut unpacker = Unpacker { archive, limit, left: limit.saturating_mul(MAX_TOTAL) };
-    let damaged = |error: &dyn std::fmt::Display| ArchiveError::Zip { archive, detail: error.to_string() };
-    let reader = BufReader::new(File::open(file).map_err(|source| ArchiveError::Store { archive, source })?);
+    let damaged =
+        |error: &dyn std::fmt::Display| ArchiveError::Zip { archive, detail: error.to_string() };
+    let reader =
+        BufReader::new(File::open(file).map_err(|source| ArchiveError::Store { archive, source })?);
     let mut zip = ZipArchive::new(reader).map_err(|error| damaged(&error))?;
     if zip.len() > MAX_FILES {
         return Err(ArchiveError::TooLarge { archive, limit: format!("{MAX_FILES} files") });
@@ -108,14 +111,13 @@ pub fn unpack(
         let entry = zip.by_index_raw(index).map_err(|error| damaged(&error))?;
         let Some((place, kind)) = unpacker.place_of(&entry)? else { continue };
         if found.entry(place).or_default().insert(kind, index).is_some() {
-            return Err(
-                unpacker.refuse(&name_of(&entry), "is there twice, under two of its names; leave one")
-            );
+            return Err(unpacker
+                .refuse(&name_of(&entry), "is there twice, under two of its names; leave one"));
         }
     }
     if found.is_empty() {
-        let problem =
-            "there is no page in it; a page needs Image, rgba PNG - Background layer and rgba PNG - Layer 0";
+        let problem = "there is no page in it; a page needs Image, rgba PNG - Background layer and \
+            rgba PNG - Layer 0";
         return Err(ArchiveError::Page { archive, problem: problem.into() });
     }
     let most = if archive == InputKind::MultiSample { MAX_PAGES } else { 1 };
@@ -125,8 +127,11 @@ pub fn unpack(
     }
     let mut pages = Vec::with_capacity(found.len());
     for (number, (place, images)) in found.iter().enumerate() {
-        let name =
-            if place.is_empty() { String::new() } else { format!(", folder {}", printable(place, 60)) };
+        let name = if place.is_empty() {
+            String::new()
+        } else {
+            format!(", folder {}", printable(place, 60))
+        };
         let label = format!("{archive}{name}");
         let directory = folder.join(format!("page_{number}"));
         fs::create_dir_all(&directory).map_err(|source| ArchiveError::Store { archive, source })?;
@@ -145,7 +150,10 @@ pub fn unpack(
 }
 
 /// The images as a page, or the name of the image that is missing.
-fn page(label: String, mut paths: BTreeMap<InputKind, PathBuf>) -> Result<PageInputs, &'static str> {
+fn page(
+    label: String,
+    mut paths: BTreeMap<InputKind, PathBuf>,
+) -> Result<PageInputs, &'static str> {
     let image = paths.remove(&InputKind::Image).ok_or("Image")?;
     let background =
         paths.remove(&InputKind::Layer(Layer::Background)).ok_or("rgba PNG - Background layer")?;
@@ -208,7 +216,9 @@ impl Unpacker {
         let odd = |part: &str| part.is_empty() || part == "." || part == "..";
         let inner = name.strip_suffix('/').unwrap_or(name);
         if inner.split('/').any(odd) || name.contains(['\\', '\0']) || inner.contains(':') {
-            return Err(self.refuse(name, "is no name of a file inside the zip; make the zip again"));
+            return Err(
+                self.refuse(name, "is no name of a file inside the zip; make the zip again")
+            );
         }
         let parts: Vec<&str> = inner.split('/').collect();
         if entry.is_dir() || parts.iter().any(|part| part.starts_with('.') || *part == "__MACOSX") {
@@ -222,7 +232,8 @@ impl Unpacker {
         }
         if let Some(method) = unread_method(entry.compression()) {
             let problem = format!(
-                "is packed by {method}, which is not read here; pack the page by Deflate, the common method of zips, or without compression"
+                "is packed by {method}, which is not read here; pack the page by Deflate, the \
+                common method of zips, or without compression"
             );
             return Err(self.refuse(name, &problem));
         }
@@ -232,7 +243,8 @@ impl Unpacker {
             Some(kind) => Ok(Some((folders.join("/"), kind))),
             None => Err(self.refuse(
                 name,
-                "is no image of a page; name them Image, rgba PNG - Selected regions, rgba PNG - Background layer and rgba PNG - Layer 0 to 9",
+                "is no image of a page; name them Image, rgba PNG - Selected regions, rgba PNG - \
+                Background layer and rgba PNG - Layer 0 to 9",
             )),
         }
     }
@@ -245,12 +257,15 @@ impl Unpacker {
         path: &Path,
     ) -> Result<(), ArchiveError> {
         let archive = self.archive;
-        let damaged =
-            |error: &dyn std::fmt::Display| ArchiveError::Zip { archive, detail: error.to_string() };
+        let damaged = |error: &dyn std::fmt::Display| ArchiveError::Zip {
+            archive,
+            detail: error.to_string(),
+        };
         let entry = zip.by_index(index).map_err(|error| damaged(&error))?;
         let name = name_of(&entry);
         let most = self.limit.min(self.left);
-        let mut out = File::create_new(path).map_err(|source| ArchiveError::Store { archive, source })?;
+        let mut out =
+            File::create_new(path).map_err(|source| ArchiveError::Store { archive, source })?;
         let mut bytes = entry.take(most.saturating_add(1));
         let mut piece = vec![0; 1 << 16];
         let mut written = 0u64;
@@ -263,7 +278,8 @@ impl Unpacker {
             }
             written += length as u64;
             if written > most {
-                let problem = format!("has more bytes than are taken ({most}); make the image smaller");
+                let problem =
+                    format!("has more bytes than are taken ({most}); make the image smaller");
                 return Err(self.refuse(&name, &problem));
             }
             io::Write::write_all(&mut out, &piece[..length])
@@ -308,7 +324,9 @@ mod tests {
         let pages = unpack(archive, &file, &folder.path().join("in/pages"), 1000);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         for page in pages.iter().flatten() {
-            for path in [&page.image, &page.background].into_iter().chain(page.layers.iter().map(|(_, p)| p))
+            for path in [&page.image, &page.background]
+                .into_iter()
+                .chain(page.layers.iter().map(|(_, p)| p))
             {
                 assert!(path.starts_with(folder.path().join("in/pages")), "{}", path.display());
                 assert!(fs::metadata(path).unwrap().len() > 0);
@@ -350,8 +368,10 @@ mod tests {
 
     #[test]
     fn a_multi_sample_zip_has_a_page_in_each_folder() {
-        let names: Vec<_> =
-            ["zip2", "zip1"].iter().flat_map(|folder| PAGE.map(|name| format!("{folder}/{name}"))).collect();
+        let names: Vec<_> = ["zip2", "zip1"]
+            .iter()
+            .flat_map(|folder| PAGE.map(|name| format!("{folder}/{name}")))
+            .collect();
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         let pages = unpacked(InputKind::MultiSample, &of_names(&names)).unwrap();
         let labels: Vec<_> = pages.iter().filter_map(|page| page.label.as_deref()).collect();
@@ -361,7 +381,9 @@ mod tests {
 
     #[test]
     fn odd_names_are_refused() {
-        for name in ["../Image.png", "/etc/Image.png", "a/../../Image.png", "a\\Image.png", "c:Image.png"] {
+        for name in
+            ["../Image.png", "/etc/Image.png", "a/../../Image.png", "a\\Image.png", "c:Image.png"]
+        {
             let names = [&PAGE[1..], &[name]].concat();
             refused(InputKind::Sample(1), &of_names(&names), &["no name of a file inside the zip"]);
         }
@@ -371,8 +393,9 @@ mod tests {
         }
         let escape = unpacked(InputKind::Sample(1), &of_names(&["\u{1b}[31m.png"])).unwrap_err();
         assert!(!escape.contains('\u{1b}'));
-        let link =
-            made(|zip| zip.add_symlink("Image.png", "/etc/passwd", SimpleFileOptions::default()).unwrap());
+        let link = made(|zip| {
+            zip.add_symlink("Image.png", "/etc/passwd", SimpleFileOptions::default()).unwrap()
+        });
         refused(InputKind::Sample(1), &link, &["is a link"]);
     }
 
@@ -399,7 +422,9 @@ mod tests {
 
     #[test]
     fn a_page_needs_its_images_once() {
-        for (missing, name) in [(0, "Image"), (2, "rgba PNG - Background layer"), (3, "rgba PNG - Layer 0")] {
+        for (missing, name) in
+            [(0, "Image"), (2, "rgba PNG - Background layer"), (3, "rgba PNG - Layer 0")]
+        {
             let names: Vec<_> =
                 PAGE.iter().enumerate().filter(|(i, _)| *i != missing).map(|(_, n)| *n).collect();
             refused(InputKind::Sample(1), &of_names(&names), &["has no", name]);
@@ -418,7 +443,11 @@ mod tests {
             })
         };
         assert_eq!(unpacked(InputKind::Sample(1), &of_size(1000)).unwrap().len(), 1);
-        refused(InputKind::Sample(1), &of_size(1001), &["Image.png", "more bytes than are taken (1000)"]);
+        refused(
+            InputKind::Sample(1),
+            &of_size(1001),
+            &["Image.png", "more bytes than are taken (1000)"],
+        );
         // Each is within its limit, but together they exceed four times that.
         let pages = |last: usize| {
             made(|zip| {

@@ -63,7 +63,8 @@ pub enum PageError {
     },
     /// The file ends early.
     #[error(
-        "{input}: ends before the page does; export it again, and compare its size before and after it is sent"
+        "{input}: ends before the page does; export it again, and compare its size before and \
+        after it is sent"
     )]
     Truncated {
         /// The image.
@@ -71,7 +72,8 @@ pub enum PageError {
     },
     /// A form of JPEG that is not decoded.
     #[error(
-        "{input}: is a JPEG with {form}, which is not read here; export it again, as PNG or as an ordinary JPEG"
+        "{input}: is a JPEG with {form}, which is not read here; export it again, as PNG or as an \
+        ordinary JPEG"
     )]
     JpegForm {
         /// The image.
@@ -81,7 +83,8 @@ pub enum PageError {
     },
     /// The image has more than [`MAX_PIXELS`] pixels.
     #[error(
-        "{input}: {width}x{height} pixels are too many (limit: {} megapixels); scale the page and its layers down",
+        "{input}: {width}x{height} pixels are too many (limit: {} megapixels); scale the page and \
+        its layers down",
         MAX_PIXELS / 1_000_000
     )]
     TooLarge {
@@ -94,7 +97,8 @@ pub enum PageError {
     },
     /// A layer has no alpha channel, so that no pixel can be told from another.
     #[error(
-        "{input}: has no alpha channel; export the layer as RGBA PNG, opaque where a pixel belongs to it"
+        "{input}: has no alpha channel; export the layer as RGBA PNG, opaque where a pixel belongs \
+        to it"
     )]
     NoAlpha {
         /// The layer.
@@ -141,8 +145,12 @@ fn bgr((mut image, orientation): (DynamicImage, Orientation)) -> Bgr {
         DynamicImage::ImageRgba16(image) => {
             image.pixels().flat_map(|p| [p[0], p[1], p[2]].map(high_byte)).collect()
         }
-        DynamicImage::ImageLuma16(image) => image.pixels().flat_map(|p| [high_byte(p[0]); 3]).collect(),
-        DynamicImage::ImageLumaA16(image) => image.pixels().flat_map(|p| [high_byte(p[0]); 3]).collect(),
+        DynamicImage::ImageLuma16(image) => {
+            image.pixels().flat_map(|p| [high_byte(p[0]); 3]).collect()
+        }
+        DynamicImage::ImageLumaA16(image) => {
+            image.pixels().flat_map(|p| [high_byte(p[0]); 3]).collect()
+        }
         other => other.into_rgb8().into_raw(),
     };
     for pixel in bytes.chunks_exact_mut(3) {
@@ -189,7 +197,8 @@ fn high_byte(value: u16) -> u8 {
 fn decode(input: &Input) -> Result<(DynamicImage, Orientation), PageError> {
     let open = |source| PageError::Open { input: input.clone(), source };
     let file = std::fs::File::open(&input.path).map_err(open)?;
-    let reader = ImageReader::new(std::io::BufReader::new(file)).with_guessed_format().map_err(open)?;
+    let reader =
+        ImageReader::new(std::io::BufReader::new(file)).with_guessed_format().map_err(open)?;
     decode_reader(input, reader, MAX_PIXELS)
 }
 
@@ -197,7 +206,8 @@ fn decode(input: &Input) -> Result<(DynamicImage, Orientation), PageError> {
 #[doc(hidden)]
 pub fn of_bytes(input: &Input, bytes: &[u8], most: u64) -> Result<(Bgr, Option<Mask>), PageError> {
     let open = |source| PageError::Open { input: input.clone(), source };
-    let reader = ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format().map_err(open)?;
+    let reader =
+        ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format().map_err(open)?;
     let decoded = decode_reader(input, reader, most)?;
     let mask = match mask(input, &decoded.0) {
         Err(PageError::NoAlpha { .. }) => None,
@@ -216,7 +226,8 @@ fn decode_reader<R: BufRead + Seek>(
         return Err(PageError::Format { input: input.clone() });
     }
     if reader.format() == Some(ImageFormat::Jpeg) {
-        return jpeg::decode(reader.into_inner(), most).map_err(|error| jpeg_error(input.clone(), error));
+        return jpeg::decode(reader.into_inner(), most)
+            .map_err(|error| jpeg_error(input.clone(), error));
     }
     let failed = |error: ImageError| match is_early_end(&error) {
         true => PageError::Truncated { input: input.clone() },
@@ -253,7 +264,10 @@ fn is_early_end(error: &ImageError) -> bool {
     }
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        if error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof) {
+        if error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::UnexpectedEof)
+        {
             return true;
         }
         cause = error.source();
@@ -305,7 +319,8 @@ mod tests {
     #[test]
     fn sixteen_bits_are_cut_as_opencv_cuts_them() {
         // 0x01ff would be rounded to 2.
-        let values: Vec<u8> = [0x01ffu16, 0x8080, 0xffff].iter().flat_map(|v| v.to_ne_bytes()).collect();
+        let values: Vec<u8> =
+            [0x01ffu16, 0x8080, 0xffff].iter().flat_map(|v| v.to_ne_bytes()).collect();
         assert_eq!(page_of(&png(&values, 1, 1, ExtendedColorType::Rgb16)).bytes, [255, 128, 1]);
         assert_eq!(page_of(&png(&values[..2], 1, 1, ExtendedColorType::L16)).bytes, [1, 1, 1]);
     }
@@ -325,10 +340,14 @@ mod tests {
     fn a_jpeg_is_read_and_turned_as_its_exif_says() {
         // A 16×8 image, left half black, right half white; orientation 6: turn it clockwise to view
         // it.
-        let pixels: Vec<u8> = (0..16 * 8).flat_map(|i| [if i % 16 < 8 { 0 } else { 255 }; 3]).collect();
-        let exif =
-            [&b"II*\0\x08\0\0\0\x01\0"[..], &[0x12, 0x01, 3, 0, 1, 0, 0, 0, 6, 0, 0, 0], &[0, 0, 0, 0]]
-                .concat();
+        let pixels: Vec<u8> =
+            (0..16 * 8).flat_map(|i| [if i % 16 < 8 { 0 } else { 255 }; 3]).collect();
+        let exif = [
+            &b"II*\0\x08\0\0\0\x01\0"[..],
+            &[0x12, 0x01, 3, 0, 1, 0, 0, 0, 6, 0, 0, 0],
+            &[0, 0, 0, 0],
+        ]
+        .concat();
         let mut out = Vec::new();
         let mut encoder = JpegEncoder::new_with_quality(Cursor::new(&mut out), 100);
         encoder.set_exif_metadata(exif).unwrap();
@@ -357,8 +376,12 @@ mod tests {
 
     #[test]
     fn only_full_alpha_belongs_to_a_layer() {
-        let bytes =
-            png(&[0, 0, 0, 255, 0, 0, 0, 254, 9, 9, 9, 0, 9, 9, 9, 255], 4, 1, ExtendedColorType::Rgba8);
+        let bytes = png(
+            &[0, 0, 0, 255, 0, 0, 0, 254, 9, 9, 9, 0, 9, 9, 9, 255],
+            4,
+            1,
+            ExtendedColorType::Rgba8,
+        );
         let (_folder, input) = file(&bytes);
         let mask = layer(&input).unwrap();
         assert_eq!([0, 1, 2, 3].map(|c| mask.get(0, c)), [true, false, false, true]);
@@ -368,7 +391,10 @@ mod tests {
     fn a_layer_without_alpha_is_refused() {
         let (_folder, input) = file(&png(&[1, 2, 3], 1, 1, ExtendedColorType::Rgb8));
         let error = layer(&input).unwrap_err().to_string();
-        assert!(error.starts_with("rgba PNG - Layer 1 (") && error.contains("no alpha channel"), "{error}");
+        assert!(
+            error.starts_with("rgba PNG - Layer 1 (") && error.contains("no alpha channel"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -398,7 +424,9 @@ mod tests {
     /// PNG's checksum, bit by bit.
     fn crc32(bytes: &[u8]) -> u32 {
         !bytes.iter().fold(u32::MAX, |sum, byte| {
-            (0..8).fold(sum ^ u32::from(*byte), |s, _| if s & 1 == 1 { s >> 1 ^ 0xedb8_8320 } else { s >> 1 })
+            (0..8).fold(sum ^ u32::from(*byte), |s, _| {
+                if s & 1 == 1 { s >> 1 ^ 0xedb8_8320 } else { s >> 1 }
+            })
         })
     }
 }

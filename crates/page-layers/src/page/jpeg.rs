@@ -77,7 +77,9 @@ pub(crate) fn decode(
     let (width, height) = (u32::from(info.width), u32::from(info.height));
     let image = match info.pixel_format {
         PixelFormat::L8 => GrayImage::from_raw(width, height, values).map(DynamicImage::ImageLuma8),
-        PixelFormat::RGB24 => RgbImage::from_raw(width, height, values).map(DynamicImage::ImageRgb8),
+        PixelFormat::RGB24 => {
+            RgbImage::from_raw(width, height, values).map(DynamicImage::ImageRgb8)
+        }
         PixelFormat::CMYK32 => {
             RgbImage::from_raw(width, height, printed(values)).map(DynamicImage::ImageRgb8)
         }
@@ -161,7 +163,8 @@ fn survey(reader: &mut impl BufRead, most: u64) -> Result<Survey, JpegError> {
             0xdc => return Err(JpegError::Form("its height at the end".into())),
             0xda => {
                 let segment = file.segment()?;
-                let frame = frame.as_mut().ok_or_else(|| damaged("a scan comes before the frame"))?;
+                let frame =
+                    frame.as_mut().ok_or_else(|| damaged("a scan comes before the frame"))?;
                 if scan_ends.len() == MAX_SCANS {
                     return Err(JpegError::Form(format!("more than {MAX_SCANS} scans")));
                 }
@@ -179,7 +182,9 @@ fn survey(reader: &mut impl BufRead, most: u64) -> Result<Survey, JpegError> {
                 }
             }
             0xc0..=0xfe => drop(file.segment()?),
-            code => return Err(damaged(&format!("there is a marker of the unknown kind {code:#04x}"))),
+            code => {
+                return Err(damaged(&format!("there is a marker of the unknown kind {code:#04x}")));
+            }
         }
     }
     let frame = frame.ok_or(JpegError::Truncated)?;
@@ -267,18 +272,25 @@ fn scan_header(frame: &mut Frame, segment: &[u8], bytes: u64) -> Result<(), Jpeg
         let (across, down) = component.factors;
         // Blocks of a whole row and column, as the scan is padded where it holds several colours.
         let padded = |side: u32, most: u32, factor: u32| side.div_ceil(8 * most) * factor;
-        let all = (padded(frame.width, frame.most.0, across), padded(frame.height, frame.most.1, down));
+        let all =
+            (padded(frame.width, frame.most.0, across), padded(frame.height, frame.most.1, down));
         if count > 1 {
             blocks += u64::from(all.0) * u64::from(all.1);
         } else {
             // Section A.2.2: alone in a scan a colour has as many blocks as it needs. The decoder
             // takes those that the page would have at full resolution, which is more for a colour
             // at, say, 2 of 4.
-            let needed = |side: u32, most: u32, factor: u32| (side * factor).div_ceil(most).div_ceil(8);
-            let alone = (needed(frame.width, frame.most.0, across), needed(frame.height, frame.most.1, down));
+            let needed =
+                |side: u32, most: u32, factor: u32| (side * factor).div_ceil(most).div_ceil(8);
+            let alone = (
+                needed(frame.width, frame.most.0, across),
+                needed(frame.height, frame.most.1, down),
+            );
             let taken = (all.0.min(frame.width.div_ceil(8)), all.1.min(frame.height.div_ceil(8)));
             if alone != taken {
-                return Err(JpegError::Form("each colour by itself in uncommon resolutions".into()));
+                return Err(JpegError::Form(
+                    "each colour by itself in uncommon resolutions".into(),
+                ));
             }
             blocks = u64::from(alone.0) * u64::from(alone.1);
         }

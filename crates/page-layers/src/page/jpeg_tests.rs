@@ -90,10 +90,12 @@ fn every_form_is_seen_as_libjpeg_sees_it() {
 
 #[test]
 fn what_the_values_mean_is_decided_as_libjpeg_decides_it() {
-    let (rgb, rgb_values) = (case("rgb_plain"), CASES.iter().find(|c| c.0 == "rgb_plain").unwrap().2);
+    let (rgb, rgb_values) =
+        (case("rgb_plain"), CASES.iter().find(|c| c.0 == "rgb_plain").unwrap().2);
     // The names of Y, Cb and Cr, but Adobe's marker says RGB.
     let named = replaced(&rgb, b"R\x11\0G\x11\0B\x11\0", b"\x01\x11\0\x02\x11\0\x03\x11\0");
-    let named = replaced(&named, b"\xff\xda\0\x0c\x03R\0G\0B\0", b"\xff\xda\0\x0c\x03\x01\0\x02\0\x03\0");
+    let named =
+        replaced(&named, b"\xff\xda\0\x0c\x03R\0G\0B\0", b"\xff\xda\0\x0c\x03\x01\0\x02\0\x03\0");
     assert_seen("rgb named as ycc", &named, rgb_values);
     // Without Adobe's marker the names count.
     let adobe = b"\xff\xee\0\x0eAdobe";
@@ -143,7 +145,8 @@ fn what_follows_the_end_does_not_matter() {
 #[test]
 fn forms_that_are_not_decoded_are_named() {
     let plain = case("ycc_plain");
-    let frame = |code: u8, bits: u8| replaced(&plain, b"\xff\xc0\0\x11\x08", &[0xff, code, 0, 0x11, bits]);
+    let frame =
+        |code: u8, bits: u8| replaced(&plain, b"\xff\xc0\0\x11\x08", &[0xff, code, 0, 0x11, bits]);
     refused(&frame(0xc1, 12), "12 bits");
     refused(&frame(0xc3, 8), "lossless");
     refused(&frame(0xc5, 8), "several resolutions");
@@ -185,7 +188,10 @@ fn damage_is_an_error() {
                 // Whatever comes of it: no panic, and never a picture of another size than the
                 // header's.
                 if let Ok(image) = decoded(&bytes) {
-                    assert!(u64::from(image.width()) * u64::from(image.height()) <= 1 << 20, "{name}");
+                    assert!(
+                        u64::from(image.width()) * u64::from(image.height()) <= 1 << 20,
+                        "{name}"
+                    );
                 }
             }
         }

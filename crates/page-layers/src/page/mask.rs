@@ -13,7 +13,11 @@ pub struct Mask {
 
 impl Mask {
     /// A mask of this size in which `belongs(row, column)` decides.
-    pub fn from_fn(width: usize, height: usize, mut belongs: impl FnMut(usize, usize) -> bool) -> Self {
+    pub fn from_fn(
+        width: usize,
+        height: usize,
+        mut belongs: impl FnMut(usize, usize) -> bool,
+    ) -> Self {
         let words_per_row = width.div_ceil(64);
         let mut words = vec![0; words_per_row * height];
         for row in 0..height {
@@ -68,7 +72,12 @@ impl Mask {
     }
 
     /// The words of one row, cut to the columns `from..to`: (first column of the word, its bits).
-    pub(crate) fn row_words(&self, row: usize, from: usize, to: usize) -> impl Iterator<Item = (usize, u64)> {
+    pub(crate) fn row_words(
+        &self,
+        row: usize,
+        from: usize,
+        to: usize,
+    ) -> impl Iterator<Item = (usize, u64)> {
         let words = &self.words[row * self.words_per_row..(row + 1) * self.words_per_row];
         (from / 64..to.div_ceil(64)).map(move |index| {
             let start = index * 64;

@@ -104,7 +104,13 @@ impl Page {
     pub fn of_image(path: &Path) -> Result<Self, PageError> {
         let page = decode::page(&Input { kind: InputKind::Image, path: path.to_owned() })?;
         let regions = Mask::from_fn(page.width, page.height, |_, _| true);
-        Ok(Self { width: page.width, height: page.height, bgr: page.bytes, regions, layers: Vec::new() })
+        Ok(Self {
+            width: page.width,
+            height: page.height,
+            bgr: page.bytes,
+            regions,
+            layers: Vec::new(),
+        })
     }
 
     /// A page of the given size with a pattern on it and one layer, the background: for measuring
@@ -120,7 +126,12 @@ impl Page {
     /// A page from what is already in memory: `bgr` holds `3 · width · height` bytes, each mask has
     /// that size.
     #[cfg(test)]
-    pub(crate) fn from_parts(width: usize, height: usize, bgr: Vec<u8>, layers: Vec<PageLayer>) -> Self {
+    pub(crate) fn from_parts(
+        width: usize,
+        height: usize,
+        bgr: Vec<u8>,
+        layers: Vec<PageLayer>,
+    ) -> Self {
         assert_eq!(bgr.len(), 3 * width * height);
         Self { width, height, bgr, regions: Mask::from_fn(width, height, |_, _| true), layers }
     }
@@ -157,7 +168,14 @@ impl Page {
 
     /// Writes the patch whose upper left pixel is (`top`, `left`) as the network's input: HWC, BGR,
     /// `(255 − value) / 255`.
-    pub(crate) fn crop(&self, top: isize, left: isize, shape: PatchShape, edge: Edge, image: &mut [f32]) {
+    pub(crate) fn crop(
+        &self,
+        top: isize,
+        left: isize,
+        shape: PatchShape,
+        edge: Edge,
+        image: &mut [f32],
+    ) {
         let columns = Columns::new(left, shape.width(), self.width);
         for (y, out) in image.chunks_exact_mut(3 * shape.width()).enumerate() {
             let row = edge.inside(top + y as isize, self.height) * self.width;
@@ -195,7 +213,8 @@ impl Page {
         for (y, out) in target.chunks_exact_mut(shape.width()).enumerate() {
             let row = edge.inside(top + y as isize, self.height);
             for (x, value) in out.iter_mut().enumerate() {
-                *value = f32::from(u8::from(mask.get(row, edge.inside(left + x as isize, self.width))));
+                *value =
+                    f32::from(u8::from(mask.get(row, edge.inside(left + x as isize, self.width))));
             }
         }
     }
@@ -274,7 +293,8 @@ mod tests {
         let bgr = (0..5 * 4 * 3).map(|i| i as u8).collect();
         let mask = Mask::from_fn(5, 4, |r, c| r == 1 && c == 2);
         let input = Input { kind: InputKind::Layer(Layer::Background), path: "b.png".into() };
-        let page = Page::from_parts(5, 4, bgr, vec![PageLayer { layer: Layer::Background, input, mask }]);
+        let page =
+            Page::from_parts(5, 4, bgr, vec![PageLayer { layer: Layer::Background, input, mask }]);
         let shape = PatchShape::new(4, 4).unwrap();
         let (mut image, mut target) = (vec![0.0; 48], vec![0.0; 16]);
         page.crop(0, 1, shape, Edge::Mirror, &mut image);

@@ -74,7 +74,11 @@ pub(crate) fn cover(
 }
 
 /// The rank of one pixel of each cell that has any; each pixel of a cell is equally likely.
-fn one_in_each_cell(words: impl Iterator<Item = Word>, shape: PatchShape, rng: &mut impl Rng) -> Vec<u64> {
+fn one_in_each_cell(
+    words: impl Iterator<Item = Word>,
+    shape: PatchShape,
+    rng: &mut impl Rng,
+) -> Vec<u64> {
     let (height, width) = (shape.height() / 2, shape.width() / 2);
     let mut ranks = Vec::new();
     // The cells of one band of rows: how many pixels of each were met so far, and the one that is

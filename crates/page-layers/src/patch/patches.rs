@@ -36,7 +36,8 @@ const HANDFUL: u64 = 10;
 pub enum SampleError {
     /// No pixel belongs to the layer.
     #[error(
-        "{input}: no pixel belongs to this layer{}; mark at least some pixels in it (alpha 255) or leave the layer out of the job",
+        "{input}: no pixel belongs to this layer{}; mark at least some pixels in it (alpha 255) or \
+        leave the layer out of the job",
         if *.cut { " inside the selected regions" } else { "" }
     )]
     Empty {
@@ -47,7 +48,8 @@ pub enum SampleError {
     },
     /// All pixels of the layer lie near the page's edge.
     #[error(
-        "{input}: all {pixels} pixels of this layer lie less than a patch ({}x{}) from the page's edge; choose a smaller patch",
+        "{input}: all {pixels} pixels of this layer lie less than a patch ({}x{}) from the page's \
+        edge; choose a smaller patch",
         shape.height(), shape.width()
     )]
     NoCentre {
@@ -136,8 +138,9 @@ pub(crate) fn layers_of(pages: &[Arc<Page>]) -> BTreeSet<Layer> {
 /// The number `n` of the patch rule: the wanted number of samples, but not more than the smallest
 /// layer has pixels on all pages.
 pub fn samples_per_layer(pages: &[Arc<Page>], max_samples: u32) -> u64 {
-    let count =
-        |layer| -> u64 { with_layer(pages, layer).map(|(page, i)| page.layers()[i].mask.count()).sum() };
+    let count = |layer| -> u64 {
+        with_layer(pages, layer).map(|(page, i)| page.layers()[i].mask.count()).sum()
+    };
     layers_of(pages).into_iter().map(count).min().unwrap_or(0).min(u64::from(max_samples))
 }
 
@@ -171,7 +174,8 @@ pub fn sample(
     exact_below: usize,
     rng: &mut ChaCha8Rng,
 ) -> Result<Split, SampleError> {
-    let pages: Vec<(Arc<Page>, usize)> = with_layer(pages, layer).map(|(p, i)| (Arc::clone(p), i)).collect();
+    let pages: Vec<(Arc<Page>, usize)> =
+        with_layer(pages, layer).map(|(p, i)| (Arc::clone(p), i)).collect();
     let masks: Vec<_> = pages.iter().map(|(page, index)| &page.layers()[*index]).collect();
     let input = || {
         let unknown = || Input { kind: InputKind::Layer(layer), path: PathBuf::new() };
@@ -186,9 +190,15 @@ pub fn sample(
             let (rows, _) = centres_along(page.height(), shape.height());
             let (columns, _) = centres_along(page.width(), shape.width());
             let mask = &page.layers()[*index].mask;
-            let words =
-                move |row| mask.row_words(row, columns.start, columns.end).map(move |(s, b)| (row, s, b));
-            rows.flat_map(words).map(move |(row, start, bits)| Word { page: place, row, start, bits })
+            let words = move |row| {
+                mask.row_words(row, columns.start, columns.end).map(move |(s, b)| (row, s, b))
+            };
+            rows.flat_map(words).map(move |(row, start, bits)| Word {
+                page: place,
+                row,
+                start,
+                bits,
+            })
         })
     };
     let eligible: u64 = bits().map(|word| u64::from(word.bits.count_ones())).sum();
@@ -201,7 +211,9 @@ pub fn sample(
     let count = (expected.round() as u64).max(HANDFUL.min(n.max(1))).min(eligible);
     let (ranks, not_covered) = match selection {
         PatchSelection::Covering => cover(bits(), shape, count, eligible, rng),
-        PatchSelection::Random if expected < exact_below as f64 => (choose(count, eligible, rng), 0),
+        PatchSelection::Random if expected < exact_below as f64 => {
+            (choose(count, eligible, rng), 0)
+        }
         PatchSelection::Random => (visit(chance, eligible, rng), 0),
     };
     let centres = at_ranks(bits(), &ranks);
@@ -264,7 +276,8 @@ mod tests {
     fn page(width: usize, height: usize, masks: Vec<Mask>) -> [Arc<Page>; 1] {
         let layers = masks.into_iter().enumerate().map(|(i, mask)| {
             let layer = Layer::Numbered(i as u8);
-            let input = Input { kind: InputKind::Layer(layer), path: format!("layer_{i}.png").into() };
+            let input =
+                Input { kind: InputKind::Layer(layer), path: format!("layer_{i}.png").into() };
             PageLayer { layer, input, mask }
         });
         [Arc::new(Page::from_parts(width, height, vec![7; 3 * width * height], layers.collect()))]
@@ -285,7 +298,13 @@ mod tests {
     }
 
     fn centres(split: &Split) -> Vec<(u32, u32)> {
-        split.train.centres.iter().chain(&split.validation.centres).map(|c| (c.row, c.column)).collect()
+        split
+            .train
+            .centres
+            .iter()
+            .chain(&split.validation.centres)
+            .map(|c| (c.row, c.column))
+            .collect()
     }
 
     #[test]
@@ -296,11 +315,13 @@ mod tests {
         assert_eq!(n, 100_000);
         let eligible = (1000.0 - 65.0) * (800.0 - 65.0);
         let found =
-            centres(&sample(&full, layer(0), n, shape(32), RANDOM, 32, &mut rng(1)).unwrap()).len() as f64;
+            centres(&sample(&full, layer(0), n, shape(32), RANDOM, 32, &mut rng(1)).unwrap()).len()
+                as f64;
         assert!((found - eligible / 100.0).abs() < 5.0 * (eligible / 100.0f64).sqrt(), "{found}");
         // 1000 samples are wanted: n / count of the eligible pixels.
         let found =
-            centres(&sample(&full, layer(0), 1000, shape(32), RANDOM, 32, &mut rng(1)).unwrap()).len() as f64;
+            centres(&sample(&full, layer(0), 1000, shape(32), RANDOM, 32, &mut rng(1)).unwrap())
+                .len() as f64;
         let expected = eligible * 1000.0 / 800_000.0;
         assert!((found - expected).abs() < 5.0 * expected.sqrt(), "{found} {expected}");
     }
@@ -309,8 +330,16 @@ mod tests {
     fn every_centre_is_a_pixel_of_the_layer_a_patch_from_the_edge_in_row_order() {
         let mask = Mask::from_fn(300, 400, |r, c| (r + c) % 3 == 0);
         let page = page(300, 400, vec![mask.clone()]);
-        let split =
-            sample(&page, layer(0), 5000, PatchShape::new(64, 32).unwrap(), RANDOM, 32, &mut rng(3)).unwrap();
+        let split = sample(
+            &page,
+            layer(0),
+            5000,
+            PatchShape::new(64, 32).unwrap(),
+            RANDOM,
+            32,
+            &mut rng(3),
+        )
+        .unwrap();
         let all = centres(&split);
         assert!(all.len() > 100 && all.is_sorted());
         assert!(all.iter().all(|(r, c)| mask.get(*r as usize, *c as usize)));
@@ -321,11 +350,15 @@ mod tests {
     #[test]
     fn sampling_is_even_and_reproducible() {
         let page = page(400, 400, vec![Mask::from_fn(400, 400, |_, _| true)]);
-        let draw =
-            |seed| centres(&sample(&page, layer(0), 100_000, shape(32), RANDOM, 32, &mut rng(seed)).unwrap());
+        let draw = |seed| {
+            centres(
+                &sample(&page, layer(0), 100_000, shape(32), RANDOM, 32, &mut rng(seed)).unwrap(),
+            )
+        };
         assert_eq!(draw(5), draw(5));
         assert_ne!(draw(5), draw(6));
-        let upper = (0..40).map(|s| draw(s).iter().filter(|(r, _)| *r < 200).count() as f64).sum::<f64>();
+        let upper =
+            (0..40).map(|s| draw(s).iter().filter(|(r, _)| *r < 200).count() as f64).sum::<f64>();
         let all = (0..40).map(|s| draw(s).len() as f64).sum::<f64>();
         // Rows 32…199 of 32…366.
         assert!((upper / all - 168.0 / 335.0).abs() < 0.01, "{}", upper / all);
@@ -345,27 +378,35 @@ mod tests {
 
     #[test]
     fn a_rare_layer_leaves_everyone_a_handful() {
-        let rare = Mask::from_fn(500, 500, |r, c| (240..246).contains(&r) && (240..246).contains(&c));
+        let rare =
+            Mask::from_fn(500, 500, |r, c| (240..246).contains(&r) && (240..246).contains(&c));
         let common = Mask::from_fn(500, 500, |_, _| true);
         let page = page(500, 500, vec![common, rare]);
         let n = samples_per_layer(&page, 10_000);
         assert_eq!(n, 36);
         for index in 0..2 {
-            let count =
-                centres(&sample(&page, layer(index), n, shape(32), RANDOM, 32, &mut rng(1)).unwrap()).len();
+            let count = centres(
+                &sample(&page, layer(index), n, shape(32), RANDOM, 32, &mut rng(1)).unwrap(),
+            )
+            .len();
             assert!((10..=36).contains(&count), "layer {index}: {count}");
         }
         // The exact number with any seed.
-        let draw =
-            |seed| centres(&sample(&page, layer(0), n, shape(32), RANDOM, 32, &mut rng(seed)).unwrap()).len();
+        let draw = |seed| {
+            centres(&sample(&page, layer(0), n, shape(32), RANDOM, 32, &mut rng(seed)).unwrap())
+                .len()
+        };
         assert!((0..20).all(|seed| draw(seed) == draw(0)));
     }
 
     #[test]
     fn validation_always_gets_a_sample() {
         for pixels in 1..8usize {
-            let page =
-                page(100, 100, vec![Mask::from_fn(100, 100, |r, c| r == 50 && c >= 40 && c < 40 + pixels)]);
+            let page = page(
+                100,
+                100,
+                vec![Mask::from_fn(100, 100, |r, c| r == 50 && c >= 40 && c < 40 + pixels)],
+            );
             let split = sample(&page, layer(0), 100, shape(8), RANDOM, 32, &mut rng(1)).unwrap();
             assert!(!split.train.is_empty() && !split.validation.is_empty());
         }
@@ -389,9 +430,16 @@ mod tests {
         let empty = Mask::from_fn(200, 200, |_, _| false);
         let edge = Mask::from_fn(200, 200, |r, _| r < 10);
         let page = page(200, 200, vec![empty, edge]);
-        let refusal =
-            |i| sample(&page, layer(i), 100, shape(32), RANDOM, 32, &mut rng(1)).unwrap_err().to_string();
-        assert!(refusal(0).starts_with("rgba PNG - Layer 0 (layer_0.png): no pixel"), "{}", refusal(0));
+        let refusal = |i| {
+            sample(&page, layer(i), 100, shape(32), RANDOM, 32, &mut rng(1))
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(
+            refusal(0).starts_with("rgba PNG - Layer 0 (layer_0.png): no pixel"),
+            "{}",
+            refusal(0)
+        );
         assert!(
             refusal(1).contains("all 2000 pixels") && refusal(1).contains("smaller patch"),
             "{}",
@@ -403,14 +451,22 @@ mod tests {
         let [large] = page(400, 400, vec![Mask::from_fn(400, 400, |_, _| true)]);
         let [small] = page(200, 300, vec![Mask::from_fn(200, 300, |r, _| r >= 100); 2]);
         let pages = [large, small];
-        assert_eq!(samples_per_layer(&pages, 1 << 30), 200 * 200, "the layer that is on one page only");
+        assert_eq!(
+            samples_per_layer(&pages, 1 << 30),
+            200 * 200,
+            "the layer that is on one page only"
+        );
         let split = sample(&pages, layer(0), 100_000, shape(32), RANDOM, 32, &mut rng(4)).unwrap();
-        let count =
-            |samples: &LayerSamples, page| samples.centres.iter().filter(|c| c.page == page).count() as f64;
+        let count = |samples: &LayerSamples, page| {
+            samples.centres.iter().filter(|c| c.page == page).count() as f64
+        };
         for (page, eligible) in [(0, 335.0 * 335.0), (1, 135.0 * 167.0)] {
             let (train, validation) = (count(&split.train, page), count(&split.validation, page));
             let expected: f64 = eligible / 100.0;
-            assert!((train + validation - expected).abs() < 5.0 * expected.sqrt(), "{train} {validation}");
+            assert!(
+                (train + validation - expected).abs() < 5.0 * expected.sqrt(),
+                "{train} {validation}"
+            );
             assert!((validation / (train + validation) - 0.2).abs() < 0.02);
         }
         // The second layer is on the second page only: every patch is centred on one of its pixels
@@ -426,7 +482,8 @@ mod tests {
     #[test]
     fn a_sample_on_each_of_two_pages_teaches_and_judges() {
         let [one] = page(100, 100, vec![Mask::from_fn(100, 100, |r, c| (r, c) == (50, 60))]);
-        let split = sample(&[one.clone(), one], layer(0), 2, shape(8), RANDOM, 32, &mut rng(1)).unwrap();
+        let split =
+            sample(&[one.clone(), one], layer(0), 2, shape(8), RANDOM, 32, &mut rng(1)).unwrap();
         assert_eq!((split.train.len(), split.validation.len()), (1, 1));
         assert_ne!(split.train.centres[0].page, split.validation.centres[0].page);
     }
@@ -455,7 +512,10 @@ mod tests {
         let split = draw(PatchSelection::Covering, 500, 1);
         assert_eq!((unseen(&split), split.not_covered), (0, 0));
         let count = centres(&split).len();
-        assert!((count as f64 - centres(&draw(RANDOM, 500, 1)).len() as f64).abs() < 6.0 * 18.0, "{count}");
+        assert!(
+            (count as f64 - centres(&draw(RANDOM, 500, 1)).len() as f64).abs() < 6.0 * 18.0,
+            "{count}"
+        );
         assert!(unseen(&draw(RANDOM, 500, 1)) > 0, "random patches leave out some speck");
         let few = draw(PatchSelection::Covering, 20, 1);
         assert!(few.not_covered > 0 && unseen(&few) > 0);

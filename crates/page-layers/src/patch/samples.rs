@@ -57,7 +57,13 @@ pub trait Samples: Sync {
 
     /// [`Samples::write`] for the patch that lies `shift` rows further down and columns further
     /// right.
-    fn write_shifted(&self, index: usize, shift: (isize, isize), image: &mut [f32], target: &mut [f32]);
+    fn write_shifted(
+        &self,
+        index: usize,
+        shift: (isize, isize),
+        image: &mut [f32],
+        target: &mut [f32],
+    );
 
     /// Where the sample that [`Samples::write_shifted`] writes lies on its page; `None` if it is
     /// not cut out of one.

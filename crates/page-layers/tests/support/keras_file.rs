@@ -54,7 +54,8 @@ pub(crate) fn with_values(
     root.set_attr("backend", text(layout.backend));
     root.set_attr("keras_version", text(layout.version));
     let layers = json["config"]["layers"].as_array().unwrap();
-    let names: Vec<&str> = layers.iter().map(|layer| layer["config"]["name"].as_str().unwrap()).collect();
+    let names: Vec<&str> =
+        layers.iter().map(|layer| layer["config"]["name"].as_str().unwrap()).collect();
     root.set_attr("layer_names", texts(names.iter().map(|name| (*name).to_owned()).collect()));
     let mut index = 0;
     for (layer, name) in layers.iter().zip(names) {

@@ -171,7 +171,10 @@ pub(super) fn read_answer(output: &Output) -> Result<SlurmJobId, SubmitError> {
         let lines = output.stdout.lines().map(str::trim);
         return lines.rev().find_map(number).ok_or_else(|| {
             // It may exist: it is looked for by its name.
-            SubmitError::Later(format!("sbatch did not name the job's number: {}", output.last_words()))
+            SubmitError::Later(format!(
+                "sbatch did not name the job's number: {}",
+                output.last_words()
+            ))
         });
     }
     let words = reason(output);
@@ -224,7 +227,8 @@ mod tests {
     }
 
     fn failed(words: &str) -> SubmitError {
-        let stderr = format!("Welcome!\nsbatch: error: Batch job submission failed: {words}\nBye\n");
+        let stderr =
+            format!("Welcome!\nsbatch: error: Batch job submission failed: {words}\nBye\n");
         answer(false, "", &stderr).unwrap_err()
     }
 
@@ -232,8 +236,8 @@ mod tests {
     fn the_number_is_found_in_spite_of_a_banner() {
         assert_eq!(told(true, "4711\n", ""), Ok(4711));
         assert_eq!(told(true, "4711;cedar\n", ""), Ok(4711));
-        let banner =
-            "****\nWelcome to cluster 9, 2026\nMaintenance on\n\n4711\nRemember: be nice to 12 nodes\n";
+        let banner = "****\nWelcome to cluster 9, 2026\nMaintenance on\n\n4711\nRemember: be nice \
+            to 12 nodes\n";
         assert_eq!(told(true, banner, "sbatch: NOTE: your account has 3 core-years\n"), Ok(4711));
     }
 
@@ -284,12 +288,14 @@ mod tests {
             "Time limit specification required, but not provided",
             "Invalid KNL configuration (MCDRAM or NUMA option)",
             "Requested more tasks than available processors",
-            "Multiple partition job request not supported when a partition is set in the association",
+            "Multiple partition job request not supported when a partition is set in the \
+            association",
             "Cannot request more threads per core than the job allocation",
             "Invalid preferred feature specification",
             "Invalid cluster feature specification",
             "Invalid or unknown association",
-            "Invalid QOS specification, relative QOS can only be used in a single partition per cluster.",
+            "Invalid QOS specification, relative QOS can only be used in a single partition per \
+            cluster.",
             "RestrictedCoresPerGPU: Not enough unique cores per GPU",
             "RestrictedCoresPerGPU: Missing core topology for GPUs",
             "RestrictedCoresPerGPU: No GPUs configured on node",
@@ -299,7 +305,8 @@ mod tests {
         }
         assert_eq!(
             failed("Invalid account or account/partition combination specified").to_string(),
-            "Slurm refuses the job: Batch job submission failed: Invalid account or account/partition combination specified"
+            "Slurm refuses the job: Batch job submission failed: Invalid account or \
+            account/partition combination specified"
         );
     }
 
@@ -390,15 +397,19 @@ mod tests {
 
     #[test]
     fn a_banner_decides_nothing() {
-        let banner = "The gpu partition is temporarily down\nsbatch: error: Batch job submission failed: \
+        let banner = "The gpu partition is temporarily down\nsbatch: error: Batch job submission \
+                      failed: \
                       Invalid qos specification\nToo many jobs? Read the wiki.\n";
         assert!(matches!(answer(false, "", banner), Err(SubmitError::Refused(_))));
     }
 
     #[test]
     fn a_limit_of_jobs_is_no_refusal_and_a_limit_of_size_is() {
-        const POLICY: &str = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)";
-        for name in ["AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "AssocGrpSubmitJobsLimit"] {
+        const POLICY: &str = "sbatch: error: Batch job submission failed: Job violates \
+            accounting/QOS policy (job submit limit, user's size and/or time limits)";
+        for name in
+            ["AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit", "AssocGrpSubmitJobsLimit"]
+        {
             let error = told(false, "", &format!("sbatch: error: {name}\n{POLICY}")).unwrap_err();
             assert!(
                 error.contains("no more jobs of this account for now") && error.contains(name),
@@ -406,7 +417,9 @@ mod tests {
             );
         }
         assert!(matches!(failed("MaxJobCount limit reached"), SubmitError::Limit(_)));
-        for name in ["QOSMaxMemoryPerJob", "QOSMaxCpuPerJobLimit", "AssocMaxWallDurationPerJobLimit"] {
+        for name in
+            ["QOSMaxMemoryPerJob", "QOSMaxCpuPerJobLimit", "AssocMaxWallDurationPerJobLimit"]
+        {
             let error = told(false, "", &format!("sbatch: error: {name}\n{POLICY}")).unwrap_err();
             assert!(error.starts_with(&format!("Slurm refuses the job: {name}: Batch")), "{error}");
         }

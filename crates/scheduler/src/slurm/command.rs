@@ -88,9 +88,11 @@ pub(super) struct Output {
 impl Output {
     /// The last line of its output that is not empty, for a message.
     pub(super) fn last_words(&self) -> String {
-        let line = |text: &str| text.lines().map(str::trim).rfind(|l| !l.is_empty()).map(str::to_owned);
-        let text =
-            line(&self.stderr).or_else(|| line(&self.stdout)).unwrap_or_else(|| "it said nothing".into());
+        let line =
+            |text: &str| text.lines().map(str::trim).rfind(|l| !l.is_empty()).map(str::to_owned);
+        let text = line(&self.stderr)
+            .or_else(|| line(&self.stdout))
+            .unwrap_or_else(|| "it said nothing".into());
         base::text::printable(&text, 300)
     }
 }
@@ -119,7 +121,8 @@ impl Slurm {
         command: &'static str,
         arguments: &[OsString],
     ) -> Result<Output, SlurmError> {
-        let program = self.directory.as_ref().map_or_else(|| PathBuf::from(command), |d| d.join(command));
+        let program =
+            self.directory.as_ref().map_or_else(|| PathBuf::from(command), |d| d.join(command));
         let mut child = Command::new(program);
         child.args(arguments).env_clear().envs(self.environment.iter().map(|(k, v)| (k, v)));
         child.stdin(Stdio::null()).kill_on_drop(true);

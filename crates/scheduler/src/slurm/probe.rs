@@ -65,7 +65,10 @@ impl Slurm {
 /// node1 in partition gpu".
 fn start(output: &Output) -> String {
     let lines = output.stderr.lines().chain(output.stdout.lines());
-    let text = lines.filter_map(|line| line.split_once(" to start at ")).map(|(_, text)| text.trim()).next();
+    let text = lines
+        .filter_map(|line| line.split_once(" to start at "))
+        .map(|(_, text)| text.trim())
+        .next();
     text.map_or_else(
         || "it would be taken".to_owned(),
         |text| format!("would start at {}", base::text::printable(text, 200)),
@@ -78,9 +81,11 @@ mod tests {
 
     #[test]
     fn the_start_is_found_beside_a_banner() {
-        let says =
-            |stderr: &str| start(&Output { success: true, stdout: String::new(), stderr: stderr.into() });
-        let line = "Welcome!\nsbatch: Job 17 to start at 2026-11-24T23:40:00 using 6 processors on nodes node1 in partition gpu\n";
+        let says = |stderr: &str| {
+            start(&Output { success: true, stdout: String::new(), stderr: stderr.into() })
+        };
+        let line = "Welcome!\nsbatch: Job 17 to start at 2026-11-24T23:40:00 using 6 processors on \
+            nodes node1 in partition gpu\n";
         assert_eq!(
             says(line),
             "would start at 2026-11-24T23:40:00 using 6 processors on nodes node1 in partition gpu"

@@ -61,8 +61,10 @@ impl JobInfo {
     /// How long it ran: `elapsed`, which is `[DAYS-][HOURS:]MINUTES:SECONDS`.
     pub fn ran_for(&self) -> Option<Duration> {
         let (days, time) = self.elapsed.split_once('-').unwrap_or(("0", &self.elapsed));
-        let parts: Vec<u64> =
-            time.split(':').map(|part| part.parse::<u32>().ok().map(u64::from)).collect::<Option<_>>()?;
+        let parts: Vec<u64> = time
+            .split(':')
+            .map(|part| part.parse::<u32>().ok().map(u64::from))
+            .collect::<Option<_>>()?;
         let seconds = match parts[..] {
             [minutes, seconds] => minutes * 60 + seconds,
             [hours, minutes, seconds] => hours * 3600 + minutes * 60 + seconds,
@@ -151,7 +153,8 @@ pub fn exit_code_in(text: &str) -> Option<String> {
 /// `STATUS:SIGNAL`, two small numbers; anything else is no exit code.
 fn exit_code(text: &str) -> Option<String> {
     let (status, signal) = text.split_once(':')?;
-    let number = |text: &str| (1..=10).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    let number =
+        |text: &str| (1..=10).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     (number(status) && number(signal)).then(|| text.to_owned())
 }
 
@@ -218,8 +221,13 @@ fn megabytes(text: &str) -> Option<u64> {
         'T' => (&text[..text.len() - 1], 1_099_511_627_776.0),
         _ => (text, 1.0),
     };
-    let mb = Some(number.parse::<f64>().ok()? * bytes / 1_048_576.0).filter(|n| (0.0..=1e12).contains(n))?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
+    let mb = Some(number.parse::<f64>().ok()? * bytes / 1_048_576.0)
+        .filter(|n| (0.0..=1e12).contains(n))?;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "checked to be in range"
+    )]
     Some(mb.ceil() as u64)
 }
 
@@ -229,7 +237,8 @@ mod tests {
 
     #[test]
     fn squeue_is_read_with_banner_and_odd_names() {
-        let text = "Welcome to the cluster\n17|PENDING|Resources|0:00|hpct-a\n18|RUNNING|None|1-02:03:04|my|job\n19_[1-4]|PENDING|Priority|0:00|array\n";
+        let text = "Welcome to the \
+            cluster\n17|PENDING|Resources|0:00|hpct-a\n18|RUNNING|None|1-02:03:04|my|job\n19_[1-4]|PENDING|Priority|0:00|array\n";
         let jobs: Vec<JobInfo> = text.lines().filter_map(squeue_line).collect();
         assert_eq!(jobs.len(), 2);
         assert_eq!((jobs[0].name.as_str(), jobs[0].reason.as_str()), ("hpct-a", "Resources"));
@@ -241,7 +250,8 @@ mod tests {
     #[test]
     fn sacct_gives_the_memory_of_the_steps_to_the_job() {
         let text = "17|OUT_OF_MEMORY|None|00:01:02||0:125|hpct-a\n17.batch|OUT_OF_MEMORY||00:01:02|2038000K|0:125|batch\n\
-                    17.extern|COMPLETED||00:01:02|1K|0:0|extern\n18|CANCELLED by 1000|None|00:00:00||0:0|hpct-b\n";
+                    17.extern|COMPLETED||00:01:02|1K|0:0|extern\n18|CANCELLED by \
+                    1000|None|00:00:00||0:0|hpct-b\n";
         let jobs = sacct_lines(text);
         assert_eq!(jobs.len(), 2);
         assert_eq!((&jobs[0].state, jobs[0].used_mb), (&JobState::OutOfMemory, Some(1991)));
@@ -258,7 +268,8 @@ mod tests {
         for code in ["", "137", "1:\u{1b}[2J", "-1:0", "12345678901:0"] {
             assert_eq!(sacct_lines(&line(code))[0].exit_code, None, "{code:?}");
         }
-        let shown = |code: &str| exit_code_in(&format!("JobId=17 ExitCode={code} RunTime=00:00:04"));
+        let shown =
+            |code: &str| exit_code_in(&format!("JobId=17 ExitCode={code} RunTime=00:00:04"));
         assert_eq!((shown("0:9").as_deref(), shown("\u{1b}]0;x")), (Some("0:9"), None));
     }
 

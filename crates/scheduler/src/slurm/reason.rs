@@ -49,7 +49,10 @@ pub fn in_words(reason: &str) -> Option<&'static str> {
         ("launch failed", "it could not be started and is held back"),
         ("launch_failed", "it could not be started and is held back"),
     ];
-    starts.iter().find(|(start, _)| lower.trim_start_matches('(').starts_with(start)).map(|(_, words)| *words)
+    starts
+        .iter()
+        .find(|(start, _)| lower.trim_start_matches('(').starts_with(start))
+        .map(|(_, words)| *words)
 }
 
 #[cfg(test)]

@@ -90,7 +90,8 @@ impl From<JobRequest> for Request {
             ("qos", job.qos),
             ("constraint", job.constraint),
         ];
-        arguments.extend(optional.into_iter().filter_map(|(name, value)| Some(option(name, value?))));
+        arguments
+            .extend(optional.into_iter().filter_map(|(name, value)| Some(option(name, value?))));
         if let Some(address) = job.mail {
             arguments.push(option("mail-user", address));
             arguments.push(option("mail-type", "BEGIN,END,FAIL"));
@@ -157,13 +158,18 @@ mod tests {
         };
         assert_eq!(
             Request::from(job.clone()).command_line(),
-            "sbatch --parsable --job-name=a --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=500M --time=5 \
+            "sbatch --parsable --job-name=a --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=500M \
+             --time=5 \
              --output=/logs/50%%/a-%j.log --open-mode=append '--chdir=/home of it' --gres=none \
              -- '/it'\\''s.sh' x"
         );
         let waits = JobRequest { after_failure_of: Some(SlurmJobId(17)), ..job.clone() };
         let request = Request::from(waits);
-        assert!(request.command_line().contains(" --dependency=afternotok:17 --kill-on-invalid-dep=yes "));
+        assert!(
+            request
+                .command_line()
+                .contains(" --dependency=afternotok:17 --kill-on-invalid-dep=yes ")
+        );
         let mut tried = Request::from(job).arguments().to_vec();
         tried.insert(0, "--test-only".into());
         assert_eq!(request.test_only(), tried);

@@ -59,8 +59,16 @@ const WAITING: [&str; 7] = [
     // From 25.11: it goes on as the next one.
     "EXPEDITING",
 ];
-const ACTIVE: [&str; 8] =
-    ["RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"];
+const ACTIVE: [&str; 8] = [
+    "RUNNING",
+    "CONFIGURING",
+    "COMPLETING",
+    "SUSPENDED",
+    "SIGNALING",
+    "STAGE_OUT",
+    "STOPPED",
+    "RESIZING",
+];
 
 impl JobState {
     /// Reads a state's long name; text after a space (such as "by 1000") is not part of it.

@@ -66,8 +66,11 @@ impl Slurm {
     /// # Errors
     /// When sinfo fails or does not answer.
     pub async fn nodes(&self) -> Result<Vec<Node>, SlurmError> {
-        let arguments =
-            [OsString::from("--noheader"), "--Node".into(), format!("--format={SINFO_FORMAT}").into()];
+        let arguments = [
+            OsString::from("--noheader"),
+            "--Node".into(),
+            format!("--format={SINFO_FORMAT}").into(),
+        ];
         let output = self.run("sinfo", &arguments).await?;
         if !output.success {
             return Err(SlurmError::Failed { command: "sinfo", detail: output.last_words() });
@@ -95,7 +98,8 @@ pub fn place(id: SlurmJobId, all: &[Pending]) -> Option<Place> {
 /// number of all their nodes.
 pub fn fitting(partition: &str, memory_mb: u64, cpus: u64, nodes: &[Node]) -> (usize, usize) {
     let names: Vec<&str> = partition.split(',').collect();
-    let mut all: Vec<&Node> = nodes.iter().filter(|node| names.contains(&node.partition.as_str())).collect();
+    let mut all: Vec<&Node> =
+        nodes.iter().filter(|node| names.contains(&node.partition.as_str())).collect();
     all.sort_by(|a, b| a.name.cmp(&b.name));
     all.dedup_by(|a, b| a.name == b.name);
     let fits = all.iter().filter(|node| node.memory_mb >= memory_mb && node.cpus >= cpus).count();
@@ -109,7 +113,8 @@ fn pending(line: &str) -> Option<Pending> {
         id: SlurmJobId(id.parse().ok()?),
         priority: priority.parse().ok()?,
         partitions: partitions.split(',').map(|name| printable(name, 60)).collect(),
-        start: (start.len() >= 10 && start.as_bytes()[0].is_ascii_digit()).then(|| printable(start, 40)),
+        start: (start.len() >= 10 && start.as_bytes()[0].is_ascii_digit())
+            .then(|| printable(start, 40)),
     })
 }
 
@@ -136,7 +141,10 @@ mod tests {
         let all: Vec<Pending> = text.lines().filter_map(pending).collect();
         assert_eq!(all.len(), 5);
         let stands = |id| place(SlurmJobId(id), &all).map(|place| (place.position, place.of));
-        assert_eq!((stands(18), stands(17), stands(20)), (Some((1, 4)), Some((2, 3)), Some((3, 3))));
+        assert_eq!(
+            (stands(18), stands(17), stands(20)),
+            (Some((1, 4)), Some((2, 3)), Some((3, 3)))
+        );
         assert_eq!((stands(21), stands(99)), (Some((1, 1)), None));
         let start = |id| place(SlurmJobId(id), &all).and_then(|place| place.start);
         assert_eq!((start(18).as_deref(), start(17)), (Some("2026-11-25T03:00:00"), None));

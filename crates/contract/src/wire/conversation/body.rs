@@ -155,7 +155,15 @@ impl JobState {
     /// A state with nothing but its words.
     pub fn new(state: Phase, at: Timestamp, detail: &str) -> Self {
         let detail = clip(detail, MAX_SENTENCE);
-        Self { state, at, detail, slurm_job: None, queue_position: None, starts_at: None, asked: None }
+        Self {
+            state,
+            at,
+            detail,
+            slurm_job: None,
+            queue_position: None,
+            starts_at: None,
+            asked: None,
+        }
     }
 
     /// The message.
@@ -416,11 +424,17 @@ mod tests {
     }
 
     fn origin() -> impl Strategy<Value = Origin> {
-        prop_oneof![Just(Origin::Job), Just(Origin::Site), Just(Origin::Estimate), Just(Origin::Measured)]
+        prop_oneof![
+            Just(Origin::Job),
+            Just(Origin::Site),
+            Just(Origin::Estimate),
+            Just(Origin::Measured)
+        ]
     }
 
     fn asked() -> impl Strategy<Value = Option<Asked>> {
-        let values = (1u32..4096, origin(), 1u64..100_000_000, origin(), 60u64..31_536_000, origin());
+        let values =
+            (1u32..4096, origin(), 1u64..100_000_000, origin(), 60u64..31_536_000, origin());
         prop::option::of(values.prop_map(
             |(cpus, cpus_from, memory_mb, memory_from, time_seconds, time_from)| Asked {
                 cpus,

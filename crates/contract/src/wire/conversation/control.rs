@@ -78,7 +78,10 @@ mod tests {
     #[test]
     fn what_is_no_request_is_refused() {
         for body in ["", "null", "[]", r#"["a", "q"]"#, "5", "\"a\""] {
-            assert!(matches!(Cancel::parse(body.as_bytes()), Err(ControlError::NoObject)), "{body}");
+            assert!(
+                matches!(Cancel::parse(body.as_bytes()), Err(ControlError::NoObject)),
+                "{body}"
+            );
         }
         for body in [
             "{}",
@@ -91,9 +94,12 @@ mod tests {
             assert!(matches!(Cancel::parse(body.as_bytes()), Err(ControlError::Json(_))), "{body}");
         }
         let long = "x".repeat(MAX_NAME + 1);
-        for (id, queue, name) in
-            [("", "q", "cancel"), ("a", "", "reply_to"), (&long, "q", "cancel"), ("a", &long, "reply_to")]
-        {
+        for (id, queue, name) in [
+            ("", "q", "cancel"),
+            ("a", "", "reply_to"),
+            (&long, "q", "cancel"),
+            ("a", &long, "reply_to"),
+        ] {
             let body = serde_json::json!({"cancel": id, "reply_to": queue}).to_string();
             let error = Cancel::parse(body.as_bytes()).unwrap_err();
             assert!(matches!(error, ControlError::Name(n) if n == name), "{error}");

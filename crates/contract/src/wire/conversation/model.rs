@@ -126,7 +126,8 @@ impl ModelPart {
         if sha256.len() != 64 || !sha256.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(PartError::Header("sha256"));
         }
-        let (size, part, parts) = (number("size", MAX_MODEL_BYTES)?, count("part")?, count("parts")?);
+        let (size, part, parts) =
+            (number("size", MAX_MODEL_BYTES)?, count("part")?, count("parts")?);
         if part > parts {
             return Err(PartError::Header("part"));
         }
@@ -170,8 +171,9 @@ impl Collector {
     /// When the part does not fit. What had come before is forgotten: the sender sends all of it
     /// again, or nothing.
     pub fn take(&mut self, part: &ModelPart, body: &[u8]) -> Result<Option<Collected>, PartError> {
-        let same =
-            |open: &Open| (&open.sha256, open.size, open.parts) == (&part.sha256, part.size, part.parts);
+        let same = |open: &Open| {
+            (&open.sha256, open.size, open.parts) == (&part.sha256, part.size, part.parts)
+        };
         if self.open.get(&part.name).is_none_or(|open| !same(open)) {
             let open = Open {
                 sha256: part.sha256.clone(),
@@ -250,7 +252,11 @@ mod tests {
             assert_eq!(ids.len(), parts);
         }
         assert_eq!(messages(&[7; 100], Some(30)).len(), 4);
-        assert_eq!(messages(&[7; 100], Some(0)).len(), 100, "a limit of nothing is no division by it");
+        assert_eq!(
+            messages(&[7; 100], Some(0)).len(),
+            100,
+            "a limit of nothing is no division by it"
+        );
         assert_eq!(messages(&vec![7; PART_BYTES + 1], Some(usize::MAX)).len(), 2);
     }
 

@@ -8,12 +8,14 @@ use super::super::winograd::{
 };
 use super::{Above, Below, Conv, Layer, Method, transposed};
 
-/// Filtering on the way forward: as exact as the direct sum, which decides where ReLU and pooling switch.
+/// Filtering on the way forward: as exact as the direct sum, which decides where ReLU and pooling
+/// switch.
 type Forward = F2;
 const FORWARD_SIDE: usize = 2;
 const FORWARD_POINTS: usize = 4;
 
-/// Filtering of the gradients: fewer products, rounding errors still below those that a batch's choice makes.
+/// Filtering of the gradients: fewer products, rounding errors still below those that a batch's
+/// choice makes.
 type Back = F4;
 const BACK_SIDE: usize = 4;
 const BACK_POINTS: usize = 6;
@@ -64,10 +66,11 @@ impl Method for Filtered {
         }
         // The gradient of a `same` convolution is one with the kernel turned by 180°.
         let turned = transposed(layer.kernel, input, output, buffers);
-        let weights = Panels::new(BACK_POINTS * BACK_POINTS, output, input, buffers, |point, o, row| {
-            let tap = |tap| &turned[((8 - tap) * output + o) * input..][..input];
-            kernel_points::<Back, BACK_SIDE, BACK_POINTS>(point, tap, row);
-        });
+        let weights =
+            Panels::new(BACK_POINTS * BACK_POINTS, output, input, buffers, |point, o, row| {
+                let tap = |tap| &turned[((8 - tap) * output + o) * input..][..input];
+                kernel_points::<Back, BACK_SIDE, BACK_POINTS>(point, tap, row);
+            });
         let lowering = Input { images: [Some(above.image), None], filtering: PhantomData::<Back> };
         let raising = Output {
             height: layer.extent.height,

@@ -1,8 +1,8 @@
 //! Convolution with bias and ReLU on the CPU: which method computes each layer, and its gradients.
 //!
-//! Parameters are one matrix of shape `[k · k · in + 1, out]`: the kernel in Keras's order (HWIO), the
-//! bias as the last row. One tensor instead of two leaves candle's three-operand limit room for the two
-//! halves of a concatenation.
+//! Parameters are one matrix of shape `[k · k · in + 1, out]`: the kernel in Keras's order (HWIO),
+//! the bias as the last row. One tensor instead of two leaves candle's three-operand limit room for
+//! the two halves of a concatenation.
 //!
 //! There are five ways, each a file with a [`Method`]: what a layer's size allows decides.
 
@@ -51,9 +51,9 @@ pub(super) enum Rectified<'a> {
     /// The gradient passed in is that of the layer's result (given here), and the gradients
     /// returned are those of its inputs.
     Here(&'a [f32]),
-    /// The gradient is that of the result before its ReLU already, and so are the inputs' gradients: 0
-    /// where an input, which is a ReLU's result, is not positive. That spares reading the result again,
-    /// which needs no memory then.
+    /// The gradient is that of the result before its ReLU already, and so are the inputs'
+    /// gradients: 0 where an input, which is a ReLU's result, is not positive. That spares reading
+    /// the result again, which needs no memory then.
     Ahead,
 }
 

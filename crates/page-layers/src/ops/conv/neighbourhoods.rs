@@ -1,4 +1,5 @@
-//! The first layer: three channels, too few for panels, so that each pixel's neighbourhood is a row.
+//! The first layer: three channels, too few for panels, so that each pixel's neighbourhood is a
+//! row.
 
 use super::super::direct::{Neighbourhoods, Pixels, ToPixels};
 use super::super::engine::{Panels, gradient, product};
@@ -19,7 +20,8 @@ impl Method for Lowered {
             to.copy_from_slice(&layer.kernel[row * output..(row + 1) * output]);
         });
         let (height, width, relu) = (layer.extent.height, layer.extent.width, conv.relu);
-        let raising = ToPixels { height, width, channels: output, bias: Some(bias), relu, gate: None };
+        let raising =
+            ToPixels { height, width, channels: output, bias: Some(bias), relu, gate: None };
         let lowering = Neighbourhoods { image: layer.image(), kernel: conv.kernel };
         product(layer.grid(1), &lowering, &weights, &raising, [y, &mut []]);
     }

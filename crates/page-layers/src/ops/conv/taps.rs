@@ -1,4 +1,5 @@
-//! The layer with two channels out: too few for panels, so that all taps of a pixel are the columns.
+//! The layer with two channels out: too few for panels, so that all taps of a pixel are the
+//! columns.
 
 use rayon::prelude::*;
 
@@ -35,8 +36,9 @@ impl Method for Taps {
         }
         let (kernel, relu) = (conv.kernel, conv.relu);
         let add = AddTaps { height, width, channels: output, kernel, depth, bias, relu };
-        y.par_chunks_mut(height * width * output).zip(values.par_chunks(height * width * input)).for_each(
-            |(y, x)| {
+        y.par_chunks_mut(height * width * output)
+            .zip(values.par_chunks(height * width * input))
+            .for_each(|(y, x)| {
                 y.par_chunks_mut(ROWS * width * output).enumerate().for_each(|(strip, y)| {
                     let rows = strip * ROWS..((strip + 1) * ROWS).min(height);
                     let reach = add.reach(&rows);
@@ -44,15 +46,18 @@ impl Method for Taps {
                     with_scratch([pixels * depth], |[products]| {
                         dispatch(Products {
                             size: Size { m: pixels, n: depth, k: input },
-                            left: Left { values: &x[reach.start * width * input..], row: input, column: 1 },
+                            left: Left {
+                                values: &x[reach.start * width * input..],
+                                row: input,
+                                column: 1,
+                            },
                             right: Right { values: &weights, row: depth, panel: PANEL },
                             products,
                         });
                         add.run(products, reach.start, rows, y);
                     });
                 });
-            },
-        );
+            });
         conv.buffers.give(weights);
     }
 
