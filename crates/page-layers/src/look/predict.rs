@@ -17,7 +17,7 @@ pub struct Predictor {
 
 enum On {
     Host(Network),
-    Card(Inference),
+    Card(Box<Inference>),
 }
 
 impl Predictor {
@@ -28,7 +28,7 @@ impl Predictor {
     pub fn new(weights: &Weights, device: impl Into<Device>) -> Result<Self, NetworkError> {
         let on = match device.into() {
             Device::Cpu => On::Host(Network::new(weights)?),
-            Device::Card(card) => On::Card(Inference::new(&card, weights)),
+            Device::Card(card) => On::Card(Box::new(Inference::new(&card, weights))),
         };
         Ok(Self { on })
     }
