@@ -42,7 +42,7 @@ fn made() -> String {
 fn command_line() -> String {
     let mut text = format!(
         "# Commands\n\n{}\n\nOn the login node `./run_check …` is `check …`. The exit codes are \
-         explained in [Exit codes](exit-codes.md),\nthe variables of `credentials.env` in \
+         explained in\n[Exit codes](exit-codes.md), the variables of `credentials.env` in \
          [Variables](variables.md).\n",
         made()
     );

@@ -145,7 +145,7 @@ fn each_alert_of_a_server_has_a_sentence() {
         (A::DecryptError, "a signature or a key wrong"),
         (A::InternalError, "(alert InternalError)"),
         (A::UserCanceled, "(alert UserCanceled)"),
-        (A::Unknown(200), "(alert Unknown(200))"),
+        (A::Unknown(200), "(alert AlertDescription(0xc8))"),
     ] {
         let refusal = explain(&rustls::Error::AlertReceived(alert)).unwrap();
         assert!(refusal.what.contains(words), "{alert:?}: {refusal}");
