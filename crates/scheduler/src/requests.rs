@@ -222,7 +222,7 @@ mod tests {
             "--partition=short",
             "--mail-user=me@example.org",
             "--mail-type=BEGIN,END,FAIL",
-            "--signal=B:USR1@30",
+            "--signal=B:USR1@12",
         ] {
             assert!(line.contains(part), "{part} is not in {line}");
         }
