@@ -174,9 +174,10 @@ fn a_beginning_that_several_jobs_share_is_refused() {
     desk.site.set("SITE_PARTITION", "nowhere");
     desk.check().run().success();
     for id in ["same-beginning-1", "same-beginning-2"] {
-        let record = json!({"version": 2, "job_id": id, "correlation_id": id, "reply_to": RESULTS,
+        let record = json!({"version": 1, "job_id": id, "correlation_id": id, "reply_to": RESULTS,
             "message_id": "m", "body_sha256": "0", "received_at": "2026-01-01T00:00:00Z",
-            "changed_at": "2026-01-01T00:00:00Z", "state": {"name": "received"}});
+            "changed_at": "2026-01-01T00:00:00Z", "state": {"name": "received"},
+            "correlation_id_generated": false, "limited": false});
         fs::create_dir(desk.directory(id)).unwrap();
         fs::write(desk.directory(id).join("record.json"), record.to_string()).unwrap();
         fs::write(desk.directory(id).join("message.json"), job().to_string()).unwrap();

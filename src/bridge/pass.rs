@@ -123,6 +123,7 @@ impl Pass<'_> {
             // received ──▶ submitting ──▶ submitted ──▶ running
             Decision::Submit => return self.submit(job).await,
             Decision::Found(slurm_id) => {
+                (job.limited, job.doubt, job.last_error) = (false, None, None);
                 self.apply(job, Event::Accepted(slurm_id))?;
                 self.tell(
                     job,

@@ -67,7 +67,7 @@ impl Pass<'_> {
         slurm_id: SlurmJobId,
         resources: &ResourceSettings,
     ) -> Result<ControlFlow<()>, BridgeError> {
-        (job.limited, job.doubt) = (false, None);
+        (job.limited, job.doubt, job.last_error) = (false, None, None);
         self.accepted = true;
         self.apply(job, Event::Accepted(slurm_id))?;
         let ResourceSettings { cpus, memory_mb, walltime, .. } = resources;
