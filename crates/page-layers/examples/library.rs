@@ -4,6 +4,8 @@
 //! that are transparent where the layer is not. The models and the layers of OTHER_PAGE are written
 //! to the folder OUT.
 
+#![allow(clippy::print_stdout, reason = "an example that shows its result")]
+
 use std::path::{Path, PathBuf};
 
 use page_layers::{

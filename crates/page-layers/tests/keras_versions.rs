@@ -89,7 +89,7 @@ fn weights_of_other_sizes_are_read_as_numbers() {
                 mantissa_size: 10,
                 exponent_bias: 15,
             };
-            let datatype = Datatype::FloatingPoint { size: 2, byte_order: order.clone(), layout };
+            let datatype = Datatype::FloatingPoint { size: 2, byte_order: order, layout };
             dataset.with_raw_data(datatype, quarter.repeat(values.len()), values.len() as u64);
         });
         let read = from_bytes(halves).unwrap().weights;
