@@ -464,7 +464,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_state_is_read_back(
-            state in phase(), at in at(), detail in "[^\\p{Cc}]{0,80}", slurm_job in any::<Option<u64>>(),
+            state in phase(), at in at(), detail in "[^\\p{C}\\p{Zl}\\p{Zp}]{0,80}", slurm_job in any::<Option<u64>>(),
             queue_position in any::<Option<usize>>(), starts_at in prop::option::of(at()), asked in asked(),
         ) {
             let state = JobState { state, at, detail, slurm_job, queue_position, starts_at, asked };
@@ -492,8 +492,8 @@ mod tests {
 
         #[test]
         fn an_end_is_read_back_from_the_wire_and_from_the_spool(
-            at in at(), error in "[^\\p{Cc}]{1,80}", cause in "[a-z_]{1,20}", advice in "[a-z .]{0,60}",
-            log in prop::collection::vec("[^\\p{Cc}]{0,60}", 0..40), asked in asked(), used in used(),
+            at in at(), error in "[^\\p{C}\\p{Zl}\\p{Zp}]{1,80}", cause in "[a-z_]{1,20}", advice in "[a-z .]{0,60}",
+            log in prop::collection::vec("[^\\p{C}\\p{Zl}\\p{Zp}]{0,60}", 0..40), asked in asked(), used in used(),
             names in prop::collection::vec("[A-Za-z0-9 ]{1,20}", 0..14), seed in any::<u64>(),
             seconds in 0.0..1e6,
         ) {
