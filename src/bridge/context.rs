@@ -201,6 +201,9 @@ impl<'a> Pass<'a> {
 
     /// The connection to the broker, made when it is first needed.
     pub(super) async fn broker(&mut self) -> Result<&mut Broker, BrokerError> {
+        if let Some(error) = &self.no_broker {
+            return Err(error.clone());
+        }
         match &mut self.broker {
             Some(broker) => Ok(broker),
             none => Ok(none.insert(Broker::connect(&self.config.broker).await?.impatient())),

@@ -47,7 +47,7 @@ pub struct Broker {
 }
 
 /// The broker can't be used.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 pub enum BrokerError {
     /// No connection.
     #[error("can't reach RabbitMQ at {address}: {detail}; {}", CHECK_ADDRESS)]

@@ -8,6 +8,7 @@ use std::ffi::{CStr, c_void};
 use std::fmt::Debug;
 use std::sync::Arc;
 
+#[cfg(any(feature = "cuda", test))]
 use crate::hyperparameters::{BETA_1, BETA_2, EPSILON};
 
 /// The numbers in which images are kept, and kernels during a step. Parameters, their moments and
@@ -54,6 +55,7 @@ impl Precision {
 }
 
 /// The macros that `kernels.cu` is compiled with: its numbers, and Adam's.
+#[cfg(any(feature = "cuda", test))]
 pub(super) fn macros(precision: Precision) -> [String; 4] {
     let adam = |name: &str, value: f64| format!("-D{name}={:e}f", value as f32);
     [
