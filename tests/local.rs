@@ -463,7 +463,7 @@ fn bad_settings_are_named() {
     page.refused(&["Patch hight=32"], &["Patch hight", "no such setting"]);
     page.refused(
         &["Augmentation: shift (pixels)=17"],
-        &["shift (pixels)", "from 0 to 16, not \"17\""],
+        &["shift (pixels)", "from 0 to 16, not 17"],
     );
     page.refused(&["Patch selection=all"], &["must be \"random\" or \"covering\", not all"]);
     page.refused(&["Patch height"], &["--set \"Patch height=64\""]);
