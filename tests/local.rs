@@ -461,10 +461,7 @@ fn bad_settings_are_named() {
     let page = Page::new();
     page.refused(&["Patch height=33"], &["--set", "Patch height", "multiple of 4"]);
     page.refused(&["Patch hight=32"], &["Patch hight", "no such setting"]);
-    page.refused(
-        &["Augmentation: shift (pixels)=17"],
-        &["shift (pixels)", "from 0 to 16, not 17"],
-    );
+    page.refused(&["Augmentation: shift (pixels)=17"], &["shift (pixels)", "from 0 to 16, not 17"]);
     page.refused(&["Patch selection=all"], &["must be \"random\" or \"covering\", not all"]);
     page.refused(&["Patch height"], &["--set \"Patch height=64\""]);
     std::fs::write(page.path("settings.json"), "[1]").unwrap();

@@ -33,7 +33,7 @@ impl Segmentation {
     /// Adds the next layer's network.
     ///
     /// `predict(images)` is called with up to `batch` windows (NHWC, as in
-    /// [`Samples::write`](super::Samples::write)) and returns one probability for each pixel.
+    /// [`Samples::write`](crate::Samples::write)) and returns one probability for each pixel.
     ///
     /// # Errors
     ///

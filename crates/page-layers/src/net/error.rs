@@ -9,7 +9,8 @@ use crate::keras::WeightsError;
 pub struct Step {
     /// Mean loss over all pixels.
     pub loss: f32,
-    /// Gradient of each layer's parameters, in the order and shape of [`Network::parameters`].
+    /// Gradient of each layer's parameters, in the order and shape of
+    /// [`Network::parameters`](crate::Network::parameters).
     pub gradients: Vec<Tensor>,
 }
 

@@ -194,7 +194,7 @@ pub(super) fn read_answer(output: &Output) -> Result<SlurmJobId, SubmitError> {
     })
 }
 
-/// [`read_answer`] of texts.
+/// What these texts of sbatch mean, for the fuzz targets.
 pub fn answer(success: bool, stdout: &str, stderr: &str) -> Result<SlurmJobId, SubmitError> {
     read_answer(&Output { success, stdout: stdout.into(), stderr: stderr.into() })
 }
