@@ -181,14 +181,12 @@ impl JobState {
     }
 }
 
-/// `job.progress`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct JobProgress {
-    /// The time of the progress.
-    pub at: Timestamp,
-    /// The model under way, such as `Background Model`.
+/// Where a training stands: in `job.progress`, and in the trainer's note for `check`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The model under way, such as `Background Model`; empty before the first.
     pub layer: String,
-    /// Its number, from 1.
+    /// Its number, from 1; 0 before the first.
     pub layer_number: usize,
     /// How many layers there are.
     pub layers: usize,
@@ -204,31 +202,18 @@ pub struct JobProgress {
     pub loss: Option<f64>,
     /// Validation accuracy after the latest epoch of this layer.
     pub accuracy: Option<f64>,
-    /// F1 of the layer's pixels after that epoch.
+    /// F1 of the layer's pixels in the validation samples after that epoch.
     pub f1: Option<f64>,
     /// The best validation accuracy of this layer so far.
     pub best: Option<f64>,
-    /// The largest resident memory so far, in Slurm's MB.
+    /// The largest resident memory so far, in Slurm's MB (1,048,576 bytes).
     pub peak_memory_mb: Option<u64>,
-    /// When the training ends at the latest, at the pace of now.
+    /// When the training ends at the latest if it goes on at the pace of this run. A layer that
+    /// learns nothing more ends earlier. Nothing before the pace is known.
     pub expected_end: Option<Timestamp>,
 }
 
-impl JobProgress {
-    /// The message.
-    pub fn message(&self, correlation_id: &str) -> Message<'static> {
-        let clipped = Self { layer: clip(&self.layer, MAX_LINE), ..self.clone() };
-        Message::json(Kind::Progress, correlation_id, self.at, write(&clipped))
-    }
-
-    /// Reads the body of a `job.progress`.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn parse(body: &[u8]) -> Result<Self, BodyError> {
-        read(body)
-    }
-
+impl Standing {
     /// How much of all epochs of all layers is done, 0 to 1. A layer that stops early makes it jump
     /// forward.
     pub fn fraction(&self) -> f64 {
@@ -242,6 +227,47 @@ impl JobProgress {
         let of_epoch = if steps < 1.0 { 0.0 } else { step / steps };
         let of_layer = (epoch - 1.0 + of_epoch) / epochs;
         ((layer - 1.0 + of_layer) / layers).clamp(0.0, 1.0)
+    }
+
+    /// Most steps that are left: if every layer takes all of its epochs, and if those to come are
+    /// as large as this one. `None` before the first step, or if the numbers contradict each other.
+    pub fn steps_left(&self) -> Option<u64> {
+        let Self { layer_number, layers, epoch, epochs, step, steps, .. } = *self;
+        if layer_number == 0 || epoch == 0 {
+            return None;
+        }
+        let of_epoch = steps.checked_sub(step)?;
+        let of_layer = epochs.checked_sub(epoch)?.checked_mul(steps)?;
+        let of_others =
+            layers.checked_sub(layer_number)?.checked_mul(epochs)?.checked_mul(steps)?;
+        u64::try_from(of_epoch.checked_add(of_layer)?.checked_add(of_others)?).ok()
+    }
+}
+
+/// `job.progress`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobProgress {
+    /// The time of the progress.
+    pub at: Timestamp,
+    /// Where the training stands.
+    #[serde(flatten)]
+    pub standing: Standing,
+}
+
+impl JobProgress {
+    /// The message.
+    pub fn message(&self, correlation_id: &str) -> Message<'static> {
+        let mut clipped = self.clone();
+        clipped.standing.layer = clip(&self.standing.layer, MAX_LINE);
+        Message::json(Kind::Progress, correlation_id, self.at, write(&clipped))
+    }
+
+    /// Reads the body of a `job.progress`.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse(body: &[u8]) -> Result<Self, BodyError> {
+        read(body)
     }
 }
 

@@ -46,8 +46,13 @@ fn phase() -> impl Strategy<Value = Phase> {
 proptest! {
     #[test]
     fn a_state_is_read_back(
-        state in phase(), at in at(), detail in "[^\\p{C}\\p{Zl}\\p{Zp}]{0,80}", slurm_job in any::<Option<u64>>(),
-        queue_position in any::<Option<usize>>(), starts_at in prop::option::of(at()), asked in asked(),
+        state in phase(),
+        at in at(),
+        detail in "[^\\p{C}\\p{Zl}\\p{Zp}]{0,80}",
+        slurm_job in any::<Option<u64>>(),
+        queue_position in any::<Option<usize>>(),
+        starts_at in prop::option::of(at()),
+        asked in asked(),
     ) {
         let state = JobState { state, at, detail, slurm_job, queue_position, starts_at, asked };
         let message = state.message("c");
@@ -58,38 +63,67 @@ proptest! {
 
     #[test]
     fn progress_is_read_back_to_the_last_bit(
-        at in at(), layer in "[A-Za-z0-9 ]{0,30}", counts in any::<[u16; 6]>(), loss in number(),
-        accuracy in number(), f1 in number(), best in number(), peak_memory_mb in any::<Option<u64>>(),
+        at in at(),
+        layer in "[A-Za-z0-9 ]{0,30}",
+        counts in any::<[u16; 6]>(),
+        loss in number(),
+        accuracy in number(),
+        f1 in number(),
+        best in number(),
+        peak_memory_mb in any::<Option<u64>>(),
         expected_end in prop::option::of(at()),
     ) {
         let [layer_number, layers, epoch, epochs, step, steps] = counts.map(usize::from);
-        let progress = JobProgress {
-            at, layer, layer_number, layers, epoch, epochs, step, steps, loss, accuracy, f1, best,
+        let standing = Standing {
+            layer, layer_number, layers, epoch, epochs, step, steps, loss, accuracy, f1, best,
             peak_memory_mb, expected_end,
         };
+        let progress = JobProgress { at, standing };
         let message = progress.message("c");
         prop_assert_eq!(JobProgress::parse(&message.body).unwrap(), progress.clone());
-        prop_assert!((0.0..=1.0).contains(&progress.fraction()));
+        prop_assert!((0.0..=1.0).contains(&progress.standing.fraction()));
     }
 
     #[test]
     fn an_end_is_read_back_from_the_wire_and_from_the_spool(
-        at in at(), error in "[^\\p{C}\\p{Zl}\\p{Zp}]{1,80}", cause in "[a-z_]{1,20}", advice in "[a-z .]{0,60}",
-        log in prop::collection::vec("[^\\p{C}\\p{Zl}\\p{Zp}]{0,60}", 0..40), asked in asked(), used in used(),
-        names in prop::collection::vec("[A-Za-z0-9 ]{1,20}", 0..14), seed in any::<u64>(),
+        at in at(),
+        error in "[^\\p{C}\\p{Zl}\\p{Zp}]{1,80}",
+        cause in "[a-z_]{1,20}",
+        advice in "[a-z .]{0,60}",
+        log in prop::collection::vec("[^\\p{C}\\p{Zl}\\p{Zp}]{0,60}", 0..40),
+        asked in asked(),
+        used in used(),
+        names in prop::collection::vec("[A-Za-z0-9 ]{1,20}", 0..14),
+        seed in any::<u64>(),
         seconds in 0.0..1e6,
     ) {
-        let failed = JobFailed { at, error, cause, advice, log, asked: asked.clone(), used: used.clone() };
+        let failed = JobFailed {
+            at,
+            error,
+            cause,
+            advice,
+            log,
+            asked: asked.clone(),
+            used: used.clone(),
+        };
         let models = names.iter().map(|name| ModelEntry {
             name: name.clone(), sha256: super::super::sha256(name.as_bytes()), size: seed,
         });
         let figures = names.iter().map(|name| Figures {
-            model: name.clone(), epochs: 15, best_epoch: 3, accuracy: Some(0.98), f1: None, loss: Some(0.1),
-            train_samples: 800, validation_samples: 200, learned: true, seconds,
+            model: name.clone(),
+            epochs: 15,
+            best_epoch: 3,
+            accuracy: Some(0.98),
+            f1: None,
+            loss: Some(0.1),
+            train_samples: 800,
+            validation_samples: 200,
+            learned: true,
+            seconds,
         });
         let times = Times { seconds, download_seconds: seconds / 3.0 };
-        let done =
-            JobDone { at, models: models.collect(), figures: figures.collect(), times, seed, asked, used };
+        let (models, figures) = (models.collect(), figures.collect());
+        let done = JobDone { at, models, figures, times, seed, asked, used };
         for end in [End::Failed(failed), End::Done(done)] {
             let message = end.message("c");
             prop_assert!(message.body.len() <= MAX_JSON_BYTES);
@@ -101,11 +135,20 @@ proptest! {
 
     /// Whatever a sentence or a log holds, the body stays within its limit.
     #[test]
-    fn no_text_makes_a_body_too_large(text in "\\PC{0,200}", repeat in 0usize..2000, lines in 0usize..200) {
+    fn no_text_makes_a_body_too_large(
+        text in "\\PC{0,200}",
+        repeat in 0usize..2000,
+        lines in 0usize..200,
+    ) {
         let text = format!("{text}\u{1}\u{7f}\"\\").repeat(repeat);
         let failed = JobFailed {
-            at: Timestamp::UNIX_EPOCH, error: text.clone(), cause: text.clone(), advice: text.clone(),
-            log: vec![text.clone(); lines], asked: None, used: Used::default(),
+            at: Timestamp::UNIX_EPOCH,
+            error: text.clone(),
+            cause: text.clone(),
+            advice: text.clone(),
+            log: vec![text.clone(); lines],
+            asked: None,
+            used: Used::default(),
         };
         prop_assert!(End::Failed(failed).body().len() <= MAX_JSON_BYTES);
         let state = JobState::new(Phase::Waiting, Timestamp::UNIX_EPOCH, &text);
@@ -114,7 +157,9 @@ proptest! {
     }
 
     #[test]
-    fn hostile_bytes_are_no_body_or_a_whole_one(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn hostile_bytes_are_no_body_or_a_whole_one(
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
         let _ = JobState::parse(&bytes);
         let _ = JobProgress::parse(&bytes);
         if let Ok(end) = End::from_spool(&bytes) {
@@ -154,8 +199,7 @@ fn words_of_a_newer_program_are_read() {
 
 #[test]
 fn how_far_a_job_is_follows_from_its_counts() {
-    let progress = JobProgress {
-        at: Timestamp::UNIX_EPOCH,
+    let standing = Standing {
         layer: "Model 0".into(),
         layer_number: 2,
         layers: 4,
@@ -163,16 +207,33 @@ fn how_far_a_job_is_follows_from_its_counts() {
         epochs: 4,
         step: 5,
         steps: 10,
-        loss: None,
-        accuracy: None,
-        f1: None,
-        best: None,
-        peak_memory_mb: None,
-        expected_end: None,
+        ..Standing::default()
     };
-    assert!((progress.fraction() - (1.0 + 2.5 / 4.0) / 4.0).abs() < 1e-12);
-    assert_eq!(JobProgress { epoch: 0, ..progress.clone() }.fraction(), 0.0);
-    assert_eq!(JobProgress { layer_number: 9, ..progress }.fraction(), 1.0);
+    assert!((standing.fraction() - (1.0 + 2.5 / 4.0) / 4.0).abs() < 1e-12);
+    assert_eq!(Standing { epoch: 0, ..standing.clone() }.fraction(), 0.0);
+    assert_eq!(Standing { layer_number: 9, ..standing.clone() }.fraction(), 1.0);
+    assert_eq!(standing.steps_left(), Some(5 + 10 + 2 * 40));
+    let odd = [
+        Standing { layer_number: 0, ..standing.clone() },
+        Standing { layers: 1, ..standing.clone() },
+        Standing { epochs: 2, ..standing.clone() },
+        Standing { step: 11, ..standing },
+    ];
+    assert!(odd.iter().all(|odd| odd.steps_left().is_none()));
+}
+
+#[test]
+fn progress_has_the_keys_of_the_protocol() {
+    let progress = JobProgress { at: Timestamp::UNIX_EPOCH, standing: Standing::default() };
+    let body = String::from_utf8(progress.message("c").body.into_owned()).unwrap();
+    assert_eq!(
+        body,
+        concat!(
+            r#"{"at":"1970-01-01T00:00:00Z","layer":"","layer_number":0,"layers":0,"epoch":0,"#,
+            r#""epochs":0,"step":0,"steps":0,"loss":null,"accuracy":null,"f1":null,"best":null,"#,
+            r#""peak_memory_mb":null,"expected_end":null}"#
+        )
+    );
 }
 
 #[test]
