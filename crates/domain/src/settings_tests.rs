@@ -4,8 +4,9 @@ use super::*;
 
 fn rodan() -> SettingsMap {
     let settings = json!({
-        EPOCHS.name: 15, SAMPLES.name: 10000, PATCH_HEIGHT.name: 256, PATCH_WIDTH.name: "128", CPUS.name: 6,
-        MEMORY.name: 257_000, WALLTIME.name: "0-06:00", EMAIL.name: "", "Some later setting": [1, 2],
+        EPOCHS.name: 15, SAMPLES.name: 10000, PATCH_HEIGHT.name: 256, PATCH_WIDTH.name: "128",
+        CPUS.name: 6, MEMORY.name: 257_000, WALLTIME.name: "0-06:00", EMAIL.name: "",
+        "Some later setting": [1, 2],
     });
     settings.as_object().unwrap().clone()
 }
@@ -47,7 +48,9 @@ fn rodan_settings_are_read_with_the_defaults_of_the_optional_ones() {
 
 #[test]
 fn every_problem_is_named_at_once() {
-    let map = json!({ EPOCHS.name: 0, PATCH_HEIGHT.name: 66, PATCH_WIDTH.name: 1.5, BATCH_SIZE.name: "many" });
+    let map = json!({
+        EPOCHS.name: 0, PATCH_HEIGHT.name: 66, PATCH_WIDTH.name: 1.5, BATCH_SIZE.name: "many",
+    });
     let error = TrainingSettings::from_job(map.as_object().unwrap()).unwrap_err().to_string();
     for part in [
         "\"Maximum number of training epochs\" must be a whole number from 1 to 10000, not 0",
