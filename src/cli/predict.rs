@@ -92,7 +92,10 @@ pub enum PredictError {
     #[error(transparent)]
     Patch(#[from] PatchShapeError),
     /// The page can't be used.
-    #[error("{}{source}", unnamed.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default())]
+    #[error(
+        "{}{source}",
+        unnamed.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default()
+    )]
     Page {
         /// The file, if the error does not name it by itself.
         unnamed: Option<PathBuf>,

@@ -43,7 +43,11 @@ instead."
 )]
 pub struct Arguments {
     /// The job file: JSON with inputs, settings and token
-    #[arg(value_name = "JOB_FILE", required_unless_present_any = ["local", "predict", "check_gpu", "courier"], conflicts_with_all = ["local", "predict", "check_gpu", "courier"])]
+    #[arg(
+        value_name = "JOB_FILE",
+        required_unless_present_any = ["local", "predict", "check_gpu", "courier"],
+        conflicts_with_all = ["local", "predict", "check_gpu", "courier"]
+    )]
     job_file: Option<PathBuf>,
     /// Queue of the reply [default: the job file's reply_to, else hpc-results]
     #[arg(value_name = "REPLY_QUEUE")]

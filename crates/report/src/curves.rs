@@ -51,7 +51,8 @@ fn chart(
     kept: usize,
 ) -> String {
     let mut svg = String::new();
-    draw(&mut svg, layer, what, curves, history, kept).unwrap_or_default(); // writing to a String can't fail
+    // Writing to a String can't fail.
+    draw(&mut svg, layer, what, curves, history, kept).unwrap_or_default();
     svg
 }
 
