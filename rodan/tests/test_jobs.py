@@ -37,10 +37,11 @@ def until(what, call, seconds=DEADLINE):
 class Rodan:
     """The stand-in with its worker."""
 
-    def __init__(self, folder, services, vhost, environment):
+    def __init__(self, folder, services, environment):
         self.folder = folder
+        # Rodan has a broker of its own. Here its queues are beside the cluster's.
         broker = "amqp://{}:{}@{}:{}/{}".format(
-            services.admin, services.admin_password, services.host, services.port, vhost
+            services.admin, services.admin_password, services.host, services.port, services.vhost
         )
         self.variables = {
             "STAND_IN": str(folder),
@@ -139,16 +140,12 @@ class Rodan:
 def rodan(services, tmp_path_factory):
     pytest.importorskip("celery")
     pytest.importorskip("django")
-    vhost = services.vhost + "-celery"
-    services.run("add_vhost", vhost)
-    services.run("set_permissions", "-p", vhost, services.admin, ".*", ".*", ".*")
     environment = {"HPC_RABBITMQ_URL": services.settings["HPC_RABBITMQ_URL"]}
     before = dict(os.environ)
-    made = Rodan(tmp_path_factory.mktemp("rodan"), services, vhost, environment)
+    made = Rodan(tmp_path_factory.mktemp("rodan"), services, environment)
     made.start_worker()
     yield made
     made.stop_worker(signal.SIGKILL)
-    services.run("delete_vhost", vhost)
     os.environ.clear()
     os.environ.update(before)
 
@@ -395,13 +392,13 @@ def test_a_restart_of_rodan_loses_nothing(rodan, uploads, cluster):
     assert cluster.next() is None
 
 
-def test_a_lost_worker_costs_a_click_and_no_training(rodan, uploads, cluster, services):
+def test_a_lost_worker_costs_a_click_and_no_training(rodan, uploads, cluster, queues):
     """SIGKILL: Celery has acknowledged the task, so Rodan never hears of it again."""
     run_job = run_page(rodan, uploads)
     job, _ = take(cluster)
     until("the folder", rodan.work_folders)
     rodan.stop_worker(signal.SIGKILL)
-    services.run("purge_queue", "-p", services.vhost + "-celery", "Python3")
+    queues.queue_purge("Python3")
     rodan.do.cancel(run_job)
     rodan.start_worker()
     rodan.do.again(run_job)
