@@ -1,5 +1,7 @@
 //! The description of the interface, made from the code.
 
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
@@ -19,7 +21,7 @@ use super::{downloads, events, pages, runs, status};
         runs::place, runs::list, runs::one, runs::cancel, runs::retry,
         events::events,
         downloads::model, downloads::file, downloads::report, downloads::log,
-        status::status, status::health, status::ready, status::metrics, status::description,
+        status::status, status::health, status::ready, status::metrics, description,
     ),
     tags(
         (name = "pages", description = "Pages and their layers"),
@@ -45,6 +47,15 @@ impl Modify for Token {
 /// The description as JSON, OpenAPI 3.1.
 pub fn openapi() -> String {
     Description::openapi().to_pretty_json().unwrap_or_default() + "\n"
+}
+
+/// This description
+#[utoipa::path(
+    get, path = "/openapi.json", tag = "gateway", security(()),
+    responses((status = 200, description = "OpenAPI 3.1", body = Object))
+)]
+pub(super) async fn description() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], openapi()).into_response()
 }
 
 #[cfg(test)]

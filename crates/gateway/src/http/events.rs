@@ -96,9 +96,7 @@ impl Watcher {
             }
             self.changes.mark_unchanged();
             // What is wrong with the store is in its log; the client asks again.
-            if self.look().await.is_none() {
-                return None;
-            }
+            self.look().await?;
             if self.pending.is_empty() && !self.over {
                 self.changes.changed().await.ok()?;
             }

@@ -42,7 +42,7 @@ pub(crate) fn routes(app: &App) -> Router<App> {
         .route("/healthz", get(status::health))
         .route("/readyz", get(status::ready))
         .route("/metrics", get(status::metrics))
-        .route("/openapi.json", get(status::description))
+        .route("/openapi.json", get(description::description))
         .layer(DefaultBodyLimit::max(app.limits.body_bytes))
 }
 

@@ -8,7 +8,6 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::description::openapi;
 use super::views::StatusView;
 use crate::app::App;
 use crate::identity::Identity;
@@ -97,13 +96,4 @@ pub(super) async fn metrics(
         );
     }
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
-}
-
-/// This description
-#[utoipa::path(
-    get, path = "/openapi.json", tag = "gateway", security(()),
-    responses((status = 200, description = "OpenAPI 3.1", body = Object))
-)]
-pub(super) async fn description() -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], openapi()).into_response()
 }

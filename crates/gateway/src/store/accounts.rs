@@ -2,9 +2,10 @@
 
 use base::secret::Secret;
 use domain::hex_sha256;
+use rusqlite::types::FromSqlError;
 use rusqlite::{OptionalExtension as _, Row, params};
 
-use super::rows::role;
+use super::rows::wrong;
 use super::{Store, StoreError, now};
 
 /// What an account may do.
@@ -125,10 +126,12 @@ impl Store {
 }
 
 fn account(row: &Row<'_>) -> rusqlite::Result<Account> {
+    let role: String = row.get("role")?;
     Ok(Account {
         id: row.get("id")?,
         name: row.get("name")?,
-        role: role(row, "role")?,
+        role: Role::from_name(&role)
+            .ok_or_else(|| wrong(row, "role", FromSqlError::InvalidType))?,
         created_at: row.get("created_at")?,
     })
 }

@@ -4,7 +4,7 @@ use rusqlite::Row;
 use rusqlite::types::FromSqlError;
 use serde::de::DeserializeOwned;
 
-use super::{Role, StoreError};
+use super::StoreError;
 use crate::state::State;
 
 /// A column that holds JSON.
@@ -28,13 +28,8 @@ pub(super) fn state(row: &Row<'_>, column: &str) -> rusqlite::Result<State> {
     State::from_name(&name).ok_or_else(|| wrong(row, column, FromSqlError::InvalidType))
 }
 
-/// A column that holds the name of a role.
-pub(super) fn role(row: &Row<'_>, column: &str) -> rusqlite::Result<Role> {
-    let name: String = row.get(column)?;
-    Role::from_name(&name).ok_or_else(|| wrong(row, column, FromSqlError::InvalidType))
-}
-
-fn wrong(
+/// A column that can't be understood.
+pub(super) fn wrong(
     row: &Row<'_>,
     column: &str,
     error: impl std::error::Error + Send + Sync + 'static,
