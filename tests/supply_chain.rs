@@ -251,9 +251,11 @@ fn the_bill_of_materials_lists_what_is_built() {
         let components = list(&document["components"]).iter().filter(has);
         components.map(|c| format!("{} {}", text(&c["name"]), text(&c["version"]))).collect()
     };
-    for (program, features) in
-        [("check", "--no-default-features"), ("run_trainer", "--features=cuda")]
-    {
+    for (program, features) in [
+        ("check", "--no-default-features"),
+        ("run_trainer", "--features=cuda"),
+        ("gateway", "--features=cuda"),
+    ] {
         let mut built = built(&metadata(&[features]));
         built.remove(&format!("hpc-trainer {}", env!("CARGO_PKG_VERSION")));
         assert_eq!(listed(program), built, "{program}");

@@ -183,7 +183,8 @@ fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
     let _lock = folder.lock()?;
     let store = Arc::new(Store::open(&folder)?);
     store.tidy()?;
-    let token = local.then(gateway::new_token);
+    // Behind a proxy everybody has an account, and what is printed may go to a log.
+    let token = (local && !serving.behind_proxy).then(gateway::new_token);
     store.set_account("local", Role::Admin, token.as_ref())?;
     let limits =
         Limits { upload_bytes: serving.max_upload.saturating_mul(1_000_000), ..Limits::default() };
