@@ -2,6 +2,8 @@
 //! maps errors to exit codes.
 
 pub mod check;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 #[cfg(feature = "trainer")]
 mod gpu;
 #[cfg(feature = "trainer")]

@@ -84,6 +84,16 @@ pub struct Arguments {
     /// Writes the curves of the training to event files for TensorBoard, a directory a layer
     #[arg(long, value_name = "DIR", requires = "local")]
     tensorboard: Option<PathBuf>,
+    /// Keeps a checkpoint in this folder, where Ctrl-C or SIGTERM then leaves one instead of the
+    /// best epoch so far; the same command goes on from it
+    #[arg(long, value_name = "DIR", requires = "local")]
+    checkpoints: Option<PathBuf>,
+    /// Writes to this file how far the training is, a JSON object a line
+    #[arg(long, value_name = "FILE", requires = "local")]
+    progress: Option<PathBuf>,
+    /// Stops when standard input ends; for programs that start run_trainer
+    #[arg(long, hide = true, requires = "local")]
+    attached: bool,
     /// Configuration file [default: credentials.env in $HPC_TRAINER_HOME, else here]
     #[arg(long, value_name = "FILE", conflicts_with = "out")]
     env_file: Option<PathBuf>,
@@ -114,11 +124,22 @@ pub fn run(arguments: Arguments) -> ExitCode {
     if let Some(out) = arguments.out {
         use_the_cores_of_the_allocation();
         let Arguments { local: pages, predict, models, set, tensorboard, .. } = arguments;
+        let Arguments { checkpoints, progress, attached, .. } = arguments;
         let result = match (predict, models) {
             (Some(image), Some(models)) => predict::run(&PredictArgs { image, models, out, set })
                 .map_err(|error| (error.exit_code(), error.to_string())),
-            (_, models) => local::run(&LocalArgs { pages, models, out, set, tensorboard, quiet })
-                .map_err(|error| (error.exit_code(), error.to_string())),
+            (_, models) => local::run(&LocalArgs {
+                pages,
+                models,
+                out,
+                set,
+                tensorboard,
+                checkpoints,
+                progress,
+                attached,
+                quiet,
+            })
+            .map_err(|error| (error.exit_code(), error.to_string())),
         };
         return match result {
             Ok(table) => {

@@ -26,8 +26,9 @@ struct Curve {
     value: fn(&EpochReport) -> Option<f64>,
 }
 
-/// Both charts of a layer that the user calls `name`.
-pub(crate) fn charts(name: &str, history: &[EpochReport], kept: usize) -> String {
+/// Both charts of a layer that the user calls `name`, as two `<svg>` elements: its losses, and what
+/// its validation came to, epoch by epoch. `kept` is the epoch that was kept, or the best so far.
+pub fn charts(name: &str, history: &[EpochReport], kept: usize) -> String {
     let losses = [
         Curve { name: "training", class: "a", value: |report| Some(report.training_loss) },
         Curve { name: "validation", class: "b", value: |report| report.validation.map(|m| m.loss) },
