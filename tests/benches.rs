@@ -89,3 +89,16 @@ fn memory_is_compared_with_the_networks_own() {
     // First the number of drawn samples, then the steps after which the run was stopped.
     assert!(after[0] > 16.0 && (1.0..=after[0] / 16.0).contains(&after[1]), "{finished}");
 }
+
+#[test]
+fn cutting_a_page_is_timed() {
+    let trainer = programs().join("run_trainer");
+    let page = repository().join("examples/page/image.png");
+    let options = ["--patch", "64", "--rounds", "1", "--without-keras", "--trainer"];
+    let paths = [page.to_str().unwrap(), trainer.to_str().unwrap()];
+    let finished = bench("cut.py", paths[..1].iter().copied().chain(options).chain([paths[1]])).success();
+    let [large, rodans] = ["large windows", "classifier's windows"].map(|row| figures(&finished, row));
+    assert!(large[0] > 0.0 && large[1] == 1.0, "{finished}");
+    // Windows of 64 pixels of which 13 count: each pixel is computed 24 times.
+    assert!(rodans[1] > 3.0, "{finished}");
+}

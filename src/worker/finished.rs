@@ -25,9 +25,6 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// What is left of the allocation's time when the picture is given up.
 const RESERVE: Duration = Duration::from_secs(60);
 
-/// Windows that are looked at together: more take more memory, and hardly less time.
-const MOST_WINDOWS: usize = 4;
-
 /// A training with all that its report tells.
 pub(super) struct Finished {
     pub(super) job: TrainingJob,
@@ -112,8 +109,7 @@ impl Finished {
             None => Ok(()),
         };
         let mut pictures = Vec::new();
-        let extent = (MOST_PICTURES, MOST_WINDOWS.min(self.settings.batch_size as usize));
-        let scores = look(&self.job, &self.layers, &self.device, extent, &go_on, |_, page, found| {
+        let scores = look(&self.job, &self.layers, &self.device, MOST_PICTURES, &go_on, |_, page, found| {
             pictures.push(picture(page, &layers, found)?);
             Ok(())
         })?;

@@ -35,7 +35,7 @@ pub use look::pages::look as look_at_pages;
 pub use look::picture::{Picture, PictureError};
 pub use look::predict::Predictor;
 pub use look::preview::{draw_preview, reduced_preview, write_preview};
-pub use look::segment::Segmentation;
+pub use look::segment::{Segmentation, Windows};
 pub use net::adam::{Adam, AdamState};
 pub use net::init::initial_weights;
 pub use net::network::{Backend, Network, NetworkError, Step};

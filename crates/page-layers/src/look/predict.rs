@@ -5,7 +5,7 @@ use candle_core::{Device as Candle, Tensor};
 use crate::gpu::device::Device;
 use crate::keras::Weights;
 use crate::net::network::{Network, NetworkError};
-use crate::ops::sigmoid;
+use crate::ops::{Buffers, sigmoid};
 
 /// A network that only predicts: no gradients, and intermediate images live only while they are
 /// needed.
@@ -20,6 +20,20 @@ impl Predictor {
     /// When the device's memory does not suffice.
     pub fn new(weights: &Weights, device: impl Into<Device>) -> Result<Self, NetworkError> {
         Ok(Self { network: Network::new(weights, device)? })
+    }
+
+    /// One for each of the weights. On the CPU they share the memory for intermediate images, so that
+    /// several take little more than one.
+    ///
+    /// # Errors
+    /// When the device's memory does not suffice.
+    pub fn of_all<'a>(
+        weights: impl IntoIterator<Item = &'a Weights>,
+        device: &Device,
+    ) -> Result<Vec<Self>, NetworkError> {
+        let buffers = Buffers::default();
+        let one = |weights| Ok(Self { network: Network::sharing(weights, device, &buffers)? });
+        weights.into_iter().map(one).collect()
     }
 
     /// Probability that each pixel belongs to the layer, `[n, height, width]`, for images

@@ -79,7 +79,19 @@ impl Network {
     /// # Errors
     /// When the device's memory does not suffice.
     pub fn new(weights: &Weights, device: impl Into<Device>) -> Result<Self, NetworkError> {
-        let network = Self::with_backend(weights, Backend::Native)?;
+        Self::sharing(weights, device, &Buffers::default())
+    }
+
+    /// As [`Self::new`], with the memory of other networks, which are used in turns.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(crate) fn sharing(
+        weights: &Weights,
+        device: impl Into<Device>,
+        buffers: &Buffers,
+    ) -> Result<Self, NetworkError> {
+        let network = Self::build(weights, Backend::Native, buffers.clone())?;
         Ok(match device.into() {
             Device::Cpu => network,
             Device::Card(card) => Self {
@@ -96,7 +108,10 @@ impl Network {
     /// # Errors
     /// As [`Self::new`].
     pub fn with_backend(weights: &Weights, backend: Backend) -> Result<Self, NetworkError> {
-        let buffers = Buffers::default();
+        Self::build(weights, backend, Buffers::default())
+    }
+
+    fn build(weights: &Weights, backend: Backend, buffers: Buffers) -> Result<Self, NetworkError> {
         let mut parameters = Vec::with_capacity(CONV_LAYERS.len());
         let mut layers = Vec::with_capacity(CONV_LAYERS.len());
         for (index, layer) in CONV_LAYERS.iter().enumerate() {
