@@ -1,4 +1,6 @@
-"""The measurement behind bench/check: an idle pass beside a Python client's, and a pass that takes many jobs."""
+"""The measurement behind bench/check: an idle pass beside a Python client's, and a pass that takes
+many jobs.
+"""
 
 import argparse
 import http.server
@@ -67,7 +69,9 @@ def service(name):
 def measured(command, environment, folder):
     """Seconds and processor seconds of a program that must succeed, and what it said."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     said = process.stdout.read().decode(errors="replace")
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
@@ -78,9 +82,12 @@ def measured(command, environment, folder):
 
 
 def peak_memory(command, environment, folder):
-    """Peak memory in MB, looked at all the time. The kernel's own sum at the end (ru_maxrss) would count this program too,
-    out of which the other one is made."""
-    process = subprocess.Popen(command, env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+    """Peak memory in MB, looked at all the time. The kernel's own sum at the end (ru_maxrss) would
+    count this program too, out of which the other one is made.
+    """
+    process = subprocess.Popen(
+        command, env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
     peak, name = 0, Path(command[0]).resolve()
     while process.poll() is None:
         try:
@@ -95,13 +102,17 @@ def peak_memory(command, environment, folder):
 def main():
     parser = argparse.ArgumentParser(prog="bench/check", description=__doc__)
     parser.add_argument("--passes", type=int, default=30, help="idle passes of each [%(default)s]")
-    parser.add_argument("--jobs", type=int, default=200, help="jobs that one pass takes [%(default)s]")
+    parser.add_argument(
+        "--jobs", type=int, default=200, help="jobs that one pass takes [%(default)s]"
+    )
     parser.add_argument("--check", help="check to measure")
     options = parser.parse_args()
 
     user, password = service("AMQP_USER"), service("AMQP_PASSWORD")
     plain = pika.BlockingConnection(
-        pika.ConnectionParameters("127.0.0.1", int(service("AMQP_PORT")), VHOST, pika.PlainCredentials(user, password))
+        pika.ConnectionParameters(
+            "127.0.0.1", int(service("AMQP_PORT")), VHOST, pika.PlainCredentials(user, password)
+        )
     )
     channel = plain.channel()
     channel.queue_declare(QUEUE, durable=True)
@@ -115,7 +126,9 @@ def main():
         commands.mkdir()
         (commands / "count").write_text("1000\n")
         sbatch = commands / "sbatch"
-        sbatch.write_text(f"#!/bin/sh\nread n <{commands}/count\nn=$((n + 1))\necho $n >{commands}/count\necho $n\n")
+        sbatch.write_text(
+            f"#!/bin/sh\nread n <{commands}/count\nn=$((n + 1))\necho $n >{commands}/count\necho $n\n"
+        )
         sbatch.chmod(0o700)
         variables = {
             "RABBITMQ_HOST": f"amqps://127.0.0.1:{service('AMQPS_PORT')}/{VHOST}",
@@ -137,19 +150,30 @@ def main():
         clean = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "SSL_CERT_FILE": service("CA")}
         ours = [options.check, "--env-file", str(credentials)]
         peer = [sys.executable, str(HERE / "check_peer.py"), service("AMQPS_PORT"), VHOST]
-        for_peer = clean | {name: value for name, value in os.environ.items() if name.startswith("HPC_TRAINER_TEST_")}
+        for_peer = clean | {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith("HPC_TRAINER_TEST_")
+        }
 
         idle = {"check": [], "Python, pika": []}
         for number in range(-2, options.passes):
-            for name, command, environment in (("check", ours, clean), ("Python, pika", peer, for_peer)):
+            for name, command, environment in (
+                ("check", ours, clean),
+                ("Python, pika", peer, for_peer),
+            ):
                 result, _ = measured(command, environment, folder)
                 if number >= 0:
                     idle[name].append((*result, peak_memory(command, environment, folder)))
-        print(f"An idle pass against a broker with TLS, {options.passes} of each in turns (medians):\n")
+        print(
+            f"An idle pass against a broker with TLS, {options.passes} of each in turns (medians):\n"
+        )
         print(f"{'':16}{'time':>10}{'processor':>12}{'peak memory':>14}")
         medians = {}
         for name, results in idle.items():
-            wall, busy, memory = medians[name] = [statistics.median(column) for column in zip(*results)]
+            wall, busy, memory = medians[name] = [
+                statistics.median(column) for column in zip(*results)
+            ]
             print(f"{name:16}{wall:>8.3f} s{busy:>10.3f} s{memory:>11.1f} MB")
         ratios = [ours / theirs for ours, theirs in zip(medians["check"], medians["Python, pika"])]
         print(f"{'ratio':16}{ratios[0]:>9.2f}x{ratios[1]:>11.2f}x{ratios[2]:>12.2f}x")
@@ -157,15 +181,21 @@ def main():
 
         for number in range(options.jobs):
             channel.basic_publish(
-                "", QUEUE, json.dumps(JOB).encode(),
-                pika.BasicProperties(correlation_id=f"job-{number}", reply_to="hpc-results", delivery_mode=2),
+                "",
+                QUEUE,
+                json.dumps(JOB).encode(),
+                pika.BasicProperties(
+                    correlation_id=f"job-{number}", reply_to="hpc-results", delivery_mode=2
+                ),
             )
         plain.close()
         logins = Rodan.logins
         (wall, busy), said = measured([*ours, "--max-jobs", str(options.jobs)], clean, folder)
         taken = said.count("submitted")
-        print(f"A pass that takes {taken} queued jobs, with a stub for sbatch: {wall:.2f} s ({busy:.2f} s processor, its sbatch "
-              f"with it),\n{taken / wall:.0f} jobs a second, {Rodan.logins - logins} login to Rodan")
+        print(
+            f"A pass that takes {taken} queued jobs, with a stub for sbatch: {wall:.2f} s ({busy:.2f} s processor, its sbatch "
+            f"with it),\n{taken / wall:.0f} jobs a second, {Rodan.logins - logins} login to Rodan"
+        )
         sys.exit(0 if taken == options.jobs else 1)
 
 

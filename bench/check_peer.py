@@ -1,6 +1,8 @@
-"""The least that a Python program does to look for a job over TLS: connect, look for the queue, get, close.
+"""The least that a Python program does to look for a job over TLS: connect, look for the queue,
+get, close.
 
-`check_peer.py PORT VHOST`; the rest as in the tests, from HPC_TRAINER_TEST_AMQP_USER, …_PASSWORD and HPC_TRAINER_TEST_CA.
+`check_peer.py PORT VHOST`; the rest as in the tests, from HPC_TRAINER_TEST_AMQP_USER, …_PASSWORD
+and HPC_TRAINER_TEST_CA.
 """
 
 import os

@@ -1,7 +1,9 @@
-"""The measurement behind bench/compare.sh: seconds of one training step, ours and others', in turns.
+"""The measurement behind bench/compare.sh: seconds of one training step, ours and others', in
+turns.
 
-Every program keeps its network and does a step when it is told to, so that A B C A B C … share whatever the machine does
-meanwhile. Time is the wall clock of the answer, processor time and peak memory (VmHWM) are the kernel's.
+Every program keeps its network and does a step when it is told to, so that A B C A B C … share
+whatever the machine does meanwhile. Time is the wall clock of the answer, processor time and peak
+memory (VmHWM) are the kernel's.
 """
 
 import argparse
@@ -98,15 +100,35 @@ def processor_name():
 def main():
     parser = argparse.ArgumentParser(prog="bench/compare.sh", description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=16, help="patches in a step [%(default)s]")
-    parser.add_argument("--size", type=int, default=256, help="side of a patch in pixels [%(default)s]")
-    parser.add_argument("--rounds", type=int, default=7, help="steps of each that count [%(default)s]")
-    parser.add_argument("--warm-up", type=int, default=2, help="steps before, that don't [%(default)s]")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each [%(default)s]")
-    parser.add_argument("--without", default="", metavar="A,B", help="leaves out: tensorflow, torch-f32, torch-bf16")
-    parser.add_argument("--tensorflow", metavar="PYTHON", help="a Python that has tensorflow(-cpu) 2.15.1")
+    parser.add_argument(
+        "--size", type=int, default=256, help="side of a patch in pixels [%(default)s]"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="steps of each that count [%(default)s]"
+    )
+    parser.add_argument(
+        "--warm-up", type=int, default=2, help="steps before, that don't [%(default)s]"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each [%(default)s]"
+    )
+    parser.add_argument(
+        "--without",
+        default="",
+        metavar="A,B",
+        help="leaves out: tensorflow, torch-f32, torch-bf16",
+    )
+    parser.add_argument(
+        "--tensorflow", metavar="PYTHON", help="a Python that has tensorflow(-cpu) 2.15.1"
+    )
     parser.add_argument("--torch", metavar="PYTHON", help="a Python that has torch")
-    parser.add_argument("--ours", action="append", default=[], metavar="[NAME=]PROGRAM",
-                        help="a built example time_steps; several times, to compare builds")
+    parser.add_argument(
+        "--ours",
+        action="append",
+        default=[],
+        metavar="[NAME=]PROGRAM",
+        help="a built example time_steps; several times, to compare builds",
+    )
     options = parser.parse_args()
     without = options.without.split(",")
     sizes = [str(options.batch), str(options.size)]
@@ -118,7 +140,9 @@ def main():
         candidates.append((f"ours, {name or 'f32'}", [program, *sizes]))
     sizes.append(str(options.threads))
     if options.tensorflow and "tensorflow" not in without:
-        candidates.append(("TensorFlow, f32", [options.tensorflow, str(HERE / "step_tensorflow.py"), *sizes]))
+        candidates.append(
+            ("TensorFlow, f32", [options.tensorflow, str(HERE / "step_tensorflow.py"), *sizes])
+        )
     for kind in ("f32", "bf16"):
         if options.torch and f"torch-{kind}" not in without:
             name = "PyTorch, f32" if kind == "f32" else "PyTorch, compiled, bf16"
@@ -129,11 +153,16 @@ def main():
     pixels = options.batch * options.size**2
     needed = 500 + len(candidates) * 4000 * pixels / (16 * 256**2)
     if available_mib() < needed:
-        sys.exit(f"bench/compare.sh: {available_mib():.0f} MiB of memory are free, all of them side by side take about "
-                 f"{needed:.0f}: leave some out (--without), or take a smaller --batch")
+        sys.exit(
+            f"bench/compare.sh: {available_mib():.0f} MiB of memory are free, all of them side by side take about "
+            f"{needed:.0f}: leave some out (--without), or take a smaller --batch"
+        )
     flop = FLOP_A_PIXEL * pixels
-    print(f"One training step of {options.batch} patches of {options.size}x{options.size} ({flop / 1e12:.2f} TFLOP as direct "
-          f"sums), {options.threads} threads\n{processor_name()}, load before: {os.getloadavg()[0]:.2f}", flush=True)
+    print(
+        f"One training step of {options.batch} patches of {options.size}x{options.size} ({flop / 1e12:.2f} TFLOP as direct "
+        f"sums), {options.threads} threads\n{processor_name()}, load before: {os.getloadavg()[0]:.2f}",
+        flush=True,
+    )
 
     peers = []
     for name, command in candidates:
@@ -148,7 +177,9 @@ def main():
             time.sleep(0.2)
         if number >= 0:
             said = ", ".join(f"{peer.times[-1]:.2f}" for peer in peers if not peer.why)
-            print(f"  round {number + 1} of {options.rounds}: {said} s", file=sys.stderr, flush=True)
+            print(
+                f"  round {number + 1} of {options.rounds}: {said} s", file=sys.stderr, flush=True
+            )
     passed = time.monotonic() - began
     others = (machine_busy() - busy - sum(sum(peer.busy) for peer in peers)) / passed
     for peer in peers:
@@ -156,22 +187,37 @@ def main():
 
     # The ratios are to TensorFlow; where it was left out, to the last of ours or else the first of
     # all.
-    base = next((peer for peer in peers if peer.name.startswith("TensorFlow") and not peer.why), None)
-    base = base or next((peer for peer in reversed(peers) if peer.name.startswith("ours") and not peer.why), peers[0])
-    print(f"\n{'':24}{'median':>9}{'min':>8}{'max':>8}{'processor':>11}{'GFLOP/s':>9}{'peak':>10}{'time':>7}{'memory':>8}")
+    base = next(
+        (peer for peer in peers if peer.name.startswith("TensorFlow") and not peer.why), None
+    )
+    base = base or next(
+        (peer for peer in reversed(peers) if peer.name.startswith("ours") and not peer.why),
+        peers[0],
+    )
+    print(
+        f"\n{'':24}{'median':>9}{'min':>8}{'max':>8}{'processor':>11}{'GFLOP/s':>9}{'peak':>10}{'time':>7}{'memory':>8}"
+    )
     print("-" * 94)
     for peer in peers:
         if peer.why:
             print(f"{peer.name:24}  not measured: {peer.why[:66]}")
             continue
         # In each round the machine was the same for all.
-        ratios = [mine / other for mine, other in zip(peer.times, base.times)] if not base.why else [1.0]
+        ratios = (
+            [mine / other for mine, other in zip(peer.times, base.times)]
+            if not base.why
+            else [1.0]
+        )
         median = statistics.median(peer.times)
-        print(f"{peer.name:24}{median:>7.3f} s{min(peer.times):>8.3f}{max(peer.times):>8.3f}"
-              f"{statistics.median(peer.busy):>9.2f} s{flop / median / 1e9:>9.0f}{peer.mib:>6.0f} MiB"
-              f"{statistics.median(ratios):>6.2f}x{peer.mib / base.mib:>7.2f}x")
-    print(f"\nRatios to {base.name}, of time: the median of each round's. GFLOP/s: as if all did direct sums.\n"
-          f"Other programs used {max(others, 0):.2f} cores meanwhile; below 0.1 the machine was quiet.")
+        print(
+            f"{peer.name:24}{median:>7.3f} s{min(peer.times):>8.3f}{max(peer.times):>8.3f}"
+            f"{statistics.median(peer.busy):>9.2f} s{flop / median / 1e9:>9.0f}{peer.mib:>6.0f} MiB"
+            f"{statistics.median(ratios):>6.2f}x{peer.mib / base.mib:>7.2f}x"
+        )
+    print(
+        f"\nRatios to {base.name}, of time: the median of each round's. GFLOP/s: as if all did direct sums.\n"
+        f"Other programs used {max(others, 0):.2f} cores meanwhile; below 0.1 the machine was quiet."
+    )
     sys.exit(1 if all(peer.why for peer in peers) else 0)
 
 

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""A training step of the same network in PyTorch, as fast as its users get it with little work: channels last,
-torch.compile, autocast, fused Adam. Prints a line of tab-separated fields for each precision:
+"""A training step of the same network in PyTorch, as fast as its users get it with little work:
+channels last, torch.compile, autocast, fused Adam. Prints a line of tab-separated fields for
+each precision:
 
     torch <precision> <median ms of a step> <ms of a validation batch> <peak MiB>
 
     peer_torch_step.py [--batch 16] [--size 256] [--steps 50] [--precision f32,tf32,bf16] [--device cuda]
 """
+
 import argparse
 import statistics
 import sys
@@ -16,22 +18,40 @@ from torch import nn
 from torch.nn import functional as F
 
 # Channels in, channels out, side of the kernel.
-LAYERS = [(3, 32, 3), (32, 32, 3), (32, 64, 3), (64, 64, 3), (64, 256, 3), (256, 256, 3), (256, 128, 2),
-          (192, 128, 3), (128, 128, 3), (128, 64, 2), (96, 64, 3), (64, 64, 3), (64, 2, 3), (2, 1, 1)]
+LAYERS = [
+    (3, 32, 3),
+    (32, 32, 3),
+    (32, 64, 3),
+    (64, 64, 3),
+    (64, 256, 3),
+    (256, 256, 3),
+    (256, 128, 2),
+    (192, 128, 3),
+    (128, 128, 3),
+    (128, 64, 2),
+    (96, 64, 3),
+    (64, 64, 3),
+    (64, 2, 3),
+    (2, 1, 1),
+]
 
 
 class Network(nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Conv2d(inputs, outputs, side, padding=side // 2 if side % 2 else 0) for inputs, outputs, side in LAYERS)
+            nn.Conv2d(inputs, outputs, side, padding=side // 2 if side % 2 else 0)
+            for inputs, outputs, side in LAYERS
+        )
 
     def conv(self, index, x):
         return F.relu(self.layers[index](x))
 
     def up(self, index, x):
         # TensorFlow pads an even kernel below and right.
-        return self.conv(index, F.pad(F.interpolate(x, scale_factor=2, mode="nearest"), (0, 1, 0, 1)))
+        return self.conv(
+            index, F.pad(F.interpolate(x, scale_factor=2, mode="nearest"), (0, 1, 0, 1))
+        )
 
     def forward(self, x):
         first = self.conv(1, self.conv(0, x))
@@ -109,7 +129,10 @@ def main():
         try:
             measure(precision, options)
         except Exception as error:  # one precision that fails leaves the others
-            print(f"# torch {precision}: {type(error).__name__}: {str(error).splitlines()[0]}", flush=True)
+            print(
+                f"# torch {precision}: {type(error).__name__}: {str(error).splitlines()[0]}",
+                flush=True,
+            )
             failed = True
     sys.exit(failed)
 

@@ -1,8 +1,10 @@
-"""The comparison behind bench/quality: the same page, patches' rule, counts, split, batch and epochs for both trainers.
+"""The comparison behind bench/quality: the same page, patches' rule, counts, split, batch and
+epochs for both trainers.
 
-Keras is trained as the original trainer does it: Adam 1e-4, binary cross-entropy, the best epoch by validation accuracy,
-early stopping. Both sets of models are opened by TensorFlow and segment the pages as Rodan's classifier does: windows
-that overlap by their rim, the border replicated, each pixel to the surest model.
+Keras is trained as the original trainer does it: Adam 1e-4, binary cross-entropy, the best epoch
+by validation accuracy, early stopping. Both sets of models are opened by TensorFlow and segment
+the pages as Rodan's classifier does: windows that overlap by their rim, the border replicated,
+each pixel to the surest model.
 """
 
 import argparse
@@ -40,7 +42,7 @@ def write_png(path, pixels):
 
 
 class Page:
-    """A page folder: BGR bytes, and a mask for each layer, cut to the regions but for the background."""
+    """A page folder: BGR bytes, and a mask for each layer, cut to the regions (except the background)."""
 
     def __init__(self, folder):
         folder = Path(folder)
@@ -58,7 +60,10 @@ class Page:
 
     def models(self):
         number = lambda name: name.removeprefix("layer_").removesuffix(".png")
-        return ["Background Model" if name == "background.png" else f"Model {number(name)}" for name in self.layers]
+        return [
+            "Background Model" if name == "background.png" else f"Model {number(name)}"
+            for name in self.layers
+        ]
 
 
 def split(folder, share, into):
@@ -75,13 +80,17 @@ def split(folder, share, into):
 
 
 def centres(page, name, options, rng):
-    """The patches' centres by the original's rule, or their exact number where few are expected, as the product does."""
+    """The patches' centres by the original's rule, or their exact number where few are expected,
+    as the product does.
+    """
     mask = page.layers[name]
     allowed = np.zeros_like(mask)
     ranges = []
     for length in mask.shape:
         inner = length > 2 * options.patch + 1
-        ranges.append(slice(options.patch, length - options.patch - 1) if inner else slice(0, length))
+        ranges.append(
+            slice(options.patch, length - options.patch - 1) if inner else slice(0, length)
+        )
     allowed[ranges[0], ranges[1]] = True
     rows, columns = np.nonzero(mask & allowed)
     n = min(options.samples, min(int(m.sum()) for m in page.layers.values()))
@@ -111,7 +120,9 @@ def build(side):
     x = layers.concatenate([first, conv(64, 2, layers.UpSampling2D(2)(x))], axis=3)
     x = conv(2, 3, conv(64, 3, conv(64, 3, x)))
     model = tf.keras.Model(inputs, layers.Conv2D(1, 1, activation="sigmoid")(x))
-    model.compile(optimizer=tf.keras.optimizers.Adam(1e-4), loss="binary_crossentropy", metrics=["accuracy"])
+    model.compile(
+        optimizer=tf.keras.optimizers.Adam(1e-4), loss="binary_crossentropy", metrics=["accuracy"]
+    )
     return model
 
 
@@ -129,7 +140,12 @@ def train_with_keras(options):
         half = options.patch // 2
 
         def cut(pixels, places):
-            return np.stack([pixels[r + half : r + half + reach, c + half : c + half + reach] for r, c in places])
+            return np.stack(
+                [
+                    pixels[r + half : r + half + reach, c + half : c + half + reach]
+                    for r, c in places
+                ]
+            )
 
         places = centres(page, name, options, np.random.default_rng([options.seed, number]))
         upper = len(places) * 4 // 5
@@ -154,8 +170,12 @@ def train_with_keras(options):
 
         model = build(options.patch)
         path = str(Path(options.out) / f"{model_name}.hdf5")
-        keep = tf.keras.callbacks.ModelCheckpoint(path, monitor="val_accuracy", save_best_only=True, mode="max")
-        stop = tf.keras.callbacks.EarlyStopping(monitor="val_accuracy", patience=options.patience, mode="max")
+        keep = tf.keras.callbacks.ModelCheckpoint(
+            path, monitor="val_accuracy", save_best_only=True, mode="max"
+        )
+        stop = tf.keras.callbacks.EarlyStopping(
+            monitor="val_accuracy", patience=options.patience, mode="max"
+        )
         import warnings
 
         with warnings.catch_warnings():
@@ -168,7 +188,10 @@ def train_with_keras(options):
                 verbose=0,
             )
         accuracies[model_name] = max(history.history["val_accuracy"])
-        print(f"  Keras  {model_name}: {len(places)} samples, {len(history.history['loss'])} epochs", flush=True)
+        print(
+            f"  Keras  {model_name}: {len(places)} samples, {len(history.history['loss'])} epochs",
+            flush=True,
+        )
     (Path(options.out) / "accuracy.json").write_text(json.dumps(accuracies))
 
 
@@ -190,8 +213,12 @@ def segment(page, folder, names, side, batch=32):
         total, squares = 0.0, 0.0
         for start in range(0, len(places), batch):
             group = places[start : start + batch]
-            windows = np.stack([padded[r : r + side, c : c + side] for r, c in group]).astype(np.float32)
-            found = run(tf.constant((255.0 - windows) / 255.0)).numpy()[:, rim : rim + step, rim : rim + step, 0]
+            windows = np.stack([padded[r : r + side, c : c + side] for r, c in group]).astype(
+                np.float32
+            )
+            found = run(tf.constant((255.0 - windows) / 255.0)).numpy()[
+                :, rim : rim + step, rim : rim + step, 0
+            ]
             total += float(found.sum(dtype=np.float64))
             squares += float((found.astype(np.float64) ** 2).sum())
             for (r, c), seen in zip(group, found):
@@ -213,7 +240,9 @@ def score(page, labels, index, name):
 def measured(command):
     """Runs a command; wall and CPU seconds, and its largest resident memory in MiB."""
     start = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL if "--local" in command else None)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL if "--local" in command else None
+    )
     _, status, usage = os.wait4(process.pid, 0)
     if status != 0:
         sys.exit(f"quality.py: {command[0]} failed")
@@ -228,10 +257,23 @@ def main():
     parser.add_argument("--patch", type=int, help="side of a patch in pixels")
     for name in SETTINGS:
         parser.add_argument(f"--{name}", type=int, help=SETTINGS[name])
-    parser.add_argument("--share", type=float, default=0.65, help="upper part that is trained on, without a test page")
+    parser.add_argument(
+        "--share",
+        type=float,
+        default=0.65,
+        help="upper part that is trained on, without a test page",
+    )
     parser.add_argument("--trainer", help="run_trainer to compare")
-    parser.add_argument("--only", choices=["ours", "Keras"], help="one of the trainers, without the other")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting for run_trainer only")
+    parser.add_argument(
+        "--only", choices=["ours", "Keras"], help="one of the trainers, without the other"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting for run_trainer only",
+    )
     parser.add_argument("--json", help="file for all figures")
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
@@ -248,10 +290,16 @@ def main():
 
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        pages = [options.page, options.test] if options.test else split(options.page, options.share, work / "pages")
+        pages = (
+            [options.page, options.test]
+            if options.test
+            else split(options.page, options.share, work / "pages")
+        )
         train, test = map(Page, pages)
         names = train.models()
-        same = ["--patch", options.patch] + [w for n in SETTINGS for w in (f"--{n}", getattr(options, n))]
+        same = ["--patch", options.patch] + [
+            w for n in SETTINGS for w in (f"--{n}", getattr(options, n))
+        ]
         results, means = [], {}
         for seed in map(int, options.seeds.split(",")):
             for trainer in [options.only] if options.only else ["ours", "Keras"]:
@@ -259,43 +307,86 @@ def main():
                 out.mkdir()
                 if trainer == "ours":
                     sets = {SETTINGS[n]: getattr(options, n) for n in SETTINGS}
-                    sets |= {"Patch height": options.patch, "Patch width": options.patch, "Seed": seed}
+                    sets |= {
+                        "Patch height": options.patch,
+                        "Patch width": options.patch,
+                        "Seed": seed,
+                    }
                     command = [options.trainer, "--local", str(pages[0]), "--out", str(out)]
-                    command += [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
+                    command += [
+                        word for key, value in sets.items() for word in ("--set", f"{key}={value}")
+                    ]
                     command += [word for given in options.set for word in ("--set", given)]
                     cost = measured(command)
                     report = json.loads((out / "training.json").read_text())["layers"]
-                    best = lambda layer: layer["history"][layer["best_epoch"] - 1]["validation_accuracy"]
+                    best = lambda layer: layer["history"][layer["best_epoch"] - 1][
+                        "validation_accuracy"
+                    ]
                     accuracy = {layer["model"]: best(layer) for layer in report}
                     again = {layer["model"]: layer["restarts"] for layer in report}
                 else:
-                    command = [sys.executable, __file__, str(pages[0]), "--seed", seed, "--out", out, *same]
+                    command = [
+                        sys.executable,
+                        __file__,
+                        str(pages[0]),
+                        "--seed",
+                        seed,
+                        "--out",
+                        out,
+                        *same,
+                    ]
                     cost = measured([str(word) for word in command])
                     accuracy, again = json.loads((out / "accuracy.json").read_text()), {}
-                print(f"\n{trainer}, seed {seed}: {cost[0]:.0f} s, {cost[1]:.0f} CPU-s, peak {cost[2]:.0f} MiB")
+                print(
+                    f"\n{trainer}, seed {seed}: {cost[0]:.0f} s, {cost[1]:.0f} CPU-s, peak {cost[2]:.0f} MiB"
+                )
                 print(f"{'':<18}{'accuracy':>9}  |{'trained page':^23}|{'unseen page':^23}")
-                print(f"{'model':<18}{'valid.':>9}  |{'prec.':>7}{'recall':>8}{'F1':>7} |{'prec.':>7}{'recall':>8}{'F1':>7}")
+                print(
+                    f"{'model':<18}{'valid.':>9}  |{'prec.':>7}{'recall':>8}{'F1':>7} |{'prec.':>7}{'recall':>8}{'F1':>7}"
+                )
                 seen = [segment(page, out, names, options.patch) for page in (train, test)]
                 for index, (name, model) in enumerate(zip(train.layers, names)):
-                    rows = [score(page, labels, index, name) for page, (labels, _) in zip((train, test), seen)]
+                    rows = [
+                        score(page, labels, index, name)
+                        for page, (labels, _) in zip((train, test), seen)
+                    ]
                     cells = " |".join(f"{p:>7.3f}{r:>8.3f}{f:>7.3f}" for p, r, f in rows)
                     print(f"{model:<18}{accuracy[model]:>9.4f}  |{cells}", flush=True)
                     for place, row in zip(("trained", "unseen"), rows):
                         means.setdefault((trainer, place), []).append(row[2])
-                    results.append({"trainer": trainer, "seed": seed, "model": model, "accuracy": accuracy[model],
-                                    "restarts": again.get(model, 0), "trained": rows[0], "unseen": rows[1],
-                                    "seconds": cost[0], "cpu_seconds": cost[1], "peak_mib": cost[2]})
+                    results.append(
+                        {
+                            "trainer": trainer,
+                            "seed": seed,
+                            "model": model,
+                            "accuracy": accuracy[model],
+                            "restarts": again.get(model, 0),
+                            "trained": rows[0],
+                            "unseen": rows[1],
+                            "seconds": cost[0],
+                            "cpu_seconds": cost[1],
+                            "peak_mib": cost[2],
+                        }
+                    )
                 for name in seen[0][1]:
                     print(f"  {name}: the output is constant (standard deviation below 0.02)")
                 for name, count in again.items():
                     if count:
-                        print(f"  {name}: started {count} times more because it had learned nothing")
+                        print(
+                            f"  {name}: started {count} times more because it had learned nothing"
+                        )
         for given in options.set:
             print(f"\nrun_trainer with {given}", end="")
-        print(f"\nMean F1 of {len(names)} layers, seeds {options.seeds}; {options.epochs} epochs, {options.samples} samples, "
-              f"{options.patch}x{options.patch}, batch {options.batch}")
+        print(
+            f"\nMean F1 of {len(names)} layers, seeds {options.seeds}; {options.epochs} epochs, {options.samples} samples, "
+            f"{options.patch}x{options.patch}, batch {options.batch}"
+        )
         for place in ("trained", "unseen"):
-            found = {trainer: float(np.mean(means[trainer, place])) for trainer, of in means if of == place}
+            found = {
+                trainer: float(np.mean(means[trainer, place]))
+                for trainer, of in means
+                if of == place
+            }
             text = ", ".join(f"{trainer} {mean:.4f}" for trainer, mean in found.items())
             if len(found) == 2:
                 text += f", difference {found['ours'] - found['Keras']:+.4f}"

@@ -1,7 +1,8 @@
-"""The PyTorch side of bench/compare.sh: `step_torch.py BATCH SIDE THREADS f32|bf16`; one training step for each line read.
+"""The PyTorch side of bench/compare.sh: `step_torch.py BATCH SIDE THREADS f32|bf16`; one training
+step for each line read.
 
-f32 runs eagerly, bf16 under autocast and `torch.compile` (f32 weights and Adam); both with channels last in memory, which is
-PyTorch's fastest layout for convolutions on a CPU.
+f32 runs eagerly, bf16 under autocast and `torch.compile` (f32 weights and Adam); both with
+channels last in memory, which is PyTorch's fastest layout for convolutions on a CPU.
 """
 
 import contextlib
@@ -21,7 +22,10 @@ CONVOLUTIONS = [
 class Network(nn.Module):
     def __init__(self):
         super().__init__()
-        layers = [nn.Conv2d(i, o, kernel, padding=kernel // 2 if kernel % 2 else 0) for i, o, kernel in CONVOLUTIONS]
+        layers = [
+            nn.Conv2d(i, o, kernel, padding=kernel // 2 if kernel % 2 else 0)
+            for i, o, kernel in CONVOLUTIONS
+        ]
         for layer in layers:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)

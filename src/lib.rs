@@ -1,4 +1,5 @@
-//! Trains the page-layer models of [Rodan](https://github.com/DDMAL/Rodan) workflows on a Slurm cluster.
+//! Trains the page-layer models of [Rodan](https://github.com/DDMAL/Rodan) workflows on a Slurm
+//! cluster.
 //!
 //! Two programs share this library: `check`, which runs on a login node, takes jobs from
 //! RabbitMQ and submits them to Slurm; and `run_trainer`, which runs inside the allocation, trains
@@ -7,6 +8,7 @@
 pub mod bridge;
 pub mod cli;
 pub mod config;
+pub mod courier;
 pub mod doctor;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

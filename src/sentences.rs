@@ -1,177 +1,297 @@
-//! What a person is told about a job that failed: one sentence or two, what happened and what to change.
+//! What a person is told about a job that failed: one sentence or two, what happened and what to
+//! change.
+//!
+//! Every sentence of a reply is here, but for what is wrong with a message, a page or a model: that
+//! is said by the error of whatever has found it. Whoever can help is always [`OPERATOR`], or whom
+//! the site names instead.
 
-use crate::ledger::Cause;
-use contract::broker::PublishError;
-use domain::ResourceSettings;
-use scheduler::slurm::{JobInfo, JobState};
+use std::fmt::Display;
 
-/// The error reply for a job that Slurm ended before there was a result.
-pub fn ended(job: &JobInfo, asked_for: Option<&ResourceSettings>) -> String {
-    let number = job.id;
-    // squeue says 0:00 of a job that never ran, sacct 00:00:00.
-    let never_ran = job.elapsed.chars().all(|c| matches!(c, '0' | ':'));
-    let ran = if never_ran { String::new() } else { format!(" after {}", job.elapsed) };
-    match &job.state {
-        JobState::Timeout | JobState::Deadline => {
-            let limit = asked_for.map_or_else(String::new, |r| format!(" (asked for {})", r.walltime));
+use crate::ledger::{Cause, Verdict};
+use base::text::sentence;
+use domain::SlurmJobId;
+use domain::{Beyond, ResourceSettings};
+
+/// Who helps, where the site names nobody (`OPERATOR_CONTACT`).
+pub const OPERATOR: &str = "the operator of the cluster";
+
+/// The job that is told about.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// Slurm's number.
+    pub slurm_id: Option<SlurmJobId>,
+    /// What it asked for.
+    pub asked: Option<&'a ResourceSettings>,
+    /// Who helps.
+    pub operator: &'a str,
+}
+
+/// What failures are counted by, and what the error reply says.
+pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
+    let About { slurm_id, asked, operator } = about;
+    let number = slurm_id.map_or_else(String::new, |id| format!(" (Slurm job {id})"));
+    let after = |ran: &Option<String>| ran.as_ref().map_or_else(String::new, |ran| format!(" after {ran}"));
+    match verdict {
+        Verdict::NoJob { problem } => (Cause::Message, sentence(problem)),
+        Verdict::RodanAway => (
+            Cause::Rodan,
             format!(
-                "The training ran out of time{limit} and was stopped{ran}. Set \"Maximum time (D-HH:MM)\" higher, or train with fewer samples or epochs."
-            )
-        }
-        JobState::OutOfMemory => out_of_memory(job, asked_for),
-        JobState::Failed if near_the_limit(job, asked_for) => out_of_memory(job, asked_for),
-        JobState::Cancelled => format!(
-            "The training (Slurm job {number}) was cancelled on the cluster{ran}. Run the workflow again, or ask the operator of the cluster why."
+                "The cluster could not reach Rodan to fetch the page. Run the workflow again, or ask \
+                 {operator}."
+            ),
         ),
-        JobState::NodeFail | JobState::BootFail => format!(
-            "The cluster's node that ran the training (Slurm job {number}) failed{ran}. Run the workflow again."
-        ),
-        JobState::Preempted | JobState::Revoked => format!(
-            "The cluster took back the node from the training (Slurm job {number}){ran}. Run the workflow again."
-        ),
-        JobState::Failed if was_killed(job) => {
-            let asked = asked_for.map_or_else(String::new, |r| format!(": it asked for {} MB", r.memory_mb));
-            let more = asked_for.map_or_else(|| "higher".to_owned(), |r| format!("to {}", r.memory_mb * 2));
+        Verdict::RodanRefused => (
+            Cause::Rodan,
             format!(
-                "The training (Slurm job {number}) was killed{ran} and nothing says why. Most often that is too little memory{asked}. Set \"Maximum memory (MB)\" {more}, and ask the operator of the cluster if it happens again."
-            )
-        }
-        state => {
-            let code = job.exit_code.as_deref().map_or_else(String::new, |c| format!(", exit code {c}"));
+                "The cluster could not log in to Rodan to fetch the page. Ask {operator} to check the \
+                 account that it has in Rodan."
+            ),
+        ),
+        Verdict::Refused { words } => (
+            Cause::Slurm,
             format!(
-                "The training (Slurm job {number}) ended{ran} without a result ({state}{code}). Ask the operator of the cluster to look into the job's log."
-            )
+                "The cluster refuses the job: {}. Change \"CPUs\", \"Maximum memory (MB)\" or \"Maximum \
+                 time (D-HH:MM)\", or ask {operator}.",
+                words.trim_end_matches('.')
+            ),
+        ),
+        Verdict::NotTaken => (
+            Cause::Slurm,
+            format!("The cluster did not take the job in time. Run the workflow again, or ask {operator}."),
+        ),
+        Verdict::NotStarted { reason, waited_hours } => {
+            let reason = if reason.is_empty() { "without a reason" } else { reason };
+            let what = match waited_hours {
+                Some(hours) => {
+                    format!("The training did not start within {hours} hours: Slurm still says {reason}.")
+                }
+                None => format!("The training can't start on this cluster: Slurm says {reason}."),
+            };
+            let asked = asked.map_or_else(String::new, |asked| {
+                let ResourceSettings { cpus, memory_mb, walltime, .. } = asked;
+                format!(" It asked for {cpus} CPUs, {memory_mb} MB and {walltime}.")
+            });
+            let advice = format!(
+                "Set \"CPUs\", \"Maximum memory (MB)\" or \"Maximum time (D-HH:MM)\" lower, or ask \
+                 {operator}."
+            );
+            (Cause::NotStarted, format!("{what}{asked} {advice}"))
         }
+        Verdict::Cancelled => (
+            Cause::Cancelled,
+            format!(
+                "The training was cancelled by {operator}. Ask there why before you run the workflow again."
+            ),
+        ),
+        Verdict::CancelledByAsker => {
+            (Cause::Cancelled, "The training was cancelled, as was asked.".to_owned())
+        }
+        Verdict::Abandoned => {
+            let what = "Nobody waits for the training any more: its reply queue is gone.";
+            (Cause::Cancelled, what.to_owned())
+        }
+        Verdict::Vanished => (
+            Cause::Unknown,
+            format!(
+                "The cluster no longer knows the training{number}, and it left no result. Run the \
+                 workflow again."
+            ),
+        ),
+        Verdict::OutOfTime { ran } => {
+            let limit = asked.map_or_else(String::new, |asked| format!(" (asked for {})", asked.walltime));
+            let what = format!("The training ran out of time{limit} and was stopped{}.", after(ran));
+            (Cause::Time, format!("{what} {MORE_TIME}"))
+        }
+        Verdict::OutOfMemory { used_mb } => {
+            let used = used_mb.map_or_else(String::new, |mb| format!(", used {mb} MB"));
+            let text = match asked.map(|asked| asked.memory_mb) {
+                Some(mb) => format!(
+                    "The training ran out of memory: asked for {mb} MB{used}. Set \"Maximum memory \
+                     (MB)\" to {} or more.",
+                    mb * 2
+                ),
+                None => format!("The training ran out of memory{used}. Set \"Maximum memory (MB)\" higher."),
+            };
+            (Cause::OutOfMemory, text)
+        }
+        Verdict::CancelledOnCluster { ran } => (
+            Cause::Cancelled,
+            format!(
+                "The training{number} was cancelled on the cluster{}. Run the workflow again, or ask \
+                 {operator} why.",
+                after(ran)
+            ),
+        ),
+        Verdict::NodeFailed { ran } => (
+            Cause::Node,
+            format!(
+                "The cluster's node that ran the training{number} failed{}. Run the workflow again.",
+                after(ran)
+            ),
+        ),
+        Verdict::TakenBack { ran } => (
+            Cause::Node,
+            format!(
+                "The cluster took back the node from the training{number}{}. Run the workflow again.",
+                after(ran)
+            ),
+        ),
+        Verdict::Killed { ran } => {
+            let mb = asked.map(|asked| asked.memory_mb);
+            let asked = mb.map_or_else(String::new, |mb| format!(": it asked for {mb} MB"));
+            let more = mb.map_or_else(|| "higher".to_owned(), |mb| format!("to {}", mb * 2));
+            let text = format!(
+                "The training{number} was killed{} and nothing says why. Most often that is too little \
+                 memory{asked}. Set \"Maximum memory (MB)\" {more}, and ask {operator} if it happens again.",
+                after(ran)
+            );
+            (Cause::Killed, text)
+        }
+        Verdict::NoResult { ran, state, exit_code } => {
+            let code = exit_code.as_ref().map_or_else(String::new, |code| format!(", exit code {code}"));
+            let text = format!(
+                "The training{number} ended{} without a result ({state}{code}). Ask {operator} to look \
+                 into the job's log.",
+                after(ran)
+            );
+            (Cause::Training, text)
+        }
+        Verdict::ReplyLost => {
+            (Cause::Reply, "The cluster lost the result of the training. Run the workflow again.".to_owned())
+        }
+        Verdict::ReplyTooLarge { problem } => (
+            Cause::Reply,
+            format!(
+                "The models are trained but can't be sent: {problem}. Train fewer layers at once, or ask \
+                 {operator} to raise RabbitMQ's max_message_size."
+            ),
+        ),
     }
 }
 
-/// The cause that [`ended`] tells in words.
-pub fn cause(job: &JobInfo, asked_for: Option<&ResourceSettings>) -> Cause {
-    match &job.state {
-        JobState::Timeout | JobState::Deadline => Cause::Time,
-        JobState::OutOfMemory => Cause::OutOfMemory,
-        JobState::Failed if near_the_limit(job, asked_for) => Cause::OutOfMemory,
-        JobState::Cancelled => Cause::Cancelled,
-        JobState::NodeFail | JobState::BootFail | JobState::Preempted | JobState::Revoked => Cause::Node,
-        JobState::Failed if was_killed(job) => Cause::Killed,
-        _ => Cause::Training,
-    }
-}
+const MORE_TIME: &str = "Set \"Maximum time (D-HH:MM)\" higher, or train with fewer samples or epochs.";
 
-/// SIGKILL, as Slurm reports it of a batch script and of what a shell ran.
-fn was_killed(job: &JobInfo) -> bool {
-    matches!(job.exit_code.as_deref(), Some("0:9" | "137:0"))
-}
-
-/// The error reply of a job that never started; `waited` when it waited for longer than the site allows.
-pub fn not_started(
-    reason: &str,
-    asked_for: Option<&ResourceSettings>,
-    waited: Option<std::time::Duration>,
-) -> String {
-    let asked = asked_for.map_or_else(String::new, |r| {
-        format!(" It asked for {} CPUs, {} MB and {}.", r.cpus, r.memory_mb, r.walltime)
-    });
-    let reason = if reason.is_empty() { "without a reason" } else { reason };
-    let what = match waited {
-        Some(waited) => {
-            format!(
-                "The training did not start within {} hours: Slurm still says {reason}.",
-                waited.as_secs() / 3600
-            )
-        }
-        None => format!("The training can't start on this cluster: Slurm says {reason}."),
+/// What is wrong with a job that asks for more than the site gives.
+pub fn beyond_the_limits(exceeded: &[Beyond], operator: &str) -> String {
+    let one = |beyond: &Beyond| {
+        let Beyond { name, asked, most, variable } = beyond;
+        format!(
+            "the setting \"{name}\" is {asked}, and this cluster gives a job at most {most}: lower it, or \
+             ask {operator} ({variable})"
+        )
     };
-    format!(
-        "{what}{asked} Set \"CPUs\", \"Maximum memory (MB)\" or \"Maximum time (D-HH:MM)\" lower, or ask the operator of the cluster."
-    )
+    exceeded.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
-fn near_the_limit(job: &JobInfo, asked_for: Option<&ResourceSettings>) -> bool {
-    match (job.used_mb, asked_for) {
-        // Slurm samples memory: a job that was killed for it was last seen a little below the limit.
-        (Some(used), Some(asked)) => used * 100 >= asked.memory_mb * 95,
-        _ => false,
-    }
+/// Slurm's warning came before every layer had a usable model.
+pub fn short_of_time() -> String {
+    format!("The training ran out of time before every layer was done. {MORE_TIME}")
 }
 
-fn out_of_memory(job: &JobInfo, asked_for: Option<&ResourceSettings>) -> String {
-    let used = job.used_mb.map_or_else(String::new, |mb| format!(", used {mb} MB"));
-    match asked_for {
-        Some(asked) => format!(
-            "The training ran out of memory: asked for {0} MB{used}. Set \"Maximum memory (MB)\" to {1} or more.",
-            asked.memory_mb,
-            asked.memory_mb * 2
-        ),
-        None => format!("The training ran out of memory{used}. Set \"Maximum memory (MB)\" higher."),
-    }
+/// A job that nobody looks after was told to end.
+pub fn stopped() -> String {
+    "The training was cancelled on the cluster before it had a result. Run the workflow again.".to_owned()
 }
 
-/// The error reply of a job that Slurm's warning reached before every layer had a usable model.
-pub const SHORT_OF_TIME: &str = "the training ran out of time before every layer was done; set \"Maximum time (D-HH:MM)\" higher, or train with fewer samples or epochs";
-
-/// The error reply of a job that `check cancel` has ended.
-pub const CANCELLED_BY_OPERATOR: &str = "The training was cancelled by the operator of the HPC bridge. Ask the operator why before you run the workflow again.";
-
-/// The error reply in place of one that is too large.
-pub fn too_large(error: &PublishError) -> String {
-    format!(
-        "The models are trained but can't be sent: {error}. Train fewer layers at once, or ask the operator of RabbitMQ to raise max_message_size."
-    )
+/// The trainer has no configuration on its node.
+pub fn not_set_up(operator: &str) -> String {
+    format!("The trainer is not set up on the compute node. Ask {operator}.")
 }
 
-/// The error reply for a job that Slurm no longer knows.
-pub fn vanished(number: Option<domain::SlurmJobId>) -> String {
-    let job = number.map_or_else(String::new, |n| format!(" (Slurm job {n})"));
-    format!("The cluster no longer knows the training{job}, and it left no result. Run the workflow again.")
+/// The downloads can't be started.
+pub fn no_downloads(error: &impl Display, operator: &str) -> String {
+    format!("The downloads can't be started on the compute node ({error}). Ask {operator}.")
+}
+
+/// The downloads took too long; `error` says how long.
+pub fn slow_downloads(error: &impl Display, operator: &str) -> String {
+    format!("{} Run the workflow again, or ask {operator}.", sentence(&error.to_string()))
+}
+
+/// There is no room to work in.
+pub fn no_scratch(error: &impl Display, operator: &str) -> String {
+    format!("There is no scratch directory on the compute node ({error}). Ask {operator}.")
+}
+
+/// A fault of the trainer itself.
+pub fn fault_of_the_trainer(operator: &str) -> String {
+    format!("The trainer stopped with a fault of its own. Ask {operator} to look into the job's log.")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use domain::SlurmJobId;
 
-    fn job(state: &str, used_mb: Option<u64>) -> JobInfo {
-        JobInfo {
-            id: SlurmJobId(17),
-            name: "hpct-a".into(),
-            state: JobState::parse(state),
-            reason: String::new(),
-            elapsed: "06:00:12".into(),
-            used_mb,
-            exit_code: Some("1:0".into()),
-        }
-    }
+    const ABOUT: About<'_> = About { slurm_id: Some(SlurmJobId(17)), asked: None, operator: OPERATOR };
 
     fn asked() -> ResourceSettings {
         ResourceSettings { cpus: 6, memory_mb: 2000, walltime: "0-06:00".parse().unwrap(), email: None }
     }
 
+    fn all() -> Vec<(Verdict, Cause)> {
+        let ran = Some("06:00:12".to_owned());
+        let not_started = |waited_hours| Verdict::NotStarted { reason: "Resources".into(), waited_hours };
+        let code = Some("1:0".to_owned());
+        vec![
+            (Verdict::NoJob { problem: "the setting \"Seed\" is odd".into() }, Cause::Message),
+            (Verdict::RodanAway, Cause::Rodan),
+            (Verdict::RodanRefused, Cause::Rodan),
+            (Verdict::Refused { words: "Invalid account.".into() }, Cause::Slurm),
+            (Verdict::NotTaken, Cause::Slurm),
+            (not_started(None), Cause::NotStarted),
+            (not_started(Some(72)), Cause::NotStarted),
+            (Verdict::Cancelled, Cause::Cancelled),
+            (Verdict::Vanished, Cause::Unknown),
+            (Verdict::OutOfTime { ran: ran.clone() }, Cause::Time),
+            (Verdict::OutOfMemory { used_mb: None }, Cause::OutOfMemory),
+            (Verdict::OutOfMemory { used_mb: Some(1990) }, Cause::OutOfMemory),
+            (Verdict::CancelledOnCluster { ran: ran.clone() }, Cause::Cancelled),
+            (Verdict::NodeFailed { ran: ran.clone() }, Cause::Node),
+            (Verdict::TakenBack { ran: ran.clone() }, Cause::Node),
+            (Verdict::Killed { ran: ran.clone() }, Cause::Killed),
+            (Verdict::NoResult { ran, state: "FAILED".into(), exit_code: code }, Cause::Training),
+            (Verdict::ReplyLost, Cause::Reply),
+            (Verdict::ReplyTooLarge { problem: "17 bytes, more than 16".into() }, Cause::Reply),
+        ]
+    }
+
+    #[test]
+    fn every_verdict_has_its_cause_and_whole_sentences() {
+        let asked = asked();
+        for (verdict, cause) in all() {
+            for asked in [None, Some(&asked)] {
+                for operator in [OPERATOR, "Ada <ada@example.org>"] {
+                    let (found, text) = of_verdict(&verdict, About { asked, operator, ..ABOUT });
+                    assert_eq!(found, cause, "{verdict:?}");
+                    let is_whole = text.starts_with(char::is_uppercase) && text.ends_with('.');
+                    assert!(is_whole && !text.contains("  ") && !text.contains(".."), "{text}");
+                    assert!(operator == OPERATOR || !text.contains("operator"), "{text}");
+                }
+            }
+            let kept = serde_json::to_string(&verdict).unwrap();
+            assert_eq!(serde_json::from_str::<Verdict>(&kept).unwrap(), verdict);
+        }
+    }
+
     #[test]
     fn each_end_says_what_to_change() {
-        let sentence = |state, used| ended(&job(state, used), Some(&asked()));
+        let asked = asked();
+        let says = |verdict: Verdict| of_verdict(&verdict, About { asked: Some(&asked), ..ABOUT }).1;
         assert_eq!(
-            sentence("OUT_OF_MEMORY", Some(1990)),
+            says(Verdict::OutOfMemory { used_mb: Some(1990) }),
             "The training ran out of memory: asked for 2000 MB, used 1990 MB. Set \"Maximum memory (MB)\" to 4000 or more."
         );
-        assert_eq!(sentence("FAILED", Some(1950)), sentence("OUT_OF_MEMORY", Some(1950)));
-        assert!(sentence("FAILED", Some(700)).contains("without a result (FAILED, exit code 1:0)"));
-        assert!(sentence("TIMEOUT", None).contains("(asked for 0-06:00:00) and was stopped after 06:00:12"));
-        assert!(sentence("CANCELLED by 0", None).contains("was cancelled on the cluster"));
-        assert!(sentence("NODE_FAIL", None).contains("failed after 06:00:12. Run the workflow again."));
-        assert!(sentence("COMPLETED", None).contains("without a result (COMPLETED"));
-        let cause = |state, used| super::cause(&job(state, used), Some(&asked()));
-        assert_eq!(cause("OUT_OF_MEMORY", None), Cause::OutOfMemory);
-        assert_eq!(cause("FAILED", Some(1950)), Cause::OutOfMemory);
-        assert_eq!(cause("FAILED", Some(700)), Cause::Training);
-        assert_eq!(cause("TIMEOUT", None), Cause::Time);
-        assert_eq!(cause("CANCELLED by 0", None), Cause::Cancelled);
-        assert_eq!(cause("NODE_FAIL", None), Cause::Node);
-        let killed = JobInfo { exit_code: Some("0:9".into()), ..job("FAILED", None) };
-        assert_eq!(super::cause(&killed, None), Cause::Killed);
-        for elapsed in ["", "0:00", "00:00:00"] {
-            let never_ran = JobInfo { elapsed: elapsed.into(), ..job("CANCELLED", None) };
-            assert!(ended(&never_ran, None).contains("was cancelled on the cluster. Run"), "{elapsed}");
-        }
+        assert_eq!(
+            says(Verdict::OutOfTime { ran: Some("06:00:12".into()) }),
+            "The training ran out of time (asked for 0-06:00:00) and was stopped after 06:00:12. Set \"Maximum time (D-HH:MM)\" higher, or train with fewer samples or epochs."
+        );
+        assert_eq!(
+            says(Verdict::NotStarted { reason: "PartitionTimeLimit".into(), waited_hours: None }),
+            "The training can't start on this cluster: Slurm says PartitionTimeLimit. It asked for 6 CPUs, 2000 MB and 0-06:00:00. Set \"CPUs\", \"Maximum memory (MB)\" or \"Maximum time (D-HH:MM)\" lower, or ask the operator of the cluster."
+        );
+        assert_eq!(
+            says(Verdict::CancelledOnCluster { ran: None }),
+            "The training (Slurm job 17) was cancelled on the cluster. Run the workflow again, or ask the operator of the cluster why."
+        );
     }
 }

@@ -17,24 +17,24 @@ use support::desk::{Desk, job, with_setting};
 use support::program::{Finished, Program};
 
 /// The crash points that a program has passed, by name, in order.
-fn points(log: &Path) -> Vec<String> {
+pub(crate) fn points(log: &Path) -> Vec<String> {
     let text = fs::read_to_string(log).unwrap_or_default();
     text.lines().filter_map(|line| line.split_once(' ')).map(|(_, name)| name.to_owned()).collect()
 }
 
 /// Runs a program that dies at point `at`; 0 only lists the points.
-fn dying(program: Program, at: usize, log: &Path) -> Finished {
+pub(crate) fn dying(program: Program, at: usize, log: &Path) -> Finished {
     let _ = fs::remove_file(log);
     program.env("HPC_TRAINER_DIE_AT", at.to_string()).env("HPC_TRAINER_DIE_LOG", log).run()
 }
 
 /// A new file for each run, which says at which point a program died.
-fn log_of(desk: &Desk) -> std::path::PathBuf {
+pub(crate) fn log_of(desk: &Desk) -> std::path::PathBuf {
     desk.site.path().join("points.txt")
 }
 
 /// Passes of `check`, as cron starts them, until the job is filed away.
-fn settle(desk: &Desk, id: &str) {
+pub(crate) fn settle(desk: &Desk, id: &str) {
     let done = desk.site.spool().join("done").join(id);
     support::wait_for("the job to be answered", SECONDS(60), || {
         let pass = desk.check().limit(SECONDS(60)).run();

@@ -267,3 +267,42 @@ fn a_reply_over_the_brokers_own_limit_is_an_error_reply_that_names_it() {
     assert!(sentence.starts_with("The models are trained but can't be sent"), "{sentence}");
     assert!(sentence.contains("more than the 1048576 that RabbitMQ takes"), "{sentence}");
 }
+
+#[test]
+fn an_alarm_of_the_broker_holds_up_a_pass_for_seconds_only() {
+    let broker = Services::private(&[("PARTS", "broker"), ("VHOSTS", "1")]);
+    let script = leaves_a_reply(100);
+    let desk = Desk::on(broker.with_cluster_of(Services::shared()), Some(&script), Rodan::start());
+    let ids = [publish_job_for(&desk, RESULTS), publish_job_for(&desk, RESULTS)];
+    desk.check().args(["--max-jobs", "2"]).run().success();
+    for id in &ids {
+        desk.cluster.wait_for_end(&desk.slurm_job(id), SECONDS(60));
+    }
+    let ctl = |arguments: &[&str]| {
+        let ctl = desk.services.directory().join("broker/ctl");
+        let output = std::process::Command::new(ctl).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    ctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]);
+    support::wait_for("the alarm", SECONDS(60), || {
+        ctl(&["eval", "rabbit_alarm:get_alarms()."]).contains("memory").then_some(())
+    });
+    let start = Instant::now();
+    let finished = desk.check().args(["--max-jobs", "0"]).limit(SECONDS(240)).run();
+    let took = start.elapsed();
+    expect(&finished, 10, &[]);
+    for id in &ids {
+        assert!(finished.stdout.contains(&format!("{id}  waiting")), "{finished}");
+        assert_it_waits(&desk, id);
+    }
+    assert!(finished.stdout.contains("takes no messages for now"), "{finished}");
+    assert!(took < SECONDS(60), "{took:?} for both, not three minutes for each");
+    ctl(&["set_vm_memory_high_watermark", "0.4"]);
+    support::wait_for("the replies", SECONDS(60), || {
+        desk.check().args(["--max-jobs", "0"]).run();
+        ids.iter().all(|id| !desk.directory(id).exists()).then_some(())
+    });
+    let replies = desk.vhost.leftovers(RESULTS);
+    assert_eq!(replies.len(), 2, "one reply for each");
+}

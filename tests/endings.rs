@@ -1,7 +1,7 @@
 //! Every way in which Slurm ends a job without a result, on real clusters with and without
 //! accounting, and a controller that is away: each job is answered once, with a sentence of its
-//! own. The tables that the tests print (`cargo nextest run --test stories endings::
-//! --no-capture`) show Slurm's state beside the reply.
+//! own. The tests print tables with Slurm's state beside the reply
+//! (`cargo nextest run --test stories endings:: --no-capture`).
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -340,8 +340,7 @@ fn a_controller_that_stands_still_decides_nothing() {
         };
         within(SECONDS(20));
         assert_eq!(desk.record(&job.id), before);
-        // sbatch gets no answer either; its request may lie in the controller's socket until that
-        // goes on.
+        // sbatch gets no answer either; its request may wait in the controller's socket.
         let next = desk.vhost.publish_job(&support::desk::job());
         let finished = within(SECONDS(20));
         assert!(finished.stdout.contains(&format!("{next}  waiting")), "{finished}");
@@ -380,8 +379,8 @@ fn a_controller_that_was_killed_and_came_back_has_lost_nothing() {
         desk.cluster.wait_for_state(&job.slurm_id, &["RUNNING"], SECONDS(60));
     }
     desk.check().run().success();
-    // The controller writes its state down every few seconds. Once it has this, it has what was
-    // before.
+    // The controller saves its state every few seconds. Once it has saved this comment, it has
+    // saved everything before.
     let comment = format!("Comment=last-{}", on.id);
     desk.cluster.update(&[&format!("JobId={}", on.slurm_id), &comment]);
     let saved = desk.cluster.conf().with_file_name("state").join("job_state");

@@ -35,7 +35,7 @@ fn binaries(directory: &Path) -> PathBuf {
         strip.arg("-o").arg(binaries.join(program.file_name().unwrap())).arg(program);
         assert!(strip.status().unwrap().success());
     }
-    let reference = program::with_examples(&["cli_reference"]).join("examples/cli_reference");
+    let reference = program::with_examples(&["reference"]).join("examples/reference");
     Program::new(reference).arg(&binaries).run().success();
     binaries
 }
@@ -88,6 +88,9 @@ fn a_tarball_runs_a_job_wherever_it_is_unpacked_and_an_update_keeps_what_is_the_
     unpack(&tarball, &home);
     Program::new("sha256sum").args(["--quiet", "-c", "SHA256SUMS"]).current_dir(&home).run().success();
     for file in ["LICENSE", "CHANGELOG.md", "BUILD", "credentials.env.example", "docs/protocol.md"] {
+        assert!(home.join(file).exists(), "{file} is not in the tarball");
+    }
+    for file in ["rodan/hpc_training/jobs.py", "rodan/registerJobs.yaml", "rodan/set_up_broker"] {
         assert!(home.join(file).exists(), "{file} is not in the tarball");
     }
     for file in ["slurm/sites/generic.env", "slurm/cuda-libraries", "slurm/hpc-trainer.def"] {

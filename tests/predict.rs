@@ -265,27 +265,27 @@ fn an_input_is_not_written_over() {
     let before = [&page, &model].map(|path| std::fs::read(path).unwrap());
     std::fs::create_dir(&out).unwrap();
     let spared = |out: &Path, image: &str, output: &str, input: &str| {
-        let parts = [&format!("{output} would be written over"), input];
+        let parts = [&format!("{output} would overwrite the input "), input];
         desk.refused_into(out, image, &[], &parts.map(|part| part as &str));
         assert!(before == [&page, &model].map(|path| std::fs::read(path).unwrap()));
     };
     // The page itself lies in the output folder.
     std::fs::copy(&page, out.join("overlay.png")).unwrap();
-    spared(&out, "out/overlay.png", "overlay.png", "out/overlay.png: is what");
+    spared(&out, "out/overlay.png", "overlay.png", "out/overlay.png");
     // The same folder under another name.
     std::os::unix::fs::symlink(&out, desk.path("same")).unwrap();
-    spared(&desk.path("same"), "out/overlay.png", "same/overlay.png", "out/overlay.png: is what");
+    spared(&desk.path("same"), "out/overlay.png", "same/overlay.png", "out/overlay.png");
     // An output that is a link to the page, is the page under another name, or is a link to a
     // model.
     std::fs::remove_file(out.join("overlay.png")).unwrap();
     std::os::unix::fs::symlink(&page, out.join("Layer 0.png")).unwrap();
-    spared(&out, "page.png", "Layer 0.png", "page.png: is what");
+    spared(&out, "page.png", "Layer 0.png", "page.png");
     std::fs::remove_file(out.join("Layer 0.png")).unwrap();
     std::fs::hard_link(&page, out.join("Background.png")).unwrap();
-    spared(&out, "page.png", "Background.png", "page.png: is what");
+    spared(&out, "page.png", "Background.png", "page.png");
     std::fs::remove_file(out.join("Background.png")).unwrap();
     std::os::unix::fs::symlink(&model, out.join("overlay.png")).unwrap();
-    spared(&out, "page.png", "overlay.png", "Model 0.hdf5: is what");
+    spared(&out, "page.png", "overlay.png", "Model 0.hdf5");
     // Any other file that is in the way is replaced.
     std::fs::remove_file(out.join("overlay.png")).unwrap();
     std::fs::write(out.join("overlay.png"), "an older one").unwrap();

@@ -1,5 +1,4 @@
-//! No training is lost: jobs that are requeued, killed, warned and cancelled in the middle, by a
-//! real Slurm.
+//! No training is lost: a real Slurm requeues, kills, warns and cancels jobs in the middle.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
@@ -82,7 +81,7 @@ impl Job {
         let name = if layer == 1 { "Background Model: epoch" } else { "Model 0: epoch" };
         wait_for("the training to get so far", TRAINING, || {
             let log = self.log();
-            // The background's lines hold the other's name too: «… Model: epoch», not «Model 0:
+            // The background's lines also contain the other's name: «… Model: epoch», not «Model 0:
             // epoch».
             let done = log.lines().filter(|line| line.contains(name)).count();
             let progress = self.progress()?;
@@ -100,8 +99,8 @@ impl Job {
         self.desk.cluster.command("scancel").args(["--signal=USR1", "--batch", &self.slurm]).run().success();
     }
 
-    /// Waits until Slurm has put the job back into its queue, once, and has started it again. That
-    /// takes it 6 to 11 s, on a busy machine too, and it is not to be hurried: a node refuses a
+    /// Waits until Slurm has put the job back into its queue, once, and has started it again. Slurm
+    /// needs 6 to 11 s for that, also on a busy machine, and can't be hurried: a node refuses a
     /// credential as old as the revoked one («Job credential revoked»).
     fn wait_for_restart(&self) {
         let end = Instant::now() + SECONDS(60);
@@ -126,7 +125,7 @@ impl Job {
         panic!("the restart: the job {what}: {shown:?}\n{said}\n{}", self.log());
     }
 
-    /// The one reply, of a training that went on where it was, has the models of one that was not
+    /// Asserts that the one reply of a training that was resumed has the models of one that was not
     /// interrupted.
     fn assert_answered_as_uninterrupted(&self) {
         let reply = self.desk.vhost.try_receive_reply(&self.id, TRAINING);

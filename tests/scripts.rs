@@ -139,8 +139,8 @@ fn the_batch_script_hands_its_arguments_and_slurms_cores_to_the_trainer() {
     assert_says(&finished, "OMP_NUM_THREADS=6");
     assert_says(&finished, "RAYON_NUM_THREADS=6");
     assert_says(&finished, "umask=0077");
-    // Slurm's `--signal=B:` reaches the process of the batch script: that has to be the trainer
-    // itself.
+    // Slurm's `--signal=B:` reaches the process of the batch script, so that process has to become
+    // the trainer.
     assert_says(&finished, &format!("pid={id}"));
 }
 
@@ -176,7 +176,7 @@ fn the_batch_script_without_a_trainer_says_how_to_build_it() {
     assert!(finished.stderr.contains("cargo build --release"), "{finished}");
 }
 
-/// What stands in for Apptainer, which can't be had here: it says what it was asked and starts
+/// A stand-in for Apptainer, which is not available here: it prints its arguments and starts
 /// nothing.
 fn apptainer(tools: &Path, name: &str) {
     script(&tools.join(name), "echo who=$0; for a; do echo \"arg=$a\"; done; echo pid=$$; env");

@@ -2,7 +2,7 @@
 //! configuration. Values that change from run to run are masked.
 //!
 //! After an intended change:
-//! `INSTA_UPDATE=always cargo nextest run --test stories snapshots:: cli_reference::`, and look at
+//! `INSTA_UPDATE=always cargo nextest run --test stories snapshots:: reference::`, and look at
 //! the difference.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
 
@@ -130,9 +130,9 @@ fn busy_desk() -> (Desk, String, String) {
         ),
     ];
     for (hours, (name, state, error)) in (5..).step_by(3).zip(others) {
-        let record = json!({"version": 2, "job_id": name, "correlation_id": name, "reply_to": "hpc-results",
+        let record = json!({"version": 1, "job_id": name, "correlation_id": name, "reply_to": "hpc-results",
             "message_id": "m", "body_sha256": "0", "received_at": ago(hours), "changed_at": ago(hours),
-            "state": state, "last_error": error});
+            "correlation_id_generated": false, "limited": false, "state": state, "last_error": error});
         fs::create_dir(desk.directory(name)).unwrap();
         fs::write(desk.directory(name).join("record.json"), record.to_string()).unwrap();
         fs::write(desk.directory(name).join("message.json"), job().to_string()).unwrap();

@@ -2,6 +2,7 @@
 //! is compiled once.
 //!
 //! `cargo nextest run --test stories check::` runs those of `tests/check.rs`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is not one of the programs")]
 
 mod support;
 
@@ -9,9 +10,10 @@ mod allocations;
 mod benches;
 mod bombs;
 mod check;
-mod cli_reference;
 mod client_certificate;
+mod conversation;
 mod crash;
+mod crash_conversation;
 mod delivery;
 mod demo;
 mod doctor;
@@ -28,11 +30,14 @@ mod local;
 mod memory;
 mod monitoring;
 mod operator;
+mod output;
 mod package;
 mod poison;
 mod predict;
 mod progress;
 mod promises;
+mod quorum;
+mod reference;
 mod resume;
 mod scripts;
 mod secrets;
@@ -40,6 +45,7 @@ mod services;
 mod sites;
 mod snapshots;
 mod structure;
+mod submission;
 mod supply_chain;
 mod tensorboard;
 mod tls;

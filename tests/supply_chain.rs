@@ -130,7 +130,8 @@ fn every_crate_comes_from_crates_io_under_an_allowed_licence() {
     let mut problems = Vec::new();
     for package in list(&metadata["packages"]) {
         let name = format!("{} {}", text(&package["name"]), text(&package["version"]));
-        let own = package["id"] == metadata["resolve"]["root"];
+        // A crate of the workspace: it lies in this folder.
+        let own = text(&package["manifest_path"]).starts_with(root().to_str().unwrap());
         match &package["source"] {
             Value::Null if own => {}
             Value::String(from) if from == "registry+https://github.com/rust-lang/crates.io-index" => {}
@@ -189,14 +190,14 @@ fn what_touches_secrets_is_reviewed_in_this_version() {
     let rows: BTreeSet<String> = review
         .lines()
         .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        // The page's other tables have no version there.
+        .filter(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()))
         .map(|(name, rest)| format!("{name} {}", rest.split(' ').next().unwrap_or_default()))
         .collect();
     let check = built(&metadata(&["--no-default-features"]));
     let gone: Vec<&String> = rows.difference(&check).collect();
     assert!(gone.is_empty(), "look at the new versions, then change docs/supply-chain.md: {gone:?}");
-    for name in
-        ["lapin", "amq-protocol", "rustls", "ring", "reqwest", "hyper", "base64", "zeroize", "dotenvy"]
-    {
+    for name in ["lapin", "amq-protocol", "rustls", "ring", "reqwest", "hyper", "base64", "zeroize"] {
         assert!(rows.iter().any(|row| row.split(' ').next() == Some(name)), "{name} is not reviewed");
     }
 }
@@ -224,8 +225,10 @@ fn the_bill_of_materials_lists_what_is_built() {
         built.remove(&format!("hpc-trainer {}", env!("CARGO_PKG_VERSION")));
         assert_eq!(listed(program), built, "{program}");
     }
+    let own = ["base", "contract", "domain", "page-layers", "report", "scheduler"];
     for component in list(&document["components"]) {
-        assert_eq!(text(&component["hashes"][0]["content"]).len(), 64, "{component}");
+        let hashed = component["hashes"][0]["content"].as_str().map(str::len) == Some(64);
+        assert!(hashed || own.contains(&text(&component["name"])), "{component}");
         assert!(text(&component["purl"]).starts_with("pkg:cargo/"));
     }
     let known: BTreeSet<&str> = list(&document["dependencies"]).iter().map(|d| text(&d["ref"])).collect();

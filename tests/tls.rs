@@ -39,11 +39,14 @@ enum Fault {
 }
 
 const FAULTS: [(Fault, &str); 6] = [
-    (Fault::UnknownAuthority, "set SSL_CERT_FILE to a file with the authority's certificate"),
-    (Fault::OtherName, "its certificate is for another name"),
-    (Fault::Expired, "its certificate has expired"),
-    (Fault::NotYet, "its certificate is not valid yet"),
-    (Fault::SelfSigned, "set SSL_CERT_FILE to a file with the authority's certificate"),
+    (
+        Fault::UnknownAuthority,
+        "an authority that this machine does not know: add the authority's certificate to",
+    ),
+    (Fault::OtherName, "its certificate is for another name (elsewhere.example) than localhost"),
+    (Fault::Expired, "its certificate has expired, on 2001-01-01"),
+    (Fault::NotYet, "its certificate is not valid yet, but from 3000-01-01"),
+    (Fault::SelfSigned, "is signed by itself, and this machine does not know it: add this certificate to"),
     (Fault::NoTls, "it does not speak TLS at this port"),
 ];
 
@@ -191,8 +194,8 @@ fn a_rodan_with_a_bad_certificate_is_refused_before_the_token_is_sent() {
     });
 }
 
-/// OpenSSL's own server, which can speak versions that nobody should use any more. Ends when
-/// dropped.
+/// OpenSSL's own server, which can speak versions and show certificates that nobody should use any
+/// more. Ends when dropped.
 struct OldServer {
     child: std::process::Child,
     port: u16,
@@ -200,9 +203,10 @@ struct OldServer {
 }
 
 impl OldServer {
-    fn start(home: &Path, version: &str) -> Self {
+    fn start(home: &Path, options: &[&str]) -> Self {
         let mut child = Command::new("openssl")
-            .args(["s_server", "-accept", "127.0.0.1:0", version, "-cipher", "ALL:@SECLEVEL=0"])
+            .args(["s_server", "-accept", "127.0.0.1:0", "-cipher", "ALL:@SECLEVEL=0"])
+            .args(options)
             .arg("-cert")
             .arg(home.join("server.pem"))
             .arg("-key")
@@ -247,7 +251,7 @@ fn a_server_that_speaks_only_older_versions_is_refused() {
         let keys = tempfile::tempdir().unwrap();
         fs::write(keys.path().join("server.pem"), certificate.pem()).unwrap();
         fs::write(keys.path().join("server.key"), key.serialize_pem()).unwrap();
-        let server = OldServer::start(keys.path(), version);
+        let server = OldServer::start(keys.path(), &[version]);
         let client = Command::new("openssl")
             .args(["s_client", "-connect", &format!("127.0.0.1:{}", server.port), version])
             .args(["-cipher", "ALL:@SECLEVEL=0"])
@@ -282,4 +286,144 @@ fn a_server_that_speaks_only_older_versions_is_refused() {
             }
         }
     });
+}
+
+/// Runs `openssl` in a directory.
+fn openssl(directory: &Path, arguments: &[&str]) {
+    let output = Command::new("openssl").args(arguments).current_dir(directory).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// `check` or `run_trainer` before the server whose key and certificate lie in `directory`, which
+/// is trusted.
+fn speak_with(directory: &Path, program: &Path) -> (String, Finished) {
+    let server = OldServer::start(directory, &[]);
+    let is_check = program == check();
+    let url = |scheme: &str| format!("{scheme}://localhost:{}", server.port);
+    let (broker, rodan) = match is_check {
+        true => (url("amqps"), "https://rodan.invalid".to_owned()),
+        false => ("127.0.0.1:1".to_owned(), url("https")),
+    };
+    let home = site(&broker, &rodan, &fs::read_to_string(directory.join("server.pem")).unwrap());
+    let settings = home.path().join("credentials.env");
+    let text = fs::read_to_string(&settings).unwrap() + "DOWNLOAD_SECONDS=8\n";
+    fs::write(&settings, text).unwrap();
+    let job = home.path().join("job.json");
+    fs::write(&job, JOB).unwrap();
+    let arguments = [job.to_str().unwrap(), "queue", "id"];
+    let finished = run(program, home.path(), if is_check { &[] } else { &arguments });
+    (server.end(), finished)
+}
+
+/// A certificate for localhost that signs itself, with these further options.
+fn certificate(options: &[&str]) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let basic = ["req", "-x509", "-nodes", "-days", "30", "-subj", "/CN=localhost"];
+    let files = ["-keyout", "server.key", "-out", "server.pem"];
+    openssl(directory.path(), &[&basic[..], &files, options].concat());
+    directory
+}
+
+const NAME: [&str; 2] = ["-addext", "subjectAltName=DNS:localhost"];
+const NO_CA: [&str; 2] = ["-addext", "basicConstraints=critical,CA:FALSE"];
+const RSA: [&str; 2] = ["-newkey", "rsa:2048"];
+
+/// What people make with `openssl` for a server at home, each trusted by SSL_CERT_FILE.
+#[test]
+fn certificates_that_openssl_makes_wrong_are_refused_in_words() {
+    let of_version_1 = || {
+        let directory = tempfile::tempdir().unwrap();
+        let request = ["req", "-new", "-nodes", "-newkey", "rsa:2048", "-subj", "/CN=localhost"];
+        openssl(directory.path(), &[&request[..], &["-keyout", "server.key", "-out", "request"]].concat());
+        let sign = ["x509", "-req", "-in", "request", "-signkey", "server.key", "-out", "server.pem"];
+        openssl(directory.path(), &sign);
+        directory
+    };
+    let with = |parts: &[&[&str]]| certificate(&parts.concat());
+    let faults: Vec<(&str, tempfile::TempDir)> = vec![
+        ("is that of an authority (CA:TRUE), as openssl req -x509 makes it", with(&[&RSA, &NAME])),
+        ("an RSA key of 1024 bits, which is too short", with(&[&["-newkey", "rsa:1024"], &NAME, &NO_CA])),
+        ("is signed with SHA-1", with(&[&RSA, &NAME, &NO_CA, &["-sha1"]])),
+        ("is of version 1", of_version_1()),
+        ("its certificate names no host in subjectAltName", with(&[&RSA, &NO_CA])),
+        ("lacks serverAuth", with(&[&RSA, &NAME, &NO_CA, &["-addext", "extendedKeyUsage=clientAuth"]])),
+        (
+            "than localhost",
+            with(&[&RSA, &NO_CA, &["-addext", "subjectAltName=DNS:elsewhere.example,IP:10.0.0.1"]]),
+        ),
+        (
+            "has a critical extension that is not known here",
+            with(&[&RSA, &NAME, &NO_CA, &["-addext", "1.2.3.4=critical,ASN1:UTF8String:x"]]),
+        ),
+        (
+            "no cipher in common",
+            with(&[&["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp521r1"], &NAME, &NO_CA]),
+        ),
+    ];
+    std::thread::scope(|scope| {
+        for (words, directory) in &faults {
+            for program in [check(), run_trainer().unwrap()] {
+                scope.spawn(move || {
+                    let (said, finished) = speak_with(directory.path(), program);
+                    let all = finished.to_string();
+                    assert!(all.contains(words), "{words:?} is not in {all}");
+                    assert!(!all.contains("set SSL_CERT_FILE"), "it is set: {all}");
+                    assert!(!said.contains("AMQP") && !said.contains("GET /"), "{words}: {said}");
+                });
+            }
+        }
+    });
+}
+
+/// The command of the advice makes a certificate that is taken.
+#[test]
+fn a_certificate_that_is_made_by_the_advice_is_accepted() {
+    let wrong = certificate(&[&RSA[..], &NAME].concat());
+    let (_, finished) = speak_with(wrong.path(), check());
+    let advice = finished.stderr.split_once("make one for the server: ").unwrap().1;
+    let command = advice.split_once(';').unwrap().0;
+    assert!(command.starts_with("openssl req -x509 "), "{finished}");
+    let right = tempfile::tempdir().unwrap();
+    openssl(right.path(), &command.split(' ').skip(1).collect::<Vec<_>>());
+    for (program, spoken) in [(check(), "AMQP"), (run_trainer().unwrap(), "GET /")] {
+        let (said, finished) = speak_with(right.path(), program);
+        assert!(said.contains(spoken), "{said}\n{finished}");
+    }
+}
+
+/// SSL_CERT_FILE names something else than certificates: named, before anything is sent.
+#[test]
+fn a_file_of_authorities_that_holds_something_else_is_named() {
+    let made = certificate(&[&RSA[..], &NAME, &NO_CA].concat());
+    openssl(made.path(), &["x509", "-in", "server.pem", "-outform", "der", "-out", "server.der"]);
+    fs::write(made.path().join("empty"), "").unwrap();
+    for (file, words) in [
+        ("server.der", "holds a certificate in bytes (DER); convert it: openssl x509 -inform der"),
+        ("server.key", "holds a private key; name a file with certificates"),
+        ("empty", "is empty; name a file with certificates"),
+        ("absent", "can't be read: No such file or directory"),
+    ] {
+        let path = made.path().join(file);
+        let home = site("amqps://localhost:1", "https://localhost:1", "");
+        let run = |program: &Path, arguments: &[&str]| {
+            Program::new(program)
+                .args(arguments)
+                .arg("--env-file")
+                .arg(home.path().join("credentials.env"))
+                .env("HPC_TRAINER_HOME", home.path())
+                .env("SSL_CERT_FILE", &path)
+                .env("TMPDIR", "/tmp")
+                .limit(SECONDS(200))
+                .run()
+        };
+        let finished = run(check(), &[]);
+        assert_eq!(finished.code(), Some(4), "{file}: {finished}");
+        let job = home.path().join("job.json");
+        fs::write(&job, JOB).unwrap();
+        let trained = run(run_trainer().unwrap(), &[job.to_str().unwrap(), "queue", "id"]);
+        for finished in [finished, trained] {
+            let all = finished.to_string();
+            assert!(all.contains(words) && all.contains("SSL_CERT_FILE names"), "{file}: {all}");
+        }
+    }
 }

@@ -1,8 +1,9 @@
 //! Rodan's side for a demonstration: its HTTP server.
 //!
-//! `cargo run --example stand_in_rodan -- serve DIRECTORY` prints what belongs into `credentials.env` and serves
-//! `DIRECTORY/page.png` as `/uploads/page.png`, for whoever logs in, until it is stopped. `./demo` uses it; `rodan/send`
-//! sends the pages that lie there.
+//! `cargo run --example stand_in_rodan -- serve DIRECTORY` prints what belongs into
+//! `credentials.env` and serves `DIRECTORY/page.png` as `/uploads/page.png`, for whoever logs in,
+//! until it is stopped. `./demo` uses it; `rodan/send` sends the pages that lie there.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is not one of the programs")]
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -39,6 +39,9 @@ _BATCH = 100
 #: Folders of trainings that nobody came back for are removed after so many days.
 _FORGET_DAYS = 30
 
+#: A look takes seconds, with large models and a slow broker a minute.
+_LOOK_SECONDS = 120
+
 #: Trainings share so many locks. Two that meet at one wait for each other, once.
 _LOCKS = 256
 
@@ -275,7 +278,7 @@ def mark(site: Site, task_id: str) -> bool:
     found = _of_task(site, task_id)
     if found is None:
         return False
-    mark_cancelled(found.folder)
+    mark_cancelled(found.folder, task_id)
     return True
 
 
@@ -284,11 +287,21 @@ def cancel(site: Site, task_id: str) -> bool:
 
     What can't be sent now is sent when the next training begins.
     """
-    found = _of_task(site, task_id)
-    if found is None:
+    if not mark(site, task_id):
         return False
-    mark_cancelled(found.folder)
-    _send_cancel(address(site.environment), found)
+    # A look may be under way: it may be about to take the training over.
+    end = time.monotonic() + _LOOK_SECONDS
+    while time.monotonic() < end:
+        found = _of_task(site, task_id)
+        if found is None:
+            return False
+        with _alone(site, found.folder) as alone:
+            if alone:
+                found = _of_task(site, task_id)
+                if found is not None:
+                    _send_cancel(address(site.environment), found)
+                return found is not None
+        time.sleep(0.2)
     return True
 
 
@@ -320,8 +333,9 @@ def _sweep(site: Site, where: Address, now: float) -> None:
         if conversation is None:
             continue
         if conversation.phase == CANCELLED:
-            with contextlib.suppress(BrokerTrouble):
-                _send_cancel(where, conversation)
+            with contextlib.suppress(BrokerTrouble), _alone(site, folder) as alone:
+                if alone and os.path.exists(folder):
+                    _send_cancel(where, conversation)
         elif now - conversation.begun > _FORGET_DAYS * 86400:
             conversation.remove()
 

@@ -162,12 +162,12 @@ class Conversation:
 
     @property
     def phase(self) -> str:
-        """One of the phases above."""
-        if self._state["phase"] != CANCELLED and os.path.exists(
-            os.path.join(self.folder, _CANCEL)
-        ):
-            return CANCELLED
-        return str(self._state["phase"])
+        """One of the phases above. Only the task that looks after the training can cancel it."""
+        try:
+            marked = _read(os.path.join(self.folder, _CANCEL)).decode("utf-8")
+        except OSError:
+            marked = ""
+        return CANCELLED if marked == self.task else str(self._state["phase"])
 
     def sent(self, now: float) -> None:
         """Notes, on disk, that RabbitMQ has the job."""
@@ -413,12 +413,12 @@ class Conversation:
         return "\n".join(["Correlation id {}".format(self.id), ""] + lines[-TAIL:])
 
 
-def mark_cancelled(folder: str) -> None:
-    """Notes that a training was cancelled, without reading its state: another process may write it
-    now.
+def mark_cancelled(folder: str, task: str) -> None:
+    """Notes that a task was cancelled, without touching the state: another process may write it.
+
+    Where another task has taken the training over meanwhile, this says nothing.
     """
-    with open(os.path.join(folder, _CANCEL), "w"):
-        pass
+    replace(os.path.join(folder, _CANCEL), task.encode("utf-8"))
 
 
 # ── Reading ──────────────────────────────────────────────────────────────────────────────────────

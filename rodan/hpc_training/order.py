@@ -208,6 +208,9 @@ def fill(
         value = given.get(name)
         if value is None:
             value = rule["default"]
+        if name in (PATCH_HEIGHT, PATCH_WIDTH):
+            # Which sizes are right, and why, is told below.
+            rule = dict(rule, minimum=1)
         if rule["type"] == "integer":
             value = _whole_number(name, value, rule, problems)
         else:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+import time
 import uuid
 
 import pika
@@ -325,6 +327,30 @@ def test_a_training_that_was_taken_over_is_not_cancelled_with_its_first_task(run
     answer(cluster, cluster.next()[0])
     assert run.look() is None
     assert cluster.next("hpc-control") is None
+
+
+def test_a_cancellation_waits_for_a_look_and_then_sees_who_has_the_training(run, cluster):
+    run.look()
+    first = run.task
+    job, _ = cluster.next()
+    cancelled = []
+    with attempt._alone(run.site, run.site.folder_of(run.run)):
+        other = threading.Thread(target=lambda: cancelled.append(attempt.cancel(run.site, first)))
+        other.start()
+        time.sleep(0.5)
+        assert not cancelled
+        # In this look a new task takes the training over.
+        talk = conversation.Conversation.find(run.site.folder_of(run.run))
+        assert talk.phase == conversation.CANCELLED
+        talk.hand_over("second")
+        talk.save()
+        assert talk.phase == conversation.WAITING
+    other.join(10)
+    assert cancelled == [False]
+    assert cluster.next("hpc-control") is None
+    run.task, run.again = "second", True
+    answer(cluster, job)
+    assert run.look() is None
 
 
 # ── Time, and RabbitMQ away ──────────────────────────────────────────────────────────────────────

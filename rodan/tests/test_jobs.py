@@ -79,14 +79,18 @@ class Rodan:
         log.close()
 
     def stop_worker(self, how=signal.SIGTERM):
-        """SIGTERM: as at a restart of Rodan. SIGKILL takes its children along."""
+        """SIGTERM: as a container is stopped, with SIGKILL after ten seconds. SIGKILL: a crash."""
         if self.worker is None:
             return
-        if how == signal.SIGKILL:
-            os.killpg(self.worker.pid, how)
-        else:
-            self.worker.send_signal(how)
-        self.worker.wait(60)
+        try:
+            if how == signal.SIGTERM:
+                self.worker.send_signal(how)
+                self.worker.wait(10)
+        except subprocess.TimeoutExpired:
+            pass
+        if self.worker.poll() is None:
+            os.killpg(self.worker.pid, signal.SIGKILL)
+            self.worker.wait(10)
         self.worker = None
 
     def log(self):

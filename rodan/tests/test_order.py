@@ -85,7 +85,7 @@ def test_all_wrong_settings_are_told_at_once():
     refused(
         lambda: order.fill(given, order.SAMPLES_SETTINGS, {}),
         '"Patch height" must be a multiple of 4, not 66: use 64 or 68',
-        '"Patch width" must be a whole number of at least 52, not 48',
+        '"Patch width" must be at least 52, not 48: with smaller patches',
         '"Batch Size" must be a whole number from 1 to 64, not 65',
         '"Patience" must be a whole number of at least 0, not -1',
         '"Early stopping metric" must be one of: accuracy, F1, loss, not "speed"',

@@ -165,6 +165,34 @@ def test_pages_in_a_zip_going_on_from_models(site, environment, tmp_path):
             inputs[port] = site.upload(outputs[port][0]["resource_path"])
 
 
+def test_a_cancelled_run_ends_the_training_on_the_cluster(site, environment, tmp_path, queues):
+    inputs = {port: site.upload(PAGE / name) for port, name in FILES.items()}
+    outputs = outputs_in(tmp_path / "out", "Background Model", "Model 0", "Model 2")
+    endless = dict(SMALL, **{"Maximum number of training epochs": 10000})
+    work = attempt.Site(environment, str(tmp_path / "work"))
+    task = str(uuid.uuid4())
+
+    def look(again):
+        def make():
+            return order.page_order(inputs, endless, outputs, environment)
+
+        waiting = attempt.attempt(work, "run", task, again, make, outputs)
+        return waiting.words
+
+    def until(words, call):
+        end = time.monotonic() + 120
+        while words not in call():
+            assert time.monotonic() < end, call()
+            time.sleep(0.5)
+
+    look(False)
+    until("running", lambda: site.check() and site.check("status", task)[1])
+    until("The training runs", lambda: look(True))
+    assert attempt.cancel(work, task)
+    until("cancelled", lambda: site.check() and site.check("status", task)[1])
+    assert queues.queue_declare("hpc-control", passive=True).method.message_count == 0
+
+
 def test_what_the_cluster_refuses_is_told(site, environment, tmp_path):
     """A file that is gone when the cluster comes for it."""
     inputs = {port: site.upload(PAGE / name) for port, name in FILES.items()}
@@ -178,6 +206,6 @@ def test_what_the_cluster_refuses_is_told(site, environment, tmp_path):
             lambda: order.page_order(inputs, SMALL, outputs, environment),
             outputs,
         )
-    assert "gone" in caught.value.summary
+    assert "can't be downloaded" in caught.value.summary
     assert "Correlation id" in caught.value.details
     assert list((tmp_path / "out").iterdir()) == []

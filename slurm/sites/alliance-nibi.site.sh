@@ -1,4 +1,5 @@
-# shellcheck shell=bash Nibi (University of Waterloo), a cluster of the Digital Research Alliance of
+# shellcheck shell=bash
+# Nibi (University of Waterloo), a cluster of the Digital Research Alliance of
 # Canada. Copied to site.sh beside hpc_training.sh, which reads it in the job. Versions of modules
 # change: module spider cuda
 

@@ -1,4 +1,5 @@
-# shellcheck shell=bash A cluster, or a single machine, without GPUs. Copied to site.sh beside
+# shellcheck shell=bash
+# A cluster, or a single machine, without GPUs. Copied to site.sh beside
 # hpc_training.sh. The trainer needs no module there.
 
 # Less of the processor than it has, for comparisons: avx2 or portable.

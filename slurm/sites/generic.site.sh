@@ -1,4 +1,5 @@
-# shellcheck shell=bash A cluster with GPUs, to start from. Copied to site.sh beside
+# shellcheck shell=bash
+# A cluster with GPUs, to start from. Copied to site.sh beside
 # hpc_training.sh, which reads it in the job, before the trainer starts. It is not read by check on
 # the login node.
 

@@ -1,123 +1,232 @@
 //! Delivering replies that the trainer did not deliver, and error replies.
 
-use super::pass::{BridgeError, Pass};
-use crate::ledger::{Cause, Event, Outcome, Record, State};
-use crate::sentences;
+use std::ops::ControlFlow;
+
+use jiff::Timestamp;
+
+use super::context::{BridgeError, Pass};
+use super::decide::is_hopeless;
+use super::intake::kind;
+use crate::courier::{Rest, RestError, tail_of};
+use crate::ledger::{Cause, Event, Outcome, Progress, Record, State, Verdict};
+use crate::sentences::{About, of_verdict};
 use base::exit_code::ExitCode;
-use contract::broker::{BrokerError, PublishError};
-use contract::wire::{Envelope, Reply};
+use contract::broker::{BrokerError, PublishError, TellError};
+use contract::wire::conversation::{End, JobFailed, Used};
+use contract::wire::{Answer, Reply};
 
 impl Pass<'_> {
-    /// Spools the error reply of a failed job, and delivers a spooled reply.
-    pub(super) async fn deliver_if_due(&mut self, job: &mut Record) -> Result<(), BridgeError> {
-        if let State::Failed { sentence } = &job.state {
-            // A valid result wins over whatever ended the job that made it.
-            let outcome = if self.store.reply(&job.job_id).is_some_and(|r| r.error_sentence().is_none()) {
-                Outcome::Models
-            } else {
-                self.store.write_reply(&job.job_id, &Reply::error(sentence))?;
-                Outcome::Error
-            };
-            self.apply(job, Event::ReplySpooled(outcome))?;
-        }
-        match job.state {
-            State::ResultSpooled { .. } => self.deliver(job).await,
-            State::Replied => self.finish(job),
-            _ => Ok(()),
-        }
+    /// Writes the error reply of a failed job to the spool. Models on disk are sent instead,
+    /// whatever ended the job that made them.
+    pub(super) fn spool_error(&mut self, job: &mut Record) -> Result<(), BridgeError> {
+        let State::Failed { sentence } = &job.state else { return Ok(()) };
+        let outcome = if self.store.reply(&job.job_id).is_some_and(|r| r.error_sentence().is_none()) {
+            Outcome::Models
+        } else {
+            let answer = self.error_answer(job, sentence);
+            self.store.write_reply(&job.job_id, &answer)?;
+            Outcome::Error
+        };
+        self.apply(job, Event::ReplySpooled(outcome))
     }
 
-    async fn deliver(&mut self, job: &mut Record) -> Result<(), BridgeError> {
-        let mut reply = match self.store.reply(&job.job_id) {
-            Some(reply) => reply,
-            None => {
-                job.cause.get_or_insert(Cause::Reply);
-                let reply =
-                    Reply::error("The cluster lost the result of the training. Run the workflow again.");
-                self.store.write_reply(&job.job_id, &reply)?;
-                self.apply(job, Event::ReplySpooled(Outcome::Error))?;
-                reply
-            }
+    /// Publishes a spooled reply; breaks where it has to wait.
+    pub(super) async fn deliver(&mut self, job: &mut Record) -> Result<ControlFlow<()>, BridgeError> {
+        if let Some(why) = self.no_deliveries.clone() {
+            self.waits(job, ExitCode::NotDelivered, &why)?;
+            return Ok(ControlFlow::Break(()));
+        }
+        if job.verdict == Some(Verdict::Abandoned) {
+            self.file_abandoned(job)?;
+            return Ok(ControlFlow::Break(()));
+        }
+        let answer = match self.store.reply(&job.job_id) {
+            Some(answer) => answer,
+            None => self.replace_reply(job, Verdict::ReplyLost)?,
         };
-        let envelope = Envelope {
-            reply_to: job.reply_to.clone(),
-            correlation_id: job.correlation_id.0.clone(),
-            message_id: job.message_id.clone(),
+        let reply = match answer {
+            Answer::Reply(reply) => reply,
+            Answer::End(end) => return self.deliver_end(job, end).await,
         };
+        let envelope = job.envelope();
         self.beat()?;
         if self.store.files(&job.job_id).is_delivered() {
-            // By a trainer that was still at work when Slurm had already given it up.
-            self.apply(job, Event::Delivered)?;
-            return self.finish(job);
+            // It was delivered by a trainer that was still at work when Slurm had already given it
+            // up.
+            return self.delivered(job);
         }
-        // Connected first: without a broker nothing is claimed, and nothing has to be looked up next time.
+        // The connection comes first: without a broker nothing is claimed, and nothing has to be
+        // searched next time.
         self.broker().await?;
         if self.store.claim(&job.job_id)? && self.broker().await?.holds(&envelope).await? {
             tracing::info!(
-                "{}: the reply is in the queue already: an earlier attempt came through",
-                job.job_id
+                job = %job.job_id,
+                queue = job.reply_to,
+                "the reply is in the queue already: an earlier attempt came through"
             );
-            self.apply(job, Event::Delivered)?;
-            return self.finish(job);
+            return self.delivered(job);
         }
         let mut result = self.broker().await?.publish(&envelope, &reply).await;
         if let Err(error @ PublishError::TooLarge { .. }) = &result {
-            let sentence = sentences::too_large(error);
-            tracing::error!("{}: {sentence}", job.job_id);
-            reply = Reply::error(&sentence);
-            job.cause = Some(Cause::Reply);
-            self.store.write_reply(&job.job_id, &reply)?;
+            let answer = self.replace_reply(job, Verdict::ReplyTooLarge { problem: error.to_string() })?;
+            if let Answer::Reply(reply) = answer {
+                result = self.broker().await?.publish(&envelope, &reply).await;
+            }
+        }
+        let error = match result {
+            Ok(()) => return self.delivered(job),
+            Err(error) => error,
+        };
+        let gives_up = self.rules.gives_up(job, Timestamp::now());
+        if is_hopeless(job, &error, gives_up) {
+            return self.given_up(job, &error);
+        }
+        if matches!(error, PublishError::Broker(_)) {
+            // The connection is in doubt: the next job gets a new one.
+            self.broker = None;
+        }
+        if matches!(error, PublishError::Broker(BrokerError::Blocked { .. })) {
+            self.no_deliveries = Some(error.to_string());
+        }
+        self.waits(job, ExitCode::NotDelivered, &error.to_string())?;
+        Ok(ControlFlow::Break(()))
+    }
+
+    /// Puts an error reply in the place of one that can't be sent.
+    fn replace_reply(&mut self, job: &mut Record, verdict: Verdict) -> Result<Answer, BridgeError> {
+        let about =
+            About { slurm_id: job.slurm_id, asked: job.resources.as_ref(), operator: self.operator() };
+        let (cause, sentence) = of_verdict(&verdict, about);
+        tracing::error!(job = %job.job_id, "{sentence}");
+        // A job that has failed before keeps its first cause.
+        job.cause.get_or_insert(cause);
+        job.verdict.get_or_insert(verdict);
+        let answer = self.error_answer(job, &sentence);
+        self.store.write_reply(&job.job_id, &answer)?;
+        self.apply(job, Event::ReplySpooled(Outcome::Error))?;
+        Ok(answer)
+    }
+
+    /// The error that a job is answered with, in the form of its contract.
+    fn error_answer(&self, job: &Record, sentence: &str) -> Answer {
+        if job.protocol.is_reply() {
+            return Answer::Reply(Reply::error(sentence));
+        }
+        let files = self.store.files(&job.job_id);
+        let cause = job.cause.unwrap_or(Cause::Unknown);
+        let log = job.slurm_id.map(|id| format!("{}-{id}.log", job.job_id.slurm_name()));
+        let note = Progress::read(&files.progress()).filter(|note| note.slurm_job_id == job.slurm_id);
+        let used = Used { memory_mb: note.and_then(|note| note.peak_memory_mb), seconds: job.ran_seconds };
+        Answer::End(End::Failed(JobFailed {
+            at: Timestamp::now(),
+            error: sentence.to_owned(),
+            cause: cause.word().to_owned(),
+            advice: cause.advice().to_owned(),
+            log: log.map(|log| tail_of(&self.config.site.logs.join(log))).unwrap_or_default(),
+            asked: job.asked.clone(),
+            used,
+        }))
+    }
+
+    /// Sends what is left of a conversation, and its end; breaks where that has to wait.
+    async fn deliver_end(&mut self, job: &mut Record, end: End) -> Result<ControlFlow<()>, BridgeError> {
+        self.beat()?;
+        if self.store.files(&job.job_id).is_delivered() {
+            return self.delivered(job);
+        }
+        // Connected first: without a broker nothing is claimed.
+        self.broker().await?;
+        self.store.claim(&job.job_id)?;
+        let mut result = self.send_rest(job, &end).await?;
+        if let Err(error) = &result
+            && let Some(failed) = error.in_place_of(&end)
+        {
+            tracing::error!(job = %job.job_id, "{error}");
+            job.cause.get_or_insert(Cause::Reply);
+            let end = End::Failed(failed);
+            self.store.write_reply(&job.job_id, &Answer::End(end.clone()))?;
             self.apply(job, Event::ReplySpooled(Outcome::Error))?;
-            result = self.broker().await?.publish(&envelope, &reply).await;
+            result = self.send_rest(job, &end).await?;
         }
-        match result {
-            Ok(()) => {
-                self.apply(job, Event::Delivered)?;
-                self.finish(job)
-            }
-            Err(error) if self.is_hopeless(job, &error) => {
-                let sentence = format!("its reply can't be delivered, and is given up: {error}");
-                self.remember(ExitCode::NotDelivered);
-                tracing::warn!("{}: {sentence}", job.job_id);
-                self.tell(job, "failed", &sentence);
-                job.last_error = Some(sentence);
-                self.apply(job, Event::Delivered)?;
-                self.broker = None;
-                Ok(self.store.finish(&job.job_id)?)
-            }
-            Err(PublishError::Broker(error)) => {
-                // The connection is in doubt: the next job gets a new one.
-                self.broker = None;
-                self.waits(job, ExitCode::NotDelivered, error.to_string())
-            }
-            Err(error) => self.waits(job, ExitCode::NotDelivered, error.to_string()),
+        let error = match result {
+            Ok(()) => return self.delivered(job),
+            Err(error) => error,
+        };
+        if matches!(error, RestError::Tell(TellError::Gone(_)))
+            && !self.broker().await?.exists(&job.reply_to).await?
+        {
+            job.verdict = Some(Verdict::Abandoned);
+            self.store.save(job)?;
+            return Ok(ControlFlow::Continue(()));
+        }
+        if matches!(error, RestError::Tell(TellError::Broker(_))) {
+            // The connection is in doubt: the next job gets a new one.
+            self.broker = None;
+        }
+        self.waits(job, ExitCode::NotDelivered, &error.to_string())?;
+        Ok(ControlFlow::Break(()))
+    }
+
+    async fn send_rest(&mut self, job: &Record, end: &End) -> Result<Result<(), RestError>, BridgeError> {
+        let files = self.store.files(&job.job_id);
+        let (outbox, report) = (files.outbox(), files.report());
+        let rest = Rest {
+            queue: &job.reply_to,
+            correlation_id: &job.correlation_id.0,
+            outbox: &outbox,
+            report: &report,
+            end,
+        };
+        Ok(rest.send(self.broker().await?).await)
+    }
+
+    /// Files a job away that nobody asks for any more.
+    fn file_abandoned(&mut self, job: &mut Record) -> Result<(), BridgeError> {
+        let detail = format!("the queue '{}' is gone: nobody waits for it", job.reply_to);
+        self.apply(job, Event::Delivered)?;
+        self.store.finish(&job.job_id)?;
+        self.tell(job, "abandoned", &detail);
+        Ok(())
+    }
+
+    /// Remembers how fast a finished job was, for the time of the next ones.
+    fn note_pace(&self, job: &Record) {
+        let note = Progress::read(&self.store.files(&job.job_id).progress());
+        let (Some(pace), Some(resources)) = (note.and_then(|note| note.pace), &job.resources) else { return };
+        let mut paces = self.store.paces();
+        if paces.add(&kind(&self.config.site, resources), pace, Timestamp::now())
+            && let Err(error) = self.store.save_paces(&paces)
+        {
+            tracing::warn!(job = %job.job_id, "its pace is not remembered: {error}");
         }
     }
 
-    /// Whether a reply that could not be published need not be tried again: its queue is gone, and only the broker gives
-    /// queues such a name, or nobody; or it tells of a message that never became a Slurm job, and has waited long enough. (A broker
-    /// that is away is waited for.)
-    fn is_hopeless(&self, job: &Record, error: &PublishError) -> bool {
-        let is_reserved = job.reply_to.starts_with("amq.") || job.reply_to.contains(['\r', '\n']);
-        match error {
-            PublishError::NoQueue { .. } if is_reserved => true,
-            PublishError::NoQueue { .. }
-            | PublishError::Refused(_)
-            | PublishError::Broker(BrokerError::Failed { .. }) => never_ran(job) && self.is_given_up(job),
-            PublishError::TooLarge { .. } | PublishError::Broker(_) => false,
-        }
+    fn delivered(&mut self, job: &mut Record) -> Result<ControlFlow<()>, BridgeError> {
+        self.apply(job, Event::Delivered)?;
+        Ok(ControlFlow::Continue(()))
     }
 
-    /// Files an answered job away and says so.
-    fn finish(&mut self, job: &mut Record) -> Result<(), BridgeError> {
+    /// Files a job away whose reply nobody can get.
+    fn given_up(&mut self, job: &mut Record, error: &PublishError) -> Result<ControlFlow<()>, BridgeError> {
+        let sentence = format!("its reply can't be delivered, and is given up: {error}");
+        self.remember(ExitCode::NotDelivered);
+        tracing::warn!(job = %job.job_id, queue = job.reply_to, "{sentence}");
+        self.tell(job, "failed", &sentence);
+        job.last_error = Some(sentence);
+        self.apply(job, Event::Delivered)?;
+        self.broker = None;
+        self.store.finish(&job.job_id)?;
+        Ok(ControlFlow::Break(()))
+    }
+
+    /// Files an answered job away, and reports that.
+    pub(super) fn finish(&mut self, job: &mut Record) -> Result<(), BridgeError> {
+        if job.outcome == Some(Outcome::Models) {
+            self.note_pace(job);
+        }
         self.store.finish(&job.job_id)?;
         let what = if job.outcome == Some(Outcome::Error) { "an error reply is" } else { "the models are" };
         self.tell(job, "answered", &format!("{what} in the queue '{}'", job.reply_to));
         Ok(())
     }
-}
-
-/// A message that Slurm never got: nobody's hours hang on its reply, which is an error of a few words.
-pub(super) fn never_ran(job: &Record) -> bool {
-    job.slurm_id.is_none() && job.outcome == Some(Outcome::Error)
 }

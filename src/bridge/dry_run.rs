@@ -2,13 +2,15 @@
 
 use jiff::Timestamp;
 
-use super::pass::BridgeError;
+use super::context::BridgeError;
+use super::intake::read;
 use crate::config::Config;
+use crate::ledger::Store;
 use base::text::{printable, printable_json, sentence};
-use contract::broker::{Broker, DEFAULT_REPLY_QUEUE};
-use contract::wire::{JobFile, JobMessage};
+use contract::broker::{Broker, BrokerError, DEFAULT_REPLY_QUEUE, JOBS_QUEUE, Looking};
+use contract::wire::{Chosen, Envelope, JobFile};
 use domain::{CorrelationId, JobId};
-use scheduler::slurm::Request;
+use scheduler::requests;
 
 /// What `check` would do with the next message.
 #[derive(Debug)]
@@ -34,9 +36,19 @@ pub enum DryRun {
 /// Looks at the next message and puts it back into its place.
 ///
 /// # Errors
-/// When the broker can't be used.
+/// When the broker can't be used, or when a look at the message would be counted as a delivery.
 pub async fn dry_run(config: &Config) -> Result<DryRun, BridgeError> {
     let mut broker = Broker::connect(&config.broker).await?;
+    if broker.depth(JOBS_QUEUE).await?.is_none_or(|messages| messages == 0) {
+        broker.close().await;
+        return Ok(DryRun::Nothing);
+    }
+    let queue = JOBS_QUEUE.to_owned();
+    match broker.looking(JOBS_QUEUE).await? {
+        Looking::IsFree => {}
+        Looking::IsCounted => return Err(BrokerError::Counted { queue }.into()),
+        Looking::Unknown => return Err(BrokerError::PerhapsCounted { queue }.into()),
+    }
     let Some(taken) = broker.take().await? else {
         broker.close().await;
         return Ok(DryRun::Nothing);
@@ -44,24 +56,26 @@ pub async fn dry_run(config: &Config) -> Result<DryRun, BridgeError> {
     let correlation_id =
         taken.correlation_id().unwrap_or_else(|| format!("made-up-{}", Timestamp::now().as_millisecond()));
     let reply_to = taken.reply_to().unwrap_or_else(|| DEFAULT_REPLY_QUEUE.to_owned());
-    let result = match JobMessage::parse_within(taken.body(), &config.site.limits) {
+    let envelope = Envelope { reply_to, correlation_id, message_id: "made when the job is taken".to_owned() };
+    let result = match read(
+        taken.body(),
+        &config.site,
+        &Store::unopened(&config.site.spool).paces(),
+        &config.site.operator,
+    ) {
         Err(error) => DryRun::Rejected { sentence: sentence(&error.to_string()) },
-        Ok(job) => {
-            let id = JobId::from_correlation_id(&CorrelationId(correlation_id.clone()));
-            let path = config.site.spool.join("jobs").join(id.as_str()).join("job.json");
-            let request = Request::new(&config.site, &id.slurm_name(), &job.resources, &path);
+        Ok(Chosen { resources, asked }) => {
+            let id = JobId::from_correlation_id(&CorrelationId(envelope.correlation_id.clone()));
+            let path = Store::unopened(&config.site.spool).files(&id).job_file();
+            let request = requests::training(&config.site, &id.slurm_name(), &resources, &path);
+            let shown = JobFile::masked_text(taken.body(), &envelope, Some(&asked)).unwrap_or_default();
             DryRun::Job {
                 properties: format!(
                     "correlation id {}, reply queue {}",
-                    printable(&correlation_id, 100),
-                    printable(&reply_to, 100)
+                    printable(&envelope.correlation_id, 100),
+                    printable(&envelope.reply_to, 100)
                 ),
-                job_file: printable_json(&JobFile::masked_text(
-                    &job,
-                    &reply_to,
-                    &correlation_id,
-                    "made when the job is taken",
-                )),
+                job_file: printable_json(&shown),
                 command: request.command_line(),
             }
         }

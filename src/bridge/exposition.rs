@@ -1,5 +1,5 @@
-//! Prometheus' text format, version 0.0.4, which node_exporter's textfile collector reads. (The official crate writes
-//! OpenMetrics, whose counters have other names in their head lines.)
+//! Prometheus' text format, version 0.0.4, which node_exporter's textfile collector reads. (The
+//! official crate writes OpenMetrics, where the head lines name counters differently.)
 
 use std::fmt::{Display, Write as _};
 

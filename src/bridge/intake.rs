@@ -1,14 +1,17 @@
 //! Taking a message: record first, acknowledgement second.
 
 use jiff::Timestamp;
+use thiserror::Error;
 
-use super::pass::{BridgeError, Pass};
-use crate::ledger::{Event, Record};
+use super::context::{BridgeError, Pass};
+use crate::ledger::{Event, NodeKind, Outcome, Paces, Record, State, Verdict};
+use crate::sentences;
 use base::exit_code::ExitCode;
-use base::text::sentence;
 use contract::broker::{BrokerError, DEFAULT_REPLY_QUEUE, JOBS_QUEUE, Taken};
-use contract::wire::JobMessage;
+use contract::wire::{Chosen, JobMessage, MessageError, choose};
+use domain::ResourceSettings;
 use domain::{CorrelationId, JobId};
+use scheduler::SiteConfig;
 
 impl Pass<'_> {
     /// Takes the next message and returns its job; `None` when there is none.
@@ -20,7 +23,8 @@ impl Pass<'_> {
             let taken = match self.broker().await?.take().await {
                 Err(error @ BrokerError::Unreadable { .. }) => {
                     tracing::warn!(
-                        "a message in {JOBS_QUEUE} can't be read, let alone answered: it is dropped ({error})"
+                        queue = JOBS_QUEUE,
+                        "a message can't be read, let alone answered: it is dropped ({error})"
                     );
                     self.remember(ExitCode::Rejected);
                     self.broker = None; // the connection is lost with it
@@ -35,28 +39,39 @@ impl Pass<'_> {
             };
             let Some(taken) = taken else { return Ok(None) };
             if let Some(known) = self.known(&taken)? {
-                // Its acknowledgement was lost with an earlier pass, or it was sent twice. It has its one answer.
+                // Its acknowledgement was lost with an earlier pass, or it was sent twice. The job
+                // has its one answer already.
                 self.broker().await?.acknowledge(taken).await?;
                 self.tell(&known, "duplicate", "the message was taken before; it is not taken again");
                 continue;
             }
             let mut job = new_record(&taken);
-            // Where another job came with the same correlation id, this one gets an id of its own here.
-            let free = ids(&job).find(|id| self.store.find(id).is_none());
+            // Where another job came with the same correlation id, this one gets an id of its own
+            // here; also where a job's record can't be read.
+            let free = ids(&job).find(|id| matches!(self.store.see(id), Ok(None)));
             if let Some(free) = free {
                 job.job_id = free;
             }
+            let asked = read(taken.body(), &self.config.site, &self.store.paces(), self.operator());
+            job.resources = asked.as_ref().ok().map(|chosen| chosen.resources.clone());
+            job.asked = asked.as_ref().ok().map(|chosen| chosen.asked.clone());
+            if self.store.cancels().has(&job.correlation_id.0, &job.reply_to) {
+                job.verdict = Some(Verdict::CancelledByAsker);
+            }
             self.store.create(&job, taken.body())?;
-            if let Err(error) = JobMessage::parse(taken.body()) {
-                let kept = self.store.keep_rejected(&job.job_id, taken.body())?;
-                tracing::warn!("{}: the message is kept in {}", job.job_id, kept.display());
-                self.fails(&mut job, ExitCode::Rejected, sentence(&error.to_string()))?;
+            if let Err(unfit) = asked {
+                if let Unfit::NoJob(_) = &unfit {
+                    let kept = self.store.keep_rejected(&job.job_id, taken.body())?;
+                    tracing::warn!(job = %job.job_id, "the message is kept in {}", kept.display());
+                }
+                self.fails(&mut job, Verdict::NoJob { problem: unfit.to_string() })?;
             }
             let unanswerable = taken.reply_to().is_none() && taken.correlation_id().is_none();
             self.broker().await?.acknowledge(taken).await?;
-            if unanswerable && matches!(job.state, crate::ledger::State::Failed { .. }) {
-                // Nobody waits for an answer that names no queue and no job: it would circulate for ever.
-                self.apply(&mut job, Event::ReplySpooled(crate::ledger::Outcome::Error))?;
+            if unanswerable && matches!(job.state, State::Failed { .. }) {
+                // A message that names neither a queue nor a job can't be answered. If it stayed,
+                // it would come again for ever.
+                self.apply(&mut job, Event::ReplySpooled(Outcome::Error))?;
                 self.apply(&mut job, Event::Delivered)?;
                 self.store.finish(&job.job_id)?;
                 continue;
@@ -69,8 +84,8 @@ impl Pass<'_> {
     fn known(&self, taken: &Taken) -> Result<Option<Record>, BridgeError> {
         let fresh = new_record(taken);
         if fresh.correlation_id_generated {
-            // Without a correlation id only the content tells, and only where the broker says that it hands the
-            // message out again: two such messages may well be two jobs.
+            // Without a correlation id only the content tells, and only where the broker says that
+            // it hands the message out again: two such messages may well be two jobs.
             let same = |job: &Record| job.correlation_id_generated && job.body_sha256 == fresh.body_sha256;
             return Ok(if taken.redelivered() {
                 self.store.open_jobs()?.into_iter().find(same)
@@ -80,8 +95,47 @@ impl Pass<'_> {
         }
         let same =
             |job: &Record| job.body_sha256 == fresh.body_sha256 && job.correlation_id == fresh.correlation_id;
-        Ok(ids(&fresh).map_while(|id| self.store.find(&id)).find(same))
+        let seen = ids(&fresh).map_while(|id| self.store.see(&id).transpose());
+        Ok(seen.filter_map(|seen| Some(seen.ok()?.record)).find(same))
     }
+}
+
+/// A message that can't become a Slurm job.
+#[derive(Debug, Error)]
+pub(super) enum Unfit {
+    /// It is no job.
+    #[error(transparent)]
+    NoJob(#[from] MessageError),
+    /// It asks for more than the site gives.
+    #[error("{0}")]
+    TooMuch(String),
+}
+
+/// Reads a message, the only time that it is read for what it asks: what it asks Slurm for is kept
+/// in the record.
+pub(super) fn read(body: &[u8], site: &SiteConfig, paces: &Paces, operator: &str) -> Result<Chosen, Unfit> {
+    let message = JobMessage::parse(body)?;
+    let chosen = chosen(&message, site, paces);
+    let exceeded = site.limits.exceeded_by(&message.training, &chosen.resources);
+    if exceeded.is_empty() {
+        return Ok(chosen);
+    }
+    Err(Unfit::TooMuch(sentences::beyond_the_limits(&exceeded, operator)))
+}
+
+/// What Slurm is asked for: what the message names, and what is chosen in place of what it does
+/// not.
+pub(crate) fn chosen(message: &JobMessage, site: &SiteConfig, paces: &Paces) -> Chosen {
+    let JobMessage { named, training, inputs, .. } = message;
+    // The time depends on the node, and the node on cores and memory: these are chosen first.
+    let first = choose(named, training, inputs, &site.choice, None);
+    let pace = paces.of(&kind(site, &first.resources));
+    choose(named, training, inputs, &site.choice, pace)
+}
+
+/// The kind of node that a job runs on, as far as it is asked for.
+pub(super) fn kind(site: &SiteConfig, resources: &ResourceSettings) -> NodeKind {
+    NodeKind { cpus: resources.cpus, gres: site.gres_for(resources.memory_mb).gres }
 }
 
 /// The ids that a job may have: its own, then those for jobs that share its correlation id.
@@ -98,7 +152,7 @@ fn new_record(taken: &Taken) -> Record {
     let mut record = Record::new(job_id, id, reply_to, taken.body(), Timestamp::now());
     record.correlation_id_generated = given.is_none();
     if record.correlation_id_generated {
-        tracing::info!("a message without correlation id: it is called {}", record.correlation_id.0);
+        tracing::info!(job = %record.job_id, "the message has no correlation id: it gets this one");
     }
     record
 }

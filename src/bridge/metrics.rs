@@ -1,24 +1,24 @@
-//! What each pass of `check` leaves for Prometheus: `METRICS_FILE`, read by node_exporter's textfile collector.
+//! What each pass of `check` leaves for Prometheus: `METRICS_FILE`, read by node_exporter's
+//! textfile collector.
 //!
-//! A pass is over in seconds and nobody could scrape it. The file says how things stand at its end, and what all jobs came to
-//! so far. No number of it decides anything here, so what can't be measured or written is a warning.
+//! A pass is over in seconds and nobody could scrape it. The file says how things stand at its end,
+//! and what all jobs came to so far. No number of it decides anything here, so what can't be
+//! measured or written is a warning.
 
-use std::fs::{self, Permissions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
 use jiff::Timestamp;
 
+use super::context::{BridgeError, Pass};
 use super::exposition::Exposition;
-use super::pass::{BridgeError, Pass};
+
 use crate::ledger::{Cause, Record, State, Store, StoreError, Tally};
 use base::exit_code::ExitCode;
+use base::files::Replace;
 use contract::broker::JOBS_QUEUE;
 
-/// Everybody may read it: the exporter has an account of its own, and there is nothing in it but numbers.
-const MODE: u32 = 0o644;
 /// A file of ours has a few kilobytes.
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -39,7 +39,8 @@ impl LastPass {
         Self { ended: Timestamp::now(), code, milliseconds: began.elapsed().as_millis() }
     }
 
-    /// True when the bridge itself did all that it had to. A job that failed was answered as it should be.
+    /// True when the bridge itself did all that it had to. A job that failed was answered as it
+    /// should be.
     fn is_success(&self) -> bool {
         matches!(self.code, ExitCode::Success | ExitCode::Rejected | ExitCode::Training)
     }
@@ -83,7 +84,8 @@ impl Pass<'_> {
             Ok(()) => self.code(),
             Err(error) => error.exit_code(),
         };
-        // Without the lock the counters are another's; where the spool failed they can't be trusted.
+        // Without the lock another process may be writing the counters. Where the spool failed they
+        // can't be trusted.
         if matches!(result, Err(BridgeError::Lock(_) | BridgeError::Store(_))) || self.beat().is_err() {
             return amend(&path, &LastPass::now(began, code));
         }
@@ -109,7 +111,7 @@ impl Pass<'_> {
         match depth {
             Ok(messages) => Some(messages.unwrap_or(0)),
             Err(error) => {
-                tracing::debug!("the length of {JOBS_QUEUE} is not known: {error}");
+                tracing::debug!(queue = JOBS_QUEUE, "its length is not known: {error}");
                 None
             }
         }
@@ -119,7 +121,7 @@ impl Pass<'_> {
         let (open, _) = self.store.ids()?;
         let (mut jobs, mut unreadable) = (Vec::new(), 0);
         for id in &open {
-            match self.store.see_or_why(id) {
+            match self.store.see(id) {
                 Ok(Some(seen)) if !seen.answered => jobs.push(seen.record),
                 Ok(_) => {}
                 Err(_) => unreadable += 1,
@@ -141,7 +143,8 @@ impl Pass<'_> {
     }
 }
 
-/// Counts what is answered, for a command that is about to remove it. To be called with the lock in hand.
+/// Counts what is answered, for a command that is about to remove it. To be called with the lock in
+/// hand.
 pub(super) fn count(store: &Store) -> Result<(), StoreError> {
     let before = store.tally();
     let mut tally = before.clone();
@@ -205,6 +208,19 @@ fn render(standing: &Standing, tally: &Tally, last: &LastPass) -> String {
         "Time from the start of a training to its answer, of answered jobs.",
         &tally.runs,
     );
+    let chosen = tally.chosen;
+    out.counter(
+        "hpc_trainer_chosen_memory_megabytes_total",
+        "Memory of jobs that named none and have models: what Slurm was asked for, and their peaks.",
+    )
+    .labelled("kind", "asked", chosen.memory_asked_mb)
+    .labelled("kind", "used", chosen.memory_used_mb);
+    out.counter(
+        "hpc_trainer_chosen_time_seconds_total",
+        "Time of jobs that named none and have models: what Slurm was asked for, and how long they ran.",
+    )
+    .labelled("kind", "asked", chosen.seconds_asked)
+    .labelled("kind", "used", chosen.seconds_used);
     for (name, help, value) in last.values() {
         out.gauge(name, help).value(value);
     }
@@ -255,18 +271,11 @@ fn amend(path: &Path, last: &LastPass) {
     put(path, &text);
 }
 
-/// Replaces the file whole, so that it is never read half-written.
+/// Replaces the file whole, so that it is never read half-written; what is not finished does not
+/// end in `.prom`, and the exporter passes it over. Everybody may read it: the exporter has an
+/// account of its own, and there is nothing in it but numbers.
 fn put(path: &Path, text: &str) {
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let write = || -> io::Result<()> {
-        // Its name does not end in .prom: the exporter passes it over.
-        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(directory)?;
-        file.write_all(text.as_bytes())?;
-        file.as_file().set_permissions(Permissions::from_mode(MODE))?;
-        file.as_file().sync_all()?;
-        file.persist(path).map(drop).map_err(|error| error.error)
-    };
-    if let Err(error) = write() {
+    if let Err(error) = Replace::PUBLIC.write(path, text.as_bytes()) {
         tracing::warn!(
             "METRICS_FILE {} can't be written: {error}; its directory must exist, and this account must be able to write there",
             path.display()
@@ -276,6 +285,8 @@ fn put(path: &Path, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]

@@ -1,17 +1,29 @@
 //! One pass of `check`: look after the open jobs, deliver replies, take new jobs, submit them.
 
+mod context;
+mod converse;
+mod decide;
 mod deliver;
 mod dry_run;
 mod exposition;
 mod intake;
+mod look;
 mod metrics;
 pub mod operator;
 mod pass;
-mod reconcile;
 mod submit;
 mod throttle;
+mod view;
 mod watch;
 
+pub use context::{BridgeError, Happening, Outcome, Pass};
 pub use dry_run::{DryRun, dry_run};
-pub use pass::{BridgeError, Happening, Outcome, Pass, run};
+pub(crate) use intake::chosen;
+pub use pass::run;
 pub use watch::watch;
+
+/// What decides by Slurm's words, for [`crate::fuzzing`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing {
+    pub(crate) use super::decide::ends;
+}

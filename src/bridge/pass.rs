@@ -1,108 +1,21 @@
-//! The pass itself. It reads like the state diagram in `docs/protocol.md`.
+//! The pass itself. It reads like the state diagram in `docs/protocol.md`: each job is taken from
+//! step to step until nothing is left that can be done now. What the next step is, `decide.rs`
+//! says.
 
-use std::fs::DirBuilder;
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use thiserror::Error;
 
+use super::context::{BridgeError, Happening, Outcome, Pass, lock};
+use super::decide::{Decision, Part, decide};
 use super::metrics;
 use crate::config::Config;
-use crate::ledger::{Cause, Event, Lock, LockError, Record, Role, Store, StoreError, TransitionError};
-use crate::rodan::Client;
-use base::exit_code::ExitCode;
-use base::secret::Secret;
-use base::text::printable;
-use contract::broker::{Broker, BrokerError};
-use domain::JobId;
-use scheduler::slurm::Slurm;
+use crate::ledger::{Event, LockError, Record, Role, State, Store, Verdict};
 
-/// How long a pass waits for a watcher, which holds the lock for seconds. Another pass is not waited for.
+/// How long a pass waits for a watcher, which holds the lock for seconds. Another pass is not
+/// waited for.
 const PATIENCE_WITH_A_WATCHER: Duration = Duration::from_secs(30);
-
-/// Something that happened to a job, for the person who reads `check`'s output.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Happening {
-    /// Our id of the job.
-    pub job: String,
-    /// One word: `submitted`, `found`, `waiting`, `cancelled`, `failed`, `answered` or `duplicate`.
-    pub what: &'static str,
-    /// The details, in a sentence without a full stop.
-    pub detail: String,
-}
-
-/// How a pass ended.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Another `check` holds the lock.
-    Busy(String),
-    /// The pass is done; the code tells the first thing that went wrong, if any.
-    Done(ExitCode),
-}
-
-/// A pass that could not go on. What was begun is in the spool, and the next pass carries on.
-#[derive(Debug, Error)]
-pub enum BridgeError {
-    /// RabbitMQ.
-    #[error(transparent)]
-    Broker(#[from] BrokerError),
-    /// The spool.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The lock file.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// The log directory.
-    #[error("LOG_DIR {} can't be made: {source}; it must be a directory that this account can write", path.display())]
-    Logs {
-        /// The directory.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// A record that contradicts itself.
-    #[error("{job}: {source}; its record in the spool was changed by something else")]
-    Transition {
-        /// The job.
-        job: JobId,
-        /// What can't happen.
-        source: TransitionError,
-    },
-}
-
-impl BridgeError {
-    /// The exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Broker(_) => ExitCode::Broker,
-            Self::Store(_) | Self::Lock(_) | Self::Logs { .. } => ExitCode::Spool,
-            Self::Transition { .. } => ExitCode::Internal,
-        }
-    }
-}
-
-/// What one pass holds in its hands.
-pub struct Pass<'a> {
-    pub(super) config: &'a Config,
-    pub(super) store: Store,
-    pub(super) slurm: Slurm,
-    pub(super) broker: Option<Broker>,
-    pub(super) http: Option<Client>,
-    /// Rodan's token: asked for once a pass.
-    pub(super) token: Option<Secret>,
-    /// True once Slurm said which of the open jobs it knows: only then may one be submitted again.
-    pub(super) slurm_answered: bool,
-    /// Why nothing more is submitted in this pass: what one job met, the next one would meet too.
-    pub(super) no_submissions: Option<(ExitCode, String)>,
-    /// True when the operator asks: then a job is not given up for having waited long.
-    pub(super) insists: bool,
-    lock: Lock,
-    tell: &'a mut dyn FnMut(Happening),
-    worst: Option<ExitCode>,
-}
 
 /// Runs one pass, taking at most `max_jobs` new jobs, and tells `tell` what happens to each job.
 ///
@@ -134,162 +47,126 @@ pub async fn run(
     pass.end(result).await
 }
 
-/// Takes the spool's lock. What holds it for seconds only is waited for: a watcher always, a pass by watchers.
-pub(super) async fn lock(store: &Store, role: Role, patience: Duration) -> Result<Lock, LockError> {
-    let end = Instant::now() + patience;
-    loop {
-        match Lock::acquire(&store.lock_path(), role, Timestamp::now()) {
-            Err(LockError::Held { role: other, .. })
-                if (role == Role::Watcher || other == Role::Watcher) && Instant::now() < end =>
-            {
-                tokio::time::sleep(Duration::from_millis(250)).await;
-            }
-            result => return result,
-        }
-    }
-}
-
-impl<'a> Pass<'a> {
-    /// A pass with the lock in hand.
-    pub(super) fn new(
-        config: &'a Config,
-        store: Store,
-        lock: Lock,
-        tell: &'a mut dyn FnMut(Happening),
-    ) -> Result<Self, BridgeError> {
-        let logs = &config.site.logs;
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(logs)
-            .map_err(|source| BridgeError::Logs { path: logs.clone(), source })?;
-        store.sweep();
-        Ok(Self {
-            config,
-            store,
-            slurm: Slurm::new(&config.site),
-            broker: None,
-            http: None,
-            token: None,
-            slurm_answered: false,
-            no_submissions: None,
-            insists: false,
-            lock,
-            tell,
-            worst: None,
-        })
-    }
-
-    /// Says good-bye to the broker; the lock goes with the pass.
-    pub(super) async fn end(mut self, result: Result<(), BridgeError>) -> Result<Outcome, BridgeError> {
-        if let Some(broker) = self.broker.take() {
-            broker.close().await;
-        }
-        result.map(|()| Outcome::Done(self.code()))
-    }
-
-    /// The exit code so far.
-    pub(super) fn code(&self) -> ExitCode {
-        self.worst.unwrap_or(ExitCode::Success)
-    }
-
+impl Pass<'_> {
     async fn steps(&mut self, max_jobs: u32) -> Result<(), BridgeError> {
         let mut jobs = self.store.open_jobs()?;
-        self.reconcile(&mut jobs).await?;
+        self.read_requests(&mut jobs).await?;
+        self.look_for_askers(&mut jobs).await?;
+        self.follow_up(&mut jobs).await?;
         for job in &mut jobs {
-            self.submit_if_due(job).await?;
+            self.settle(job, &[Part::Submission]).await?;
         }
         for job in &mut jobs {
-            self.deliver_if_due(job).await?;
+            self.settle(job, &[Part::Delivery]).await?;
         }
+        self.tell_news(&mut jobs).await?;
         for _ in 0..max_jobs {
             self.beat()?;
             if !self.may_take(&jobs) {
                 break;
             }
             let Some(mut job) = self.take_one().await? else { break };
-            self.submit_if_due(&mut job).await?;
-            self.deliver_if_due(&mut job).await?;
+            self.tell_news(std::slice::from_mut(&mut job)).await?;
+            self.settle(&mut job, &[Part::Submission, Part::Delivery]).await?;
+            self.tell_news(std::slice::from_mut(&mut job)).await?;
             jobs.push(job);
         }
         Ok(())
     }
 
-    /// The connection to the broker, made when it is first needed.
-    pub(super) async fn broker(&mut self) -> Result<&mut Broker, BrokerError> {
-        match &mut self.broker {
-            Some(broker) => Ok(broker),
-            none => Ok(none.insert(Broker::connect(&self.config.broker).await?)),
+    /// Brings the records of open jobs up to date with Slurm and with what trainers have left in
+    /// the spool.
+    pub(super) async fn follow_up(&mut self, jobs: &mut [Record]) -> Result<(), BridgeError> {
+        // Twice where a job had to be cancelled: its end is known at once.
+        for _ in 0..2 {
+            self.cancelled = false;
+            self.ask_slurm(jobs).await;
+            for job in jobs.iter_mut() {
+                self.settle(job, &[Part::FollowUp]).await?;
+            }
+            if !self.cancelled {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a job from step to step until none is left that belongs to these parts of the pass and
+    /// can be done now.
+    pub(super) async fn settle(&mut self, job: &mut Record, parts: &[Part]) -> Result<(), BridgeError> {
+        loop {
+            let decision = decide(job, self.view.of(job), &self.found(job), Timestamp::now(), &self.rules);
+            if decision.part().is_none_or(|part| !parts.contains(&part))
+                || self.carry_out(job, decision).await?.is_break()
+            {
+                return Ok(());
+            }
         }
     }
 
-    /// Lets `event` happen to a job and writes that down.
-    pub(super) fn apply(&mut self, job: &mut Record, event: Event) -> Result<(), BridgeError> {
-        let result = job.apply(event, Timestamp::now());
-        result.map_err(|source| BridgeError::Transition { job: job.job_id.clone(), source })?;
-        Ok(self.store.save(job)?)
-    }
-
-    /// Notes what keeps a job waiting; the next pass tries again.
-    pub(super) fn waits(&mut self, job: &mut Record, code: ExitCode, why: String) -> Result<(), BridgeError> {
-        self.remember(code);
-        let why = printable(&why, 2000);
-        tracing::info!("{}: {why}", job.job_id);
-        self.tell(job, "waiting", &why);
-        job.last_error = Some(why);
-        Ok(self.store.save(job)?)
-    }
-
-    /// Gives a job up: its error reply is to follow.
-    pub(super) fn fails(
+    /// Does what was decided; breaks where the job has to wait afterwards, or is filed away.
+    async fn carry_out(
         &mut self,
         job: &mut Record,
-        code: ExitCode,
-        sentence: String,
-    ) -> Result<(), BridgeError> {
-        let cause = match code {
-            ExitCode::Rejected => Cause::Message,
-            ExitCode::Rodan => Cause::Rodan,
-            ExitCode::Slurm => Cause::Slurm,
-            _ => Cause::Training,
-        };
-        self.fails_because(job, code, cause, sentence)
-    }
+        decision: Decision,
+    ) -> Result<ControlFlow<()>, BridgeError> {
+        match decision {
+            Decision::Rest => return Ok(ControlFlow::Break(())),
 
-    /// The same, where the code does not tell the cause.
-    pub(super) fn fails_because(
-        &mut self,
-        job: &mut Record,
-        code: ExitCode,
-        cause: Cause,
-        sentence: String,
-    ) -> Result<(), BridgeError> {
-        self.remember(code);
-        tracing::info!("{}: {sentence}", job.job_id);
-        self.tell(job, "failed", &sentence);
-        job.cause = Some(cause);
-        self.apply(job, Event::Failed(sentence))
-    }
+            // received ──▶ submitting ──▶ submitted ──▶ running
+            Decision::Submit => return self.submit(job).await,
+            Decision::Found(slurm_id) => {
+                self.apply(job, Event::Accepted(slurm_id))?;
+                self.tell(job, "found", &format!("Slurm job {slurm_id}, submitted by an earlier pass"));
+            }
+            Decision::Watch(slurm_id) => self.watch(job, slurm_id).await?,
+            Decision::Started => {
+                // It could start after all.
+                job.verdict.take_if(|verdict| matches!(verdict, Verdict::NotStarted { .. }));
+                self.apply(job, Event::Started)?;
+            }
+            Decision::Requeued => self.apply(job, Event::Requeued)?,
+            Decision::Missing => {
+                job.missing_since = Some(Timestamp::now());
+                self.store.save(job)?;
+            }
+            Decision::Back => {
+                job.missing_since = None;
+                self.store.save(job)?;
+            }
+            Decision::Cancel(slurm_id, verdict) => {
+                self.cancel_in_slurm(job, slurm_id, verdict).await?;
+                return Ok(ControlFlow::Break(()));
+            }
 
-    pub(super) fn tell(&mut self, job: &Record, what: &'static str, detail: &str) {
-        (self.tell)(Happening { job: job.job_id.to_string(), what, detail: printable(detail, 2000) });
-    }
+            // ──▶ failed, ──▶ result_spooled
+            Decision::Fail(verdict) => {
+                job.ran_seconds = self.view.ran_seconds(job);
+                self.fails(job, verdict)?;
+            }
+            Decision::Spool => self.spool_error(job)?,
+            Decision::Collect(outcome) => {
+                job.ran_seconds = self.view.ran_seconds(job);
+                self.apply(job, Event::ReplySpooled(outcome))?;
+            }
 
-    /// The first trouble of a pass decides its exit code.
-    pub(super) fn remember(&mut self, code: ExitCode) {
-        if code != ExitCode::Success {
-            self.worst.get_or_insert(code);
+            // ──▶ replied
+            Decision::AnsweredByTrainer { outcome } => {
+                let started = self.store.files(&job.job_id).started_in();
+                if let (State::Submitting { .. }, Some(slurm_id)) = (&job.state, started) {
+                    self.apply(job, Event::Accepted(slurm_id))?;
+                }
+                if !matches!(job.state, State::ResultSpooled { .. }) {
+                    self.apply(job, Event::ReplySpooled(outcome))?;
+                }
+                self.apply(job, Event::Delivered)?;
+            }
+            Decision::Deliver => return self.deliver(job).await,
+            Decision::File => {
+                self.finish(job)?;
+                return Ok(ControlFlow::Break(()));
+            }
         }
-    }
-
-    /// True when a job has waited for a service for as long as the site allows.
-    pub(super) fn is_given_up(&self, job: &Record) -> bool {
-        let waited = Timestamp::now().duration_since(job.received_at);
-        !self.insists && waited.unsigned_abs() >= self.config.site.give_up && waited.is_positive()
-    }
-
-    /// Makes sure, before a step that the world can see, that no other host has taken the lock over.
-    pub(super) fn beat(&mut self) -> Result<(), BridgeError> {
-        Ok(self.lock.heartbeat(Timestamp::now())?)
+        Ok(ControlFlow::Continue(()))
     }
 }

@@ -1,118 +1,147 @@
 //! From a received job to a Slurm job: log in, write the job file, call sbatch.
 
+use std::ops::ControlFlow;
+
 use jiff::Timestamp;
 
-use super::pass::{BridgeError, Pass};
-use super::reconcile::is_cancelled;
-use crate::ledger::{Cause, Event, Record, State};
+use super::context::{BridgeError, Pass};
+use super::decide::{Untaken, judge};
+use crate::ledger::{Event, Record, State, Verdict};
 use crate::rodan::{Client, LoginError, log_in};
-use crate::sentences;
 use base::exit_code::ExitCode;
 use base::files::write_atomic;
 use base::secret::Secret;
-use base::text::sentence;
-use contract::wire::{JobFile, JobMessage};
-use scheduler::slurm::{Request, SubmitError};
+use contract::wire::JobFile;
+use domain::ResourceSettings;
+use domain::SlurmJobId;
+use scheduler::requests;
+use scheduler::slurm::SubmitError;
+
+/// The job has to wait: there is no next step in this pass.
+const WAITS: Result<ControlFlow<()>, BridgeError> = Ok(ControlFlow::Break(()));
+/// There may be a next step.
+const GOES_ON: Result<ControlFlow<()>, BridgeError> = Ok(ControlFlow::Continue(()));
 
 impl Pass<'_> {
-    /// Submits a job that is not yet with Slurm. Whatever fails is either answered or tried again in the next pass.
-    pub(super) async fn submit_if_due(&mut self, job: &mut Record) -> Result<(), BridgeError> {
-        if !matches!(job.state, State::Received | State::Submitting { .. }) {
-            return Ok(());
-        }
-        if matches!(job.state, State::Submitting { .. }) {
-            if !self.slurm_answered {
-                return Ok(()); // the job may exist: it must not be submitted twice
-            }
-            if is_cancelled(job) {
-                let sentence = sentences::CANCELLED_BY_OPERATOR.to_owned();
-                return self.fails_because(job, ExitCode::Training, Cause::Cancelled, sentence);
-            }
-            if job.limited && !self.insists {
-                if Timestamp::now().duration_since(job.received_at).unsigned_abs()
-                    >= self.config.site.max_pending
-                {
-                    let why = job.last_error.clone().unwrap_or_default();
-                    let sentence = sentences::not_started(&why, None, Some(self.config.site.max_pending));
-                    return self.fails_because(job, ExitCode::Slurm, Cause::NotStarted, sentence);
-                }
-            } else if self.is_given_up(job) {
-                let sentence = "The cluster did not take the job in time. Run the workflow again, or ask the operator of the cluster.";
-                return self.fails(job, ExitCode::Slurm, sentence.to_owned());
-            }
-        }
+    /// Submits a job that is not yet with Slurm. Whatever fails is either answered or tried again
+    /// in the next pass.
+    pub(super) async fn submit(&mut self, job: &mut Record) -> Result<ControlFlow<()>, BridgeError> {
         if let Some((code, why)) = self.no_submissions.clone() {
-            return self.waits(job, code, why);
+            self.waits(job, code, &why)?;
+            return WAITS;
         }
         let message = self.store.message(&job.job_id)?;
-        let parsed = match JobMessage::parse_within(&message, &self.config.site.limits) {
-            Ok(parsed) => parsed,
-            Err(error) => return self.fails(job, ExitCode::Rejected, sentence(&error.to_string())),
+        let Some(token) = self.token(job).await? else {
+            return if matches!(job.state, State::Failed { .. }) { GOES_ON } else { WAITS };
         };
-        let Some(token) = self.token(job).await? else { return Ok(()) };
         let path = self.store.files(&job.job_id).job_file();
-        let text = JobFile::text(&parsed, &job.reply_to, &job.correlation_id.0, &job.message_id, &token);
+        let text = JobFile::text(&message, &job.envelope(), job.asked.as_ref(), &token);
+        let (text, resources) = match (text, &job.resources) {
+            (Ok(text), Some(resources)) => (text, resources.clone()),
+            (Err(error), _) => return self.is_no_job(job, &error.to_string()),
+            (_, None) => return self.is_no_job(job, "its record does not say what it asks for"),
+        };
         if let Err(error) = write_atomic(&path, text.expose().as_bytes()) {
             let why = format!("{} can't be written: {error}", path.display());
-            return self.waits(job, ExitCode::Spool, why);
+            self.waits(job, ExitCode::Spool, &why)?;
+            return WAITS;
         }
-        let request = Request::new(&self.config.site, &job.job_id.slurm_name(), &parsed.resources, &path);
-        tracing::debug!("{}: {}", job.job_id, request.command_line());
+        let request = requests::training(&self.config.site, &job.job_id.slurm_name(), &resources, &path);
+        tracing::debug!(job = %job.job_id, "{}", request.command_line());
         self.beat()?;
         self.apply(job, Event::SubmitStarted)?;
+        self.view.forget(job);
         match self.slurm.submit(&request).await {
-            Ok(slurm_id) => {
-                self.apply(job, Event::Accepted(slurm_id))?;
-                let r = &parsed.resources;
-                let detail =
-                    format!("Slurm job {slurm_id} ({} CPUs, {} MB, {})", r.cpus, r.memory_mb, r.walltime);
-                self.tell(job, "submitted", &detail);
-                self.submission_worked()?;
-                self.watch(job).await
-            }
-            Err(error @ SubmitError::Limit(_)) => {
-                // It waits as it would in Slurm's queue.
-                job.limited = true;
-                self.no_submissions = Some((ExitCode::Success, error.to_string()));
-                self.waits(job, ExitCode::Success, error.to_string())
-            }
-            Err(SubmitError::Refused(reason)) => {
-                self.submission_failed(&reason)?;
-                let sentence = format!(
-                    "The cluster refuses the job: {}. Change \"CPUs\", \"Maximum memory (MB)\" or \"Maximum time (D-HH:MM)\", or ask the operator of the cluster.",
-                    reason.trim_end_matches('.')
-                );
-                self.fails(job, ExitCode::Slurm, sentence)
-            }
-            Err(error) => {
-                job.limited = false;
-                self.submission_failed(&error.to_string())?;
-                self.no_submissions = Some((ExitCode::Slurm, error.to_string()));
-                self.waits(job, ExitCode::Slurm, error.to_string())
-            }
+            Ok(slurm_id) => self.accepted(job, slurm_id, &resources).await,
+            Err(error) => self.untaken(job, &error).await,
         }
     }
 
-    /// Gives a job that Slurm has accepted its watcher. Without one `check` reports a failure, later.
-    pub(super) async fn watch(&mut self, job: &mut Record) -> Result<(), BridgeError> {
-        let (Some(slurm_id), None, true) = (job.state.slurm_id(), job.watcher, self.config.site.watcher)
-        else {
-            return Ok(());
+    async fn accepted(
+        &mut self,
+        job: &mut Record,
+        slurm_id: SlurmJobId,
+        resources: &ResourceSettings,
+    ) -> Result<ControlFlow<()>, BridgeError> {
+        (job.limited, job.doubt) = (false, None);
+        self.accepted = true;
+        self.apply(job, Event::Accepted(slurm_id))?;
+        let ResourceSettings { cpus, memory_mb, walltime, .. } = resources;
+        let detail = format!("Slurm job {slurm_id} ({cpus} CPUs, {memory_mb} MB, {walltime})");
+        self.tell(job, "submitted", &detail);
+        self.submission_worked()?;
+        self.watch(job, slurm_id).await?;
+        GOES_ON
+    }
+
+    /// sbatch has not taken it: an answer with an error, or another try with the next pass.
+    async fn untaken(
+        &mut self,
+        job: &mut Record,
+        error: &SubmitError,
+    ) -> Result<ControlFlow<()>, BridgeError> {
+        let is_unclear = matches!(error, SubmitError::Unclear(_));
+        let controller_answers = is_unclear && (self.accepted || self.slurm.answers().await);
+        let untaken = judge(error, job.doubt.as_ref(), controller_answers, Timestamp::now());
+        let why = error.to_string();
+        (job.limited, job.doubt) = (untaken == Untaken::NoRoom, None);
+        let code = match untaken {
+            Untaken::Refused(verdict) => {
+                self.submission_failed(&why)?;
+                self.fails(job, verdict)?;
+                return GOES_ON;
+            }
+            Untaken::NoRoom => {
+                // It waits as it would in Slurm's queue: that is no trouble.
+                self.no_submissions = Some((ExitCode::Success, why.clone()));
+                ExitCode::Success
+            }
+            Untaken::Later => {
+                self.submission_failed(&why)?;
+                self.no_submissions = Some((ExitCode::Slurm, why.clone()));
+                ExitCode::Slurm
+            }
+            Untaken::Unclear(doubt) => {
+                self.submission_failed(&why)?;
+                job.doubt = Some(doubt);
+                ExitCode::Slurm
+            }
         };
-        let message = self.store.message(&job.job_id)?;
-        let memory_mb = JobMessage::parse(&message).map_or(0, |m| m.resources.memory_mb);
-        let request = Request::watcher(&self.config.site, &job.job_id, slurm_id, memory_mb);
-        match self.slurm.submit(&request).await {
+        self.waits(job, code, &why)?;
+        WAITS
+    }
+
+    /// Gives a job that Slurm has accepted its watcher. Where that fails the next pass tries again;
+    /// until then `check` reports a failure, later.
+    pub(super) async fn watch(&mut self, job: &mut Record, slurm_id: SlurmJobId) -> Result<(), BridgeError> {
+        if !self.rules.watcher || job.watcher.is_some() {
+            return Ok(());
+        }
+        let known = self.view.watcher_of(job);
+        let memory_mb = job.resources.as_ref().map_or(0, |asked| asked.memory_mb);
+        let request = requests::watcher(&self.config.site, &job.job_id, slurm_id, memory_mb);
+        let watcher = match known {
+            Some(known) => Ok(known),
+            None => self.slurm.submit(&request).await,
+        };
+        match watcher {
             Ok(watcher) => {
-                tracing::debug!("{}: watched by Slurm job {watcher}", job.job_id);
+                tracing::debug!(job = %job.job_id, slurm_job = %watcher, "it is watched by this Slurm job");
                 job.watcher = Some(watcher);
                 Ok(self.store.save(job)?)
             }
             Err(error) => {
-                tracing::warn!(
-                    "{}: no watcher, a failure is reported by the next check only: {error}; WATCHER_PARTITION names a partition for small jobs, WATCHER=0 does without",
-                    job.job_id
+                // The next watcher would fail for the same reason.
+                self.rules.watcher = false;
+                let why = format!(
+                    "no watcher yet, so that a failure is reported by the next check only: {error}; \
+                     WATCHER_PARTITION names a partition for small jobs, WATCHER=0 does without"
                 );
+                // Cron sends a mail for a warning: one a job, not one a pass.
+                match self.accepted {
+                    true => tracing::warn!(job = %job.job_id, slurm_job = %slurm_id, "{why}"),
+                    false => tracing::info!(job = %job.job_id, slurm_job = %slurm_id, "{why}"),
+                }
                 Ok(())
             }
         }
@@ -128,37 +157,40 @@ impl Pass<'_> {
             None => match Client::new(self.config.rodan.identity.as_ref()) {
                 Ok(client) => self.http.insert(client).clone(),
                 Err(error) => {
-                    self.waits(job, ExitCode::Rodan, error.to_string())?;
+                    self.waits(job, ExitCode::Rodan, &error.to_string())?;
                     return Ok(None);
                 }
             },
         };
         self.beat()?;
-        match log_in(&client, &self.config.rodan).await {
+        let error = match log_in(&client, &self.config.rodan).await {
             Ok(token) => {
                 self.token = Some(token.clone());
-                Ok(Some(token))
+                return Ok(Some(token));
             }
-            Err(error @ LoginError::Unavailable { .. }) if !self.is_given_up(job) => {
-                self.submission_failed(&error.to_string())?;
-                self.no_submissions = Some((ExitCode::Rodan, error.to_string()));
-                self.waits(job, ExitCode::Rodan, error.to_string())?;
-                Ok(None)
+            Err(error) => error,
+        };
+        let why = error.to_string();
+        self.submission_failed(&why)?;
+        match error {
+            LoginError::Unavailable { .. } if !self.rules.gives_up(job, Timestamp::now()) => {
+                self.no_submissions = Some((ExitCode::Rodan, why.clone()));
+                self.waits(job, ExitCode::Rodan, &why)?;
             }
-            Err(error) => {
-                tracing::error!("{error}");
-                self.submission_failed(&error.to_string())?;
-                let sentence = match error {
-                    LoginError::Unavailable { .. } => {
-                        "The cluster could not reach Rodan to fetch the page. Run the workflow again, or ask the operator of the HPC bridge."
-                    }
-                    LoginError::Refused { .. } | LoginError::NotRodan { .. } => {
-                        "The cluster could not log in to Rodan to fetch the page. Ask the operator of the HPC bridge to check its Rodan account."
-                    }
-                };
-                self.fails(job, ExitCode::Rodan, sentence.to_owned())?;
-                Ok(None)
+            LoginError::Unavailable { .. } => {
+                tracing::error!(job = %job.job_id, "{why}");
+                self.fails(job, Verdict::RodanAway)?;
+            }
+            LoginError::Refused { .. } | LoginError::NotRodan { .. } => {
+                tracing::error!(job = %job.job_id, "{why}");
+                self.fails(job, Verdict::RodanRefused)?;
             }
         }
+        Ok(None)
+    }
+
+    fn is_no_job(&mut self, job: &mut Record, problem: &str) -> Result<ControlFlow<()>, BridgeError> {
+        self.fails(job, Verdict::NoJob { problem: problem.to_owned() })?;
+        GOES_ON
     }
 }

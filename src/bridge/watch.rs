@@ -1,8 +1,10 @@
-//! The watcher's look at one job, inside a Slurm job of its own that starts when the other has failed.
+//! The watcher's look at one job, inside a Slurm job of its own that starts when the other has
+//! failed.
 
 use std::time::{Duration, Instant};
 
-use super::pass::{BridgeError, Happening, Outcome, Pass, lock};
+use super::context::{BridgeError, Happening, Outcome, Pass, lock};
+use super::decide::Part;
 use crate::config::Config;
 use crate::ledger::{LockError, Record, Role, Store};
 use base::exit_code::ExitCode;
@@ -12,13 +14,14 @@ use domain::JobId;
 const PAUSE: Duration = Duration::from_secs(5);
 /// How long the lock of the spool is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long it goes on after the grace time; `slurm::Request::watcher` asks for more.
+/// How long it goes on after the grace time; its Slurm job has more time (`requests::watcher`).
 const EXTRA: Duration = Duration::from_secs(300);
 
 /// Looks at one job until it is answered, and tells `tell` what happens to it.
 ///
-/// The job may still look alive: Slurm also starts a watcher whose job it does not know any more, and says so only after
-/// a while. So it looks again, for as long as the grace time and some minutes more; then the rest is left to `check`.
+/// The job may still look alive: Slurm also starts a watcher whose job it does not know any more,
+/// and says so only after a while. So it looks again, for as long as the grace time and some
+/// minutes more; then the rest is left to `check`.
 ///
 /// # Errors
 /// When the spool can't be used. An unreachable broker is none: `check` delivers.
@@ -32,7 +35,7 @@ pub async fn watch(
         let store = Store::open(&config.site.spool)?;
         let code = match lock(&store, Role::Watcher, PATIENCE).await {
             Ok(lock) => {
-                let Some(job) = store.find_open(id) else { return Ok(Outcome::Done(ExitCode::Success)) };
+                let Ok(job) = store.open_job(id) else { return Ok(Outcome::Done(ExitCode::Success)) };
                 let mut pass = Pass::new(config, store, lock, tell)?;
                 let result = pass.look_at(job).await;
                 // The lock goes here, so that a pass of `check` can get on between two looks.
@@ -53,7 +56,7 @@ pub async fn watch(
             Err(error) => return Err(error.into()),
         };
         let store = Store::open(&config.site.spool)?;
-        if store.find_open(id).is_none() || Instant::now() + PAUSE > end {
+        if store.open_job(id).is_err() || Instant::now() + PAUSE > end {
             return Ok(Outcome::Done(code));
         }
         tokio::time::sleep(PAUSE).await;
@@ -63,8 +66,8 @@ pub async fn watch(
 impl Pass<'_> {
     async fn look_at(&mut self, job: Record) -> Result<(), BridgeError> {
         let mut jobs = [job];
-        self.reconcile(&mut jobs).await?;
+        self.follow_up(&mut jobs).await?;
         let [job] = &mut jobs;
-        self.deliver_if_due(job).await
+        self.settle(job, &[Part::Delivery]).await
     }
 }

@@ -1,4 +1,4 @@
-//! `check`: one pass on the login node, and what its operator asks by hand.
+//! `check`: one pass on the login node, and the commands of its operator.
 
 mod cancel;
 mod completions;
@@ -6,9 +6,9 @@ mod crontab;
 mod details;
 mod doctor;
 mod doctor_table;
+mod fail;
 mod init;
 mod logs;
-mod output;
 mod purge;
 mod retry;
 mod status;
@@ -19,8 +19,9 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use serde_json::json;
 
-use self::output::fail;
+use self::fail::fail;
 use super::logging::{LogFormat, Verbosity};
+use super::output::{complain, print, say};
 use crate::bridge::{self, DryRun, Happening, Outcome};
 use crate::config::{Config, Examined, Sources};
 use base::exit_code::ExitCode;
@@ -30,7 +31,8 @@ use domain::JobId;
 
 /// Takes training jobs from RabbitMQ, submits them to Slurm, and answers the ones that failed
 ///
-/// Meant for cron: one pass, then the end. Nothing to do: exit code 0 in silence. The commands are for its operator.
+/// Meant for cron: one pass, then the end. Nothing to do: exit code 0 in silence. The commands are
+/// for its operator.
 #[derive(Debug, Parser)]
 #[command(
     name = "check",
@@ -99,7 +101,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 async fn command(arguments: &Arguments) -> ExitCode {
     let sources = Sources::of_process(arguments.env_file.as_deref());
     let spool = arguments.spool.as_deref();
-    // What works with a configuration that is not (yet) whole.
+    // Commands that work with an incomplete configuration.
     if let Some(Command::Doctor(doctor)) = &arguments.command {
         return doctor::run(doctor, &Examined::new(&sources, spool), arguments.verbosity.quiet).await;
     }
@@ -132,9 +134,9 @@ async fn command(arguments: &Arguments) -> ExitCode {
 fn teller(arguments: &Arguments) -> impl FnMut(Happening) + use<> {
     let Verbosity { quiet, log_format, .. } = arguments.verbosity;
     move |h: Happening| match log_format {
-        LogFormat::Json => println!("{}", printable_json(&json!(h).to_string())),
+        LogFormat::Json => say(&printable_json(&json!(h).to_string())),
         LogFormat::Text if !quiet || matches!(h.what, "failed" | "waiting") => {
-            println!("{}  {:<9}  {}", h.job, h.what, h.detail);
+            say(&format_args!("{}  {:<9}  {}", h.job, h.what, h.detail));
         }
         LogFormat::Text => {}
     }
@@ -157,12 +159,12 @@ async fn pass(arguments: &Arguments, config: &Config) -> ExitCode {
     };
     match result {
         Ok(Outcome::Busy(who)) => {
-            println!("check: another check is at work ({who}); nothing done");
+            say(&format_args!("check: another check is at work ({who}); nothing done"));
             ExitCode::Success
         }
         Ok(Outcome::Done(code)) => {
             if verbose > 0 && code == ExitCode::Success {
-                eprintln!("check: done");
+                complain(&"check: done");
             }
             code
         }
@@ -172,27 +174,28 @@ async fn pass(arguments: &Arguments, config: &Config) -> ExitCode {
 
 async fn show(arguments: &Arguments, config: &Config) -> ExitCode {
     let json = arguments.verbosity.log_format == LogFormat::Json;
-    match bridge::dry_run(config).await {
-        Ok(DryRun::Nothing) if json => println!("{}", json!({"next": null})),
-        Ok(DryRun::Nothing) => println!("There is no job in the queue."),
+    let (code, text) = match bridge::dry_run(config).await {
+        Ok(DryRun::Nothing) if json => (ExitCode::Success, json!({"next": null}).to_string()),
+        Ok(DryRun::Nothing) => (ExitCode::Success, "There is no job in the queue.".to_owned()),
         Ok(DryRun::Rejected { sentence }) => {
-            match json {
-                true => println!("{}", json!({"next": "rejected", "error": sentence})),
-                false => println!("The next message is no job. The reply would say:\n  {sentence}"),
-            }
-            return ExitCode::Rejected;
+            let text = match json {
+                true => json!({"next": "rejected", "error": sentence}).to_string(),
+                false => format!("The next message is no job. The reply would say:\n  {sentence}"),
+            };
+            (ExitCode::Rejected, text)
         }
         Ok(DryRun::Job { properties, job_file, command }) if json => {
             let job =
                 json!({"next": "job", "properties": properties, "job_file": job_file, "command": command});
-            println!("{}", printable_json(&job.to_string()));
+            (ExitCode::Success, printable_json(&job.to_string()))
         }
         Ok(DryRun::Job { properties, job_file, command }) => {
-            println!(
+            let text = format!(
                 "The next job ({properties}) stays in the queue.\nJob file:\n  {job_file}\nCommand:\n  {command}"
             );
+            (ExitCode::Success, text)
         }
         Err(error) => return fail(error.exit_code(), &error),
-    }
-    ExitCode::Success
+    };
+    print(&(text + "\n")).or(code)
 }

@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 
+use super::output::{Printed, complain, fail, print};
 use base::exit_code::ExitCode;
 use page_layers::{Finding, GpuError, NetworkError, Precision, StepTime, open_card};
 
-/// Samples in a step that is measured, their side, and how many steps.
+/// Samples in a measured step, their side in pixels, and the number of steps.
 const MEASURED: (usize, usize, usize) = (16, 256, 50);
 
-/// What one precision came to.
+/// The results of one precision.
 struct Row {
     precision: Precision,
     name: String,
@@ -16,36 +17,43 @@ struct Row {
     time: StepTime,
 }
 
-/// Compares and measures in every precision. Prints as it goes: a GPU that hangs leaves what came before.
+/// Compares and measures in every precision. Prints each result at once: a GPU that hangs leaves
+/// those before it.
 pub(super) fn run() -> ExitCode {
     let (images, side, _) = MEASURED;
     let mut good = true;
     let mut shown = false;
+    let mut printed = Printed::Whole;
     for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
         match row(precision) {
-            // The card has less than what was asked for, and has said so.
+            // The GPU can't do what was asked for, and has said so.
             Ok(row) if row.precision != precision => {}
             Ok(row) => {
+                let mut text = String::new();
                 if !shown {
-                    println!("{}, steps of {images} patches of {side}x{side}", row.name);
-                    println!("{}", heading());
+                    let name = &row.name;
+                    let heading = heading();
+                    text = format!("{name}, steps of {images} patches of {side}x{side}\n{heading}\n");
                     shown = true;
                 }
                 good &= row.findings.iter().all(Finding::is_good);
-                print!("{}", table_row(&row));
+                text.push_str(&table_row(&row));
+                printed = match print(&text) {
+                    Printed::Lost => Printed::Lost,
+                    _ => printed,
+                };
             }
-            // The same in every precision.
+            // This is the same in every precision.
             Err(NetworkError::Gpu(error @ (GpuError::Library(_) | GpuError::Version(_)))) => {
-                eprintln!("run_trainer: no usable GPU: {error}");
-                return ExitCode::Training;
+                return fail("run_trainer", ExitCode::Training, &format_args!("no usable GPU: {error}"));
             }
             Err(error) => {
-                eprintln!("run_trainer: {}: {error}", precision.name());
+                complain(&format_args!("run_trainer: {}: {error}", precision.name()));
                 good = false;
             }
         }
     }
-    if good { ExitCode::Success } else { ExitCode::Training }
+    printed.or(if good { ExitCode::Success } else { ExitCode::Training })
 }
 
 fn row(precision: Precision) -> Result<Row, NetworkError> {
@@ -60,7 +68,7 @@ fn heading() -> &'static str {
     "        differs from the CPU by     ms a  ms a vali-  MB on  s to\nnumbers gradients     Adam  good?   step  dation batch GPU   start"
 }
 
-/// Of each kind the largest difference, and below the row whatever is too large.
+/// The largest difference of each kind; below the row, whatever is too large.
 fn table_row(row: &Row) -> String {
     let worst = |kind: &str| {
         let of_kind = row.findings.iter().filter(|finding| finding.what.contains(kind));

@@ -13,7 +13,6 @@ use jiff::Timestamp;
 use thiserror::Error;
 use tracing::info;
 
-use crate::worker::effective::effective_settings;
 pub use folder::{FolderError, find_models, find_page, parse_settings, read_settings};
 pub use summary::{Footer, Row, Summary};
 pub use training_json::ReportError;
@@ -30,18 +29,18 @@ use page_layers::{
 };
 use report::{Content, MOST_PICTURES, Pictures, layer_name};
 
-/// What the command line says.
+/// The arguments of the command line.
 #[derive(Clone, Debug)]
 pub struct LocalArgs {
     /// The folders of the pages.
     pub pages: Vec<PathBuf>,
-    /// A folder with models to go on from.
+    /// A folder with models to start from.
     pub models: Option<PathBuf>,
     /// Where models, picture and report go; made when it is not there.
     pub out: PathBuf,
     /// `NAME=VALUE` settings that win over `settings.json`.
     pub set: Vec<String>,
-    /// Where TensorBoard's event files go, where they are wanted.
+    /// Where TensorBoard's event files go, if they are wanted.
     pub tensorboard: Option<PathBuf>,
     /// No progress bar.
     pub quiet: bool,
@@ -91,14 +90,15 @@ impl LocalError {
     }
 }
 
-/// Trains the pages in the folders; returns the table that is to be shown.
+/// Trains the pages in the folders; returns the table to be shown.
 ///
-/// Writes `<model name>.hdf5` for each layer, `preview.png` (of several pages `preview_1.png` …), `training.json` and
-/// `report.html`.
-/// The settings are those of the first folder. Everything that can be wrong
-/// with the input is found before the first layer is trained and before anything is written.
+/// Writes `<model name>.hdf5` for each layer, `preview.png` (of several pages `preview_1.png` …),
+/// `training.json` and `report.html`. The settings are those of the first folder. Everything that
+/// can be wrong with the input is found before the first layer is trained and before anything is
+/// written.
 ///
 /// # Errors
+///
 /// [`LocalError`], in one sentence that names the file and what to change.
 pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     let started = Instant::now();
@@ -158,7 +158,7 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
         seed: job.seed(),
         device: &summary.device,
         given: &map,
-        effective: effective_settings(&settings),
+        effective: settings.shown(),
         layers: layer_parts(&trained, &scores),
         pictures: Pictures::Drawn(pictures),
         steps,
@@ -191,13 +191,15 @@ fn row(layer: &TrainedLayer, score: Score) -> Row {
     }
 }
 
-/// Makes the folder and tries it: hours later would be too late to learn that nothing can be written.
+/// Makes the folder and tries to write there: hours later would be too late to learn that it can't
+/// be written.
 pub(super) fn make_writable(folder: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     tempfile::Builder::new().prefix(".try-").tempfile_in(folder).map(drop)
 }
 
-/// A flag that becomes true with the first Ctrl-C or SIGTERM; the second ends the program at once.
+/// A flag that becomes true with the first Ctrl-C or SIGTERM; the second one ends the program at
+/// once.
 pub(super) fn watch_signals() -> std::io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {

@@ -8,6 +8,8 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::output::complain;
+
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -48,6 +50,8 @@ impl Verbosity {
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(io::stderr)
             .with_target(false)
+            // A line that can't be written is lost; to say so there would panic.
+            .log_internal_errors(false)
             .with_ansi(io::stderr().is_terminal());
         let registry = tracing_subscriber::registry().with(filter);
         let started = match self.log_format {
@@ -55,7 +59,7 @@ impl Verbosity {
             LogFormat::Json => registry.with(lines.json()).try_init(),
         };
         if let Err(error) = started {
-            eprintln!("logging can't be started: {error}");
+            complain(&format_args!("logging can't be started: {error}"));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The command lines: each parses its arguments, calls the library and maps errors to exit codes.
+//! The command lines: each command parses its arguments, calls the library, shows the result and
+//! maps errors to exit codes.
 
 pub mod check;
 #[cfg(feature = "trainer")]
@@ -6,6 +7,7 @@ mod gpu;
 #[cfg(feature = "trainer")]
 pub mod local;
 mod logging;
+mod output;
 #[cfg(feature = "trainer")]
 pub mod predict;
 #[cfg(feature = "trainer")]

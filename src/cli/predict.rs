@@ -1,5 +1,5 @@
-//! `run_trainer --predict IMAGE --models DIR --out DIR`: a page cut into its layers by models that were trained before,
-//! here or by Keras, as Rodan's classifier does it.
+//! `run_trainer --predict IMAGE --models DIR --out DIR`: cuts a page into its layers with models
+//! that were trained before, here or by Keras, as Rodan's classifier does.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,6 +14,7 @@ use tracing::info;
 use super::local::{FolderError, Footer, find_models, make_writable, parse_settings, watch_signals};
 use base::exit_code::ExitCode;
 use base::memory::peak_memory;
+use domain::settings::{BATCH_SIZE, PATCH_HEIGHT, PATCH_WIDTH};
 use domain::{Layer, SettingsMap};
 use page_layers::keras::{self, Model, ReadError};
 use page_layers::{
@@ -21,16 +22,17 @@ use page_layers::{
     Segmentation, Windows, choose_device, colour_name, draw_cutout, draw_preview,
 };
 
-/// The settings that mean something here, with the classifier's windows.
-const SETTINGS: [&str; 3] = ["Patch height", "Patch width", "Batch Size"];
+/// The settings that this command takes, with the classifier's windows only.
+const SETTINGS: [&str; 3] = [PATCH_HEIGHT.name, PATCH_WIDTH.name, BATCH_SIZE.name];
 
 /// The page with all layers in colours.
 const OVERLAY: &str = "overlay.png";
 
-/// Side of a patch in pixels where neither models nor settings say.
+/// Side of a patch in pixels, if neither models nor settings say it.
 const DEFAULT_SIDE: usize = 256;
 
-/// Windows that are looked at together, where the settings don't say: more take more memory, and hardly less time.
+/// Windows that are computed together, if the settings don't say it. More windows take more memory,
+/// but hardly less time.
 const DEFAULT_BATCH: usize = 4;
 
 /// Through which windows the models look at the page.
@@ -43,7 +45,7 @@ pub enum WindowsOption {
     Classifier,
 }
 
-/// What the command line says.
+/// The arguments of the command line.
 #[derive(Clone, Debug)]
 pub struct PredictArgs {
     /// The page, PNG or JPEG.
@@ -72,10 +74,10 @@ pub enum PredictError {
         /// What is missing.
         missing: &'static str,
     },
-    /// A file is no model of this network.
+    /// A file is not a model of this network.
     #[error(transparent)]
     Model(#[from] ReadError),
-    /// Two models see patches of different sizes.
+    /// Two models were trained on patches of different sizes.
     #[error(
         "{first} was trained on patches of {}x{} pixels and {second} on {}x{}; use models of one training, or say --set \"Patch height=…\" --set \"Patch width=…\"",
         sizes[0].height(), sizes[0].width(), sizes[1].height(), sizes[1].width()
@@ -88,7 +90,7 @@ pub enum PredictError {
         /// Their patch sizes.
         sizes: [PatchShape; 2],
     },
-    /// A setting that means nothing here.
+    /// A setting that this command does not take.
     #[error(
         "--set {0:?}: only \"Patch height\", \"Patch width\" and \"Batch Size\" can be set with --predict"
     )]
@@ -107,26 +109,26 @@ pub enum PredictError {
         /// Their size.
         shape: PatchShape,
     },
-    /// The patch size is none.
+    /// The network can't have this patch size.
     #[error(transparent)]
     Patch(#[from] PatchShapeError),
     /// The page can't be used.
     #[error("{}{source}", unnamed.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default())]
     Page {
-        /// The file, where the error does not name it by itself.
+        /// The file, if the error does not name it by itself.
         unnamed: Option<PathBuf>,
         /// What is wrong with it.
         source: Box<PageError>,
     },
-    /// A file to be written is one that is read.
-    #[error("{}: is what {} would be written over; give --out another folder", input.display(), output.display())]
+    /// A file that would be written is one that is read.
+    #[error("{} would overwrite the input {}; give --out another folder", output.display(), input.display())]
     Overwrite {
         /// The page or a model.
         input: PathBuf,
         /// The picture.
         output: PathBuf,
     },
-    /// Where a picture is to be, there is a folder.
+    /// There is a folder where a picture would be written.
     #[error("{}: is a folder, but a picture is to be written there; move it, or give --out another folder", .0.display())]
     Folded(PathBuf),
     /// The output folder can't be made or written.
@@ -163,14 +165,15 @@ impl PredictError {
     }
 }
 
-/// Cuts the page into layers; returns the table that is to be shown.
+/// Cuts the page into layers; returns the table to be shown.
 ///
-/// Writes an RGBA PNG for each model, named like the layer (`Background.png`, `Layer 0.png`), and `overlay.png`, the
-/// page with all layers in colours: all of them or, when it is stopped, none. Of models that are equally sure of a pixel
-/// the first gets it; the background is the first of all. Everything that can be wrong with the input is found before
-/// the work.
+/// Writes an RGBA PNG for each model, named like the layer (`Background.png`, `Layer 0.png`), and
+/// `overlay.png`, the page with all layers in colours: all of them or, when it is stopped, none.
+/// Each pixel goes to the most confident model; on a tie to the first, and the background is the
+/// first of all. Everything that can be wrong with the input is found before the work begins.
 ///
 /// # Errors
+///
 /// [`PredictError`], in one sentence that names the file and what to change.
 pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
     let started = Instant::now();
@@ -207,8 +210,8 @@ pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
     Ok(format!("{table}\n{footer}\nthe layers and overlay.png are in {}\n", arguments.out.display()))
 }
 
-/// Draws all pictures, then gives them their names, so that there is none of them where there are not all; returns
-/// the table.
+/// Draws all pictures and then gives them their names, so that there is either all of them or none;
+/// returns the table.
 fn write(
     out: &Path,
     page: &Page,
@@ -249,17 +252,18 @@ fn cutout_file(layer: Layer) -> String {
     format!("{}.png", layer_name(layer))
 }
 
-/// All files that are going to be written.
+/// All files that will be written.
 fn outputs(out: &Path, layers: impl Iterator<Item = Layer>) -> Vec<PathBuf> {
     layers.map(cutout_file).chain([OVERLAY.to_owned()]).map(|name| out.join(name)).collect()
 }
 
-/// Makes sure that no output is an input, under whatever name (links included), and none a folder.
+/// Makes sure that no output is an input, under whatever name (including links), and that none is a
+/// folder.
 fn keep_the_inputs<'a>(
     inputs: impl Iterator<Item = &'a PathBuf>,
     outputs: &[PathBuf],
 ) -> Result<(), PredictError> {
-    // Whose metadata can't be read is found out when it is opened.
+    // A file whose metadata can't be read causes an error when it is opened.
     let identity = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
     let inputs: Vec<_> = inputs.filter_map(|path| Some((path, identity(path)?))).collect();
     for output in outputs {
@@ -276,7 +280,7 @@ fn keep_the_inputs<'a>(
 
 fn read_page(image: &Path) -> Result<Page, PredictError> {
     Page::of_image(image).map_err(|source| {
-        // For a name without extension the error says only what the file is for.
+        // For a name without extension, the error says only what the file is for.
         let unnamed = image.extension().is_none().then(|| image.to_owned());
         PredictError::Page { unnamed, source: Box::new(source) }
     })
@@ -320,15 +324,15 @@ fn windows(
     if shape.height().min(shape.width()) <= Windows::CLASSIFIER_RIMS {
         return Err(PredictError::Narrow { shape });
     }
-    let batch = map.get(SETTINGS[2]).and_then(|n| n.as_str()?.parse().ok()).unwrap_or(DEFAULT_BATCH);
+    let batch = map.get(BATCH_SIZE.name).and_then(|n| n.as_str()?.parse().ok()).unwrap_or(DEFAULT_BATCH);
     Ok(Windows::Classifier { shape, batch })
 }
 
-/// The patch size that the settings name, else the one that the models were trained on; one side may come from the
-/// settings and the other from the models.
+/// The patch size in the settings, otherwise the one that the models were trained on. One side may
+/// come from the settings and the other from the models.
 fn shape(models: &[(Layer, Model)], map: &SettingsMap) -> Result<PatchShape, PredictError> {
     let side = |name| map.get(name).and_then(|n| n.as_str()?.parse::<usize>().ok());
-    let (height, width) = (side(SETTINGS[0]), side(SETTINGS[1]));
+    let (height, width) = (side(PATCH_HEIGHT.name), side(PATCH_WIDTH.name));
     let sides = |shape: PatchShape| (height.unwrap_or(shape.height()), width.unwrap_or(shape.width()));
     let mut named = models.iter().filter_map(|(layer, model)| Some((layer, model.shape?)));
     let Some((one, shape)) = named.next() else {

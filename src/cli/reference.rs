@@ -1,28 +1,36 @@
-//! The pages of `docs/` that are made from the programs: `docs/cli.md` from what clap knows (as are
-//! the man pages and the completions), `docs/exit-codes.md` from [`ExitCode`].
+//! The files that are made from the programs: `docs/cli.md` from what clap knows (as are the man
+//! pages and the completions), `docs/exit-codes.md` from [`ExitCode`], `docs/settings.md` from the
+//! table of settings, `docs/variables.md` and `credentials.env.example` from the table of
+//! variables.
 //!
-//! `cargo run --example cli_reference` writes them; a test compares them with the files.
+//! `cargo run --example reference` writes them; a test compares them with the files.
 
 use std::fmt::Write as _;
 
 use clap::{Command, CommandFactory as _};
 
+use crate::config;
+pub use crate::config::UPDATE;
 use base::exit_code::ExitCode;
+use domain::settings;
 
 /// Width of the help texts in the document.
 const WIDTH: usize = 100;
-
-/// The command that writes the pages anew.
-pub const UPDATE: &str = "cargo run --locked --example cli_reference";
 
 /// Both programs.
 pub fn programs() -> [Command; 2] {
     [super::check::Arguments::command(), super::run_trainer::Arguments::command()]
 }
 
-/// Every page that is made from the programs: its path from the repository's root, and its text.
+/// Every file that is made from the programs: its path from the repository's root, and its text.
 pub fn pages() -> Vec<(&'static str, String)> {
-    vec![("docs/cli.md", command_line()), ("docs/exit-codes.md", exit_codes())]
+    vec![
+        ("docs/cli.md", command_line()),
+        ("docs/exit-codes.md", exit_codes()),
+        ("docs/settings.md", settings::markdown(UPDATE)),
+        ("docs/variables.md", config::markdown()),
+        ("credentials.env.example", config::example()),
+    ]
 }
 
 /// The sentence below the title of a page.

@@ -7,13 +7,15 @@ use clap::Parser;
 use super::gpu;
 use super::local::{self, LocalArgs};
 use super::logging::Verbosity;
+use super::output::{fail, print};
 use super::predict::{self, PredictArgs, WindowsOption};
+use crate::courier::run_child;
 use crate::worker::cores::use_the_cores_of_the_allocation;
 use crate::worker::{self, JobArgs};
 use base::exit_code::ExitCode;
 use base::harden;
 
-/// The version, and what this build computes on; `check doctor` reads it.
+/// The version, and what this build can compute on; `check doctor` reads it.
 const VERSION: &str = if cfg!(feature = "cuda") {
     concat!(env!("CARGO_PKG_VERSION"), " (CUDA)")
 } else {
@@ -22,9 +24,9 @@ const VERSION: &str = if cfg!(feature = "cuda") {
 
 /// Trains one network for each layer of a manuscript page
 ///
-/// As a job: reads JOB_FILE, downloads the page from Rodan, and publishes the models to the reply queue. With --local:
-/// takes the page from a folder and leaves the models in another, without broker, Slurm, Rodan or GPU. With --predict:
-/// cuts a page into layers with such models.
+/// As a job: reads JOB_FILE, downloads the page from Rodan, and publishes the models to the reply
+/// queue. With --local: takes the page from a folder and leaves the models in another, without
+/// broker, Slurm, Rodan or GPU. With --predict: cuts a page into layers with such models.
 #[derive(Debug, Parser)]
 #[command(
     name = "run_trainer",
@@ -33,12 +35,12 @@ const VERSION: &str = if cfg!(feature = "cuda") {
     after_help = "\
 Exit codes: 0 the models are delivered (or written), 1 internal fault, 2 command line, 3 configuration, \
 5 Rodan, 8 the job file is no job, 9 training failed, 10 the reply is not delivered yet, 11 an input \
-can't be used, 12 stopped before there was a result. As a job, each of them has sent its one reply, but for \
-12 where Slurm ends the job: it is started again, or the next check answers it."
+can't be used, 12 stopped before there was a result. A job gets its one reply whatever \
+the code: the next check sends what the trainer could not. After 12 Slurm may start the job again instead."
 )]
 pub struct Arguments {
     /// The job file: JSON with inputs, settings and token
-    #[arg(value_name = "JOB_FILE", required_unless_present_any = ["local", "predict", "check_gpu"], conflicts_with_all = ["local", "predict", "check_gpu"])]
+    #[arg(value_name = "JOB_FILE", required_unless_present_any = ["local", "predict", "check_gpu", "courier"], conflicts_with_all = ["local", "predict", "check_gpu", "courier"])]
     job_file: Option<PathBuf>,
     /// Queue of the reply [default: the job file's reply_to, else hpc-results]
     #[arg(value_name = "REPLY_QUEUE")]
@@ -46,27 +48,34 @@ pub struct Arguments {
     /// Correlation id of the reply [default: the job file's correlation_id]
     #[arg(value_name = "CORRELATION_ID")]
     correlation_id: Option<String>,
-    /// Folder with image.png (or .jpg), background.png, regions.png, layer_0.png …, settings.json; may be given more
-    /// than once to learn from several pages, with the first one's settings
+    /// Folder with image.png (or .jpg), background.png, regions.png, layer_0.png …, settings.json;
+    /// may be given more than once to learn from several pages, with the first one's settings
     #[arg(long, value_name = "PAGE_DIR", requires = "out")]
     local: Vec<PathBuf>,
-    /// Cuts this page (PNG or JPEG) into layers with the models in --models, as Rodan's classifier does
+    /// Cuts this page (PNG or JPEG) into layers with the models in --models, as Rodan's classifier
+    /// does
     #[arg(long, value_name = "IMAGE", requires_all = ["models", "out"], conflicts_with = "local")]
     predict: Option<PathBuf>,
     /// Through which windows the models look at the page
     #[arg(long, value_name = "KIND", value_enum, default_value_t, requires = "predict")]
     windows: WindowsOption,
-    /// Compares what the GPU computes with the CPU, measures a training step in each precision, and prints a table
+    /// Compares what the GPU computes with the CPU, measures a training step in each precision, and
+    /// prints a table
     #[arg(long, conflicts_with_all = ["local", "predict", "out"])]
     check_gpu: bool,
+    /// Publishes what a training tells meanwhile; started by run_trainer itself
+    #[arg(long, hide = true, conflicts_with_all = ["local", "predict", "check_gpu", "out"])]
+    courier: bool,
     /// Folder with models, such as an earlier --out: to predict with, or to go on training from
     #[arg(long, value_name = "DIR", requires = "out")]
     models: Option<PathBuf>,
-    /// Folder for the models, preview.png, training.json and report.html, or for the layers; made when it is not there
+    /// Folder for the models, preview.png, training.json and report.html, or for the layers; made
+    /// when it is not there
     #[arg(long, value_name = "DIR", conflicts_with = "job_file")]
     out: Option<PathBuf>,
-    /// A setting that wins over settings.json, such as "Patch height=64"; may be given more than once
-    #[arg(long, value_name = "NAME=VALUE", requires = "out")]
+    /// A setting that wins over settings.json, such as "Patch height=64"; may be given more than
+    /// once
+    #[arg(long, value_name = "NAME=VALUE", requires = "out", long_help = set_help())]
     set: Vec<String>,
     /// Writes the curves of the training to event files for TensorBoard, a directory a layer
     #[arg(long, value_name = "DIR", requires = "local")]
@@ -78,11 +87,22 @@ pub struct Arguments {
     verbosity: Verbosity,
 }
 
+/// What `--set` may name.
+fn set_help() -> String {
+    format!(
+        "A setting that wins over settings.json, such as \"Patch height=64\"; may be given more than once:\n{}",
+        domain::settings::help().trim_end()
+    )
+}
+
 /// Runs `run_trainer` and returns its exit code.
 pub fn run(arguments: Arguments) -> ExitCode {
     arguments.verbosity.start(tracing::Level::INFO);
     harden::process();
     let quiet = arguments.verbosity.quiet;
+    if arguments.courier {
+        return run_child(arguments.env_file.as_deref());
+    }
     if arguments.check_gpu {
         return gpu::run();
     }
@@ -97,16 +117,14 @@ pub fn run(arguments: Arguments) -> ExitCode {
         };
         return match result {
             Ok(table) => {
-                print!("{table}");
+                // The models are written; the table says no more than the report beside them.
+                let _ = print(&table.to_string());
                 ExitCode::Success
             }
-            Err((code, error)) => {
-                eprintln!("run_trainer: {error}");
-                code
-            }
+            Err((code, error)) => fail("run_trainer", code, &error),
         };
     }
-    // clap asks for a job file where there is no --local.
+    // clap requires a job file if there is no --local.
     let Some(job_file) = arguments.job_file else { return ExitCode::Usage };
     let Arguments { reply_queue, correlation_id, env_file, .. } = arguments;
     worker::run(&JobArgs { job_file, reply_queue, correlation_id, env_file, quiet })

@@ -1,15 +1,17 @@
-//! The configuration with everything that is wrong with it, for `check doctor`, which goes on with what is left.
+//! The configuration with everything that is wrong in it, for `check doctor`, which continues with
+//! the rest.
 
 use std::path::{Path, PathBuf};
 
-use super::env::VARIABLES;
+use super::env::variable;
+use super::error::{ConfigError, Problem};
 use super::file::examine_file;
-use super::load::{ConfigError, Problem, Read, Sources};
+use super::load::{Resolved, Sources};
 use super::resolved::RodanConfig;
 use contract::broker::BrokerConfig;
 use scheduler::SiteConfig;
 
-/// Variables that a file may hold beside [`VARIABLES`]: the scripts' own.
+/// Variables that a file may hold beside those of the table: the scripts' own.
 const OTHERS: [&str; 2] = ["HPC_TRAINER_HOME", "HPC_TRAINER_ENV_FILE"];
 
 /// What the sources say, and what is wrong with them.
@@ -17,21 +19,21 @@ const OTHERS: [&str; 2] = ["HPC_TRAINER_HOME", "HPC_TRAINER_ENV_FILE"];
 pub struct Examined {
     /// Directory of the installation.
     pub home: PathBuf,
-    /// The file, where there is one or one was asked for.
+    /// The file, if there is one or one was asked for.
     pub file: Option<PathBuf>,
-    /// Its permission bits, where it is there.
+    /// Its permission bits, if it is there.
     pub mode: Option<u32>,
     /// What is wrong with the file.
     pub faults: Vec<ConfigError>,
     /// What is wrong with the variables.
     pub problems: Vec<Problem>,
-    /// Names in the file that mean nothing.
+    /// Names in the file that have no meaning.
     pub unknown: Vec<String>,
-    /// RabbitMQ, where its address can be used; user and password are empty where they are not set.
+    /// RabbitMQ, if its address can be used; user and password are empty if they are not set.
     pub broker: Option<BrokerConfig>,
     /// Rodan, likewise.
     pub rodan: Option<RodanConfig>,
-    /// The site, with the defaults in place of what is wrong.
+    /// The site, with the defaults in place of wrong values.
     pub site: SiteConfig,
     /// Largest download, bytes.
     pub max_download: u64,
@@ -41,14 +43,13 @@ impl Examined {
     /// Reads everything that can be read. `spool` (`--spool`) wins over `SPOOL_DIR`.
     pub fn new(sources: &Sources<'_>, spool: Option<&Path>) -> Self {
         let (home, file) = (sources.home(), sources.file());
-        let found = file.as_deref().map(examine_file);
+        let found = file.as_deref().map(|file| examine_file(file, &sources.environment));
         let (values, faults, mode) = found.map_or_else(Default::default, |f| (f.values, f.faults, f.mode));
-        let is_known =
-            |name: &str| VARIABLES.iter().any(|variable| variable.name == name) || OTHERS.contains(&name);
+        let is_known = |name: &str| variable(name).is_some() || OTHERS.contains(&name);
         let mut unknown: Vec<String> = values.keys().filter(|name| !is_known(name)).cloned().collect();
         unknown.sort();
         let mut reader = sources.reader(values);
-        let Read { broker, rodan, site, max_download } = reader.read(&home, file.as_deref(), spool);
+        let Resolved { broker, rodan, site, trainer } = reader.resolve(&home, file.as_deref(), spool);
         Self {
             home,
             file,
@@ -59,7 +60,7 @@ impl Examined {
             broker,
             rodan,
             site,
-            max_download,
+            max_download: trainer.max_download,
         }
     }
 }

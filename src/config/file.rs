@@ -1,6 +1,6 @@
-//! Reads `credentials.env`, which only its owner may be able to read.
+//! Reads `credentials.env`, which only its owner may read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
@@ -8,60 +8,66 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::load::ConfigError;
-use base::secret::Secret;
+use super::error::ConfigError;
+use super::lines;
 
 /// Bytes of the largest file that is read.
 const MAX_BYTES: u64 = 1 << 20;
+
+/// The variables of a process, which the file may refer to.
+pub(super) type Environment = BTreeMap<String, String>;
 
 /// The variables of a file.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
-pub(super) fn read_file(path: &Path) -> Result<HashMap<String, String>, ConfigError> {
-    let found = examine_file(path);
+pub(super) fn read_file(
+    path: &Path,
+    environment: &Environment,
+) -> Result<HashMap<String, String>, ConfigError> {
+    let found = examine_file(path, environment);
     found.faults.into_iter().next().map_or(Ok(found.values), Err)
 }
 
-/// The text of a file that nobody else can read or change.
+/// The bytes of a file that nobody else can read or change.
 ///
 /// # Errors
 /// The first thing that is wrong with it.
-pub(super) fn read_private(path: &Path) -> Result<Secret, ConfigError> {
-    let Private { text, faults, .. } = examine_private(path);
-    let text = text.map(|mut text| Secret::new(std::mem::take(&mut *text)));
-    faults.into_iter().next().map_or(Ok(text.unwrap_or_else(|| Secret::new(""))), Err)
+pub(super) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
+    let Private { bytes, faults, .. } = examine_private(path);
+    faults.into_iter().next().map_or(Ok(bytes.unwrap_or_default()), Err)
 }
 
-/// A file with everything that is wrong with it.
+/// A file, with everything that is wrong in it.
 #[derive(Default)]
 pub(super) struct Found {
-    /// The variables. None where the file can't be read, or others could have written them.
+    /// The variables; none if the file can't be read, or others could have written them.
     pub(super) values: HashMap<String, String>,
-    /// What is wrong, the gravest first.
+    /// What is wrong, the most serious first.
     pub(super) faults: Vec<ConfigError>,
-    /// Its permission bits, where it is there.
+    /// Its permission bits, if it is there.
     pub(super) mode: Option<u32>,
 }
 
-/// Looks at a file and reads it as far as that is safe.
-pub(super) fn examine_file(path: &Path) -> Found {
-    let Private { text, faults, mode } = examine_private(path);
+/// Checks a file, and reads it as far as that is safe.
+pub(super) fn examine_file(path: &Path, environment: &Environment) -> Found {
+    let Private { bytes, faults, mode } = examine_private(path);
     let mut found = Found { values: HashMap::new(), faults, mode };
-    if let Some(text) = text {
-        variables(path, &text, &mut found);
+    if let Some(bytes) = bytes {
+        variables(path, &bytes, environment, &mut found);
     }
     found
 }
 
 #[derive(Default)]
 struct Private {
-    text: Option<Zeroizing<String>>,
+    bytes: Option<Zeroizing<Vec<u8>>>,
     faults: Vec<ConfigError>,
     mode: Option<u32>,
 }
 
-/// The file is opened once: what is looked at is what is read, even if the name leads elsewhere in between.
+/// The file is opened once: the checks look at what is read, even if the name leads elsewhere
+/// meanwhile.
 fn examine_private(path: &Path) -> Private {
     let mut found = Private::default();
     let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
@@ -78,7 +84,7 @@ fn examine_private(path: &Path) -> Private {
     if mode & 0o077 != 0 {
         found.faults.push(ConfigError::Permissions { path: path.to_path_buf(), mode });
     }
-    // Root may have put it there; anybody else could change it under our feet.
+    // Root may have put the file there; any other owner could change it at any time.
     let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
     if owner != own && owner != 0 {
         found.faults.push(ConfigError::Owner { path: path.to_path_buf(), owner, own });
@@ -86,41 +92,37 @@ fn examine_private(path: &Path) -> Private {
     if mode & 0o022 != 0 || (owner != own && owner != 0) {
         return found; // a stranger's address must not get a password of the environment
     }
-    let mut text = Zeroizing::new(String::new());
-    if let Err(error) = file.take(MAX_BYTES + 1).read_to_string(&mut text) {
+    // As large as the file from the beginning: a buffer that grows leaves copies behind.
+    let size = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or(0);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(size + 1));
+    if let Err(error) = file.take(MAX_BYTES + 1).read_to_end(&mut bytes) {
         found.faults.push(read(error));
-    } else if text.len() as u64 > MAX_BYTES {
+    } else if bytes.len() as u64 > MAX_BYTES {
         found.faults.push(read(io::Error::other("it is larger than 1 MiB")));
     } else {
-        found.text = Some(text);
+        found.bytes = Some(bytes);
     }
     found
 }
 
 /// The variables of a file with this text, or what is wrong with it.
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn variables_of(path: &Path, text: &str) -> Result<HashMap<String, String>, ConfigError> {
+pub(crate) fn variables_of(path: &Path, text: &[u8]) -> Result<HashMap<String, String>, ConfigError> {
     let mut found = Found::default();
-    variables(path, text, &mut found);
+    variables(path, text, &Environment::new(), &mut found);
     found.faults.into_iter().next().map_or(Ok(found.values), Err)
 }
 
-fn variables(path: &Path, text: &str, found: &mut Found) {
-    for pair in dotenvy::from_read_iter(text.as_bytes()) {
-        let line = match pair {
-            Ok((name, value)) => {
-                found.values.insert(name, value);
-                continue;
-            }
-            // The error repeats the line, which may hold a password: only its number may be told.
-            Err(dotenvy::Error::LineParse(bad, _)) => {
-                let first = bad.lines().next().unwrap_or_default().trim_end();
-                text.lines().position(|l| l.trim_end() == first).map_or(0, |n| n + 1)
-            }
-            Err(_) => 0,
-        };
-        found.faults.push(ConfigError::Syntax { path: path.to_path_buf(), line });
+fn variables(path: &Path, bytes: &[u8], environment: &Environment, found: &mut Found) {
+    // UTF-16, as some editors of Windows save what they call Unicode.
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        found.faults.push(ConfigError::Encoding { path: path.to_path_buf() });
+        return;
     }
+    let lines = lines::read(bytes, |name| environment.get(name).cloned());
+    found.values = lines.values;
+    let fault = |(line, fault)| ConfigError::Syntax { path: path.to_path_buf(), line, fault };
+    found.faults.extend(lines.faults.into_iter().map(fault));
 }
 
 #[cfg(test)]
@@ -141,10 +143,10 @@ mod tests {
     #[test]
     fn a_file_of_another_account_is_refused() {
         let (_dir, path) = file("A=b\n");
-        assert_eq!(read_file(&path).unwrap()["A"], "b");
+        assert_eq!(read_file(&path, &Environment::new()).unwrap()["A"], "b");
         // Only root can give a file away.
         if chown(&path, Some(65534), None).is_ok() {
-            let error = read_file(&path).unwrap_err().to_string();
+            let error = read_file(&path, &Environment::new()).unwrap_err().to_string();
             assert!(error.contains("belongs to user 65534") && error.contains("chown"), "{error}");
         }
     }
@@ -153,15 +155,46 @@ mod tests {
     fn a_huge_file_is_not_read() {
         let line = format!("A={}\n", "x".repeat(1021)); // 1024 bytes
         let (_dir, path) = file(&line.repeat(1024));
-        assert!(read_file(&path).is_ok());
+        assert!(read_file(&path, &Environment::new()).is_ok());
         let (_dir, path) = file(&(line.repeat(1024) + "#"));
-        assert!(read_file(&path).unwrap_err().to_string().contains("larger than 1 MiB"));
+        assert!(read_file(&path, &Environment::new()).unwrap_err().to_string().contains("larger than 1 MiB"));
     }
 
     #[test]
     fn a_directory_is_no_configuration() {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        assert!(matches!(read_file(dir.path()), Err(ConfigError::Read { .. })));
+        assert!(matches!(read_file(dir.path(), &Environment::new()), Err(ConfigError::Read { .. })));
+    }
+
+    #[test]
+    fn advice_never_destroys_a_file_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |path: &Path| read_file(path, &Environment::new()).unwrap_err().to_string();
+        let error = read(&dir.path().join("absent.env"));
+        assert!(error.contains("copy credentials.env.example"), "{error}");
+        let path = dir.path().join("credentials.env");
+        let utf16: Vec<u8> = "\u{feff}A=b\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for (bytes, words) in [
+            (utf16, "save a copy as UTF-8"),
+            (b"A='pass\xfcord'\n".to_vec(), "line 1 is not UTF-8; type the line again"),
+            (vec![b'x'; (1 << 20) + 1], "larger than 1 MiB; it must be a text file"),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            let error = read(&path);
+            assert!(error.contains(words) && !error.contains("copy credentials"), "{error}");
+        }
+        let error = read(dir.path());
+        assert!(!error.contains("copy credentials"), "{error}");
+    }
+
+    #[test]
+    fn a_value_may_refer_to_the_environment_and_to_lines_above() {
+        let (_dir, path) = file("SPOOL_DIR=$SCRATCH/spool\nLOG_DIR=${SPOOL_DIR}/logs\n");
+        let environment = Environment::from([("SCRATCH".to_owned(), "/scratch/me".to_owned())]);
+        assert_eq!(read_file(&path, &environment).unwrap()["LOG_DIR"], "/scratch/me/spool/logs");
+        let error = read_file(&path, &Environment::new()).unwrap_err();
+        assert!(matches!(error, ConfigError::Syntax { line: 1, fault: lines::LineFault::Unset, .. }));
     }
 }

@@ -1,123 +1,46 @@
-//! Reads `credentials.env` and the process environment, and resolves them into what the programs need.
+//! Reads `credentials.env` and the process environment, and makes of them what the programs need.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use thiserror::Error;
-
-use super::env::{default, purpose};
+use super::env::{Flag, Number, Password, Place, Text, Variable, Word, var, variables};
+use super::error::{ConfigError, Problem};
 use super::file::read_file;
 use super::resolved::{Config, OnTimeLimit, RodanConfig, TrainerConfig};
 use base::address::{BrokerAddress, RodanAddress};
 use base::secret::Secret;
+use base::text::acts_on_terminal;
 use contract::broker::BrokerConfig;
-use domain::{SiteLimits, Walltime};
-use scheduler::GresTable;
-use scheduler::SiteConfig;
+use domain::{SiteChoice, SiteLimits, Walltime};
+use scheduler::{GresTable, SiteConfig};
 
-/// A configuration that can't be used. Its text names every problem at once and no secret.
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    /// The file that was asked for can't be read.
-    #[error("can't read {}: {source}; copy credentials.env.example to it and fill it in", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The file is open to others.
-    #[error("{} holds passwords but others may read it (mode {mode:04o}); run: chmod 600 {}", path.display(), path.display())]
-    Permissions {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// The file is another account's.
-    #[error(
-        "{} belongs to user {owner}, who could change it; run as root: chown {own} {}",
-        path.display(),
-        path.display()
-    )]
-    Owner {
-        /// The file.
-        path: PathBuf,
-        /// Its owner's number.
-        owner: u32,
-        /// This account's number.
-        own: u32,
-    },
-    /// A line of the file is not `NAME=value`.
-    #[error(
-        "{} line {line} is not NAME=value; put a value that holds spaces, quotes, # or $ in single quotes",
-        path.display()
-    )]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// Line number, from 1.
-        line: usize,
-    },
-    /// Variables are missing or wrong.
-    #[error("{}", list(.0))]
-    Variables(Vec<Problem>),
-}
+/// How long the name of the operator may be, in characters.
+const MOST_OF_OPERATOR: usize = 200;
 
-/// A variable that is missing or wrong. Its text never repeats the value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// The variable.
-    pub name: &'static str,
-    /// What is wrong with it; `None` where it is not set.
-    pub what: Option<String>,
-}
-
-impl Problem {
-    /// What the variable is for: completes the sentence "it is ...".
-    pub fn purpose(&self) -> &'static str {
-        purpose(self.name)
-    }
-}
-
-impl std::fmt::Display for Problem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (name, purpose) = (self.name, self.purpose());
-        match &self.what {
-            Some(what) => write!(f, "{name} {what}; it is {purpose}"),
-            None => write!(f, "{name} is not set: it is {purpose}"),
-        }
-    }
-}
-
-fn list(problems: &[Problem]) -> String {
-    let mut text = match problems.len() {
-        1 => "the configuration has 1 problem:".to_owned(),
-        n => format!("the configuration has {n} problems:"),
-    };
-    for problem in problems {
-        let _ = write!(text, "\n  {problem}"); // writing to a String can't fail
-    }
-    text
-}
-
-/// Collects values and problems, so that every problem is reported at once.
+/// Collects values and problems, so that all problems are reported at once.
 pub(super) struct Reader {
     values: HashMap<String, String>,
     pub(super) problems: Vec<Problem>,
     pub(super) home: PathBuf,
 }
 
-/// What the variables say, as far as they say it.
-pub(super) struct Read {
+/// The values of the variables, as far as they are usable.
+pub(super) struct Resolved {
     pub(super) broker: Option<BrokerConfig>,
     pub(super) rodan: Option<RodanConfig>,
     pub(super) site: SiteConfig,
+    pub(super) trainer: TrainerOnly,
+}
+
+/// What only the trainer uses. `check` reads it too, so that a mistake shows on the login node.
+pub(super) struct TrainerOnly {
     pub(super) max_download: u64,
+    download_deadline: Duration,
+    on_time_limit: OnTimeLimit,
+    max_requeues: u64,
+    checkpoint_every: Duration,
 }
 
 impl Reader {
@@ -126,67 +49,98 @@ impl Reader {
     }
 
     /// Everything that `check` needs; what is wrong is in `problems`.
-    pub(super) fn read(&mut self, home: &Path, file: Option<&Path>, spool: Option<&Path>) -> Read {
-        let broker = self.broker();
-        let user = self.required("RODAN_USER");
-        let password = Secret::new(self.required("RODAN_PASSWORD"));
-        let address = self.rodan_address();
+    pub(super) fn resolve(&mut self, home: &Path, file: Option<&Path>, spool: Option<&Path>) -> Resolved {
+        let require_tls = self.flag(&var::REQUIRE_TLS);
+        let broker = self.broker(require_tls);
+        let user = self.required(&var::RODAN_USER.0);
+        let password = self.password(&var::RODAN_PASSWORD);
+        let address = self.rodan_address(require_tls);
         let identity = self.rodan_identity(address.as_ref());
         let rodan = address.map(|address| RodanConfig { address, user, password, identity });
         let site = self.site(home, file, spool.map(absolute).as_deref());
-        // The trainer's, but what is wrong there is better known here.
-        let max_download = self.number("MAX_DOWNLOAD_BYTES", 1..=u64::MAX);
-        self.number("DOWNLOAD_SECONDS", 1..=86_400);
-        self.time_limit();
-        Read { broker, rodan, site, max_download }
+        let trainer = self.trainer_only();
+        Resolved { broker, rodan, site, trainer }
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&str> {
+    /// The value of a variable, or its default.
+    fn get(&self, variable: &Variable) -> Option<&str> {
         self.values
-            .get(name)
+            .get(variable.name)
             .map(String::as_str)
             .map(str::trim)
             .filter(|v| !v.is_empty())
-            .or_else(|| default(name))
+            .or_else(|| variable.default())
     }
 
-    fn optional(&self, name: &str) -> Option<String> {
-        self.get(name).map(str::to_owned)
-    }
-
-    fn required(&mut self, name: &'static str) -> String {
-        self.optional(name).unwrap_or_else(|| {
-            self.problems.push(Problem { name, what: None });
+    fn required(&mut self, variable: &Variable) -> String {
+        self.get(variable).map(str::to_owned).unwrap_or_else(|| {
+            self.problems.push(Problem::new(variable, None));
             String::new()
         })
     }
 
-    fn parsed<T, E: std::fmt::Display>(
+    /// A password, to the last blank as it was given.
+    fn password(&mut self, variable: &Password) -> Secret {
+        match self.values.get(variable.0.name).filter(|value| !value.is_empty()) {
+            Some(value) => Secret::new(value.as_str()),
+            None => Secret::new(self.required(&variable.0)),
+        }
+    }
+
+    /// A file or directory; a relative one lies in the directory of the installation.
+    pub(super) fn path(&self, place: &Place) -> Option<PathBuf> {
+        self.get(&place.0).map(|path| self.home.join(path))
+    }
+
+    pub(super) fn is_wrong(&mut self, variable: &Variable, what: impl Into<String>) {
+        self.problems.push(Problem::new(variable, Some(what.into())));
+    }
+
+    fn text<T, E: std::fmt::Display>(
         &mut self,
-        name: &'static str,
+        variable: &Text,
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Option<T> {
-        match parse(self.get(name)?) {
+        self.parsed(&variable.0, parse)
+    }
+
+    fn parsed<T, E: std::fmt::Display>(
+        &mut self,
+        variable: &Variable,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        match parse(self.get(variable)?) {
             Ok(value) => Some(value),
             Err(error) => {
-                self.problems.push(Problem { name, what: Some(error.to_string()) });
+                self.is_wrong(variable, error.to_string());
                 None
             }
         }
     }
 
-    /// A whole number within `range`; the variable has a default.
-    fn number(&mut self, name: &'static str, range: std::ops::RangeInclusive<u64>) -> u64 {
-        let (low, high) = (*range.start(), *range.end());
-        self.parsed(name, |text| match u64::from_str(text) {
-            Ok(n) if range.contains(&n) => Ok(n),
-            _ => Err(format!("must be a whole number from {low} to {high}")),
+    /// A whole number within the variable's range, or nothing where it is not set.
+    fn limit(&mut self, number: &Number) -> Option<u64> {
+        self.parsed(&number.0, |text| match u64::from_str(text) {
+            Ok(n) if number.range().contains(&n) => Ok(n),
+            _ => Err(number.in_words()),
         })
-        .unwrap_or(low)
     }
 
-    fn flag(&mut self, name: &'static str) -> bool {
-        self.parsed(name, |text| match text.to_ascii_lowercase().as_str() {
+    /// A whole number of a variable that has a default; the lowest where the value is wrong.
+    fn number(&mut self, number: &Number) -> u64 {
+        self.limit(number).unwrap_or(*number.range().start())
+    }
+
+    fn seconds(&mut self, number: &Number) -> Duration {
+        Duration::from_secs(self.number(number))
+    }
+
+    fn hours(&mut self, number: &Number) -> Duration {
+        Duration::from_secs(3600 * self.number(number))
+    }
+
+    fn flag(&mut self, flag: &Flag) -> bool {
+        self.parsed(&flag.0, |text| match text.to_ascii_lowercase().as_str() {
             "1" | "true" | "yes" | "on" => Ok(true),
             "0" | "false" | "no" | "off" => Ok(false),
             _ => Err("must be 1 or 0"),
@@ -194,9 +148,9 @@ impl Reader {
         .unwrap_or_default()
     }
 
-    /// The value of an sbatch option: one word, so that nothing else can be smuggled in with it.
-    fn word(&mut self, name: &'static str) -> Option<String> {
-        self.parsed(name, |text| {
+    /// The value of an sbatch option: one word, so that nothing else can be added to it.
+    fn word(&mut self, word: &Word) -> Option<String> {
+        self.parsed(&word.0, |text| {
             let fits = |c: char| c.is_ascii_alphanumeric() || "_-:.=,/&|[]*".contains(c);
             if text.starts_with('-') || !text.chars().all(fits) {
                 return Err("must be one word of letters, digits and _-:.=,/&|[]*");
@@ -205,32 +159,19 @@ impl Reader {
         })
     }
 
-    /// Asked for each of the two addresses; a value that is no flag is reported once.
-    fn required_tls(&mut self) -> bool {
-        let before = self.problems.len();
-        let tls = self.flag("REQUIRE_TLS");
-        if self.problems.len() > before && self.problems[..before].contains(&self.problems[before]) {
-            self.problems.truncate(before);
-        }
-        tls
-    }
-
-    fn broker(&mut self) -> Option<BrokerConfig> {
-        let user = self.required("RABBITMQ_USER");
-        let password = Secret::new(self.required("RABBITMQ_PASSWORD"));
-        self.required("RABBITMQ_HOST");
-        let tls = self.required_tls();
-        let address = self.parsed("RABBITMQ_HOST", |text| {
+    fn broker(&mut self, require_tls: bool) -> Option<BrokerConfig> {
+        let user = self.required(&var::RABBITMQ_USER.0);
+        let password = self.password(&var::RABBITMQ_PASSWORD);
+        self.required(&var::RABBITMQ_HOST.0);
+        let address = self.text(&var::RABBITMQ_HOST, |text| {
             let address = BrokerAddress::parse(text)?;
-            if tls { address.require_tls() } else { Ok(address) }
+            if require_tls { address.require_tls() } else { Ok(address) }
         });
         let tls = address.as_ref().is_some_and(|address| address.tls);
-        let identity = self.identity("RABBITMQ_CLIENT_CERT", "RABBITMQ_CLIENT_KEY", tls);
-        let reply_queue_durable = self.flag("REPLY_QUEUE_DURABLE");
-        // 1,000 hours: RabbitMQ takes an expiration of up to 2^32 ms, which is 1,193 hours.
-        let reply_ttl = Duration::from_secs(3600 * self.number("REPLY_TTL_HOURS", 1..=1000));
-        let is_limited = self.get("MAX_REPLY_BYTES").is_some();
-        let max_reply_bytes = is_limited.then(|| self.number("MAX_REPLY_BYTES", 1024..=u64::from(u32::MAX)));
+        let identity = self.identity(&var::RABBITMQ_CLIENT_CERT, &var::RABBITMQ_CLIENT_KEY, tls);
+        let reply_queue_durable = self.flag(&var::REPLY_QUEUE_DURABLE);
+        let reply_ttl = self.hours(&var::REPLY_TTL_HOURS);
+        let max_reply_bytes = self.limit(&var::MAX_REPLY_BYTES);
         Some(BrokerConfig {
             address: address?,
             user,
@@ -242,106 +183,135 @@ impl Reader {
         })
     }
 
-    fn time_limit(&mut self) -> (OnTimeLimit, u64, Duration) {
-        let on_time_limit = self.parsed("ON_TIME_LIMIT", |text| match text {
+    fn trainer_only(&mut self) -> TrainerOnly {
+        let on_time_limit = self.text(&var::ON_TIME_LIMIT, |text| match text {
             "reply" => Ok(OnTimeLimit::Reply),
             "requeue" => Ok(OnTimeLimit::Requeue),
             _ => Err("must be reply or requeue"),
         });
-        (
-            on_time_limit.unwrap_or(OnTimeLimit::Reply),
-            self.number("MAX_REQUEUES", 0..=10_000),
-            Duration::from_secs(self.number("CHECKPOINT_SECONDS", 0..=86_400)),
-        )
+        TrainerOnly {
+            max_download: self.number(&var::MAX_DOWNLOAD_BYTES),
+            download_deadline: self.seconds(&var::DOWNLOAD_SECONDS),
+            on_time_limit: on_time_limit.unwrap_or(OnTimeLimit::Reply),
+            max_requeues: self.number(&var::MAX_REQUEUES),
+            checkpoint_every: self.seconds(&var::CHECKPOINT_SECONDS),
+        }
+    }
+
+    /// A name, an address or both, which sentences in replies and reports hold.
+    fn operator(&mut self) -> String {
+        let operator = self.text(&var::OPERATOR_CONTACT, |text| {
+            let fits = text.chars().count() <= MOST_OF_OPERATOR && !text.chars().any(acts_on_terminal);
+            if fits { Ok(text.to_owned()) } else { Err("must be one line of at most 200 characters") }
+        });
+        operator.unwrap_or_default()
     }
 
     /// The directory of Slurm's commands, and how long one may take.
     fn slurm(&mut self) -> (Option<PathBuf>, Duration) {
-        let directory = self.get("SITE_SLURM_BIN").map(PathBuf::from);
-        (directory, Duration::from_secs(self.number("SLURM_TIMEOUT_SECONDS", 1..=3600)))
+        (self.path(&var::SITE_SLURM_BIN), self.seconds(&var::SLURM_TIMEOUT_SECONDS))
     }
 
-    fn rodan_address(&mut self) -> Option<RodanAddress> {
-        self.required("RODAN_HOST");
-        let tls = self.required_tls();
-        self.parsed("RODAN_HOST", |text| {
+    fn rodan_address(&mut self, require_tls: bool) -> Option<RodanAddress> {
+        self.required(&var::RODAN_HOST.0);
+        self.text(&var::RODAN_HOST, |text| {
             let address = RodanAddress::parse(text)?;
-            if tls { address.require_tls() } else { Ok(address) }
+            if require_tls { address.require_tls() } else { Ok(address) }
         })
     }
 
     /// What one job may ask for; what is not set has no limit here.
     fn limits(&mut self) -> SiteLimits {
-        let small = |text: &str| match u32::from_str(text) {
-            Ok(n) if n > 0 => Ok(n),
-            _ => Err("must be a whole number from 1"),
-        };
+        let mut small = |number| self.limit(number).and_then(|n| u32::try_from(n).ok());
         SiteLimits {
-            cpus: self.parsed("MAX_CPUS", small),
-            memory_mb: self.parsed("MAX_MEMORY_MB", small).map(u64::from),
-            walltime: self.parsed("MAX_TIME", Walltime::from_str),
-            epochs: self.parsed("MAX_EPOCHS", small),
-            samples: self.parsed("MAX_SAMPLES", small),
+            cpus: small(&var::MAX_CPUS),
+            epochs: small(&var::MAX_EPOCHS),
+            samples: small(&var::MAX_SAMPLES),
+            memory_mb: self.limit(&var::MAX_MEMORY_MB),
+            walltime: self.text(&var::MAX_TIME, Walltime::from_str),
         }
     }
 
-    /// node_exporter reads no other names.
+    /// What a job gets if its message names nothing.
+    fn choice(&mut self, limits: SiteLimits, gpu: bool) -> SiteChoice {
+        let cpus = u32::try_from(self.number(&var::DEFAULT_CPUS)).unwrap_or(1);
+        let walltime = self.text(&var::DEFAULT_TIME, Walltime::from_str).unwrap_or(Walltime::MINUTE);
+        SiteChoice { cpus, walltime, gpu, limits }
+    }
+
+    /// node_exporter reads no other file names.
     fn metrics_file(&mut self, home: &Path) -> Option<PathBuf> {
-        self.parsed("METRICS_FILE", |text| match Path::new(text).extension() {
+        self.parsed(&var::METRICS_FILE.0, |text| match Path::new(text).extension() {
             Some(extension) if extension == "prom" => Ok(home.join(text)),
             _ => Err("must end in .prom"),
         })
     }
 
     fn site(&mut self, home: &Path, env_file: Option<&Path>, spool: Option<&Path>) -> SiteConfig {
-        let path = |reader: &Self, name| home.join(reader.get(name).unwrap_or_default());
+        // All variables that are read this way have a default.
+        let path = |reader: &Self, place| reader.path(place).unwrap_or_else(|| home.to_path_buf());
         let (slurm_bin, slurm_timeout) = self.slurm();
+        let gres = self.word(&var::SITE_GRES).filter(|g| g != "none");
+        let gres_table = self.text(&var::SITE_GRES_TABLE, GresTable::from_str).unwrap_or_default();
+        let limits = self.limits();
         SiteConfig {
-            spool: spool.map_or_else(|| path(self, "SPOOL_DIR"), Path::to_path_buf),
-            logs: path(self, "LOG_DIR"),
+            spool: spool.map_or_else(|| path(self, &var::SPOOL_DIR), Path::to_path_buf),
+            logs: path(self, &var::LOG_DIR),
             metrics_file: self.metrics_file(home),
-            batch_script: path(self, "BATCH_SCRIPT"),
-            account: self.word("SITE_ACCOUNT"),
-            partition: self.word("SITE_PARTITION"),
-            qos: self.word("SITE_QOS"),
-            constraint: self.word("SITE_CONSTRAINT"),
-            gres: self.word("SITE_GRES").filter(|g| g != "none"),
-            gres_table: self.parsed("SITE_GRES_TABLE", GresTable::from_str).unwrap_or_default(),
-            signal_seconds: self.number("SITE_SIGNAL_SECONDS", 0..=65535),
+            batch_script: path(self, &var::BATCH_SCRIPT),
+            account: self.word(&var::SITE_ACCOUNT),
+            partition: self.word(&var::SITE_PARTITION),
+            qos: self.word(&var::SITE_QOS),
+            constraint: self.word(&var::SITE_CONSTRAINT),
+            choice: self.choice(limits, gres.is_some()),
+            gres,
+            gres_table,
+            signal_seconds: self.number(&var::SITE_SIGNAL_SECONDS),
             slurm_bin,
-            give_up: Duration::from_secs(3600 * self.number("GIVE_UP_HOURS", 0..=8760)),
-            grace: Duration::from_secs(self.number("GRACE_SECONDS", 0..=86_400)),
+            give_up: self.hours(&var::GIVE_UP_HOURS),
+            grace: self.seconds(&var::GRACE_SECONDS),
             slurm_timeout,
-            max_pending: Duration::from_secs(3600 * self.number("MAX_PENDING_HOURS", 1..=8760)),
-            limits: self.limits(),
-            max_open_jobs: usize::try_from(self.number("MAX_OPEN_JOBS", 1..=100_000)).unwrap_or(usize::MAX),
-            watcher: self.flag("WATCHER"),
-            watcher_partition: self.word("WATCHER_PARTITION"),
-            requeue: self.flag("REQUEUE"),
+            max_pending: self.hours(&var::MAX_PENDING_HOURS),
+            limits,
+            max_open_jobs: usize::try_from(self.number(&var::MAX_OPEN_JOBS)).unwrap_or(usize::MAX),
+            watcher: self.flag(&var::WATCHER),
+            watcher_partition: self.word(&var::WATCHER_PARTITION),
+            requeue: self.flag(&var::REQUEUE),
+            operator: self.operator(),
             home: home.to_path_buf(),
             env_file: env_file.map(Path::to_path_buf),
         }
     }
 }
 
-/// The files and variables that configuration comes from.
+/// The files and variables that the configuration comes from.
 pub struct Sources<'a> {
     /// `--env-file`; by default `credentials.env` in the home directory, if it exists.
     pub env_file: Option<&'a Path>,
     /// The process environment, which wins over the file.
     pub environment: BTreeMap<String, String>,
+    /// Variables of the environment whose value is not UTF-8.
+    pub unreadable: Vec<&'static Variable>,
 }
 
 impl Sources<'_> {
-    /// `--env-file` and the environment of this process; values that are not UTF-8 are left out.
+    /// `--env-file` and the environment of this process.
     pub fn of_process(env_file: Option<&Path>) -> Sources<'_> {
         let pair = |(k, v): (std::ffi::OsString, std::ffi::OsString)| {
             Some((k.into_string().ok()?, v.into_string().ok()?))
         };
-        Sources { env_file, environment: std::env::vars_os().filter_map(pair).collect() }
+        let is_unreadable = |variable: &&Variable| {
+            std::env::var_os(variable.name).is_some_and(|value| value.to_str().is_none())
+        };
+        Sources {
+            env_file,
+            environment: std::env::vars_os().filter_map(pair).collect(),
+            unreadable: variables().filter(is_unreadable).collect(),
+        }
     }
 
-    /// Directory of the installation: `HPC_TRAINER_HOME`, else the directory of the env file, else the current one.
+    /// Directory of the installation: `HPC_TRAINER_HOME`, else the directory of the env file, else
+    /// the current one.
     pub(super) fn home(&self) -> PathBuf {
         let of_file = || Some(absolute(self.env_file?).parent()?.to_path_buf());
         match self.environment.get("HPC_TRAINER_HOME").filter(|h| !h.is_empty()) {
@@ -350,7 +320,8 @@ impl Sources<'_> {
         }
     }
 
-    /// The file that `check init` writes: the one that is asked for, else `credentials.env` in the home directory.
+    /// The file that `check init` writes: the one that is asked for, else `credentials.env` in the
+    /// home directory.
     pub fn new_file(&self) -> PathBuf {
         self.file().unwrap_or_else(|| self.home().join("credentials.env"))
     }
@@ -367,13 +338,18 @@ impl Sources<'_> {
     /// A reader of the file's variables and of the environment's, which win.
     pub(super) fn reader(&self, mut values: HashMap<String, String>) -> Reader {
         values.extend(self.environment.iter().map(|(k, v)| (k.clone(), v.clone())));
-        Reader::new(values, self.home())
+        let mut reader = Reader::new(values, self.home());
+        for variable in &self.unreadable {
+            // Otherwise the file's value, or none, would be used in its place.
+            reader.is_wrong(variable, "is not UTF-8 in the environment");
+        }
+        reader
     }
 
     fn read(&self) -> Result<(Reader, PathBuf, Option<PathBuf>), ConfigError> {
         let file = self.file();
         let values = match &file {
-            Some(file) => read_file(file)?,
+            Some(file) => read_file(file, &self.environment)?,
             None => HashMap::new(),
         };
         Ok((self.reader(values), self.home(), file))
@@ -388,10 +364,11 @@ impl Config {
     /// Reads everything `check` needs. `spool` (`--spool`) wins over `SPOOL_DIR`.
     ///
     /// # Errors
-    /// When the file can't be read or is open to others, or variables are missing or wrong: all of them at once.
+    /// When the file can't be read or is open to others, or variables are missing or wrong: all of
+    /// them at once.
     pub fn load(sources: &Sources<'_>, spool: Option<&Path>) -> Result<Self, ConfigError> {
         let (mut reader, home, file) = sources.read()?;
-        let Read { broker, rodan, site, .. } = reader.read(&home, file.as_deref(), spool);
+        let Resolved { broker, rodan, site, .. } = reader.resolve(&home, file.as_deref(), spool);
         match (broker, rodan) {
             (Some(broker), Some(rodan)) if reader.problems.is_empty() => Ok(Self { broker, rodan, site }),
             _ => Err(ConfigError::Variables(reader.problems)),
@@ -405,30 +382,31 @@ impl TrainerConfig {
     /// # Errors
     /// As [`Config::load`].
     pub fn load(sources: &Sources<'_>) -> Result<Self, ConfigError> {
-        let (mut reader, home, _) = sources.read()?;
-        let broker = reader.broker();
-        let tensorboard = reader.get("TENSORBOARD_DIR").map(|directory| home.join(directory));
-        let rodan = reader.rodan_address();
+        let (mut reader, ..) = sources.read()?;
+        let require_tls = reader.flag(&var::REQUIRE_TLS);
+        let broker = reader.broker(require_tls);
+        let tensorboard = reader.path(&var::TENSORBOARD_DIR);
+        let rodan = reader.rodan_address(require_tls);
         let rodan_identity = reader.rodan_identity(rodan.as_ref());
-        let max_download = reader.number("MAX_DOWNLOAD_BYTES", 1..=u64::MAX);
-        let download_deadline = Duration::from_secs(reader.number("DOWNLOAD_SECONDS", 1..=86_400));
-        let requeue = reader.flag("REQUEUE");
-        let (on_time_limit, max_requeues, checkpoint_every) = reader.time_limit();
+        let requeue = reader.flag(&var::REQUEUE);
+        let trainer = reader.trainer_only();
         let (slurm_bin, slurm_timeout) = reader.slurm();
+        let operator = reader.operator();
         match (broker, rodan) {
             (Some(broker), Some(rodan)) if reader.problems.is_empty() => Ok(Self {
                 broker,
                 rodan,
                 rodan_identity,
-                max_download,
-                download_deadline,
+                max_download: trainer.max_download,
+                download_deadline: trainer.download_deadline,
                 requeue,
-                on_time_limit,
-                max_requeues,
-                checkpoint_every,
+                on_time_limit: trainer.on_time_limit,
+                max_requeues: trainer.max_requeues,
+                checkpoint_every: trainer.checkpoint_every,
                 tensorboard,
                 slurm_bin,
                 slurm_timeout,
+                operator,
             }),
             _ => Err(ConfigError::Variables(reader.problems)),
         }
@@ -440,6 +418,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
+    use super::super::env::variable;
     use super::*;
     use scheduler::Gres;
 
@@ -454,10 +433,14 @@ mod tests {
         (dir, path)
     }
 
+    fn sources(path: &Path, environment: BTreeMap<String, String>) -> Sources<'_> {
+        Sources { env_file: Some(path), environment, unreadable: Vec::new() }
+    }
+
     fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let (_dir, path) = file(text, 0o600);
         let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Config::load(&Sources { env_file: Some(&path), environment }, None)
+        Config::load(&sources(&path, environment), None)
     }
 
     #[test]
@@ -516,7 +499,7 @@ mod tests {
         assert!(error.contains("1 problem:") && error.contains("REQUIRE_TLS must be 1 or 0"), "{error}");
         let (_dir, path) = file(SIX, 0o600);
         let environment = BTreeMap::from([("REQUIRE_TLS".to_owned(), "1".to_owned())]);
-        assert!(TrainerConfig::load(&Sources { env_file: Some(&path), environment }).is_err());
+        assert!(TrainerConfig::load(&sources(&path, environment)).is_err());
     }
 
     #[test]
@@ -527,18 +510,53 @@ mod tests {
     }
 
     #[test]
+    fn a_password_is_taken_to_its_last_blank() {
+        let text = SIX.replace("'s3$cret#'", "'  s3$cret '").replace("\"pass word\"", "'   '");
+        let config = load(&text, &[]).unwrap();
+        assert_eq!(config.broker.password.expose(), "  s3$cret ");
+        assert_eq!(config.rodan.password.expose(), "   ");
+        let config = load(SIX, &[("RODAN_PASSWORD", " of the environment\t")]).unwrap();
+        assert_eq!(config.rodan.password.expose(), " of the environment\t");
+        // What is a name or a number may have blanks around it.
+        let config = load(SIX, &[("RABBITMQ_HOST", " other "), ("GIVE_UP_HOURS", " 7 ")]).unwrap();
+        assert_eq!((config.broker.address.host.as_str(), config.site.give_up.as_secs()), ("other", 7 * 3600));
+        let error = load(SIX, &[("RODAN_PASSWORD", "")]).unwrap_err().to_string();
+        assert!(error.contains("RODAN_PASSWORD is not set"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_the_environment_that_is_no_text_is_not_passed_over() {
+        let (_dir, path) = file(SIX, 0o600);
+        let mut sources = sources(&path, BTreeMap::new());
+        sources.unreadable = vec![variable("RODAN_PASSWORD").unwrap()];
+        let error = Config::load(&sources, None).unwrap_err().to_string();
+        assert!(error.contains("RODAN_PASSWORD is not UTF-8 in the environment"), "{error}");
+    }
+
+    #[test]
     fn a_file_that_others_may_read_is_refused() {
         let (_dir, path) = file(SIX, 0o640);
-        let sources = Sources { env_file: Some(&path), environment: BTreeMap::new() };
+        let sources = sources(&path, BTreeMap::new());
         let error = Config::load(&sources, None).unwrap_err().to_string();
         assert!(error.contains("0640") && error.contains("chmod 600"), "{error}");
+    }
+
+    #[test]
+    fn whom_to_ask_is_the_sites_own_word() {
+        assert_eq!(load(SIX, &[]).unwrap().site.operator, "the operator of the cluster");
+        let contact = "the music group's help desk (hpc-help@example.org)";
+        assert_eq!(load(SIX, &[("OPERATOR_CONTACT", contact)]).unwrap().site.operator, contact);
+        for wrong in ["two\nlines".to_owned(), "\u{202e}".to_owned(), "x".repeat(201)] {
+            let error = load(SIX, &[("OPERATOR_CONTACT", &wrong)]).unwrap_err().to_string();
+            assert!(error.contains("OPERATOR_CONTACT must be one line"), "{error}");
+        }
     }
 
     #[test]
     fn the_trainer_needs_no_rodan_password() {
         let (_dir, path) =
             file("RABBITMQ_USER=u\nRABBITMQ_PASSWORD=p\nRABBITMQ_HOST=h\nRODAN_HOST=r\n", 0o600);
-        let sources = Sources { env_file: Some(&path), environment: BTreeMap::new() };
+        let sources = sources(&path, BTreeMap::new());
         assert_eq!(TrainerConfig::load(&sources).unwrap().max_download, 1 << 30);
     }
 }

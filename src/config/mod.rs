@@ -1,17 +1,22 @@
 //! Configuration: `credentials.env` and the process environment, read once into typed values.
 
 mod env;
+mod error;
 mod examine;
 mod file;
 mod identity;
+mod lines;
 mod load;
 mod resolved;
 mod write;
 
-pub use env::{VARIABLES, Variable};
+pub use env::{Need, SECTIONS, Section, UPDATE, Values, Variable, example, markdown, variable, variables};
+pub(crate) use error::advice_for;
+pub use error::{ConfigError, Problem};
 pub use examine::Examined;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use file::variables_of as env_variables;
-pub use load::{ConfigError, Problem, Sources};
+pub use lines::LineFault;
+pub use load::Sources;
 pub use resolved::{Config, OnTimeLimit, RodanConfig, TrainerConfig};
 pub use write::{credentials_text, problems};

@@ -18,7 +18,7 @@ pub struct RodanConfig {
     pub user: String,
     /// Password.
     pub password: Secret,
-    /// What is shown to a server that asks for a client certificate.
+    /// The certificate for a server that asks for one.
     pub identity: Option<Identity>,
 }
 
@@ -34,7 +34,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// A sentence for each address whose password would cross a network in the clear.
+    /// A warning for each address whose password would cross a network unencrypted.
     pub fn plain_connections(&self) -> Vec<String> {
         let sentence = |name, address: String| {
             format!("{name} has no TLS: its password crosses the network in the clear; write {address}")
@@ -53,7 +53,7 @@ pub struct TrainerConfig {
     pub broker: BrokerConfig,
     /// Where Rodan is.
     pub rodan: RodanAddress,
-    /// What is shown to a Rodan that asks for a client certificate.
+    /// The certificate for a Rodan that asks for one.
     pub rodan_identity: Option<Identity>,
     /// Largest download, bytes.
     pub max_download: u64,
@@ -61,23 +61,25 @@ pub struct TrainerConfig {
     pub download_deadline: Duration,
     /// Whether the job may requeue itself.
     pub requeue: bool,
-    /// What happens short of the time limit.
+    /// What happens shortly before the time limit.
     pub on_time_limit: OnTimeLimit,
     /// How often a job may requeue itself.
     pub max_requeues: u64,
     /// How much training may be lost.
     pub checkpoint_every: Duration,
-    /// Directory of TensorBoard's event files, where they are wanted.
+    /// Directory of TensorBoard's event files, if they are wanted.
     pub tensorboard: Option<PathBuf>,
-    /// Directory of Slurm's commands, where `PATH` does not hold it.
+    /// Directory of Slurm's commands, if `PATH` lacks it.
     pub slurm_bin: Option<PathBuf>,
     /// How long one of Slurm's commands may take.
     pub slurm_timeout: Duration,
+    /// Whom a musicologist is to ask, as in [`SiteConfig::operator`].
+    pub operator: String,
 }
 
 impl TrainerConfig {
-    /// Forgets what only the broker needs, until the configuration is read again, and gives away what only the downloads
-    /// need: while a stranger's files are decoded nothing of it is there to be found.
+    /// Forgets what only the broker needs, until the configuration is read again, and returns what
+    /// only the downloads need. So neither is in memory while a stranger's files are decoded.
     pub fn forget_credentials(&mut self) -> Option<Identity> {
         self.broker.password = Secret::new("");
         self.broker.identity = None;
@@ -88,8 +90,9 @@ impl TrainerConfig {
 /// What the trainer does when Slurm warns it of the time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnTimeLimit {
-    /// Replies with the best so far where every layer has an epoch; else requeues, or replies with an error.
+    /// Sends the best models so far if every layer has an epoch; otherwise requeues the job, or
+    /// sends an error.
     Reply,
-    /// Requeues in any case.
+    /// Requeues the job in any case.
     Requeue,
 }

@@ -1,4 +1,4 @@
-//! RabbitMQ: the way there, the login, the queues, what it takes in one message.
+//! RabbitMQ: the connection, the login, the queues, the largest message that it takes.
 
 use std::time::Duration;
 
@@ -6,11 +6,15 @@ use super::link::{Server, address, reach};
 use super::row::{Row, Rows, within};
 use base::text::size;
 use contract::broker::BrokerConfig;
-use contract::broker::{Broker, BrokerError, DEFAULT_REPLY_QUEUE, Hello, JOBS_QUEUE, QueueFacts};
+use contract::broker::{
+    Broker, BrokerError, ControlAccess, DEFAULT_REPLY_QUEUE, Hello, JOBS_QUEUE, QueueFacts,
+};
+use contract::wire::conversation::CONTROL_QUEUE;
 
 /// Logging in and looking at two queues.
 const DEADLINE: Duration = Duration::from_secs(60);
-const AFTER_THE_WAY: [&str; 5] = ["broker", "login", JOBS_QUEUE, DEFAULT_REPLY_QUEUE, "message limit"];
+const AFTER_THE_WAY: [&str; 6] =
+    ["broker", "login", JOBS_QUEUE, DEFAULT_REPLY_QUEUE, CONTROL_QUEUE, "message limit"];
 
 fn server(config: &BrokerConfig) -> Server {
     let address = &config.address;
@@ -83,8 +87,10 @@ async fn log_in(rows: &mut Rows, config: &BrokerConfig, hello: Option<&Hello>, o
     };
     rows.pass("login", format!("as {}, vhost {}", config.user, config.address.vhost));
     if !on_node {
-        jobs(rows, broker.inspect(JOBS_QUEUE).await);
+        let wants_durable = wants_durable(hello);
+        jobs(rows, wants_durable, broker.inspect(JOBS_QUEUE).await);
         results(rows, config, hello, broker.inspect(DEFAULT_REPLY_QUEUE).await);
+        control(rows, broker.control_access().await);
         limit(rows, config, hello);
     }
     broker.close().await;
@@ -107,12 +113,23 @@ fn refused(rows: &mut Rows, config: &BrokerConfig, error: &BrokerError) {
     }
 }
 
-fn jobs(rows: &mut Rows, found: Result<Option<QueueFacts>, BrokerError>) {
+/// RabbitMQ 4.3 refuses new queues that are neither durable nor exclusive.
+fn wants_durable(hello: Option<&Hello>) -> bool {
+    hello.and_then(Hello::numbers).is_some_and(|version| version >= (4, 3))
+}
+
+fn jobs(rows: &mut Rows, wants_durable: bool, found: Result<Option<QueueFacts>, BrokerError>) {
     match found {
         Err(error) => rows.fail(
             JOBS_QUEUE,
             error.to_string(),
             "give the user the permissions to read and to write: rabbitmqctl set_permissions",
+        ),
+        Ok(None) if wants_durable => rows.warn(
+            JOBS_QUEUE,
+            "there is no such queue, and this broker refuses one that is not durable, as an old Rodan \
+             declares it",
+            "declare it durable (rodan/ does): rabbitmqadmin declare queue name=hpc-jobs durable=true",
         ),
         Ok(None) => rows.warn(
             JOBS_QUEUE,
@@ -123,6 +140,10 @@ fn jobs(rows: &mut Rows, found: Result<Option<QueueFacts>, BrokerError>) {
             JOBS_QUEUE,
             format!("jobs that wait: {messages}; others that take jobs from it: {consumers}"),
             "find out who reads it: each job goes to one reader only",
+        ),
+        Ok(Some(QueueFacts { differs: Some(differs), messages, .. })) if is_durable(&differs) => rows.pass(
+            JOBS_QUEUE,
+            format!("jobs that wait: {messages}; durable, which a Rodan from before 2023 can't declare"),
         ),
         Ok(Some(QueueFacts { differs: Some(differs), .. })) => rows.warn(
             JOBS_QUEUE,
@@ -135,13 +156,39 @@ fn jobs(rows: &mut Rows, found: Result<Option<QueueFacts>, BrokerError>) {
     }
 }
 
+/// True where a queue differs from Rodan's by what a restart of the broker leaves, or by its type.
+fn is_durable(differs: &str) -> bool {
+    ["arg 'durable'", "arg 'x-queue-type'"].iter().any(|argument| differs.contains(argument))
+}
+
+fn control(rows: &mut Rows, found: Result<ControlAccess, BrokerError>) {
+    match found {
+        Ok(ControlAccess::Readable(waiting)) => {
+            rows.pass(CONTROL_QUEUE, format!("requests that wait: {waiting}"));
+        }
+        Ok(ControlAccess::Untried(waiting)) => rows.pass(
+            CONTROL_QUEUE,
+            format!("requests that wait: {waiting}; reading was not tried: each look counts in this queue"),
+        ),
+        Ok(ControlAccess::Unreadable) => rows.warn(
+            CONTROL_QUEUE,
+            "this account may not read it: nobody can cancel a job from outside",
+            "give the user the permission to read it: rabbitmqctl set_permissions",
+        ),
+        Ok(ControlAccess::Absent) => {
+            rows.pass(CONTROL_QUEUE, "there is none; whoever comes first declares it, check too where it may")
+        }
+        Err(error) => rows.warn(CONTROL_QUEUE, error.to_string(), "look at the broker's log"),
+    }
+}
+
 fn results(
     rows: &mut Rows,
     config: &BrokerConfig,
     hello: Option<&Hello>,
     found: Result<Option<QueueFacts>, BrokerError>,
 ) {
-    let wants_durable = hello.and_then(Hello::numbers).is_some_and(|version| version >= (4, 3));
+    let wants_durable = wants_durable(hello);
     match found {
         Err(error) => rows.warn(
             DEFAULT_REPLY_QUEUE,

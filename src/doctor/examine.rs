@@ -1,4 +1,4 @@
-//! All checks together, those that don't need each other at the same time.
+//! Runs all checks; those that don't need each other run at the same time.
 
 use std::io;
 use std::path::Path;
@@ -23,16 +23,16 @@ pub enum Download {
     Nothing,
 }
 
-/// What is to be looked at beside the usual.
+/// What is to be looked at in addition.
 #[derive(Debug, Default)]
 pub struct Options {
     /// What to download from Rodan.
     pub download: Download,
-    /// Also look from a compute node, for as long.
+    /// Also look from a compute node; wait for at most this long.
     pub on_node: Option<NodeCheck>,
 }
 
-/// Looks at everything. `tell` is told what is waited for; `stop` ends the wait for a compute node.
+/// Runs all checks. `tell` is told what is waited for; `stop` ends the wait for a compute node.
 ///
 /// Nothing is changed: no queue, no job, no file that stays.
 pub async fn doctor(
@@ -89,7 +89,8 @@ pub async fn doctor(
     (Report::new(rows), ended)
 }
 
-/// Looks around on a compute node and writes the rows into `directory`, for the doctor that waits for them.
+/// Looks around on a compute node and writes the rows into `directory`, for the doctor that waits
+/// for them.
 ///
 /// # Errors
 /// When they can't be written.
@@ -101,18 +102,18 @@ pub async fn write_rows(found: &Examined, directory: &Path) -> io::Result<()> {
     write_atomic(&directory.join(RESULT), &serde_json::to_vec(&rows).map_err(io::Error::other)?)
 }
 
-/// The half that is looked at from a compute node.
+/// The checks that run on a compute node.
 async fn on_this_node(found: &Examined) -> Vec<Row> {
     let group = format!("node {}", host());
     let site = &found.site;
-    // Slurm names what it gave.
+    // Slurm names the GPUs that it gave in these variables.
     let wants_gpu =
         ["SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE"].iter().any(|name| std::env::var_os(name).is_some());
     let mut rows: Vec<Row> = settings::rows(found);
     for row in &mut rows {
         row.group.clone_from(&group);
     }
-    // What is right there is right here too, unless the file itself can't be read.
+    // The settings were checked on the login node, so only the file itself can be wrong here.
     rows.retain(|row| row.verdict != Verdict::Pass);
     let (of_broker, of_rodan, of_trainer) = tokio::join!(
         broker::rows(&group, found.broker.as_ref(), true),

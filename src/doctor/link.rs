@@ -1,4 +1,4 @@
-//! The way to a server: its name, its port, its certificate.
+//! The connection to a server: its name, its port, its certificate.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -12,12 +12,12 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 
 use super::row::{Rows, apart, within};
-use base::tls::{self, Identity};
+use base::tls::{self, Identity, Refusal};
 use contract::broker::{Hello, hello};
 
 /// How long a name server, a connection and each answer may take.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// A certificate that ends sooner should be renewed by now.
+/// A certificate that ends within this time should be renewed.
 const DAYS_LEFT: i64 = 14;
 
 /// One server.
@@ -29,22 +29,22 @@ pub(super) struct Server {
     pub(super) host: String,
     /// TCP port.
     pub(super) port: u16,
-    /// Whether it is spoken to by TLS.
+    /// Whether the connection uses TLS.
     pub(super) tls: bool,
     /// Whether passwords would cross a network in the clear.
     pub(super) is_exposed: bool,
     /// What to write instead of an address without TLS.
     pub(super) with_tls: String,
-    /// Whether it is a broker, which says who it is.
+    /// Whether it is a broker, which names its product and version.
     pub(super) amqp: bool,
-    /// What is shown to it where it asks for a client certificate.
+    /// The certificate for a server that asks for one.
     pub(super) identity: Option<Identity>,
 }
 
-/// How far the way leads.
+/// Whether the server was reached, and what it said.
 #[derive(Debug)]
 pub(super) struct Reached {
-    /// False where something on the way keeps everything else from working.
+    /// False if the connection fails, so that nothing else can work.
     pub(super) is_open: bool,
     /// What a broker said of itself.
     pub(super) hello: Option<Hello>,
@@ -54,16 +54,16 @@ pub(super) struct Reached {
 trait Stream: io::Read + io::Write {}
 impl<T: io::Read + io::Write> Stream for T {}
 
-/// What was seen of a certificate chain.
+/// The result of a TLS handshake.
 struct Chain {
     version: String,
-    /// When the first of its certificates ends.
+    /// When the first certificate of the chain expires.
     end: Option<Timestamp>,
 }
 
-/// What a conversation with the server brought.
+/// The result of a conversation with the server.
 struct Spoken {
-    chain: Option<Result<Chain, String>>,
+    chain: Option<Result<Chain, Refusal>>,
     hello: Option<Result<Hello, String>>,
 }
 
@@ -115,8 +115,7 @@ pub(super) async fn reach(rows: &mut Rows, server: &Server) -> Reached {
         Some(Ok(chain)) => certificate(rows, server, &chain),
         Some(Err(error)) => {
             is_open = false;
-            let (seen, advice) = error.split_once(": ").unwrap_or((&error, "look at the server's own log"));
-            rows.fail("TLS", seen, advice);
+            rows.fail("TLS", error.what, error.advice);
         }
         None => {}
     }
@@ -194,15 +193,15 @@ fn certificate(rows: &mut Rows, server: &Server, chain: &Chain) {
     }
 }
 
-/// Speaks with the server until it is known to be what it should be.
+/// Speaks with the server until it is known to be of the right kind.
 fn speak(stream: TcpStream, server: &Server) -> Spoken {
-    let nothing = |error: String| Spoken { chain: Some(Err(error)), hello: None };
+    let nothing = |refusal: Refusal| Spoken { chain: Some(Err(refusal)), hello: None };
     let prepared = stream
         .set_nonblocking(false)
         .and_then(|()| stream.set_read_timeout(Some(DEADLINE)))
         .and_then(|()| stream.set_write_timeout(Some(DEADLINE)));
     if let Err(error) = prepared {
-        return nothing(error.to_string());
+        return nothing(broken(&error));
     }
     if !server.tls {
         return Spoken { chain: None, hello: greet(server, stream) };
@@ -227,27 +226,32 @@ fn greet(server: &Server, mut stream: impl Stream) -> Option<Result<Hello, Strin
 fn shake_hands(
     mut stream: TcpStream,
     server: &Server,
-) -> Result<(Chain, StreamOwned<ClientConnection, TcpStream>), String> {
-    let config = tls::client_config(server.identity.as_ref())
-        .map_err(|error| error.to_string().replacen("; ", ": ", 1))?;
-    let name = ServerName::try_from(server.host.clone()).map_err(|error| error.to_string())?;
-    let mut connection = ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())?;
+) -> Result<(Chain, StreamOwned<ClientConnection, TcpStream>), Refusal> {
+    let config = tls::client_config(server.identity.as_ref()).map_err(|error| error.refusal())?;
+    let name = ServerName::try_from(server.host.clone()).map_err(|error| broken(&error))?;
+    let mut connection = ClientConnection::new(Arc::new(config), name).map_err(|error| broken(&error))?;
     while connection.is_handshaking() {
         connection
             .complete_io(&mut stream)
-            .map_err(|error| tls::explain(&error).unwrap_or_else(|| error.to_string()))?;
+            .map_err(|error| tls::explain(&error).unwrap_or_else(|| broken(&error)))?;
     }
     let version = match connection.protocol_version() {
         Some(rustls::ProtocolVersion::TLSv1_3) => "TLS 1.3",
         _ => "TLS 1.2",
     };
     let ends = connection.peer_certificates().unwrap_or_default().iter().filter_map(|der| end_of(der));
-    // Servers send old ones along that nobody needs: the chain as a whole has just been found valid.
+    // Servers may send certificates that nobody needs. The chain as a whole was found valid a
+    // moment ago.
     let chain = Chain { version: version.to_owned(), end: ends.filter(|end| *end > Timestamp::now()).min() };
     Ok((chain, StreamOwned::new(connection, stream)))
 }
 
-/// When a certificate ends.
+/// A handshake that ends without a word about TLS.
+fn broken(error: &dyn std::fmt::Display) -> Refusal {
+    Refusal { what: error.to_string(), advice: "look at the server's own log".to_owned() }
+}
+
+/// When a certificate expires.
 fn end_of(der: &[u8]) -> Option<Timestamp> {
     let end = Certificate::from_der(der).ok()?.tbs_certificate.validity.not_after.to_unix_duration();
     Timestamp::from_second(i64::try_from(end.as_secs()).ok()?).ok()

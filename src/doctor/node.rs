@@ -1,4 +1,4 @@
-//! The same from a compute node: a small job that looks around there and writes down what it saw.
+//! The checks on a compute node: a small job that runs them there and writes down the results.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -10,13 +10,14 @@ use super::spool::DIRECTORY;
 use base::text::{printable, span};
 use domain::SlurmJobId;
 use scheduler::SiteConfig;
-use scheduler::slurm::{JobInfo, Phase, Request, Slurm, in_words};
+use scheduler::requests;
+use scheduler::slurm::{JobInfo, Phase, Slurm, in_words};
 
-/// Between two looks.
+/// The time between two looks.
 const PAUSE: Duration = Duration::from_secs(2);
-/// What a job that is over has written may be seen a little later, by another node's filesystem.
+/// How long a job's file may take to be seen after its end, through another node's filesystem.
 const LAG: Duration = Duration::from_secs(20);
-/// What the job leaves for us.
+/// The file that the job leaves for us.
 pub(super) const RESULT: &str = "rows.json";
 const GROUP: &str = "compute node";
 
@@ -30,7 +31,7 @@ pub struct NodeCheck {
 /// How the wait for a compute node ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// With a result, or one is not to be had.
+    /// There is a result, or there can't be one.
     Done,
     /// It was told to stop.
     Stopped,
@@ -45,7 +46,7 @@ pub(super) async fn on_node(
     stop: impl Future<Output = ()>,
 ) -> (Vec<Row>, Ended) {
     let mut rows = Rows::new(GROUP);
-    // Before the first pass there is none yet.
+    // Before the first pass there is no such directory yet.
     let made = DirBuilder::new().recursive(true).mode(0o700).create(&site.spool);
     let directory = made.and_then(|()| tempfile::Builder::new().prefix(DIRECTORY).tempdir_in(&site.spool));
     let directory = match directory {
@@ -60,10 +61,10 @@ pub(super) async fn on_node(
         rows.fail("job", format!("there is no {}", script.display()), "put the script back from the release");
         return (rows.done(), Ended::Done);
     }
-    let slurm = Slurm::new(site);
+    let slurm = requests::commands(site);
     // A name that no other doctor has.
     let name = format!("hpcd-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
-    let request = Request::node_check(site, &name, memory_mb, &script, directory.path());
+    let request = requests::node_check(site, &name, memory_mb, &script, directory.path());
     let id = match slurm.submit(&request).await {
         Ok(id) => id,
         Err(error) => {
@@ -79,7 +80,7 @@ pub(super) async fn on_node(
             (Vec::new(), Ended::Stopped)
         }
     };
-    // Also a job that is done: it may still be ending, and Slurm does not mind.
+    // Also a job that is done, which may still be ending; Slurm does not mind.
     if let Err(error) = slurm.cancel(id).await {
         rows.warn("job", format!("Slurm job {id} can't be cancelled: {error}"), format!("scancel {id}"));
     }
@@ -106,7 +107,7 @@ async fn wait(
             all.append(&mut found);
             return all;
         }
-        // An answer that fails now may come in two seconds.
+        // Slurm may fail to answer now and answer in two seconds.
         let info = slurm.queue().await.ok().map(|jobs| jobs.into_iter().find(|job| job.id == id));
         let state = info.as_ref().map_or_else(|| told.clone(), |info| describe(info.as_ref()));
         if state != told && !state.is_empty() {
@@ -125,7 +126,8 @@ async fn wait(
         if info.is_some_and(|info| info.state.phase() == Phase::Ended) {
             let since = over_since.get_or_insert_with(Instant::now);
             if since.elapsed() > LAG {
-                let log = std::fs::read_to_string(directory.join("node.log")).unwrap_or_default();
+                let log =
+                    std::fs::read_to_string(directory.join(format!("node-{id}.log"))).unwrap_or_default();
                 let last = log.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing");
                 let seen =
                     format!("Slurm job {id} is over ({told}) and wrote no result here; its log says: {last}");
@@ -166,7 +168,8 @@ fn describe(info: Option<&JobInfo>) -> String {
     printable(&format!("{}{why}", info.state.to_string().to_lowercase()), 200)
 }
 
-/// The rows that the job has written. Listing the directory makes a shared filesystem ask its server.
+/// The rows that the job has written. Listing the directory makes a shared filesystem ask its
+/// server.
 fn result(directory: &Path) -> Option<Vec<Row>> {
     let mut entries = std::fs::read_dir(directory).ok()?;
     entries.find(|entry| entry.as_ref().is_ok_and(|entry| entry.file_name() == RESULT))?.ok()?;

@@ -1,4 +1,4 @@
-//! Rodan: the way there, its clock, the login, a download.
+//! Rodan: the connection, its clock, the login, a download.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use base::text::{size, span};
 const LOGIN_DEADLINE: Duration = Duration::from_secs(100);
 const CLOCK_DEADLINE: Duration = Duration::from_secs(20);
 const DOWNLOAD_DEADLINE: Duration = Duration::from_secs(120);
-/// Clocks that differ by more make ages and deadlines wrong.
+/// Clocks that differ by more than this make ages and deadlines wrong.
 const SKEW: Duration = Duration::from_secs(60);
 
 /// What to download.
@@ -47,15 +47,16 @@ fn server(config: &RodanConfig) -> Server {
     }
 }
 
-/// The variable of the environment that leads requests through a proxy; whether the proxy leaves this host out is not
-/// looked into.
+/// The variable of the environment that sends requests through a proxy. Whether the proxy leaves
+/// this host out is not looked into.
 fn proxy(tls: bool) -> Option<&'static str> {
     let names = if tls { ["HTTPS_PROXY", "https_proxy"] } else { ["HTTP_PROXY", "http_proxy"] };
     let all = names.into_iter().chain(["ALL_PROXY", "all_proxy"]);
     all.into_iter().find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
-/// Everything about Rodan; on a compute node, which has the token already, only whether it can be reached.
+/// Everything about Rodan; on a compute node, which has the token already, only whether it can be
+/// reached.
 pub(super) async fn rows(
     group: &str,
     config: Option<&RodanConfig>,

@@ -1,8 +1,9 @@
-//! One thing that was looked at, and all of them together.
+//! One check, and all of them together.
 
 use std::future::Future;
 use std::time::Duration;
 
+use base::advice::Advice;
 use serde::{Deserialize, Serialize};
 
 use base::text::printable;
@@ -10,7 +11,7 @@ use base::text::printable;
 /// How much of a foreign text is shown.
 const MOST: usize = 500;
 
-/// What came of one check.
+/// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -29,9 +30,9 @@ pub enum Verdict {
 pub struct Row {
     /// The part of the bridge that it belongs to.
     pub group: String,
-    /// What was looked at.
+    /// What was checked.
     pub name: String,
-    /// What came of it.
+    /// The result.
     pub verdict: Verdict,
     /// What was seen.
     pub seen: String,
@@ -39,12 +40,12 @@ pub struct Row {
     pub advice: Option<String>,
 }
 
-/// Everything that was looked at, in order.
+/// All checks, in order.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// The worst of the rows: `pass`, `warn` or `fail`.
     pub verdict: Verdict,
-    /// The machine that it was looked at from.
+    /// The machine that the checks ran on.
     pub host: String,
     /// The rows.
     pub checks: Vec<Row>,
@@ -113,13 +114,10 @@ impl Rows {
         }
     }
 
-    /// An error that says what to do after its last semicolon or colon-free tail, as ours do.
-    pub(super) fn fail_with(&mut self, name: &str, error: &dyn std::fmt::Display, otherwise: &str) {
-        let text = error.to_string();
-        match text.split_once("; ") {
-            Some((seen, advice)) => self.fail(name, seen, advice),
-            None => self.fail(name, text, otherwise),
-        }
+    /// An error, with its own advice, or the other where it has none.
+    pub(super) fn fail_with(&mut self, name: &str, error: &dyn Advice, otherwise: &str) {
+        let advice = error.advice().unwrap_or(otherwise.to_owned().into());
+        self.fail(name, error.what(), advice);
     }
 
     pub(super) fn done(self) -> Vec<Row> {
@@ -132,8 +130,8 @@ pub(super) async fn within<T>(deadline: Duration, check: impl Future<Output = T>
     tokio::time::timeout(deadline, check).await.ok()
 }
 
-/// Does something that may hang, such as reading a file of a server that is away, on a thread of its own; `None` when it
-/// does not end in time (the thread is left behind) or panics.
+/// Does something that may hang, such as reading a file of a server that is away, on a thread of
+/// its own; `None` when it does not end in time (the thread is left behind) or panics.
 pub(super) async fn apart<T: Send + 'static>(
     deadline: Duration,
     work: impl FnOnce() -> T + Send + 'static,

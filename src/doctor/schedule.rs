@@ -1,4 +1,4 @@
-//! Is `check` started by itself, and when was it last?
+//! Is `check` started by cron, and when did it last run?
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -8,7 +8,7 @@ use super::trainer::output;
 use base::text::span;
 use scheduler::SiteConfig;
 
-/// Without a pass for so long nobody gets an answer.
+/// After this long without a pass, nobody gets an answer.
 const LONG: Duration = Duration::from_secs(2 * 3600);
 const SCRIPT: &str = "run_check";
 
@@ -48,8 +48,8 @@ fn entry(crontab: &str) -> Option<String> {
     Some(line.split_whitespace().take(words).collect::<Vec<_>>().join(" "))
 }
 
-/// When the spool's lock was last taken, by a pass or by a command of the operator: its holder's file is made beside it.
-/// To be asked before anything else is made there.
+/// When the spool's lock was last taken, by a pass or by a command of the operator: its holder's
+/// file is made beside it. To be asked before anything else is made there.
 pub(super) fn last_pass(spool: &Path) -> Option<SystemTime> {
     spool.join("lock").exists().then(|| std::fs::metadata(spool).ok()?.modified().ok())?
 }

@@ -1,9 +1,10 @@
 //! The configuration: its file and its variables.
 
+use std::io;
 use std::path::Path;
 
 use super::row::{Row, Rows};
-use crate::config::{ConfigError, Examined};
+use crate::config::{ConfigError, Examined, advice_for};
 
 pub(super) fn rows(found: &Examined) -> Vec<Row> {
     let mut rows = Rows::new("configuration");
@@ -26,7 +27,7 @@ pub(super) fn rows(found: &Examined) -> Vec<Row> {
     for problem in &found.problems {
         let place = found.file.as_ref().map_or_else(|| "the environment".into(), |file| name(file));
         let seen = problem.what.clone().unwrap_or_else(|| "is not set".to_owned());
-        rows.fail(problem.name, seen, format!("set it in {place}: it is {}", problem.purpose()));
+        rows.fail(problem.name, seen, format!("set it in {place}: it is {}", problem.purpose));
     }
     for name in &found.unknown {
         let advice = match name.starts_with("SSL_CERT_") {
@@ -45,10 +46,10 @@ fn file_fault(rows: &mut Rows, name: &str, fault: &ConfigError) {
     match fault {
         ConfigError::Read { path, source } => {
             let advice = match source.kind() {
-                std::io::ErrorKind::NotFound => {
-                    "make it with: check init, or copy credentials.env.example and fill it in".to_owned()
+                io::ErrorKind::NotFound => {
+                    "make it with: check init, or copy credentials.env.example and fill it in"
                 }
-                _ => "make it a file that this account can read".to_owned(),
+                _ => advice_for(source),
             };
             rows.fail(name, format!("{} can't be read: {source}", path.display()), advice);
         }
@@ -64,11 +65,14 @@ fn file_fault(rows: &mut Rows, name: &str, fault: &ConfigError) {
             format!("it belongs to user {owner}, who could change it; it is not read"),
             format!("run as root: chown {own} {}", path.display()),
         ),
-        ConfigError::Syntax { line, .. } => rows.fail(
+        ConfigError::Encoding { path } => rows.fail(
             name,
-            format!("line {line} is not NAME=value; it is left out"),
-            "put a value that holds spaces, quotes, # or $ in single quotes",
+            format!("{} is no text in UTF-8; it is not read", path.display()),
+            "save a copy as UTF-8 in an editor, and use that one",
         ),
+        ConfigError::Syntax { line, fault, .. } => {
+            rows.fail(name, format!("line {line} {fault}; it is left out"), fault.advice());
+        }
         ConfigError::Variables(_) => {}
     }
 }

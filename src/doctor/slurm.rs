@@ -2,17 +2,19 @@
 
 use super::row::{Row, Rows};
 use super::typical::Typical;
+use domain::JobId;
 use domain::ResourceSettings;
-use domain::{JobId, SlurmJobId};
+use domain::SlurmJobId;
 use scheduler::SiteConfig;
-use scheduler::slurm::{Accounting, Request, Slurm, SlurmError, Trial};
+use scheduler::requests;
+use scheduler::slurm::{Accounting, SlurmError, Trial};
 
 /// So many rows of the gres table are tried out.
 const MOST_ROWS: usize = 8;
 
 pub(super) async fn rows(site: &SiteConfig, typical: &Typical) -> Vec<Row> {
     let mut rows = Rows::new("Slurm");
-    let slurm = Slurm::new(site);
+    let slurm = requests::commands(site);
     match slurm.queue().await {
         Ok(jobs) => rows.pass("squeue", format!("answers; jobs of this account: {}", jobs.len())),
         Err(error) => failed(&mut rows, "squeue", &error),
@@ -27,7 +29,7 @@ pub(super) async fn rows(site: &SiteConfig, typical: &Typical) -> Vec<Row> {
     for resources in requests(site, typical) {
         let ResourceSettings { cpus, memory_mb, walltime, .. } = &resources;
         let job_file = site.spool.join("jobs/doctor/job.json");
-        let request = Request::new(site, "hpct-doctor", &resources, &job_file);
+        let request = requests::training(site, "hpct-doctor", &resources, &job_file);
         let asks = format!("{cpus} CPUs, {memory_mb} MB, {walltime}");
         tried.push((format!("sbatch {memory_mb} MB"), asks, request));
     }
@@ -37,7 +39,7 @@ pub(super) async fn rows(site: &SiteConfig, typical: &Typical) -> Vec<Row> {
     if site.watcher
         && let Some(id) = JobId::from_directory("doctor")
     {
-        let request = Request::watcher(site, &id, SlurmJobId(1), typical.resources.memory_mb);
+        let request = requests::watcher(site, &id, SlurmJobId(1), typical.resources.memory_mb);
         tried.push(("watcher".to_owned(), "the watcher's job".to_owned(), request));
     }
     for (name, asks, request) in tried {
@@ -65,14 +67,15 @@ fn failed(rows: &mut Rows, name: &str, error: &SlurmError) {
     rows.fail_with(name, error, "ask the operators of the cluster, or look at: scontrol ping");
 }
 
-/// The typical job, and one for each other row of the gres table, so that a mistake in any of them shows.
+/// The typical job, and one for each other row of the gres table, so that a mistake in any of them
+/// shows.
 fn requests(site: &SiteConfig, typical: &Typical) -> Vec<ResourceSettings> {
     let mut requests = vec![typical.resources.clone()];
     let memory = typical.resources.memory_mb;
     let own = site.gres_table.limits().find(|limit| memory <= *limit);
     let mut below = 0;
     for limit in site.gres_table.limits().take(MOST_ROWS) {
-        // As much as suffices to get this row: what is above the row before it.
+        // The least memory that leads to this row: one more than the row before it has.
         let least = below + 1;
         below = limit;
         if Some(limit) == own || site.limits.memory_mb.is_some_and(|most| most < least) {

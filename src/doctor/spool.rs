@@ -1,4 +1,5 @@
-//! The spool and what lies beside it: does the filesystem keep its promises, and is there room?
+//! The spool and the directories beside it: does the filesystem keep its promises, and is there
+//! room?
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -12,17 +13,18 @@ use super::row::{Row, Rows, apart};
 use base::text::size;
 use scheduler::SiteConfig;
 
-/// A filesystem that does not answer for so long is away.
+/// A filesystem that does not answer within this time counts as away.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// A job leaves some 25 MB for each layer until it is answered.
 const LITTLE: u64 = 2 << 30;
 const TOO_LITTLE: u64 = 100 << 20;
 const FEW_INODES: u64 = 1000;
-/// How the name of a file begins that is only a try; a pass sweeps one away that is left behind.
+/// The beginning of the name of a test file. A pass removes one that is left behind.
 const PROBE: &str = ".probe-";
-/// How the name of a directory for tries begins; the next doctor removes one that is left behind.
+/// The beginning of the name of a directory for tests. The next doctor removes one that is left
+/// behind.
 pub(super) const DIRECTORY: &str = ".doctor-";
-/// No doctor takes so long.
+/// The longest time that a doctor takes; older directories are left over.
 const LEFT_BEHIND: Duration = Duration::from_secs(24 * 3600);
 
 /// How a filesystem reaches other machines.
@@ -63,8 +65,8 @@ const KINDS: [(u64, &str, Reach); 22] = [
     (0x8584_58f6, "ramfs", Reach::Memory),
 ];
 
-/// Everything about the directories and files of the installation. With `seen_from_node` a compute node will say whether it
-/// sees the spool.
+/// Checks the directories and files of the installation. With `seen_from_node`, a compute node will
+/// say whether it sees the spool.
 pub(super) async fn rows(site: &SiteConfig, seen_from_node: bool) -> Vec<Row> {
     let site = site.clone();
     let spool = site.spool.display().to_string();
@@ -197,7 +199,7 @@ fn remove_left_behind(place: &Path) {
     }
 }
 
-/// Does what the ledger does, in a directory of its own; the error says at which step.
+/// Does what the ledger does, in a directory of its own. The error says at which step.
 pub(super) fn promises(place: &Path) -> Result<(), (&'static str, io::Error)> {
     let at = |step: &'static str| move |error: io::Error| (step, error);
     let directory =
@@ -254,7 +256,7 @@ fn room(rows: &mut Rows, place: &Path) {
         TOO_LITTLE..LITTLE => rows.warn("free space", seen, advice),
         _ => rows.pass("free space", seen),
     }
-    // A filesystem that makes inodes as it goes says that it has none.
+    // A filesystem that makes inodes when they are needed reports none.
     if found.f_files == 0 {
         rows.pass("free inodes", "this filesystem makes them as needed");
     } else if found.f_favail < FEW_INODES {

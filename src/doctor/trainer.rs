@@ -15,8 +15,8 @@ const TRAINER: &str = "run_trainer";
 const BUILD: &str = "build it there: cargo build --release --bin run_trainer";
 const BUILD_CUDA: &str = "build it with its default features, or set SITE_GRES=none";
 
-/// The Apptainer image that `hpc_training.sh` starts the trainer from, where the site has set one; on the login node it may be
-/// known to `site.sh` only, which is not run there.
+/// The Apptainer image that `hpc_training.sh` starts the trainer from, where the site has set one;
+/// on the login node it may be known to `site.sh` only, which is not run there.
 const IMAGE: &str = "HPC_TRAINER_IMAGE";
 
 fn names_an_image(home: &Path) -> bool {
@@ -45,7 +45,8 @@ fn first(bytes: &[u8]) -> Option<String> {
     text.lines().map(str::trim).find(|line| !line.is_empty()).map(|line| printable(line, 200))
 }
 
-/// Runs a program to its end and gives what it prints, or what went wrong, in words. It gets no secret.
+/// Runs a program to its end and gives what it prints, or what went wrong, in words. It gets no
+/// secret.
 pub(super) async fn output(program: &Path, arguments: &[&str]) -> Result<String, String> {
     let passed_on = ["PATH", "HOME", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
     let environment = passed_on.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));

@@ -1,4 +1,5 @@
-//! What a job of this site is like: the last one that came, else one that every site should be able to run.
+//! What a job of this site is like: the last one that came, or else one that every site should be
+//! able to run.
 
 use std::path::Path;
 
@@ -27,11 +28,13 @@ impl Typical {
     pub(super) fn new(site: &SiteConfig) -> Self {
         match last_message(&site.spool) {
             Some(job) => {
+                let paces = Store::unopened(&site.spool).paces();
+                let resources = crate::bridge::chosen(&job, site, &paces).resources;
                 let is_page = |input: &&domain::Input| input.kind == InputKind::Image;
                 Self {
                     page: job.inputs.iter().find(is_page).map(|input| input.location.clone()),
                     // Nobody wants a mail about a job that is only tried out.
-                    resources: ResourceSettings { email: None, ..job.resources },
+                    resources: ResourceSettings { email: None, ..resources },
                     source: "as the last job",
                 }
             }
@@ -39,7 +42,7 @@ impl Typical {
         }
     }
 
-    /// As if none had come yet.
+    /// The job that is assumed before one has come.
     pub(super) fn usual(site: &SiteConfig) -> Self {
         Self { resources: usual(&site.limits), page: None, source: "a usual job" }
     }
@@ -62,7 +65,7 @@ fn last_message(spool: &Path) -> Option<JobMessage> {
     let store = Store::unopened(spool);
     let (mut ids, done) = store.ids().ok()?;
     ids.extend(done);
-    let mut seen: Vec<_> = ids.iter().filter_map(|id| store.see(id)).collect();
+    let mut seen: Vec<_> = ids.iter().filter_map(|id| store.see(id).ok().flatten()).collect();
     seen.sort_by_key(|job| job.record.received_at);
     let read = |job: &crate::ledger::Seen| JobMessage::parse(&read_own(&job.files.message()).ok()?).ok();
     seen.iter().rev().take(LOOKED_AT).find_map(read)

@@ -11,20 +11,21 @@ use super::assert_shown;
 use crate::config::{Config, ConfigError, Sources, TrainerConfig, env_variables};
 use crate::ledger::{Breaker, Event, HeldBy, Outcome, Progress, Record, State, Unreadable, parse_record};
 use contract::wire::Reply;
-use domain::{JobId, SlurmJobId};
+use domain::JobId;
+use domain::SlurmJobId;
 
 /// `credentials.env`.
 pub(super) fn credentials(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
     let path = Path::new("credentials.env");
-    let values = match env_variables(path, text) {
+    let values = match env_variables(path, data) {
         Ok(values) => values,
-        Err(ConfigError::Syntax { line, .. }) => {
-            assert!(line <= text.lines().count() + 1, "line {line}");
-            // Only the number of the line is told: the line may hold a password.
-            let told = ConfigError::Syntax { path: path.to_path_buf(), line }.to_string();
-            return assert!(told.len() < 200);
+        Err(ConfigError::Syntax { line, fault, .. }) => {
+            assert!((1..=data.split(|byte| *byte == b'\n').count()).contains(&line), "line {line}");
+            // Only the number and the kind are told: the line may hold a password.
+            let told = ConfigError::Syntax { path: path.to_path_buf(), line, fault }.to_string();
+            return assert!(told.len() < 300);
         }
+        Err(ConfigError::Encoding { .. }) => return,
         Err(error) => panic!("{error}"),
     };
     let told = |password: &str| {
@@ -36,7 +37,7 @@ pub(super) fn credentials(data: &[u8]) {
         // No file of this machine is read.
         environment.insert("HPC_TRAINER_HOME".into(), "/nowhere".into());
         environment.remove("HPC_TRAINER_ENV_FILE");
-        let sources = Sources { env_file: None, environment };
+        let sources = Sources { env_file: None, environment, unreadable: Vec::new() };
         let config = Config::load(&sources, None);
         if let Ok(config) = &config {
             check_site(config);

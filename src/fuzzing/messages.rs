@@ -8,12 +8,15 @@ use jiff::Timestamp;
 
 use super::assert_shown;
 use crate::config::{Config, Sources};
-use crate::ledger::Record;
+use crate::ledger::{Paces, Record};
+use crate::sentences;
 use base::secret::Secret;
-use contract::wire::{JobFile, JobMessage, Reply};
-use domain::{CorrelationId, JobId};
-use domain::{ResourceSettings, SettingsMap, SiteLimits, TrainingSettings, Walltime};
-use scheduler::slurm::Request;
+use contract::wire::{Envelope, JobFile, JobMessage, Reply};
+use domain::{
+    Allowed, CorrelationId, JobId, NamedResources, ResourceSettings, Setting, SettingsMap, SiteLimits,
+    TrainingSettings, Walltime,
+};
+use scheduler::requests;
 
 /// Occurs in no input unless somebody searches for it.
 const TOKEN: &str = "9f1c3ad0a07e44d2b6f5c2e1d8b7a604";
@@ -29,7 +32,7 @@ static SITE: LazyLock<Config> = LazyLock::new(|| {
         ("RODAN_HOST", "https://rodan"),
     ];
     let environment = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    Config::load(&Sources { env_file: None, environment }, None).unwrap()
+    Config::load(&Sources { env_file: None, environment, unreadable: Vec::new() }, None).unwrap()
 });
 
 const LIMITS: SiteLimits = SiteLimits {
@@ -67,7 +70,8 @@ pub(super) fn message(data: &[u8]) {
         }
     };
     check_training(&job.training);
-    check_resources(&job.resources);
+    let chosen = crate::bridge::chosen(&job, &SITE.site, &Paces::default());
+    check_resources(&chosen.resources);
     let mut stems = BTreeSet::new();
     for input in job.inputs.iter() {
         let stem = input.kind.file_stem();
@@ -75,23 +79,29 @@ pub(super) fn message(data: &[u8]) {
         assert!(stems.insert(stem), "two inputs would have one file");
         assert!(!input.location.trim().is_empty());
     }
-    if let Err(error) = JobMessage::parse_within(body, &LIMITS) {
-        assert_shown(&error.to_string());
-    } else {
-        assert!(job.resources.cpus <= 8 && job.resources.memory_mb <= 64_000);
+    let exceeded = LIMITS.exceeded_by(&job.training, &chosen.resources);
+    if exceeded.is_empty() {
+        assert!(chosen.resources.cpus <= 8 && chosen.resources.memory_mb <= 64_000);
         assert!(job.training.epochs <= 100 && job.training.max_samples <= 20_000);
+    } else {
+        assert_shown(&sentences::beyond_the_limits(&exceeded, sentences::OPERATOR));
     }
-    check_request(&job_id, &job);
+    check_request(&job_id, &chosen.resources);
 
-    let text = JobFile::text(&job, &reply_to, &id, "m", &Secret::new(TOKEN));
+    let envelope =
+        Envelope { reply_to: reply_to.clone(), correlation_id: id.clone(), message_id: "m".into() };
+    let text = JobFile::text(body, &envelope, Some(&chosen.asked), &Secret::new(TOKEN)).unwrap();
     let file = JobFile::parse(text.expose().as_bytes()).unwrap();
+    let is_told = !job.protocol.is_reply() || chosen.asked.is_chosen();
+    let told = Some(chosen.asked.clone()).filter(|_| is_told);
     assert_eq!(file.inputs, job.inputs);
     assert_eq!(file.settings, job.training);
+    assert_eq!((file.protocol, file.asked.clone()), (job.protocol, told));
     assert_eq!(file.token.expose(), TOKEN);
     assert_eq!(file.reply_to, Some(reply_to.clone()));
     assert_eq!(file.correlation_id, Some(id.clone()));
     if !String::from_utf8_lossy(data).contains(TOKEN) {
-        assert!(!JobFile::masked_text(&job, &reply_to, &id, "m").contains(TOKEN));
+        assert!(!JobFile::masked_text(body, &envelope, Some(&chosen.asked)).unwrap().contains(TOKEN));
         assert!(!format!("{file:?}").contains(TOKEN));
     }
 }
@@ -110,8 +120,8 @@ fn job_id(correlation_id: &str) -> JobId {
 }
 
 /// Nothing of a message becomes an option of sbatch or a word of a shell.
-fn check_request(id: &JobId, job: &JobMessage) {
-    let request = Request::new(&SITE.site, &id.slurm_name(), &job.resources, Path::new("/spool/job.json"));
+fn check_request(id: &JobId, resources: &ResourceSettings) {
+    let request = requests::training(&SITE.site, &id.slurm_name(), resources, Path::new("/spool/job.json"));
     let words: Vec<String> = request.arguments().iter().map(|a| a.to_str().unwrap().to_owned()).collect();
     let end = words.iter().position(|word| word == "--").unwrap();
     assert_eq!(words.len(), end + 3, "{words:?}");
@@ -124,17 +134,21 @@ fn check_request(id: &JobId, job: &JobMessage) {
     {
         assert_eq!(named(name), 1, "{words:?}");
     }
-    assert_eq!(named("--mail-user="), usize::from(job.resources.email.is_some()));
+    assert_eq!(named("--mail-user="), usize::from(resources.email.is_some()));
 }
 
 fn check_training(settings: &TrainingSettings) {
-    assert!((1..=10_000).contains(&settings.epochs) && (1..=10_000_000).contains(&settings.max_samples));
-    for side in [settings.patch_height, settings.patch_width] {
-        assert!((16..=4096).contains(&side) && side.is_multiple_of(4));
-        assert!(settings.augmentation.shift <= side / 2);
+    for (setting, value) in settings.values() {
+        check_number(setting, &value);
     }
-    assert!((1..=1024).contains(&settings.batch_size) && settings.patience <= 10_000);
-    assert!(settings.augmentation.brightness <= 50);
+    assert!(settings.shift <= settings.patch_height.min(settings.patch_width) / 2);
+}
+
+/// A number is within what its row of the table allows.
+fn check_number(setting: &Setting, value: &serde_json::Value) {
+    if let (Allowed::Number { low, high, step }, Some(n)) = (setting.allowed, value.as_u64()) {
+        assert!((low..=high).contains(&n) && n.is_multiple_of(step), "{} is {n}", setting.name);
+    }
 }
 
 fn check_resources(resources: &ResourceSettings) {
@@ -157,17 +171,16 @@ pub(super) fn settings(data: &[u8]) {
         (Ok(_), Err(error)) => panic!("of a job, and not of a page: {error}"),
         _ => {}
     }
-    let resources = ResourceSettings::from_job(&map);
+    let resources = NamedResources::from_job(&map);
     for error in [job.as_ref().err(), local.as_ref().err(), resources.as_ref().err()].into_iter().flatten() {
         assert_shown(&error.to_string());
     }
     local.as_ref().inspect(|settings| check_training(settings)).ok();
-    resources.as_ref().inspect(|settings| check_resources(settings)).ok();
     // Settings with unknown names change nothing.
     let mut more = map;
     more.insert("A later setting".into(), true.into());
     assert_eq!(TrainingSettings::from_job(&more), job);
-    assert_eq!(ResourceSettings::from_job(&more), resources);
+    assert_eq!(NamedResources::from_job(&more), resources);
 }
 
 /// A time limit.

@@ -17,6 +17,7 @@ mod mutate;
 #[cfg(test)]
 mod replay;
 mod slurm;
+mod talk;
 mod urls;
 
 /// One reader and what it promises.
@@ -44,6 +45,7 @@ pub const TARGETS: &[Target] = &[
     target("message", messages::message),
     target("settings", messages::settings),
     target("walltime", messages::walltime),
+    Target { tries: 1_000, ..target("conversation", talk::conversation) },
     target("slurm", slurm::answers),
     target("url", urls::join),
     target("credentials", files::credentials),

@@ -100,6 +100,7 @@ replays!(
     message,
     settings,
     walltime,
+    conversation,
     slurm,
     url,
     credentials,

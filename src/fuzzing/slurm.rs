@@ -1,7 +1,7 @@
 //! What Slurm's commands print, and a site's banner around it.
 
 use super::assert_shown;
-use domain::{ResourceSettings, Walltime};
+use crate::bridge;
 use scheduler::slurm::fuzzing::{answer, exit_code_in, sacct_lines, squeue_line};
 use scheduler::slurm::{JobInfo, JobState, Phase, SubmitError, in_words};
 
@@ -88,16 +88,7 @@ fn check(job: &JobInfo, text: &str) {
         assert!(time.as_secs() < 1 << 50);
     }
     in_words(&job.reason);
-    let asked = ResourceSettings {
-        cpus: 4,
-        memory_mb: 100_000_000,
-        walltime: Walltime::from_seconds(60).unwrap(),
-        email: None,
-    };
-    for asked in [None, Some(&asked)] {
-        assert_shown(&crate::sentences::ended(job, asked));
-    }
-    assert_shown(&crate::sentences::not_started(&job.reason, None, None));
+    bridge::fuzzing::ends(job, assert_shown);
 }
 
 fn check_exit_code(code: &str) {

@@ -1,31 +1,32 @@
 //! Pauses the intake after several submissions in a row have failed.
 //!
-//! Where the account has expired or Slurm is away, each job that is taken would only be answered with an error. Jobs
-//! that stay in RabbitMQ lose nothing.
+//! If the account has expired or Slurm is away, each job that is taken would only be answered with
+//! an error. Jobs that stay in RabbitMQ lose nothing.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// So many failures in a row are still taken for the jobs' own.
+/// This many failures in a row may be the jobs' own faults.
 const TOLERATED: u32 = 2;
 const FIRST_PAUSE: Duration = Duration::from_secs(5 * 60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60 * 60);
 
-/// The breaker's memory between two passes.
+/// The state of the breaker between two passes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Breaker {
-    /// Submissions that failed since the last one that did not.
+    /// Submissions that have failed since the last one that succeeded.
     pub failures: u32,
-    /// No new job is taken before.
+    /// No new job is taken before this time.
     pub until: Option<Timestamp>,
     /// What went wrong last.
     pub last: String,
 }
 
 impl Breaker {
-    /// A submission failed. From the third in a row on the intake pauses: 5 minutes, 10, 20 … an hour at most.
+    /// A submission failed. From the third in a row on the intake pauses: 5 minutes, 10, 20 … an
+    /// hour at most.
     pub fn failed(&mut self, why: &str, now: Timestamp) {
         self.failures = self.failures.saturating_add(1);
         why.clone_into(&mut self.last);
@@ -40,9 +41,9 @@ impl Breaker {
         *self = Self::default();
     }
 
-    /// Until when the intake pauses; nothing when it does not.
+    /// Until when the intake pauses; `None` when it does not.
     pub fn paused_until(&self, now: Timestamp) -> Option<Timestamp> {
-        // A clock that was set back must not pause it for longer than any pause lasts.
+        // A clock that was set back must not make the pause longer than any pause can be.
         self.until.filter(|until| *until > now && until.duration_since(now).unsigned_abs() <= LONGEST_PAUSE)
     }
 }

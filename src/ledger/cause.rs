@@ -1,8 +1,8 @@
-//! Why a job was answered with an error, in one word of a fixed list: what failures are counted by.
+//! Why a job was answered with an error, in one word of a fixed list: failures are counted by it.
 
 use serde::{Deserialize, Serialize};
 
-use super::store::JobFiles;
+use super::files::JobFiles;
 use base::files::read_own;
 use base::files::write_atomic;
 
@@ -16,13 +16,13 @@ pub enum Cause {
     Rodan,
     /// Slurm refused the job, or did not take it in time.
     Slurm,
-    /// It waited in Slurm's queue in vain.
+    /// It waited in Slurm's queue without being started.
     NotStarted,
     /// A page, a layer or a model can't be used.
     Input,
-    /// The memory that it asked for did not suffice.
+    /// The memory that it asked for was not enough.
     OutOfMemory,
-    /// Neither did the time.
+    /// The time that it asked for was not enough.
     Time,
     /// Its node failed or was taken back.
     Node,
@@ -36,7 +36,8 @@ pub enum Cause {
     Training,
     /// The models could not be sent.
     Reply,
-    /// Nothing is known: Slurm had forgotten it, or a newer program used a word of its own.
+    /// Nothing is known: Slurm has forgotten the job, or a newer program has used a word of its
+    /// own.
     #[serde(other)]
     Unknown,
 }
@@ -82,14 +83,14 @@ impl Cause {
 }
 
 impl JobFiles {
-    /// Writes down why the trainer's reply is an error. Nothing but a figure depends on it.
+    /// Writes down why the trainer's reply is an error. Only the metrics depend on it.
     pub fn note_failure(&self, cause: Cause) {
         if let Err(error) = write_atomic(&self.failure(), cause.word().as_bytes()) {
             tracing::warn!("{} can't be written: {error}", self.failure().display());
         }
     }
 
-    /// What [`JobFiles::note_failure`] has written.
+    /// The cause that [`JobFiles::note_failure`] has written.
     pub fn noted_failure(&self) -> Option<Cause> {
         let word = read_own(&self.failure()).ok()?;
         serde_json::from_value(String::from_utf8(word).ok()?.trim().into()).ok()

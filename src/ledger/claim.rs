@@ -1,16 +1,17 @@
 //! Who may publish a job's reply.
 //!
-//! The trainer, the watcher and `check` run on different machines, and a node that Slurm has given up may still be at
-//! work. Before the first byte of a reply goes to the broker its publisher creates the file `claim` in the job's
-//! directory, which only one of them can. A claim that is there already tells that somebody may have published: the reply
-//! queue has to be looked into before the reply is sent again.
+//! The trainer, the watcher and `check` run on different machines, and a node that Slurm has given
+//! up may still be at work. So before the first byte of a reply goes to the broker, its publisher
+//! creates the file `claim` in the job's directory, which only one of them can do. If a claim is
+//! there already, somebody may have published: then the reply queue has to be searched before the
+//! reply is sent again.
 
 use std::io;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::store::JobFiles;
+use super::files::JobFiles;
 use base::files::read_own;
 use base::files::{create_atomic, write_atomic};
 
@@ -32,7 +33,7 @@ struct Claim {
     at: Timestamp,
 }
 
-/// What a claim comes to.
+/// The result of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claimed {
     /// Nobody has published before.
@@ -43,10 +44,12 @@ pub enum Claimed {
     TakenOver,
 }
 
-/// Claims the reply of a job. `check` takes over whatever claim there is, since it only asks once the job is over; a
-/// trainer takes over a trainer's, which is that of the same job before it was requeued.
+/// Claims the reply of a job. `check` takes over any claim, because it claims only when the job is
+/// over. A trainer takes over a trainer's claim, which is that of the same job before it was
+/// requeued.
 ///
 /// # Errors
+///
 /// When the claim can't be written; the reply must not be published then.
 pub fn claim(files: &JobFiles, by: Publisher) -> io::Result<Claimed> {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -64,6 +67,12 @@ pub fn claim(files: &JobFiles, by: Publisher) -> io::Result<Claimed> {
     Ok(Claimed::Again)
 }
 
+/// Who has claimed a job's reply, as far as that can be read.
+pub fn claimed_by(files: &JobFiles) -> Option<Publisher> {
+    let claim: Claim = serde_json::from_slice(&read_own(&files.claim()).ok()?).ok()?;
+    Some(claim.by)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -74,7 +83,9 @@ mod tests {
     fn check_takes_a_trainers_claim_over_and_not_the_other_way_round() {
         let dir = tempfile::tempdir().unwrap();
         let files = JobFiles::new(dir.path());
+        assert_eq!(claimed_by(&files), None);
         assert_eq!(claim(&files, Publisher::Trainer).unwrap(), Claimed::First);
+        assert_eq!(claimed_by(&files), Some(Publisher::Trainer));
         assert_eq!(claim(&files, Publisher::Trainer).unwrap(), Claimed::Again);
         assert_eq!(claim(&files, Publisher::Check).unwrap(), Claimed::Again);
         assert_eq!(claim(&files, Publisher::Trainer).unwrap(), Claimed::TakenOver);

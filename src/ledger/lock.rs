@@ -1,4 +1,4 @@
-//! One `check` at a time on one spool, also from two login nodes.
+//! One `check` at a time on one spool, even from two login nodes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -15,12 +15,12 @@ use uuid::Uuid;
 use base::files::read_own;
 use base::files::{create_atomic, write_atomic};
 
-/// How long the lock of another host counts without a new heartbeat.
-pub(super) const STALE_AFTER: Duration = Duration::from_secs(600);
+/// How long the lock of another host is valid without a new heartbeat.
+const STALE_AFTER: Duration = Duration::from_secs(600);
 /// How often a heartbeat is written.
 const BEAT_EVERY: Duration = Duration::from_secs(60);
 
-/// What the holder of the lock is at.
+/// What the holder of the lock is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
@@ -31,24 +31,60 @@ pub enum Role {
     Watcher,
 }
 
+/// The holder of the lock, by its own words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldBy {
+    /// Its host.
+    pub host: String,
+    /// Its process there.
+    pub pid: u32,
+    /// Its latest heartbeat.
+    pub heartbeat: Timestamp,
+    /// What it is doing.
+    pub role: Role,
+}
+
+impl HeldBy {
+    fn new(role: Role, now: Timestamp) -> Self {
+        Self { host: host_name(), pid: std::process::id(), heartbeat: now, role }
+    }
+
+    /// False when the next `check` would take the lock over.
+    pub fn is_alive(&self, now: Timestamp) -> bool {
+        if self.host == host_name() { self.is_running() } else { self.is_fresh(now) }
+    }
+
+    fn is_running(&self) -> bool {
+        Path::new(&format!("/proc/{}", self.pid)).exists()
+    }
+
+    fn is_fresh(&self, now: Timestamp) -> bool {
+        now.duration_since(self.heartbeat).unsigned_abs() < STALE_AFTER
+    }
+}
+
+/// What stands in the holder's file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Holder {
-    host: String,
-    pid: u32,
-    heartbeat: Timestamp,
-    #[serde(default)]
+pub(super) struct Holder {
+    #[serde(flatten)]
+    pub(super) who: HeldBy,
+    /// Tells this lock from another one of the same process.
     token: String,
-    #[serde(default)]
-    role: Role,
+}
+
+/// Where the holder of a lock says who it is.
+pub(super) fn holder_path(lock: &Path) -> PathBuf {
+    lock.with_extension("holder")
 }
 
 /// The lock of the spool, held until dropped.
 ///
-/// Two things make it. The kernel's lock on the file `lock` ends with its process, whatever ends that, but it may not
-/// reach across nodes (NFS without a lock manager, Lustre mounted with `localflock`). So there is also the file
-/// `lock.holder` with host, process and a heartbeat. It is made by a link, which the file server either makes or refuses.
-/// A holder on this host without the kernel's lock is dead; one on another host counts until its heartbeat is ten minutes
-/// old. Before each step the holder makes sure that the file is still its own.
+/// It has two parts. The kernel's lock on the file `lock` ends with its process in any case, but it
+/// may not reach other nodes (NFS without a lock manager, Lustre mounted with `localflock`). So
+/// there is also the file `lock.holder` with host, process and a heartbeat. It is made by a link,
+/// which the file server either makes or refuses. A holder on this host without the kernel's lock
+/// is dead; one on another host counts until its heartbeat is ten minutes old. Before each step,
+/// the holder makes sure that the file is still its own.
 #[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
@@ -57,7 +93,7 @@ pub struct Lock {
     _kernel: File,
 }
 
-/// Why the lock can't be had, or is not ours any more.
+/// Why the lock can't be taken, or is no longer ours.
 #[derive(Debug, Error)]
 pub enum LockError {
     /// Another process holds it.
@@ -65,10 +101,11 @@ pub enum LockError {
     Held {
         /// Process, host and heartbeat.
         who: String,
-        /// What it is at.
+        /// What it is doing.
         role: Role,
     },
-    /// Another host took it for stale: this process stood still for more than ten minutes.
+    /// Another host took the lock because it looked stale: this process stood still for more than
+    /// ten minutes.
     #[error("another host has taken the spool's lock over; this pass ends, the other carries on")]
     Lost,
     /// The lock file can't be used.
@@ -86,32 +123,32 @@ fn host_name() -> String {
 }
 
 impl Holder {
-    fn read(path: &Path) -> Option<Self> {
+    pub(super) fn read(path: &Path) -> Option<Self> {
         serde_json::from_slice(&read_own(path).ok()?).ok()
     }
 
     fn text(&self) -> io::Result<Vec<u8>> {
         serde_json::to_vec(self).map_err(io::Error::other)
     }
-
-    fn is_fresh(&self, now: Timestamp) -> bool {
-        now.duration_since(self.heartbeat).unsigned_abs() < STALE_AFTER
-    }
 }
 
 fn held(holder: Option<&Holder>) -> LockError {
-    let who = match holder {
-        Some(h) => format!("process {} on {}, last seen {}", h.pid, h.host, h.heartbeat),
+    let role = holder.map_or(Role::Check, |holder| holder.who.role);
+    let who = match holder.map(|holder| &holder.who) {
+        Some(HeldBy { host, pid, heartbeat, .. }) => {
+            format!("process {pid} on {host}, last seen {heartbeat}")
+        }
         None => "it has not said who it is yet".to_owned(),
     };
-    LockError::Held { who, role: holder.map_or(Role::Check, |h| h.role) }
+    LockError::Held { who, role }
 }
 
 impl Lock {
     /// Takes the lock of `path`, without waiting.
     ///
     /// # Errors
-    /// [`LockError::Held`] when another process has it, else when its files can't be read or written.
+    /// [`LockError::Held`] when another process has it, else when its files can't be read or
+    /// written.
     pub fn acquire(path: &Path, role: Role, now: Timestamp) -> Result<Self, LockError> {
         let io = |source| LockError::Io { path: path.to_path_buf(), source };
         let kernel = OpenOptions::new()
@@ -122,36 +159,29 @@ impl Lock {
             .mode(0o600)
             .open(path)
             .map_err(io)?;
-        let file = path.with_extension("holder");
+        let file = holder_path(path);
         let has_kernel_lock = match flock(&kernel, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => true,
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(held(Holder::read(&file).as_ref())),
-            // A filesystem without locks: the holder's file alone decides.
+            // A filesystem without locks: only the holder's file decides.
             Err(rustix::io::Errno::NOLCK | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => false,
             Err(error) => return Err(io(error.into())),
         };
-        let holder = Holder {
-            host: host_name(),
-            pid: std::process::id(),
-            heartbeat: now,
-            token: Uuid::new_v4().to_string(),
-            role,
-        };
+        let holder = Holder { who: HeldBy::new(role, now), token: Uuid::new_v4().to_string() };
         let text = holder.text().map_err(io)?;
-        // Twice: the one in the way may have been stale.
+        // Two attempts, because the first may find a stale lock.
         for _ in 0..2 {
             if create_atomic(&file, &text).map_err(io)? {
                 return Ok(Self { path: file, holder, _kernel: kernel });
             }
             let Some(other) = Holder::read(&file) else {
-                // Torn by hand, or gone in this moment.
+                // It was damaged by hand, or has just been removed.
                 remove_stale(&file, None).map_err(io)?;
                 continue;
             };
-            let is_dead = if other.host == holder.host {
-                has_kernel_lock || !Path::new(&format!("/proc/{}", other.pid)).exists()
-            } else {
-                !other.is_fresh(now)
+            let is_dead = match other.who.host == holder.who.host {
+                true => has_kernel_lock || !other.who.is_running(),
+                false => !other.who.is_fresh(now),
             };
             if !is_dead || !remove_stale(&file, Some(&other)).map_err(io)? {
                 return Err(held(Some(&other)));
@@ -160,26 +190,28 @@ impl Lock {
         Err(held(Holder::read(&file).as_ref()))
     }
 
-    /// Makes sure that the lock is still ours, and says from time to time that its holder is alive. To be called before
-    /// each step.
+    /// Makes sure that the lock is still ours, and renews the heartbeat from time to time. Call it
+    /// before each step.
     ///
     /// # Errors
-    /// [`LockError::Lost`] when another process has taken it, or when the file can't be written.
+    ///
+    /// [`LockError::Lost`] when another process has taken the lock, or when the file can't be
+    /// written.
     pub fn heartbeat(&mut self, now: Timestamp) -> Result<(), LockError> {
         if Holder::read(&self.path).is_none_or(|h| h.token != self.holder.token) {
             return Err(LockError::Lost);
         }
-        if now.duration_since(self.holder.heartbeat).unsigned_abs() < BEAT_EVERY {
+        if now.duration_since(self.holder.who.heartbeat).unsigned_abs() < BEAT_EVERY {
             return Ok(());
         }
-        self.holder.heartbeat = now;
+        self.holder.who.heartbeat = now;
         let write = |holder: &Holder| write_atomic(&self.path, &holder.text()?);
         write(&self.holder).map_err(|source| LockError::Io { path: self.path.clone(), source })
     }
 }
 
-/// Takes the file of a dead holder away; false when somebody else was quicker. A rename, because of several hosts that
-/// try at once just one moves the file, and can then look at what it has moved.
+/// Removes the file of a dead holder; false when somebody else was quicker. It uses a rename: of
+/// several hosts that try at once only one moves the file, and can then look at what it has moved.
 fn remove_stale(file: &Path, seen: Option<&Holder>) -> io::Result<bool> {
     let aside = file.with_extension(format!("stale-{}", Uuid::new_v4()));
     match fs::rename(file, &aside) {
@@ -190,8 +222,8 @@ fn remove_stale(file: &Path, seen: Option<&Holder>) -> io::Result<bool> {
     let moved = Holder::read(&aside);
     let as_seen = moved.as_ref().map(|h| &h.token) == seen.map(|h| &h.token);
     if !as_seen {
-        // It is the new lock of a quicker one: back with it. Where there is a newer one still, that one counts, and the
-        // owner of this one will see that at its next step.
+        // It is the new lock of a quicker host, so it is put back. If there is an even newer one,
+        // that one counts, and the owner of this one will notice at its next step.
         let _ = fs::hard_link(&aside, file);
     }
     fs::remove_file(&aside)?;
@@ -201,7 +233,8 @@ fn remove_stale(file: &Path, seen: Option<&Holder>) -> io::Result<bool> {
 impl Drop for Lock {
     fn drop(&mut self) {
         if Holder::read(&self.path).is_some_and(|h| h.token == self.holder.token) {
-            // If this fails the next one on this host finds no kernel lock, and others wait for the heartbeat's age.
+            // If this fails, the next process on this host finds no kernel lock, and other hosts
+            // wait until the heartbeat is old.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -222,8 +255,9 @@ mod tests {
     }
 
     fn write_holder(path: &Path, host: &str, heartbeat: Timestamp) {
-        let text = format!(r#"{{"host":"{host}","pid":7,"heartbeat":"{heartbeat}"}}"#);
-        fs::write(path.with_extension("holder"), text).unwrap();
+        let who = HeldBy { host: host.into(), pid: 7, heartbeat, role: Role::Check };
+        let holder = Holder { who, token: String::new() };
+        fs::write(holder_path(path), holder.text().unwrap()).unwrap();
     }
 
     #[test]
@@ -273,7 +307,7 @@ mod tests {
         let (_dir, path) = lock();
         let now = Timestamp::now();
         let mut lock = take(&path, now).unwrap();
-        let seen = || Holder::read(&path.with_extension("holder")).unwrap().heartbeat;
+        let seen = || Holder::read(&holder_path(&path)).unwrap().who.heartbeat;
         lock.heartbeat(now + Duration::from_secs(5)).unwrap();
         assert_eq!(seen(), now);
         lock.heartbeat(now + BEAT_EVERY).unwrap();
@@ -288,14 +322,10 @@ mod tests {
         write_holder(&path, "dead.example", now - STALE_AFTER * 2);
         let seen = Holder::read(&holder).unwrap();
         // The other host was quicker between our look and our rename.
-        let quick = Holder {
-            token: Uuid::new_v4().to_string(),
-            host: "quick.example".into(),
-            heartbeat: now,
-            ..seen.clone()
-        };
+        let who = HeldBy { host: "quick.example".into(), heartbeat: now, ..seen.who.clone() };
+        let quick = Holder { token: Uuid::new_v4().to_string(), who };
         fs::write(&holder, quick.text().unwrap()).unwrap();
         assert!(!remove_stale(&holder, Some(&seen)).unwrap());
-        assert_eq!(Holder::read(&holder).unwrap().host, "quick.example", "its lock is back in place");
+        assert_eq!(Holder::read(&holder).unwrap().who.host, "quick.example", "its lock is back in place");
     }
 }

@@ -1,23 +1,36 @@
-//! The ledger: one record per job in the spool, written before each side effect.
+//! The ledger: one record per job in the spool, written before each step that others can see.
 
+mod advice;
 mod breaker;
+mod cancels;
 mod cause;
 mod claim;
+mod files;
 mod lock;
+mod outbox;
+mod paces;
 mod progress;
 mod record;
 mod store;
 mod tally;
+mod told;
+mod verdict;
 mod view;
 
 pub use breaker::Breaker;
+pub use cancels::{Cancels, REMEMBERED};
 pub use cause::Cause;
-pub use claim::{Claimed, Publisher, claim};
-pub use lock::{Lock, LockError, Role};
-pub use progress::Progress;
-pub use record::{Event, Outcome, Record, State, TransitionError};
-pub use store::{JobFiles, Store, StoreError};
+pub use claim::{Claimed, Publisher, claim, claimed_by};
+pub use files::JobFiles;
+pub use lock::{HeldBy, Lock, LockError, Role};
+pub use outbox::{Live, Outbox};
+pub use paces::{NodeKind, Paces};
+pub use progress::{NotedPace, Progress};
+pub use record::{Doubt, Event, Outcome, Record, State, TransitionError};
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) use store::{Unreadable, parse as parse_record};
-pub use tally::{Histogram, Tally};
-pub use view::{HeldBy, Seen};
+pub(crate) use store::parse as parse_record;
+pub use store::{Store, StoreError, Unreadable};
+pub use tally::{Chosen, Histogram, Tally};
+pub use told::Told;
+pub use verdict::Verdict;
+pub use view::Seen;

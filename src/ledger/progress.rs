@@ -1,31 +1,35 @@
-//! How far a training has got: the trainer's note for `check`, which else knows no more than Slurm does.
+//! How far a training has got: the trainer's note for `check`, which otherwise knows only what
+//! Slurm knows.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use base::files::UNFINISHED;
+use base::files::Replace;
 use base::files::read_own;
+use contract::wire::conversation::JobProgress;
 use domain::SlurmJobId;
 
-/// What a trainer was doing when it last said so.
+/// What a trainer was doing when it last wrote this.
 ///
-/// Where Slurm has no accounting it is also the only trace of the memory that a killed job had used.
+/// If Slurm has no accounting, this is also the only record of the memory that a killed job has
+/// used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Slurm's number of the job; none where the trainer was started by hand.
+    /// Slurm's number of the job; `None` if the trainer was started by hand.
     pub slurm_job_id: Option<SlurmJobId>,
-    /// How often Slurm had put the job back into its queue.
+    /// How often Slurm has put the job back into its queue.
     pub restart_count: u64,
-    /// The wire's name of the model under way, such as `Background Model`; empty before the first.
+    /// The wire's name of the model that is being trained, such as `Background Model`; empty before
+    /// the first.
     pub layer: String,
     /// Number of that layer, from 1; 0 before the first.
     pub layer_number: usize,
     /// How many layers there are.
     pub layers: usize,
-    /// The epoch under way, from 1; 0 before the first.
+    /// The epoch that is being trained, from 1; 0 before the first.
     pub epoch: usize,
     /// Most epochs that the layer may take.
     pub epochs: usize,
@@ -37,22 +41,35 @@ pub struct Progress {
     pub loss: Option<f64>,
     /// Validation accuracy after the latest epoch of this layer.
     pub accuracy: Option<f64>,
-    /// F1 of the layer's pixels in the validation samples after that epoch; notes of older trainers have none.
-    #[serde(default)]
+    /// F1 of the layer's pixels in the validation samples after that epoch.
     pub f1: Option<f64>,
     /// When that was.
     pub updated_at: Timestamp,
     /// Largest resident memory so far, in Slurm's MB (1,048,576 bytes).
     pub peak_memory_mb: Option<u64>,
-    /// When the training ends at the latest if it goes on at the pace of this run. A layer that learns nothing more ends
-    /// earlier. Nothing before the pace is known; notes of older trainers have none.
-    #[serde(default)]
+    /// When the training ends at the latest if it goes on at the pace of this run. A layer that
+    /// learns nothing more ends earlier. Nothing before the pace is known.
     pub expected_end: Option<Timestamp>,
+    /// The best validation accuracy of this layer so far.
+    #[serde(default)]
+    pub best: Option<f64>,
+    /// How fast this run trains, once that is known.
+    #[serde(default)]
+    pub pace: Option<NotedPace>,
+}
+
+/// What a run has learned from, and how long that took.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NotedPace {
+    /// Millions of pixels of patches.
+    pub megapixels: f64,
+    /// Seconds, with their share of validations and checkpoints.
+    pub seconds: f64,
 }
 
 impl Progress {
-    /// Steps that are left at most: every layer takes all of its epochs, and those to come are as large as this one. Nothing
-    /// before the first step, or where the numbers contradict each other.
+    /// Most steps that are left: if every layer takes all of its epochs, and if those to come are
+    /// as large as this one. `None` before the first step, or if the numbers contradict each other.
     pub fn steps_left(&self) -> Option<u64> {
         let Self { layer_number, layers, epoch, epochs, step, steps, .. } = *self;
         if layer_number == 0 || epoch == 0 {
@@ -64,23 +81,39 @@ impl Progress {
         u64::try_from(of_epoch.checked_add(of_layer)?.checked_add(of_others)?).ok()
     }
 
-    /// Reads what was written to `path`; nothing when there is none, or none that can be understood.
+    /// The same for the asker.
+    pub fn told(&self) -> JobProgress {
+        JobProgress {
+            at: self.updated_at,
+            layer: self.layer.clone(),
+            layer_number: self.layer_number,
+            layers: self.layers,
+            epoch: self.epoch,
+            epochs: self.epochs,
+            step: self.step,
+            steps: self.steps,
+            loss: self.loss,
+            accuracy: self.accuracy,
+            f1: self.f1,
+            best: self.best,
+            peak_memory_mb: self.peak_memory_mb,
+            expected_end: self.expected_end,
+        }
+    }
+
+    /// Reads what was written to `path`; `None` if there is nothing, or nothing that can be
+    /// understood.
     pub fn read(path: &Path) -> Option<Self> {
         serde_json::from_slice(&read_own(path).ok()?).ok()
     }
 
-    /// Writes it to `path` (mode 0600), whole or not at all. It is not flushed to disk: the next one comes soon, and
-    /// nothing depends on it.
+    /// Writes it to `path` (mode 0600), whole or not at all. It is not flushed to disk: the next
+    /// one comes soon, and nothing depends on it.
     ///
     /// # Errors
     /// When it can't be written.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        // Temporary files have mode 0600.
-        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory)?;
-        serde_json::to_writer(&mut file, self)?;
-        file.flush()?;
-        file.persist(path).map(drop).map_err(|e| e.error)
+        Replace::NOTE.write(path, &serde_json::to_vec(self)?)
     }
 }
 
@@ -112,6 +145,8 @@ mod tests {
             updated_at: "2026-01-02T03:04:05Z".parse().unwrap(),
             peak_memory_mb: Some(700),
             expected_end: Some("2026-01-02T03:14:05Z".parse().unwrap()),
+            best: Some(0.75),
+            pace: Some(NotedPace { megapixels: 12.5, seconds: 3.25 }),
         };
         assert_eq!(progress.steps_left(), Some(595 + 11 * 600 + 15 * 600));
         let odd = [

@@ -2,13 +2,20 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
-use domain::{CorrelationId, JobId, SlurmJobId, hex_sha256};
-
 use super::cause::Cause;
+use super::told::Told;
+use super::verdict::Verdict;
+use base::text::hex;
+use contract::wire::conversation::Asked;
+use contract::wire::{Envelope, Protocol};
+use domain::ResourceSettings;
+use domain::SlurmJobId;
+use domain::{CorrelationId, JobId};
 
-/// What a spooled reply holds.
+/// What a spooled reply contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -18,11 +25,11 @@ pub enum Outcome {
     Error,
 }
 
-/// Where a job stands.
+/// The state of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "snake_case")]
 pub enum State {
-    /// Its message is on disk; it may or may not be acknowledged yet.
+    /// Its message is on disk; it may or may not be acknowledged.
     Received,
     /// sbatch is about to be called, or was called and its answer is not known.
     Submitting {
@@ -44,7 +51,7 @@ pub enum State {
         /// What the error reply says.
         sentence: String,
     },
-    /// Its reply is on disk and not yet delivered.
+    /// Its reply is on disk and not delivered yet.
     ResultSpooled {
         /// What the reply holds.
         outcome: Outcome,
@@ -72,7 +79,7 @@ pub enum Event {
     Delivered,
 }
 
-/// An event that can't happen in a state: a fault of the program or of a record that somebody edited.
+/// An event that can't happen in a state: a fault of the program, or a record that somebody edited.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("a job in state {state:?} can't take the event {event:?}")]
 pub struct TransitionError {
@@ -110,18 +117,22 @@ impl State {
                 | S::Failed { .. },
                 E::Failed(sentence),
             ) => S::Failed { sentence },
-            // A valid result wins over whatever Slurm says of the job that made it.
+            // A valid result wins over whatever Slurm says about the job that made it.
             (S::Failed { .. }, E::ReplySpooled(outcome)) => S::ResultSpooled { outcome },
-            (S::Submitting { .. } | S::Submitted { .. } | S::Running { .. }, E::ReplySpooled(outcome)) => {
-                S::ResultSpooled { outcome }
-            }
-            (S::ResultSpooled { .. }, E::ReplySpooled(outcome)) => S::ResultSpooled { outcome },
+            (
+                S::Received
+                | S::Submitting { .. }
+                | S::Submitted { .. }
+                | S::Running { .. }
+                | S::ResultSpooled { .. },
+                E::ReplySpooled(outcome),
+            ) => S::ResultSpooled { outcome },
             (S::ResultSpooled { .. } | S::Replied, E::Delivered) => S::Replied,
             (state, event) => return Err(TransitionError { state: state.clone(), event }),
         })
     }
 
-    /// Slurm's number, where it is known.
+    /// Slurm's number, if it is known.
     pub fn slurm_id(&self) -> Option<SlurmJobId> {
         match self {
             Self::Submitted { slurm_id } | Self::Running { slurm_id } => Some(*slurm_id),
@@ -130,11 +141,19 @@ impl State {
     }
 }
 
-/// Version of the record's form; an older one is read, a newer one is left alone.
-///
-/// 1: the first. 2: `outcome`, `watcher`, `limited` and `verdict`. (`cause` and `ran_seconds` are for the metrics alone: a
-/// program that does not know them does without.)
-pub(super) const RECORD_VERSION: u32 = 2;
+/// Version of the record's form; a newer one is left alone.
+pub(super) const RECORD_VERSION: u32 = 1;
+
+/// What sbatch has said, where nobody knows whether that means the job or passes by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Doubt {
+    /// Its words.
+    pub words: String,
+    /// Since when they have been the same.
+    pub since: Timestamp,
+    /// How often it has said them.
+    pub times: u32,
+}
 
 /// One job, as it is kept on disk. It holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,13 +165,12 @@ pub struct Record {
     /// Rodan's id.
     pub correlation_id: CorrelationId,
     /// True when the message had no correlation id and we made one.
-    #[serde(default)]
     pub correlation_id_generated: bool,
     /// Queue that the reply goes to.
     pub reply_to: String,
     /// Message id of the reply, the same however often it is sent.
     pub message_id: String,
-    /// SHA-256 of the message's body, hexadecimal: tells a redelivery from another job.
+    /// SHA-256 of the message's body, hexadecimal: it tells a redelivered message from another job.
     pub body_sha256: String,
     /// When the message was taken.
     pub received_at: Timestamp,
@@ -160,32 +178,37 @@ pub struct Record {
     pub changed_at: Timestamp,
     /// Where the job stands.
     pub state: State,
+    /// Which contract it is answered by.
+    #[serde(default, skip_serializing_if = "Protocol::is_reply")]
+    pub protocol: Protocol,
+    /// What Slurm is asked for; nothing where the message is no job.
+    pub resources: Option<ResourceSettings>,
+    /// The same with where each value comes from.
+    pub asked: Option<Asked>,
+    /// What the asker of a conversation was told last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
     /// Slurm's number, kept after the end.
-    #[serde(default)]
     pub slurm_id: Option<SlurmJobId>,
     /// Since when Slurm does not know the job any more.
-    #[serde(default)]
     pub missing_since: Option<Timestamp>,
-    /// What last went wrong and will be tried again.
-    #[serde(default)]
+    /// The last trouble; it will be tried again.
     pub last_error: Option<String>,
     /// What the reply holds, once it is on disk.
-    #[serde(default)]
     pub outcome: Option<Outcome>,
     /// Slurm's number of the watcher.
-    #[serde(default)]
     pub watcher: Option<SlurmJobId>,
-    /// True while it waits for room under the site's limit of jobs: Slurm is well, so nothing is given up.
-    #[serde(default)]
+    /// True while the job waits for room under the site's limit of jobs. Slurm works, so the job is
+    /// not given up.
     pub limited: bool,
-    /// Why `check` cancels the Slurm job: what the error reply says when it is over.
-    #[serde(default)]
-    pub verdict: Option<String>,
-    /// Why it is answered with an error, where `check` and not the trainer has found that out.
-    #[serde(default)]
+    /// What sbatch's last answer leaves in doubt, while the job waits because of it.
+    pub doubt: Option<Doubt>,
+    /// Why it is answered with an error, if `check` and not the trainer has found that out.
+    /// While the job is with Slurm: why it is being cancelled.
+    pub verdict: Option<Verdict>,
+    /// The cause under which the failure is counted.
     pub cause: Option<Cause>,
-    /// How long its last run took, as Slurm says, where `check` has seen its end.
-    #[serde(default)]
+    /// How long its last run took, by Slurm, if `check` has seen its end.
     pub ran_seconds: Option<u64>,
 }
 
@@ -205,25 +228,40 @@ impl Record {
             correlation_id_generated: false,
             reply_to,
             message_id: uuid::Uuid::new_v4().to_string(),
-            body_sha256: hex_sha256(body),
+            body_sha256: hex(&Sha256::digest(body)),
             received_at: now,
             changed_at: now,
             state: State::Received,
+            protocol: Protocol::of(body),
+            resources: None,
+            asked: None,
+            told: None,
             slurm_id: None,
             missing_since: None,
             last_error: None,
             outcome: None,
             watcher: None,
             limited: false,
+            doubt: None,
             verdict: None,
             cause: None,
             ran_seconds: None,
         }
     }
 
-    /// Lets `event` happen at `now`. The caller saves the record.
+    /// Where its reply goes, and how it is recognised.
+    pub fn envelope(&self) -> Envelope {
+        Envelope {
+            reply_to: self.reply_to.clone(),
+            correlation_id: self.correlation_id.0.clone(),
+            message_id: self.message_id.clone(),
+        }
+    }
+
+    /// Applies `event` at `now`. The caller saves the record.
     ///
     /// # Errors
+    ///
     /// When the event can't happen in the job's state.
     pub fn apply(&mut self, event: Event, now: Timestamp) -> Result<(), TransitionError> {
         let outcome = match &event {
@@ -259,8 +297,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens in whatever order: a reply is sent only after it was spooled, an answered job stays
-        /// answered, and an event that can't happen changes nothing.
+        /// Whatever happens in whatever order: a reply is sent only after it was spooled, an
+        /// answered job stays answered, and an event that can't happen changes nothing.
         #[test]
         fn a_job_is_answered_only_after_its_reply_is_on_disk(events in prop::collection::vec(event(), 0..40)) {
             let mut state = State::Received;
@@ -283,39 +321,12 @@ mod tests {
         #[test]
         fn every_state_survives_the_disk(events in prop::collection::vec(event(), 0..20)) {
             let mut record = Record::new(
-                JobId::from_directory("a").unwrap(), CorrelationId("a".into()), "q".into(), b"{}", Timestamp::UNIX_EPOCH);
+                JobId::from_correlation_id(&CorrelationId("a".into())), CorrelationId("a".into()), "q".into(), b"{}", Timestamp::UNIX_EPOCH);
             for event in events {
                 let _ = record.apply(event, Timestamp::UNIX_EPOCH);
             }
             let text = serde_json::to_string(&record).unwrap();
             prop_assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record);
         }
-
-        #[test]
-        fn a_job_id_is_safe_whatever_the_correlation_id(id in ".{0,80}") {
-            let job = JobId::from_correlation_id(&CorrelationId(id));
-            prop_assert_eq!(JobId::from_directory(job.as_str()), Some(job.clone()));
-            let again = job.again(&hex_sha256(b""), 1);
-            prop_assert!(JobId::from_directory(again.as_str()).is_some());
-        }
-    }
-
-    #[test]
-    fn a_record_of_the_first_version_is_read() {
-        let text = r#"{"version":1,"job_id":"a","correlation_id":"a","correlation_id_generated":false,
-            "reply_to":"hpc-results","message_id":"m","body_sha256":"0","received_at":"2026-11-01T10:00:00Z",
-            "changed_at":"2026-11-01T10:00:01Z","state":{"name":"running","slurm_id":17},"slurm_id":17,
-            "missing_since":null,"last_error":null}"#;
-        let mut record: Record = serde_json::from_str(text).unwrap();
-        assert_eq!(record.state, State::Running { slurm_id: SlurmJobId(17) });
-        record.apply(Event::ReplySpooled(Outcome::Models), Timestamp::now()).unwrap();
-        assert_eq!((record.version, record.outcome), (RECORD_VERSION, Some(Outcome::Models)));
-    }
-
-    #[test]
-    fn a_uuid_stays_as_it_is() {
-        let id = "3f0b5a52-6f0e-4a3e-9d55-0d7a1c1f9a10";
-        assert_eq!(JobId::from_correlation_id(&CorrelationId(id.into())).as_str(), id);
-        assert!(JobId::from_correlation_id(&CorrelationId("../x".into())).as_str().starts_with("x-"));
     }
 }

@@ -9,17 +9,20 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use super::breaker::Breaker;
+use super::cancels::Cancels;
 use super::claim::{Claimed, Publisher, claim};
-use super::record::{RECORD_VERSION, Record};
+use super::files::JobFiles;
+use super::paces::Paces;
+use super::record::{Outcome, RECORD_VERSION, Record};
 use base::crash;
 use base::files::{PROBE, UNFINISHED, sweep, sync_directory, write_atomic};
 use base::files::{is_own_directory, own_directory, read_own};
 use base::text::printable;
-use contract::wire::{Envelope, Reply};
-use domain::{JobId, SlurmJobId};
+use contract::wire::{Answer, Envelope};
+use domain::JobId;
 
-/// The spool: `jobs/` (open), `done/` (answered), `rejected/` (messages that were no jobs, and files that are
-/// not ours).
+/// The spool: `jobs/` (open), `done/` (answered), `rejected/` (messages that were no jobs, and
+/// files that are not ours).
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
@@ -37,125 +40,9 @@ pub struct StoreError {
     source: io::Error,
 }
 
-/// The files of one job, as `check` and the trainer share them.
-#[derive(Clone, Debug)]
-pub struct JobFiles {
-    directory: PathBuf,
-}
-
 impl StoreError {
     pub(super) fn new(path: &Path, action: &'static str, source: io::Error) -> Self {
         Self { path: path.to_path_buf(), action, source }
-    }
-}
-
-impl JobFiles {
-    /// The files in a job's directory.
-    pub fn new(directory: &Path) -> Self {
-        Self { directory: directory.to_path_buf() }
-    }
-
-    /// The job's directory.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    /// What the trainer reads; it holds a token.
-    pub fn job_file(&self) -> PathBuf {
-        self.directory.join("job.json")
-    }
-
-    /// The message as it came.
-    pub fn message(&self) -> PathBuf {
-        self.directory.join("message.json")
-    }
-
-    /// The reply, before and after it is delivered.
-    pub fn reply(&self) -> PathBuf {
-        self.directory.join("reply.json")
-    }
-
-    /// Exists once the broker confirmed the reply that the trainer published.
-    pub fn delivered(&self) -> PathBuf {
-        self.directory.join("delivered")
-    }
-
-    /// Who publishes the reply.
-    pub fn claim(&self) -> PathBuf {
-        self.directory.join("claim")
-    }
-
-    /// True once the trainer's reply was confirmed, as far as the shared filesystem can tell: listing the directory
-    /// makes it ask the server instead of remembering that there was no such file.
-    pub fn is_delivered(&self) -> bool {
-        fs::read_dir(&self.directory)
-            .is_ok_and(|mut entries| entries.any(|e| e.is_ok_and(|e| e.file_name() == "delivered")))
-    }
-
-    /// Written by the trainer when it starts: Slurm's number of the job that it runs in.
-    pub fn started(&self) -> PathBuf {
-        self.directory.join("started")
-    }
-
-    /// How far the training has got, as the trainer last noted.
-    pub fn progress(&self) -> PathBuf {
-        self.directory.join("progress.json")
-    }
-
-    /// Why the trainer's reply is an error, in a word of [`Cause`](super::Cause).
-    pub fn failure(&self) -> PathBuf {
-        self.directory.join("failure")
-    }
-
-    /// What a person looks at after the training: curves, figures, the page as the models see it.
-    pub fn report(&self) -> PathBuf {
-        self.directory.join("report.html")
-    }
-
-    /// The files of the same job once it is answered and moved to `done/`.
-    pub fn filed_away(&self) -> Option<Self> {
-        let (jobs, name) = (self.directory.parent()?, self.directory.file_name()?);
-        Some(Self { directory: jobs.parent()?.join("done").join(name) })
-    }
-
-    /// Directory of the training under way, from which a job that comes back goes on.
-    pub fn checkpoint(&self) -> PathBuf {
-        self.directory.join("checkpoint")
-    }
-
-    /// Removes the checkpoint: with a reply on disk nobody goes on from it, and it has some 25 MB.
-    pub fn remove_checkpoint(&self) {
-        match fs::remove_dir_all(self.checkpoint()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!("can't remove {}: {error}", self.checkpoint().display());
-            }
-            _ => {}
-        }
-    }
-
-    /// True when `job_file` is the one that `check` wrote: its record lies beside it.
-    pub fn is_record_of(&self, job_file: &Path) -> bool {
-        job_file.file_name() == self.job_file().file_name() && self.record().is_file()
-    }
-
-    /// Where the reply of this job goes, as its record says.
-    pub fn envelope(&self) -> Option<Envelope> {
-        let record: Record = serde_json::from_slice(&read_own(&self.record()).ok()?).ok()?;
-        Some(Envelope {
-            reply_to: record.reply_to,
-            correlation_id: record.correlation_id.0,
-            message_id: record.message_id,
-        })
-    }
-
-    /// Slurm's number in [`JobFiles::started`].
-    pub fn started_in(&self) -> Option<SlurmJobId> {
-        std::str::from_utf8(&read_own(&self.started()).ok()?).ok()?.trim().parse().ok().map(SlurmJobId)
-    }
-
-    /// The job's record.
-    pub fn record(&self) -> PathBuf {
-        self.directory.join("record.json")
     }
 }
 
@@ -172,7 +59,7 @@ impl Store {
                 .mode(0o700)
                 .create(&directory)
                 .map_err(|source| StoreError { path: directory.clone(), action: "can't be made", source })?;
-            // SPOOL_DIR itself may lead to another filesystem by a link of the operator's.
+            // The operator may make SPOOL_DIR itself a link to another filesystem.
             let closed = own_directory(&directory, directory == root).map_err(|source| StoreError {
                 path: directory.clone(),
                 action: "can't be used",
@@ -182,7 +69,8 @@ impl Store {
                 tracing::warn!("others could look into {}; it is closed to them now", directory.display());
             }
         }
-        // The lock file and the records need a directory that can be written; say so before anything is taken.
+        // The lock file and the records need a directory that can be written; a mistake is reported
+        // before anything is taken.
         tempfile::Builder::new().prefix(PROBE).tempfile_in(store.jobs()).map_err(|source| StoreError {
             path: store.jobs(),
             action: "can't be written",
@@ -215,7 +103,7 @@ impl Store {
         self.root.join("breaker.json")
     }
 
-    /// How submissions went lately.
+    /// How recent submissions went.
     pub fn breaker(&self) -> Breaker {
         read_own(&self.breaker_path())
             .ok()
@@ -223,9 +111,10 @@ impl Store {
             .unwrap_or_default()
     }
 
-    /// Remembers how submissions went.
+    /// Saves how submissions went.
     ///
     /// # Errors
+    ///
     /// When that can't be written.
     pub fn save_breaker(&self, breaker: &Breaker) -> Result<(), StoreError> {
         let path = self.breaker_path();
@@ -237,7 +126,52 @@ impl Store {
         write().map_err(|source| StoreError { path: path.clone(), action: "can't be written", source })
     }
 
-    /// Removes what a run that was killed has left half-made. To be called with the lock in hand.
+    fn cancels_path(&self) -> PathBuf {
+        self.root.join("cancels.json")
+    }
+
+    /// The jobs that are to be cancelled when they come.
+    pub fn cancels(&self) -> Cancels {
+        let text = read_own(&self.cancels_path()).ok();
+        text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    /// Remembers them.
+    ///
+    /// # Errors
+    /// When that can't be written; the request must not be acknowledged then.
+    pub fn save_cancels(&self, cancels: &Cancels) -> Result<(), StoreError> {
+        self.save_beside(&self.cancels_path(), cancels, cancels.is_empty())
+    }
+
+    fn paces_path(&self) -> PathBuf {
+        self.root.join("paces.json")
+    }
+
+    /// How fast the finished jobs were.
+    pub fn paces(&self) -> Paces {
+        let text = read_own(&self.paces_path()).ok();
+        text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    /// Remembers them.
+    ///
+    /// # Errors
+    /// When that can't be written.
+    pub fn save_paces(&self, paces: &Paces) -> Result<(), StoreError> {
+        self.save_beside(&self.paces_path(), paces, false)
+    }
+
+    fn save_beside(&self, path: &Path, value: &impl serde::Serialize, empty: bool) -> Result<(), StoreError> {
+        if empty {
+            remove_if_there(path);
+            return Ok(());
+        }
+        let write = || write_atomic(path, &serde_json::to_vec_pretty(value).map_err(io::Error::other)?);
+        write().map_err(|source| StoreError::new(path, "can't be written", source))
+    }
+
+    /// Removes the unfinished files of a killed run. The caller holds the lock.
     pub fn sweep(&self) {
         for directory in [self.root.clone(), self.jobs(), self.rejected()] {
             sweep(&directory);
@@ -254,9 +188,11 @@ impl Store {
         JobFiles::new(&self.jobs().join(id.as_str()))
     }
 
-    /// All open jobs, oldest first. What is no job of ours is moved to `rejected/`, with a line in the log.
+    /// All open jobs, oldest first. Whatever is not a job of ours is moved to `rejected/`, with a
+    /// line in the log.
     ///
     /// # Errors
+    ///
     /// When the directory can't be read.
     pub fn open_jobs(&self) -> Result<Vec<Record>, StoreError> {
         let error = |source| StoreError { path: self.jobs(), action: "can't be read", source };
@@ -269,17 +205,19 @@ impl Store {
             }
             match self.read(&name) {
                 Ok(record) => records.push(record),
-                Err(Unreadable::Newer(version)) => {
+                Err(error @ Unreadable::Newer(_)) => {
                     tracing::error!(
-                        "{name}: its record has version {version}, this program knows {RECORD_VERSION}; left alone"
+                        job = %name,
+                        "{error} (this one knows version {RECORD_VERSION}); left alone"
                     );
                 }
-                Err(Unreadable::Fault(error)) => {
-                    tracing::error!("{name}: its record can't be read ({error}); the next pass tries again");
+                Err(error @ Unreadable::Fault(_)) => {
+                    tracing::error!(job = %name, "{error}; the next pass tries again");
                 }
-                Err(Unreadable::Unfinished) if self.discard_unfinished(&name) => {}
-                Err(Unreadable::Unfinished) => self.set_aside(&name, "it has no record"),
-                Err(Unreadable::Foreign(why)) => self.set_aside(&name, &why),
+                Err(Unreadable::Absent) if self.discard_unfinished(&name) => {}
+                Err(error @ (Unreadable::Absent | Unreadable::Foreign(_))) => {
+                    self.set_aside(&name, &error.to_string());
+                }
             }
         }
         records.sort_by(|a, b| (a.received_at, &a.job_id).cmp(&(b.received_at, &b.job_id)));
@@ -289,19 +227,12 @@ impl Store {
     fn read(&self, name: &str) -> Result<Record, Unreadable> {
         let id = JobId::from_directory(name)
             .ok_or_else(|| Unreadable::Foreign("its name is not a job's".into()))?;
-        let files = self.files(&id);
-        let text = is_own_directory(files.directory()).and_then(|()| read_own(&files.record()));
-        match text {
-            Ok(text) => parse(&text, &id),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Unreadable::Unfinished),
-            // What is refused here has this kind; the system's own faults have others, and may pass.
-            Err(e) if e.kind() == io::ErrorKind::Other => Err(Unreadable::Foreign(e.to_string())),
-            Err(e) => Err(Unreadable::Fault(e)),
-        }
+        load(&self.files(&id), &id)
     }
 
-    /// A run that was killed before it had written the record: the message was not acknowledged and comes again, so
-    /// there is nothing to keep. False where there is more than that.
+    /// Removes the directory of a run that was killed before it had written the record: the message
+    /// was not acknowledged and comes again, so there is nothing to keep. False when the directory
+    /// holds more than that.
     fn discard_unfinished(&self, name: &str) -> bool {
         let directory = self.jobs().join(name);
         let ours = |name: &str| name == "message.json" || name.starts_with(UNFINISHED);
@@ -310,7 +241,7 @@ impl Store {
         if names.iter().any(|n| !ours(&n.to_string_lossy())) {
             return false;
         }
-        tracing::debug!("{name}: its message was not taken; it comes again");
+        tracing::debug!(job = name, "its message was not taken; it comes again");
         fs::remove_dir_all(&directory).is_ok()
     }
 
@@ -326,16 +257,14 @@ impl Store {
         }
     }
 
-    /// The record of an open job.
-    pub fn find_open(&self, id: &JobId) -> Option<Record> {
-        self.read(id.as_str()).ok()
-    }
-
-    /// The record of a job, open or done.
-    pub fn find(&self, id: &JobId) -> Option<Record> {
-        let done = JobFiles::new(&self.done().join(id.as_str()));
-        let text = read_own(&self.files(id).record()).or_else(|_| read_own(&done.record())).ok()?;
-        parse(&text, id).ok()
+    /// The record of an open job; else what the reply of that job held, where it is answered and
+    /// that is known.
+    pub fn open_job(&self, id: &JobId) -> Result<Record, Option<Outcome>> {
+        match self.see(id) {
+            Ok(Some(seen)) if !seen.answered => Ok(seen.record),
+            Ok(Some(seen)) => Err(seen.record.outcome),
+            Ok(None) | Err(_) => Err(None),
+        }
     }
 
     /// Makes the directory of a new job and writes the message and the record.
@@ -373,17 +302,17 @@ impl Store {
     }
 
     /// The spooled reply of an open job; `None` when there is none or it is torn.
-    pub fn reply(&self, id: &JobId) -> Option<Reply> {
-        Reply::from_body(read_own(&self.files(id).reply()).ok()?).ok()
+    pub fn reply(&self, id: &JobId) -> Option<Answer> {
+        Answer::from_body(read_own(&self.files(id).reply()).ok()?).ok()
     }
 
     /// Spools a reply, then removes the job file: its token is not needed any more.
     ///
     /// # Errors
     /// When the reply can't be written.
-    pub fn write_reply(&self, id: &JobId, reply: &Reply) -> Result<(), StoreError> {
+    pub fn write_reply(&self, id: &JobId, reply: &Answer) -> Result<(), StoreError> {
         let files = self.files(id);
-        write_atomic(&files.reply(), reply.body()).map_err(|source| StoreError {
+        write_atomic(&files.reply(), &reply.body()).map_err(|source| StoreError {
             path: files.reply(),
             action: "can't be written",
             source,
@@ -392,9 +321,10 @@ impl Store {
         Ok(())
     }
 
-    /// Claims the reply of a job for `check`; true when an earlier attempt may have come through.
+    /// Claims the reply of a job for `check`; true when an earlier attempt may have succeeded.
     ///
     /// # Errors
+    ///
     /// When the claim can't be written; the reply must not be published then.
     pub fn claim(&self, id: &JobId) -> Result<bool, StoreError> {
         let files = self.files(id);
@@ -411,6 +341,7 @@ impl Store {
         let files = self.files(id);
         crash::point("before filing the job away");
         remove_if_there(&files.job_file());
+        files.outbox().remove();
         remove_if_there(&files.reply());
         files.remove_checkpoint();
         sweep(files.directory());
@@ -423,13 +354,15 @@ impl Store {
         Ok(())
     }
 
-    /// Keeps a message that is no job, for the operator: its first MiB, and of such messages the latest thousand.
+    /// Keeps a message that is not a job, for the operator: its first MiB, and only the latest
+    /// thousand of such messages.
     ///
     /// # Errors
+    ///
     /// When it can't be written; the message must not be acknowledged then.
     pub fn keep_rejected(&self, id: &JobId, message: &[u8]) -> Result<PathBuf, StoreError> {
         let message = &message[..message.len().min(MOST_KEPT_BYTES)];
-        // Oldest first. What else was set aside there is left alone.
+        // Oldest first. Other files there are left alone.
         let mut kept = self.rejected_files()?;
         kept.retain(|(_, path)| path.extension().is_some_and(|extension| extension == "message"));
         for (_, old) in kept.iter().take((kept.len() + 1).saturating_sub(MOST_REJECTED)) {
@@ -445,21 +378,51 @@ impl Store {
     }
 }
 
-/// A job has at most so many bytes; of what is larger the beginning is kept.
+impl JobFiles {
+    /// Where the reply of this job goes, as its record says.
+    pub fn envelope(&self) -> Option<Envelope> {
+        let record: Record = serde_json::from_slice(&read_own(&self.record()).ok()?).ok()?;
+        Some(record.envelope())
+    }
+}
+
+/// The largest message that can be a job, in bytes; of larger ones the beginning is kept.
 const MOST_KEPT_BYTES: usize = 1 << 20;
 
-/// So many messages that were no jobs are kept.
+/// Most messages that are kept.
 const MOST_REJECTED: usize = 1000;
 
-pub(crate) enum Unreadable {
-    Unfinished,
+/// A record that is not there or can't be used.
+#[derive(Debug, Error)]
+pub enum Unreadable {
+    /// There is none.
+    #[error("it has no record")]
+    Absent,
+    /// A newer program's.
+    #[error("its record has version {0}, from a newer program")]
     Newer(u64),
+    /// None of ours.
+    #[error("{0}")]
     Foreign(String),
+    /// The system's own fault, which may pass.
+    #[error("its record can't be read: {0}")]
     Fault(io::Error),
 }
 
+/// Reads the record in a job's directory.
+pub(super) fn load(files: &JobFiles, id: &JobId) -> Result<Record, Unreadable> {
+    let text = is_own_directory(files.directory()).and_then(|()| read_own(&files.record()));
+    match text {
+        Ok(text) => parse(&text, id),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(Unreadable::Absent),
+        // What we refuse has this kind of error; faults of the system have others, and may pass.
+        Err(e) if e.kind() == io::ErrorKind::Other => Err(Unreadable::Foreign(e.to_string())),
+        Err(e) => Err(Unreadable::Fault(e)),
+    }
+}
+
 pub(crate) fn parse(text: &[u8], id: &JobId) -> Result<Record, Unreadable> {
-    // serde repeats what it did not expect, as it stands there.
+    // serde repeats what it did not expect, word for word.
     let foreign = |e: serde_json::Error| {
         Unreadable::Foreign(format!("its record can't be read: {}", printable(&e.to_string(), 200)))
     };

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 use crate::ledger::record::Event;
+use contract::wire::{Answer, Reply};
 use domain::CorrelationId;
 
 fn record(id: &str) -> Record {
@@ -27,12 +28,13 @@ fn a_job_is_kept_until_it_is_done_and_known_afterwards() {
     assert_eq!(store.open_jobs().unwrap(), [job.clone()]);
     assert_eq!(store.message(&job.job_id).unwrap(), b"body");
     fs::write(store.files(&job.job_id).job_file(), "token").unwrap();
-    store.write_reply(&job.job_id, &Reply::error("x")).unwrap();
+    store.write_reply(&job.job_id, &Answer::Reply(Reply::error("x"))).unwrap();
     assert!(!store.files(&job.job_id).job_file().exists(), "the token goes when the reply is spooled");
-    assert_eq!(store.reply(&job.job_id), Some(Reply::error("x")));
+    assert_eq!(store.reply(&job.job_id), Some(Answer::Reply(Reply::error("x"))));
     store.finish(&job.job_id).unwrap();
     assert!(store.open_jobs().unwrap().is_empty());
-    assert_eq!(store.find(&job.job_id), Some(job));
+    let seen = store.see(&job.job_id).unwrap().unwrap();
+    assert_eq!((seen.answered, seen.record), (true, job));
 }
 
 #[test]
@@ -46,7 +48,7 @@ fn a_spool_that_others_could_enter_is_closed_and_one_behind_a_link_is_not_used()
     for path in [root.clone(), root.join("jobs")] {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700, "{}", path.display());
     }
-    // The whole spool may be elsewhere, its parts may not.
+    // The whole spool may be behind a link, but not its parts.
     let link = dir.path().join("link");
     symlink(&root, &link).unwrap();
     Store::open(&link).unwrap();
@@ -70,7 +72,7 @@ fn a_job_behind_a_link_is_set_aside_and_not_read() {
     fs::rename(files("record").record(), &record_elsewhere).unwrap();
     symlink(&record_elsewhere, files("record").record()).unwrap();
     for id in ["directory", "record"] {
-        assert_eq!(store.find_open(&record(id).job_id), None);
+        assert!(matches!(store.see(&record(id).job_id), Err(Unreadable::Foreign(_))));
     }
     assert!(store.open_jobs().unwrap().is_empty());
     assert_eq!(fs::read_dir(store.rejected()).unwrap().count(), 2);

@@ -1,7 +1,8 @@
-//! What all jobs came to, also those that `purge` has removed: the counters of the metrics.
+//! Totals over all jobs, including those that `purge` has removed: the counters of the metrics.
 //!
-//! A job is counted when it is found in `done/` and is not yet among the counted ones. Totals and counted ids are one file,
-//! so a run that is killed has counted a job or has not, never half and never twice.
+//! A job is counted when it is found in `done/` and is not yet among the counted ones. Totals and
+//! counted ids are in one file, so a run that is killed has counted a job or not, but never half
+//! and never twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,25 +14,28 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::cause::Cause;
+use super::progress::Progress;
 use super::record::Outcome;
 use super::store::{Store, StoreError};
 use super::view::Seen;
 use base::files::read_own;
 use base::files::write_atomic;
+use contract::wire::conversation::{Asked, Origin};
 use domain::JobId;
 
-/// Form of the file; any other is not read, and counting starts anew, which Prometheus takes for a restart.
+/// Form of the file. A file of another form is not read; counting then starts anew, which
+/// Prometheus takes for a restart.
 const VERSION: u32 = 1;
 
-/// The classes' upper bounds, in seconds: a minute to a day.
+/// The upper bounds of the classes, in seconds: from a minute to a day.
 const BOUNDS: [u64; 9] = [60, 300, 900, 1800, 3600, 7200, 14_400, 28_800, 86_400];
 
-/// Times that fell into each class.
+/// A histogram of times.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Histogram {
-    /// How many were at most as long as the bound of this number; the last are those that were longer than all.
+    /// Number of times in each class; the last class has those longer than all bounds.
     counts: [u64; BOUNDS.len() + 1],
-    /// All of them together, in seconds.
+    /// The sum of all times, in seconds.
     seconds: u64,
 }
 
@@ -42,7 +46,7 @@ impl Histogram {
         self.seconds = self.seconds.saturating_add(time.as_secs());
     }
 
-    /// For each bound how many were at most as long.
+    /// For each bound, how many times were at most as long.
     pub fn cumulative(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let sums = self.counts.iter().scan(0, |sum, count| {
             *sum += count;
@@ -62,6 +66,33 @@ impl Histogram {
     }
 }
 
+/// What was chosen for jobs that did not name it, beside what they used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chosen {
+    /// Memory that Slurm was asked for, in its MB.
+    pub memory_asked_mb: u64,
+    /// The largest resident memory of the same jobs, in MB.
+    pub memory_used_mb: u64,
+    /// Time that Slurm was asked for, in seconds.
+    pub seconds_asked: u64,
+    /// How long the same jobs ran, in seconds.
+    pub seconds_used: u64,
+}
+
+impl Chosen {
+    /// Counts what is known on both sides only.
+    fn add(&mut self, asked: &Asked, used_mb: Option<u64>, ran: Option<Duration>) {
+        if let Some(used) = used_mb.filter(|_| asked.memory_from != Origin::Job) {
+            self.memory_asked_mb = self.memory_asked_mb.saturating_add(asked.memory_mb);
+            self.memory_used_mb = self.memory_used_mb.saturating_add(used);
+        }
+        if let Some(ran) = ran.filter(|_| asked.time_from != Origin::Job) {
+            self.seconds_asked = self.seconds_asked.saturating_add(asked.time_seconds);
+            self.seconds_used = self.seconds_used.saturating_add(ran.as_secs());
+        }
+    }
+}
+
 /// The counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
@@ -72,11 +103,14 @@ pub struct Tally {
     pub failures: BTreeMap<Cause, u64>,
     /// From the message to the start of the training, of the answered jobs that were started.
     pub waits: Histogram,
-    /// From there to the answer, or to the end that Slurm tells.
+    /// From there to the answer, or to the end by Slurm.
     pub runs: Histogram,
-    /// The end of the latest pass of `check` that met no trouble of its own.
+    /// Of jobs answered with the models: what was chosen for them, and what they used.
+    #[serde(default)]
+    pub chosen: Chosen,
+    /// The end of the latest pass of `check` without a trouble of its own.
     pub last_success: Option<Timestamp>,
-    /// What of `done/` is counted. Ids that are no longer there are left out.
+    /// The counted jobs of `done/`. Ids that are no longer there are left out.
     counted: BTreeSet<JobId>,
 }
 
@@ -86,10 +120,11 @@ impl Tally {
         self.failures.values().sum()
     }
 
-    /// Counts the jobs in `done/` that are not counted yet. To be called with the lock in hand; [`Store::save_tally`] is to
-    /// follow.
+    /// Counts the jobs in `done/` that are not counted yet. The caller holds the lock, and calls
+    /// [`Store::save_tally`] afterwards.
     ///
     /// # Errors
+    ///
     /// When the directory can't be read.
     pub fn count(&mut self, store: &Store) -> Result<(), StoreError> {
         self.version = VERSION;
@@ -97,8 +132,11 @@ impl Tally {
         let mut counted = BTreeSet::new();
         for id in done {
             if !self.counted.contains(&id) {
-                // Of a newer program: counted once this one can read it.
-                let Some(seen) = store.see(&id).filter(|seen| seen.answered) else { continue };
+                // A record of a newer program is counted once this program can read it.
+                let Ok(Some(seen)) = store.see(&id) else { continue };
+                if !seen.answered {
+                    continue;
+                }
                 self.add(&seen);
             }
             counted.insert(id);
@@ -115,7 +153,7 @@ impl Tally {
                 *self.failures.entry(cause.unwrap_or(Cause::Unknown)).or_default() += 1;
             }
         }
-        // Both files are the trainer's, so one clock says when it started and when it had done.
+        // The trainer has written both files, so one clock tells both times.
         let at = |path: PathBuf| Timestamp::try_from(fs::symlink_metadata(path).ok()?.modified().ok()?).ok();
         let span = |from: Timestamp, to: Timestamp| Duration::try_from(to.duration_since(from)).ok();
         let Some(started) = at(job.files.started()) else { return };
@@ -123,6 +161,10 @@ impl Tally {
         let of_slurm = job.record.ran_seconds.map(Duration::from_secs);
         let ran = of_slurm.or_else(|| span(started, at(job.files.delivered())?));
         ran.into_iter().for_each(|ran| self.runs.add(ran));
+        if let (Some(asked), Some(Outcome::Models)) = (&job.record.asked, job.record.outcome) {
+            let note = Progress::read(&job.files.progress());
+            self.chosen.add(asked, note.and_then(|note| note.peak_memory_mb), ran);
+        }
     }
 }
 
@@ -149,9 +191,10 @@ impl Store {
         })
     }
 
-    /// Writes the counters, unless `before` says that they are there already.
+    /// Writes the counters, unless `before` shows that they are written already.
     ///
     /// # Errors
+    ///
     /// When they can't be written.
     pub fn save_tally(&self, tally: &Tally, before: &Tally) -> Result<(), StoreError> {
         if tally == before {
@@ -160,6 +203,33 @@ impl Store {
         let path = self.tally_path();
         let write = || write_atomic(&path, &serde_json::to_vec(tally).map_err(io::Error::other)?);
         write().map_err(|source| StoreError::new(&path, "can't be written", source))
+    }
+}
+
+#[cfg(test)]
+mod chosen_tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_chosen_and_is_known_is_counted() {
+        let asked = |memory_from, time_from| Asked {
+            cpus: 6,
+            cpus_from: Origin::Site,
+            memory_mb: 4400,
+            memory_from,
+            time_seconds: 21_600,
+            time_from,
+        };
+        let mut chosen = Chosen::default();
+        let hour = Some(Duration::from_secs(3600));
+        chosen.add(&asked(Origin::Job, Origin::Job), Some(2300), hour);
+        chosen.add(&asked(Origin::Estimate, Origin::Site), None, None);
+        assert_eq!(chosen, Chosen::default());
+        chosen.add(&asked(Origin::Estimate, Origin::Job), Some(2300), hour);
+        chosen.add(&asked(Origin::Job, Origin::Measured), Some(2300), hour);
+        let both =
+            Chosen { memory_asked_mb: 4400, memory_used_mb: 2300, seconds_asked: 21_600, seconds_used: 3600 };
+        assert_eq!(chosen, both);
     }
 }
 
@@ -184,7 +254,7 @@ mod tests {
     }
 
     fn done(store: &Store, id: &JobId) -> PathBuf {
-        store.see(id).unwrap().files.directory().to_path_buf()
+        store.see(id).unwrap().unwrap().files.directory().to_path_buf()
     }
 
     #[test]
@@ -230,7 +300,7 @@ mod tests {
         assert_eq!((tally.runs.count(), tally.runs.sum_seconds()), (1, 70));
         assert_eq!((tally.waits.count(), tally.waits.sum_seconds()), (1, 300));
         let mut other = Tally::default();
-        let mut seen = store.see(&id).unwrap();
+        let mut seen = store.see(&id).unwrap().unwrap();
         seen.record.ran_seconds = Some(90_000);
         other.add(&seen);
         assert_eq!((other.runs.count(), other.runs.sum_seconds()), (1, 90_000));

@@ -1,10 +1,12 @@
 //! The HTTP client that logging in and downloading share.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use thiserror::Error;
 
+use base::advice::Advice;
 use base::tls;
 
 /// An HTTP client that follows no redirect by itself: the caller looks at each one first.
@@ -18,8 +20,20 @@ pub enum ClientError {
     #[error(transparent)]
     Tls(#[from] tls::TlsError),
     /// A proxy setting of the environment that can't be read, or the like.
-    #[error("the HTTP client can't be set up: {0}; check the proxy variables of the environment")]
+    #[error("the HTTP client can't be set up: {0}; {advice}", advice = CHECK_PROXY)]
     Build(#[from] reqwest::Error),
+}
+
+/// What to do where the client can't be built.
+const CHECK_PROXY: &str = "check the proxy variables of the environment";
+
+impl Advice for ClientError {
+    fn advice(&self) -> Option<Cow<'static, str>> {
+        Some(match self {
+            Self::Tls(error) => error.refusal().advice.into(),
+            Self::Build(_) => CHECK_PROXY.into(),
+        })
+    }
 }
 
 impl Client {
@@ -43,8 +57,8 @@ impl Client {
 /// What went wrong with a request. Without the URL: the caller says what was fetched.
 pub(super) fn describe(error: &reqwest::Error) -> String {
     use std::error::Error as _;
-    if let Some(detail) = tls::explain(error) {
-        return detail;
+    if let Some(refusal) = tls::explain(error) {
+        return refusal.to_string();
     }
     let mut text = match () {
         () if error.is_timeout() => "it did not answer in time".to_owned(),

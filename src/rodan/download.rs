@@ -78,7 +78,7 @@ pub enum DownloadError {
     },
     /// A server that takes too long.
     #[error(
-        "the inputs did not arrive within {} s (DOWNLOAD_SECONDS), although the server goes on sending or failing; run the workflow again, or ask the operator of the HPC bridge",
+        "the inputs did not arrive within {} s (DOWNLOAD_SECONDS), although the server goes on sending or failing",
         limit.as_secs()
     )]
     TooSlow {

@@ -8,18 +8,20 @@ use std::path::{Path, PathBuf};
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use crate::ledger::JobFiles;
+use crate::ledger::{JobFiles, Outbox};
 use base::files::{read_own, sweep, write_atomic};
-use contract::wire::Reply;
+use contract::wire::Answer;
 
-/// The files around a job file. `check` keeps a record beside it; a job file written by hand stands alone, and then
-/// nothing of it is removed.
+/// The files around a job file. `check` keeps a record beside its job files. A job file written by
+/// hand has none, and none of its files is removed.
 pub(super) struct Place {
     pub(super) managed: Option<JobFiles>,
     pub(super) reply: PathBuf,
     pub(super) delivered: PathBuf,
-    /// What a person looks at.
+    /// The report for people.
     pub(super) report: PathBuf,
+    /// What a conversation has to send.
+    pub(super) outbox: Outbox,
 }
 
 impl Place {
@@ -28,17 +30,20 @@ impl Place {
         let files = JobFiles::new(directory);
         if files.is_record_of(job_file) {
             let (reply, delivered, report) = (files.reply(), files.delivered(), files.report());
-            return Self { managed: Some(files), reply, delivered, report };
+            let outbox = files.outbox();
+            return Self { managed: Some(files), reply, delivered, report, outbox };
         }
         Self {
             managed: None,
             reply: job_file.with_extension("reply.json"),
             delivered: job_file.with_extension("delivered"),
             report: job_file.with_extension("report.html"),
+            outbox: Outbox::new(&job_file.with_extension("outbox")),
         }
     }
 
-    /// The job file, which holds a token: in the spool nobody else's is taken. One by hand may be a link to elsewhere.
+    /// Reads the job file, which holds a token. In the spool, a file of another account is refused.
+    /// One written by hand may be a link.
     pub(super) fn read(&self, job_file: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
         if self.managed.is_some() {
             return read_own(job_file).map(Zeroizing::new);
@@ -54,7 +59,8 @@ impl Place {
         Ok(bytes)
     }
 
-    /// Writes the report. A job whose reply is delivered may have been filed away in the meantime: then there.
+    /// Writes the report. If the job was answered and filed away meanwhile, the report is written
+    /// there.
     pub(super) fn write_report(&self, html: &[u8]) -> io::Result<()> {
         let written = write_atomic(&self.report, html);
         let moved = self.managed.as_ref().and_then(JobFiles::filed_away);
@@ -68,9 +74,9 @@ impl Place {
         }
     }
 
-    /// Writes the reply down; from here on it can't be lost.
-    pub(super) fn spool(&self, job_file: &Path, reply: &Reply) -> io::Result<()> {
-        write_atomic(&self.reply, reply.body())?;
+    /// Writes the reply down; from now on it can't be lost.
+    pub(super) fn spool(&self, job_file: &Path, answer: &Answer) -> io::Result<()> {
+        write_atomic(&self.reply, &answer.body())?;
         self.managed.iter().for_each(JobFiles::remove_checkpoint);
         if self.managed.is_some()
             && let Err(error) = fs::remove_file(job_file)

@@ -1,5 +1,6 @@
-//! The report of a job that has models: written once the reply is safe on disk, and again with the page in a picture once
-//! the reply is delivered. Nothing here is an error of the job.
+//! The report of a job that has models. It is written when the reply is safe on disk, and again
+//! with a picture of the page when the reply is delivered. An error here is not an error of the
+//! job.
 
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
@@ -9,29 +10,29 @@ use jiff::Timestamp;
 use thiserror::Error;
 use tracing::{info, warn};
 
-use super::effective::effective_settings;
 use super::files::Place;
 use super::parts::{layer_parts, page_parts, picture};
 use super::signals::{Signal, Signals};
+use super::told::figures;
 use base::memory::peak_memory;
 use domain::{Layer, SettingsMap, TrainingSettings};
 use page_layers::look_at_pages as look;
 use page_layers::{Device, Line, NetworkError, Score, TrainedLayer, TrainingJob};
 use report::{Content, MOST_PICTURES, Pictures};
 
-/// A job does not keep its node for longer than this for the sake of a picture.
+/// A job does not keep its node for longer than this only for a picture.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// What is left of the allocation's time when the picture is given up.
+/// The picture is given up when the allocation has only this much time left.
 const RESERVE: Duration = Duration::from_secs(60);
 
-/// A training with all that its report tells.
+/// A training with everything that its report shows.
 pub(super) struct Finished {
     pub(super) job: TrainingJob,
     pub(super) layers: Vec<TrainedLayer>,
     pub(super) settings: TrainingSettings,
     pub(super) given: SettingsMap,
-    /// What the user calls the pages, where there are several.
+    /// The user's names for the pages, where there are several.
     pub(super) labels: Vec<Option<String>>,
     pub(super) device: Device,
     pub(super) device_name: String,
@@ -56,7 +57,7 @@ enum NoPicture {
 }
 
 impl Finished {
-    /// The download, the training's parts and the reply's making.
+    /// The download, the parts of the training, and making the reply.
     fn parts(&self) -> Vec<(&'static str, Duration)> {
         let mut parts = vec![("download", self.downloaded)];
         parts.extend(self.job.spent(&self.layers).parts());
@@ -64,7 +65,8 @@ impl Finished {
         parts
     }
 
-    /// Says where the time went, from the job file to the reply on disk; writing that down took `spooling`.
+    /// Logs where the time went, from the job file to the reply on disk. Writing the reply took
+    /// `spooling`.
     pub(super) fn tell_times(&self, spooling: Duration) {
         let whole = self.started.elapsed();
         let mut parts = self.parts();
@@ -80,7 +82,39 @@ impl Finished {
         guarded(place, || self.write(place, none, &[], None));
     }
 
-    /// Predicts the page and writes the report with it, unless a signal comes or the time is short.
+    /// Keeps the figures for the asker of a conversation. It takes milliseconds.
+    pub(super) fn keep_figures(&self, place: &Place) {
+        let layers: Vec<_> = self
+            .layers
+            .iter()
+            .map(|layer| {
+                let epochs = layer.history.iter().map(|report| {
+                    let validation = report.validation;
+                    serde_json::json!({
+                        "epoch": report.epoch,
+                        "training_loss": report.training_loss,
+                        "validation_loss": validation.map(|metrics| metrics.loss),
+                        "validation_accuracy": validation.map(|metrics| metrics.accuracy),
+                        "validation_f1": validation.map(|metrics| metrics.f1),
+                    })
+                });
+                serde_json::json!({ "figures": figures(layer), "history": epochs.collect::<Vec<_>>() })
+            })
+            .collect();
+        let text = serde_json::json!({
+            "program": "hpc-trainer",
+            "version": env!("CARGO_PKG_VERSION"),
+            "seed": self.job.seed(),
+            "device": self.device_name,
+            "settings": self.given,
+            "effective": self.settings.shown(),
+            "layers": layers,
+            "seconds": self.started.elapsed().as_secs_f64(),
+        });
+        guarded(place, || place.outbox.put_figures(text.to_string().as_bytes()));
+    }
+
+    /// Predicts the page and writes the report with it, unless a signal comes or time is short.
     pub(super) fn report_with_pictures(&self, place: &Place, signals: &Signals) {
         guarded(place, || {
             let began = Instant::now();
@@ -113,7 +147,7 @@ impl Finished {
             pictures.push(picture(page, &layers, found)?);
             Ok(())
         })?;
-        // Of some of the pages only they would be taken for those of all.
+        // Scores of some of the pages would be taken for those of all.
         let whole = pictures.len() == self.job.pages().len();
         Ok((pictures, if whole { scores } else { Vec::new() }))
     }
@@ -134,7 +168,7 @@ impl Finished {
             seed: self.job.seed(),
             device: &self.device_name,
             given: &self.given,
-            effective: effective_settings(&self.settings),
+            effective: self.settings.shown(),
             layers: layer_parts(&self.layers, scores),
             pictures,
             steps,
@@ -145,7 +179,7 @@ impl Finished {
     }
 }
 
-/// A report that can't be made is a warning: the reply is safe whatever happens here.
+/// A report that can't be made is only a warning: the reply is already safe.
 fn guarded(place: &Place, write: impl FnOnce() -> io::Result<()>) {
     match panic::catch_unwind(AssertUnwindSafe(write)) {
         Ok(Ok(())) => {}
@@ -154,7 +188,7 @@ fn guarded(place: &Place, write: impl FnOnce() -> io::Result<()>) {
     }
 }
 
-/// The time that the allocation has, where Slurm tells when it ends.
+/// The time that the allocation has left, if Slurm tells when it ends.
 fn time_left(end: Option<&str>, now: SystemTime) -> Option<Duration> {
     let end: u64 = end?.parse().ok()?;
     let now = now.duration_since(UNIX_EPOCH).ok()?;

@@ -1,4 +1,4 @@
-//! What a job has to learn from, once it is downloaded.
+//! The inputs of a job once they are downloaded.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use domain::{InputKind, Inputs, Layer};
 use page_layers::{ArchiveError, PageInputs, TrainingInputs, unpack};
 
-/// What was downloaded into `folder`: the page, the pages in zips, and the models to go on from.
+/// The inputs that were downloaded into `folder`: the page, the pages in zips, and the models to
+/// start from.
 pub(super) fn local_inputs(
     inputs: &Inputs,
     folder: &Path,
@@ -33,7 +34,7 @@ pub(super) fn local_inputs(
     Ok(TrainingInputs { pages, models })
 }
 
-/// A private directory on the node's own disk where there is one; removed at the end.
+/// A private directory, on the node's own disk if there is one; it is removed at the end.
 pub(super) fn scratch() -> io::Result<tempfile::TempDir> {
     let of_slurm = std::env::var_os("SLURM_TMPDIR").map(PathBuf::from).filter(|d| d.is_dir());
     tempfile::Builder::new().prefix("hpc-trainer-").tempdir_in(of_slurm.unwrap_or_else(std::env::temp_dir))

@@ -1,11 +1,10 @@
 //! `run_trainer JOB_FILE [REPLY_QUEUE] [CORRELATION_ID]`: one job inside a Slurm allocation.
 //!
-//! The reply is written to disk before it is published: a node that can't reach the broker, or dies, leaves it to
-//! the next `check`.
+//! The reply is written to disk before it is published: a node that can't reach the broker, or
+//! dies, leaves it to the next `check`.
 
 pub(crate) mod cores;
 mod deliver;
-pub(crate) mod effective;
 mod error;
 mod files;
 mod finished;
@@ -15,6 +14,7 @@ pub(crate) mod parts;
 pub(crate) mod progress_bar;
 mod requeue;
 mod signals;
+mod told;
 
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
@@ -35,28 +35,37 @@ use self::observer::Watch;
 use self::progress_bar::Progress;
 use self::requeue::Allocation;
 use self::signals::{Signal, Signals};
+use self::told::{failed, state};
 use crate::config::{ConfigError, Sources, TrainerConfig};
+use crate::courier::Courier;
 use crate::ledger::JobFiles;
 use crate::rodan::{Client, Downloader};
+use crate::sentences;
 use base::exit_code::ExitCode;
 use base::files::{read_own, write_atomic};
 use base::harden;
 use base::text;
 use base::tls::Identity;
 use contract::broker::DEFAULT_REPLY_QUEUE;
-use contract::wire::{Envelope, JobFile, Reply};
+use contract::wire::conversation::{End, Phase};
+use contract::wire::{Answer, Envelope, JobFile, Protocol, Reply};
 use domain::TrainingSettings;
 use domain::{CorrelationId, JobId};
 use page_layers::{Checkpoints, EventLogs, TrainError, TrainingJob, WithEvents, choose_device};
 
-/// What the command line says.
+/// How long what is told meanwhile may take when the training is over, and when time is short. What
+/// is not sent then, is sent with the end.
+const LONG_GOODBYE: Duration = Duration::from_secs(60);
+const SHORT_GOODBYE: Duration = Duration::from_secs(10);
+
+/// The arguments of the command line.
 #[derive(Clone, Debug)]
 pub struct JobArgs {
     /// The job file.
     pub job_file: PathBuf,
-    /// The reply queue, where it is not the job file's.
+    /// The reply queue, if it is not the job file's.
     pub reply_queue: Option<String>,
-    /// The correlation id, where it is not the job file's.
+    /// The correlation id, if it is not the job file's.
     pub correlation_id: Option<String>,
     /// `--env-file`.
     pub env_file: Option<PathBuf>,
@@ -64,7 +73,8 @@ pub struct JobArgs {
     pub quiet: bool,
 }
 
-/// Runs the job to its one reply, or leaves it to Slurm to start it again, and returns the exit code.
+/// Runs the job until its one reply is sent, or leaves it to Slurm to start it again. Returns the
+/// exit code.
 pub fn run(arguments: &JobArgs) -> ExitCode {
     harden::files();
     let signals = match Signals::watch() {
@@ -80,13 +90,14 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
         note_start(files);
     }
     let load = || TrainerConfig::load(&Sources::of_process(arguments.env_file.as_deref()));
-    // Read now, so that what is wrong is known before hours of training; what only the delivery needs is read again then.
+    // Read now, so that a mistake is known before hours of training. What only the delivery needs
+    // is read again then.
     let mut config = load();
     let identity = config.as_mut().ok().and_then(TrainerConfig::forget_credentials);
-    let Ended { envelope, reply, code, finished } = match spooled(&place) {
-        Some(reply) => {
+    let Ended { envelope, answer, code, finished } = match spooled(&place) {
+        Some(answer) => {
             info!("an earlier run of this job left its reply; it is delivered now");
-            Ended { envelope: envelope(arguments, None), reply, code: ExitCode::Success, finished: None }
+            Ended { envelope: envelope(arguments, None), answer, code: ExitCode::Success, finished: None }
         }
         None => match attempt(arguments, &config, identity, &runtime, &signals, &place) {
             Some(ended) => ended,
@@ -94,13 +105,16 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
         },
     };
     let spooling = Instant::now();
-    if let Err(error) = place.spool(&arguments.job_file, &reply) {
+    if let Err(error) = place.spool(&arguments.job_file, &answer) {
         error!("the reply can't be written to {}: {error}", place.reply.display());
-        // It may still be published.
+        // Publishing may still work.
     }
     if let Some(finished) = &finished {
         finished.tell_times(spooling.elapsed());
         finished.report(&place);
+        if matches!(answer, Answer::End(_)) {
+            finished.keep_figures(&place);
+        }
     }
     let Ok(config) = config.and_then(|_| load()).inspect_err(|error| error!("{error}")) else {
         return ExitCode::Config;
@@ -113,7 +127,7 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
         return code;
     };
     let queue = text::printable(&envelope.reply_to, 255);
-    match runtime.block_on(deliver(&config, &envelope, reply, &place)) {
+    match runtime.block_on(deliver(&config, &envelope, answer, &place)) {
         Ok(Delivered::Now) => info!("the reply is in the queue '{queue}'"),
         Ok(Delivered::Before) => {
             info!("the reply is in the queue '{queue}' already: an earlier attempt came through")
@@ -141,9 +155,9 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
 /// How a job ended.
 struct Ended {
     envelope: Option<Envelope>,
-    reply: Reply,
+    answer: Answer,
     code: ExitCode,
-    /// The training, where it has models.
+    /// The training, if it has models.
     finished: Option<Finished>,
 }
 
@@ -152,7 +166,7 @@ fn fail(code: ExitCode, error: &str) -> ExitCode {
     code
 }
 
-/// Says which Slurm job runs this: `check` looks here when sbatch's answer was lost.
+/// Notes which Slurm job runs this: `check` looks here when sbatch's answer was lost.
 fn note_start(files: &JobFiles) {
     if let Ok(id) = std::env::var("SLURM_JOB_ID")
         && let Err(error) = write_atomic(&files.started(), id.as_bytes())
@@ -161,12 +175,12 @@ fn note_start(files: &JobFiles) {
     }
 }
 
-fn spooled(place: &Place) -> Option<Reply> {
+fn spooled(place: &Place) -> Option<Answer> {
     place.managed.as_ref()?;
-    Reply::from_body(read_own(&place.reply).ok()?).ok()
+    Answer::from_body(read_own(&place.reply).ok()?).ok()
 }
 
-/// Where the reply goes: the command line wins over the job file, the record over nothing.
+/// Where the reply goes. The command line wins over the job file, and both over the record.
 fn envelope(arguments: &JobArgs, file: Option<&JobFile>) -> Option<Envelope> {
     let record = || JobFiles::new(arguments.job_file.parent()?).envelope();
     let recorded = if file.is_none() { record() } else { None };
@@ -185,8 +199,8 @@ fn envelope(arguments: &JobArgs, file: Option<&JobFile>) -> Option<Envelope> {
     Some(Envelope { reply_to, correlation_id, message_id })
 }
 
-/// What the job is called where a directory is named after it: its id in the spool; without one, what its correlation id
-/// would make of it.
+/// The job's name for directories: its id in the spool, or the id that its correlation id would
+/// give.
 fn name(arguments: &JobArgs, file: &JobFile, place: &Place) -> String {
     let in_spool =
         || place.managed.as_ref()?.directory().file_name()?.to_str().and_then(JobId::from_directory);
@@ -198,7 +212,7 @@ fn name(arguments: &JobArgs, file: &JobFile, place: &Place) -> String {
     id.to_string()
 }
 
-/// The reply and where it goes; nothing when the job is left without one.
+/// The reply and where it goes; `None` when the job is left without one.
 fn attempt(
     arguments: &JobArgs,
     config: &Result<TrainerConfig, ConfigError>,
@@ -207,18 +221,23 @@ fn attempt(
     signals: &Signals,
     place: &Place,
 ) -> Option<Ended> {
-    let file =
-        place.read(&arguments.job_file).map_err(JobError::Read).and_then(|text| Ok(JobFile::parse(&text)?));
+    let started = Instant::now();
+    let text = place.read(&arguments.job_file).map_err(JobError::Read);
+    let protocol = text.as_ref().map_or(Protocol::Reply, |text| Protocol::of(text));
+    let file = text.and_then(|text| Ok(JobFile::parse(&text)?));
     let envelope = envelope(arguments, file.as_ref().ok());
+    let asked = file.as_ref().ok().and_then(|file| file.asked.clone());
     let result = file.and_then(|file| {
         let config = config.as_ref().map_err(|_| JobError::Config(ConfigError::Variables(Vec::new())))?;
-        // A fault in training must not keep the workflow waiting: it becomes an error reply like any other.
-        let train = || train(arguments, file, config, identity, runtime, signals, place);
+        // A fault in training must not keep the workflow waiting: it becomes an error reply like
+        // any other.
+        let job = Job { arguments, config, runtime, signals, place, envelope: envelope.as_ref() };
+        let train = || job.train(file, identity);
         panic::catch_unwind(AssertUnwindSafe(train)).unwrap_or(Err(JobError::Panic))
     });
     match result {
-        Ok((reply, finished)) => {
-            Some(Ended { envelope, reply, code: ExitCode::Success, finished: Some(finished) })
+        Ok((answer, finished)) => {
+            Some(Ended { envelope, answer, code: ExitCode::Success, finished: Some(finished) })
         }
         Err(error @ JobError::Left) => {
             info!("{error}");
@@ -227,96 +246,166 @@ fn attempt(
         Err(error) => {
             error!("{error}");
             place.managed.iter().for_each(|files| files.note_failure(error.cause()));
-            let reply = Reply::error(&text::sentence(&error.to_string()));
-            Some(Ended { envelope, reply, code: error.exit_code(), finished: None })
+            let operator = config.as_ref().map_or(sentences::OPERATOR, |config| config.operator.as_str());
+            let sentence = error.sentence(operator);
+            let answer = match protocol {
+                Protocol::Reply => Answer::Reply(Reply::error(&sentence)),
+                Protocol::Conversation => {
+                    Answer::End(End::Failed(failed(sentence, error.cause(), asked, started.elapsed())))
+                }
+            };
+            Some(Ended { envelope, answer, code: error.exit_code(), finished: None })
         }
     }
 }
 
-fn train(
-    arguments: &JobArgs,
-    file: JobFile,
-    config: &TrainerConfig,
-    identity: Option<Identity>,
-    runtime: &Runtime,
-    signals: &Signals,
-    place: &Place,
-) -> Result<(Reply, Finished), JobError> {
-    let started = Instant::now();
-    let name = name(arguments, &file, place);
-    let managed = place.managed.as_ref();
-    let scratch = scratch().map_err(JobError::Scratch)?;
-    info!("downloading {} files from {}", file.inputs.iter().count(), config.rodan);
-    let downloader = Downloader {
-        client: Client::new(identity.as_ref())?,
-        rodan: config.rodan.clone(),
-        token: file.token,
-        limit: config.max_download,
-        deadline: config.download_deadline,
-        retry: Downloader::RETRY,
-    };
-    // A runtime of its own: what its connections keep of the token goes with it.
-    let downloads = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let downloads = downloads.map_err(JobError::Runtime)?;
-    let fetched = downloads.block_on(async {
-        tokio::select! {
-            fetched = downloader.fetch(&file.inputs, scratch.path()) => fetched.map_err(JobError::from),
-            stopped = stopped(signals, managed.is_some()) => Err(stopped),
+/// What a job is run with.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    arguments: &'a JobArgs,
+    config: &'a TrainerConfig,
+    runtime: &'a Runtime,
+    signals: &'a Signals,
+    place: &'a Place,
+    envelope: Option<&'a Envelope>,
+}
+
+impl Job<'_> {
+    fn train(&self, file: JobFile, identity: Option<Identity>) -> Result<(Answer, Finished), JobError> {
+        let started = Instant::now();
+        let Job { arguments, config, runtime, signals, place, envelope } = *self;
+        let name = name(arguments, &file, place);
+        let managed = place.managed.as_ref();
+        let allocation = Allocation::of_process();
+        let mut courier = envelope.filter(|_| file.protocol == Protocol::Conversation).and_then(|envelope| {
+            let env_file = arguments.env_file.as_deref();
+            let job = managed.map(JobFiles::directory);
+            Courier::start(
+                &envelope.reply_to,
+                &envelope.correlation_id,
+                place.outbox.directory(),
+                job,
+                env_file,
+            )
+        });
+        if let Some(courier) = &mut courier {
+            courier.send(&state(Phase::Running, &allocation, file.asked.as_ref()));
         }
-    });
-    downloads.shutdown_background(); // a name that is still looked up is not waited for
-    fetched?;
-    drop((downloader, identity)); // and with them the token and the key
-    let downloaded = started.elapsed();
-    use_the_cores_of_the_allocation();
-    // Before a stranger's bytes are looked at. The GPU comes first: its driver may start a program with more rights.
-    let (device, device_name) = choose_device();
-    harden::no_new_privileges();
-    let inputs = local_inputs(&file.inputs, scratch.path(), config.max_download)?;
-    let mut checkpoints =
-        managed.and_then(|files| requeue::checkpoints(files, config, &inputs, &file.settings));
-    let drawn = checkpoints.as_ref().and_then(Checkpoints::seed);
-    let settings = TrainingSettings { seed: file.settings.seed.or(drawn), ..file.settings };
-    let job = TrainingJob::prepare(&inputs, &settings).map_err(JobError::Train)?;
-    let allocation = Allocation::of_process();
-    let events = config.tensorboard.as_ref().map(|base| EventLogs::new(&base.join(&name)));
-    let shown = Progress::new(arguments.quiet, Arc::default());
-    let inner = Watch::new(shown, signals, managed, &allocation, job.layers());
-    let mut watch = WithEvents { inner, events };
-    watch.inner.suspend_when_warned(checkpoints.is_some() && allocation.suspends(config));
-    let mut trained = job.train_from(checkpoints.as_mut(), &device, scratch.path(), &mut watch);
-    if let (Err(TrainError::Stopped { .. }), Some(Signal::Warned), Some(checkpoints)) =
-        (&trained, signals.received(), &mut checkpoints)
-    {
-        let worth_it = watch.inner.made_progress() && checkpoints.is_saved();
-        if worth_it && allocation.requeue(config, runtime, signals) {
-            return Err(JobError::Left);
+        let scratch = scratch().map_err(JobError::Scratch)?;
+        info!("downloading {} files from {}", file.inputs.iter().count(), config.rodan);
+        let downloader = Downloader {
+            client: Client::new(identity.as_ref())?,
+            rodan: config.rodan.clone(),
+            token: file.token,
+            limit: config.max_download,
+            deadline: config.download_deadline,
+            retry: Downloader::RETRY,
+        };
+        // A runtime of its own: what its connections hold of the token is dropped with it.
+        let downloads = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let downloads = downloads.map_err(JobError::Runtime)?;
+        let fetched = downloads.block_on(async {
+            tokio::select! {
+                fetched = downloader.fetch(&file.inputs, scratch.path()) => fetched.map_err(JobError::from),
+                stopped = stopped(signals, managed.is_some()) => Err(stopped),
+            }
+        });
+        downloads.shutdown_background(); // a name that is still looked up is not waited for
+        fetched?;
+        drop((downloader, identity)); // and with them the token and the key
+        let downloaded = started.elapsed();
+        use_the_cores_of_the_allocation();
+        // This comes before a stranger's bytes are decoded. The GPU is opened first, because its
+        // driver may start a program with more rights.
+        let (device, device_name) = choose_device();
+        harden::no_new_privileges();
+        let inputs = local_inputs(&file.inputs, scratch.path(), config.max_download)?;
+        let mut checkpoints =
+            managed.and_then(|files| requeue::checkpoints(files, config, &inputs, &file.settings));
+        let drawn = checkpoints.as_ref().and_then(Checkpoints::seed);
+        let settings = TrainingSettings { seed: file.settings.seed.or(drawn), ..file.settings };
+        let job = TrainingJob::prepare(&inputs, &settings).map_err(JobError::Train)?;
+        let events = config.tensorboard.as_ref().map(|base| EventLogs::new(&base.join(&name)));
+        let shown = Progress::new(arguments.quiet, Arc::default());
+        let inner = Watch::new(shown, signals, managed, &allocation, job.layers());
+        let mut watch = WithEvents { inner, events };
+        watch.inner.measure(&settings);
+        if let Some(courier) = courier {
+            watch.inner.tell_by(courier, &place.outbox);
         }
-        // What can't go on later ends here: with the best so far where every layer has an epoch.
-        watch.inner.suspend_when_warned(false);
-        checkpoints.look();
-        trained = job.train_from(Some(checkpoints), &device, scratch.path(), &mut watch);
+        let suspends = checkpoints.is_some() && allocation.suspends(config, file.asked.as_ref());
+        watch.inner.suspend_when_warned(suspends);
+        let mut trained = job.train_from(checkpoints.as_mut(), &device, scratch.path(), &mut watch);
+        if let (Err(TrainError::Stopped { .. }), Some(Signal::Warned), Some(checkpoints)) =
+            (&trained, signals.received(), &mut checkpoints)
+        {
+            let worth_it = watch.inner.made_progress() && checkpoints.is_saved();
+            if worth_it && allocation.may_requeue(config).is_some() {
+                // Told before it is asked for: Slurm ends this process at once.
+                if let Some(mut courier) = watch.inner.take_courier() {
+                    courier.send(&state(Phase::Requeued, &allocation, file.asked.as_ref()));
+                    courier.close(SHORT_GOODBYE);
+                }
+            }
+            if worth_it && allocation.requeue(config, runtime, signals) {
+                return Err(JobError::Left);
+            }
+            // A job that can't continue later ends here, with the best models so far if every layer
+            // has an epoch.
+            watch.inner.suspend_when_warned(false);
+            checkpoints.look();
+            trained = job.train_from(Some(checkpoints), &device, scratch.path(), &mut watch);
+        }
+        let trained = trained.map_err(|error| match (error, signals.error(managed.is_some())) {
+            (TrainError::Stopped { .. }, Some(stopped)) => stopped,
+            (error, _) => JobError::Train(error),
+        })?;
+        let encoding = Instant::now();
+        let models = trained
+            .iter()
+            .map(|t| match fs::read(&t.path) {
+                Ok(bytes) => Ok((t.layer, bytes)),
+                Err(source) => Err(JobError::Model { layer: t.layer.input_name(), source }),
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        if let Some(courier) = watch.inner.take_courier() {
+            courier.close(LONG_GOODBYE);
+        }
+        let answer = match file.protocol {
+            Protocol::Reply => {
+                Answer::Reply(Reply::models(models.iter().map(|(layer, bytes)| (*layer, bytes.as_slice()))))
+            }
+            Protocol::Conversation => {
+                let mut done = told::done(&trained, job.seed(), file.asked, started.elapsed(), downloaded);
+                for (trained, (_, file)) in trained.iter().zip(&models) {
+                    done.models.push(
+                        told::keep(&place.outbox, &trained.model_name, file).map_err(|source| {
+                            JobError::Model { layer: trained.layer.input_name(), source }
+                        })?,
+                    );
+                }
+                Answer::End(End::Done(done))
+            }
+        };
+        let encoded = encoding.elapsed();
+        let labels = inputs.pages.into_iter().map(|page| page.label).collect();
+        let (given, layers) = (file.given, trained);
+        Ok((
+            answer,
+            Finished {
+                job,
+                layers,
+                settings,
+                given,
+                labels,
+                device,
+                device_name,
+                started,
+                downloaded,
+                encoded,
+            },
+        ))
     }
-    let trained = trained.map_err(|error| match (error, signals.error(managed.is_some())) {
-        (TrainError::Stopped { .. }, Some(stopped)) => stopped,
-        (error, _) => JobError::Train(error),
-    })?;
-    let encoding = Instant::now();
-    let models = trained
-        .iter()
-        .map(|t| match fs::read(&t.path) {
-            Ok(bytes) => Ok((t.layer, bytes)),
-            Err(source) => Err(JobError::Model { layer: t.layer.input_name(), source }),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let reply = Reply::models(models.iter().map(|(layer, bytes)| (*layer, bytes.as_slice())));
-    let encoded = encoding.elapsed();
-    let labels = inputs.pages.into_iter().map(|page| page.label).collect();
-    let (given, layers) = (file.given, trained);
-    Ok((
-        reply,
-        Finished { job, layers, settings, given, labels, device, device_name, started, downloaded, encoded },
-    ))
 }
 
 async fn stopped(signals: &Signals, managed: bool) -> JobError {

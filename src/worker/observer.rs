@@ -1,4 +1,4 @@
-//! Between the training and the job around it: signals in, progress out.
+//! Between the training and the job around it: passes signals in and progress out.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -9,15 +9,24 @@ use tracing::{info, warn};
 use super::progress_bar::Progress;
 use super::requeue::Allocation;
 use super::signals::{Signal, Signals};
-use crate::ledger::{JobFiles, Progress as Note};
+use crate::courier::{Courier, Errand};
+use crate::ledger::{JobFiles, NotedPace, Outbox, Progress as Note};
 use base::memory::peak_memory;
-use domain::Layer;
+use domain::{Layer, TrainingSettings};
 use page_layers::{EpochReport, JobObserver, Stop, TrainedLayer};
 
-/// How often the note is written, at most, but for the starts of layers and the ends of epochs.
+/// The note is written at most this often, except at the start of a layer and at the end of an
+/// epoch.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// After so many steps the pace is known well enough.
+/// The shortest time between two messages about progress, apart from ends of epochs.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// The shortest time between two messages about ends of epochs: those of a small page take a
+/// fraction of a second.
+const EPOCHS_EVERY: Duration = Duration::from_secs(1);
+
+/// After this many steps the pace is known well enough.
 const TELLING_STEPS: u64 = 20;
 
 /// Shows progress, notes it for `check`, and passes signals on.
@@ -30,15 +39,25 @@ pub(super) struct Watch {
     told: Cell<Option<Signal>>,
     /// Steps done in this run.
     steps: u64,
-    /// When the first of them was done.
+    /// When the first of these steps was done.
     first_step: Option<Instant>,
     note: Note,
     files: Option<JobFiles>,
     noted: Instant,
+    /// Millions of pixels of patches in a step.
+    megapixels: f64,
+    teller: Option<Told>,
+}
+
+/// What the asker of a conversation is told meanwhile.
+struct Told {
+    courier: Courier,
+    outbox: Outbox,
+    last: Option<Instant>,
 }
 
 impl Watch {
-    /// Watches a training of so many layers. `files` are those of a job that `check` looks after.
+    /// Watches a training of this many layers. `files` are those of a job that `check` looks after.
     pub(super) fn new(
         shown: Progress,
         signals: &Signals,
@@ -62,6 +81,8 @@ impl Watch {
             updated_at: Timestamp::now(),
             peak_memory_mb: None,
             expected_end: None,
+            best: None,
+            pace: None,
         };
         let mut watch = Self {
             shown,
@@ -74,22 +95,49 @@ impl Watch {
             note,
             files: files.cloned(),
             noted: Instant::now(),
+            megapixels: 0.0,
+            teller: None,
         };
         watch.write();
         watch
     }
 
-    /// Whether a warning suspends the training even where it has something to show.
+    /// From these follows how much is learned in a step.
+    pub(super) fn measure(&mut self, settings: &TrainingSettings) {
+        let pixels = f64::from(settings.patch_height) * f64::from(settings.patch_width);
+        self.megapixels = pixels * f64::from(settings.batch_size) / 1e6;
+    }
+
+    /// Tells the asker how far it is, and of each model as soon as it is done.
+    pub(super) fn tell_by(&mut self, courier: Courier, outbox: &Outbox) {
+        self.teller = Some(Told { courier, outbox: outbox.clone(), last: None });
+    }
+
+    /// The process that tells the asker, to be closed or given the end.
+    pub(super) fn take_courier(&mut self) -> Option<Courier> {
+        self.teller.take().map(|told| told.courier)
+    }
+
+    fn tell(&mut self, every: Duration) {
+        let Some(told) = &mut self.teller else { return };
+        if self.note.layer_number > 0 && told.last.is_none_or(|last| last.elapsed() >= every) {
+            told.last = Some(Instant::now());
+            told.courier.send(&Errand::Progress(self.note.told()));
+        }
+    }
+
+    /// Whether a warning suspends the training even if it has an epoch to show.
     pub(super) fn suspend_when_warned(&mut self, suspend: bool) {
         self.suspend_when_warned = suspend;
     }
 
-    /// True when this run has trained at all: else the next one would get no further either.
+    /// True when this run has trained at all. If it has not, a requeued run would get no further
+    /// either.
     pub(super) fn made_progress(&self) -> bool {
         self.steps > 0
     }
 
-    /// By the time that a step of this run took so far, with its share of validations and
+    /// Estimated from the time that a step of this run has taken, with its share of validations and
     /// checkpoints.
     fn expected_end(&self) -> Option<Timestamp> {
         let timed =
@@ -99,12 +147,22 @@ impl Watch {
         Timestamp::now().checked_add(left).ok()
     }
 
+    /// The steps after the first, which includes what happens only once.
+    fn pace(&self) -> Option<NotedPace> {
+        let timed = u32::try_from(self.steps.checked_sub(1)?).ok()?;
+        let seconds = self.first_step?.elapsed().as_secs_f64();
+        (u64::from(timed) >= TELLING_STEPS)
+            .then(|| NotedPace { megapixels: f64::from(timed) * self.megapixels, seconds })
+    }
+
     fn write(&mut self) {
         self.noted = Instant::now();
-        let Some(files) = &self.files else { return };
         self.note.updated_at = Timestamp::now();
         self.note.expected_end = self.expected_end();
+        self.note.pace = self.pace();
         self.note.peak_memory_mb = peak_memory().map(|bytes| bytes >> 20);
+        self.tell(TOLD_EVERY);
+        let Some(files) = &self.files else { return };
         if let Err(error) = self.note.write(&files.progress()) {
             warn!("{} can't be written: {error}", files.progress().display());
             self.files = None; // once is enough to be told
@@ -125,6 +183,7 @@ impl JobObserver for Watch {
             loss: None,
             accuracy: None,
             f1: None,
+            best: None,
             ..self.note.clone()
         };
         self.write();
@@ -145,11 +204,20 @@ impl JobObserver for Watch {
         self.shown.epoch(layer, report);
         self.note.accuracy = report.validation.map(|metrics| metrics.accuracy);
         self.note.f1 = report.validation.map(|metrics| metrics.f1);
+        self.note.best = self.note.accuracy.into_iter().chain(self.note.best).reduce(f64::max);
         self.write();
+        self.tell(EPOCHS_EVERY);
     }
 
     fn layer_finished(&mut self, layer: &TrainedLayer) {
         self.shown.layer_finished(layer);
+        let Some(told) = &mut self.teller else { return };
+        let name = layer.model_name.clone();
+        let kept = std::fs::read(&layer.path).and_then(|file| told.outbox.put_model(&name, &file));
+        match kept {
+            Ok(()) => told.courier.send(&Errand::Model { name, at: Timestamp::now() }),
+            Err(error) => warn!("{name} can't be sent before the end: {error}"),
+        }
     }
 
     fn stop(&self) -> Stop {

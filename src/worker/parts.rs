@@ -7,7 +7,7 @@ use report::{LayerPart, PagePart, Picture};
 /// Longer side of a page in a report, in pixels.
 const LONGEST_SIDE: usize = 1200;
 
-/// The parts of the layers; `scores` are those of the same layers, or empty.
+/// The parts of the layers. `scores` are those of the same layers, or empty.
 pub(crate) fn layer_parts<'a>(trained: &'a [TrainedLayer], scores: &[Score]) -> Vec<LayerPart<'a>> {
     let part = |(index, layer): (usize, &'a TrainedLayer)| LayerPart {
         layer: layer.layer,

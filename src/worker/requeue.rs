@@ -1,4 +1,4 @@
-//! Going back into Slurm's queue when the time runs out, and coming out of it again.
+//! Going back into Slurm's queue when the time runs out, and continuing after that.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use tracing::{info, warn};
 use super::signals::{Signal, Signals};
 use crate::config::{OnTimeLimit, TrainerConfig};
 use crate::ledger::JobFiles;
-use domain::SlurmJobId;
-use domain::TrainingSettings;
+use contract::wire::conversation::{Asked, Origin};
+use domain::{SlurmJobId, TrainingSettings};
 use page_layers::{Checkpoints, TrainingInputs};
 use scheduler::slurm::Slurm;
 
-/// Short of the time limit nobody waits long for Slurm.
+/// Shortly before the time limit, Slurm gets no more time than this to answer.
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// The Slurm job around this process.
 pub(super) struct Allocation {
-    /// Its number; none where the trainer was started by hand.
+    /// Its number; `None` if the trainer was started by hand.
     pub(super) job: Option<SlurmJobId>,
-    /// How often Slurm had put it back into its queue.
+    /// How often Slurm has put it back into its queue.
     pub(super) restarts: u64,
 }
 
@@ -33,21 +33,24 @@ impl Allocation {
         }
     }
 
-    /// The job to requeue, where that is allowed and would not be once too often.
+    /// The job to requeue, if that is allowed and the limit is not reached.
     pub(super) fn may_requeue(&self, config: &TrainerConfig) -> Option<SlurmJobId> {
         self.job.filter(|_| config.requeue && self.restarts < config.max_requeues)
     }
 
-    /// True when a warning suspends the training even where it has something to show.
-    pub(super) fn suspends(&self, config: &TrainerConfig) -> bool {
-        config.on_time_limit == OnTimeLimit::Requeue && self.may_requeue(config).is_some()
+    /// True when a warning suspends the training even if it has an epoch to show: where the site
+    /// wants that, and where the time limit was chosen by `check` and not by the job's message.
+    pub(super) fn suspends(&self, config: &TrainerConfig, asked: Option<&Asked>) -> bool {
+        let was_chosen = asked.is_some_and(|asked| asked.time_from != Origin::Job);
+        let wanted = config.on_time_limit == OnTimeLimit::Requeue || was_chosen;
+        wanted && self.may_requeue(config).is_some()
     }
 
     /// Asks Slurm to put the job back into its queue. True when the job is left to Slurm; false
     /// when Slurm can't or won't take it back.
     pub(super) fn requeue(&self, config: &TrainerConfig, runtime: &Runtime, signals: &Signals) -> bool {
         let Some(job) = self.may_requeue(config) else { return false };
-        let slurm = Slurm::on_node(config.slurm_bin.clone(), config.slurm_timeout.min(LONGEST));
+        let slurm = Slurm::new(config.slurm_bin.clone(), config.slurm_timeout.min(LONGEST), []);
         // Said before it is asked for: Slurm ends this process at once, perhaps before it has
         // heard the answer.
         info!(
@@ -66,7 +69,7 @@ impl Allocation {
     }
 }
 
-/// The checkpoints of a job that `check` looks after. Without them it is trained all the same.
+/// The checkpoints of a job that `check` looks after. Without them the job is trained all the same.
 pub(super) fn checkpoints(
     files: &JobFiles,
     config: &TrainerConfig,

@@ -1,4 +1,4 @@
-//! What Slurm's signals ask of the trainer.
+//! What the trainer does when Slurm sends a signal. `docs/protocol.md` tells the whole story.
 
 use std::io;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ pub(super) struct Signals {
 /// Which signal has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// There is little time left.
+    /// There is little time left (SIGUSR1).
     Warned,
-    /// The job is being ended.
+    /// The job is being ended (SIGTERM or SIGINT).
     Ended,
 }
 
@@ -44,10 +44,10 @@ impl Signals {
         self.time.load(Ordering::Relaxed).then_some(Signal::Warned)
     }
 
-    /// What stands in for a result of a job that was stopped before it had one.
+    /// The error of a job that was stopped before it had a result.
     ///
-    /// A job that `check` looks after is left without a reply when Slurm ends it: the trainer can't tell a cancelled job
-    /// from one that Slurm starts again, and Slurm's own state can.
+    /// A job that `check` looks after is left without a reply when Slurm ends it: the trainer can't
+    /// tell a cancelled job from one that Slurm starts again, but Slurm's own state can.
     pub(super) fn error(&self, managed: bool) -> Option<JobError> {
         let warned = self.time.load(Ordering::Relaxed);
         Some(match self.received()? {
@@ -57,7 +57,8 @@ impl Signals {
         })
     }
 
-    /// What the training is to do; `suspend_when_warned` where it is to be requeued even with something to show.
+    /// What the training has to do; with `suspend_when_warned` it is requeued even if it has an
+    /// epoch to show.
     pub(super) fn stop(&self, managed: bool, suspend_when_warned: bool) -> Stop {
         match self.received() {
             None => Stop::No,

@@ -68,7 +68,9 @@ def check(path):
         found = model.predict(x, verbose=0)
         difference = float(np.abs(found - y).max())
         said = f", predictions differ by {difference:.1e} (spread {found.std():.2f})"
-        assert difference < TOLERANCE, f"predictions differ by {difference:.2e}, allowed {TOLERANCE:.0e}"
+        assert difference < TOLERANCE, (
+            f"predictions differ by {difference:.2e}, allowed {TOLERANCE:.0e}"
+        )
     rng = np.random.default_rng(1)
     x = rng.random((2, height, width, 3), dtype=np.float32)
     y = (rng.random((2, height, width, 1)) > 0.5).astype(np.float32)
@@ -85,7 +87,9 @@ def build(height, width, masking=False, second_kernel=2):
     layers = tf.keras.layers
 
     def conv(filters, kernel):
-        return layers.Conv2D(filters, kernel, padding="same", activation="relu", kernel_initializer="he_normal")
+        return layers.Conv2D(
+            filters, kernel, padding="same", activation="relu", kernel_initializer="he_normal"
+        )
 
     inputs = tf.keras.Input((height, width, 3))
     x = layers.Masking(mask_value=-1)(inputs) if masking else inputs
@@ -97,7 +101,9 @@ def build(height, width, masking=False, second_kernel=2):
     x = layers.concatenate([first, conv(64, 2)(layers.UpSampling2D(2)(x))], axis=3)
     x = conv(2, 3)(conv(64, 3)(conv(64, 3)(x)))
     model = tf.keras.Model(inputs, layers.Conv2D(1, 1, activation="sigmoid")(x))
-    model.compile(optimizer=tf.keras.optimizers.Adam(1e-4), loss="binary_crossentropy", metrics=["accuracy"])
+    model.compile(
+        optimizer=tf.keras.optimizers.Adam(1e-4), loss="binary_crossentropy", metrics=["accuracy"]
+    )
     return model
 
 
@@ -137,7 +143,9 @@ def segment(folder):
         for row in range(0, height, steps[0]):
             for column in range(0, width, steps[1]):
                 window = padded[None, row : row + sides[0], column : column + sides[1]]
-                found = model.predict(window, verbose=0)[0, 25 : 25 + steps[0], 25 : 25 + steps[1], 0]
+                found = model.predict(window, verbose=0)[
+                    0, 25 : 25 + steps[0], 25 : 25 + steps[1], 0
+                ]
                 result[row : row + steps[0], column : column + steps[1]] = found
         seen.append(result[:height, :width])
     seen = np.stack(seen)
@@ -158,7 +166,11 @@ def main(arguments):
         return 2
     files = []
     for path in map(Path, arguments[1:]):
-        files += sorted(p for p in path.iterdir() if p.suffix in (".hdf5", ".h5")) if path.is_dir() else [path]
+        files += (
+            sorted(p for p in path.iterdir() if p.suffix in (".hdf5", ".h5"))
+            if path.is_dir()
+            else [path]
+        )
     if not files:
         print("no model file found", file=sys.stderr)
         return 1

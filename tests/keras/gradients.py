@@ -2,10 +2,11 @@
 
     python gradients.py DUMP_GRADIENTS [--size 64] [--batch 4] [--seed 0] [--backend native]
 
-DUMP_GRADIENTS is the built example `dump_gradients`. The same weights and batch go to it and to Keras, in float32 and in
-float64. An error is the norm of a tensor's difference over the norm of the tensor. Judged is the error against float64:
-rounding decides where ReLU and pooling switch, and TensorFlow's own float32 gradients are up to 1.2e-4 from its float64
-ones. Exits with 1 when an error is above --limit (1e-4), or a probability more than 1e-5 from TensorFlow's float32.
+DUMP_GRADIENTS is the built example `dump_gradients`. The same weights and batch go to it and to
+Keras, in float32 and in float64. An error is the norm of a tensor's difference over the norm of
+the tensor. Judged is the error against float64: rounding decides where ReLU and pooling switch,
+and TensorFlow's own float32 gradients are up to 1.2e-4 from its float64 ones. Exits with 1 when an
+error is above --limit (1e-4), or a probability more than 1e-5 from TensorFlow's float32.
 """
 
 import argparse
@@ -29,7 +30,9 @@ def model(dtype):
     tf.keras.backend.set_floatx(dtype)
 
     def conv(filters, kernel, x):
-        return layers.Conv2D(filters, kernel, activation="relu", padding="same", kernel_initializer="he_normal")(x)
+        return layers.Conv2D(
+            filters, kernel, activation="relu", padding="same", kernel_initializer="he_normal"
+        )(x)
 
     image = layers.Input((None, None, 3))
     skip_1 = conv(32, 3, conv(32, 3, image))
@@ -67,7 +70,9 @@ def reference(dtype, weights, x, y):
 
 
 def sample(size, batch, seed):
-    """Ink-like squares on white (0 after inversion: exact zeros matter to ReLU and pooling); the target is the ink."""
+    """Ink-like squares on white (0 after inversion: exact zeros matter to ReLU and pooling); the
+    target is the ink.
+    """
     random = np.random.default_rng(seed)
     x = np.zeros((batch, size, size, 3), "float32")
     y = np.zeros((batch, size, size, 1), "float32")
@@ -87,7 +92,9 @@ def error(a, b):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("dump_gradients")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--batch", type=int, default=4)
@@ -100,23 +107,35 @@ def main():
     weights = model("float32").get_weights()
     # Biases that aren't 0, so that a lost one shows.
     random = np.random.default_rng(options.seed)
-    weights = [w if w.ndim > 1 else random.normal(0.02, 0.02, w.shape).astype("float32") for w in weights]
+    weights = [
+        w if w.ndim > 1 else random.normal(0.02, 0.02, w.shape).astype("float32") for w in weights
+    ]
     x, y = sample(options.size, options.batch, options.seed)
     single, names = reference("float32", weights, x, y)
     double, _ = reference("float64", weights, x, y)
     if not all(np.any(single[f"gradient{i:02}"]) for i in range(28)):
-        sys.exit("a gradient is all zeros: the comparison would show nothing; choose another --seed")
+        sys.exit(
+            "a gradient is all zeros: the comparison would show nothing; choose another --seed"
+        )
 
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        for name, values in [("x", x), ("y", y), *((f"weight{i:02}", w) for i, w in enumerate(weights))]:
+        for name, values in [
+            ("x", x),
+            ("y", y),
+            *((f"weight{i:02}", w) for i, w in enumerate(weights)),
+        ]:
             values.astype("<f4").tofile(folder / name)
         (folder / "shape.json").write_text(json.dumps([options.batch, options.size, options.size]))
-        subprocess.run([options.dump_gradients, str(folder), options.backend], check=True, timeout=3600)
+        subprocess.run(
+            [options.dump_gradients, str(folder), options.backend], check=True, timeout=3600
+        )
         ours = {name: np.fromfile(folder / name, "<f4") for name in single}
 
-    print(f"batch {options.batch} of {options.size}x{options.size}, {options.backend}; relative errors against TensorFlow "
-          f"{tf.__version__} in float64,\nand in the last column the largest of TensorFlow's own float32\n")
+    print(
+        f"batch {options.batch} of {options.size}x{options.size}, {options.backend}; relative errors against TensorFlow "
+        f"{tf.__version__} in float64,\nand in the last column the largest of TensorFlow's own float32\n"
+    )
     ours_error = {name: error(ours[name], double[name]) for name in single}
     own_error = {name: error(single[name], double[name]) for name in single}
     worst = max(ours_error.values())
@@ -125,7 +144,9 @@ def main():
     print("-" * 68)
     # Kernels and biases take turns.
     for i in range(0, len(names), 2):
-        tensors = [f"{kind}{number:02}" for kind in ("gradient", "trained") for number in (i, i + 1)]
+        tensors = [
+            f"{kind}{number:02}" for kind in ("gradient", "trained") for number in (i, i + 1)
+        ]
         first, second, third, fourth = (ours_error[name] for name in tensors)
         own = max(own_error[name] for name in tensors)
         layer = names[i].split("/")[0]
@@ -134,7 +155,9 @@ def main():
         print(f"{name:12}{ours_error[name]:>10.1e}{own_error[name]:>46.1e}")
     print()
     gap = np.abs(ours["probability"] - np.ravel(single["probability"])).max()
-    print(f"largest difference of a probability {gap:.2e}; worst error {worst:.2e}, limit {options.limit:.0e}")
+    print(
+        f"largest difference of a probability {gap:.2e}; worst error {worst:.2e}, limit {options.limit:.0e}"
+    )
     sys.exit(1 if worst > options.limit or gap > 1e-5 else 0)
 
 

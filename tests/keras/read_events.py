@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Reads TensorBoard's event files with TensorBoard itself: read_events.py DIRECTORY.
 
-Prints JSON: for each directory below it its scalars, {name: {tag: [[step, value], ...]}}. Every record of every file is
-also read by TensorFlow, which checks the checksums.
+Prints JSON: for each directory below it its scalars, {name: {tag: [[step, value], ...]}}. Every
+record of every file is also read by TensorFlow, which checks the checksums.
 """
 
 import json

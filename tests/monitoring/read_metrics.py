@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Reads a metrics file with the Prometheus project's own parser: read_metrics.py FILE.
 
-Prints JSON, {family: {"type": …, "help": …, "samples": [[name, labels, value], …]}}, after asserting what Prometheus's
-conventions ask for.
+Prints JSON, {family: {"type": …, "help": …, "samples": [[name, labels, value], …]}}, after
+asserting what Prometheus's conventions ask for.
 """
 
 import json

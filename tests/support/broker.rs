@@ -87,6 +87,10 @@ impl Vhost {
         }
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Leaves the vhost to the next test, as new: of two hundred of them the broker's start would
     /// take a minute. One in which a test has declared other queues, or whose broker is away, is
     /// left alone.
@@ -341,6 +345,31 @@ impl Vhost {
         self.on_channel(|channel| async move {
             channel.queue_declare(queue.into(), options, FieldTable::default()).await.map(drop)
         })
+    }
+
+    /// Declares a quorum queue that hands out each message twice at most.
+    pub(crate) fn declare_quorum(&self, queue: &str) {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(1));
+        // Compared before the type, where somebody asks for that.
+        arguments.insert("x-max-length".into(), AMQPValue::LongInt(1000));
+        arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
+        let options = QueueDeclareOptions { durable: true, ..Default::default() };
+        self.on_channel(|channel| async move {
+            channel.queue_declare(queue.into(), options, arguments).await.expect("a quorum queue");
+        });
+    }
+
+    /// Publishes to a queue as it is.
+    pub(crate) fn publish_to(&self, queue: &str, body: &[u8], properties: BasicProperties) {
+        self.on_channel(|channel| async move {
+            channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+            let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+            let publish = channel.basic_publish("".into(), queue.into(), options, body, properties);
+            let confirmed = publish.await.expect("the publish is sent").await.expect("the broker confirms");
+            assert!(confirmed.take_message().is_none(), "there is no queue {queue}");
+        });
     }
 
     /// Declares a queue that takes `length` messages and refuses the next with a negative

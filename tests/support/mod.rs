@@ -3,6 +3,7 @@
 //! - [`services`]: the private broker and cluster that `./run_tests` has started, or one of a
 //!   test's own;
 //! - [`broker`]: a vhost for one test, and Rodan's side of the queues;
+//! - [`asker`]: the asker's side of a conversation;
 //! - [`proxy`]: stands before the broker and breaks connections at a chosen moment;
 //! - [`rodan`]: the stand-in for Rodan's HTTP side;
 //! - [`slurm`]: what Slurm says about a job;
@@ -17,6 +18,7 @@
     reason = "a test that cannot go on panics, and says where"
 )]
 
+pub(crate) mod asker;
 pub(crate) mod broker;
 pub(crate) mod desk;
 pub(crate) mod program;

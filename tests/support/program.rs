@@ -3,6 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::fs::OpenOptions;
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -51,6 +52,20 @@ pub(crate) struct Program {
     command: Command,
     limit: Duration,
     described: String,
+    output: Output,
+}
+
+/// Where a program's standard output and standard error go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// Into what [`Finished`] holds.
+    Kept,
+    /// Onto a disk that is full: both of them.
+    FullDisk,
+    /// Standard output into a pipe that nobody reads any more; standard error is kept.
+    NoReader,
+    /// Both into such a pipe.
+    NobodyAtAll,
 }
 
 impl Program {
@@ -58,7 +73,7 @@ impl Program {
         let mut command = Command::new(path.as_ref());
         command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin").stdin(Stdio::null());
         let described = path.as_ref().to_string_lossy().into_owned();
-        Self { command, limit: Duration::from_secs(60), described }
+        Self { command, limit: Duration::from_secs(60), described, output: Output::Kept }
     }
 
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -81,6 +96,12 @@ impl Program {
         self
     }
 
+    /// Where its output goes.
+    pub(crate) fn output(mut self, output: Output) -> Self {
+        self.output = output;
+        self
+    }
+
     /// How long it may run (60 s by default).
     pub(crate) fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
@@ -99,13 +120,21 @@ impl Program {
     /// Starts it and leaves it running, for tests that interfere.
     pub(crate) fn start(mut self) -> Running {
         // A process group of its own, so that a kill reaches its children too.
-        self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let full = || OpenOptions::new().write(true).open("/dev/full").expect("Linux has it").into();
+        let closed = || std::io::pipe().expect("pipes are there").1.into();
+        let (stdout, stderr): (Stdio, Stdio) = match self.output {
+            Output::Kept => (Stdio::piped(), Stdio::piped()),
+            Output::FullDisk => (full(), full()),
+            Output::NoReader => (closed(), Stdio::piped()),
+            Output::NobodyAtAll => (closed(), closed()),
+        };
+        self.command.stdout(stdout).stderr(stderr).process_group(0);
         let mut child = self
             .command
             .spawn()
             .unwrap_or_else(|error| panic!("{} can't be started: {error}", self.described));
-        let stdout = collect(child.stdout.take().expect("piped above"));
-        let stderr = collect(child.stderr.take().expect("piped above"));
+        let stdout = collect(child.stdout.take());
+        let stderr = collect(child.stderr.take());
         Running { child, stdout, stderr, end: Instant::now() + self.limit, described: self.described }
     }
 }
@@ -169,10 +198,12 @@ fn kill_group(id: u32) {
     drop(Command::new("kill").args(["-KILL", "--", &format!("-{id}")]).status());
 }
 
-fn collect(mut pipe: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+fn collect(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
-        drop(pipe.read_to_end(&mut bytes));
+        if let Some(mut pipe) = pipe {
+            drop(pipe.read_to_end(&mut bytes));
+        }
         bytes
     })
 }

@@ -1,4 +1,4 @@
-//! Where the broker and Rodan are: a host name, or a URL.
+//! The addresses of the broker and of Rodan: a host name, or a URL.
 
 use std::fmt;
 
@@ -22,7 +22,8 @@ pub struct BrokerAddress {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RodanAddress(Url);
 
-/// An address that can't be used. It never repeats the text: somebody may have put a password into it.
+/// An address that can't be used. The error never repeats the text, because somebody may have put a
+/// password into it.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum AddressError {
     /// Not a host name and not a URL.
@@ -37,7 +38,10 @@ pub enum AddressError {
     /// A path, query or fragment that has no meaning here.
     #[error("must be a scheme, a host and a port only, without a path, a query or a fragment")]
     Path,
-    /// No TLS, where the site asks for it.
+    /// A query or fragment behind a broker's vhost.
+    #[error("must end with the vhost: leave out what begins with ? or #, which has no meaning here")]
+    Query,
+    /// No TLS, although the site requires it.
     #[error("has no TLS, which REQUIRE_TLS=1 asks for; write {0}")]
     Plain(String),
 }
@@ -65,7 +69,8 @@ fn parse(text: &str, bare_scheme: &str) -> Result<Url, AddressError> {
 }
 
 impl BrokerAddress {
-    /// Reads `host` (port 5672), `host:port`, `amqp://host[:port][/vhost]` or `amqps://…` (port 5671).
+    /// Reads `host` (port 5672), `host:port`, `amqp://host[:port][/vhost]` or `amqps://…` (port
+    /// 5671).
     ///
     /// # Errors
     /// When the text is none of these or holds credentials.
@@ -77,7 +82,7 @@ impl BrokerAddress {
             _ => return Err(AddressError::Scheme("amqp:// or amqps://")),
         };
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(AddressError::Path);
+            return Err(AddressError::Query);
         }
         let path = url.path().strip_prefix('/').unwrap_or(url.path());
         let vhost = match decode(path).ok_or(AddressError::Invalid)? {
@@ -97,7 +102,7 @@ impl BrokerAddress {
         if self.tls { Ok(self) } else { Err(AddressError::Plain(self.with_tls())) }
     }
 
-    /// Whether passwords and jobs would cross a network in the clear.
+    /// Whether passwords and jobs would cross a network unencrypted.
     pub fn is_exposed(&self) -> bool {
         !self.tls && !is_loopback(&self.host)
     }
@@ -154,7 +159,7 @@ impl RodanAddress {
         if self.0.scheme() == "https" { Ok(self) } else { Err(AddressError::Plain(self.with_tls())) }
     }
 
-    /// Whether the password and the token would cross a network in the clear.
+    /// Whether the password and the token would cross a network unencrypted.
     pub fn is_exposed(&self) -> bool {
         self.0.scheme() != "https" && !is_loopback(self.0.host_str().unwrap_or_default())
     }
@@ -205,7 +210,11 @@ mod tests {
             ("http://rabbit", AddressError::Scheme("amqp:// or amqps://")),
             ("amqp://u:p@rabbit", AddressError::UserInfo),
             ("u@rabbit", AddressError::UserInfo),
-            ("amqp://rabbit/?heartbeat=3", AddressError::Path),
+            ("amqp://rabbit/?heartbeat=3", AddressError::Query),
+            ("amqp://rabbit/%2F?heartbeat=10", AddressError::Query),
+            ("amqp://rabbit?heartbeat=10", AddressError::Query),
+            ("amqps://rabbit/vhost#1", AddressError::Query),
+            ("rabbit#1", AddressError::Query),
             ("rabbit:99999", AddressError::Invalid),
             ("amqp://rabbit/%zz", AddressError::Invalid),
         ] {

@@ -1,6 +1,6 @@
 //! The exit codes of `check` and `run_trainer`: a public list that scripts may rely on.
 //!
-//! `docs/exit-codes.md` is made from it (`cargo run --example cli_reference`).
+//! `docs/exit-codes.md` is made from it (`cargo run --example reference`).
 
 use std::process;
 
@@ -11,7 +11,8 @@ pub enum ExitCode {
     /// Everything that was to be done is done. Also: there was nothing to do, or another `check` is
     /// at work.
     Success = 0,
-    /// A fault of the program itself; please report it.
+    /// A fault of the program itself; please report it. Also: standard output could not take what
+    /// was asked for, which standard error says; what a pass does for jobs does not depend on it.
     Internal = 1,
     /// The command line can't be understood.
     Usage = 2,

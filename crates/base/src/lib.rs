@@ -1,6 +1,7 @@
 //! The ground that every other crate of hpc-trainer stands on; it knows none of them.
 
 pub mod address;
+pub mod advice;
 pub mod crash;
 pub mod exit_code;
 pub mod files;

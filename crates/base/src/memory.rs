@@ -6,7 +6,7 @@ pub fn size(bytes: u64) -> String {
     if mebibytes < 1000.0 { format!("{mebibytes:.0} MiB") } else { format!("{:.1} GiB", mebibytes / 1024.0) }
 }
 
-/// Largest resident memory that this process has had, in bytes; none where `/proc` does not tell.
+/// Largest resident memory of this process so far, in bytes; `None` if `/proc` does not tell it.
 pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -51,6 +51,12 @@ pub fn sentence(text: &str) -> String {
     format!("{first}{rest}.")
 }
 
+/// Bytes in hexadecimal, two characters each.
+pub fn hex(bytes: &[u8]) -> String {
+    let digit = |value: u8| char::from_digit(value.into(), 16).unwrap_or_default();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
 /// A span of time, roughly: `40 s`, `12 min`, `3 h`, `5 d`.
 pub fn span(time: Duration) -> String {
     match time.as_secs() {
@@ -89,6 +95,11 @@ mod tests {
         assert_eq!(spans, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"]);
         let sizes = [999, 1_000, 1_250_000, 25_990_000_000].map(size);
         assert_eq!(sizes, ["999 B", "1.0 kB", "1.2 MB", "25.9 GB"]);
+    }
+
+    #[test]
+    fn bytes_have_two_digits_each() {
+        assert_eq!(hex(&[0, 1, 0xab, 0xff]), "0001abff");
     }
 
     #[test]

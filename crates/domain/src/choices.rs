@@ -11,7 +11,13 @@ pub(crate) trait Choice: Copy + Default + PartialEq + 'static {
     }
 }
 
-/// By which metric of the validation samples epochs are compared: for the best one, and for early stopping.
+/// The words of a choice, the default first.
+pub(crate) fn words<T: Choice>() -> Vec<&'static str> {
+    T::WORDS.iter().map(|(word, _)| *word).collect()
+}
+
+/// The metric of the validation samples by which epochs are compared, for the best one and for
+/// early stopping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StoppingMetric {
     /// Share of the pixels on the right side of 0.5; the original's rule.
@@ -41,8 +47,8 @@ pub enum PatchSelection {
     /// Each pixel is as likely as another; the original's rule.
     #[default]
     Random,
-    /// First so that every pixel that may be a centre is in a patch, as far as the number of patches allows; the rest at
-    /// random.
+    /// First such pixels that every pixel that may be a centre lies in a patch, as far as the
+    /// number of patches allows; the rest at random.
     Covering,
 }
 
@@ -57,7 +63,7 @@ impl Choice for PatchSelection {
     const WORDS: &'static [(&'static str, Self)] = &[("random", Self::Random), ("covering", Self::Covering)];
 }
 
-/// Along which directions patches may be mirrored.
+/// In which directions patches may be mirrored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Flip {
     /// None: notation has a direction.
@@ -97,14 +103,15 @@ impl Choice for Flip {
     ];
 }
 
-/// How the patches that are learned from vary from epoch to epoch; those that validate never do.
+/// How the training patches vary from epoch to epoch; those for validation never vary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Augmentation {
-    /// Each patch gets lighter or darker by at most so many percent of white, 0 to 50.
+    /// Each patch gets lighter or darker by at most this many percent of white, 0 to 50.
     pub brightness: u32,
-    /// Each patch is cut at most so many pixels farther up, down, left or right, 0 to half its smaller side.
+    /// Each patch is cut at most this many pixels further up, down, left or right, 0 to half its
+    /// smaller side.
     pub shift: u32,
-    /// Directions in which each patch is mirrored, with a chance of one half each.
+    /// Directions in which each patch is mirrored, each with a probability of one half.
     pub flip: Flip,
 }
 

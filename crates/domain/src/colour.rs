@@ -2,9 +2,9 @@
 
 use crate::layer::Layer;
 
-/// Name and colour of each layer but the background, in their order: Okabe and Ito's palette, which people
-/// with any colour vision can tell apart (its vermillion called red), then Paul Tol's wine, olive and grey for
-/// the rest of ten layers.
+/// Name and colour of each layer but the background, in their order: Okabe and Ito's palette, which
+/// people with any colour vision can tell apart (its vermillion called red), then Paul Tol's wine,
+/// olive and grey for the rest of ten layers.
 const PALETTE: [(&str, [u8; 3]); 10] = [
     ("blue", [0, 114, 178]),
     ("red", [213, 94, 0]),
@@ -18,12 +18,12 @@ const PALETTE: [(&str, [u8; 3]); 10] = [
     ("grey", [90, 90, 90]),
 ];
 
-/// The name of the colour in which a layer is drawn; none for the background.
+/// The name of the colour in which a layer is drawn; `None` for the background.
 pub fn colour_name(layer: Layer) -> Option<&'static str> {
     layer_colour(layer).map(|(name, _)| name)
 }
 
-/// Name and RGB value of the colour in which a layer is drawn; none for the background.
+/// Name and RGB value of the colour in which a layer is drawn; `None` for the background.
 pub fn layer_colour(layer: Layer) -> Option<(&'static str, [u8; 3])> {
     match layer {
         Layer::Background => None,

@@ -1,28 +1,29 @@
 //! The figures of a training: what an epoch came to, and how well a layer was found.
 
-/// Metrics of one pass over a set of samples; a pixel counts as positive above a probability of 0.5.
+/// Metrics of one pass over a set of samples; a pixel counts as positive above a probability of
+/// 0.5.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Metrics {
     /// Mean binary cross entropy a pixel.
     pub loss: f64,
     /// Share of pixels on the right side of 0.5.
     pub accuracy: f64,
-    /// Share of the pixels called positive that are; 0 when none was called so.
+    /// Share of the pixels called positive that are positive; 0 when none was called so.
     pub precision: f64,
-    /// Share of the positive pixels that were called so; 0 when there is none.
+    /// Share of the positive pixels that were called positive; 0 when there is none.
     pub recall: f64,
     /// Harmonic mean of precision and recall.
     pub f1: f64,
 }
 
-/// What an epoch came to.
+/// The results of an epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EpochReport {
     /// Number of the epoch, from 1.
     pub epoch: usize,
     /// Mean loss of the epoch's steps, each weighted by its samples.
     pub training_loss: f64,
-    /// Metrics of the validation samples after the epoch; nothing when there are none.
+    /// Metrics of the validation samples after the epoch; `None` when there are no such samples.
     pub validation: Option<Metrics>,
     /// Whether it is the best so far.
     pub best: bool,
@@ -35,9 +36,9 @@ pub struct EpochReport {
 pub struct Score {
     /// Pixels given to the layer, and drawn in it.
     pub hits: u64,
-    /// Pixels given to the layer only.
+    /// Pixels that were given to the layer but not drawn in it.
     pub extra: u64,
-    /// Pixels drawn in the layer only.
+    /// Pixels that were drawn in the layer but not given to it.
     pub missed: u64,
 }
 

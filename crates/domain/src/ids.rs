@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use base::text::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -16,7 +17,7 @@ pub struct CorrelationId(pub String);
 pub struct JobId(String);
 
 impl JobId {
-    /// The correlation id itself where it is safe, else a hash of it.
+    /// The correlation id itself if it is safe, otherwise a hash of it.
     pub fn from_correlation_id(id: &CorrelationId) -> Self {
         let safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if (1..=64).contains(&id.0.len()) && id.0.chars().all(safe) && !id.0.starts_with(['-', '_']) {
@@ -25,13 +26,13 @@ impl JobId {
         Self(format!("x-{}", &hex_sha256(id.0.as_bytes())[..32]))
     }
 
-    /// The id of the `count`-th later job that came with a correlation id that is already known.
+    /// The id of the `count`-th later job with a correlation id that is already known.
     #[must_use]
     pub fn again(&self, body_sha256: &str, count: u32) -> Self {
         Self(format!("x-{}", &hex_sha256(format!("{self} {body_sha256} {count}").as_bytes())[..32]))
     }
 
-    /// A name of a directory in the spool, taken as an id; `None` when it can't be one.
+    /// The id in the name of a directory of the spool; `None` when it can't be one.
     pub fn from_directory(name: &str) -> Option<Self> {
         let safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         ((1..=64).contains(&name.len()) && name.chars().all(safe)).then(|| Self(name.to_owned()))
@@ -47,7 +48,7 @@ impl JobId {
         format!("hpcw-{}", self.0)
     }
 
-    /// The name of its Slurm job, by which a job is found whose number is not known.
+    /// The name of its Slurm job; a job whose number is not known is found by it.
     pub fn slurm_name(&self) -> String {
         format!("hpct-{}", self.0)
     }
@@ -72,9 +73,5 @@ impl fmt::Display for SlurmJobId {
 
 /// SHA-256 in hexadecimal.
 pub fn hex_sha256(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // writing to a String can't fail
-        text
-    })
+    hex(&Sha256::digest(bytes))
 }

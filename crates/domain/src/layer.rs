@@ -1,4 +1,5 @@
-//! The inputs of a job: the page, the regions, and one drawing per layer, in both generations of names.
+//! The inputs of a job: the page, the regions, and one drawing per layer, in both generations of
+//! names.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +9,8 @@ use thiserror::Error;
 /// A layer for which a model is trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Layer {
-    /// What is neither note nor line nor text; the only layer that is not limited to the selected regions.
+    /// What is neither note nor line nor text; the only layer that is not limited to the selected
+    /// regions.
     Background,
     /// `rgba PNG - Layer N`, 0 to 9.
     Numbered(u8),
@@ -72,8 +74,8 @@ pub enum InputKind {
 }
 
 impl InputKind {
-    /// What the name stands for. Beside the names of [`fmt::Display`] it knows those that Rodan's newer trainer gives
-    /// the same images in its zips.
+    /// What the name stands for. Beside the names of [`fmt::Display`] it knows those that Rodan's
+    /// newer trainer gives the same images in its zips.
     fn from_name(name: &str) -> Option<Self> {
         if let Some(kind) = Self::from_image_name(name) {
             return Some(kind);
@@ -90,7 +92,8 @@ impl InputKind {
         layers.into_iter().chain(numbered).find(|layer| layer.model_name() == name).map(Self::Model)
     }
 
-    /// What an image of a page is, by the name of its input or, without extension, of its file in a zip.
+    /// What an image of a page is, by the name of its input or, without extension, of its file in a
+    /// zip.
     pub fn from_image_name(name: &str) -> Option<Self> {
         Some(match name {
             "Image" => Self::Image,
@@ -113,7 +116,8 @@ impl InputKind {
         matches!(self, Self::Sample(_) | Self::MultiSample)
     }
 
-    /// The name of the local file that the input is downloaded to: a fixed set, whatever the message says.
+    /// The name of the local file that the input is downloaded to: a fixed set, whatever the
+    /// message says.
     pub fn file_stem(self) -> String {
         match self {
             Self::Image => "image".into(),
@@ -149,7 +153,8 @@ pub struct Input {
     pub location: String,
 }
 
-/// The inputs of a job, complete and without unknown names; background first, then the layers in order.
+/// The inputs of a job, complete and without unknown names; background first, then the layers in
+/// order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inputs {
     inputs: Vec<Input>,
@@ -180,12 +185,12 @@ pub enum InputsError {
 }
 
 impl Inputs {
-    /// Checks the `inputs` object of a job message: the images of a page, or zips of pages, or both; and models to go
-    /// on from.
+    /// Checks the `inputs` object of a job message: the images of a page, or zips of pages, or
+    /// both; and models to go on from.
     ///
     /// # Errors
-    /// When a name is unknown, a location is empty, or the page, the background or every layer is missing. What zips
-    /// hold is seen when they are opened.
+    /// When a name is unknown, a location is empty, or the page, the background or every layer is
+    /// missing. What zips hold is seen when they are opened.
     pub fn new(map: &BTreeMap<String, String>) -> Result<Self, InputsError> {
         let mut inputs = Vec::with_capacity(map.len());
         for (name, location) in map {

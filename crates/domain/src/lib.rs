@@ -1,5 +1,5 @@
-//! The words that every part of hpc-trainer shares: layers and inputs, patches, settings and their limits, ids, and the
-//! figures of a training. Knows no broker, no scheduler and no tensor.
+//! The words that every part of hpc-trainer shares: layers and inputs, patches, settings and their
+//! limits, ids, and the figures of a training. Knows no broker, no scheduler and no tensor.
 
 mod choices;
 mod colour;
@@ -7,7 +7,7 @@ mod figures;
 mod ids;
 mod layer;
 mod limits;
-mod settings;
+pub mod settings;
 mod shape;
 mod walltime;
 
@@ -16,7 +16,10 @@ pub use colour::{colour_name, layer_colour};
 pub use figures::{EpochReport, Metrics, Score};
 pub use ids::{CorrelationId, JobId, SlurmJobId, hex_sha256};
 pub use layer::{Input, InputKind, Inputs, InputsError, Layer};
-pub use limits::SiteLimits;
-pub use settings::{ResourceSettings, SettingsError, SettingsMap, TRAINING_SETTINGS, TrainingSettings};
+pub use limits::{Beyond, SiteChoice, SiteLimits};
+pub use settings::{
+    Allowed, NamedResources, RESOURCE_SETTINGS, ResourceSettings, Setting, SettingsError, SettingsMap,
+    TRAINING_SETTINGS, TrainingSettings, training_setting,
+};
 pub use shape::{PatchShape, PatchShapeError};
 pub use walltime::{Walltime, WalltimeError};

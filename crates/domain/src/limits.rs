@@ -1,11 +1,9 @@
-//! What a site gives one job at most, whatever its message asks for.
+//! The most that a site gives one job, whatever its message asks for.
 
-use crate::settings::{
-    CPUS, EPOCHS, MEMORY, ResourceSettings, SAMPLES, SettingsError, TrainingSettings, WALLTIME,
-};
+use crate::settings::{CPUS, EPOCHS, MEMORY, ResourceSettings, SAMPLES, Setting, TrainingSettings, WALLTIME};
 use crate::walltime::Walltime;
 
-/// The most that one job may ask for; what is `None` has no limit but the message's own.
+/// The most that one job may ask for; `None` means no limit but that of the setting itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SiteLimits {
     /// `CPUs`.
@@ -20,40 +18,58 @@ pub struct SiteLimits {
     pub samples: Option<u32>,
 }
 
-impl SiteLimits {
-    /// Makes sure that a job asks for no more than the site gives.
-    ///
-    /// # Errors
-    /// When it does: all settings at once, each with its limit and the variable that the operator can change.
-    pub fn check(
-        &self,
-        training: &TrainingSettings,
-        resources: &ResourceSettings,
-    ) -> Result<(), SettingsError> {
-        let number = |name, variable, asked: u64, most: Option<u64>| {
-            most.filter(|most| asked > *most)
-                .map(|most| beyond(name, variable, &asked.to_string(), &most.to_string()))
-        };
-        let problems: Vec<String> = [
-            number(CPUS, "MAX_CPUS", resources.cpus.into(), self.cpus.map(u64::from)),
-            number(MEMORY, "MAX_MEMORY_MB", resources.memory_mb, self.memory_mb),
-            self.walltime
-                .filter(|most| resources.walltime > *most)
-                .map(|most| beyond(WALLTIME, "MAX_TIME", &resources.walltime.to_string(), &most.to_string())),
-            number(EPOCHS, "MAX_EPOCHS", training.epochs.into(), self.epochs.map(u64::from)),
-            number(SAMPLES, "MAX_SAMPLES", training.max_samples.into(), self.samples.map(u64::from)),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        if problems.is_empty() { Ok(()) } else { Err(SettingsError::new(problems)) }
-    }
+/// What a site gives a job whose message names nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SiteChoice {
+    /// Cores.
+    pub cpus: u32,
+    /// The time limit, until finished jobs tell a better one.
+    pub walltime: Walltime,
+    /// Whether jobs get a GPU.
+    pub gpu: bool,
+    /// The limits of every choice.
+    pub limits: SiteLimits,
 }
 
-fn beyond(name: &str, variable: &str, asked: &str, most: &str) -> String {
-    format!(
-        "the setting \"{name}\" is {asked}, and this cluster gives a job at most {most}: lower it, or ask the operator of the cluster ({variable})"
-    )
+/// A setting that asks for more than the site gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beyond {
+    /// The setting, by Rodan's name.
+    pub name: &'static str,
+    /// What the job asks for.
+    pub asked: String,
+    /// What the site gives at most.
+    pub most: String,
+    /// The variable that the operator can change.
+    pub variable: &'static str,
+}
+
+impl SiteLimits {
+    /// All settings of a job that ask for more than the site gives; none where it keeps to its
+    /// limits.
+    pub fn exceeded_by(&self, training: &TrainingSettings, resources: &ResourceSettings) -> Vec<Beyond> {
+        let beyond = |setting: &Setting, asked: String, most: String| Beyond {
+            name: setting.name,
+            asked,
+            most,
+            variable: setting.limit.unwrap_or("the site's limit"),
+        };
+        let number = |setting: &Setting, asked: u64, most: Option<u64>| {
+            let most = most.filter(|most| asked > *most)?;
+            Some(beyond(setting, asked.to_string(), most.to_string()))
+        };
+        let walltime = self.walltime.filter(|most| resources.walltime > *most);
+        let walltime =
+            walltime.map(|most| beyond(&WALLTIME, resources.walltime.to_string(), most.to_string()));
+        let all = [
+            number(&CPUS, resources.cpus.into(), self.cpus.map(u64::from)),
+            number(&MEMORY, resources.memory_mb, self.memory_mb),
+            walltime,
+            number(&EPOCHS, training.epochs.into(), self.epochs.map(u64::from)),
+            number(&SAMPLES, training.max_samples.into(), self.samples.map(u64::from)),
+        ];
+        all.into_iter().flatten().collect()
+    }
 }
 
 #[cfg(test)]
@@ -64,7 +80,14 @@ mod tests {
 
     fn settings(value: serde_json::Value) -> (TrainingSettings, ResourceSettings) {
         let map = value.as_object().unwrap();
-        (TrainingSettings::from_job(map).unwrap(), ResourceSettings::from_job(map).unwrap())
+        let named = crate::NamedResources::from_job(map).unwrap();
+        let resources = ResourceSettings {
+            cpus: named.cpus.unwrap(),
+            memory_mb: named.memory_mb.unwrap(),
+            walltime: named.walltime.unwrap(),
+            email: named.email,
+        };
+        (TrainingSettings::from_job(map).unwrap(), resources)
     }
 
     #[test]
@@ -73,7 +96,7 @@ mod tests {
             "Patch height": 64, "Patch width": 64, "CPUs": 8, "Maximum memory (MB)": 6000,
             "Maximum time (D-HH:MM)": "0-06:00"});
         let (training, resources) = settings(asked);
-        assert_eq!(SiteLimits::default().check(&training, &resources), Ok(()));
+        assert_eq!(SiteLimits::default().exceeded_by(&training, &resources), []);
         let at = SiteLimits {
             cpus: Some(8),
             memory_mb: Some(6000),
@@ -81,18 +104,41 @@ mod tests {
             epochs: Some(15),
             samples: Some(2000),
         };
-        assert_eq!(at.check(&training, &resources), Ok(()));
+        assert_eq!(at.exceeded_by(&training, &resources), []);
         let one_over = [
-            (SiteLimits { cpus: Some(7), ..at }, "CPUs", "MAX_CPUS"),
-            (SiteLimits { memory_mb: Some(5999), ..at }, "Maximum memory (MB)", "MAX_MEMORY_MB"),
-            (SiteLimits { walltime: Some("359".parse().unwrap()), ..at }, "0-06:00:00", "MAX_TIME"),
-            (SiteLimits { epochs: Some(14), ..at }, "training epochs\" is 15", "MAX_EPOCHS"),
-            (SiteLimits { samples: Some(1999), ..at }, "at most 1999", "MAX_SAMPLES"),
+            (SiteLimits { cpus: Some(7), ..at }, "CPUs", "8", "7", "MAX_CPUS"),
+            (
+                SiteLimits { memory_mb: Some(5999), ..at },
+                "Maximum memory (MB)",
+                "6000",
+                "5999",
+                "MAX_MEMORY_MB",
+            ),
+            (
+                SiteLimits { walltime: Some("359".parse().unwrap()), ..at },
+                "Maximum time (D-HH:MM)",
+                "0-06:00:00",
+                "0-05:59:00",
+                "MAX_TIME",
+            ),
+            (
+                SiteLimits { epochs: Some(14), ..at },
+                "Maximum number of training epochs",
+                "15",
+                "14",
+                "MAX_EPOCHS",
+            ),
+            (
+                SiteLimits { samples: Some(1999), ..at },
+                "Maximum number of samples per label",
+                "2000",
+                "1999",
+                "MAX_SAMPLES",
+            ),
         ];
-        for (limits, words, variable) in one_over {
-            let error = limits.check(&training, &resources).unwrap_err().to_string();
-            assert!(error.contains(words) && error.contains(&format!("({variable})")), "{error}");
-            assert!(!error.contains(';'), "one problem: {error}");
+        for (limits, name, asked, most, variable) in one_over {
+            let beyond = Beyond { name, asked: asked.into(), most: most.into(), variable };
+            assert_eq!(limits.exceeded_by(&training, &resources), [beyond]);
         }
     }
 }

@@ -1,162 +1,408 @@
-//! The settings of a job, by Rodan's names.
+//! The settings of a job: one table, a row a setting.
+//!
+//! From a row come: how the message is read and what is refused, what `--set` may name, the field
+//! of the settings, what reports show, what a checkpoint depends on, `docs/settings.md` and the
+//! help text. A new setting is a row here and the place that uses its field.
 
 use std::fmt::Write as _;
 
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::choices::{Augmentation, Choice, PatchSelection, StoppingMetric};
+use crate::choices::{Augmentation, Choice, Flip, PatchSelection, StoppingMetric, words};
 use crate::walltime::Walltime;
 
 /// The `settings` object of a message, as it came; unknown names stay in it.
 pub type SettingsMap = serde_json::Map<String, Value>;
 
-pub(crate) const EPOCHS: &str = "Maximum number of training epochs";
-pub(crate) const SAMPLES: &str = "Maximum number of samples per label";
-const PATCH_HEIGHT: &str = "Patch height";
-const PATCH_WIDTH: &str = "Patch width";
-const BATCH_SIZE: &str = "Batch Size";
-const PATIENCE: &str = "Patience";
-const SEED: &str = "Seed";
-const METRIC: &str = "Early stopping metric";
-const SELECTION: &str = "Patch selection";
-const BRIGHTNESS: &str = "Augmentation: brightness (%)";
-const SHIFT: &str = "Augmentation: shift (pixels)";
-const FLIP: &str = "Augmentation: flip";
-pub(crate) const CPUS: &str = "CPUs";
-pub(crate) const MEMORY: &str = "Maximum memory (MB)";
-pub(crate) const WALLTIME: &str = "Maximum time (D-HH:MM)";
-const EMAIL: &str = "Slurm Notification Email";
-
-/// The names of the settings that training understands: what `--set` may name.
-pub const TRAINING_SETTINGS: [&str; 12] = [
-    EPOCHS,
-    SAMPLES,
-    PATCH_HEIGHT,
-    PATCH_WIDTH,
-    BATCH_SIZE,
-    PATIENCE,
-    SEED,
-    METRIC,
-    SELECTION,
-    BRIGHTNESS,
-    SHIFT,
-    FLIP,
-];
-
-/// How the layers are trained.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TrainingSettings {
-    /// At most this many passes over the samples, 1 to 10,000.
-    pub epochs: u32,
-    /// At most this many samples a layer, 1 to 10,000,000.
-    pub max_samples: u32,
-    /// Height of a patch in pixels: a multiple of 4, 16 to 4096.
-    pub patch_height: u32,
-    /// Width of a patch in pixels: a multiple of 4, 16 to 4096.
-    pub patch_width: u32,
-    /// Patches in one training step, 1 to 1024.
-    pub batch_size: u32,
-    /// Epochs without a better one after which training stops, 0 to 10,000; 0 is as 1, as in Keras.
-    pub patience: u32,
-    /// Seed of every random choice; `None`: the trainer draws one and logs it.
-    pub seed: Option<u64>,
-    /// What makes an epoch better than another.
-    pub metric: StoppingMetric,
-    /// Which patches are learned from.
-    pub selection: PatchSelection,
-    /// How they vary.
-    pub augmentation: Augmentation,
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Rodan's name of it.
+    pub name: &'static str,
+    /// The values that it may have.
+    pub allowed: Allowed,
+    /// The value where a message does not have it; without one it must be there, or may be absent.
+    pub default: Option<&'static str>,
+    /// The value where a page in a folder does not have it, where that is another.
+    pub local_default: Option<&'static str>,
+    /// What it does: whole sentences.
+    pub meaning: &'static str,
+    /// The name by which `training.json` and `report.html` show the value that was used; `None` if
+    /// they show it elsewhere.
+    pub shown_as: Option<&'static str>,
+    /// Whether a checkpoint can't be used any more when it changes.
+    pub resumes: bool,
+    /// The site's variable that limits it.
+    pub limit: Option<&'static str>,
 }
 
-/// What the job asks Slurm for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResourceSettings {
-    /// `--cpus-per-task`, 1 to 4096.
-    pub cpus: u32,
-    /// `--mem` in MB (Slurm's: 1,048,576 bytes), 1 to 100,000,000.
-    pub memory_mb: u64,
-    /// `--time`.
-    pub walltime: Walltime,
-    /// `--mail-user`, where one was given.
-    pub email: Option<String>,
+/// The values of a setting.
+#[derive(Clone, Copy, Debug)]
+pub enum Allowed {
+    /// A whole number of these, and a multiple of the last.
+    Number {
+        /// The lowest.
+        low: u64,
+        /// The highest.
+        high: u64,
+        /// What it is a multiple of.
+        step: u64,
+    },
+    /// One of these words, in any case.
+    Words(fn() -> Vec<&'static str>),
+    /// A time limit of Slurm.
+    Walltime,
+    /// An e-mail address.
+    Email,
+}
+
+impl Setting {
+    /// A row with the usual values of the columns that most rows don't set.
+    const fn new(name: &'static str, allowed: Allowed, meaning: &'static str) -> Self {
+        let (default, local_default, shown_as, limit) = (None, None, None, None);
+        Self { name, allowed, default, local_default, meaning, shown_as, resumes: true, limit }
+    }
+
+    const fn or(self, default: &'static str) -> Self {
+        Self { default: Some(default), ..self }
+    }
+
+    const fn or_local(self, default: &'static str) -> Self {
+        Self { local_default: Some(default), ..self }
+    }
+
+    const fn shown_as(self, name: &'static str) -> Self {
+        Self { shown_as: Some(name), ..self }
+    }
+
+    const fn limited_by(self, variable: &'static str) -> Self {
+        Self { limit: Some(variable), ..self }
+    }
+
+    /// Its default, where that is a number.
+    pub fn default_number(&self) -> Option<u64> {
+        self.default?.parse().ok()
+    }
+
+    /// The values that it may have, in words.
+    pub fn in_words(&self) -> String {
+        match self.allowed {
+            Allowed::Number { low, high: u64::MAX, .. } => format!("a whole number from {low}"),
+            Allowed::Number { low, high, step: 1 } => format!("{low} to {high}"),
+            Allowed::Number { low, high, step } => format!("{low} to {high}, a multiple of {step}"),
+            Allowed::Words(words) => words().join(", "),
+            Allowed::Walltime => "D-HH:MM, HH:MM:SS or minutes".to_owned(),
+            Allowed::Email => "an e-mail address".to_owned(),
+        }
+    }
+}
+
+const fn number(low: u64, high: u64) -> Allowed {
+    Allowed::Number { low, high, step: 1 }
+}
+
+/// A side of a patch in pixels.
+const SIDE: Allowed = Allowed::Number { low: 16, high: 4096, step: 4 };
+
+/// Makes a table of settings and the struct of their values.
+macro_rules! settings {
+    (
+        $(#[$doc:meta])* $table:ident => $(#[$struct_doc:meta])* $struct:ident
+        $(($copy:ident))? {
+            $($(#[$field_doc:meta])* $field:ident: $type:ty = $row:ident: $setting:expr;)*
+        }
+    ) => {
+        $(
+            $(#[$field_doc])*
+            pub const $row: Setting = $setting;
+        )*
+
+        $(#[$doc])*
+        pub const $table: &[Setting] = &[$($row),*];
+
+        $(#[$struct_doc])*
+        #[derive(Clone, Debug, PartialEq, Eq $(, $copy)?)]
+        pub struct $struct {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl $struct {
+            fn read(map: &SettingsMap, origin: Origin) -> Result<Self, SettingsError> {
+                let mut reader = Reader { map, origin, problems: Vec::new() };
+                $(let $field = reader.read::<$type>(&$row);)*
+                match ($($field,)*) {
+                    ($(Some($field),)*) if reader.problems.is_empty() => Ok(Self { $($field),* }),
+                    _ => Err(SettingsError(reader.problems)),
+                }
+            }
+
+            /// Each setting with the value that was used.
+            pub fn values(&self) -> Vec<(&'static Setting, Value)> {
+                const TABLE: &[Setting] = $table;
+                let values = [$(SettingValue::to_json(&self.$field)),*];
+                TABLE.iter().zip(values).collect()
+            }
+        }
+    };
+}
+
+settings! {
+    /// How a job is trained: what `--set` may name.
+    TRAINING_SETTINGS =>
+    /// How the layers are trained.
+    TrainingSettings (Copy) {
+        /// At most this many passes over the samples.
+        epochs: u32 = EPOCHS: Setting::new(
+            "Maximum number of training epochs", number(1, 10_000),
+            "Passes over the samples, at most.",
+        ).or_local("15").shown_as("epochs").limited_by("MAX_EPOCHS");
+        /// At most this many samples a layer.
+        max_samples: u32 = SAMPLES: Setting::new(
+            "Maximum number of samples per label", number(1, 10_000_000),
+            "Patches per layer, at most.",
+        ).or_local("10000").shown_as("max_samples").limited_by("MAX_SAMPLES");
+        /// Height of a patch in pixels.
+        patch_height: u32 = PATCH_HEIGHT: Setting::new(
+            "Patch height", SIDE,
+            "Height of the pieces that the network sees, in pixels.",
+        ).or_local("256");
+        /// Width of a patch in pixels.
+        patch_width: u32 = PATCH_WIDTH: Setting::new(
+            "Patch width", SIDE,
+            "Width of the pieces that the network sees, in pixels.",
+        ).or_local("256");
+        /// Patches in one training step.
+        batch_size: u32 = BATCH_SIZE: Setting::new(
+            "Batch Size", number(1, 1024),
+            "Patches in one training step. Fewer take less memory.",
+        ).or("16").shown_as("batch_size");
+        /// Epochs without a better one after which training stops; 0 is as 1, as in Keras.
+        patience: u32 = PATIENCE: Setting::new(
+            "Patience", number(0, 10_000),
+            "Epochs without a better one before training stops; 0 means 1, as in Keras.",
+        ).or("3").shown_as("patience");
+        /// Seed of every random choice; `None`: the trainer draws one and logs it.
+        seed: Option<u64> = SEED: Setting::new(
+            "Seed", number(0, u64::MAX),
+            "Seed of all random choices; without it one is drawn and logged.",
+        );
+        /// What makes an epoch better than another.
+        metric: StoppingMetric = METRIC: Setting::new(
+            "Early stopping metric", Allowed::Words(words::<StoppingMetric>),
+            "What makes an epoch better, on the validation patches: accuracy, F1 of the layer, or loss. Until an epoch beats a \
+             constant output (with F1: until it finds a pixel of the layer), epochs are compared by loss.",
+        ).or("accuracy").shown_as("early_stopping_metric");
+        /// Which patches are learned from.
+        selection: PatchSelection = SELECTION: Setting::new(
+            "Patch selection", Allowed::Words(words::<PatchSelection>),
+            "random: patches around random pixels of the layer. covering: first such patches that every pixel of the layer that \
+             may be a patch's centre lies in one, as far as their number allows. Either way, the last fifth validates.",
+        ).or("random").shown_as("patch_selection");
+        /// Each patch gets lighter or darker by at most so many percent of white.
+        brightness: u32 = BRIGHTNESS: Setting::new(
+            "Augmentation: brightness (%)", number(0, 50),
+            "In each epoch, patches get lighter or darker by at most this much.",
+        ).or("0").shown_as("brightness_percent");
+        /// Each patch is cut at most so many pixels farther up, down, left or right: at most half
+        /// its smaller side.
+        shift: u32 = SHIFT: Setting::new(
+            "Augmentation: shift (pixels)", number(0, 2048),
+            "In each epoch, patches are cut at most this far from where they were drawn; at most half a patch.",
+        ).or("0").shown_as("shift_pixels");
+        /// Directions in which each patch is mirrored, each with a probability of one half.
+        flip: Flip = FLIP: Setting::new(
+            "Augmentation: flip", Allowed::Words(words::<Flip>),
+            "Patches are mirrored at random in these directions.",
+        ).or("none").shown_as("flip");
+    }
+}
+
+settings! {
+    /// What a job asks Slurm for.
+    RESOURCE_SETTINGS =>
+    /// What a job's message says that Slurm is to be asked for: all of it may be left out.
+    NamedResources (Default) {
+        /// `--cpus-per-task`.
+        cpus: Option<u32> = CPUS: Setting::new(
+            "CPUs", number(1, 4096), "Cores of the Slurm job.",
+        ).limited_by("MAX_CPUS");
+        /// `--mem` in MB (Slurm's: 1,048,576 bytes).
+        memory_mb: Option<u64> = MEMORY: Setting::new(
+            "Maximum memory (MB)", number(1, 100_000_000), "Memory of the Slurm job. 6000 is enough for the default patches and batch.",
+        ).limited_by("MAX_MEMORY_MB");
+        /// `--time`.
+        walltime: Option<Walltime> = WALLTIME: Setting::new(
+            "Maximum time (D-HH:MM)", Allowed::Walltime,
+            "Time limit of the Slurm job, in every form of sbatch --time; one minute to 365 days.",
+        ).limited_by("MAX_TIME");
+        /// `--mail-user`, where one was given.
+        email: Option<String> = EMAIL: Setting::new(
+            "Slurm Notification Email", Allowed::Email,
+            "The address that Slurm mails when the job begins, ends or fails.",
+        );
+    }
+}
+
+/// The setting of training with this name.
+pub fn training_setting(name: &str) -> Option<&'static Setting> {
+    TRAINING_SETTINGS.iter().find(|setting| setting.name == name)
 }
 
 /// Settings that are missing or wrong: all of them at once.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("{}", list(.0))]
+#[error("{}", .0.join("; "))]
 pub struct SettingsError(Vec<String>);
 
-impl SettingsError {
-    pub(crate) fn new(problems: Vec<String>) -> Self {
-        Self(problems)
-    }
-}
-
-fn list(problems: &[String]) -> String {
-    let mut text = String::new();
-    for (n, problem) in problems.iter().enumerate() {
-        let _ = write!(text, "{}{problem}", if n == 0 { "" } else { "; " }); // writing to a String can't fail
-    }
-    text
+/// Where settings come from. This decides what happens if one is missing.
+#[derive(Clone, Copy)]
+enum Origin {
+    /// A message, which has to have the most important ones.
+    Job,
+    /// A page in a folder, where each has a default.
+    Local,
 }
 
 struct Reader<'a> {
     map: &'a SettingsMap,
+    origin: Origin,
     problems: Vec<String>,
 }
 
 impl Reader<'_> {
-    fn number(&mut self, name: &'static str, default: Option<u64>, low: u64, high: u64) -> u64 {
-        let value = match self.map.get(name) {
-            None | Some(Value::Null) => default.or_else(|| {
-                self.problems.push(format!("the setting \"{name}\" is missing"));
-                None
-            }),
-            Some(value) => integer(value).filter(|n| (low..=high).contains(n)).or_else(|| {
-                let got = base::text::printable(&value.to_string(), 40);
-                let what =
-                    format!("the setting \"{name}\" must be a whole number from {low} to {high}, not {got}");
-                self.problems.push(what);
-                None
-            }),
+    fn read<T: SettingValue>(&mut self, setting: &Setting) -> Option<T> {
+        let default = match self.origin {
+            Origin::Job => setting.default,
+            Origin::Local => setting.local_default.or(setting.default),
         };
-        value.unwrap_or(low)
-    }
-
-    fn small(&mut self, name: &'static str, default: Option<u64>, low: u32, high: u32) -> u32 {
-        // The value is at most `high`, or `low` after a problem: both fit.
-        u32::try_from(self.number(name, default, low.into(), high.into())).unwrap_or(low)
-    }
-
-    fn patch(&mut self, name: &'static str, default: Option<u64>) -> u32 {
-        let side = self.small(name, default, 16, 4096);
-        if !side.is_multiple_of(4) {
-            let (below, above) = (side / 4 * 4, side / 4 * 4 + 4);
-            self.problems.push(format!(
-                "the setting \"{name}\" must be a multiple of 4 (the network halves the image twice), not {side}: use {below} or {above}"
-            ));
-        }
-        side
-    }
-
-    fn choice<T: Choice>(&mut self, name: &'static str) -> T {
-        let value = match self.map.get(name) {
-            None | Some(Value::Null) => return T::default(),
-            Some(Value::String(text)) => text.trim().to_owned(),
-            Some(other) => other.to_string(),
+        let default = default.map(Value::from);
+        let given = self.map.get(setting.name).filter(|value| !value.is_null()).or(default.as_ref());
+        let read = match given {
+            Some(value) => T::read(value, &setting.allowed),
+            None => T::absent().ok_or_else(|| "is missing".to_owned()),
         };
-        if let Some((_, choice)) = T::WORDS.iter().find(|(word, _)| word.eq_ignore_ascii_case(&value)) {
-            return *choice;
-        }
-        let words: Vec<_> = T::WORDS.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-        let got = base::text::printable(&value, 40);
-        self.problems.push(format!("the setting \"{name}\" must be {}, not {got}", words.join(" or ")));
-        T::default()
+        read.map_err(|what| self.problems.push(format!("the setting \"{}\" {what}", setting.name))).ok()
+    }
+}
+
+/// A type that a setting can have.
+trait SettingValue: Sized {
+    /// Reads a value; the error completes the sentence `the setting "NAME" ...`.
+    fn read(value: &Value, allowed: &Allowed) -> Result<Self, String>;
+
+    /// The value of a setting that is not there and has no default; `None` if it has to be there.
+    fn absent() -> Option<Self> {
+        None
     }
 
-    fn finish<T>(self, value: T) -> Result<T, SettingsError> {
-        if self.problems.is_empty() { Ok(value) } else { Err(SettingsError(self.problems)) }
+    /// The value as reports have it.
+    fn to_json(&self) -> Value;
+}
+
+fn shown(value: &str) -> String {
+    base::text::printable(value, 40)
+}
+
+impl SettingValue for u64 {
+    fn read(value: &Value, allowed: &Allowed) -> Result<Self, String> {
+        let Allowed::Number { low, high, step } = *allowed else {
+            return Err("is no number".to_owned());
+        };
+        let n = integer(value).filter(|n| (low..=high).contains(n)).ok_or_else(|| {
+            format!("must be a whole number from {low} to {high}, not {}", shown(&value.to_string()))
+        })?;
+        if n.is_multiple_of(step) {
+            return Ok(n);
+        }
+        // So far only the sides of patches have a step.
+        let (below, above) = (n / step * step, n / step * step + step);
+        Err(format!(
+            "must be a multiple of {step} (the network halves the image twice), not {n}: use {below} or {above}"
+        ))
+    }
+
+    fn to_json(&self) -> Value {
+        (*self).into()
+    }
+}
+
+impl SettingValue for u32 {
+    fn read(value: &Value, allowed: &Allowed) -> Result<Self, String> {
+        let n = u64::read(value, allowed)?;
+        Self::try_from(n).map_err(|_| format!("must be at most {}, not {n}", Self::MAX))
+    }
+
+    fn to_json(&self) -> Value {
+        (*self).into()
+    }
+}
+
+/// A setting that may be left out; an empty text counts as left out.
+macro_rules! may_be_left_out {
+    ($($type:ty),*) => {$(
+        impl SettingValue for Option<$type> {
+            fn read(value: &Value, allowed: &Allowed) -> Result<Self, String> {
+                if value.as_str().is_some_and(|text| text.trim().is_empty()) {
+                    return Ok(None);
+                }
+                <$type>::read(value, allowed).map(Some)
+            }
+
+            fn absent() -> Option<Self> {
+                Some(None)
+            }
+
+            fn to_json(&self) -> Value {
+                self.as_ref().map_or(Value::Null, SettingValue::to_json)
+            }
+        }
+    )*};
+}
+
+may_be_left_out!(u32, u64, Walltime);
+
+impl<T: Choice> SettingValue for T {
+    fn read(value: &Value, _: &Allowed) -> Result<Self, String> {
+        let text = value.as_str().map_or_else(|| value.to_string(), |text| text.trim().to_owned());
+        let found = T::WORDS.iter().find(|(word, _)| word.eq_ignore_ascii_case(&text));
+        found.map(|(_, choice)| *choice).ok_or_else(|| {
+            let words: Vec<_> = T::WORDS.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+            format!("must be {}, not {}", words.join(" or "), shown(&text))
+        })
+    }
+
+    fn to_json(&self) -> Value {
+        self.word().into()
+    }
+}
+
+impl SettingValue for Walltime {
+    fn read(value: &Value, _: &Allowed) -> Result<Self, String> {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        text.parse::<Self>().map_err(|error| error.to_string())
+    }
+
+    fn to_json(&self) -> Value {
+        self.to_string().into()
+    }
+}
+
+impl SettingValue for Option<String> {
+    fn read(value: &Value, _: &Allowed) -> Result<Self, String> {
+        match value.as_str().map(str::trim) {
+            Some("") => Ok(None),
+            Some(text) if is_email(text) => Ok(Some(text.to_owned())),
+            _ => Err("is not an e-mail address; leave it empty for no mail".to_owned()),
+        }
+    }
+
+    fn absent() -> Option<Self> {
+        Some(None)
+    }
+
+    fn to_json(&self) -> Value {
+        self.clone().into()
     }
 }
 
@@ -177,90 +423,8 @@ fn integer(value: &Value) -> Option<u64> {
     }
 }
 
-impl TrainingSettings {
-    /// Reads the training settings of a job; only the numbers of epochs and samples and the patch size must be there.
-    ///
-    /// # Errors
-    /// When settings are missing or out of range: all of them at once.
-    pub fn from_job(map: &SettingsMap) -> Result<Self, SettingsError> {
-        Self::read(map, [None; 4])
-    }
-
-    /// Reads the training settings of a local page, where each has a default: 15 epochs, 10,000 samples, 256×256.
-    ///
-    /// # Errors
-    /// When settings are out of range: all of them at once.
-    pub fn from_local(map: &SettingsMap) -> Result<Self, SettingsError> {
-        Self::read(map, [Some(15), Some(10_000), Some(256), Some(256)])
-    }
-
-    fn read(map: &SettingsMap, defaults: [Option<u64>; 4]) -> Result<Self, SettingsError> {
-        let mut reader = Reader { map, problems: Vec::new() };
-        let (epochs, max_samples) =
-            (reader.small(EPOCHS, defaults[0], 1, 10_000), reader.small(SAMPLES, defaults[1], 1, 10_000_000));
-        let patch_height = reader.patch(PATCH_HEIGHT, defaults[2]);
-        let patch_width = reader.patch(PATCH_WIDTH, defaults[3]);
-        let settings = Self {
-            epochs,
-            max_samples,
-            patch_height,
-            patch_width,
-            batch_size: reader.small(BATCH_SIZE, Some(16), 1, 1024),
-            patience: reader.small(PATIENCE, Some(3), 0, 10_000),
-            seed: match map.get(SEED) {
-                None | Some(Value::Null) => None,
-                Some(_) => Some(reader.number(SEED, None, 0, u64::MAX)),
-            },
-            metric: reader.choice(METRIC),
-            selection: reader.choice(SELECTION),
-            augmentation: Augmentation {
-                brightness: reader.small(BRIGHTNESS, Some(0), 0, 50),
-                shift: reader.small(SHIFT, Some(0), 0, patch_height.min(patch_width) / 2),
-                flip: reader.choice(FLIP),
-            },
-        };
-        reader.finish(settings)
-    }
-}
-
-impl ResourceSettings {
-    /// Reads what a job asks Slurm for.
-    ///
-    /// # Errors
-    /// When settings are missing, out of range, or the address is none: all of them at once.
-    pub fn from_job(map: &SettingsMap) -> Result<Self, SettingsError> {
-        let mut reader = Reader { map, problems: Vec::new() };
-        let cpus = reader.small(CPUS, None, 1, 4096);
-        let memory_mb = reader.number(MEMORY, None, 1, 100_000_000);
-        let walltime = match map.get(WALLTIME) {
-            None | Some(Value::Null) => {
-                reader.problems.push(format!("the setting \"{WALLTIME}\" is missing"));
-                None
-            }
-            Some(value) => {
-                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                text.parse::<Walltime>()
-                    .map_err(|error| reader.problems.push(format!("the setting \"{WALLTIME}\" {error}")))
-                    .ok()
-            }
-        };
-        let email = match map.get(EMAIL) {
-            None | Some(Value::Null) => None,
-            Some(Value::String(text)) if text.trim().is_empty() => None,
-            Some(Value::String(text)) if is_email(text.trim()) => Some(text.trim().to_owned()),
-            Some(_) => {
-                reader.problems.push(format!(
-                    "the setting \"{EMAIL}\" is not an e-mail address; leave it empty for no mail"
-                ));
-                None
-            }
-        };
-        let Some(walltime) = walltime else { return Err(SettingsError(reader.problems)) };
-        reader.finish(Self { cpus, memory_mb, walltime, email })
-    }
-}
-
-/// An address that is safe in an argument list and a mail header: letters, digits and a few signs around one `@`.
+/// An address that is safe in an argument list and a mail header: letters, digits and a few signs
+/// around one `@`.
 fn is_email(text: &str) -> bool {
     let word = |part: &str, signs: &str| {
         !part.is_empty()
@@ -273,6 +437,125 @@ fn is_email(text: &str) -> bool {
             .is_some_and(|(user, host)| word(user, "._%+-") && word(host, ".-") && host.contains('.'))
 }
 
+impl TrainingSettings {
+    /// Reads the training settings of a job; only the numbers of epochs and samples and the patch
+    /// size must be there.
+    ///
+    /// # Errors
+    /// When settings are missing or out of range: all of them at once.
+    pub fn from_job(map: &SettingsMap) -> Result<Self, SettingsError> {
+        Self::read(map, Origin::Job)?.checked()
+    }
+
+    /// Reads the training settings of a local page, where each has a default.
+    ///
+    /// # Errors
+    /// When settings are out of range: all of them at once.
+    pub fn from_local(map: &SettingsMap) -> Result<Self, SettingsError> {
+        Self::read(map, Origin::Local)?.checked()
+    }
+
+    /// What depends on more than one setting.
+    fn checked(self) -> Result<Self, SettingsError> {
+        let most = self.patch_height.min(self.patch_width) / 2;
+        if self.shift <= most {
+            return Ok(self);
+        }
+        let what = format!("must be a whole number from 0 to {most}, not {}", self.shift);
+        Err(SettingsError(vec![format!("the setting \"{}\" {what}", SHIFT.name)]))
+    }
+
+    /// How patches vary.
+    pub fn augmentation(&self) -> Augmentation {
+        Augmentation { brightness: self.brightness, shift: self.shift, flip: self.flip }
+    }
+
+    /// What reports show of the settings, by their names there.
+    pub fn shown(&self) -> Map<String, Value> {
+        let shown = |(setting, value): (&Setting, Value)| Some((setting.shown_as?.to_owned(), value));
+        self.values().into_iter().filter_map(shown).collect()
+    }
+
+    /// A text that differs between settings if a checkpoint of one can't be used with the other.
+    pub fn fingerprint(&self) -> String {
+        let mut text = String::new();
+        for (setting, value) in self.values().iter().filter(|(setting, _)| setting.resumes) {
+            let _ = writeln!(text, "{}={value}", setting.name); // writing to a String can't fail
+        }
+        text
+    }
+}
+
+/// What the job asks Slurm for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceSettings {
+    /// `--cpus-per-task`, 1 to 4096.
+    pub cpus: u32,
+    /// `--mem` in MB (Slurm's: 1,048,576 bytes), 1 to 100,000,000.
+    pub memory_mb: u64,
+    /// `--time`.
+    pub walltime: Walltime,
+    /// `--mail-user`, where one was given.
+    pub email: Option<String>,
+}
+
+impl NamedResources {
+    /// Reads what a job's message says that Slurm is to be asked for. An empty text counts as left
+    /// out.
+    ///
+    /// # Errors
+    /// When settings are out of range, or the address is none: all of them at once.
+    pub fn from_job(map: &SettingsMap) -> Result<Self, SettingsError> {
+        Self::read(map, Origin::Job)
+    }
+}
+
+/// The settings of training as lines of a help text: name, what it may be, default of a page in a
+/// folder.
+pub fn help() -> String {
+    let mut text = String::new();
+    for setting in TRAINING_SETTINGS {
+        let default = setting.local_default.or(setting.default);
+        let default = default.map_or_else(String::new, |default| format!(" [default: {default}]"));
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "  {}: {}{default}", setting.name, setting.in_words());
+    }
+    text
+}
+
+/// `docs/settings.md`; `update` is the command that writes it anew.
+pub fn markdown(update: &str) -> String {
+    let mut text = format!(
+        "# Settings of a job\n\nMade by `{update}` from the table in \
+         `crates/domain/src/settings.rs`; a test compares.\n\n\
+         The names are those of Rodan's workflows. In `settings.json` of a [local page](local.md), and with\n\
+         `--set`, all of them are optional. [Choosing settings](choosing.md) says which of them matter, and\n\
+         how the cluster chooses what is left out. A setting with another name is kept and ignored.\n"
+    );
+    for (title, table) in [("Training", TRAINING_SETTINGS), ("The Slurm job", RESOURCE_SETTINGS)] {
+        // Writing to a String can't fail.
+        let _ = write!(
+            text,
+            "\n## {title}\n\n| setting | values | default | what it does |\n|---|---|---|---|\n"
+        );
+        for setting in table {
+            let default = match (setting.default, setting.local_default) {
+                (Some(default), _) => default.to_owned(),
+                (None, Some(local)) => format!("must be set; {local} for a page in a folder"),
+                (None, None) if setting.name == SEED.name => "drawn".to_owned(),
+                (None, None) if setting.name == EMAIL.name => "none".to_owned(),
+                (None, None) => "chosen by the cluster".to_owned(),
+            };
+            let limit = setting.limit.map_or_else(String::new, |name| {
+                format!(" A site may allow less ([`{name}`](variables.md)).")
+            });
+            let Setting { name, meaning, .. } = setting;
+            let _ = writeln!(text, "| `{name}` | {} | {default} | {meaning}{limit} |", setting.in_words());
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -281,15 +564,15 @@ mod tests {
 
     fn rodan() -> SettingsMap {
         let settings = json!({
-            EPOCHS: 15, SAMPLES: 10000, PATCH_HEIGHT: 256, PATCH_WIDTH: "128", CPUS: 6, MEMORY: 257_000,
-            WALLTIME: "0-06:00", EMAIL: "", "Some later setting": [1, 2],
+            EPOCHS.name: 15, SAMPLES.name: 10000, PATCH_HEIGHT.name: 256, PATCH_WIDTH.name: "128", CPUS.name: 6,
+            MEMORY.name: 257_000, WALLTIME.name: "0-06:00", EMAIL.name: "", "Some later setting": [1, 2],
         });
         settings.as_object().unwrap().clone()
     }
 
-    fn with(name: &str, value: Value) -> SettingsMap {
+    fn with(setting: &Setting, value: Value) -> SettingsMap {
         let mut map = rodan();
-        map.insert(name.into(), value);
+        map.insert(setting.name.into(), value);
         map
     }
 
@@ -306,17 +589,26 @@ mod tests {
             seed: None,
             metric: StoppingMetric::Accuracy,
             selection: PatchSelection::Random,
-            augmentation: Augmentation::default(),
+            brightness: 0,
+            shift: 0,
+            flip: Flip::None,
         };
         assert_eq!(training, expected);
-        let resources = ResourceSettings::from_job(&rodan()).unwrap();
-        assert_eq!((resources.cpus, resources.memory_mb, resources.email), (6, 257_000, None));
-        assert_eq!(resources.walltime.seconds(), 6 * 3600);
+        assert!(training.augmentation().is_none());
+        let named = NamedResources::from_job(&rodan()).unwrap();
+        assert_eq!((named.cpus, named.memory_mb, named.email), (Some(6), Some(257_000), None));
+        assert_eq!(named.walltime.map(Walltime::seconds), Some(6 * 3600));
+        let local = TrainingSettings::from_local(&SettingsMap::new()).unwrap();
+        assert_eq!(
+            (local.epochs, local.max_samples, local.patch_height, local.patch_width),
+            (15, 10_000, 256, 256)
+        );
     }
 
     #[test]
     fn every_problem_is_named_at_once() {
-        let map = json!({ EPOCHS: 0, PATCH_HEIGHT: 66, PATCH_WIDTH: 1.5, BATCH_SIZE: "many" });
+        let map =
+            json!({ EPOCHS.name: 0, PATCH_HEIGHT.name: 66, PATCH_WIDTH.name: 1.5, BATCH_SIZE.name: "many" });
         let error = TrainingSettings::from_job(map.as_object().unwrap()).unwrap_err().to_string();
         for part in [
             "\"Maximum number of training epochs\" must be a whole number from 1 to 10000, not 0",
@@ -327,13 +619,81 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part} is not in {error}");
         }
-        let error = ResourceSettings::from_job(&SettingsMap::new()).unwrap_err().to_string();
+        let map = json!({ CPUS.name: 0, MEMORY.name: "much", WALLTIME.name: "soon" });
+        let error = NamedResources::from_job(map.as_object().unwrap()).unwrap_err().to_string();
         assert!(["CPUs", "Maximum memory (MB)", "Maximum time"].iter().all(|p| error.contains(p)), "{error}");
+    }
+
+    /// The table against itself: what a row says is what is read.
+    #[test]
+    fn every_row_is_read_at_its_ends_and_refused_beyond() {
+        let of_job = |setting: &Setting, value: Value| {
+            let map = with(setting, value);
+            let training = TrainingSettings::from_job(&map).map(|_| ());
+            training.and_then(|()| NamedResources::from_job(&map).map(|_| ()))
+        };
+        for setting in TRAINING_SETTINGS.iter().chain(RESOURCE_SETTINGS) {
+            let name = setting.name;
+            match setting.allowed {
+                Allowed::Number { low, high, .. } => {
+                    // A shift may be no more than half the patch.
+                    let high = if name == SHIFT.name { 64 } else { high };
+                    for value in [low, high] {
+                        assert_eq!(of_job(setting, json!(value)), Ok(()), "{name} {value}");
+                        assert_eq!(of_job(setting, json!(value.to_string())), Ok(()), "{name} {value}");
+                    }
+                    let beyond = [low.checked_sub(1), high.checked_add(1)].into_iter().flatten();
+                    for value in
+                        beyond.map(Value::from).chain([json!(-1), json!(1.5), json!("x"), json!([1])])
+                    {
+                        let error = of_job(setting, value.clone()).unwrap_err().to_string();
+                        assert!(error.contains(name) && error.contains("must be"), "{name} {value}: {error}");
+                    }
+                }
+                Allowed::Words(words) => {
+                    for word in words() {
+                        assert_eq!(
+                            of_job(setting, json!(format!(" {} ", word.to_uppercase()))),
+                            Ok(()),
+                            "{name}"
+                        );
+                    }
+                    assert_eq!(setting.default, words().first().copied(), "{name}: the first is the default");
+                    assert!(of_job(setting, json!("other")).is_err(), "{name}");
+                }
+                Allowed::Walltime | Allowed::Email => {
+                    assert!(of_job(setting, json!(["x"])).is_err(), "{name}");
+                }
+            }
+            assert!(setting.meaning.ends_with('.'), "{name}");
+        }
+        let values = TrainingSettings::from_job(&rodan()).unwrap().values();
+        assert_eq!(values.len(), TRAINING_SETTINGS.len());
+        let table = markdown("make it");
+        let help = help();
+        for setting in TRAINING_SETTINGS {
+            assert!(table.contains(setting.name) && help.contains(setting.name));
+        }
+    }
+
+    #[test]
+    fn reports_and_fingerprints_hold_what_the_table_says() {
+        let settings = TrainingSettings::from_job(&with(&METRIC, json!("f1"))).unwrap();
+        let shown = settings.shown();
+        assert_eq!(
+            (shown["epochs"].clone(), shown["early_stopping_metric"].clone()),
+            (json!(15), json!("F1"))
+        );
+        assert!(!shown.contains_key("seed"), "it is shown beside");
+        let mut other = settings;
+        assert_eq!(other.fingerprint(), settings.fingerprint());
+        other.flip = Flip::Both;
+        assert_ne!(other.fingerprint(), settings.fingerprint());
     }
 
     #[test]
     fn addresses_that_could_be_something_else_are_refused() {
-        let email = |text: &str| ResourceSettings::from_job(&with(EMAIL, json!(text))).map(|r| r.email);
+        let email = |text: &str| NamedResources::from_job(&with(&EMAIL, json!(text))).map(|r| r.email);
         assert_eq!(email(" me+hpc@music.example.org "), Ok(Some("me+hpc@music.example.org".into())));
         for text in
             ["--wrap=x@y.z", "a@b", "a@b.c\nBcc: d@e.f", "a b@c.d", "a@b.c,d@e.f", "@b.c", "$(id)@b.c"]
@@ -343,25 +703,39 @@ mod tests {
     }
 
     #[test]
+    fn what_slurm_is_asked_for_may_be_left_out() {
+        let nothing = json!({});
+        let empty = json!({ CPUS.name: "", MEMORY.name: null, WALLTIME.name: " ", EMAIL.name: "" });
+        for map in [nothing, empty] {
+            let named = NamedResources::from_job(map.as_object().unwrap());
+            assert_eq!(named, Ok(NamedResources::default()));
+        }
+        let some = json!({ CPUS.name: "4", WALLTIME.name: 90 });
+        let named = NamedResources::from_job(some.as_object().unwrap()).unwrap();
+        assert_eq!((named.cpus, named.memory_mb), (Some(4), None));
+        assert_eq!(named.walltime.map(Walltime::seconds), Some(5400));
+    }
+
+    #[test]
     fn a_seed_may_be_any_64_bit_number() {
-        assert_eq!(TrainingSettings::from_job(&with(SEED, json!(u64::MAX))).unwrap().seed, Some(u64::MAX));
-        assert!(TrainingSettings::from_job(&with(SEED, json!(-1))).is_err());
+        assert_eq!(TrainingSettings::from_job(&with(&SEED, json!(u64::MAX))).unwrap().seed, Some(u64::MAX));
+        assert!(TrainingSettings::from_job(&with(&SEED, json!(-1))).is_err());
     }
 
     #[test]
     fn choices_are_words_and_the_shift_stays_within_the_patch() {
-        let read = |name, value| TrainingSettings::from_job(&with(name, value));
-        assert_eq!(read(METRIC, json!("f1")).unwrap().metric, StoppingMetric::F1);
-        assert_eq!(read(SELECTION, json!(" covering ")).unwrap().selection, PatchSelection::Covering);
-        assert!(read(FLIP, json!("horizontal")).unwrap().augmentation.flip.horizontal());
-        assert_eq!(read(SHIFT, json!(64)).unwrap().augmentation.shift, 64);
-        for (name, value, part) in [
+        let read = |setting: &Setting, value| TrainingSettings::from_job(&with(setting, value));
+        assert_eq!(read(&METRIC, json!("f1")).unwrap().metric, StoppingMetric::F1);
+        assert_eq!(read(&SELECTION, json!(" covering ")).unwrap().selection, PatchSelection::Covering);
+        assert!(read(&FLIP, json!("horizontal")).unwrap().flip.horizontal());
+        assert_eq!(read(&SHIFT, json!(64)).unwrap().shift, 64);
+        for (setting, value, part) in [
             (METRIC, json!("speed"), "must be \"accuracy\" or \"F1\" or \"loss\", not speed"),
             (FLIP, json!(true), "must be \"none\" or \"horizontal\" or \"vertical\" or \"both\", not true"),
             (SHIFT, json!(65), "must be a whole number from 0 to 64, not 65"),
             (BRIGHTNESS, json!(51), "from 0 to 50"),
         ] {
-            let error = read(name, value).unwrap_err().to_string();
+            let error = read(&setting, value).unwrap_err().to_string();
             assert!(error.contains(part), "{part} is not in {error}");
         }
     }

@@ -2,15 +2,15 @@
 
 use thiserror::Error;
 
-/// Height and width of a patch in pixels; both are positive multiples of 4, because the network halves the
-/// image twice.
+/// Height and width of a patch in pixels; both are positive multiples of 4, because the network
+/// halves the image twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PatchShape {
     height: usize,
     width: usize,
 }
 
-/// A patch size that the network can't take.
+/// A patch size that the network can't have.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
     "patch {height}x{width}: height and width must be multiples of 4 and at least 4 (the network halves the image twice)"
@@ -34,7 +34,7 @@ impl PatchShape {
         Ok(Self { height, width })
     }
 
-    /// The smallest there is.
+    /// The smallest patch.
     pub const SMALLEST: Self = Self { height: 4, width: 4 };
 
     /// Height in pixels.

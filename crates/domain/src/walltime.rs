@@ -3,10 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// A time limit in whole seconds, at least one minute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Walltime(u64);
 
 /// A time limit that can't be read.
@@ -45,11 +47,25 @@ impl Walltime {
     }
 }
 
+impl From<Walltime> for String {
+    fn from(limit: Walltime) -> Self {
+        limit.to_string()
+    }
+}
+
+impl TryFrom<String> for Walltime {
+    type Error = WalltimeError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
 impl FromStr for Walltime {
     type Err = WalltimeError;
 
-    /// Reads `minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours`, `days-hours:minutes` and
-    /// `days-hours:minutes:seconds` (the forms of sbatch's manual).
+    /// Reads `minutes`, `minutes:seconds`, `hours:minutes:seconds`, `days-hours`,
+    /// `days-hours:minutes` and `days-hours:minutes:seconds` (the forms of sbatch's manual).
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let number = |text: &str| match text.len() {
             1..=9 if text.bytes().all(|b| b.is_ascii_digit()) => {
@@ -99,7 +115,10 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Walltime>().map(Walltime::seconds), Ok(seconds), "{text}");
         }
-        assert_eq!("36:00:00".parse::<Walltime>().unwrap().to_string(), "1-12:00:00");
+        let limit: Walltime = "36:00:00".parse().unwrap();
+        assert_eq!(limit.to_string(), "1-12:00:00");
+        let kept = serde_json::to_string(&limit).unwrap();
+        assert_eq!((kept.as_str(), serde_json::from_str(&kept).unwrap()), ("\"1-12:00:00\"", limit));
     }
 
     #[test]

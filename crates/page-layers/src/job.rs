@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use thiserror::Error;
 use tracing::{info, warn};
 
-use crate::fit::fit::fit_from;
+use crate::fit::epochs::fit_from;
 use crate::fit::observe::{JobObserver, LayerObserver};
 use crate::fit::outcome::{FitError, FitOptions, FitState, Stop, StopReason, TrainedLayer};
 use crate::fit::resume::{Checkpoints, Resumed};
@@ -319,7 +319,7 @@ impl TrainingJob {
             batch_size: self.settings.batch_size as usize,
             patience: self.settings.patience as usize,
             metric: self.settings.metric,
-            augmentation: self.settings.augmentation,
+            augmentation: self.settings.augmentation(),
             max_restarts: MAX_RESTARTS,
             ..FitOptions::new(device.clone(), self.settings.epochs as usize, prepared.seed)
         };

@@ -1,8 +1,8 @@
 //! Trains one network per layer of a manuscript page and cuts pages into layers with them.
 //!
-//! A page is an image with a mask for each layer ([`PageInputs`]); [`TrainingJob`] draws patches of it and trains the
-//! layers one after the other; [`Predictor`] applies what was trained. [`keras`] writes and reads the models as Keras
-//! does. Knows no broker and no scheduler.
+//! A page is an image with a mask for each layer ([`PageInputs`]); [`TrainingJob`] draws patches of
+//! it and trains the layers one after the other; [`Predictor`] applies what was trained. [`keras`]
+//! writes and reads the models as Keras does. Knows no broker and no scheduler.
 
 mod events;
 pub(crate) mod fit;
@@ -21,7 +21,7 @@ pub use domain::{
     Score, StoppingMetric, TrainingSettings, colour_name, layer_colour,
 };
 pub use events::{EventLogs, WithEvents};
-pub use fit::fit::{fit, fit_from};
+pub use fit::epochs::{fit, fit_from};
 pub use fit::observe::JobObserver;
 pub use fit::outcome::{
     Best, Collapse, FitError, FitObserver, FitOptions, FitState, Stop, StopReason, Trained, TrainedLayer,

@@ -1,4 +1,4 @@
-//! What the report says, as plain values.
+//! The content of the report, as plain values.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use domain::{EpochReport, Layer, Score, SettingsMap};
 
 use crate::picture::Picture;
 
-/// What is told of a run.
+/// Everything that the report tells of a run.
 #[derive(Debug)]
 pub struct Content<'a> {
     /// When it ended.
@@ -18,13 +18,13 @@ pub struct Content<'a> {
     pub pages: Vec<PagePart<'a>>,
     /// Height and width of the patches.
     pub patch: (usize, usize),
-    /// Where all chance came from.
+    /// The seed of all random choices.
     pub seed: u64,
     /// What computed.
     pub device: &'a str,
     /// Settings as they were given, unknown ones included.
     pub given: &'a SettingsMap,
-    /// What was made of them.
+    /// The values that were used.
     pub effective: Map<String, Value>,
     /// The layers in the order in which they were trained.
     pub layers: Vec<LayerPart<'a>>,
@@ -34,14 +34,14 @@ pub struct Content<'a> {
     pub steps: Vec<(&'static str, Duration)>,
     /// From the start to the end.
     pub whole: Duration,
-    /// Largest resident memory in bytes, where the system tells.
+    /// Largest resident memory in bytes, if the system tells it.
     pub peak_memory: Option<u64>,
 }
 
 /// A page.
 #[derive(Debug)]
 pub struct PagePart<'a> {
-    /// What its user calls it, where there are several.
+    /// The user's name for it, where there are several.
     pub label: Option<&'a str>,
     /// Height in pixels.
     pub height: usize,
@@ -68,7 +68,7 @@ pub struct LayerPart<'a> {
     pub learned: bool,
     /// How long its training took.
     pub time: Duration,
-    /// How well it was found on the whole of the pages, where that was looked at.
+    /// How well it was found on all of the pages, if that was computed.
     pub score: Option<Score>,
 }
 
@@ -88,7 +88,7 @@ impl LayerPart<'_> {
     }
 }
 
-/// A layer, as its user calls it.
+/// The user's name for a layer.
 pub fn layer_name(layer: Layer) -> String {
     match layer {
         Layer::Numbered(number) => format!("Layer {number}"),

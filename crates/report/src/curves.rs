@@ -10,12 +10,12 @@ use crate::scale::Scale;
 /// Size of a chart in its own units, which are pixels where it is not scaled.
 const WIDTH: f64 = 380.0;
 const HEIGHT: f64 = 230.0;
-/// Where its plot begins and ends.
+/// Where the plot begins and ends.
 const LEFT: f64 = 46.0;
 const RIGHT: f64 = 370.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = 186.0;
-/// Beyond so many epochs their points would be one thick line.
+/// With more epochs than this, their points would merge into one thick line.
 const MOST_POINTS: usize = 60;
 
 /// One curve.
@@ -26,7 +26,7 @@ struct Curve {
     value: fn(&EpochReport) -> Option<f64>,
 }
 
-/// Both charts of a layer, of which its user says `name`.
+/// Both charts of a layer that the user calls `name`.
 pub(crate) fn charts(name: &str, history: &[EpochReport], kept: usize) -> String {
     let losses = [
         Curve { name: "training", class: "a", value: |report| Some(report.training_loss) },
@@ -96,7 +96,7 @@ fn draw(
         draw_curve(svg, curve, history, &x, &y)?;
         write!(svg, "<path class=\"{}\" d=\"M{legend:.0} 12h22\"/>", curve.class)?;
         writeln!(svg, "<text x=\"{:.0}\" y=\"16\">{}</text>", legend + 27.0, curve.name)?;
-        // "validation" is the longest of the names.
+        // "validation" is the longest name.
         legend += 98.0;
     }
     write!(svg, "<path class=\"kept\" d=\"M{legend:.0} 5v14\"/>")?;

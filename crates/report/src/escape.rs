@@ -2,11 +2,11 @@
 
 use base::text::printable;
 
-/// More of a foreign text is not shown.
+/// The longest piece of foreign text that is shown, in characters.
 pub(crate) const LONGEST: usize = 200;
 
-/// Foreign text for an element or an attribute in double quotes: shortened, and without characters that a browser would
-/// act on.
+/// Foreign text for an element or for an attribute in double quotes: shortened, and without
+/// characters that a browser would act on.
 pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in printable(text, LONGEST).chars() {

@@ -12,14 +12,15 @@ use base::memory::size;
 use base::text::clock;
 use domain::layer_colour;
 
-/// How the page looks, by day and by night.
+/// The style of the page, for light and dark screens.
 const STYLE: &str = include_str!("style.css");
 
-/// What the page may do: show itself. A browser enforces it, whatever else may be in here.
+/// What the page may load: nothing but itself. A browser enforces this, whatever else the page may
+/// contain.
 const POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'";
 
-/// The report of a run, a whole HTML file. What came from outside is escaped, and a setting that looks like a secret or
-/// an address is left out.
+/// The report of a run, a whole HTML file. What came from outside is escaped, and a setting that
+/// looks like a secret or an address is left out.
 pub fn render(content: &Content<'_>) -> String {
     let mut html = String::new();
     page(&mut html, content).unwrap_or_default(); // writing to a String can't fail
@@ -180,8 +181,8 @@ fn settings(html: &mut String, map: &Map<String, Value>) -> fmt::Result {
     table(html, &map.iter().map(shown).collect::<Vec<_>>())
 }
 
-/// What a report that is handed on must not hold: addresses (of mail as well), and whatever is called a secret. No
-/// setting that we know is one, but the message may hold others.
+/// True for what a report must not contain when it is passed on: addresses (also of e-mail), and
+/// whatever is called a secret. No setting that we know is one, but the message may contain others.
 fn is_private(name: &str, value: &str) -> bool {
     let (name, both) = (name.to_lowercase(), format!("{name} {value}").to_lowercase());
     let secrets = ["token", "password", "passwort", "secret", "credential", "api key", "api_key", "apikey"];
@@ -197,7 +198,7 @@ fn table(html: &mut String, rows: &[(String, String)]) -> fmt::Result {
     writeln!(html, "</table>")
 }
 
-/// Seconds with a decimal below a minute, else as a clock has them.
+/// Seconds with one decimal below a minute, otherwise as on a clock.
 fn time(time: Duration) -> String {
     if time.as_secs() < 60 { format!("{:.1} s", time.as_secs_f64()) } else { clock(time) }
 }

@@ -1,4 +1,5 @@
-//! `report.html`: what a person looks at after a training. One file, without scripts, and without anything from elsewhere.
+//! `report.html`: what a person looks at after a training. One file, without scripts and without
+//! anything from other sites.
 
 mod content;
 mod curves;

@@ -5,10 +5,11 @@ use base64::engine::general_purpose::STANDARD;
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;
 
-/// So many pages are shown: a report is to stay a file that can be sent.
+/// Most pages that are shown: the report has to stay a file that can be sent.
 pub const MOST_PICTURES: usize = 4;
 
-/// Of 100: thin coloured strokes have no visible rims, at a third of a PNG's size.
+/// JPEG quality, of 100: at this quality thin coloured strokes have no visible rims, at a third of
+/// a PNG's size.
 const QUALITY: u8 = 88;
 
 /// A page as a JPEG.
@@ -30,7 +31,7 @@ impl Picture {
         Ok(Self { width: image.width(), height: image.height(), jpeg })
     }
 
-    /// The element that shows it; `alt`, already escaped, says what is to be seen.
+    /// The element that shows it; `alt`, already escaped, describes it.
     pub fn element(&self, alt: &str) -> String {
         let Self { width, height, jpeg } = self;
         let data = STANDARD.encode(jpeg);

@@ -1,4 +1,4 @@
-//! The scale of an axis: round numbers around what is to be shown.
+//! The scale of an axis: round numbers around the values to be shown.
 
 /// An axis from `low` to `high` with a mark at each of `ticks`.
 #[derive(Debug, PartialEq)]
@@ -9,19 +9,19 @@ pub(crate) struct Scale {
     pub(crate) high: f64,
     /// The marks, from low to high.
     pub(crate) ticks: Vec<f64>,
-    /// Decimals that tell the marks apart.
+    /// Number of decimals that tells the marks apart.
     pub(crate) decimals: usize,
 }
 
 impl Scale {
-    /// A scale around `values` (of which those that are no finite numbers are passed over) with about `count` marks, from
-    /// round number to round number.
+    /// A scale around `values` with about `count` marks, from round number to round number. Values
+    /// that are not finite are ignored.
     pub(crate) fn around(values: impl Iterator<Item = f64>, count: usize) -> Self {
         let finite = values.filter(|v| v.is_finite());
         let (low, high) =
             finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
         let (low, high) = if low > high { (0.0, 1.0) } else { (low, high) };
-        // Values that are all the same get room above and below.
+        // If all values are the same, some room is added above and below.
         let span = if high - low > 1e-9 * high.abs().max(1e-3) { high - low } else { high.abs().max(1e-3) };
         let step = round_step(span / count.max(1) as f64);
         let (first, last) = ((low / step).floor() as i64, (high / step).ceil() as i64);
@@ -41,14 +41,14 @@ impl Scale {
         let step = (round_step(last as f64 / count.max(1) as f64).ceil() as usize).max(1);
         let mut ticks = vec![1];
         ticks.extend((1..).map(|n| n * step).take_while(|n| *n < last).filter(|n| *n > step / 2 + 1));
-        // The mark before the last would run into it.
+        // The mark before the last would overlap it.
         if ticks.len() > 1 && ticks.last().is_some_and(|n| 2 * (last - n) < step) {
             ticks.pop();
         }
         ticks.push(last);
         ticks.dedup();
         let ticks: Vec<f64> = ticks.into_iter().map(|n| n as f64).collect();
-        // A single epoch stands in the middle.
+        // A single epoch is drawn in the middle.
         let (low, high) = if last == 1 { (0.0, 2.0) } else { (1.0, last as f64) };
         Self { low, high, ticks, decimals: 0 }
     }
@@ -59,7 +59,7 @@ impl Scale {
     }
 }
 
-/// The next of 1, 2, 5, 10 times a power of ten.
+/// The next larger of 1, 2, 5 and 10 times a power of ten.
 fn round_step(step: f64) -> f64 {
     let power = 10f64.powf(step.log10().floor());
     let factor = [1.0, 2.0, 5.0].into_iter().find(|f| f * power >= step * (1.0 - 1e-9)).unwrap_or(10.0);

@@ -4,12 +4,12 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
-/// What a job asks Slurm for beside CPUs, memory and time.
+/// What a job asks Slurm for besides CPUs, memory and time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Gres {
     /// `--gres`, such as `gpu:v100l:1`; `None` asks for nothing.
     pub gres: Option<String>,
-    /// `--partition`, where the row names one.
+    /// `--partition`, if the row names one.
     pub partition: Option<String>,
 }
 
@@ -38,7 +38,7 @@ fn is_word(text: &str) -> bool {
 impl FromStr for GresTable {
     type Err = GresTableError;
 
-    /// Reads rows separated by commas or semicolons; spaces are free.
+    /// Reads rows separated by commas or semicolons; spaces are ignored.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut rows = Vec::new();
         for row in text.split([',', ';']).map(str::trim).filter(|r| !r.is_empty()) {
@@ -68,7 +68,7 @@ impl GresTable {
         self.rows.iter().map(|(limit, _)| *limit)
     }
 
-    /// The first row whose memory suffices for `memory_mb`; `None` when no row does.
+    /// The first row with enough memory for `memory_mb`; `None` if there is none.
     pub fn get(&self, memory_mb: u64) -> Option<&Gres> {
         self.rows.iter().find(|(limit, _)| memory_mb <= *limit).map(|(_, gres)| gres)
     }

@@ -1,6 +1,8 @@
-//! Submits jobs to a scheduler, finds them again, cancels them and reads what it says of them. Knows no training.
+//! Submits jobs to a scheduler, finds them again, cancels them and reads what it says of them.
+//! Knows no training.
 
 mod gres;
+pub mod requests;
 mod site;
 pub mod slurm;
 

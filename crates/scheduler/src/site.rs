@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use domain::SiteLimits;
+use domain::{SiteChoice, SiteLimits};
 
 use crate::gres::{Gres, GresTable};
 
@@ -12,13 +12,13 @@ use crate::gres::{Gres, GresTable};
 pub struct SiteConfig {
     /// Directory of the installation: of `run_check`, `hpc_training.sh` and `credentials.env`.
     pub home: PathBuf,
-    /// The file that the configuration was read from, handed on to the trainer.
+    /// The file that the configuration was read from; it is passed on to the trainer.
     pub env_file: Option<PathBuf>,
     /// Directory of the job records.
     pub spool: PathBuf,
     /// Directory of the Slurm logs.
     pub logs: PathBuf,
-    /// Where the metrics go, where they are wanted.
+    /// The file for the metrics, if they are wanted.
     pub metrics_file: Option<PathBuf>,
     /// Script that sbatch runs.
     pub batch_script: PathBuf,
@@ -30,13 +30,13 @@ pub struct SiteConfig {
     pub qos: Option<String>,
     /// `--constraint`.
     pub constraint: Option<String>,
-    /// `--gres` where the table has no row; `None` asks for none.
+    /// `--gres` if the table has no row; `None` asks for none.
     pub gres: Option<String>,
     /// Memory to gres and partition.
     pub gres_table: GresTable,
     /// Seconds before the time limit at which Slurm warns the trainer.
     pub signal_seconds: u64,
-    /// Directory of Slurm's commands, where `PATH` does not hold it.
+    /// Directory of Slurm's commands, if `PATH` lacks it.
     pub slurm_bin: Option<PathBuf>,
     /// How long a job waits for a service to come back.
     pub give_up: Duration,
@@ -48,6 +48,8 @@ pub struct SiteConfig {
     pub max_pending: Duration,
     /// What one job may ask for.
     pub limits: SiteLimits,
+    /// What a job gets that names nothing.
+    pub choice: SiteChoice,
     /// How many jobs may be open at a time.
     pub max_open_jobs: usize,
     /// Whether each job gets a watcher.
@@ -56,6 +58,9 @@ pub struct SiteConfig {
     pub watcher_partition: Option<String>,
     /// Whether Slurm may put a job back into its queue.
     pub requeue: bool,
+    /// Whom a musicologist is to ask: stands in a sentence, such as "ask the operator of the
+    /// cluster".
+    pub operator: String,
 }
 
 impl SiteConfig {

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::pass::{BridgeError, Happening, Outcome as PassOutcome, Pass, lock};
+use super::super::context::{BridgeError, Happening, Outcome as PassOutcome, Pass, lock};
+use super::super::decide::Part;
+use super::super::view::is_with_slurm;
 use crate::config::Config;
-use crate::ledger::{Cause, LockError, Outcome, Record, Role, State, Store};
-use crate::sentences::CANCELLED_BY_OPERATOR;
+use crate::ledger::{LockError, Outcome, Record, Role, State, Store, Verdict};
 use base::exit_code::ExitCode;
 use domain::JobId;
+use domain::SlurmJobId;
 
 /// How long the lock of the spool is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -25,13 +27,15 @@ pub enum Cancelled {
     Before(Option<Outcome>),
     /// Slurm has been told, and the job is still ending: the next `check` answers.
     Ending,
-    /// It is written down and something is in the way, which the code names: the next `check` carries on.
+    /// It is written down and something is in the way, which the code names: the next `check`
+    /// carries on.
     Later(ExitCode),
     /// Another `check` holds the lock: nothing is done.
     Busy(String),
 }
 
-/// Cancels a job and answers it, waiting for a while for Slurm to end it. `tell` is told what happens to it.
+/// Cancels a job and answers it, waiting for a while for Slurm to end it. `tell` is told what
+/// happens to it.
 ///
 /// # Errors
 /// When the spool can't be used. An unreachable broker is none: `check` delivers.
@@ -49,9 +53,10 @@ pub async fn cancel(
             Err(LockError::Held { .. }) => return Ok(Cancelled::Ending),
             Err(error) => return Err(error.into()),
         };
-        let Some(job) = store.find_open(id) else {
-            let outcome = store.find(id).and_then(|job| job.outcome);
-            return Ok(if end.is_none() { Cancelled::Before(outcome) } else { Cancelled::Answered(outcome) });
+        let job = match store.open_job(id) {
+            Ok(job) => job,
+            Err(outcome) if end.is_none() => return Ok(Cancelled::Before(outcome)),
+            Err(outcome) => return Ok(Cancelled::Answered(outcome)),
         };
         let mut pass = Pass::new(config, store, held, tell)?;
         let result = pass.cancel(job, end.is_none()).await;
@@ -65,9 +70,8 @@ pub async fn cancel(
             }
             Err(error) => return Err(error),
         };
-        let store = Store::open(&config.site.spool)?;
-        if store.find_open(id).is_none() {
-            return Ok(Cancelled::Answered(store.find(id).and_then(|job| job.outcome)));
+        if let Err(outcome) = Store::open(&config.site.spool)?.open_job(id) {
+            return Ok(Cancelled::Answered(outcome));
         }
         // A failed job is what is wanted here; anything else needs the next pass.
         if !matches!(code, ExitCode::Success | ExitCode::Training) {
@@ -83,36 +87,51 @@ pub async fn cancel(
 impl Pass<'_> {
     /// One look at a job that is to end; the `first` one ends it.
     ///
-    /// Slurm is asked before anything else: a job that is over by itself keeps its own result, or its own error.
+    /// Slurm is asked before anything else: a job that is over by itself keeps its own result, or
+    /// its own error.
     async fn cancel(&mut self, job: Record, first: bool) -> Result<(), BridgeError> {
         let mut jobs = [job];
-        self.reconcile(&mut jobs).await?;
+        self.follow_up(&mut jobs).await?;
         let [job] = &mut jobs;
-        if first {
-            self.end_job(job).await?;
+        if first && (job.state == State::Received || is_with_slurm(job)) {
+            // Written down first: whatever happens next, a pass carries on from here.
+            job.verdict = Some(Verdict::Cancelled);
+            self.store.save(job)?;
+            self.settle(job, &[Part::FollowUp]).await?;
         }
-        self.deliver_if_due(job).await
+        self.settle(job, &[Part::Delivery]).await
     }
 
-    async fn end_job(&mut self, job: &mut Record) -> Result<(), BridgeError> {
-        let cancelled = || CANCELLED_BY_OPERATOR.to_owned();
-        match job.state {
-            State::Received => self.fails_because(job, ExitCode::Training, Cause::Cancelled, cancelled()),
-            // Slurm was asked, and has no job of this name.
-            State::Submitting { .. } if self.slurm_answered => {
-                self.fails_because(job, ExitCode::Training, Cause::Cancelled, cancelled())
-            }
-            State::Submitting { .. } => {
-                job.verdict = Some(cancelled());
-                Ok(self.store.save(job)?)
-            }
-            State::Submitted { slurm_id } | State::Running { slurm_id } => {
-                // Written down first: whatever happens next, a pass carries on from here.
-                job.verdict = Some(cancelled());
-                self.store.save(job)?;
-                self.cancel_slurm_job(job, slurm_id, "by the operator").await.map(drop)
-            }
-            State::Failed { .. } | State::ResultSpooled { .. } | State::Replied => Ok(()),
+    /// Writes down why a job is cancelled, and calls scancel.
+    pub(in super::super) async fn cancel_in_slurm(
+        &mut self,
+        job: &mut Record,
+        slurm_id: SlurmJobId,
+        verdict: Verdict,
+    ) -> Result<(), BridgeError> {
+        let why = match &verdict {
+            Verdict::NotStarted { reason, .. } => format!("could not start ({reason})"),
+            Verdict::CancelledByAsker => "as was asked".to_owned(),
+            Verdict::Abandoned => "because nobody waits for it any more".to_owned(),
+            _ => "by the operator".to_owned(),
+        };
+        if job.verdict.as_ref() != Some(&verdict) {
+            job.verdict = Some(verdict);
+            self.store.save(job)?;
         }
+        self.beat()?;
+        // What was said of it before no longer counts.
+        self.view.forget(job);
+        match self.slurm.cancel(slurm_id).await {
+            Ok(()) => {
+                self.cancelled = true;
+                self.tell(job, "cancelled", &format!("Slurm job {slurm_id} {why}"));
+            }
+            Err(error) => {
+                tracing::error!(job = %job.job_id, slurm_job = %slurm_id, "{error}");
+                self.remember(ExitCode::Slurm);
+            }
+        }
+        Ok(())
     }
 }

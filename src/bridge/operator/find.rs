@@ -66,10 +66,10 @@ pub fn find(store: &Store, text: &str) -> Result<Seen, FindError> {
     ids.extend(done);
     ids.sort();
     ids.dedup();
-    let see = |id: &JobId| match store.see_or_why(id) {
+    let see = |id: &JobId| match store.see(id) {
         Ok(Some(seen)) => Ok(seen),
         Ok(None) => Err(FindError::Unknown(printable(text, 64))),
-        Err(why) => Err(FindError::Unreadable { id: id.clone(), why }),
+        Err(why) => Err(FindError::Unreadable { id: id.clone(), why: why.to_string() }),
     };
     if let Some(id) = ids.iter().find(|id| id.as_str() == text) {
         return see(id);
@@ -78,7 +78,8 @@ pub fn find(store: &Store, text: &str) -> Result<Seen, FindError> {
         ids.iter().filter(|id| !text.is_empty() && id.as_str().starts_with(text)).cloned().collect();
     if fit.is_empty() {
         // A correlation id that is no safe file name is known here by a hash of it.
-        let is_meant = |id: &&JobId| store.see(id).is_some_and(|seen| seen.record.correlation_id.0 == text);
+        let is_meant =
+            |id: &&JobId| matches!(store.see(id), Ok(Some(seen)) if seen.record.correlation_id.0 == text);
         fit = ids.iter().filter(is_meant).cloned().collect();
     }
     match fit.as_slice() {
@@ -93,7 +94,8 @@ pub fn shortest<'a>(id: &'a JobId, all: &[JobId]) -> &'a str {
     let text = id.as_str();
     let common = |other: &JobId| text.bytes().zip(other.as_str().bytes()).take_while(|(a, b)| a == b).count();
     let longest = all.iter().filter(|other| *other != id).map(common).max().unwrap_or(0);
-    // Ids are ASCII; where another id begins with the whole of this one, find() prefers the exact one.
+    // Ids are ASCII; where another id begins with the whole of this one, find() prefers the exact
+    // one.
     &text[..text.len().min(SHORTEST.max(longest + 1))]
 }
 

@@ -35,7 +35,8 @@ impl Log {
         Some(Self { job: JobId::from_directory(id)?, of_watcher, slurm_id, path })
     }
 
-    /// All logs of jobs in a directory, sorted: a job's own before its watcher's. A directory that is not there has none.
+    /// All logs of jobs in a directory, sorted: a job's own before its watcher's. A directory that
+    /// is not there has none.
     pub(super) fn all(directory: &Path) -> io::Result<Vec<Self>> {
         let entries = match fs::read_dir(directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -1,4 +1,5 @@
-//! What the operator asks and tells by hand: what became of a job, its log, an end to it, another try, room on the disk.
+//! What the operator asks and tells by hand: what became of a job, its log, an end to it, another
+//! try, room on the disk.
 
 mod cancel;
 mod find;

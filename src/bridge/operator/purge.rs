@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::super::context::{BridgeError, lock};
 use super::super::metrics;
-use super::super::pass::{BridgeError, lock};
 use super::logs::Log;
 use crate::config::Config;
 use crate::ledger::{LockError, Role, State, Store};
@@ -39,13 +39,15 @@ pub enum Purged {
     Busy(String),
 }
 
-/// Removes what is left of jobs that were answered at least `older` ago, and messages that were rejected before that. With
-/// `dry_run` it only looks.
+/// Removes what is left of jobs that were answered at least `older` ago, and messages that were
+/// rejected before that. With `dry_run` it only looks.
 ///
-/// A message that RabbitMQ hands out a second time is known by its record in `done/`, so nothing younger than an hour goes.
+/// A message that RabbitMQ hands out a second time is known by its record in `done/`, so nothing
+/// younger than an hour goes.
 ///
 /// # Errors
-/// When the spool or the directory of the logs can't be read. What can't be removed is part of the result.
+/// When the spool or the directory of the logs can't be read. What can't be removed is part of the
+/// result.
 pub async fn purge(config: &Config, older: Duration, dry_run: bool) -> Result<Purged, BridgeError> {
     let site = &config.site;
     let logs = || {
@@ -72,7 +74,8 @@ pub async fn purge(config: &Config, older: Duration, dry_run: bool) -> Result<Pu
     Ok(Purged::Items(items))
 }
 
-/// Everything that is old enough: for each answered job its logs and its directory, then the rejected messages.
+/// Everything that is old enough: for each answered job its logs and its directory, then the
+/// rejected messages.
 fn old(store: &Store, logs: Vec<Log>, older: Duration) -> Result<Vec<Item>, BridgeError> {
     let now = Timestamp::now();
     let (open, done) = store.ids()?;
@@ -87,10 +90,11 @@ fn old(store: &Store, logs: Vec<Log>, older: Duration) -> Result<Vec<Item>, Brid
     Ok(items)
 }
 
-/// What is left of an answered job; nothing where there is more in its directory than we know of. Its directory goes last:
-/// a log without it would be nobody's.
+/// What is left of an answered job; nothing if its directory holds more than we know of. The
+/// directory is removed last, because without it nobody knows whose the logs are.
 fn answered(store: &Store, id: &JobId, logs: &[Log], now: Timestamp) -> Option<Vec<Item>> {
-    let seen = store.see(id).filter(|seen| seen.answered && seen.record.state == State::Replied)?;
+    let seen =
+        store.see(id).ok().flatten().filter(|seen| seen.answered && seen.record.state == State::Replied)?;
     let directory = seen.files.directory();
     if !seen.files.are_all() {
         tracing::warn!("{}: there is something in it that is not ours; left alone", directory.display());

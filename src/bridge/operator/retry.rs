@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use super::super::pass::{BridgeError, Happening, Outcome as PassOutcome, Pass, lock};
+use super::super::context::{BridgeError, Happening, Outcome as PassOutcome, Pass, lock};
+use super::super::decide::Part;
 use crate::config::Config;
 use crate::ledger::{LockError, Outcome, Record, Role, State, Store};
 use base::exit_code::ExitCode;
-use domain::{JobId, SlurmJobId};
+use domain::JobId;
+use domain::SlurmJobId;
 
 /// How long the lock of the spool is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -28,7 +30,8 @@ pub enum Retried {
     Busy(String),
 }
 
-/// Tries the next step of a job that waits: to submit it, or to deliver its reply. How long it has waited does not count.
+/// Tries the next step of a job that waits: to submit it, or to deliver its reply. How long it has
+/// waited does not count.
 ///
 /// # Errors
 /// When the spool can't be used.
@@ -43,14 +46,15 @@ pub async fn retry(
         Err(LockError::Held { who, .. }) => return Ok(Retried::Busy(who)),
         Err(error) => return Err(error.into()),
     };
-    let Some(job) = store.find_open(id) else {
-        return Ok(Retried::Before(store.find(id).and_then(|job| job.outcome)));
+    let job = match store.open_job(id) {
+        Ok(job) => job,
+        Err(outcome) => return Ok(Retried::Before(outcome)),
     };
     if let State::Submitted { slurm_id } | State::Running { slurm_id } = job.state {
         return Ok(Retried::InSlurm(slurm_id));
     }
     let mut pass = Pass::new(config, store, held, tell)?;
-    pass.insists = true;
+    pass.rules.insists = true;
     let result = pass.retry(job).await;
     let code = match pass.end(result).await {
         Ok(PassOutcome::Done(code)) => code,
@@ -60,23 +64,22 @@ pub async fn retry(
         }
         Err(error) => return Err(error),
     };
-    let store = Store::open(&config.site.spool)?;
-    Ok(match store.find_open(id) {
-        None => Retried::Answered(store.find(id).and_then(|job| job.outcome)),
-        Some(Record { state: State::Submitted { slurm_id } | State::Running { slurm_id }, .. }) => {
+    Ok(match Store::open(&config.site.spool)?.open_job(id) {
+        Err(outcome) => Retried::Answered(outcome),
+        Ok(Record { state: State::Submitted { slurm_id } | State::Running { slurm_id }, .. }) => {
             Retried::Submitted(slurm_id)
         }
-        Some(job) => Retried::Waits(code, job.last_error),
+        Ok(job) => Retried::Waits(code, job.last_error),
     })
 }
 
 impl Pass<'_> {
-    /// What a pass does with one job. Slurm is asked first: a job whose submission got no answer may be there already.
+    /// What a pass does with one job. Slurm is asked first: a job whose submission got no answer
+    /// may be there already.
     async fn retry(&mut self, job: Record) -> Result<(), BridgeError> {
         let mut jobs = [job];
-        self.reconcile(&mut jobs).await?;
+        self.follow_up(&mut jobs).await?;
         let [job] = &mut jobs;
-        self.submit_if_due(job).await?;
-        self.deliver_if_due(job).await
+        self.settle(job, &[Part::Submission, Part::Delivery]).await
     }
 }

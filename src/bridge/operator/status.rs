@@ -8,14 +8,18 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::super::view::is_with_slurm;
 use super::find::{FindError, find, shortest};
 use super::logs::logs_of;
 use crate::config::Config;
 use crate::ledger::{HeldBy, Outcome, Progress, Record, Seen, State, Store, StoreError};
+use crate::sentences::{About, of_verdict};
 use base::files::read_own;
-use contract::wire::{JobMessage, Reply};
-use domain::{JobId, SlurmJobId};
-use scheduler::slurm::{JobInfo, Node, Pending, Phase, Slurm, fitting, in_words, place};
+use contract::wire::Answer;
+use domain::JobId;
+use domain::SlurmJobId;
+use scheduler::requests;
+use scheduler::slurm::{JobInfo, Node, Pending, Phase, fitting, in_words, place};
 
 /// A note that is older says nothing about the end: it may be of a run before the job came back.
 const FRESH: Duration = Duration::from_secs(600);
@@ -35,6 +39,8 @@ pub struct Status {
     pub lock: Option<HeldBy>,
     /// What lies among the open jobs and can't be read as one: its name, and why.
     pub unreadable: Vec<(JobId, String)>,
+    /// The spool's directory, where it is not there (yet): the first pass makes it.
+    pub absent_spool: Option<PathBuf>,
 }
 
 /// The intake's pause.
@@ -70,6 +76,8 @@ pub struct JobStatus {
     pub progress: Option<Progress>,
     /// When the training ends at the latest, at the pace so far.
     pub expected_end: Option<Timestamp>,
+    /// What its error reply will say once Slurm has ended it, while it is being cancelled.
+    pub being_cancelled: Option<String>,
 }
 
 /// A job's place in Slurm's queue, and how many nodes could run it.
@@ -77,15 +85,15 @@ pub struct JobStatus {
 pub struct Waiting {
     /// From 1, among the jobs that wait for its partition.
     pub position: usize,
-    /// How many wait there, as far as this account may see them.
+    /// How many jobs wait there, as far as this account may see them.
     pub of: usize,
-    /// The partition, or several with commas.
+    /// The partition, or several, separated by commas.
     pub partition: String,
     /// When Slurm expects it to start, in the cluster's local time.
     pub expected_start: Option<String>,
-    /// The memory and the cores that it asks for.
+    /// The memory that it asks for, in MB.
     pub memory_mb: Option<u64>,
-    /// Likewise.
+    /// The cores that it asks for.
     pub cpus: Option<u32>,
     /// Nodes of the partition that have as much, busy or not.
     pub fitting_nodes: Option<usize>,
@@ -146,10 +154,10 @@ pub async fn status(config: &Config, all: bool) -> Result<Status, StoreError> {
     let mut seen: Vec<Seen> = Vec::new();
     let mut unreadable = Vec::new();
     for id in if all { &names } else { &open } {
-        match store.see_or_why(id) {
+        match store.see(id) {
             Ok(Some(job)) if all || !job.answered => seen.push(job),
             Ok(_) => {}
-            Err(why) => unreadable.push((id.clone(), why)),
+            Err(why) => unreadable.push((id.clone(), why.to_string())),
         }
     }
     seen.sort_by(|a, b| {
@@ -163,9 +171,11 @@ pub async fn status(config: &Config, all: bool) -> Result<Status, StoreError> {
         failures: breaker.failures,
         last: breaker.last.clone(),
     });
-    let new = |job: Seen| JobStatus::new(&job, &names, &queue, now).placed(&job, &pending, &nodes);
+    let operator = &config.site.operator;
+    let new = |job: Seen| JobStatus::new(&job, &names, &queue, now, operator).placed(&job, &pending, &nodes);
     let jobs = seen.into_iter().map(new).collect();
-    Ok(Status { jobs, slurm_error, paused, lock: store.held_by(), unreadable })
+    let absent_spool = Some(&config.site.spool).filter(|spool| !spool.exists()).cloned();
+    Ok(Status { jobs, slurm_error, paused, lock: store.held_by(), unreadable, absent_spool })
 }
 
 /// One job, named by the beginning of its id.
@@ -182,7 +192,7 @@ pub async fn details(config: &Config, text: &str) -> Result<Details, FindError> 
     let is_error = seen.record.outcome == Some(Outcome::Error);
     let error_reply = small(&seen.files.reply())
         .filter(|_| is_error)
-        .and_then(|body| Reply::from_body(body).ok()?.error_sentence());
+        .and_then(|body| Answer::from_body(body).ok()?.error_sentence());
     Ok(Details {
         settings: small(&seen.files.message()).and_then(|body| settings(&body)).unwrap_or_default(),
         error_reply,
@@ -191,7 +201,7 @@ pub async fn details(config: &Config, text: &str) -> Result<Details, FindError> 
         logs: logs.into_iter().map(|log| log.path).collect(),
         log_directory,
         slurm_error,
-        job: JobStatus::new(&seen, &[open, done].concat(), &queue, Timestamp::now())
+        job: JobStatus::new(&seen, &[open, done].concat(), &queue, Timestamp::now(), &config.site.operator)
             .placed(&seen, &pending, &nodes),
     })
 }
@@ -205,8 +215,8 @@ struct Asked {
     error: Option<String>,
 }
 
-/// One call of squeue, where a job may be with Slurm; where one of ours waits, also what waits beside it and what the nodes
-/// have. Without these there is still a reason to show.
+/// One call of squeue, where a job may be with Slurm; where one of ours waits, also what waits
+/// beside it and what the nodes have. Without these there is still a reason to show.
 async fn ask(config: &Config, jobs: &[Seen]) -> Asked {
     let is_with_slurm = |job: &Seen| {
         let state = &job.record.state;
@@ -215,7 +225,7 @@ async fn ask(config: &Config, jobs: &[Seen]) -> Asked {
     if !jobs.iter().any(is_with_slurm) {
         return Asked::default();
     }
-    let slurm = Slurm::new(&config.site);
+    let slurm = requests::commands(&config.site);
     let queue = match slurm.queue().await {
         Ok(queue) => queue,
         Err(error) => return Asked { error: Some(error.to_string()), ..Asked::default() },
@@ -232,7 +242,7 @@ async fn ask(config: &Config, jobs: &[Seen]) -> Asked {
 }
 
 impl JobStatus {
-    fn new(seen: &Seen, names: &[JobId], queue: &[JobInfo], now: Timestamp) -> Self {
+    fn new(seen: &Seen, names: &[JobId], queue: &[JobInfo], now: Timestamp, operator: &str) -> Self {
         let record = seen.record.clone();
         let in_slurm = |name: &str, id: Option<SlurmJobId>| {
             queue.iter().rfind(|info| info.name == name && id.is_none_or(|id| info.id == id))
@@ -242,6 +252,9 @@ impl JobStatus {
         let progress = Progress::read(&seen.files.progress());
         let expected_end =
             info.zip(progress.as_ref()).and_then(|(info, progress)| expected_end(info, progress, now));
+        let about = About { slurm_id: record.slurm_id, asked: record.resources.as_ref(), operator };
+        let verdict = record.verdict.as_ref().filter(|_| is_with_slurm(&record));
+        let being_cancelled = verdict.map(|verdict| of_verdict(verdict, about).1);
         Self {
             short: shortest(&record.job_id, names).to_owned(),
             answered: seen.answered,
@@ -252,6 +265,7 @@ impl JobStatus {
             waiting: None,
             progress,
             expected_end,
+            being_cancelled,
         }
     }
 
@@ -259,8 +273,7 @@ impl JobStatus {
     fn placed(mut self, seen: &Seen, pending: &[Pending], nodes: &[Node]) -> Self {
         let waits = self.slurm.as_ref().filter(|info| info.phase == Phase::Waiting);
         let Some(place) = waits.and_then(|info| place(info.id, pending)) else { return self };
-        let message = small(&seen.files.message()).and_then(|body| JobMessage::parse(&body).ok());
-        let asked = message.map(|message| message.resources);
+        let asked = seen.record.resources.clone();
         let counted = asked
             .as_ref()
             .map(|asked| fitting(&place.partition, asked.memory_mb, asked.cpus.into(), nodes))
@@ -293,7 +306,8 @@ impl InSlurm {
     }
 }
 
-/// When the training ends at the latest, by the trainer's note: where Slurm runs the job, and the note is of this job and fresh.
+/// When the training ends at the latest, by the trainer's note: where Slurm runs the job, and the
+/// note is of this job and fresh.
 fn expected_end(info: &JobInfo, progress: &Progress, now: Timestamp) -> Option<Timestamp> {
     let is_of_this_job = progress.slurm_job_id == Some(info.id) && info.state.phase() == Phase::Active;
     let is_fresh = now.duration_since(progress.updated_at).unsigned_abs() <= FRESH;
@@ -347,6 +361,8 @@ mod tests {
             updated_at: now - Duration::from_secs(10),
             peak_memory_mb: None,
             expected_end: end,
+            best: None,
+            pace: None,
         };
         assert_eq!(expected_end(&info, &progress, now), end);
         let waiting = JobInfo { state: JobState::parse("PENDING"), ..info.clone() };

@@ -2,9 +2,10 @@
 
 use clap::Args;
 
-use super::output::{fail, print_all};
+use super::fail::fail;
 use crate::bridge::Happening;
 use crate::bridge::operator::{self, Cancelled, find};
+use crate::cli::output::say;
 use crate::config::Config;
 use crate::ledger::{Outcome, Store};
 use base::exit_code::ExitCode;
@@ -45,6 +46,6 @@ pub(super) async fn run(arguments: &Arguments, config: &Config, tell: &mut dyn F
         }
         Err(error) => return fail(error.exit_code(), &error),
     };
-    let printed = print_all(&format!("{id} {says}.\n"));
-    if printed == ExitCode::Success { code } else { printed }
+    say(&format_args!("{id} {says}."));
+    code
 }

@@ -3,7 +3,7 @@
 use clap::{Args, CommandFactory as _};
 use clap_complete::{Shell, generate};
 
-use super::output::print_all;
+use crate::cli::output::print;
 use base::exit_code::ExitCode;
 
 /// Print the completions for a shell
@@ -19,7 +19,7 @@ pub(super) struct Arguments {
     name: String,
 }
 
-/// A name that can stand in a script of any shell.
+/// A name that is safe in a script of any shell.
 fn command(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
     if text.is_empty() || text.starts_with('-') || !text.chars().all(fits) {
@@ -28,9 +28,9 @@ fn command(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Needs no configuration: a shell asks for it wherever it starts.
+/// This needs no configuration: a shell asks for it wherever it starts.
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
     let mut script = Vec::new();
     generate(arguments.shell, &mut super::Arguments::command(), &arguments.name, &mut script);
-    print_all(&String::from_utf8_lossy(&script))
+    print(&String::from_utf8_lossy(&script)).or(ExitCode::Success)
 }

@@ -9,7 +9,8 @@ use tokio::process::Command;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Shows the line, or puts it into this account's crontab; says what was done, in whole lines.
+/// Shows the line, or puts it into this account's crontab. Returns whole lines that say what was
+/// done.
 pub(super) async fn offer(home: &Path, install: bool) -> String {
     let script = home.join("run_check");
     let line = line(&script, std::env::var("SSL_CERT_FILE").ok().as_deref());
@@ -25,7 +26,7 @@ pub(super) async fn offer(home: &Path, install: bool) -> String {
     }
 }
 
-/// The line of the crontab, in which a percent sign would end the command.
+/// The line of the crontab. A percent sign would end its command.
 fn line(script: &Path, certificates: Option<&str>) -> String {
     let word = |text: &str| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@%+".contains(c);
@@ -36,13 +37,13 @@ fn line(script: &Path, certificates: Option<&str>) -> String {
         };
         quoted.replace('%', r"\%")
     };
-    // Cron does not hand it on.
+    // Cron does not pass it on.
     let authority = certificates.filter(|file| !file.is_empty());
     let authority = authority.map_or_else(String::new, |file| format!("SSL_CERT_FILE={} ", word(file)));
     format!("*/5 * * * * {authority}{}", word(&script.to_string_lossy()))
 }
 
-/// True when the line was added, false when there is one for this script.
+/// True when the line was added, false when the crontab already has one for this script.
 async fn add(line: &str, script: &Path) -> Result<bool, String> {
     let listed = call(&["-l"], None).await?;
     // Without a crontab it fails, and says so in its own words.
@@ -74,7 +75,7 @@ async fn add(line: &str, script: &Path) -> Result<bool, String> {
 async fn call(arguments: &[&str], input: Option<String>) -> Result<std::process::Output, String> {
     let run = async {
         let mut command = Command::new("crontab");
-        // No password of the environment is its business.
+        // It gets no password from the environment.
         let passed_on = ["PATH", "HOME", "USER", "LOGNAME"];
         let environment = passed_on.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
         command.args(arguments).env_clear().envs(environment).env("LC_ALL", "C").kill_on_drop(true);

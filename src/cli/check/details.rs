@@ -9,10 +9,12 @@ use super::table::{nodes, place, progress, reason, since, state, wrap};
 use crate::bridge::operator::{Details, InSlurm};
 use crate::ledger::{Outcome, State};
 use base::text::{printable, span};
+use contract::wire::conversation::{Asked, Origin};
+use domain::Walltime;
 
 /// Width of the names.
 const NAMES: usize = 16;
-/// So many settings are shown.
+/// Most settings that are shown.
 const MOST_SETTINGS: usize = 40;
 
 struct Lines(String);
@@ -33,6 +35,27 @@ impl Lines {
     fn path(&mut self, name: &str, path: &std::path::Path) {
         let _ = writeln!(self.0, "{name:NAMES$}{}", printable(&path.to_string_lossy(), 4096));
     }
+}
+
+/// What Slurm is asked for; of what was chosen, by what.
+fn asked(asked: &Asked) -> String {
+    let chosen = |from: Origin| match from {
+        Origin::Job => "",
+        Origin::Site => " (the site's default)",
+        Origin::Estimate => " (estimated from its settings)",
+        Origin::Measured => " (from finished jobs of this site)",
+        Origin::Unknown => " (chosen by another program)",
+    };
+    let time =
+        Walltime::from_seconds(asked.time_seconds).map_or_else(|_| String::new(), |time| time.to_string());
+    format!(
+        "{} CPUs{}, {} MB{}, {time}{}",
+        asked.cpus,
+        chosen(asked.cpus_from),
+        asked.memory_mb,
+        chosen(asked.memory_from),
+        chosen(asked.time_from)
+    )
 }
 
 /// The view of one job.
@@ -57,6 +80,7 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
     lines.add("state since", at(record.changed_at));
     let number = record.slurm_id.map(|id| id.to_string());
     lines.add_some("Slurm job", number.map(|id| format!("{id}{}", in_slurm(job.slurm.as_ref()))));
+    lines.add_some("asks for", record.asked.as_ref().map(asked));
     let watcher = record.watcher.map(|id| id.to_string());
     lines.add_some("watcher", watcher.map(|id| format!("{id}{}", in_slurm(job.slurm_watcher.as_ref()))));
     lines.add_some("unknown since", record.missing_since.map(at));
@@ -74,7 +98,7 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
         |time: Timestamp| format!("{time:.0} (in {}) at the latest, at this pace", span(since(now, time)));
     lines.add_some("expected end", job.expected_end.map(end));
     lines.add_some("last error", record.last_error.as_ref());
-    lines.add_some("cancelled", record.verdict.as_ref());
+    lines.add_some("cancelled", job.being_cancelled.as_ref());
     match (&record.state, record.outcome) {
         (State::Failed { sentence }, _) => lines.add("outcome", format!("an error: {sentence}")),
         (_, Some(Outcome::Models)) => lines.add("outcome", "the models"),

@@ -6,21 +6,23 @@ use std::time::Duration;
 use clap::Args;
 
 use super::doctor_table::render;
-use super::output::{fail, print_all};
+use super::fail::fail;
+use crate::cli::output::{complain, print};
 use crate::config::Examined;
 use crate::doctor::{self, Download, Ended, NodeCheck, Options, Verdict};
 use base::exit_code::ExitCode;
 
 /// Try every link out and say what to do about each that fails
 ///
-/// Configuration, spool, RabbitMQ, Rodan, Slurm, trainer, cron. Changes nothing. Exit code 0: all is well; 13: something
-/// deserves a look; 14: something keeps jobs from getting through.
+/// Configuration, spool, RabbitMQ, Rodan, Slurm, trainer, cron. Changes nothing. Exit code 0: all
+/// is well; 13: something deserves a look; 14: something keeps jobs from getting through.
 #[derive(Debug, Default, Args)]
 pub(super) struct Arguments {
     /// Print one JSON object, for programs
     #[arg(long)]
     json: bool,
-    /// Also look from a compute node: submits a job of minutes with the site's options and waits for it
+    /// Also look from a compute node: submits a job of minutes with the site's options and waits
+    /// for it
     #[arg(long)]
     on_node: bool,
     /// How long --on-node waits for its job, in seconds
@@ -54,7 +56,7 @@ pub(super) async fn run(arguments: &Arguments, found: &Examined, quiet: bool) ->
     let on_node = arguments.on_node.then(|| NodeCheck { wait: Duration::from_secs(arguments.wait) });
     let mut tell = |text: &str| {
         if !quiet {
-            eprintln!("check: {text}");
+            complain(&format_args!("check: {text}"));
         }
     };
     let has_job = on_node.is_some();
@@ -71,16 +73,17 @@ pub(super) async fn run(arguments: &Arguments, found: &Examined, quiet: bool) ->
     } else {
         render(&report)
     };
-    let printed = print_all(&text);
-    match (printed, ended, report.verdict) {
-        (ExitCode::Success, Some(Ended::Stopped), _) => ExitCode::Stopped,
-        (ExitCode::Success, _, Verdict::Fail) => ExitCode::Unsound,
-        (ExitCode::Success, _, Verdict::Warn) => ExitCode::Doubtful,
-        (code, ..) => code,
-    }
+    let code = match (ended, report.verdict) {
+        (Some(Ended::Stopped), _) => ExitCode::Stopped,
+        (_, Verdict::Fail) => ExitCode::Unsound,
+        (_, Verdict::Warn) => ExitCode::Doubtful,
+        _ => ExitCode::Success,
+    };
+    print(&text).or(code)
 }
 
-/// Done when somebody wants the program to stop, where there is a job to clear away first; else a signal ends it at once.
+/// Resolves when somebody wants the program to stop and there is a job to clear away first;
+/// otherwise a signal ends it at once.
 fn stop(has_job: bool) -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let signals = match has_job {

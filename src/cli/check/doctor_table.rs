@@ -5,13 +5,13 @@ use std::fmt::Write as _;
 use super::table::wrap;
 use crate::doctor::{Report, Verdict};
 
-/// Width of the names, and where what was seen begins.
+/// Width of the names; after them stands what was seen.
 const NAME: usize = 17;
 const SEEN: usize = 2 + 4 + 2 + NAME + 1;
-/// Where the advice begins.
+/// The column in which the advice begins.
 const ADVICE: usize = 8;
 
-/// A line for each row, what to do below those that need it, and a sum.
+/// A line for each row, what to do below those that need it, and a summary.
 pub(super) fn render(report: &Report) -> String {
     let mut text = String::new();
     let mut group = "";

@@ -9,8 +9,9 @@ use thiserror::Error;
 
 use super::crontab;
 use super::doctor;
-use super::output::{fail, print};
-use crate::config::{Examined, Problem, Sources, VARIABLES, credentials_text, problems};
+use super::fail::fail;
+use crate::cli::output::{complain, print, say};
+use crate::config::{Examined, Problem, Sources, credentials_text, problems, variable};
 use base::address::{BrokerAddress, RodanAddress};
 use base::exit_code::ExitCode;
 use base::files::{create_atomic, write_atomic};
@@ -18,8 +19,9 @@ use base::secret::Secret;
 
 /// Write credentials.env, show the crontab line, and try everything out
 ///
-/// Asks for what no option and no environment variable gives. Passwords are never options: they come from a prompt, from
-/// RABBITMQ_PASSWORD and RODAN_PASSWORD in the environment, or from standard input. Ends with the doctor, and its exit code.
+/// Asks for what no option and no environment variable gives. Passwords are never options: they
+/// come from a prompt, from RABBITMQ_PASSWORD and RODAN_PASSWORD in the environment, or from
+/// standard input. Ends with the doctor, and its exit code.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// RabbitMQ's address: amqps://HOST or amqps://HOST:PORT/VHOST
@@ -51,22 +53,22 @@ pub(super) struct Arguments {
     no_doctor: bool,
 }
 
-/// No configuration is written.
+/// Why no configuration was written.
 #[derive(Debug, Error)]
 enum InitError {
     /// There is one.
     #[error("{} is there already; look at it with: check doctor, or replace it with --force", .0.display())]
     Exists(PathBuf),
-    /// Nobody can be asked.
+    /// There is nobody to ask.
     #[error("standard input is no terminal to ask at, and these are missing:\n  {}", .0.join("\n  "))]
     Missing(Vec<String>),
     /// An option can't be understood.
     #[error("{0}")]
     Usage(String),
-    /// Values that the programs would refuse.
+    /// The programs would refuse these values.
     #[error("these values can't be used:\n  {}", shown(.0))]
     Values(Vec<Problem>),
-    /// A password that can't stand in the file.
+    /// A password that the file can't hold.
     #[error(
         "the value of {0} can't be written into the file: it has a line break or another control character"
     )]
@@ -107,25 +109,24 @@ pub(super) async fn run(arguments: &Arguments, sources: &Sources<'_>, quiet: boo
         Ok(()) => {}
         Err(error) => return fail(error.exit_code(), &error),
     }
-    if let Err(code) = print(&format!("{} is written (mode 0600).\n", path.display())) {
-        return code;
-    }
+    say(&format_args!("{} is written (mode 0600).", path.display()));
     let home = path.parent().unwrap_or(Path::new("/"));
-    if let Err(code) = print(&crontab::offer(home, arguments.crontab).await) {
-        return code;
-    }
+    let printed = print(&crontab::offer(home, arguments.crontab).await);
     if arguments.no_doctor {
-        return ExitCode::Success;
+        // The line is asked for, unless it stands in the crontab now.
+        return if arguments.crontab { ExitCode::Success } else { printed.or(ExitCode::Success) };
     }
-    if let Err(code) = print("\n") {
-        return code;
-    }
-    let sources = Sources { env_file: Some(&path), environment: sources.environment.clone() };
+    say(&"");
+    let sources = Sources {
+        env_file: Some(&path),
+        environment: sources.environment.clone(),
+        unreadable: sources.unreadable.clone(),
+    };
     doctor::run(&doctor::Arguments::default(), &Examined::new(&sources, None), quiet).await
 }
 
 fn write(arguments: &Arguments, sources: &Sources<'_>, path: &Path) -> Result<(), InitError> {
-    // Before anything is asked.
+    // This is checked before anything is asked.
     if !arguments.force && path.symlink_metadata().is_ok() {
         return Err(InitError::Exists(path.to_path_buf()));
     }
@@ -141,8 +142,8 @@ fn write(arguments: &Arguments, sources: &Sources<'_>, path: &Path) -> Result<()
     if (is_plain("RABBITMQ_HOST", "amqps://") || is_plain("RODAN_HOST", "https://"))
         && !values.contains_key("REQUIRE_TLS")
     {
-        eprintln!(
-            "check: an address has no TLS, so REQUIRE_TLS=0 is written: passwords can be read on the way"
+        complain(
+            &"check: an address has no TLS, so REQUIRE_TLS=0 is written: passwords can be read on the way",
         );
         values.insert("REQUIRE_TLS".to_owned(), Secret::new("0"));
     }
@@ -174,7 +175,7 @@ fn setting(text: &str) -> Result<(String, String), InitError> {
         );
         return Err(InitError::Usage(sentence));
     }
-    if !VARIABLES.iter().any(|variable| variable.name == name) {
+    if variable(name).is_none() {
         let sentence =
             format!("--set {name}: there is no such variable; credentials.env.example has all of them");
         return Err(InitError::Usage(sentence));
@@ -182,7 +183,7 @@ fn setting(text: &str) -> Result<(String, String), InitError> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// One thing to know.
+/// One value to ask for.
 struct Question<'a> {
     name: &'static str,
     option: &'static str,
@@ -271,7 +272,7 @@ impl Question<'_> {
             };
             match wrong {
                 None => return Ok(answer),
-                Some(wrong) => eprintln!("  {wrong}; once more, please"),
+                Some(wrong) => complain(&format_args!("  {wrong}; once more, please")),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `check logs`: what a job has written.
+//! `check logs`: what a job has printed.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -8,16 +8,17 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::output::{fail, print};
+use super::fail::fail;
 use crate::bridge::operator::{find, logs_of};
+use crate::cli::output::{Printed, complain, print};
 use crate::config::Config;
 use crate::ledger::Store;
 use base::exit_code::ExitCode;
 use base::text::acts_on_terminal;
 
-/// Between two looks for more.
+/// The time between two looks for more.
 const PAUSE: Duration = Duration::from_millis(500);
-/// So much is read at once.
+/// How much is read at once.
 const CHUNK: u64 = 64 * 1024;
 
 /// Print the Slurm logs of a job and of its watcher
@@ -39,8 +40,9 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     };
     let mut reader = Reader::default();
     loop {
-        // Looked up before the logs are read: what was written until then is shown.
-        let answered = store.see(&id).is_none_or(|seen| seen.answered);
+        // This is looked up before the logs are read, so that everything written until then is
+        // shown.
+        let answered = store.see(&id).ok().flatten().is_none_or(|seen| seen.answered);
         let last = answered || !arguments.follow;
         let logs = match logs_of(&config.site.logs, &id) {
             Ok(logs) => logs,
@@ -51,8 +53,8 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
         };
         for log in &logs {
             match reader.read(&log.path, last || logs.len() > 1, last) {
-                Ok(Ok(())) => {}
-                Ok(Err(code)) => return code,
+                Ok(Printed::Whole) => {}
+                Ok(printed) => return printed.or(ExitCode::Success),
                 Err(error) => {
                     return fail(ExitCode::Spool, &format!("{} can't be read: {error}", log.path.display()));
                 }
@@ -60,9 +62,9 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
         }
         if last {
             if logs.is_empty() {
-                eprintln!("check: there is no log of {id} in {}", config.site.logs.display());
+                complain(&format_args!("check: there is no log of {id} in {}", config.site.logs.display()));
             } else if arguments.follow {
-                eprintln!("check: {id} is answered");
+                complain(&format_args!("check: {id} is answered"));
             }
             return ExitCode::Success;
         }
@@ -70,7 +72,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     }
 }
 
-/// Where the reading of each log has got to, and whose text stands last.
+/// How far each log has been read, and from which one the last text came.
 #[derive(Default)]
 struct Reader {
     read: HashMap<PathBuf, u64>,
@@ -78,9 +80,9 @@ struct Reader {
 }
 
 impl Reader {
-    /// Prints what is new in a log: whole lines, and with `to_the_end` what follows them. The inner error is the code to
-    /// end with because nobody reads any more.
-    fn read(&mut self, path: &Path, named: bool, to_the_end: bool) -> io::Result<Result<(), ExitCode>> {
+    /// Prints what is new in a log: whole lines, and with `to_the_end` what follows them. What is
+    /// not printed whole is the end of it.
+    fn read(&mut self, path: &Path, named: bool, to_the_end: bool) -> io::Result<Printed> {
         let mut file = File::open(path)?;
         let start = self.read.entry(path.to_path_buf()).or_default();
         file.seek(SeekFrom::Start(*start))?;
@@ -96,7 +98,7 @@ impl Reader {
             };
             let show = if to_the_end && !is_full { bytes.len() } else { whole };
             if show == 0 {
-                return Ok(Ok(()));
+                return Ok(Printed::Whole);
             }
             let mut text = String::new();
             if named && self.shown.as_deref() != Some(path) {
@@ -105,19 +107,20 @@ impl Reader {
             }
             self.shown = Some(path.to_path_buf());
             text.push_str(&shown(&bytes[..show]));
-            if let Err(code) = print(&text) {
-                return Ok(Err(code));
+            let printed = print(&text);
+            if printed != Printed::Whole {
+                return Ok(printed);
             }
             *start += show as u64;
             file.seek(SeekFrom::Start(*start))?;
             if !is_full {
-                return Ok(Ok(()));
+                return Ok(Printed::Whole);
             }
         }
     }
 }
 
-/// A log's text, without what a terminal could act on.
+/// A log's text, without characters that a terminal could act on.
 fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.chars().map(|c| if acts_on_terminal(c) && !matches!(c, '\n' | '\t') { ' ' } else { c }).collect()

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::output::{fail, print_all};
+use super::fail::fail;
 use crate::bridge::operator::{self, Item, Purged};
+use crate::cli::output::print;
 use crate::config::Config;
 use base::exit_code::ExitCode;
 use base::text::{printable, size, span};
 use scheduler::SiteConfig;
 
-/// The least age: a message that RabbitMQ hands out again is known by its record.
+/// The least age. A message that RabbitMQ delivers again is recognised by its record, so young
+/// records must stay.
 const LEAST: Duration = Duration::from_secs(3600);
 
 /// Remove what is left of answered jobs, with their logs, and old rejected messages
@@ -43,8 +45,10 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     match operator::purge(config, arguments.older, arguments.dry_run).await {
         Ok(Purged::Items(items)) => {
             let failed = items.iter().any(|item| item.error.is_some());
-            let code = print_all(&render(&items, &config.site, arguments.dry_run));
-            if failed { ExitCode::Spool } else { code }
+            let code = if failed { ExitCode::Spool } else { ExitCode::Success };
+            let printed = print(&render(&items, &config.site, arguments.dry_run));
+            // What is removed is removed; what would be is all that was asked for.
+            if arguments.dry_run { printed.or(code) } else { code }
         }
         Ok(Purged::Busy(who)) => {
             fail(ExitCode::Spool, &format!("another check is at work ({who}); nothing done"))
@@ -71,7 +75,7 @@ fn render(items: &[Item], site: &SiteConfig, dry_run: bool) -> String {
     text
 }
 
-/// The path as seen from the spool or from the directory of the logs.
+/// The path, relative to the spool or to the directory of the logs.
 fn relative<'a>(path: &'a Path, site: &SiteConfig) -> &'a Path {
     path.strip_prefix(&site.spool).or_else(|_| path.strip_prefix(&site.logs)).unwrap_or(path)
 }

@@ -2,17 +2,19 @@
 
 use clap::Args;
 
-use super::output::{fail, print_all};
+use super::fail::fail;
 use crate::bridge::Happening;
 use crate::bridge::operator::{self, Retried, find};
+use crate::cli::output::say;
 use crate::config::Config;
 use crate::ledger::{Outcome, Store};
 use base::exit_code::ExitCode;
 
 /// Try a waiting job again now: submit it, or deliver its reply
 ///
-/// For a job that met a passing trouble, once that is mended; the next check would try it too. A job that is with Slurm is
-/// left alone, and one that was answered stays answered: each gets one reply.
+/// For a job that met a passing trouble, once that is mended; the next check would try it too. A
+/// job that is with Slurm is left alone, and one that was answered stays answered: each gets one
+/// reply.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The job: its id, the beginning of it, or its correlation id
@@ -29,9 +31,9 @@ pub(super) async fn run(arguments: &Arguments, config: &Config, tell: &mut dyn F
     let says = match operator::retry(config, &id, tell).await {
         Ok(Retried::Submitted(slurm_id)) => format!("is with Slurm now, as job {slurm_id}"),
         Ok(Retried::Answered(outcome)) => {
-            let code = print_all(&format!("{id} is answered now, with {}.\n", with(outcome)));
-            let failed = code == ExitCode::Success && outcome != Some(Outcome::Models);
-            return if failed { ExitCode::Training } else { code };
+            say(&format_args!("{id} is answered now, with {}.", with(outcome)));
+            let is_done = outcome == Some(Outcome::Models);
+            return if is_done { ExitCode::Success } else { ExitCode::Training };
         }
         Ok(Retried::Waits(code, why)) => {
             let why = why.unwrap_or_else(|| "Slurm does not say whether it has the job already".to_owned());
@@ -57,5 +59,6 @@ pub(super) async fn run(arguments: &Arguments, config: &Config, tell: &mut dyn F
         }
         Err(error) => return fail(error.exit_code(), &error),
     };
-    print_all(&format!("{id} {says}.\n"))
+    say(&format_args!("{id} {says}."));
+    ExitCode::Success
 }

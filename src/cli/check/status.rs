@@ -3,9 +3,10 @@
 use clap::Args;
 use jiff::Timestamp;
 
-use super::output::{fail, print_all};
+use super::fail::fail;
 use super::{details, table};
 use crate::bridge::operator;
+use crate::cli::output::print;
 use crate::config::Config;
 use base::exit_code::ExitCode;
 use base::text::printable_json;
@@ -42,7 +43,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
         }
     };
     match text {
-        Ok(text) => print_all(&text),
+        Ok(text) => print(&text).or(ExitCode::Success),
         Err(error) => fail(ExitCode::Internal, &error),
     }
 }

@@ -12,19 +12,23 @@ use scheduler::slurm::Phase;
 
 /// Columns of the terminal.
 const WIDTH: usize = 80;
-/// With less room than this beside an id, what is to be said of a job has a line of its own.
+/// With less room than this beside an id, the text about a job gets a line of its own.
 const NARROW: usize = 24;
 /// Width of the columns for state and age.
 const STATE: usize = 11;
 const AGE: usize = 7;
 
-/// The table, and what holds the bridge as a whole up.
+/// The table, followed by what keeps the whole bridge from working.
 pub(super) fn render(status: &Status, now: Timestamp) -> String {
     let mut text = String::new();
     if status.jobs.is_empty() {
         text.push_str("There are no open jobs.\n");
     } else {
         rows(&mut text, &status.jobs, now);
+    }
+    if let Some(spool) = &status.absent_spool {
+        let sentence = format!("There is no {} yet; the first pass of check makes it.", spool.display());
+        wrapped(&mut text, &sentence);
     }
     if let Some(error) = &status.slurm_error {
         let sentence =
@@ -71,7 +75,7 @@ fn rows(text: &mut String, jobs: &[JobStatus], now: Timestamp) {
     }
 }
 
-/// Where a job stands, in a word or two: Slurm's view where it is newer than the record.
+/// Where a job stands, in a word or two: Slurm's view if it is newer than the record.
 pub(super) fn state(job: &JobStatus) -> String {
     match (&job.record.state, job.slurm.as_ref()) {
         (State::Submitting { .. } | State::Submitted { .. } | State::Running { .. }, Some(info)) => {
@@ -91,7 +95,7 @@ pub(super) fn state(job: &JobStatus) -> String {
     }
 }
 
-/// What else is to be said of a job.
+/// Further text about a job.
 fn summary(job: &JobStatus, now: Timestamp) -> Option<String> {
     match &job.record.state {
         State::Failed { sentence } => return Some(sentence.clone()),
@@ -106,7 +110,7 @@ fn summary(job: &JobStatus, now: Timestamp) -> Option<String> {
         }
         _ => {}
     }
-    if job.record.verdict.is_some() {
+    if job.being_cancelled.is_some() {
         return Some("is being cancelled".to_owned());
     }
     let phase = job.slurm.as_ref().map(|info| info.phase);
@@ -201,7 +205,7 @@ fn lock(holder: &HeldBy, now: Timestamp) -> String {
     }
 }
 
-/// The time since then; none for what lies in the future.
+/// The time since then; `None` if it lies in the future.
 pub(super) fn since(then: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(then)).unwrap_or_default()
 }
@@ -211,7 +215,7 @@ fn wrapped(text: &mut String, sentence: &str) {
     wrap(text, sentence, 0);
 }
 
-/// The same, where the first line begins in column `indent` and so do the others.
+/// The same; all lines begin in column `indent`.
 pub(super) fn wrap(text: &mut String, sentence: &str, indent: usize) {
     let mut column = indent;
     for word in printable(sentence, 2000).split_whitespace() {

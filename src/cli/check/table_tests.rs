@@ -3,7 +3,8 @@ use serde_json::json;
 use super::*;
 use crate::bridge::operator::{InSlurm, Pause, Waiting};
 use crate::ledger::{Event, Record};
-use domain::{CorrelationId, JobId, SlurmJobId};
+use domain::SlurmJobId;
+use domain::{CorrelationId, JobId};
 
 fn now() -> Timestamp {
     "2026-11-01T10:00:00Z".parse().unwrap()
@@ -26,6 +27,7 @@ fn job(id: &str, events: &[Event]) -> JobStatus {
         waiting: None,
         progress: None,
         expected_end: None,
+        being_cancelled: None,
     }
 }
 
@@ -41,7 +43,7 @@ fn in_slurm(state: &str, phase: Phase, reason: &str) -> Option<InSlurm> {
 }
 
 fn status(jobs: Vec<JobStatus>) -> Status {
-    Status { jobs, slurm_error: None, paused: None, lock: None, unreadable: Vec::new() }
+    Status { jobs, slurm_error: None, paused: None, lock: None, unreadable: Vec::new(), absent_spool: None }
 }
 
 #[test]
@@ -117,6 +119,10 @@ fn the_table_fits_a_terminal_whatever_comes_from_outside() {
     assert!(text.contains("\n    over; the next check answers\n"), "{text}");
     assert!(text.contains("over, and its reply is delivered; the next check files it"), "{text}");
     assert_eq!(render(&status(Vec::new()), now()), "There are no open jobs.\n");
+    let mut none = status(Vec::new());
+    none.absent_spool = Some("/project/spool".into());
+    let text = render(&none, now());
+    assert!(text.contains("There is no /project/spool yet; the first pass of check makes it."), "{text}");
 }
 
 #[test]

@@ -1,16 +1,18 @@
-//! A page in a folder: which file is which image, and what its settings are.
+//! A page in a folder: which file is which image, and its settings.
 
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use domain::{InputKind, Layer, SettingsError, SettingsMap, TRAINING_SETTINGS, TrainingSettings};
+use domain::{
+    InputKind, Layer, SettingsError, SettingsMap, TRAINING_SETTINGS, TrainingSettings, training_setting,
+};
 use page_layers::PageInputs;
 
 /// The names that the page itself may have.
 const IMAGES: [&str; 3] = ["image.png", "image.jpg", "image.jpeg"];
 
-/// A folder that holds no page that can be trained.
+/// A folder that can't be trained.
 #[derive(Debug, Error)]
 pub enum FolderError {
     /// The folder can't be listed.
@@ -21,7 +23,7 @@ pub enum FolderError {
         /// What the operating system said.
         source: std::io::Error,
     },
-    /// An image without which nothing can be trained is not there.
+    /// An image that is needed is not there.
     #[error("{}: there is no {name}; {hint}", folder.display())]
     Missing {
         /// The folder.
@@ -49,7 +51,7 @@ pub enum FolderError {
         /// What is wrong, and what to change.
         problem: String,
     },
-    /// A layer whose number no model can have.
+    /// A layer whose number is not 0 to 9.
     #[error("{}: layers are numbered from layer_0.png to layer_9.png; rename it", path.display())]
     LayerNumber {
         /// The file.
@@ -74,7 +76,7 @@ pub enum FolderError {
     /// A `--set` that is not `NAME=VALUE`.
     #[error("--set {0:?}: write it as --set \"Patch height=64\"")]
     SetForm(String),
-    /// A `--set` of a name that training does not know.
+    /// A `--set` of a setting that does not exist.
     #[error("--set {name:?}: there is no such setting; known are {}", known_settings())]
     SetName {
         /// The name.
@@ -91,11 +93,12 @@ pub enum FolderError {
 }
 
 fn known_settings() -> String {
-    TRAINING_SETTINGS.map(|name| format!("{name:?}")).join(", ")
+    let names: Vec<_> = TRAINING_SETTINGS.iter().map(|setting| format!("{:?}", setting.name)).collect();
+    names.join(", ")
 }
 
-/// Finds the images of a page: `image.png` (or `.jpg`, `.jpeg`), `background.png`, `regions.png` where there is
-/// one, and `layer_0.png` to `layer_9.png`, gaps allowed.
+/// Finds the images of a page: `image.png` (or `.jpg`, `.jpeg`), `background.png`, `regions.png`
+/// where there is one, and `layer_0.png` to `layer_9.png`, gaps allowed.
 ///
 /// # Errors
 /// [`FolderError`], when one is missing or can't be told from another.
@@ -139,9 +142,11 @@ pub fn find_page(folder: &Path) -> Result<PageInputs, FolderError> {
     Ok(PageInputs { label: None, image: folder.join(image), regions, background, layers })
 }
 
-/// Finds the models to go on from: files named like those that training writes, such as `Model 0.hdf5`, or `.h5`.
+/// Finds the models to start from: files with the names that training gives them, such as
+/// `Model 0.hdf5`, or with `.h5`.
 ///
 /// # Errors
+///
 /// [`FolderError`], when there is none, or one twice.
 pub fn find_models(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, FolderError> {
     std::fs::read_dir(folder)
@@ -168,9 +173,10 @@ pub fn find_models(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, FolderError> 
     Ok(models)
 }
 
-/// The `NAME=VALUE`s of `--set`, each checked by itself against what training takes.
+/// The `NAME=VALUE`s of `--set`, each checked by itself.
 ///
 /// # Errors
+///
 /// [`FolderError`], when a name or a value is wrong.
 pub fn parse_settings(set: &[String]) -> Result<SettingsMap, FolderError> {
     let map = parse_set(set)?;
@@ -184,7 +190,7 @@ fn parse_set(set: &[String]) -> Result<SettingsMap, FolderError> {
     for argument in set {
         let (name, value) = argument.split_once('=').ok_or_else(|| FolderError::SetForm(argument.clone()))?;
         let name = name.trim();
-        if !TRAINING_SETTINGS.contains(&name) {
+        if training_setting(name).is_none() {
             return Err(FolderError::SetName { name: name.to_owned() });
         }
         map.insert(name.to_owned(), value.trim().into());
@@ -192,11 +198,12 @@ fn parse_set(set: &[String]) -> Result<SettingsMap, FolderError> {
     Ok(map)
 }
 
-/// Reads `settings.json` of the folder, where there is one, and the `NAME=VALUE`s of `--set`, which win. Names
-/// that training does not know are kept in the file's map and ignored.
+/// Reads `settings.json` of the folder, if there is one, and the `NAME=VALUE`s of `--set`, which
+/// win. Unknown names in the file are kept in the map and ignored.
 ///
 /// # Errors
-/// [`FolderError`], when the file is no JSON object, or a name or a value is wrong.
+///
+/// [`FolderError`], when the file is not a JSON object, or a name or a value is wrong.
 pub fn read_settings(folder: &Path, set: &[String]) -> Result<(SettingsMap, TrainingSettings), FolderError> {
     let path = folder.join("settings.json");
     let mut map = match std::fs::read(&path) {
@@ -205,7 +212,7 @@ pub fn read_settings(folder: &Path, set: &[String]) -> Result<(SettingsMap, Trai
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => SettingsMap::new(),
         Err(source) => return Err(FolderError::SettingsFile { path, source }),
     };
-    // The file by itself first: an error then names the place where it stands.
+    // The file is checked by itself first, so that an error names the file.
     if set.is_empty() {
         let origin = path.display().to_string();
         let settings =

@@ -16,7 +16,7 @@ const HEAD: [[&str; 9]; 2] = [
 /// One layer's line.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// The layer, as its user calls it.
+    /// The user's name for the layer.
     pub name: String,
     /// Samples learned from.
     pub train: usize,
@@ -43,16 +43,16 @@ pub struct Summary {
     pub rows: Vec<Row>,
     /// From the start to now.
     pub time: Duration,
-    /// Largest resident memory of the process in bytes, where the system tells.
+    /// Largest resident memory of the process in bytes, if the system tells it.
     pub peak_memory: Option<u64>,
-    /// What computed, such as `CPU`.
+    /// The device that computed, such as `CPU`.
     pub device: String,
-    /// Where all chance came from.
+    /// The seed of all random choices.
     pub seed: u64,
 }
 
 impl Summary {
-    /// The table as text, each line ended.
+    /// The table as text; each line ends with a line break.
     pub fn table(&self) -> String {
         let mut text = String::new();
         // Writing to a String can't fail.
@@ -89,9 +89,9 @@ impl Summary {
 pub struct Footer<'a> {
     /// From the start to now.
     pub time: Duration,
-    /// Largest resident memory of the process in bytes, where the system tells.
+    /// Largest resident memory of the process in bytes, if the system tells it.
     pub peak_memory: Option<u64>,
-    /// What computed, such as `CPU`.
+    /// The device that computed, such as `CPU`.
     pub device: &'a str,
 }
 

@@ -1,14 +1,14 @@
-//! `training.json`: everything that is needed to tell, or to repeat, how the models came about.
+//! `training.json`: everything that is needed to explain, or to repeat, how the models were made.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::summary::Summary;
-use crate::worker::effective::Effective;
 use domain::{SettingsMap, TrainingSettings};
 use page_layers::{EpochReport, TrainedLayer, TrainingJob};
 
@@ -30,10 +30,10 @@ struct Report<'a> {
     device: &'a str,
     pages: Vec<Size>,
     patch: Size,
-    /// As they were given, by the wire's names; unknown ones included.
+    /// The settings as they were given, by the wire's names; unknown ones included.
     settings: &'a SettingsMap,
-    /// What was made of them.
-    effective: Effective,
+    /// The values that were used.
+    effective: Map<String, Value>,
     layers: Vec<LayerReport<'a>>,
     seconds: f64,
     /// Seconds of each part of the run.
@@ -122,7 +122,7 @@ pub(super) fn write(
         pages: job.pages().iter().map(|page| Size { height: page.height(), width: page.width() }).collect(),
         patch: Size { height: job.shape().height(), width: job.shape().width() },
         settings: map,
-        effective: Effective::from(settings),
+        effective: settings.shown(),
         layers: layers.collect(),
         seconds: summary.time.as_secs_f64(),
         times: steps.iter().map(|(name, took)| (*name, took.as_secs_f64())).collect(),

@@ -1,4 +1,4 @@
-//! Files that are either whole or absent, also after a crash.
+//! Files that are either whole or absent, even after a crash.
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -9,39 +9,81 @@ use tempfile::NamedTempFile;
 
 use crate::crash;
 
-/// How the name of a file begins that is not yet in its place; a crash can leave one behind.
+/// How the name of an unfinished file begins; a crash can leave one behind.
 pub const UNFINISHED: &str = ".new-";
-/// How the name of the file begins that only shows that a directory can be written.
+/// How the name of a file begins that only tests whether a directory can be written.
 pub const PROBE: &str = ".probe-";
 
-/// Writes `bytes` to `path` (mode 0600): a temporary file beside it, fsync, rename, fsync of the directory.
+/// How a file is replaced: by another one that is written beside it and then gets its name, so that
+/// nobody ever sees it half-written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replace {
+    /// The permission bits of the new file.
+    pub mode: u32,
+    /// Whether it is there for certain afterwards, also when the machine then fails: it and its
+    /// directory are flushed to disk.
+    pub sync: bool,
+}
+
+impl Replace {
+    /// A file of the spool: for this account alone, and it lasts.
+    pub const OWN: Self = Self { mode: 0o600, sync: true };
+    /// A note that the next one soon replaces, and that nothing depends on.
+    pub const NOTE: Self = Self { mode: 0o600, sync: false };
+    /// A file that everybody may read.
+    pub const PUBLIC: Self = Self { mode: 0o644, sync: true };
+
+    /// Writes `bytes` to `path`.
+    ///
+    /// # Errors
+    /// When any of the steps fails; `path` is then as it was before.
+    pub fn write(self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let file = self.beside(path, bytes)?;
+        if self == Self::OWN {
+            crash::point(&format!("before renaming {}", name(path)));
+        }
+        file.persist(path).map_err(|e| e.error)?;
+        if self.sync { sync_directory(directory(path)) } else { Ok(()) }
+    }
+
+    fn beside(self, path: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory(path))?;
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(self.mode))?;
+        file.write_all(bytes)?;
+        if self.sync {
+            file.as_file().sync_all()?;
+        }
+        Ok(file)
+    }
+}
+
+/// Writes `bytes` to `path` as [`Replace::OWN`].
 ///
 /// # Errors
-/// When any of these steps fails; `path` is then as it was before.
+/// When any of the steps fails; `path` is then as it was before.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = name(path);
     crash::point(&format!("before writing {name}"));
-    let file = write_beside(path, bytes)?;
-    crash::point(&format!("before renaming {name}"));
-    file.persist(path).map_err(|e| e.error)?;
-    sync_directory(directory(path))?;
+    Replace::OWN.write(path, bytes)?;
     crash::point(&format!("after writing {name}"));
     Ok(())
 }
 
-/// Writes `bytes` to `path` unless there is such a file already: true when it was written. Of several processes, on
-/// whatever nodes, just one gets true, because a link is made by the file server and either exists or not.
+/// Writes `bytes` to `path` unless the file exists; returns true when it was written. Of several
+/// processes, on whatever nodes, only one gets true, because the file server makes the link for one
+/// of them.
 ///
 /// # Errors
+///
 /// As [`write_atomic`].
 pub fn create_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     let name = name(path);
     crash::point(&format!("before creating {name}"));
-    let file = write_beside(path, bytes)?;
+    let file = Replace::OWN.beside(path, bytes)?;
     match fs::hard_link(file.path(), path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-        Err(error) => return Err(error),
+        Err(error) => return Err(without_links(error)),
     }
     drop(file); // its first name goes, the second stays
     sync_directory(directory(path))?;
@@ -49,8 +91,23 @@ pub fn create_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Removes the half-made files in a directory: what a run that was killed has left. To be called by the only one that
-/// writes there.
+/// Where a link can't be made because its filesystem knows none (FAT, SMB, some of FUSE), the
+/// system says "Operation not permitted", which everybody takes for a matter of permissions.
+fn without_links(error: io::Error) -> io::Error {
+    use rustix::io::Errno as E;
+    let errno = E::from_io_error(&error);
+    if !matches!(errno, Some(E::PERM | E::OPNOTSUPP | E::NOSYS | E::XDEV)) {
+        return error;
+    }
+    let what = "this filesystem makes no hard links, by which just one of several processes creates a file";
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!("{what} ({error}); choose a directory on one that does, such as NFS, Lustre, GPFS or ext4"),
+    )
+}
+
+/// Removes the unfinished files in a directory, which a killed run has left. Only the one process
+/// that writes there may call it.
 pub fn sweep(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -64,25 +121,17 @@ pub fn sweep(directory: &Path) {
     }
 }
 
-fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
-    let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory(path))?;
-    fs::set_permissions(file.path(), fs::Permissions::from_mode(0o600))?;
-    file.write_all(bytes)?;
-    file.as_file().sync_all()?;
-    Ok(file)
-}
-
 fn directory(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// What a crash point calls the file: its name, or its extension where the name is that of one job.
+/// The file's name for a crash point: its name, or its extension if the name is that of a job.
 fn name(path: &Path) -> String {
-    let extension = path.extension().filter(|e| *e == "message");
+    let extension = path.extension().filter(|e| *e == "message" || *e == "sent");
     extension.or(path.file_name()).unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Makes a rename, a new file or a removal in `directory` last.
+/// Makes a rename, a new file or a removal in `directory` permanent.
 pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
@@ -100,6 +149,32 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"first");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing unfinished is left");
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_gets_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for (n, how) in [Replace::OWN, Replace::NOTE, Replace::PUBLIC].into_iter().enumerate() {
+            how.write(&path, &[0; 9][..n]).unwrap();
+            assert_eq!(fs::read(&path).unwrap().len(), n);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, how.mode);
+            assert!(how.write(&dir.path().join("nowhere/file"), b"").is_err());
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing unfinished is left");
+    }
+
+    #[test]
+    fn a_filesystem_without_links_is_not_told_as_a_matter_of_permissions() {
+        use rustix::io::Errno as E;
+        for errno in [E::PERM, E::OPNOTSUPP, E::NOSYS, E::XDEV] {
+            let text = without_links(errno.into()).to_string();
+            assert!(text.contains("makes no hard links") && text.contains("; choose a directory"), "{text}");
+        }
+        for errno in [E::ACCESS, E::NOSPC, E::IO, E::ROFS, E::MLINK] {
+            let text = without_links(errno.into()).to_string();
+            assert!(!text.contains("hard links"), "{text}");
+        }
     }
 
     #[test]

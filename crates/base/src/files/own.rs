@@ -1,7 +1,7 @@
 //! Files and directories of the spool are this account's own, or they are not used.
 //!
-//! Somebody else who could plant a file in the spool, or a link that leads elsewhere, would have a say in what is submitted and
-//! where tokens and replies are written.
+//! Somebody else who could plant a file in the spool, or a link that leads elsewhere, could decide
+//! what is submitted and where tokens and replies are written.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _};
@@ -10,12 +10,13 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// What others may do with a file or directory.
+/// The permission bits of others.
 const OTHERS: u32 = 0o077;
 
 /// Reads a file of the spool whole: a regular file of this account, and no link.
 pub fn read_own(path: &Path) -> io::Result<Vec<u8>> {
-    // Without waiting, so that a named pipe can't hold a pass up; for regular files that has no meaning.
+    // Opened without waiting, so that a named pipe can't block a pass; for regular files this makes
+    // no difference.
     let mut file = open(path, OFlags::NOFOLLOW | OFlags::NONBLOCK)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -27,8 +28,8 @@ pub fn read_own(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Makes sure that a directory is this account's and takes away what others may do with it; true when that was needed.
-/// With `follow`, the path may be a link to such a directory.
+/// Makes sure that a directory is this account's, and removes the permissions of others; true when
+/// there were any. With `follow`, the path may be a link to such a directory.
 pub fn own_directory(path: &Path, follow: bool) -> io::Result<bool> {
     let link = if follow { OFlags::empty() } else { OFlags::NOFOLLOW };
     let directory = open(path, link | OFlags::DIRECTORY)?;
@@ -42,7 +43,7 @@ pub fn own_directory(path: &Path, follow: bool) -> io::Result<bool> {
     Ok(true)
 }
 
-/// True for a directory of this account that is no link.
+/// Makes sure that this is a directory of this account, and not a link.
 pub fn is_own_directory(path: &Path) -> io::Result<()> {
     let metadata = fs::symlink_metadata(path)?;
     if metadata.file_type().is_symlink() {
@@ -103,7 +104,7 @@ mod tests {
     #[test]
     fn what_belongs_to_somebody_else_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        // The system's own where this account can't give anything away.
+        // One of the system's, because this account can't give files away.
         let (file, directory) = (dir.path().join("file"), dir.path().join("directory"));
         fs::write(&file, "text").unwrap();
         fs::create_dir(&directory).unwrap();

@@ -15,7 +15,7 @@ pub struct BrokerConfig {
     pub user: String,
     /// Password.
     pub password: Secret,
-    /// What is shown to a broker that asks for a client certificate.
+    /// The certificate for a broker that asks for one.
     pub identity: Option<Identity>,
     /// Whether an absent reply queue is declared durable.
     pub reply_queue_durable: bool,

@@ -1,19 +1,22 @@
 //! One connection to RabbitMQ, with a deadline on every call.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
+use lapin::tcp::{AsyncTcpStream, RustlsConnector};
 use lapin::types::LongString;
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
 use thiserror::Error;
 
 use super::config::BrokerConfig;
+use base::advice::Advice;
 use base::text::printable;
 
 /// How long a connection may take to be made, with TLS and login.
@@ -21,6 +24,12 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How long the broker may take to answer a small request.
 pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long the broker may take to store and confirm a reply of many megabytes.
+pub(super) const PUBLISH_DEADLINE: Duration = Duration::from_secs(180);
+
+/// How long a broker that takes no messages for now is waited for by whoever holds up others.
+const SHORT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The largest frame that we accept, in bytes: RabbitMQ's own default. It is named before the
 /// broker's value is known, because lapin makes two buffers of 32 frames. If they have this size
@@ -33,15 +42,15 @@ pub struct Broker {
     pub(super) connection: Connection,
     pub(super) channel: Channel,
     pub(super) config: BrokerConfig,
+    /// How long a broker that takes no messages for now is waited for.
+    pub(super) patience: Duration,
 }
 
 /// The broker can't be used.
 #[derive(Debug, Error)]
 pub enum BrokerError {
     /// No connection.
-    #[error(
-        "can't reach RabbitMQ at {address}: {detail}; check RABBITMQ_HOST, the port, TLS and the firewall"
-    )]
+    #[error("can't reach RabbitMQ at {address}: {detail}; {}", CHECK_ADDRESS)]
     Unreachable {
         /// Host, port and whether TLS is used.
         address: String,
@@ -57,7 +66,7 @@ pub enum BrokerError {
         detail: String,
     },
     /// Wrong user or password.
-    #[error("RabbitMQ at {address} refuses the login of {user}; check RABBITMQ_USER and RABBITMQ_PASSWORD")]
+    #[error("RabbitMQ at {address} refuses the login of {user}; {}", CHECK_LOGIN)]
     Login {
         /// Host, port and whether TLS is used.
         address: String,
@@ -65,9 +74,7 @@ pub enum BrokerError {
         user: String,
     },
     /// The virtual host is absent or closed to this user.
-    #[error(
-        "RabbitMQ at {address} does not let {user} into the vhost '{vhost}'; check the path of RABBITMQ_HOST and the user's permissions"
-    )]
+    #[error("RabbitMQ at {address} does not let {user} into the vhost '{vhost}'; {}", CHECK_VHOST)]
     Vhost {
         /// Host, port and whether TLS is used.
         address: String,
@@ -83,6 +90,32 @@ pub enum BrokerError {
         action: &'static str,
         /// How long we waited.
         deadline: Duration,
+    },
+    /// A look at a message of this queue would be counted as a delivery.
+    #[error(
+        "the queue '{queue}' can't be looked into for nothing: it is a quorum queue, which counts each look as \
+         a delivery and drops a message after too many (its delivery limit); {}",
+        LOOK_ELSEWHERE
+    )]
+    Counted {
+        /// The queue.
+        queue: String,
+    },
+    /// Nobody can say whether such a look would be counted.
+    #[error(
+        "the queue '{queue}' can't be looked into for nothing: RabbitMQ does not tell its type to this user, \
+         and a quorum queue would count each look as a delivery; {}",
+        GIVE_THE_RIGHT
+    )]
+    PerhapsCounted {
+        /// The queue.
+        queue: String,
+    },
+    /// It takes no messages for now.
+    #[error("RabbitMQ takes no messages for now: {reason}; {}", GIVE_IT_ROOM)]
+    Blocked {
+        /// What it says.
+        reason: String,
     },
     /// It sent something that is not valid AMQP for us, such as a property that is not UTF-8.
     #[error("RabbitMQ: {action} failed: what it sent can't be read ({detail})")]
@@ -100,6 +133,29 @@ pub enum BrokerError {
         /// What the broker says.
         detail: String,
     },
+}
+
+const CHECK_ADDRESS: &str = "check RABBITMQ_HOST, the port, TLS and the firewall";
+const CHECK_LOGIN: &str = "check RABBITMQ_USER and RABBITMQ_PASSWORD";
+const CHECK_VHOST: &str = "check the path of RABBITMQ_HOST and the user's permissions";
+
+const LOOK_ELSEWHERE: &str =
+    "take the job with check --max-jobs 1, or look at the queue in RabbitMQ's own interface";
+const GIVE_THE_RIGHT: &str = "give RABBITMQ_USER the right to configure the queue";
+const GIVE_IT_ROOM: &str = "it needs more memory or disk";
+
+impl Advice for BrokerError {
+    fn advice(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Unreachable { .. } => Some(CHECK_ADDRESS.into()),
+            Self::Login { .. } => Some(CHECK_LOGIN.into()),
+            Self::Vhost { .. } => Some(CHECK_VHOST.into()),
+            Self::Counted { .. } => Some(LOOK_ELSEWHERE.into()),
+            Self::PerhapsCounted { .. } => Some(GIVE_THE_RIGHT.into()),
+            Self::Blocked { .. } => Some(GIVE_IT_ROOM.into()),
+            Self::Tls { .. } | Self::Silent { .. } | Self::Unreadable { .. } | Self::Failed { .. } => None,
+        }
+    }
 }
 
 /// Waits for the broker's answer, with a deadline.
@@ -143,9 +199,13 @@ impl Broker {
     /// When the broker can't be reached, does not answer, or refuses the login or the virtual host.
     pub async fn connect(config: &BrokerConfig) -> Result<Self, BrokerError> {
         let address = &config.address;
-        if address.tls {
-            base::tls::install_provider();
-        }
+        // The same TLS as to Rodan, so that the same is refused in the same words.
+        let tls = match address.tls {
+            true => Some(Arc::new(base::tls::client_config(config.identity.as_ref()).map_err(|error| {
+                BrokerError::Tls { address: address.to_string(), detail: error.to_string() }
+            })?)),
+            false => None,
+        };
         let uri = AMQPUri {
             scheme: if address.tls { AMQPScheme::AMQPS } else { AMQPScheme::AMQP },
             authority: AMQPAuthority {
@@ -162,16 +222,24 @@ impl Broker {
         let name = LongString::from(format!("{} {}", base::PRODUCT, env!("CARGO_PKG_VERSION")));
         let properties = ConnectionProperties::default().with_connection_name(name);
         let action = "connecting";
-        let identity = config.identity.as_ref().map(|identity| OwnedIdentity::PKCS8 {
-            pem: identity.certificates().as_bytes().to_vec(),
-            key: identity.key().expose().as_bytes().to_vec(),
-        });
-        let tls = OwnedTLSConfig { identity, cert_chain: None };
         let runtime = lapin::runtime::default_runtime().map_err(|error| BrokerError::Unreachable {
             address: address.to_string(),
             detail: error.to_string(),
         })?;
-        let connecting = Connection::connect_uri_with_config(uri, properties, tls, runtime);
+        let connecting = Connection::connector(
+            uri,
+            runtime,
+            async move |uri, runtime| {
+                let host = uri.authority.host;
+                let addresses = runtime.to_socket_addrs((host.clone(), uri.authority.port));
+                let stream = AsyncTcpStream::connect(&runtime, addresses).await?;
+                Ok(match &tls {
+                    Some(tls) => stream.into_rustls(&RustlsConnector::from(Arc::clone(tls)), &host).await?,
+                    None => stream,
+                })
+            },
+            properties,
+        );
         let connection = within(CONNECT_DEADLINE, action, connecting)
             .await
             .map_err(|error| BrokerError::Unreachable {
@@ -181,7 +249,15 @@ impl Broker {
             .map_err(|error| refusal(config, &error))?;
         let channel =
             within(CALL_DEADLINE, action, connection.create_channel()).await?.map_err(failed(action))?;
-        Ok(Self { connection, channel, config: config.clone() })
+        Ok(Self { connection, channel, config: config.clone(), patience: PUBLISH_DEADLINE })
+    }
+
+    /// The same connection for whoever holds up others: a broker that takes no messages for now is
+    /// waited for no longer than a few seconds.
+    #[must_use]
+    pub fn impatient(mut self) -> Self {
+        self.patience = SHORT_PATIENCE;
+        self
     }
 
     /// Opens a new channel after the broker closed the last one, as it does with every refusal.
@@ -233,7 +309,7 @@ fn refusal(config: &BrokerConfig, error: &lapin::Error) -> BrokerError {
             BrokerError::Vhost { address, user, vhost: config.address.vhost.clone() }
         }
         _ => match base::tls::explain(error) {
-            Some(detail) => BrokerError::Tls { address, detail },
+            Some(refusal) => BrokerError::Tls { address, detail: refusal.to_string() },
             // A refused client certificate: the alert that says so is lost if the broker closes
             // before our first words.
             None if config.address.tls && is_broken_off(error) => {

@@ -14,12 +14,16 @@ pub const JOBS_QUEUE: &str = "hpc-jobs";
 /// A message that was taken and is not yet acknowledged: dropping the connection puts it back.
 #[derive(Debug)]
 pub struct Taken {
-    delivery: Delivery,
+    pub(super) delivery: Delivery,
     /// The message is no longer in the queue.
     gone: bool,
 }
 
 impl Taken {
+    pub(super) fn new(delivery: Delivery) -> Self {
+        Self { delivery, gone: false }
+    }
+
     /// The body.
     pub fn body(&self) -> &[u8] {
         &self.delivery.data
@@ -64,7 +68,7 @@ impl Broker {
         }
         let got = self.channel.basic_get(JOBS_QUEUE.into(), BasicGetOptions { no_ack: false });
         let got = self.message(action, got).await?;
-        Ok(got.map(|message| Taken { delivery: message.delivery, gone: false }))
+        Ok(got.map(|message| Taken::new(message.delivery)))
     }
 
     /// Drops the next message because it can't be read. Call it on a fresh connection after

@@ -1,23 +1,23 @@
 //! Publishing a reply, so that afterwards it is known whether it is in its queue.
 
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt as _};
 use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{BasicProperties, Confirmation};
+use lapin::{BasicProperties, Confirmation, Event};
 use thiserror::Error;
 
-use super::connect::{Broker, BrokerError, CALL_DEADLINE, amqp_error, failed, within};
+use super::connect::{Broker, BrokerError, CALL_DEADLINE, PUBLISH_DEADLINE, amqp_error, failed, within};
+use super::kind::Looking;
 use crate::wire::{Envelope, Reply};
 use base::crash;
 use base::text::printable;
 
 /// The queue for replies to messages that name none.
 pub const DEFAULT_REPLY_QUEUE: &str = "hpc-results";
-
-/// How long the broker may take to store and confirm a reply of many megabytes.
-const PUBLISH_DEADLINE: Duration = Duration::from_secs(180);
 
 /// How long a queue is searched for a reply.
 const SEARCH_DEADLINE: Duration = Duration::from_secs(120);
@@ -77,11 +77,11 @@ impl Broker {
         if let Some(limit) = self.config.max_reply_bytes.filter(|limit| size > *limit) {
             return Err(PublishError::TooLarge { size, limit: Some(limit) });
         }
-        if self.offer(envelope, reply).await? {
+        if self.offer_reply(envelope, reply).await? {
             return Ok(());
         }
         self.declare_reply_queue(&envelope.reply_to).await?;
-        if self.offer(envelope, reply).await? {
+        if self.offer_reply(envelope, reply).await? {
             return Ok(());
         }
         Err(PublishError::NoQueue {
@@ -90,11 +90,7 @@ impl Broker {
         })
     }
 
-    /// True when the broker stored the message, false when no queue took it.
-    async fn offer(&mut self, envelope: &Envelope, reply: &Reply) -> Result<bool, PublishError> {
-        let action = "publishing a reply";
-        let select = self.channel.confirm_select(ConfirmSelectOptions::default());
-        within(CALL_DEADLINE, action, select).await?.map_err(failed(action))?;
+    async fn offer_reply(&mut self, envelope: &Envelope, reply: &Reply) -> Result<bool, PublishError> {
         let expiration = self.config.reply_ttl.as_millis().to_string();
         let properties = BasicProperties::default()
             .with_correlation_id(short(&envelope.correlation_id))
@@ -102,31 +98,48 @@ impl Broker {
             .with_content_type("application/json".into())
             .with_delivery_mode(2)
             .with_expiration(short(&expiration));
+        self.offer(&envelope.reply_to, properties, reply.body()).await
+    }
+
+    /// True when the broker stored the message, false when no queue took it.
+    pub(super) async fn offer(
+        &mut self,
+        queue: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Result<bool, PublishError> {
+        let action = "publishing a reply";
+        let select = self.channel.confirm_select(ConfirmSelectOptions::default());
+        within(CALL_DEADLINE, action, select).await?.map_err(failed(action))?;
         let options = BasicPublishOptions { mandatory: true, immediate: false };
+        let events = self.connection.events_listener();
         crash::point("before publishing");
         let publish = async {
-            let confirm = self
-                .channel
-                .basic_publish("".into(), short(&envelope.reply_to), options, reply.body(), properties)
-                .await?;
+            let confirm =
+                self.channel.basic_publish("".into(), short(queue), options, body, properties).await?;
             crash::point("after publishing");
             confirm.await
         };
-        let answer = within(PUBLISH_DEADLINE, action, publish).await?;
+        let answer = tokio::select! {
+            biased;
+            answer = within(PUBLISH_DEADLINE, action, publish) => answer?,
+            // The broker says so when it gets a message that it does not take for now: an alarm of
+            // its memory or its disk. It may still read what lies in the socket by then, so it may
+            // have this one.
+            reason = blocked(events, self.patience) => return Err(BrokerError::Blocked { reason }.into()),
+        };
         crash::point("after the confirmation");
         match answer {
             Ok(Confirmation::Ack(None)) => Ok(true),
             Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => Ok(false),
             Ok(Confirmation::Nack(None) | Confirmation::NotRequested) => {
-                Err(PublishError::Refused(printable(&envelope.reply_to, 255)))
+                Err(PublishError::Refused(printable(queue, 255)))
             }
             Err(error) => match amqp_error(&error) {
                 Some(AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)) => {
                     self.reopen().await?;
-                    Err(PublishError::TooLarge {
-                        size: reply.body().len() as u64,
-                        limit: limit_in(&error.to_string()),
-                    })
+                    let limit = limit_in(&error.to_string());
+                    Err(PublishError::TooLarge { size: body.len() as u64, limit })
                 }
                 _ => Err(failed(action)(error).into()),
             },
@@ -157,6 +170,15 @@ impl Broker {
             }
             Err(error) => return Err(failed(action)(error)),
         };
+        if self.looking(&envelope.reply_to).await? == Looking::IsCounted {
+            // Sending the reply twice does less harm: both have the same message id, and the queue
+            // drops what nobody takes.
+            tracing::info!(
+                queue = printable(&envelope.reply_to, 255),
+                "a quorum queue counts each look at a message: it is not looked through for the reply"
+            );
+            return Ok(false);
+        }
         for look in 0..if has_consumers { LOOKS } else { 1 } {
             if look > 0 {
                 tokio::time::sleep(Duration::from_millis(200)).await;
@@ -219,9 +241,33 @@ impl Broker {
     }
 }
 
+/// What the broker says once it takes no messages for this long.
+async fn blocked(events: impl Stream<Item = Event>, patience: Duration) -> String {
+    let mut events = pin!(events);
+    let mut told = String::new();
+    loop {
+        let next = events.next();
+        match told.is_empty() {
+            true => match next.await {
+                Some(Event::ConnectionBlocked(reason)) => {
+                    told = printable(&format!("it says: {reason}"), 200)
+                }
+                Some(_) => {}
+                None => std::future::pending().await,
+            },
+            false => match tokio::time::timeout(patience, next).await {
+                Ok(Some(Event::ConnectionUnblocked)) => told.clear(),
+                Ok(Some(_)) => {}
+                Ok(None) => std::future::pending().await,
+                Err(_) => return told,
+            },
+        }
+    }
+}
+
 /// A short string of AMQP: at most 255 bytes. Ids of ours and of properties that came over AMQP
 /// always fit.
-fn short(text: &str) -> ShortString {
+pub(super) fn short(text: &str) -> ShortString {
     let mut end = text.len().min(255);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -232,6 +278,23 @@ fn short(text: &str) -> ShortString {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_broker_that_takes_nothing_is_waited_for_as_long_as_there_is_patience() {
+        let patience = Duration::from_millis(10);
+        let alarm = || Event::ConnectionBlocked("low on memory".into());
+        let told = |events: Vec<Event>| {
+            let silence = futures_util::stream::pending();
+            let all = futures_util::stream::iter(events).chain(silence);
+            tokio::time::timeout(20 * patience, blocked(all, patience))
+        };
+        let says = Ok("it says: low on memory".to_owned());
+        assert_eq!(told(vec![alarm()]).await, says);
+        assert_eq!(told(vec![Event::Connected, alarm(), Event::ConnectionUnblocked, alarm()]).await, says);
+        for calm in [vec![], vec![Event::Connected], vec![alarm(), Event::ConnectionUnblocked]] {
+            assert!(told(calm).await.is_err(), "nothing is told while it takes messages");
+        }
+    }
 
     #[test]
     fn the_limit_is_read_from_the_brokers_words() {

@@ -36,7 +36,8 @@ pub enum ReplyError {
 }
 
 impl Reply {
-    /// Success: the Keras file of each layer, base64-encoded with the standard alphabet and padding.
+    /// Success: the Keras file of each layer, base64-encoded with the standard alphabet and
+    /// padding.
     pub fn models<'a>(models: impl IntoIterator<Item = (Layer, &'a [u8])>) -> Self {
         let map: Map<String, Value> = models
             .into_iter()

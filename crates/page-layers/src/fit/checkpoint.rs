@@ -11,8 +11,8 @@ use thiserror::Error;
 use crate::fit::outcome::{Best, FitState};
 use crate::keras::{CONV_LAYERS, Weights};
 use crate::net::adam::AdamState;
-use domain::EpochReport;
-use domain::Metrics;
+use base::text::hex;
+use domain::{EpochReport, Metrics};
 
 /// Version of the file. It is raised with every change after which an older file would be misread.
 const VERSION: u32 = 1;
@@ -166,11 +166,6 @@ fn little_endian(values: &[f32]) -> Vec<u8> {
     let mut bytes = vec![0; 4 * values.len()];
     bytes.chunks_exact_mut(4).zip(values).for_each(|(bytes, v)| bytes.copy_from_slice(&v.to_le_bytes()));
     bytes
-}
-
-/// A digest as hexadecimal digits.
-pub(crate) fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Checkpoint {

@@ -1,7 +1,7 @@
 //! Training one network: epochs, the best of them, checkpoints and going on.
 
 pub(crate) mod checkpoint;
-pub(crate) mod fit;
+pub(crate) mod epochs;
 #[cfg(test)]
 pub(crate) mod fit_tests;
 pub(crate) mod learner;

@@ -9,7 +9,8 @@ use crate::gpu::device::Device;
 use crate::keras::{Weights, WeightsError};
 use crate::net::adam::AdamState;
 use crate::net::network::NetworkError;
-use domain::{Augmentation, EpochReport, Layer, StoppingMetric};
+use domain::settings::{BATCH_SIZE, PATIENCE};
+use domain::{Augmentation, EpochReport, Layer, Setting, StoppingMetric};
 
 /// How to train.
 #[derive(Clone, Debug)]
@@ -42,8 +43,8 @@ impl FitOptions {
         Self {
             device: device.into(),
             epochs,
-            batch_size: 16,
-            patience: 3,
+            batch_size: default(&BATCH_SIZE),
+            patience: default(&PATIENCE),
             learning_rate: 1e-4,
             seed,
             initial: None,
@@ -52,6 +53,11 @@ impl FitOptions {
             max_restarts: 3,
         }
     }
+}
+
+/// The default of a setting that is a number, as a job has it.
+fn default(setting: &Setting) -> usize {
+    setting.default_number().and_then(|n| usize::try_from(n).ok()).unwrap_or(1)
 }
 
 /// Why training ended.
@@ -101,7 +107,7 @@ pub struct TrainedLayer {
     pub train_samples: usize,
     /// Number of samples validated with.
     pub validation_samples: usize,
-    /// One report for each epoch, of the start that was kept.
+    /// One report for each epoch of the start that was kept.
     pub history: Vec<EpochReport>,
     /// The epoch whose weights were kept.
     pub best_epoch: usize,
@@ -109,13 +115,13 @@ pub struct TrainedLayer {
     pub restarts: usize,
     /// False when the last start learned nothing either.
     pub learned: bool,
-    /// How long all that took.
+    /// How long the layer took in all.
     pub time: Duration,
-    /// How long of it this run of the program has trained, without validation.
+    /// The part of that time that this run of the program spent on training, without validation.
     pub training: Duration,
-    /// How long of it this run of the program has validated.
+    /// The part of that time that this run of the program spent on validation.
     pub validating: Duration,
-    /// How long its file took.
+    /// How long writing the file took.
     pub writing: Duration,
 }
 

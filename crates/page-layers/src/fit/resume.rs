@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 use tracing::{info, warn};
 
-use crate::fit::checkpoint::{Checkpoint, FinishedLayer, hex};
+use crate::fit::checkpoint::{Checkpoint, FinishedLayer};
 use crate::fit::outcome::FitState;
 use crate::fit::outcome::TrainedLayer;
 use crate::keras::{self, Weights};
 use crate::page::page::TrainingInputs;
 use base::files::{sweep, write_atomic};
+use base::text::hex;
 use domain::{InputKind, Layer, TrainingSettings};
 
 /// Largest checkpoint that is read; ours have 23 MB.
@@ -217,22 +218,7 @@ impl Resumed {
 /// SHA-256 of the settings and the files that a training depends on.
 fn fingerprint(inputs: &TrainingInputs, settings: &TrainingSettings) -> io::Result<String> {
     let mut all = Sha256::new();
-    let TrainingSettings {
-        epochs,
-        max_samples,
-        patch_height,
-        patch_width,
-        batch_size,
-        patience,
-        seed,
-        metric,
-        selection,
-        augmentation,
-    } = *settings;
-    for number in [epochs, max_samples, patch_height, patch_width, batch_size, patience] {
-        all.update(number.to_le_bytes());
-    }
-    all.update(format!("{seed:?} {metric:?} {selection:?} {augmentation:?}"));
+    all.update(settings.fingerprint());
     for page in &inputs.pages {
         let background = (InputKind::Layer(Layer::Background), &page.background);
         let layers = page.layers.iter().map(|(layer, path)| (InputKind::Layer(*layer), path));

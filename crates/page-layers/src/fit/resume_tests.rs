@@ -13,7 +13,7 @@ use crate::{
     Checkpoints, EpochReport, FitObserver, FitOptions, FitState, JobObserver, PageInputs, Stop, StopReason,
     TrainError, Trained, TrainedLayer, TrainingInputs, TrainingJob, fit, fit_from,
 };
-use domain::{Augmentation, Flip, Layer, PatchSelection, StoppingMetric, TrainingSettings};
+use domain::{Flip, Layer, PatchSelection, StoppingMetric, TrainingSettings};
 
 /// Keeps the file of every state that it is offered, and suspends after a number of steps.
 #[derive(Default)]
@@ -190,7 +190,9 @@ impl Desk {
             seed: None,
             metric: StoppingMetric::default(),
             selection: PatchSelection::default(),
-            augmentation: Augmentation { brightness: 10, shift: 4, flip: Flip::Horizontal },
+            brightness: 10,
+            shift: 4,
+            flip: Flip::Horizontal,
         };
         Self { folder, inputs, settings }
     }

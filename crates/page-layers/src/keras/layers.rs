@@ -50,7 +50,8 @@ pub const CONV_LAYERS: [ConvLayer; 14] = [
 /// Number of trainable values in the whole network.
 pub const PARAMETER_COUNT: usize = 1_429_733;
 
-/// All weights of one network: for each of [`CONV_LAYERS`] the kernel (HWIO, row-major f32), then the bias.
+/// All weights of one network: for each of [`CONV_LAYERS`] the kernel (HWIO, row-major f32), then
+/// the bias.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weights {
     tensors: Vec<Vec<f32>>,
@@ -81,7 +82,8 @@ impl Weights {
     /// Checks and takes 28 tensors: kernel and bias of each layer, in the order of [`CONV_LAYERS`].
     ///
     /// # Errors
-    /// When the number of tensors or the length of one differs from the network's, or a value is not finite.
+    /// When the number of tensors or the length of one differs from the network's, or a value is
+    /// not finite.
     pub fn new(tensors: Vec<Vec<f32>>) -> Result<Self, WeightsError> {
         if tensors.len() != 2 * CONV_LAYERS.len() {
             return Err(WeightsError::Count(tensors.len()));

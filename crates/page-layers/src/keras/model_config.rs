@@ -1,7 +1,7 @@
 //! The two JSON documents in a Keras file: how the model is built and how it was compiled.
 //!
-//! Both are written to the byte as Keras 2.15 writes them (key order, spaces after `,` and `:`), so that
-//! a file of ours and one saved by the original trainer differ in their weights only.
+//! Both are written to the byte as Keras 2.15 writes them (key order, spaces after `,` and `:`), so
+//! that a file of ours and one saved by the original trainer differ in their weights only.
 
 use super::CONV_LAYERS;
 use domain::PatchShape;
@@ -43,8 +43,8 @@ const NODES: [Node; 21] = [
 
 /// The attribute `training_config`: loss, metric and optimiser of the training rules.
 ///
-/// Loads without a warning and can `evaluate` and `fit` on TensorFlow 2.15 and on Keras 3. Keras's own form
-/// breaks `evaluate` on Keras 3; without `loss_weights` loading fails.
+/// Loads without a warning and can `evaluate` and `fit` on TensorFlow 2.15 and on Keras 3. Keras's
+/// own form breaks `evaluate` on Keras 3; without `loss_weights` loading fails.
 pub(super) const TRAINING_CONFIG: &str = concat!(
     r#"{"loss": "binary_crossentropy", "metrics": ["accuracy"], "weighted_metrics": null, "loss_weights": null, "#,
     r#""optimizer_config": {"class_name": "Adam", "config": {"name": "Adam", "learning_rate": 0.0001, "#,
@@ -95,7 +95,8 @@ impl Node {
 fn conv_config(index: usize) -> String {
     let layer = CONV_LAYERS[index];
     let (filters, k) = (layer.output, layer.kernel);
-    // The last layer was written with Keras's defaults: sigmoid, Glorot uniform, `valid` (the same for 1×1).
+    // The last layer was written with Keras's defaults: sigmoid, Glorot uniform, `valid` (the same
+    // for 1×1).
     let (padding, activation, initializer) = if index + 1 == CONV_LAYERS.len() {
         ("valid", "sigmoid", "GlorotUniform")
     } else {

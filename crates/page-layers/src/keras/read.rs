@@ -1,5 +1,6 @@
-//! Reads a Keras HDF5 model of this network: our own files, those of Keras 2.15, and the successor's with a
-//! `Masking` layer and Adam slots. Anything else is refused with a sentence that says what differs.
+//! Reads a Keras HDF5 model of this network: our own files, those of Keras 2.15, and the
+//! successor's with a `Masking` layer and Adam slots. Anything else is refused with a sentence that
+//! says what differs.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -84,8 +85,8 @@ pub enum ReadProblem {
 
 /// Reads the model at `path`.
 ///
-/// Weights are matched by their order in `layer_names`, as Keras does: the names' numbers differ between
-/// models that were built in one Python session.
+/// Weights are matched by their order in `layer_names`, as Keras does: the names' numbers differ
+/// between models that were built in one Python session.
 ///
 /// # Errors
 /// [`ReadError`] with the path and what is wrong or different.
@@ -106,8 +107,8 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ReadProblem> {
 /// # Errors
 /// What is wrong with the bytes, or what differs from this network.
 pub fn from_bytes(bytes: Vec<u8>) -> Result<Model, ReadProblem> {
-    // The HDF5 crate parses what a stranger may have sent; a defect there must become an error, not an abort
-    // of a training job that only wanted to start warm.
+    // The HDF5 crate parses what a stranger may have sent; a defect there must become an error, not
+    // an abort of a training job that only wanted to start warm.
     std::panic::catch_unwind(|| parse(bytes))
         .unwrap_or_else(|_| Err(ReadProblem::Hdf5("its structure contradicts itself".to_owned())))
 }
@@ -160,7 +161,8 @@ fn read_weights(group: &Group) -> Result<Weights, ReadProblem> {
     Ok(Weights::new(tensors)?)
 }
 
-/// The strings of an attribute; weightless layers have an empty float array where others have names.
+/// The strings of an attribute; weightless layers have an empty float array where others have
+/// names.
 fn strings(attributes: &HashMap<String, AttrValue>, name: &str) -> Result<Vec<String>, ReadProblem> {
     let value = attributes.get(name).ok_or_else(|| ReadProblem::Missing(name.to_owned()))?;
     match (value.as_strings(), value.to_f64s()) {
@@ -179,7 +181,8 @@ mod tests {
     use super::*;
     use crate::keras::to_bytes;
 
-    /// Weights without a pattern that a wrong order could hide: every value differs from its neighbours.
+    /// Weights without a pattern that a wrong order could hide: every value differs from its
+    /// neighbours.
     pub(crate) fn patterned() -> Weights {
         let mut next = 0u32;
         let mut values = |n: usize| -> Vec<f32> {
@@ -229,8 +232,8 @@ mod tests {
     #[test]
     fn damaged_bytes_never_panic_or_exhaust_the_memory() {
         let bytes = to_bytes(&patterned(), shape()).unwrap();
-        // The structure lies at both ends, the weights between; a stride that is no power of two meets
-        // every kind of field.
+        // The structure lies at both ends, the weights between; a stride that is no power of two
+        // meets every kind of field.
         let end = bytes.len();
         let mut damaged = 0;
         for position in (0..1000)

@@ -1,4 +1,5 @@
-//! Compares the `model_config` of a file with this network: same layers, same connections, same meaning.
+//! Compares the `model_config` of a file with this network: same layers, same connections, same
+//! meaning.
 
 use serde_json::Value;
 use thiserror::Error;
@@ -46,7 +47,8 @@ pub enum TopologyError {
     },
 }
 
-/// Longest side of a patch, as in a job's settings: windows of the file's size are cut out of a page.
+/// Longest side of a patch, as in a job's settings: windows of the file's size are cut out of a
+/// page.
 const MAX_SIDE: u64 = 4096;
 
 /// What decides how a layer computes; names, initialisers and regularisers don't.
@@ -143,7 +145,8 @@ fn nodes(config: &Value) -> Result<Vec<Node<'_>>, TopologyError> {
         let name = layer["name"].as_str().or(layer["config"]["name"].as_str()).ok_or_else(|| bad("name"))?;
         let class = layer["class_name"].as_str().ok_or_else(|| bad("class_name"))?;
         let mut inputs = Vec::new();
-        // A list of calls, each a list of inputs; a list of inputs alone is how a `Sequential` leaves it out.
+        // A list of calls, each a list of inputs; a list of inputs alone is how a `Sequential`
+        // leaves it out.
         for input in layer["inbound_nodes"][0].as_array().into_iter().flatten() {
             let source = input[0].as_str().ok_or_else(|| bad("inbound_nodes"))?;
             inputs.push(*places.get(source).ok_or_else(|| bad(source))?);

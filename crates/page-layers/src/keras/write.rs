@@ -73,8 +73,8 @@ pub fn to_bytes(weights: &Weights, shape: PatchShape) -> Result<Vec<u8>, WriteEr
     file.finish().map_err(WriteError::Layout)
 }
 
-/// Writes the model file so that `path` holds either the whole file or what it held before: a temporary file
-/// beside it, synced, then renamed.
+/// Writes the model file so that `path` holds either the whole file or what it held before: a
+/// temporary file beside it, synced, then renamed.
 ///
 /// # Errors
 /// [`WriteError::Io`] when the folder is missing, not writable or full.

@@ -11,10 +11,11 @@ use crate::net::network::NetworkError;
 use crate::page::page::Page;
 
 /// Predicts the first `pages` pages with the models that were trained on them, and hands each to
-/// `seen` with the number of the page, from 0; returns how well each layer was found, on all of them
-/// together. `go_on` is asked before each network looks through a window.
+/// `seen` with the number of the page, from 0. Returns how well each layer was found on all of
+/// these pages together. `go_on` is asked before each network looks through a window.
 ///
 /// # Errors
+///
 /// The first error of `go_on` or `seen`, or a network that can't be computed.
 pub fn look<E: From<NetworkError>>(
     job: &TrainingJob,

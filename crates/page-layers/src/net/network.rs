@@ -52,7 +52,8 @@ pub struct Step {
 /// The network and its parameters on one device.
 pub struct Network {
     parameters: Vec<Var>,
-    /// Where it is on a card. There it predicts only: training on a card has no tensors ([`fit`](crate::fit::fit) does it).
+    /// The network on a GPU. It only predicts: training on a GPU has no tensors
+    /// ([`fit`](crate::fit::epochs) does it).
     card: Option<Inference>,
     backend: Backend,
     buffers: Buffers,

@@ -382,7 +382,8 @@ mod tests {
             [(9u16, "Deflate64"), (12, "bzip2"), (14, "LZMA"), (93, "Zstandard"), (6, "rare")]
         {
             let mut zip = of_names(&PAGE);
-            // The method stands at the same place behind the signature of a file, and of its entry in the directory.
+            // The method stands at the same place behind the signature of a file, and of its entry
+            // in the directory.
             for (signature, offset) in [(b"PK\x03\x04", 8), (b"PK\x01\x02", 10)] {
                 let at = zip.windows(4).position(|four| four == signature).unwrap() + offset;
                 assert_eq!(zip[at..at + 2], [8, 0]);

@@ -1,8 +1,9 @@
 //! JPEGs as libjpeg-turbo decodes them, on which OpenCV's `imread` stands.
 //!
-//! The `jpeg-decoder` crate does the decoding. Before it begins, [`survey`] walks over the file's markers and refuses
-//! what that crate would decode to other pixels, and what is not a whole page. While it decodes, [`Spliced`] makes sure
-//! that a scan which ends too early is an error, not a grey area.
+//! The `jpeg-decoder` crate does the decoding. Before it begins, [`survey`] walks over the file's
+//! markers and refuses what that crate would decode to other pixels, and what is not a whole page.
+//! While it decodes, [`Spliced`] makes sure that a scan which ends too early is an error, not a
+//! grey area.
 
 use std::io::{self, BufRead, Read, Seek};
 
@@ -11,8 +12,8 @@ use image::{DynamicImage, GrayImage, RgbImage};
 use jpeg_decoder::{ColorTransform, Decoder, PixelFormat};
 use thiserror::Error;
 
-/// Most scans of a file. Progressive files have about 10; without a limit, a small file could keep a core
-/// busy for hours.
+/// Most scans of a file. Progressive files have about 10; without a limit, a small file could keep
+/// a core busy for hours.
 const MAX_SCANS: usize = 1000;
 
 /// Bytes of ones that [`Spliced`] puts behind a scan: more than a decoder reads ahead.
@@ -49,8 +50,8 @@ impl From<io::Error> for JpegError {
 
 /// Decodes a JPEG of at most `most` pixels, as 8-bit grey or RGB, and tells how it is to be turned.
 ///
-/// Memory: 3 bytes a pixel stay. While decoding it is up to 6, with four colours 8; in a progressive file 2 more for
-/// each value, that is up to 12 or 16.
+/// Memory: 3 bytes a pixel stay. While decoding it is up to 6, with four colours 8; in a
+/// progressive file 2 more for each value, that is up to 12 or 16.
 pub(crate) fn decode(
     mut reader: impl BufRead + Seek,
     most: u64,
@@ -85,7 +86,8 @@ pub(crate) fn decode(
     Ok((image.ok_or_else(broken)?, turned.unwrap_or(Orientation::NoTransforms)))
 }
 
-/// RGB of four inks, each 0 where there is none of it, by OpenCV's rule for libjpeg's values (which are 255 there).
+/// RGB of four inks, each 0 where there is none of it, by OpenCV's rule for libjpeg's values (which
+/// are 255 there).
 fn printed(mut inks: Vec<u8>) -> Vec<u8> {
     let pixels = inks.len() / 4;
     for pixel in 0..pixels {
@@ -93,7 +95,7 @@ fn printed(mut inks: Vec<u8>) -> Vec<u8> {
         for colour in 0..3 {
             let ink = u32::from(inks[4 * pixel + colour]);
             // At most `black`, which is a byte.
-            inks[3 * pixel + colour] = (black - (ink * black >> 8)) as u8;
+            inks[3 * pixel + colour] = (black - ((ink * black) >> 8)) as u8;
         }
     }
     inks.truncate(3 * pixels);
@@ -241,7 +243,8 @@ fn frame_header(code: u8, segment: &[u8], most: u64) -> Result<Frame, JpegError>
     Ok(Frame { progressive: code == 0xc2, width, height, most, components })
 }
 
-/// Notes what a scan of `bytes` bytes brings, and refuses one that can't be whole or is decoded wrongly.
+/// Notes what a scan of `bytes` bytes brings, and refuses one that can't be whole or is decoded
+/// wrongly.
 fn scan_header(frame: &mut Frame, segment: &[u8], bytes: u64) -> Result<(), JpegError> {
     let Some((&count, rest)) = segment.split_first() else {
         return Err(damaged("a scan header is empty"));
@@ -268,8 +271,9 @@ fn scan_header(frame: &mut Frame, segment: &[u8], bytes: u64) -> Result<(), Jpeg
         if count > 1 {
             blocks += u64::from(all.0) * u64::from(all.1);
         } else {
-            // Section A.2.2: alone in a scan a colour has as many blocks as it needs. The decoder takes those that
-            // the page would have at full resolution, which is more for a colour at, say, 2 of 4.
+            // Section A.2.2: alone in a scan a colour has as many blocks as it needs. The decoder
+            // takes those that the page would have at full resolution, which is more for a colour
+            // at, say, 2 of 4.
             let needed = |side: u32, most: u32, factor: u32| (side * factor).div_ceil(most).div_ceil(8);
             let alone = (needed(frame.width, frame.most.0, across), needed(frame.height, frame.most.1, down));
             let taken = (all.0.min(frame.width.div_ceil(8)), all.1.min(frame.height.div_ceil(8)));
@@ -284,8 +288,9 @@ fn scan_header(frame: &mut Frame, segment: &[u8], bytes: u64) -> Result<(), Jpeg
             component.complete |= u64::MAX >> (63 - (last - first)) << first;
         }
     }
-    // Each block takes a code of at least one bit, and another one for what follows its first coefficient. Only
-    // the later coefficients of a progressive file may say in one code that many blocks have none.
+    // Each block takes a code of at least one bit, and another one for what follows its first
+    // coefficient. Only the later coefficients of a progressive file may say in one code that many
+    // blocks have none.
     let least = match (frame.progressive, first, refines) {
         (false, ..) => 2 * blocks,
         (true, 0, _) => blocks,
@@ -297,7 +302,8 @@ fn scan_header(frame: &mut Frame, segment: &[u8], bytes: u64) -> Result<(), Jpeg
     Ok(())
 }
 
-/// What the values mean, by libjpeg-turbo's rule: JFIF, then Adobe's marker, then the names of the colours.
+/// What the values mean, by libjpeg-turbo's rule: JFIF, then Adobe's marker, then the names of the
+/// colours.
 fn colours(frame: &Frame, jfif: bool, adobe: Option<u8>) -> ColorTransform {
     let ids: Vec<u8> = frame.components.iter().map(|component| component.id).collect();
     match (ids.as_slice(), jfif, adobe) {
@@ -353,8 +359,8 @@ impl<R: BufRead> Walk<'_, R> {
         Ok(bytes)
     }
 
-    /// Passes over the data of a scan and the marker behind them, which is no restart; returns where the data
-    /// end and the marker's second byte.
+    /// Passes over the data of a scan and the marker behind them, which is no restart; returns
+    /// where the data end and the marker's second byte.
     fn scan(&mut self) -> Result<(u64, u8), JpegError> {
         loop {
             let data = self.reader.fill_buf()?;
@@ -382,9 +388,10 @@ impl<R: BufRead> Walk<'_, R> {
     }
 }
 
-/// A JPEG with bytes of ones between the data of each scan and the marker behind it. No Huffman code consists of ones
-/// alone, so that a decoder which needs more data than there are fails, where it would go on with zeros at a marker;
-/// one which has what it needs passes over them in search of the marker.
+/// A JPEG with bytes of ones between the data of each scan and the marker behind it. No Huffman
+/// code consists of ones alone, so that a decoder which needs more data than there are fails, where
+/// it would go on with zeros at a marker; one which has what it needs passes over them in search of
+/// the marker.
 struct Spliced<R> {
     reader: R,
     /// Place of the next byte in the file.

@@ -1,4 +1,5 @@
-//! JPEGs in all their forms against libjpeg-turbo's values. `jpegs/make.c` says how the files were made.
+//! JPEGs in all their forms against libjpeg-turbo's values. `jpegs/make.c` says how the files were
+//! made.
 
 use std::io::Cursor;
 
@@ -6,7 +7,8 @@ use image::DynamicImage;
 
 use super::jpeg::{JpegError, decode};
 
-/// Largest difference from libjpeg's values: the decoder rounds otherwise where colours are enlarged.
+/// Largest difference from libjpeg's values: the decoder rounds otherwise where colours are
+/// enlarged.
 const TOLERANCE: u8 = 3;
 
 /// A file, its bytes, and what libjpeg-turbo makes of it.
@@ -112,12 +114,14 @@ fn a_part_of_a_file_is_never_taken_for_a_page() {
             let part = &bytes[..length];
             let error = decoded(part).expect_err(name);
             assert!(matches!(error, JpegError::Truncated), "{name}, {length} bytes: {error}");
-            // The same with the mark of an end, as some programs add it, where at least a byte of data is lost.
+            // The same with the mark of an end, as some programs add it, where at least a byte of
+            // data is lost.
             if (scan + 16..bytes.len() - 2).contains(&length) && part.last() != Some(&0xff) {
                 match decoded(&[part, &[0xff, 0xd9]].concat()) {
                     Err(JpegError::Truncated | JpegError::Damaged(_)) => {}
                     Err(error) => panic!("{name}, {length} bytes and an end: {error}"),
-                    // The last bits of a progressive file are corrections of single coefficients by their last bit.
+                    // The last bits of a progressive file are corrections of single coefficients by
+                    // their last bit.
                     Ok(image) => {
                         let seen = image.into_rgb8().into_raw();
                         let most = seen.iter().zip(values(file)).map(|(a, b)| a.abs_diff(b)).max();
@@ -178,7 +182,8 @@ fn damage_is_an_error() {
             for value in [0, 0xff, bytes[at] ^ 0x10] {
                 let mut bytes = bytes.to_vec();
                 bytes[at] = value;
-                // Whatever comes of it: no panic, and never a picture of another size than the header's.
+                // Whatever comes of it: no panic, and never a picture of another size than the
+                // header's.
                 if let Ok(image) = decoded(&bytes) {
                     assert!(u64::from(image.width()) * u64::from(image.height()) <= 1 << 20, "{name}");
                 }

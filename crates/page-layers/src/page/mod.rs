@@ -6,4 +6,5 @@ pub(crate) mod jpeg;
 #[cfg(test)]
 mod jpeg_tests;
 pub(crate) mod mask;
+#[allow(clippy::module_inception, reason = "the page itself, among what it is made from")]
 pub(crate) mod page;

@@ -67,7 +67,7 @@ pub trait Samples: Sync {
     }
 }
 
-/// Exchanges the sides of a sample of `width` columns and makes it lighter.
+/// Mirrors a sample of `width` columns and makes it lighter.
 pub(crate) fn vary(
     image: &mut [f32],
     target: &mut [f32],

@@ -1,14 +1,14 @@
 //! Runs Slurm's commands: no shell, a clean environment, a deadline.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use base::advice::Advice;
 use thiserror::Error;
 use tokio::process::Command;
-
-use crate::site::SiteConfig;
 
 /// Variables that are passed on to Slurm's commands, and by sbatch to the job. Everything else is
 /// left out: secrets, and `SLURM_*` or `SBATCH_*` that would change what is asked for. `SLURM_CONF`
@@ -28,7 +28,7 @@ const PASSED_ON: [&str; 12] = [
     "KRB5CCNAME",
 ];
 
-/// Slurm's commands at one site.
+/// Slurm's commands, as one site has them.
 #[derive(Clone, Debug)]
 pub struct Slurm {
     directory: Option<PathBuf>,
@@ -40,7 +40,7 @@ pub struct Slurm {
 #[derive(Debug, Error)]
 pub enum SlurmError {
     /// The command is not there.
-    #[error("can't run {command}: {detail}; set SITE_SLURM_BIN to the directory of Slurm's commands")]
+    #[error("can't run {command}: {detail}; {}", SET_BIN)]
     Missing {
         /// Its name.
         command: &'static str,
@@ -65,6 +65,15 @@ pub enum SlurmError {
     },
 }
 
+/// What to do where Slurm's commands are not found.
+const SET_BIN: &str = "set SITE_SLURM_BIN to the directory of Slurm's commands";
+
+impl Advice for SlurmError {
+    fn advice(&self) -> Option<Cow<'static, str>> {
+        matches!(self, Self::Missing { .. }).then(|| SET_BIN.into())
+    }
+}
+
 /// What a command printed.
 #[derive(Debug)]
 pub(super) struct Output {
@@ -87,26 +96,20 @@ impl Output {
 }
 
 impl Slurm {
-    /// The commands of this site, with only those variables of this process's environment that they
-    /// need.
-    pub fn new(site: &SiteConfig) -> Self {
-        let mut slurm = Self::on_node(site.slurm_bin.clone(), site.slurm_timeout);
-        slurm.environment.push(("HPC_TRAINER_HOME".into(), site.home.clone().into()));
-        // For the watcher: `check` may use another spool than the file says.
-        slurm.environment.push(("SPOOL_DIR".into(), site.spool.clone().into()));
-        if let Some(file) = &site.env_file {
-            slurm.environment.push(("HPC_TRAINER_ENV_FILE".into(), file.clone().into()));
-        }
-        slurm
-    }
-
-    /// The commands inside a job: nothing is passed on to later jobs.
-    pub fn on_node(directory: Option<PathBuf>, deadline: Duration) -> Self {
+    /// Slurm's commands in `directory` (`None`: where `PATH` has them), each with `deadline` to
+    /// answer. They get of this process's environment what they need, and `handed_on`, which sbatch
+    /// hands on to its job.
+    pub fn new(
+        directory: Option<PathBuf>,
+        deadline: Duration,
+        handed_on: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Self {
         let mut environment: Vec<(OsString, OsString)> = PASSED_ON
             .iter()
             .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)))
             .collect();
         environment.push(("LC_ALL".into(), "C".into()));
+        environment.extend(handed_on);
         Self { directory, environment, deadline }
     }
 

@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 
+use super::answer::reason;
 use super::command::{Output, Slurm, SlurmError};
 use super::request::Request;
-use super::submit::reason;
 
 /// What `sbatch --test-only` says.
 #[derive(Clone, Debug, PartialEq, Eq)]

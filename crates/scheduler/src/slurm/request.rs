@@ -1,17 +1,50 @@
 //! What a job asks Slurm for, as sbatch's arguments.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use crate::site::SiteConfig;
-use domain::{JobId, ResourceSettings, SlurmJobId};
+use domain::SlurmJobId;
 
-/// How long a watcher may take in addition to the grace time, in minutes.
-const WATCHER_MINUTES: u64 = 10;
-
-/// Time and memory of the job that looks at a node.
-const NODE_CHECK_MINUTES: &str = "5";
-const NODE_CHECK_MB: u64 = 500;
+/// A job that Slurm is to run: each part becomes an option of sbatch, in one place.
+#[derive(Clone, Debug, Default)]
+pub struct JobRequest {
+    /// `--job-name`.
+    pub name: String,
+    /// The job runs only once this one has failed, and is dropped once that one can't fail any
+    /// more.
+    pub after_failure_of: Option<SlurmJobId>,
+    /// `--cpus-per-task`; there is one task on one node.
+    pub cpus: u32,
+    /// `--mem` in Slurm's MB (1,048,576 bytes).
+    pub memory_mb: u64,
+    /// `--time`, in one of Slurm's forms.
+    pub time: String,
+    /// `--output` without its ending: `-NUMBER.log` is added, and a job that comes back goes on
+    /// there.
+    pub log: PathBuf,
+    /// `--requeue` or `--no-requeue`; `None` leaves it to the cluster.
+    pub requeue: Option<bool>,
+    /// `--chdir`.
+    pub directory: PathBuf,
+    /// `--gres`; `None` asks for none, whatever the batch script says.
+    pub gres: Option<String>,
+    /// `--account`.
+    pub account: Option<String>,
+    /// `--partition`.
+    pub partition: Option<String>,
+    /// `--qos`.
+    pub qos: Option<String>,
+    /// `--constraint`.
+    pub constraint: Option<String>,
+    /// `--mail-user`, for its begin and its end.
+    pub mail: Option<String>,
+    /// How many seconds before its time limit the batch script gets SIGUSR1; 0: it gets none.
+    pub warning_seconds: u64,
+    /// The batch script.
+    pub script: PathBuf,
+    /// Its only argument.
+    pub argument: OsString,
+}
 
 /// One call of sbatch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +52,7 @@ pub struct Request {
     arguments: Vec<OsString>,
 }
 
-fn option(name: &str, value: impl AsRef<std::ffi::OsStr>) -> OsString {
+fn option(name: &str, value: impl AsRef<OsStr>) -> OsString {
     let mut text = OsString::from(format!("--{name}="));
     text.push(value);
     text
@@ -30,121 +63,47 @@ fn escaped(path: &Path) -> String {
     path.to_string_lossy().replace('%', "%%")
 }
 
-impl Request {
-    /// The request for a job of `job_name` with these settings; the trainer gets the job file as
-    /// its argument.
-    pub fn new(site: &SiteConfig, job_name: &str, resources: &ResourceSettings, job_file: &Path) -> Self {
-        let log: PathBuf = site.logs.join(job_name);
-        let gres = site.gres_for(resources.memory_mb);
-        let mut arguments = vec![
-            OsString::from("--parsable"),
-            option("job-name", job_name),
+impl From<JobRequest> for Request {
+    fn from(job: JobRequest) -> Self {
+        let mut arguments = vec![OsString::from("--parsable"), option("job-name", &job.name)];
+        if let Some(other) = job.after_failure_of {
+            arguments.push(option("dependency", format!("afternotok:{other}")));
+            arguments.push(option("kill-on-invalid-dep", "yes"));
+        }
+        arguments.extend([
             option("nodes", "1"),
             option("ntasks", "1"),
-            option("cpus-per-task", resources.cpus.to_string()),
-            option("mem", format!("{}M", resources.memory_mb)),
-            option("time", resources.walltime.to_string()),
-            option("output", format!("{}-%j.log", escaped(&log))),
+            option("cpus-per-task", job.cpus.to_string()),
+            option("mem", format!("{}M", job.memory_mb)),
+            option("time", &job.time),
+            option("output", format!("{}-%j.log", escaped(&job.log))),
             option("open-mode", "append"),
-            // A site's default may be either; a job that is requeued continues from its checkpoint.
-            OsString::from(if site.requeue { "--requeue" } else { "--no-requeue" }),
-            option("chdir", &site.home),
-        ];
-        // Always given: the batch script asks for a GPU by itself if nothing else is said.
-        arguments.push(option("gres", gres.gres.as_deref().unwrap_or("none")));
+        ]);
+        // A site's default may be either.
+        let requeue = job.requeue.map(|yes| if yes { "--requeue" } else { "--no-requeue" });
+        arguments.extend(requeue.map(OsString::from));
+        arguments.push(option("chdir", &job.directory));
+        arguments.push(option("gres", job.gres.as_deref().unwrap_or("none")));
         let optional = [
-            ("account", site.account.as_deref()),
-            ("partition", gres.partition.as_deref()),
-            ("qos", site.qos.as_deref()),
-            ("constraint", site.constraint.as_deref()),
+            ("account", job.account),
+            ("partition", job.partition),
+            ("qos", job.qos),
+            ("constraint", job.constraint),
         ];
         arguments.extend(optional.into_iter().filter_map(|(name, value)| Some(option(name, value?))));
-        if let Some(email) = &resources.email {
-            arguments.push(option("mail-user", email));
+        if let Some(address) = job.mail {
+            arguments.push(option("mail-user", address));
             arguments.push(option("mail-type", "BEGIN,END,FAIL"));
         }
-        // A warning that comes before the job has done anything is of no use.
-        let ahead = site.signal_seconds.min(resources.walltime.seconds() / 4);
-        if ahead > 0 {
-            arguments.push(option("signal", format!("B:USR1@{ahead}")));
+        if job.warning_seconds > 0 {
+            arguments.push(option("signal", format!("B:USR1@{}", job.warning_seconds)));
         }
-        arguments.push("--".into());
-        arguments.push(site.batch_script.clone().into());
-        arguments.push(job_file.into());
+        arguments.extend(["--".into(), job.script.into(), job.argument]);
         Self { arguments }
     }
+}
 
-    /// The request for the watcher of a job: a tiny job that Slurm starts only when that job has
-    /// failed, and removes when it can't fail any more.
-    ///
-    /// Slurm takes a dependency on a number that it does not know as satisfied, so the watcher may
-    /// also start too early. It looks at the job itself, for as long as its time allows.
-    pub fn watcher(site: &SiteConfig, watched: &JobId, slurm_id: SlurmJobId, memory_mb: u64) -> Self {
-        let name = watched.watcher_name();
-        let log = escaped(&site.logs.join(&name));
-        let minutes = site.grace.as_secs().div_ceil(60) + WATCHER_MINUTES;
-        let mut arguments = vec![
-            OsString::from("--parsable"),
-            option("job-name", &name),
-            option("dependency", format!("afternotok:{slurm_id}")),
-            option("kill-on-invalid-dep", "yes"),
-            option("nodes", "1"),
-            option("ntasks", "1"),
-            option("cpus-per-task", "1"),
-            option("mem", "200M"),
-            option("time", minutes.to_string()),
-            option("output", format!("{log}-%j.log")),
-            option("open-mode", "append"),
-            option("chdir", &site.home),
-            option("gres", "none"),
-        ];
-        let partition = site.watcher_partition.clone().or_else(|| site.gres_for(memory_mb).partition);
-        let optional = [
-            ("account", site.account.as_deref()),
-            ("partition", partition.as_deref()),
-            ("qos", site.qos.as_deref()),
-        ];
-        arguments.extend(optional.into_iter().filter_map(|(name, value)| Some(option(name, value?))));
-        arguments.push("--".into());
-        arguments.push(site.watcher_script().into());
-        arguments.push(watched.as_str().into());
-        Self { arguments }
-    }
-
-    /// The request for a job of some minutes that looks at its node with `script`, on the nodes
-    /// that jobs of this memory get.
-    pub fn node_check(
-        site: &SiteConfig,
-        name: &str,
-        memory_mb: u64,
-        script: &Path,
-        directory: &Path,
-    ) -> Self {
-        let gres = site.gres_for(memory_mb);
-        let mut arguments = vec![
-            OsString::from("--parsable"),
-            option("job-name", name),
-            option("nodes", "1"),
-            option("ntasks", "1"),
-            option("cpus-per-task", "1"),
-            option("mem", format!("{}M", memory_mb.min(NODE_CHECK_MB))),
-            option("time", NODE_CHECK_MINUTES),
-            option("output", format!("{}/node.log", escaped(directory))),
-            OsString::from("--no-requeue"),
-            option("chdir", &site.home),
-        ];
-        arguments.push(option("gres", gres.gres.as_deref().unwrap_or("none")));
-        let optional = [
-            ("account", site.account.as_deref()),
-            ("partition", gres.partition.as_deref()),
-            ("qos", site.qos.as_deref()),
-            ("constraint", site.constraint.as_deref()),
-        ];
-        arguments.extend(optional.into_iter().filter_map(|(name, value)| Some(option(name, value?))));
-        arguments.extend(["--".into(), script.into(), directory.into()]);
-        Self { arguments }
-    }
-
+impl Request {
     /// The arguments of sbatch for a trial: it says whether it would take the job, and submits
     /// nothing. What the job would wait for is left out.
     pub fn test_only(&self) -> Vec<OsString> {
@@ -183,90 +142,30 @@ fn quoted(word: &str) -> String {
 mod tests {
     use super::*;
 
-    fn site() -> SiteConfig {
-        SiteConfig {
-            home: "/project/hpc trainer".into(),
-            env_file: None,
-            spool: "/project/spool".into(),
-            metrics_file: None,
-            logs: "/project/100%/logs".into(),
-            batch_script: "/project/hpc_training.sh".into(),
-            account: None,
-            partition: None,
-            qos: None,
-            constraint: None,
-            gres: Some("gpu:1".into()),
-            gres_table: "64000=gpu:p100l:1@short".parse().unwrap(),
-            signal_seconds: 120,
-            slurm_bin: None,
-            give_up: std::time::Duration::ZERO,
-            slurm_timeout: std::time::Duration::from_secs(60),
-            max_pending: std::time::Duration::MAX,
-            limits: domain::SiteLimits::default(),
-            max_open_jobs: 100,
-            watcher: true,
-            watcher_partition: None,
-            requeue: true,
-            grace: std::time::Duration::ZERO,
-        }
-    }
-
-    fn resources() -> ResourceSettings {
-        ResourceSettings { cpus: 6, memory_mb: 257_000, walltime: "0-06:00".parse().unwrap(), email: None }
-    }
-
     #[test]
-    fn a_watcher_waits_for_the_failure_of_one_job_and_asks_for_next_to_nothing() {
-        let id = JobId::from_directory("a").unwrap();
-        let mut site = site();
-        site.grace = std::time::Duration::from_secs(601);
-        site.watcher_partition = Some("short".into());
-        assert_eq!(
-            Request::watcher(&site, &id, SlurmJobId(17), 1000).command_line(),
-            "sbatch --parsable --job-name=hpcw-a --dependency=afternotok:17 --kill-on-invalid-dep=yes --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=200M --time=21 --output=/project/100%%/logs/hpcw-a-%j.log --open-mode=append '--chdir=/project/hpc trainer' --gres=none --partition=short -- '/project/hpc trainer/slurm/handle_failure.sh' a"
-        );
-    }
-
-    #[test]
-    fn the_request_of_rodans_example() {
-        let request =
-            Request::new(&site(), "hpct-a", &resources(), Path::new("/project/spool/jobs/a/job.json"));
-        assert_eq!(
-            request.command_line(),
-            "sbatch --parsable --job-name=hpct-a --nodes=1 --ntasks=1 --cpus-per-task=6 --mem=257000M \
-             --time=0-06:00:00 --output=/project/100%%/logs/hpct-a-%j.log --open-mode=append --requeue \
-             '--chdir=/project/hpc trainer' --gres=gpu:1 --signal=B:USR1@120 -- /project/hpc_training.sh \
-             /project/spool/jobs/a/job.json"
-        );
-    }
-
-    #[test]
-    fn options_of_the_site_and_the_job_appear_only_when_set() {
-        let site = SiteConfig { account: Some("def-prof".into()), qos: Some("normal".into()), ..site() };
-        let short = ResourceSettings {
-            memory_mb: 8000,
-            walltime: "2".parse().unwrap(),
-            email: Some("me@example.org".into()),
-            ..resources()
+    fn what_is_not_asked_for_is_not_said_but_for_the_gres() {
+        let job = JobRequest {
+            name: "a".into(),
+            cpus: 1,
+            memory_mb: 500,
+            time: "5".into(),
+            log: "/logs/50%/a".into(),
+            directory: "/home of it".into(),
+            script: "/it's.sh".into(),
+            argument: "x".into(),
+            ..JobRequest::default()
         };
-        let line = Request::new(&site, "hpct-a", &short, Path::new("job.json")).command_line();
-        for part in [
-            "--account=def-prof",
-            "--qos=normal",
-            "--gres=gpu:p100l:1",
-            "--partition=short",
-            "--mail-user=me@example.org",
-            "--mail-type=BEGIN,END,FAIL",
-            "--signal=B:USR1@30",
-        ] {
-            assert!(line.contains(part), "{part} is not in {line}");
-        }
-        let none = SiteConfig { gres: None, signal_seconds: 0, ..self::site() };
-        let line = Request::new(&none, "hpct-a", &resources(), Path::new("job.json")).command_line();
-        assert!(line.contains("--gres=none "), "{line}");
-        assert!(
-            ["--signal", "--account", "--partition", "--mail"].iter().all(|o| !line.contains(o)),
-            "{line}"
+        assert_eq!(
+            Request::from(job.clone()).command_line(),
+            "sbatch --parsable --job-name=a --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=500M --time=5 \
+             --output=/logs/50%%/a-%j.log --open-mode=append '--chdir=/home of it' --gres=none \
+             -- '/it'\\''s.sh' x"
         );
+        let waits = JobRequest { after_failure_of: Some(SlurmJobId(17)), ..job.clone() };
+        let request = Request::from(waits);
+        assert!(request.command_line().contains(" --dependency=afternotok:17 --kill-on-invalid-dep=yes "));
+        let mut tried = Request::from(job).arguments().to_vec();
+        tried.insert(0, "--test-only".into());
+        assert_eq!(request.test_only(), tried);
     }
 }

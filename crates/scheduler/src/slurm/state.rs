@@ -26,7 +26,7 @@ pub enum JobState {
     /// `TIMEOUT`.
     Timeout,
     /// It waits: `PENDING`, `REQUEUED`, `REQUEUE_HOLD`, `REQUEUE_FED`, `RESV_DEL_HOLD`,
-    /// `SPECIAL_EXIT`.
+    /// `SPECIAL_EXIT`, `EXPEDITING`.
     Waiting(&'static str),
     /// It runs, begins or ends: `RUNNING`, `CONFIGURING`, `COMPLETING`, `SUSPENDED` …
     Active(&'static str),
@@ -49,8 +49,16 @@ pub enum Phase {
     Unknown,
 }
 
-const WAITING: [&str; 6] =
-    ["PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"];
+const WAITING: [&str; 7] = [
+    "PENDING",
+    "REQUEUED",
+    "REQUEUE_HOLD",
+    "REQUEUE_FED",
+    "RESV_DEL_HOLD",
+    "SPECIAL_EXIT",
+    // From 25.11: it goes on as the next one.
+    "EXPEDITING",
+];
 const ACTIVE: [&str; 8] =
     ["RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "SIGNALING", "STAGE_OUT", "STOPPED", "RESIZING"];
 

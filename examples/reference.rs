@@ -2,9 +2,10 @@
 //! completions.
 //!
 //! ```sh
-//! cargo run --example cli_reference            # docs/cli.md, docs/exit-codes.md …
-//! cargo run --example cli_reference -- DIR     # DIR/man/man1/*.1, DIR/completions/{bash,zsh,fish}/*
+//! cargo run --example reference            # docs/cli.md, credentials.env.example …
+//! cargo run --example reference -- DIR     # DIR/man/man1/*.1, DIR/completions/{bash,zsh,fish}/*
 //! ```
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is not one of the programs")]
 #![allow(missing_docs)]
 
 use std::error::Error;

@@ -1,4 +1,5 @@
-//! What is made from the programs: pages of `docs/`, the completions and the man pages.
+//! What is made from the programs: pages of `docs/`, `credentials.env.example`, the completions and
+//! the man pages.
 #![cfg(feature = "trainer")]
 #![allow(missing_docs)]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
@@ -8,7 +9,9 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use domain::{RESOURCE_SETTINGS, TRAINING_SETTINGS};
 use hpc_trainer::cli::reference::{UPDATE, pages};
+use hpc_trainer::config;
 
 fn check(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_check")).env_clear().args(arguments).output().unwrap()
@@ -42,6 +45,22 @@ fn the_pages_that_are_made_have_what_a_reader_looks_for() {
     assert!(commands.lines().all(|line| line.chars().count() <= 160), "a line is too long");
     let codes = text("docs/exit-codes.md");
     assert_eq!(codes.lines().filter(|line| line.starts_with("| ")).count(), 1 + 15, "{codes}");
+}
+
+/// The words that the fuzzing puts together.
+#[test]
+fn the_fuzzing_knows_every_setting_and_variable() {
+    let read = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/dictionaries").join(name);
+        fs::read_to_string(path).unwrap()
+    };
+    let (settings, variables) = (read("settings"), read("credentials"));
+    for setting in TRAINING_SETTINGS.iter().chain(RESOURCE_SETTINGS) {
+        assert!(settings.contains(&format!("\"\\\"{}\\\"\"\n", setting.name)), "{}", setting.name);
+    }
+    for variable in config::variables() {
+        assert!(variables.contains(&format!("\"{}=\"\n", variable.name)), "{}", variable.name);
+    }
 }
 
 #[test]

@@ -1,0 +1,260 @@
+//! What one pass needs from its beginning to its end, and the small things that every part of it
+//! uses: the lock, the connections, writing a step down, telling what happened.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use thiserror::Error;
+
+use super::decide::Rules;
+use super::view::View;
+use crate::config::Config;
+use crate::ledger::{
+    Cause, Event, Lock, LockError, Record, Role, Store, StoreError, TransitionError, Verdict,
+};
+use crate::rodan::Client;
+use crate::sentences::{self, About};
+use base::exit_code::ExitCode;
+use base::secret::Secret;
+use base::text::printable;
+use contract::broker::{Broker, BrokerError};
+use domain::JobId;
+use scheduler::requests;
+use scheduler::slurm::Slurm;
+
+/// The longest detail that is told of a job, in characters.
+const LONGEST_DETAIL: usize = 2000;
+
+/// Something that happened to a job, for the person who reads `check`'s output.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Happening {
+    /// Our id of the job.
+    pub job: String,
+    /// One word: `submitted`, `found`, `waiting`, `cancelled`, `failed`, `answered`, `abandoned` or
+    /// `duplicate`.
+    pub what: &'static str,
+    /// The details, in a sentence without a full stop.
+    pub detail: String,
+}
+
+/// How a pass ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Another `check` holds the lock.
+    Busy(String),
+    /// The pass is done; the code tells the first thing that went wrong, if any.
+    Done(ExitCode),
+}
+
+/// A pass that could not go on. What was begun is in the spool, and the next pass carries on.
+#[derive(Debug, Error)]
+pub enum BridgeError {
+    /// RabbitMQ.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The spool.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The lock file.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The log directory.
+    #[error(
+        "LOG_DIR {} can't be made: {source}; it must be a directory that this account can write",
+        path.display()
+    )]
+    Logs {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A record that contradicts itself.
+    #[error("{job}: {source}; its record in the spool was changed by something else")]
+    Transition {
+        /// The job.
+        job: JobId,
+        /// What can't happen.
+        source: TransitionError,
+    },
+}
+
+impl BridgeError {
+    /// The exit code for this error.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Broker(_) => ExitCode::Broker,
+            Self::Store(_) | Self::Lock(_) | Self::Logs { .. } => ExitCode::Spool,
+            Self::Transition { .. } => ExitCode::Internal,
+        }
+    }
+}
+
+/// What one pass needs from its beginning to its end.
+pub struct Pass<'a> {
+    pub(super) config: &'a Config,
+    pub(super) store: Store,
+    pub(super) slurm: Slurm,
+    pub(super) broker: Option<Broker>,
+    /// Why there is no broker: whoever can't do without it gets this error, and not another wait.
+    pub(super) no_broker: Option<BrokerError>,
+    pub(super) http: Option<Client>,
+    /// Rodan's token: asked for once a pass.
+    pub(super) token: Option<Secret>,
+    /// What Slurm has said of the open jobs.
+    pub(super) view: View,
+    /// How patient this pass is.
+    pub(super) rules: Rules,
+    /// True when a job was cancelled since Slurm was asked.
+    pub(super) cancelled: bool,
+    /// True once Slurm has accepted a job in this pass: its controller answers.
+    pub(super) accepted: bool,
+    /// Why nothing more is submitted in this pass: the next job would fail for the same reason.
+    pub(super) no_submissions: Option<(ExitCode, String)>,
+    /// Why nothing more is delivered in this pass.
+    pub(super) no_deliveries: Option<String>,
+    lock: Lock,
+    tell: &'a mut dyn FnMut(Happening),
+    worst: Option<ExitCode>,
+}
+
+/// Takes the spool's lock. A holder that needs it for seconds only is waited for: a watcher waits
+/// for any holder, a pass waits for watchers.
+pub(super) async fn lock(store: &Store, role: Role, patience: Duration) -> Result<Lock, LockError> {
+    let end = Instant::now() + patience;
+    loop {
+        match Lock::acquire(&store.lock_path(), role, Timestamp::now()) {
+            Err(LockError::Held { role: other, .. })
+                if (role == Role::Watcher || other == Role::Watcher) && Instant::now() < end =>
+            {
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// The exit code of a pass in which a job was answered with an error of this cause.
+fn code_of(cause: Cause) -> ExitCode {
+    match cause {
+        Cause::Message => ExitCode::Rejected,
+        Cause::Rodan => ExitCode::Rodan,
+        Cause::Slurm => ExitCode::Slurm,
+        _ => ExitCode::Training,
+    }
+}
+
+impl<'a> Pass<'a> {
+    /// Begins a pass. The caller holds the lock.
+    pub(super) fn new(
+        config: &'a Config,
+        store: Store,
+        lock: Lock,
+        tell: &'a mut dyn FnMut(Happening),
+    ) -> Result<Self, BridgeError> {
+        let logs = &config.site.logs;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(logs)
+            .map_err(|source| BridgeError::Logs { path: logs.clone(), source })?;
+        store.sweep();
+        Ok(Self {
+            config,
+            store,
+            slurm: requests::commands(&config.site),
+            broker: None,
+            no_broker: None,
+            http: None,
+            token: None,
+            view: View::default(),
+            rules: Rules::of(&config.site),
+            cancelled: false,
+            accepted: false,
+            no_submissions: None,
+            no_deliveries: None,
+            lock,
+            tell,
+            worst: None,
+        })
+    }
+
+    /// Closes the connection to the broker; the lock is released with the pass.
+    pub(super) async fn end(mut self, result: Result<(), BridgeError>) -> Result<Outcome, BridgeError> {
+        if let Some(broker) = self.broker.take() {
+            broker.close().await;
+        }
+        result.map(|()| Outcome::Done(self.code()))
+    }
+
+    /// The exit code so far.
+    pub(super) fn code(&self) -> ExitCode {
+        self.worst.unwrap_or(ExitCode::Success)
+    }
+
+    /// The connection to the broker, made when it is first needed.
+    pub(super) async fn broker(&mut self) -> Result<&mut Broker, BrokerError> {
+        match &mut self.broker {
+            Some(broker) => Ok(broker),
+            none => Ok(none.insert(Broker::connect(&self.config.broker).await?.impatient())),
+        }
+    }
+
+    /// Who helps a musicologist.
+    pub(super) fn operator(&self) -> &'a str {
+        let config: &'a Config = self.config;
+        &config.site.operator
+    }
+
+    /// Lets `event` happen to a job and writes that down.
+    pub(super) fn apply(&mut self, job: &mut Record, event: Event) -> Result<(), BridgeError> {
+        let result = job.apply(event, Timestamp::now());
+        result.map_err(|source| BridgeError::Transition { job: job.job_id.clone(), source })?;
+        Ok(self.store.save(job)?)
+    }
+
+    /// Notes what keeps a job waiting; the next pass tries again.
+    pub(super) fn waits(&mut self, job: &mut Record, code: ExitCode, why: &str) -> Result<(), BridgeError> {
+        self.remember(code);
+        let why = printable(why, LONGEST_DETAIL);
+        tracing::info!(job = %job.job_id, "it waits: {why}");
+        self.tell(job, "waiting", &why);
+        job.last_error = Some(why);
+        Ok(self.store.save(job)?)
+    }
+
+    /// Gives a job up: its error reply is to follow.
+    pub(super) fn fails(&mut self, job: &mut Record, verdict: Verdict) -> Result<(), BridgeError> {
+        let about =
+            About { slurm_id: job.slurm_id, asked: job.resources.as_ref(), operator: self.operator() };
+        let (cause, sentence) = sentences::of_verdict(&verdict, about);
+        self.remember(code_of(cause));
+        tracing::info!(job = %job.job_id, cause = cause.word(), "it is given up: {sentence}");
+        self.tell(job, "failed", &sentence);
+        job.cause = Some(cause);
+        job.verdict = Some(verdict);
+        self.apply(job, Event::Failed(sentence))
+    }
+
+    pub(super) fn tell(&mut self, job: &Record, what: &'static str, detail: &str) {
+        let detail = printable(detail, LONGEST_DETAIL);
+        (self.tell)(Happening { job: job.job_id.to_string(), what, detail });
+    }
+
+    /// The first trouble of a pass decides its exit code.
+    pub(super) fn remember(&mut self, code: ExitCode) {
+        if code != ExitCode::Success {
+            self.worst.get_or_insert(code);
+        }
+    }
+
+    /// Makes sure, before a step that the world can see, that no other host has taken the lock
+    /// over.
+    pub(super) fn beat(&mut self) -> Result<(), BridgeError> {
+        Ok(self.lock.heartbeat(Timestamp::now())?)
+    }
+}

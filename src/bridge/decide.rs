@@ -1,0 +1,427 @@
+//! What is to be done about a job: decided from what is known of it, without doing anything.
+//!
+//! [`decide`] is asked again and again until nothing is left to do (`pass.rs`); each step is done,
+//! and written down, by whoever the pass gives it to.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::ledger::{Breaker, Doubt, Outcome, Record, State, Verdict};
+use contract::broker::{BrokerError, PublishError};
+use domain::ResourceSettings;
+use domain::SlurmJobId;
+use scheduler::SiteConfig;
+use scheduler::slurm::{JobInfo, JobState, Phase, SubmitError};
+
+/// Slurm calls a job completed a little before a shared filesystem shows the reply that it has
+/// left.
+const REPLY_LAG: Duration = Duration::from_secs(60);
+
+/// A job that may be requeued shows its end for a moment before it is back in the queue.
+const REQUEUE_LAG: Duration = Duration::from_secs(30);
+
+/// How long sbatch has to say the same unknown words, and how often, before they are taken for a
+/// refusal.
+const UNCLEAR_FOR: Duration = Duration::from_secs(30 * 60);
+const UNCLEAR_TIMES: u32 = 3;
+
+/// What Slurm says of a job.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Slurm<'a> {
+    /// It was not asked about this job, or gave no answer: nothing is known.
+    Silent,
+    /// It has no such job.
+    Unknown,
+    /// It has this job.
+    Has(&'a JobInfo),
+}
+
+/// What lies in a job's directory.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found {
+    /// True when the broker has confirmed the reply that the trainer published.
+    pub(super) delivered: bool,
+    /// What the reply on disk holds.
+    pub(super) reply: Option<Outcome>,
+    /// The Slurm job whose trainer has started.
+    pub(super) started: Option<SlurmJobId>,
+    /// The most memory that a trainer has noted for itself, MB, and its Slurm job.
+    pub(super) peak_memory: Option<(SlurmJobId, u64)>,
+}
+
+/// How patient this site is, and what it does without.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// How long a job that Slurm does not know counts as alive (`GRACE_SECONDS`).
+    pub(super) grace: Duration,
+    /// How long a job may wait in Slurm's queue (`MAX_PENDING_HOURS`).
+    pub(super) max_pending: Duration,
+    /// How long a job waits for a service (`GIVE_UP_HOURS`).
+    pub(super) give_up: Duration,
+    /// Whether Slurm may put a job back into its queue.
+    pub(super) requeue: bool,
+    /// Whether a job gets a watcher now.
+    pub(super) watcher: bool,
+    /// True when the operator asks: then no job is given up for having waited long.
+    pub(super) insists: bool,
+}
+
+impl Rules {
+    pub(super) fn of(site: &SiteConfig) -> Self {
+        Self {
+            grace: site.grace,
+            max_pending: site.max_pending,
+            give_up: site.give_up,
+            requeue: site.requeue,
+            watcher: site.watcher,
+            insists: false,
+        }
+    }
+
+    /// True when a job has waited for a service for as long as the site allows.
+    pub(super) fn gives_up(&self, job: &Record, now: Timestamp) -> bool {
+        !self.insists && has_passed(job.received_at, self.give_up, now)
+    }
+}
+
+/// The next step of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// There is nothing to do now.
+    Rest,
+    /// The trainer's reply is confirmed: what is left is to file the job away.
+    AnsweredByTrainer {
+        /// What the reply holds.
+        outcome: Outcome,
+    },
+    /// sbatch's answer was lost, and this is the job that it has made.
+    Found(SlurmJobId),
+    /// Slurm has started it.
+    Started,
+    /// Slurm has put it back into its queue.
+    Requeued,
+    /// Slurm knows it again: the time since it was missing is forgotten.
+    Back,
+    /// It is missing, or over without a reply, for the first time: it gets some time.
+    Missing,
+    /// Its trainer has left a reply and is gone: the reply is ours to deliver.
+    Collect(Outcome),
+    /// Slurm is told to end it; the answer follows once it is over. The verdict is written down
+    /// first.
+    Cancel(SlurmJobId, Verdict),
+    /// It gets a watcher.
+    Watch(SlurmJobId),
+    /// It is answered with an error.
+    Fail(Verdict),
+    /// It goes to Slurm.
+    Submit,
+    /// Its error reply is written to disk; where a trainer's models lie there they win.
+    Spool,
+    /// The reply on disk is published.
+    Deliver,
+    /// It is answered, and goes to `done/`.
+    File,
+}
+
+/// The parts of a pass, in their order: no job is submitted before all are followed up, and none
+/// waits with its submission for another's delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// What became of the jobs.
+    FollowUp,
+    /// To Slurm.
+    Submission,
+    /// To the broker.
+    Delivery,
+}
+
+impl Decision {
+    /// The part of a pass that this belongs to; nothing for nothing.
+    pub(super) fn part(&self) -> Option<Part> {
+        match self {
+            Self::Rest => None,
+            Self::Submit => Some(Part::Submission),
+            Self::Spool | Self::Deliver | Self::File => Some(Part::Delivery),
+            _ => Some(Part::FollowUp),
+        }
+    }
+}
+
+/// The next step of a job, from its record, Slurm's word and what lies in its directory at `now`.
+pub(super) fn decide(
+    job: &Record,
+    slurm: Slurm<'_>,
+    found: &Found,
+    now: Timestamp,
+    rules: &Rules,
+) -> Decision {
+    if found.delivered && job.state != State::Replied {
+        // Without a reply on disk it was the models: an error reply stays there until it is filed
+        // away.
+        return Decision::AnsweredByTrainer { outcome: found.reply.unwrap_or(Outcome::Models) };
+    }
+    match &job.state {
+        State::Received => before_submission(job, now, rules),
+        State::Submitting { .. } => match slurm {
+            // The job may exist: it must not be submitted twice.
+            Slurm::Silent => Decision::Rest,
+            Slurm::Has(info) => Decision::Found(info.id),
+            Slurm::Unknown => match found.started {
+                Some(id) => Decision::Found(id),
+                None => before_submission(job, now, rules),
+            },
+        },
+        State::Submitted { slurm_id } | State::Running { slurm_id } => match slurm {
+            Slurm::Silent => Decision::Rest,
+            Slurm::Unknown => match found.reply {
+                Some(outcome) => Decision::Collect(outcome),
+                None => after(rules.grace, job, now, || Verdict::Vanished),
+            },
+            Slurm::Has(info) => match info.state.phase() {
+                Phase::Waiting | Phase::Active => alive(job, *slurm_id, info, now, rules),
+                Phase::Ended | Phase::PerhapsEnded => over(job, info, found, now, rules),
+                // A state that this program does not know decides nothing.
+                Phase::Unknown => Decision::Rest,
+            },
+        },
+        State::Failed { .. } => Decision::Spool,
+        State::ResultSpooled { .. } => Decision::Deliver,
+        State::Replied => Decision::File,
+    }
+}
+
+/// A job that Slurm does not have yet.
+fn before_submission(job: &Record, now: Timestamp, rules: &Rules) -> Decision {
+    if let Some(order) = job.verdict.as_ref().filter(|verdict| verdict.is_order()) {
+        return Decision::Fail(order.clone());
+    }
+    if matches!(job.state, State::Submitting { .. }) && !rules.insists {
+        // A limit of jobs is no fault of Slurm: the job waits as it would in Slurm's queue.
+        if job.limited && has_passed(job.received_at, rules.max_pending, now) {
+            let reason = job.last_error.clone().unwrap_or_default();
+            return Decision::Fail(not_started(reason, Some(rules.max_pending)));
+        }
+        if !job.limited && rules.gives_up(job, now) {
+            return Decision::Fail(Verdict::NotTaken);
+        }
+    }
+    Decision::Submit
+}
+
+/// A job that waits in Slurm's queue, or runs.
+fn alive(job: &Record, id: SlurmJobId, info: &JobInfo, now: Timestamp, rules: &Rules) -> Decision {
+    let waits = info.state.phase() == Phase::Waiting;
+    let is_ending = info.state == JobState::Active("COMPLETING");
+    match job.state {
+        State::Running { .. } if waits => return Decision::Requeued,
+        State::Submitted { .. } if !waits && !is_ending => return Decision::Started,
+        _ if job.missing_since.is_some() => return Decision::Back,
+        _ => {}
+    }
+    // A job that is ending has been told before.
+    if let Some(order) = job.verdict.as_ref().filter(|verdict| verdict.is_order()) {
+        return if is_ending { Decision::Rest } else { Decision::Cancel(id, order.clone()) };
+    }
+    if waits {
+        let waited_for = |time| has_passed(job.changed_at, time, now);
+        let verdict = match &job.verdict {
+            // Slurm did not take the order to cancel it, or has not carried it out yet.
+            Some(verdict) => Some(verdict.clone()),
+            None if waited_for(rules.max_pending) => {
+                Some(not_started(info.reason.clone(), Some(rules.max_pending)))
+            }
+            None if info.is_hopeless() && waited_for(rules.grace) => {
+                Some(not_started(info.reason.clone(), None))
+            }
+            None => None,
+        };
+        if let Some(verdict) = verdict {
+            return Decision::Cancel(id, verdict);
+        }
+    }
+    if rules.watcher && job.watcher.is_none() && !is_ending {
+        return Decision::Watch(id);
+    }
+    Decision::Rest
+}
+
+/// A job that Slurm calls over, for good or perhaps.
+fn over(job: &Record, info: &JobInfo, found: &Found, now: Timestamp, rules: &Rules) -> Decision {
+    let may_come_back = info.state.phase() == Phase::PerhapsEnded;
+    if let Some(outcome) = found.reply.filter(|_| !may_come_back) {
+        return Decision::Collect(outcome);
+    }
+    let wait = match &info.state {
+        _ if may_come_back && rules.requeue => REQUEUE_LAG.min(rules.grace),
+        JobState::Completed => REPLY_LAG.min(rules.grace),
+        _ => Duration::ZERO,
+    };
+    after(wait, job, now, || {
+        job.verdict.clone().unwrap_or_else(|| ended(info, job.resources.as_ref(), found))
+    })
+}
+
+/// Fails a job only once it has been missing for `wait`.
+fn after(wait: Duration, job: &Record, now: Timestamp, verdict: impl FnOnce() -> Verdict) -> Decision {
+    match job.missing_since {
+        Some(since) if has_passed(since, wait, now) => Decision::Fail(verdict()),
+        // The clock was set back.
+        Some(since) if since > now => Decision::Missing,
+        None if wait.is_zero() => Decision::Fail(verdict()),
+        None => Decision::Missing,
+        Some(_) => Decision::Rest,
+    }
+}
+
+fn not_started(reason: String, waited: Option<Duration>) -> Verdict {
+    Verdict::NotStarted { reason, waited_hours: waited.map(|time| time.as_secs() / 3600) }
+}
+
+/// Why a job that ended without a reply has failed.
+fn ended(info: &JobInfo, asked: Option<&ResourceSettings>, found: &Found) -> Verdict {
+    // squeue says 0:00 of a job that never ran, sacct 00:00:00.
+    let has_run = info.elapsed.chars().any(|c| !matches!(c, '0' | ':'));
+    let ran = has_run.then(|| info.elapsed.clone());
+    // Without accounting the trainer's own note is the only trace of the memory that it used.
+    let noted = || found.peak_memory.filter(|(id, _)| *id == info.id).map(|(_, mb)| mb);
+    let used_mb = info.used_mb.or_else(noted);
+    // Slurm looks at the memory from time to time: a job that was killed for it was last seen a
+    // little below the limit. A smaller figure is older than the end, and explains nothing.
+    let explains = |used: &u64| asked.is_none_or(|asked| used * 100 >= asked.memory_mb * 95);
+    let explaining = used_mb.filter(explains);
+    match &info.state {
+        JobState::Timeout | JobState::Deadline => Verdict::OutOfTime { ran },
+        JobState::OutOfMemory => Verdict::OutOfMemory { used_mb: explaining },
+        JobState::Failed if explaining.is_some() && asked.is_some() => {
+            Verdict::OutOfMemory { used_mb: explaining }
+        }
+        JobState::Cancelled => Verdict::CancelledOnCluster { ran },
+        JobState::NodeFail | JobState::BootFail => Verdict::NodeFailed { ran },
+        JobState::Preempted | JobState::Revoked => Verdict::TakenBack { ran },
+        // SIGKILL, as Slurm reports it of a batch script and of what a shell ran.
+        JobState::Failed if matches!(info.exit_code.as_deref(), Some("0:9" | "137:0")) => {
+            Verdict::Killed { ran }
+        }
+        state => {
+            let exit_code = info.exit_code.clone();
+            Verdict::NoResult { ran, state: state.to_string(), exit_code }
+        }
+    }
+}
+
+/// True once `time` has passed since `since`. Nothing has passed since a time in the future, as
+/// there is where a clock was set back.
+fn has_passed(since: Timestamp, time: Duration, now: Timestamp) -> bool {
+    let passed = now.duration_since(since);
+    !passed.is_negative() && passed.unsigned_abs() >= time
+}
+
+/// What becomes of a job that sbatch did not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Untaken {
+    /// It is answered with an error.
+    Refused(Verdict),
+    /// It waits for room under a limit of jobs.
+    NoRoom,
+    /// It waits: the cluster is not well, and no other job would fare better.
+    Later,
+    /// It waits: these words may mean this job alone.
+    Unclear(Doubt),
+}
+
+/// Judges sbatch's words. Only what is known to be the job's own fault is a refusal at once. Words
+/// that nobody knows (a site's own submit filter has such) are one when they have stayed the same
+/// for half an hour while the controller answers; `controller_answers` says whether it does now.
+pub(super) fn judge(
+    error: &SubmitError,
+    doubt: Option<&Doubt>,
+    controller_answers: bool,
+    now: Timestamp,
+) -> Untaken {
+    let words = match error {
+        SubmitError::Refused(words) => return Untaken::Refused(Verdict::Refused { words: words.clone() }),
+        SubmitError::Limit(_) => return Untaken::NoRoom,
+        SubmitError::Unclear(words) if controller_answers => words,
+        SubmitError::Unclear(_) | SubmitError::Later(_) | SubmitError::Command(_) => return Untaken::Later,
+    };
+    let doubt = match doubt.filter(|doubt| doubt.words == *words) {
+        Some(doubt) => Doubt { times: doubt.times.saturating_add(1), ..doubt.clone() },
+        None => Doubt { words: words.clone(), since: now, times: 1 },
+    };
+    if doubt.times >= UNCLEAR_TIMES && has_passed(doubt.since, UNCLEAR_FOR, now) {
+        return Untaken::Refused(Verdict::Refused { words: words.clone() });
+    }
+    Untaken::Unclear(doubt)
+}
+
+/// Whether one more message may be taken. What is not taken stays in RabbitMQ, and nothing is lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Intake {
+    /// It may.
+    Open,
+    /// Submissions have failed: none before this time.
+    Paused(Timestamp),
+    /// So many jobs wait for Slurm; they go first.
+    Waiting(usize),
+    /// As many jobs are open as may be.
+    Full(usize),
+}
+
+/// Decides on the intake, where `jobs` are open or were at the beginning of this pass.
+pub(super) fn intake(jobs: &[Record], breaker: &Breaker, max_open: usize, now: Timestamp) -> Intake {
+    if let Some(until) = breaker.paused_until(now) {
+        return Intake::Paused(until);
+    }
+    // Words that may mean this job alone don't stop the intake. If they mean every job, the
+    // failures add up to a pause.
+    let waits = |job: &&Record| {
+        matches!(job.state, State::Received | State::Submitting { .. }) && job.doubt.is_none()
+    };
+    let waiting = jobs.iter().filter(waits).count();
+    if waiting > 0 {
+        return Intake::Waiting(waiting);
+    }
+    // Replies to malformed messages that can't be delivered don't count; otherwise a hundred of
+    // them would stop the intake.
+    let open = jobs.iter().filter(|job| job.state != State::Replied && !never_ran(job)).count();
+    if open >= max_open { Intake::Full(open) } else { Intake::Open }
+}
+
+/// True for a message that never became a Slurm job: no training was lost with it, and its reply is
+/// a short error.
+pub(super) fn never_ran(job: &Record) -> bool {
+    job.slurm_id.is_none() && job.outcome == Some(Outcome::Error)
+}
+
+/// True when a reply that could not be published is not tried again. Either its queue is gone and
+/// nobody but the broker can create a queue of that name, or it tells of a message that never
+/// became a Slurm job and has waited long enough (`gives_up`). A broker that is away is waited for.
+pub(super) fn is_hopeless(job: &Record, error: &PublishError, gives_up: bool) -> bool {
+    let is_reserved = job.reply_to.starts_with("amq.") || job.reply_to.contains(['\r', '\n']);
+    match error {
+        PublishError::NoQueue { .. } if is_reserved => true,
+        PublishError::NoQueue { .. }
+        | PublishError::Refused(_)
+        | PublishError::Broker(BrokerError::Failed { .. }) => never_ran(job) && gives_up,
+        PublishError::TooLarge { .. } | PublishError::Broker(_) => false,
+    }
+}
+
+/// Shows to `check` what a person would be told of such a job.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn ends(info: &JobInfo, check: impl Fn(&str)) {
+    use crate::sentences::{About, OPERATOR, of_verdict};
+
+    let asked =
+        ResourceSettings { cpus: 4, memory_mb: 100_000_000, walltime: domain::Walltime::MINUTE, email: None };
+    for asked in [None, Some(&asked)] {
+        let about = About { slurm_id: Some(info.id), asked, operator: OPERATOR };
+        check(&of_verdict(&ended(info, asked, &Found::default()), about).1);
+        check(&of_verdict(&not_started(info.reason.clone(), None), about).1);
+    }
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

@@ -1,0 +1,20 @@
+//! Sending one job's conversation: what has to arrive from disk, what need not while the training
+//! goes on.
+//!
+//! A trainer that learns from a stranger's files holds no password, so what it has to tell
+//! meanwhile is published by a process of its own (`live` starts it, `child` is it). What is left
+//! at the end, the trainer or `check` sends from the outbox (`rest`).
+
+#[cfg(feature = "trainer")]
+mod child;
+#[cfg(feature = "trainer")]
+mod live;
+mod log_tail;
+mod rest;
+
+#[cfg(feature = "trainer")]
+pub use child::run as run_child;
+#[cfg(feature = "trainer")]
+pub use live::{Courier, Errand};
+pub use log_tail::{tail, tail_of};
+pub use rest::{Rest, RestError};

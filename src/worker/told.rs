@@ -1,0 +1,96 @@
+//! What the asker of a conversation is told of a training.
+
+use std::io;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::requeue::Allocation;
+use crate::courier::{Errand, tail};
+use crate::ledger::{Cause, Outbox};
+use base::memory::peak_memory;
+use contract::wire::conversation::{
+    Asked, Figures, JobDone, JobFailed, JobState, ModelEntry, Phase, Times, Used, sha256,
+};
+use page_layers::TrainedLayer;
+
+fn used(took: Duration) -> Used {
+    Used { memory_mb: peak_memory().map(|bytes| bytes >> 20), seconds: Some(took.as_secs()) }
+}
+
+/// Tells that the training runs, or goes back into the queue.
+pub(super) fn state(phase: Phase, allocation: &Allocation, asked: Option<&Asked>) -> Errand {
+    let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let number = allocation.job.map_or_else(String::new, |id| format!(" (Slurm job {id})"));
+    let detail = match phase {
+        Phase::Requeued => {
+            format!(
+                "the training{number} is out of time, waits in the queue again and goes on from its checkpoint"
+            )
+        }
+        _ if allocation.restarts > 0 => format!("the training{number} goes on, on {node}"),
+        _ => format!("the training{number} runs on {node}"),
+    };
+    let state = JobState::new(phase, Timestamp::now(), &detail);
+    Errand::State(JobState { slurm_job: allocation.job.map(|id| id.0), asked: asked.cloned(), ..state })
+}
+
+/// The end of a training that has models; they are still to be listed.
+pub(super) fn done(
+    layers: &[TrainedLayer],
+    seed: u64,
+    asked: Option<Asked>,
+    took: Duration,
+    downloaded: Duration,
+) -> JobDone {
+    JobDone {
+        at: Timestamp::now(),
+        models: Vec::with_capacity(layers.len()),
+        figures: layers.iter().map(figures).collect(),
+        times: Times { seconds: took.as_secs_f64(), download_seconds: downloaded.as_secs_f64() },
+        seed,
+        asked,
+        used: used(took),
+    }
+}
+
+pub(super) fn figures(layer: &TrainedLayer) -> Figures {
+    let best = layer.best().and_then(|report| report.validation);
+    Figures {
+        model: layer.model_name.clone(),
+        epochs: layer.history.len(),
+        best_epoch: layer.best_epoch,
+        accuracy: best.map(|metrics| metrics.accuracy),
+        f1: best.map(|metrics| metrics.f1),
+        loss: best.map(|metrics| metrics.loss),
+        train_samples: layer.train_samples,
+        validation_samples: layer.validation_samples,
+        learned: layer.learned,
+        seconds: layer.time.as_secs_f64(),
+    }
+}
+
+/// Makes sure that a model lies in the outbox, and says what the end lists of it.
+pub(super) fn keep(outbox: &Outbox, name: &str, file: &[u8]) -> io::Result<ModelEntry> {
+    outbox.put_model(name, file)?;
+    Ok(ModelEntry { name: name.to_owned(), sha256: sha256(file), size: file.len() as u64 })
+}
+
+/// The end of a training that has none.
+pub(super) fn failed(error: String, cause: Cause, asked: Option<Asked>, took: Duration) -> JobFailed {
+    JobFailed {
+        at: Timestamp::now(),
+        error,
+        cause: cause.word().to_owned(),
+        advice: cause.advice().to_owned(),
+        log: own_log(),
+        asked,
+        used: used(took),
+    }
+}
+
+/// The last lines of this job's log, where standard error is one.
+fn own_log() -> Vec<String> {
+    let Ok(path) = std::fs::read_link("/proc/self/fd/2") else { return Vec::new() };
+    std::fs::File::open(path).and_then(tail).unwrap_or_default()
+}

@@ -1,0 +1,254 @@
+//! The programs are killed at every point that they pass in a conversation, and started again: one
+//! end, models whole, copies with the ids of the first, one Slurm job, nothing left over. Real
+//! RabbitMQ, real Slurm, the stand-in Rodan.
+#![cfg(feature = "trainer")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on panics, and says where")]
+
+use crate::support;
+
+use std::fs;
+
+use contract::wire::conversation::{End, JobDone, ModelEntry, Times, Used, sha256};
+use serde_json::json;
+
+use crate::crash::{dying, log_of, points, settle};
+use support::SECONDS;
+use support::asker::{Asker, CONTROL};
+use support::broker::JOBS;
+use support::desk::{Desk, job, with_setting};
+
+/// What a case comes to when nothing crashes.
+#[derive(Clone)]
+struct Expected {
+    /// How many Slurm jobs there may be.
+    slurm_jobs: std::ops::RangeInclusive<usize>,
+    /// The end's cause; nothing for models.
+    cause: Option<&'static str>,
+    /// Whether the asker is still there to be answered.
+    answered: bool,
+}
+
+/// One end for the asker, nothing left in the queues and in the spool.
+fn assert_settled(desk: &Desk, id: &str, queue: &str, expected: &Expected, what: &str) {
+    let asker = Asker::known(&desk.vhost, id, queue);
+    if expected.answered {
+        let heard = asker.heard();
+        assert!(!heard.messages.is_empty(), "nothing was told after {what}");
+        heard.assert_sound();
+        match expected.cause {
+            Some(cause) => assert_eq!(heard.end()["cause"], cause, "{what}"),
+            None => heard.assert_models(&["Background Model", "Model 0"]),
+        }
+    } else {
+        assert!(!desk.vhost.queue_exists(queue), "{what}: the queue was declared again");
+    }
+    assert_eq!(desk.vhost.waiting(JOBS), Some(0), "no message is left after {what}");
+    assert_eq!(desk.vhost.waiting(CONTROL).unwrap_or(0), 0, "no request is left after {what}");
+    let jobs = desk.cluster.jobs_named(&format!("hpct-{id}")).len();
+    assert!(expected.slurm_jobs.contains(&jobs), "{jobs} submissions after {what}");
+    let done = desk.site.spool().join("done").join(id);
+    for file in ["outbox", "reply.json", "job.json", "checkpoint"] {
+        assert!(!done.join(file).exists(), "{file} is left after {what}");
+    }
+    let open = fs::read_dir(desk.site.spool().join("jobs")).unwrap();
+    let left: Vec<_> = open.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?} are left after {what}");
+}
+
+/// Kills `check` at each point of one pass, each time with a new job that `prepare` brings to this
+/// state.
+fn every_point_of_check(what: &str, expected: Expected, prepare: impl Fn() -> (Desk, String, String)) {
+    let (desk, id, queue) = prepare();
+    dying(desk.check(), 0, &log_of(&desk));
+    let names = points(&log_of(&desk));
+    assert!(names.len() > 5, "{names:?}");
+    end(&desk, &id);
+    assert_settled(&desk, &id, &queue, &expected, "no crash at all");
+    let mut died = 0;
+    for (number, name) in (1..).zip(&names) {
+        let (desk, id, queue) = prepare();
+        let killed = dying(desk.check(), number, &log_of(&desk));
+        // How fast Slurm is decides how many points there are; a pass that has fewer dies nowhere.
+        if killed.code().is_none() {
+            died += 1;
+        }
+        end(&desk, &id);
+        assert_settled(&desk, &id, &queue, &expected, &format!("a crash at point {number}, {name}"));
+    }
+    assert!(died * 10 >= names.len() * 9, "{died} of {} died", names.len());
+    eprintln!("{what}: {} points, {died} deaths, 0 lost, 0 doubled: {names:?}", names.len());
+}
+
+/// Passes as cron starts them, with time for Slurm in between.
+fn end(desk: &Desk, id: &str) {
+    let done = desk.site.spool().join("done").join(id);
+    for _ in 0..3 {
+        if done.exists() {
+            break;
+        }
+        desk.check().limit(SECONDS(60)).run();
+        for number in desk.cluster.jobs_named(&format!("hpct-{id}")) {
+            let state = desk.cluster.job(&number).map(|job| job["JobState"].clone());
+            if state.as_deref() != Some("RUNNING") {
+                desk.cluster.wait_for_end(&number, SECONDS(60));
+            }
+        }
+    }
+    settle(desk, id);
+}
+
+fn asked(desk: &Desk, job: &serde_json::Value) -> (String, String) {
+    let asker = Asker::ask(&desk.vhost, job);
+    (asker.id.clone(), asker.queue.clone())
+}
+
+#[test]
+fn check_dies_while_it_takes_and_submits_a_job() {
+    let expected = Expected { slurm_jobs: 1..=1, cause: Some("training"), answered: true };
+    every_point_of_check("check: take, tell, submit", expected, || {
+        let desk = Desk::with_script("exit 3");
+        let (id, queue) = asked(&desk, &job());
+        (desk, id, queue)
+    });
+}
+
+#[test]
+fn check_dies_while_it_answers_a_failed_job() {
+    let expected = Expected { slurm_jobs: 1..=1, cause: Some("training"), answered: true };
+    every_point_of_check("check: answer a failed job", expected, || {
+        let desk = Desk::with_script("exit 3");
+        let (id, queue) = asked(&desk, &job());
+        desk.check().run().success();
+        desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
+        (desk, id, queue)
+    });
+}
+
+#[test]
+fn check_dies_while_it_answers_a_message_that_is_no_job() {
+    let expected = Expected { slurm_jobs: 0..=0, cause: Some("message"), answered: true };
+    every_point_of_check("check: answer a bad message", expected, || {
+        let desk = Desk::with_script("exit 0");
+        let (id, queue) = asked(&desk, &with_setting("CPUs", json!("many")));
+        (desk, id, queue)
+    });
+}
+
+#[test]
+fn check_dies_while_it_sends_the_models_that_a_trainer_left() {
+    let expected = Expected { slurm_jobs: 1..=1, cause: None, answered: true };
+    every_point_of_check("check: send models and their end", expected, || {
+        let desk = Desk::with_script("exit 10");
+        let (id, queue) = asked(&desk, &job());
+        desk.check().run().success();
+        desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
+        leave_models(&desk, &id);
+        (desk, id, queue)
+    });
+}
+
+/// What a trainer on a node without a route to the broker has left.
+fn leave_models(desk: &Desk, id: &str) {
+    let outbox = desk.directory(id).join("outbox");
+    fs::create_dir(&outbox).unwrap();
+    let models = ["Background Model", "Model 0"].map(|name| {
+        let file = [b"\x89HDF\r\n\x1a\n", name.as_bytes()].concat();
+        fs::write(outbox.join(format!("{name}.hdf5")), &file).unwrap();
+        ModelEntry { name: name.into(), sha256: sha256(&file), size: file.len() as u64 }
+    });
+    let done = JobDone {
+        at: "2026-11-01T10:00:00Z".parse().unwrap(),
+        models: models.into(),
+        figures: Vec::new(),
+        times: Times::default(),
+        seed: 1,
+        asked: None,
+        used: Used::default(),
+    };
+    fs::write(desk.directory(id).join("reply.json"), End::Done(done).body()).unwrap();
+}
+
+#[test]
+fn check_dies_while_it_reads_a_cancel_of_a_job_that_waits_in_rabbitmq() {
+    let expected = Expected { slurm_jobs: 0..=0, cause: Some("cancelled"), answered: true };
+    every_point_of_check("check: cancel before the job", expected, || {
+        let desk = Desk::with_script("exit 0");
+        let asker = Asker::ask(&desk.vhost, &job());
+        asker.cancel();
+        let (id, queue) = (asker.id.clone(), asker.queue.clone());
+        (desk, id, queue)
+    });
+}
+
+#[test]
+fn check_dies_while_it_cancels_a_job_that_runs() {
+    let expected = Expected { slurm_jobs: 1..=1, cause: Some("cancelled"), answered: true };
+    every_point_of_check("check: cancel a running job", expected, || {
+        let desk = Desk::with_script("exec sleep 300");
+        let (id, queue) = asked(&desk, &job());
+        desk.check().run().success();
+        desk.cluster.wait_for_state(&desk.slurm_job(&id), &["RUNNING"], SECONDS(60));
+        Asker::known(&desk.vhost, &id, &queue).cancel();
+        (desk, id, queue)
+    });
+}
+
+#[test]
+fn check_dies_while_it_gives_up_a_job_that_nobody_asks_for() {
+    let expected = Expected { slurm_jobs: 1..=1, cause: None, answered: false };
+    every_point_of_check("check: abandoned", expected, || {
+        let desk = Desk::with_script("exec sleep 300");
+        let (id, queue) = asked(&desk, &job());
+        desk.check().run().success();
+        desk.cluster.wait_for_state(&desk.slurm_job(&id), &["RUNNING"], SECONDS(60));
+        Asker::known(&desk.vhost, &id, &queue).leave();
+        (desk, id, queue)
+    });
+}
+
+/// The trainer (or the process that tells for it) dies at a point of its own; Slurm and `check` do
+/// the rest.
+fn every_point_of_the_trainer(whose: &str) {
+    let script = |at: usize| {
+        format!(
+            "export HPC_TRAINER_{whose}DIE_AT={at} HPC_TRAINER_{whose}DIE_LOG=\"$HPC_TRAINER_HOME/points.txt\"\n\
+             exec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\""
+        )
+    };
+    let run = |at: usize| {
+        let desk = Desk::with_script(&script(at));
+        let (id, queue) = asked(&desk, &desk.short_job());
+        desk.check().run().success();
+        let ended = desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(120));
+        (desk, id, queue, ended["JobState"].clone())
+    };
+    let with_models = Expected { slurm_jobs: 1..=1, cause: None, answered: true };
+    let (desk, id, queue, state) = run(0);
+    let names = points(&log_of(&desk));
+    assert_eq!(state, "COMPLETED", "{}", desk.log(&id));
+    assert!(names.len() > 5, "{names:?}");
+    settle(&desk, &id);
+    assert_settled(&desk, &id, &queue, &with_models, "no crash at all");
+    for (number, name) in (1..).zip(&names) {
+        let (desk, id, queue, _) = run(number);
+        settle(&desk, &id);
+        let what = format!("a crash at point {number}, {name}");
+        let has_models = Asker::known(&desk.vhost, &id, &queue).heard().end().get("models").is_some();
+        let failed = Expected { cause: Some("training"), ..with_models.clone() };
+        // What tells for the trainer can die without any harm.
+        assert!(has_models || whose.is_empty(), "{what}");
+        let expected = if has_models { &with_models } else { &failed };
+        assert_settled(&desk, &id, &queue, expected, &what);
+    }
+    eprintln!("trainer {whose}: {} points, {} runs: {names:?}", names.len(), names.len() + 1);
+}
+
+#[test]
+fn the_trainer_dies_wherever_it_may() {
+    every_point_of_the_trainer("");
+}
+
+#[test]
+fn what_tells_for_the_trainer_dies_wherever_it_may() {
+    every_point_of_the_trainer("COURIER_");
+}
