@@ -105,3 +105,16 @@ fn memory_is_compared_with_the_networks_own() {
     // First the number of drawn samples, then the steps after which the run was stopped.
     assert!(after[0] > 16.0 && (1.0..=after[0] / 16.0).contains(&after[1]), "{finished}");
 }
+
+#[test]
+fn cutting_a_page_is_timed() {
+    let trainer = programs().join("run_trainer");
+    let page = repository().join("examples/page/image.png");
+    let options = ["--patch", "64", "--rounds", "1", "--without-keras", "--trainer"];
+    let paths = [page.to_str().unwrap(), trainer.to_str().unwrap()];
+    let finished =
+        bench("cut.py", paths[..1].iter().copied().chain(options).chain([paths[1]])).success();
+    for row in ["large windows", "classifier's windows"] {
+        assert!(figures(&finished, row)[0] > 0.0, "{finished}");
+    }
+}

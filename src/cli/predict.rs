@@ -21,10 +21,10 @@ use domain::{Layer, SettingsMap};
 use page_layers::keras::{self, Model, ReadError};
 use page_layers::{
     NetworkError, Page, PageError, PatchShape, PatchShapeError, Picture, PictureError, Predictor,
-    Segmentation, choose_device, colour_name, draw_cutout, draw_preview,
+    Segmentation, Windows, choose_device, colour_name, draw_cutout, draw_preview,
 };
 
-/// The settings that this command takes.
+/// The settings that this command takes, with the classifier's windows only.
 const SETTINGS: [&str; 3] = [PATCH_HEIGHT.name, PATCH_WIDTH.name, BATCH_SIZE.name];
 
 /// The page with all layers in colours.
@@ -37,6 +37,16 @@ const DEFAULT_SIDE: usize = 256;
 /// but hardly less time.
 const DEFAULT_BATCH: usize = 4;
 
+/// Through which windows the models look at the page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum WindowsOption {
+    /// Large ones, whatever patches the models were trained on: soonest done
+    #[default]
+    Large,
+    /// Those of Rodan's classifier, as large as the patches: to compare with what it returns
+    Classifier,
+}
+
 /// The arguments of the command line.
 #[derive(Clone, Debug)]
 pub struct PredictArgs {
@@ -48,6 +58,8 @@ pub struct PredictArgs {
     pub out: PathBuf,
     /// `NAME=VALUE` settings.
     pub set: Vec<String>,
+    /// The windows.
+    pub windows: WindowsOption,
 }
 
 /// Why a page was not cut into layers.
@@ -88,6 +100,20 @@ pub enum PredictError {
         --predict"
     )]
     Setting(String),
+    /// A setting of the classifier's windows with others.
+    #[error(
+        "--set {0:?}: matters for the classifier's windows only; leave it out, or say --windows classifier"
+    )]
+    SettingOfOthers(String),
+    /// Windows that have nothing but rims.
+    #[error(
+        "Rodan's classifier finds nothing with windows of {}x{} pixels: its rims take {rims} of each side; leave out --windows classifier",
+        shape.height(), shape.width(), rims = Windows::CLASSIFIER_RIMS
+    )]
+    Narrow {
+        /// Their size.
+        shape: PatchShape,
+    },
     /// The network can't have this patch size.
     #[error(transparent)]
     Patch(#[from] PatchShapeError),
@@ -168,32 +194,29 @@ pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
         .iter()
         .map(|(layer, path)| Ok((*layer, keras::read(path)?)))
         .collect::<Result<Vec<_>, ReadError>>()?;
-    let shape = shape(&models, &map)?;
-    let batch =
-        map.get(BATCH_SIZE.name).and_then(|n| n.as_str()?.parse().ok()).unwrap_or(DEFAULT_BATCH);
+    let windows = windows(arguments.windows, &models, &map)?;
     let page = read_page(&arguments.image)?;
     make_writable(&arguments.out)
         .map_err(|source| PredictError::Out { path: arguments.out.clone(), source })?;
 
     let (device, device_name) = choose_device();
-    let (height, width) = (shape.height(), shape.width());
+    let (height, width) = windows.sides(&page);
     info!(
         "page {}x{}, windows {height}x{width}, {} models",
         page.height(),
         page.width(),
         models.len()
     );
-    let mut found = Segmentation::new(&page);
-    for (layer, model) in &models {
-        let (began, predictor) = (Instant::now(), Predictor::new(&model.weights, &device)?);
-        found.add_layer(&page, shape, batch, |images| {
+    let began = Instant::now();
+    let predictors = Predictor::of_all(models.iter().map(|(_, model)| &model.weights), &device)?;
+    let found =
+        Segmentation::cut(&page, windows, models.len(), |network, images, (height, width)| {
             if stop.load(Ordering::Relaxed) {
                 return Err(PredictError::Stopped);
             }
-            Ok(predictor.predict(images, height, width)?)
+            Ok(predictors[network].predict(images, height, width)?)
         })?;
-        info!("{}: {:.1} s", layer.model_name(), began.elapsed().as_secs_f64());
-    }
+    info!("cut in {:.1} s", began.elapsed().as_secs_f64());
 
     let layers: Vec<Layer> = models.iter().map(|(layer, _)| *layer).collect();
     let table = write(&arguments.out, &page, &layers, &found, &|| stop.load(Ordering::Relaxed))?;
@@ -309,6 +332,27 @@ fn model_files(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, PredictError> {
         return few("other model than Background Model");
     }
     Ok(files)
+}
+
+/// The windows: the large ones need nothing, the classifier's the size of the patches.
+fn windows(
+    option: WindowsOption,
+    models: &[(Layer, Model)],
+    map: &SettingsMap,
+) -> Result<Windows, PredictError> {
+    if option == WindowsOption::Large {
+        return match map.keys().next() {
+            Some(name) => Err(PredictError::SettingOfOthers(name.clone())),
+            None => Ok(Windows::Large),
+        };
+    }
+    let shape = shape(models, map)?;
+    if shape.height().min(shape.width()) <= Windows::CLASSIFIER_RIMS {
+        return Err(PredictError::Narrow { shape });
+    }
+    let batch =
+        map.get(BATCH_SIZE.name).and_then(|n| n.as_str()?.parse().ok()).unwrap_or(DEFAULT_BATCH);
+    Ok(Windows::Classifier { shape, batch })
 }
 
 /// The patch size in the settings, otherwise the one that the models were trained on. One side may

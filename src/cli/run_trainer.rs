@@ -8,7 +8,7 @@ use super::gpu;
 use super::local::{self, LocalArgs};
 use super::logging::Verbosity;
 use super::output::{fail, print};
-use super::predict::{self, PredictArgs};
+use super::predict::{self, PredictArgs, WindowsOption};
 use crate::courier::run_child;
 use crate::worker::cores::use_the_cores_of_the_allocation;
 use crate::worker::{self, JobArgs};
@@ -59,6 +59,9 @@ pub struct Arguments {
     /// does
     #[arg(long, value_name = "IMAGE", requires_all = ["models", "out"], conflicts_with = "local")]
     predict: Option<PathBuf>,
+    /// Through which windows the models look at the page
+    #[arg(long, value_name = "KIND", value_enum, default_value_t, requires = "predict")]
+    windows: WindowsOption,
     /// Compares what the GPU computes with the CPU, measures a training step in each precision, and
     /// prints a table
     #[arg(long, conflicts_with_all = ["local", "predict", "out"])]
@@ -109,10 +112,12 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
     if let Some(out) = arguments.out {
         use_the_cores_of_the_allocation();
-        let Arguments { local: pages, predict, models, set, tensorboard, .. } = arguments;
+        let Arguments { local: pages, predict, models, set, tensorboard, windows, .. } = arguments;
         let result = match (predict, models) {
-            (Some(image), Some(models)) => predict::run(&PredictArgs { image, models, out, set })
-                .map_err(|error| (error.exit_code(), error.to_string())),
+            (Some(image), Some(models)) => {
+                predict::run(&PredictArgs { image, models, out, set, windows })
+                    .map_err(|error| (error.exit_code(), error.to_string()))
+            }
             (_, models) => local::run(&LocalArgs { pages, models, out, set, tensorboard, quiet })
                 .map_err(|error| (error.exit_code(), error.to_string())),
         };

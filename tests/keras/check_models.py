@@ -9,7 +9,8 @@
                                     NAME.x.f32 and NAME.y.f32; open.hdf5, for images of any size; and
                                     other.hdf5, another network.
     check_models.py segment FOLDER  page.png in the folder, segmented by the models in FOLDER/models as Rodan's
-                                    classifier does: windows that overlap by their rim, the page's border
+                                    classifier does: windows of the models' size in steps of 51 pixels less, their
+                                    outer 25 pixels unused, the page's border
                                     replicated, each pixel to the surest model (in the order of the files' names).
                                     Writes labels.u8, and gap.f32: by how much the surest was surer than the next.
 
@@ -113,8 +114,8 @@ def save(folder):
     # The second model of a session has names such as conv2d_14: only the order tells which weight
     # is which.
     for name, masking in (("keras", False), ("masking", True)):
-        model = build(32, 64, masking)
-        x = rng.random((3, 32, 64, 3), dtype=np.float32)
+        model = build(64, 96, masking)
+        x = rng.random((3, 64, 96, 3), dtype=np.float32)
         model.fit(x, (x[..., :1] > 0.5).astype(np.float32), epochs=2, verbose=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras calls its own HDF5 form legacy.
@@ -135,16 +136,15 @@ def segment(folder):
     for path in sorted((folder / "models").iterdir()):
         model = load_strictly(path)
         sides = model.input_shape[1:3]
-        rims = [min(25, side // 8) for side in sides]
-        steps = [side - 2 * rim for side, rim in zip(sides, rims)]
-        spare = [(rim, side) for rim, side in zip(rims, sides)]
+        steps = [side - 51 for side in sides]
+        spare = [(25, side) for side in sides]
         padded = (255.0 - np.pad(image, [*spare, (0, 0)], mode="edge").astype(np.float32)) / 255.0
         result = np.zeros((height + sides[0], width + sides[1]), np.float32)
         for row in range(0, height, steps[0]):
             for column in range(0, width, steps[1]):
                 window = padded[None, row : row + sides[0], column : column + sides[1]]
                 found = model.predict(window, verbose=0)[
-                    0, rims[0] : rims[0] + steps[0], rims[1] : rims[1] + steps[1], 0
+                    0, 25 : 25 + steps[0], 25 : 25 + steps[1], 0
                 ]
                 result[row : row + steps[0], column : column + steps[1]] = found
         seen.append(result[:height, :width])

@@ -39,7 +39,7 @@ pub use look::cutout::draw_cutout;
 pub use look::picture::{Picture, PictureError};
 pub use look::predict::Predictor;
 pub use look::preview::{draw_preview, reduced_preview, write_preview};
-pub use look::segment::Segmentation;
+pub use look::segment::{Segmentation, Windows};
 pub use net::adam::{AdamState, KerasAdam};
 pub use net::error::{NetworkError, Step};
 pub use net::init::initial_weights;
