@@ -12,8 +12,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What Rodan's classifier does, in a process of its own, so that its memory is its own too: for each model, for each window.
-# 25 pixels around each window are not used, and windows follow each other by 51 pixels less than their side.
+# The loop of Rodan's classifier, in a process of its own, so that its memory is its own too: for
+# each window each model by itself. 25 pixels of the page's border are repeated around it, the outer
+# 25 pixels of a window are not used, windows follow each other by 51 pixels less than their side,
+# and the last ones are moved back to the border. Opening the models is not counted.
 KERAS = """
 import os, sys, time
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -23,29 +25,35 @@ import tensorflow as tf
 
 page, out, *models = sys.argv[1:]
 image = tf.io.decode_image(open(page, "rb").read(), channels=3).numpy()[..., ::-1]
-height, width = image.shape[:2]
+padded = np.pad(image, [(25, 25), (25, 25), (0, 0)], mode="edge")
 loaded = [tf.keras.models.load_model(path) for path in models]
-tops, lefts = loaded[0].input_shape[1:3]
-loaded[0].predict(np.zeros((1, tops, lefts, 3), np.float32), verbose=0)  # it builds its graph
+height, width = loaded[0].input_shape[1:3]
+if min(padded.shape[0] - height, padded.shape[1] - width) < 0:
+    sys.exit("the classifier can't cut a page that is smaller than a window")
+for model in loaded:
+    model.predict(np.zeros((1, height, width, 3), np.float32), verbose=0)  # builds its graph
 started = time.perf_counter()
-down, across = tops - 51, lefts - 51
-padded = np.pad(image, [(25, tops), (25, lefts), (0, 0)], mode="edge")
-seen = np.zeros((len(loaded), height + tops, width + lefts), np.float32)
-for index, model in enumerate(loaded):
-    for row in range(0, height, down):
-        for column in range(0, width, across):
-            window = (255.0 - padded[None, row : row + tops, column : column + lefts].astype(np.float32)) / 255.0
-            found = model.predict(window, verbose=0)[0, 25 : 25 + down, 25 : 25 + across, 0]
-            seen[index, row : row + down, column : column + across] = found
-np.argmax(seen[:, :height, :width], axis=0).astype(np.uint8).tofile(out)
+labels = np.zeros(padded.shape[:2], np.uint8)
+for row in range(0, padded.shape[0], height - 51):
+    for column in range(0, image.shape[1], width - 51):
+        row = min(row, padded.shape[0] - height)
+        column = min(column, padded.shape[1] - width)
+        window = (255.0 - padded[None, row : row + height, column : column + width]) / 255.0
+        seen = [model.predict(window, verbose=0)[0, 25:-25, 25:-25, 0] for model in loaded]
+        labels[row + 25 : row + height - 25, column + 25 : column + width - 25] = np.argmax(seen, 0)
+labels[25:-25, 25:-25].tofile(out)
 print(f"cut in {time.perf_counter() - started:.3f} s")
 """
 
 
 def run(command):
-    """Runs a command; the seconds that it says it cut for, those of its whole run, and its largest memory in MiB."""
+    """Runs a command; the seconds that it says it cut for, those of its whole run, and its largest
+    memory in MiB.
+    """
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     said = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     whole = time.perf_counter() - started
@@ -56,23 +64,32 @@ def run(command):
 
 
 def train(trainer, folder, patch):
-    """Models of the example page, which have learned for a moment: what they see does not matter here."""
-    sets = [f"Patch height={patch}", f"Patch width={patch}", "Maximum number of samples per label=20"]
-    sets += ["Maximum number of training epochs=1", "Batch Size=4", "Seed=1"]
+    """Models of the example page that learn for a moment: what they see does not matter here."""
+    sets = [f"Patch height={patch}", f"Patch width={patch}", "Seed=1", "Batch Size=4"]
+    sets += ["Maximum number of samples per label=20", "Maximum number of training epochs=1"]
     command = [trainer, "--local", str(ROOT / "examples/page"), "--out", str(folder), "--quiet"]
-    subprocess.run(command + [word for one in sets for word in ("--set", one)], check=True, stdout=subprocess.DEVNULL)
+    command += [word for one in sets for word in ("--set", one)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def main():
     parser = argparse.ArgumentParser(prog="bench/cut", description=__doc__)
-    parser.add_argument("page", nargs="?", type=Path, default=ROOT / "examples/page/image.png", help="PNG or JPEG")
-    parser.add_argument("--models", type=Path, help="folder of models [trained for a moment on examples/page]")
-    parser.add_argument("--patch", type=int, default=256, help="side of those models' patches [256]")
-    parser.add_argument("--python", default=str(ROOT / ".venv/bin/python"), help="one that has TensorFlow")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured [3]; the median counts")
+    page = ROOT / "examples/page/image.png"
+    parser.add_argument("page", nargs="?", type=Path, default=page, help="PNG or JPEG")
+    parser.add_argument(
+        "--models", type=Path, help="folder of models [trained for a moment on examples/page]"
+    )
+    parser.add_argument("--patch", type=int, default=256, help="side of such models' patches [256]")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements; the median counts [3]")
     parser.add_argument("--trainer", help="run_trainer to measure")
     parser.add_argument("--without-keras", action="store_true", help="measure only run_trainer")
     options = parser.parse_args()
+    python = os.environ.get("HPC_TRAINER_TEST_PYTHON", str(ROOT / ".venv/bin/python"))
+    if not options.without_keras and not os.access(python, os.X_OK):
+        sys.exit(
+            "bench/cut: no Python with TensorFlow: run ./run_tests --only python, "
+            "set HPC_TRAINER_TEST_PYTHON, or say --without-keras"
+        )
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         models = options.models
@@ -80,24 +97,23 @@ def main():
             models = folder / "models"
             train(options.trainer, models, options.patch)
         files = sorted(models.glob("*.hdf5")) + sorted(models.glob("*.h5"))
-        ours = [options.trainer, "--predict", str(options.page), "--models", str(models), "--out", str(folder / "out")]
-        runs = {
-            "large windows": ours,
-            "classifier's windows": ours + ["--windows", "classifier"],
-        }
+        ours = [options.trainer, "--predict", str(options.page), "--models", str(models)]
+        ours += ["--out", str(folder / "out")]
+        runs = {"large windows": ours, "classifier's windows": ours + ["--windows", "classifier"]}
         if not options.without_keras:
-            keras = [options.python, "-c", KERAS, str(options.page), str(folder / "labels")]
+            keras = [python, "-c", KERAS, str(options.page), str(folder / "labels")]
             runs = {"Keras": keras + [str(file) for file in files]} | runs
         found = {name: [] for name in runs}
         for _ in range(options.rounds):
             for name, command in runs.items():
                 found[name].append(run(command))
-        medians = {name: [statistics.median(column) for column in zip(*rows)] for name, rows in found.items()}
+    medians = {name: [statistics.median(row) for row in zip(*rows)] for name, rows in found.items()}
     first = next(iter(medians.values()))[0]
     print(f"{options.page.name}, {len(files)} models, medians of {options.rounds} rounds")
     print(f"{'':<22}{'cut':>10}{'of the first':>14}{'whole run':>12}{'peak memory':>14}")
     for name, (cut, whole, memory) in medians.items():
-        print(f"{name:<22}{cut:>8.2f} s{cut / first:>14.2f}{whole:>10.2f} s{memory:>10.0f} MiB")
+        ratio = cut / first if first > 0 else float("nan")
+        print(f"{name:<22}{cut:>8.2f} s{ratio:>14.2f}{whole:>10.2f} s{memory:>10.0f} MiB")
 
 
 if __name__ == "__main__":

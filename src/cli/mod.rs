@@ -3,6 +3,8 @@
 
 pub mod check;
 #[cfg(feature = "trainer")]
+pub mod evaluate;
+#[cfg(feature = "trainer")]
 mod gpu;
 #[cfg(feature = "trainer")]
 pub mod local;

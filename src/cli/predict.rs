@@ -20,8 +20,8 @@ use domain::settings::{BATCH_SIZE, PATCH_HEIGHT, PATCH_WIDTH};
 use domain::{Layer, SettingsMap};
 use page_layers::keras::{self, Model, ReadError};
 use page_layers::{
-    NetworkError, Page, PageError, PatchShape, PatchShapeError, Picture, PictureError, Predictor,
-    Segmentation, Windows, choose_device, colour_name, draw_cutout, draw_preview,
+    Device, NetworkError, Page, PageError, PatchShape, PatchShapeError, Picture, PictureError,
+    Predictor, Segmentation, Windows, choose_device, colour_name, draw_cutout, draw_preview,
 };
 
 /// The settings that this command takes, with the classifier's windows only.
@@ -96,10 +96,15 @@ pub enum PredictError {
     },
     /// A setting that this command does not take.
     #[error(
-        "--set {0:?}: only \"Patch height\", \"Patch width\" and \"Batch Size\" can be set with \
-        --predict"
+        "--set {name:?}: only \"Patch height\", \"Patch width\" and \"Batch Size\" can be set with \
+        {command}"
     )]
-    Setting(String),
+    Setting {
+        /// Its name.
+        name: String,
+        /// The option that chose this command.
+        command: &'static str,
+    },
     /// A setting of the classifier's windows with others.
     #[error(
         "--set {0:?}: matters for the classifier's windows only; leave it out, or say --windows classifier"
@@ -186,38 +191,18 @@ impl PredictError {
 pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
     let started = Instant::now();
     let stop = watch_signals().map_err(PredictError::Signals)?;
-    let map = settings(&arguments.set)?;
+    let map = settings(&arguments.set, "--predict")?;
     let files = model_files(&arguments.models)?;
     let inputs = files.iter().map(|(_, path)| path).chain([&arguments.image]);
     keep_the_inputs(inputs, &outputs(&arguments.out, files.iter().map(|(layer, _)| *layer)))?;
-    let models = files
-        .iter()
-        .map(|(layer, path)| Ok((*layer, keras::read(path)?)))
-        .collect::<Result<Vec<_>, ReadError>>()?;
+    let models = open(&files)?;
     let windows = windows(arguments.windows, &models, &map)?;
     let page = read_page(&arguments.image)?;
     make_writable(&arguments.out)
         .map_err(|source| PredictError::Out { path: arguments.out.clone(), source })?;
 
     let (device, device_name) = choose_device();
-    let (height, width) = windows.sides(&page);
-    info!(
-        "page {}x{}, windows {height}x{width}, {} models",
-        page.height(),
-        page.width(),
-        models.len()
-    );
-    let began = Instant::now();
-    let predictors = Predictor::of_all(models.iter().map(|(_, model)| &model.weights), &device)?;
-    let found =
-        Segmentation::cut(&page, windows, models.len(), |network, images, (height, width)| {
-            if stop.load(Ordering::Relaxed) {
-                return Err(PredictError::Stopped);
-            }
-            Ok(predictors[network].predict(images, height, width)?)
-        })?;
-    info!("cut in {:.1} s", began.elapsed().as_secs_f64());
-
+    let found = cut(&page, &models, windows, &device, &|| stop.load(Ordering::Relaxed))?;
     let layers: Vec<Layer> = models.iter().map(|(layer, _)| *layer).collect();
     let table = write(&arguments.out, &page, &layers, &found, &|| stop.load(Ordering::Relaxed))?;
     let footer =
@@ -226,6 +211,39 @@ pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
         "{table}\n{footer}\nthe layers and overlay.png are in {}\n",
         arguments.out.display()
     ))
+}
+
+/// Cuts a page with the models; `stop` is asked before each of them looks through a window.
+pub(super) fn cut(
+    page: &Page,
+    models: &[(Layer, Model)],
+    windows: Windows,
+    device: &Device,
+    stop: &dyn Fn() -> bool,
+) -> Result<Segmentation, PredictError> {
+    let (height, width) = windows.sides(page);
+    info!(
+        "page {}x{}, windows {height}x{width}, {} models",
+        page.height(),
+        page.width(),
+        models.len()
+    );
+    let began = Instant::now();
+    let predictors = Predictor::of_all(models.iter().map(|(_, model)| &model.weights), device)?;
+    let see = |network: usize, images: &[f32], (height, width)| {
+        if stop() {
+            return Err(PredictError::Stopped);
+        }
+        Ok(predictors[network].predict(images, height, width)?)
+    };
+    let found = Segmentation::cut(page, windows, models.len(), see)?;
+    info!("cut in {:.3} s", began.elapsed().as_secs_f64());
+    Ok(found)
+}
+
+/// Reads the files of models.
+pub(super) fn open(files: &[(Layer, PathBuf)]) -> Result<Vec<(Layer, Model)>, ReadError> {
+    files.iter().map(|(layer, path)| Ok((*layer, keras::read(path)?))).collect()
 }
 
 /// Draws all pictures and then gives them their names, so that there is either all of them or none;
@@ -282,7 +300,7 @@ fn outputs(out: &Path, layers: impl Iterator<Item = Layer>) -> Vec<PathBuf> {
 
 /// Makes sure that no output is an input, under whatever name (including links), and that none is a
 /// folder.
-fn keep_the_inputs<'a>(
+pub(super) fn keep_the_inputs<'a>(
     inputs: impl Iterator<Item = &'a PathBuf>,
     outputs: &[PathBuf],
 ) -> Result<(), PredictError> {
@@ -312,16 +330,16 @@ fn read_page(image: &Path) -> Result<Page, PredictError> {
     })
 }
 
-fn settings(set: &[String]) -> Result<SettingsMap, PredictError> {
+pub(super) fn settings(set: &[String], command: &'static str) -> Result<SettingsMap, PredictError> {
     let map = parse_settings(set)?;
     match map.keys().find(|name| !SETTINGS.contains(&name.as_str())) {
-        Some(name) => Err(PredictError::Setting(name.clone())),
+        Some(name) => Err(PredictError::Setting { name: name.clone(), command }),
         None => Ok(map),
     }
 }
 
 /// The files of the models, the background first.
-fn model_files(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, PredictError> {
+pub(super) fn model_files(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, PredictError> {
     let mut files = find_models(folder)?;
     files.sort();
     let few = |missing| Err(PredictError::Few { folder: folder.to_owned(), missing });
@@ -335,7 +353,7 @@ fn model_files(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, PredictError> {
 }
 
 /// The windows: the large ones need nothing, the classifier's the size of the patches.
-fn windows(
+pub(super) fn windows(
     option: WindowsOption,
     models: &[(Layer, Model)],
     map: &SettingsMap,

@@ -36,6 +36,7 @@ pub use gpu::device::{Device, choose_device, open_card};
 pub use gpu::{Card, Finding, GpuError, Precision, StepTime};
 pub use job::{TrainError, TrainingJob, train_page};
 pub use look::cutout::draw_cutout;
+pub use look::evaluate::{Evaluation, LayerEvaluation, draw_errors};
 pub use look::picture::{Picture, PictureError};
 pub use look::predict::Predictor;
 pub use look::preview::{draw_preview, reduced_preview, write_preview};
