@@ -116,7 +116,14 @@ def save(folder):
     for name, masking in (("keras", False), ("masking", True)):
         model = build(64, 96, masking)
         x = rng.random((3, 64, 96, 3), dtype=np.float32)
+        # Where chance closes both ReLUs before the last layer, a model sees the same everywhere.
+        kernel, bias = model.layers[-2].get_weights()
+        model.layers[-2].set_weights([kernel, bias + 1.0])
         model.fit(x, (x[..., :1] > 0.5).astype(np.float32), epochs=2, verbose=0)
+        # Nor is one of them surer than the other everywhere.
+        kernel, bias = model.layers[-1].get_weights()
+        seen = model.predict(x, verbose=0)
+        model.layers[-1].set_weights([kernel, bias - np.log(seen / (1 - seen)).mean()])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras calls its own HDF5 form legacy.
             model.save(str(folder / f"{name}.hdf5"))
