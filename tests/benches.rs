@@ -105,3 +105,20 @@ fn memory_is_compared_with_the_networks_own() {
     // First the number of drawn samples, then the steps after which the run was stopped.
     assert!(after[0] > 16.0 && (1.0..=after[0] / 16.0).contains(&after[1]), "{finished}");
 }
+
+#[test]
+fn cutting_a_page_is_timed() {
+    let trainer = programs().join("run_trainer");
+    // The classifier's windows of 64x64 follow each other by 13 pixels: a part of the page will do.
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page.png");
+    let whole = image::open(repository().join("examples/page/image.png")).unwrap();
+    whole.crop_imm(70, 40, 90, 80).save(&page).unwrap();
+    let options = ["--patch", "64", "--rounds", "1", "--without-keras", "--trainer"];
+    let paths = [page.to_str().unwrap(), trainer.to_str().unwrap()];
+    let finished =
+        bench("cut.py", paths[..1].iter().copied().chain(options).chain([paths[1]])).success();
+    for row in ["large windows", "classifier's windows"] {
+        assert!(figures(&finished, row)[0] > 0.0, "{finished}");
+    }
+}

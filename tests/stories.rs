@@ -20,6 +20,7 @@ mod doctor;
 mod documents;
 mod doors;
 mod endings;
+mod evaluate;
 mod gateway;
 mod gpu;
 mod hostile;

@@ -177,19 +177,20 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     let predicting = Instant::now();
     let layers: Vec<Layer> = trained.iter().map(|layer| layer.layer).collect();
     let mut pictures = Vec::new();
-    let extent = (job.pages().len(), settings.batch_size as usize);
-    let scores = look(&job, &trained, &device, extent, &|| Ok(()), |number, page, found| {
-        let name =
-            if several { format!("preview_{}.png", number + 1) } else { "preview.png".into() };
-        let path = arguments.out.join(name);
-        write_preview(&path, page, &layers, found)?;
-        if number < MOST_PICTURES {
-            pictures.push(
-                picture(page, &layers, found).map_err(|source| PictureError { path, source })?,
-            );
-        }
-        Ok::<_, LocalError>(())
-    })?;
+    let scores =
+        look(&job, &trained, &device, job.pages().len(), &|| Ok(()), |number, page, found| {
+            let name =
+                if several { format!("preview_{}.png", number + 1) } else { "preview.png".into() };
+            let path = arguments.out.join(name);
+            write_preview(&path, page, &layers, found)?;
+            if number < MOST_PICTURES {
+                pictures.push(
+                    picture(page, &layers, found)
+                        .map_err(|source| PictureError { path, source })?,
+                );
+            }
+            Ok::<_, LocalError>(())
+        })?;
     let predicted = predicting.elapsed();
 
     let summary = Summary {

@@ -5,6 +5,8 @@ pub mod check;
 #[cfg(feature = "gateway")]
 pub mod gateway;
 #[cfg(feature = "trainer")]
+pub mod evaluate;
+#[cfg(feature = "trainer")]
 mod gpu;
 #[cfg(feature = "trainer")]
 pub mod local;
