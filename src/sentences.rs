@@ -24,12 +24,14 @@ pub struct About<'a> {
     pub asked: Option<&'a ResourceSettings>,
     /// Who helps.
     pub operator: &'a str,
+    /// What the job is called beside its number, such as "Slurm job".
+    pub job_word: &'static str,
 }
 
 /// What failures are counted by, and what the error reply says.
 pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
-    let About { slurm_id, asked, operator } = about;
-    let number = slurm_id.map_or_else(String::new, |id| format!(" (Slurm job {id})"));
+    let About { slurm_id, asked, operator, job_word } = about;
+    let number = slurm_id.map_or_else(String::new, |id| format!(" ({job_word} {id})"));
     let after =
         |ran: &Option<String>| ran.as_ref().map_or_else(String::new, |ran| format!(" after {ran}"));
     match verdict {
@@ -251,8 +253,12 @@ pub fn fault_of_the_trainer(operator: &str) -> String {
 mod tests {
     use super::*;
 
-    const ABOUT: About<'_> =
-        About { slurm_id: Some(SlurmJobId(17)), asked: None, operator: OPERATOR };
+    const ABOUT: About<'_> = About {
+        slurm_id: Some(SlurmJobId(17)),
+        asked: None,
+        operator: OPERATOR,
+        job_word: "Slurm job",
+    };
 
     fn asked() -> ResourceSettings {
         ResourceSettings {

@@ -252,7 +252,7 @@ impl Pass<'_> {
         let waits =
             |job: &Record| matches!(job.state, State::Submitted { .. }) && !job.protocol.is_reply();
         let pending = if jobs.iter().any(waits) {
-            self.slurm.pending().await.unwrap_or_default()
+            self.scheduler.pending().await.unwrap_or_default()
         } else {
             Vec::new()
         };

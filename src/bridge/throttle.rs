@@ -36,6 +36,12 @@ impl Pass<'_> {
         false
     }
 
+    /// The same without a word about it.
+    pub(super) fn may_take_more(&self, jobs: &[Record]) -> bool {
+        let (breaker, limit) = (self.store.breaker(), self.config.site.max_open_jobs);
+        intake(jobs, &breaker, limit, Timestamp::now()) == Intake::Open
+    }
+
     /// A submission failed for a reason that may stop the next one too.
     pub(super) fn submission_failed(&mut self, why: &str) -> Result<(), BridgeError> {
         let mut breaker = self.store.breaker();

@@ -9,9 +9,10 @@ use super::row::{Row, Rows, host};
 use super::spool::DIRECTORY;
 use base::text::{printable, span};
 use domain::SlurmJobId;
+use scheduler::Scheduler;
 use scheduler::SiteConfig;
 use scheduler::requests;
-use scheduler::slurm::{JobInfo, Phase, Slurm, in_words};
+use scheduler::slurm::{JobInfo, Phase, in_words};
 
 /// The time between two looks.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -69,7 +70,7 @@ pub(super) async fn on_node(
         );
         return (rows.done(), Ended::Done);
     }
-    let slurm = requests::commands(site);
+    let slurm = requests::scheduler(site);
     // A name that no other doctor has.
     let name = format!("hpcd-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
     let request = requests::node_check(site, &name, memory_mb, &script, directory.path());
@@ -109,7 +110,7 @@ pub(super) async fn on_node(
 }
 
 async fn wait(
-    slurm: &Slurm,
+    slurm: &Scheduler,
     id: SlurmJobId,
     directory: &Path,
     patience: Duration,

@@ -97,6 +97,19 @@ impl Output {
     }
 }
 
+/// What of this process's environment the scheduler and its jobs get, and `handed_on`.
+pub(crate) fn environment(
+    handed_on: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Vec<(OsString, OsString)> {
+    let mut environment: Vec<(OsString, OsString)> = PASSED_ON
+        .iter()
+        .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)))
+        .collect();
+    environment.push(("LC_ALL".into(), "C".into()));
+    environment.extend(handed_on);
+    environment
+}
+
 impl Slurm {
     /// Slurm's commands in `directory` (`None`: where `PATH` has them), each with `deadline` to
     /// answer. They get of this process's environment what they need, and `handed_on`, which sbatch
@@ -106,13 +119,7 @@ impl Slurm {
         deadline: Duration,
         handed_on: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Self {
-        let mut environment: Vec<(OsString, OsString)> = PASSED_ON
-            .iter()
-            .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)))
-            .collect();
-        environment.push(("LC_ALL".into(), "C".into()));
-        environment.extend(handed_on);
-        Self { directory, environment, deadline }
+        Self { directory, environment: environment(handed_on), deadline }
     }
 
     /// Runs one command to its end.
