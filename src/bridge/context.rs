@@ -290,7 +290,7 @@ impl<'a> Pass<'a> {
     pub(super) fn beat(&mut self) -> Result<(), BridgeError> {
         // Whoever waits for a sign of life waits no longer than a step takes.
         if self.stop.is_some() {
-            notify::tell(notify::WATCHDOG);
+            notify::alive();
         }
         Ok(self.lock.heartbeat(Timestamp::now())?)
     }

@@ -81,7 +81,7 @@ pub async fn stay(config: &Config, stay: Stay, tell: &mut dyn FnMut(Happening)) 
         let Left { result, broker: kept, open } =
             run_on(config, stay.max_jobs, &mut *tell, carried).await;
         broker = kept;
-        notify::tell(notify::WATCHDOG);
+        notify::alive();
         let mut wait = stay.every;
         match result {
             Ok(Outcome::Done(_)) => {
@@ -176,7 +176,7 @@ async fn rest(
             }
             (Some(woken), _) => return woken.map(drop),
             (None, _) if Instant::now() >= end => return Ok(()),
-            (None, _) => notify::tell(notify::WATCHDOG),
+            (None, _) => notify::alive(),
         }
     }
 }

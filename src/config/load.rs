@@ -279,6 +279,11 @@ impl Reader {
         let gres = self.word(&var::SITE_GRES).filter(|g| g != "none" && has_gpu());
         let gres_table = self.text(&var::SITE_GRES_TABLE, GresTable::from_str).unwrap_or_default();
         let limits = self.limits();
+        let mut choice = self.choice(limits, gres.is_some());
+        if scheduler != Kind::Slurm {
+            // A job that names nothing is not to be refused for what this host does not have.
+            choice.cpus = choice.cpus.min(u32::try_from(local::cpus()).unwrap_or(u32::MAX));
+        }
         SiteConfig {
             scheduler,
             spool: spool.map_or_else(|| path(self, &var::SPOOL_DIR), Path::to_path_buf),
@@ -289,7 +294,7 @@ impl Reader {
             partition: self.word(&var::SITE_PARTITION),
             qos: self.word(&var::SITE_QOS),
             constraint: self.word(&var::SITE_CONSTRAINT),
-            choice: self.choice(limits, gres.is_some()),
+            choice,
             gres,
             gres_table,
             signal_seconds: self.number(&var::SITE_SIGNAL_SECONDS),

@@ -13,7 +13,9 @@ pub const READY: &str = "READY=1";
 /// It is ending.
 pub const STOPPING: &str = "STOPPING=1";
 /// It is alive.
-pub const WATCHDOG: &str = "WATCHDOG=1";
+const WATCHDOG: &str = "WATCHDOG=1";
+/// How long a listener that does not read is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Tells systemd `state`. A service works without it, so what fails is only a line in the log.
 pub fn tell(state: &str) {
@@ -30,8 +32,15 @@ fn send(socket: &OsStr, state: &str) -> io::Result<()> {
         _ => SocketAddr::from_pathname(socket)?,
     };
     let sender = UnixDatagram::unbound()?;
-    sender.set_nonblocking(true)?;
+    sender.set_write_timeout(Some(PATIENCE))?;
     sender.send_to_addr(state.as_bytes(), &address).map(drop)
+}
+
+/// Tells systemd that this process is alive, where it waits for that.
+pub fn alive() {
+    if watchdog_interval().is_some() {
+        tell(WATCHDOG);
+    }
 }
 
 /// How often systemd wants to hear that this process is alive: half of what it waits for

@@ -16,7 +16,7 @@ pub(super) fn memory_mb() -> Option<u64> {
 }
 
 /// The processors that this process may use.
-pub(super) fn cpus() -> u64 {
+pub fn cpus() -> u64 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u64)
 }
 

@@ -59,7 +59,7 @@ pub async fn supervise(directory: &Directory, most: u32, program: &Path) -> io::
             Turn::Stopped => return Ok(Supervised::Stopped),
         };
         let entry = begun.entry.clone();
-        let ended = look_after(directory, begun, &mut stop).await?;
+        let ended = look_after(directory, *begun, &mut stop).await?;
         let Some(end) = ended else { return Ok(Supervised::Stopped) };
         let _lock = lock(root)?;
         let wants_more = directory.is_to_run_again() && !directory.is_to_end() && entry.requeue;
@@ -119,7 +119,7 @@ struct BegunRun {
 }
 
 enum Turn {
-    Begun(BegunRun),
+    Begun(Box<BegunRun>),
     /// It was cancelled before it ran.
     Over,
     Stopped,
@@ -152,7 +152,7 @@ async fn wait_for_turn(
                     true => start::Bounds::Scope,
                     false => start::Bounds::Process,
                 });
-                return Ok(Turn::Begun(run(directory, own, gpu, bounds, program)?));
+                return Ok(Turn::Begun(Box::new(run(directory, own, gpu, bounds, program)?)));
             }
         }
         tokio::select! {
