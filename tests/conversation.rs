@@ -18,8 +18,8 @@ use lapin::types::AMQPValue;
 use serde_json::{Value, json};
 
 use support::SECONDS;
-use support::asker::{Asker, CONTROL, Jobs};
-use support::broker::JOBS;
+use support::asker::{Asker, Jobs};
+use support::broker::{CONTROL, JOBS};
 use support::desk::{Desk, job};
 use support::program::{Program, expect, run_trainer};
 use support::rodan::Rodan;

@@ -17,8 +17,8 @@ use serde_json::json;
 
 use crate::crash::{dying, log_of, points, settle};
 use support::SECONDS;
-use support::asker::{Asker, CONTROL};
-use support::broker::JOBS;
+use support::asker::Asker;
+use support::broker::{CONTROL, JOBS};
 use support::desk::{Desk, job, with_setting};
 
 /// What a case comes to when nothing crashes.

@@ -9,6 +9,7 @@
 use crate::support;
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::time::Instant;
 
@@ -205,24 +206,30 @@ fn checks_that_run_over_each_other_submit_each_job_once() {
 }
 
 #[test]
-fn two_hundred_jobs_are_trained_and_answered_once_each() {
-    const JOBS_AT_ONCE: usize = 200;
-    // A cluster of its own, so that no other test waits behind two hundred jobs.
+fn many_jobs_are_trained_and_answered_once_each() {
+    let jobs_at_once =
+        env::var("HPC_TRAINER_TEST_JOBS").map_or(60, |number| number.parse().expect("a number"));
+    // A cluster of its own, so that no other test waits behind these jobs.
     let settings = [("PARTS", "slurm"), ("CPUS", "2")];
     let services = Services::shared().with_cluster_of(Services::private(&settings));
     let mut desk = Desk::on(services, None, Rodan::start());
     desk.site.set("MAX_OPEN_JOBS", "500").set("SITE_GRES", "none");
     let asked = desk.short_job();
     let started = Instant::now();
-    let ids: Vec<String> = desk.vhost.publish_jobs(&asked, JOBS_AT_ONCE);
+    let ids: Vec<String> = desk.vhost.publish_jobs(&asked, jobs_at_once);
     let published = started.elapsed();
-    let finished = desk.check().args(["--max-jobs", "200"]).limit(SECONDS(300)).run().success();
+    let finished = desk
+        .check()
+        .args(["--max-jobs", &jobs_at_once.to_string()])
+        .limit(SECONDS(300))
+        .run()
+        .success();
     let submitted = started.elapsed() - published;
-    assert_eq!(finished.stdout.matches("submitted").count(), JOBS_AT_ONCE);
+    assert_eq!(finished.stdout.matches("submitted").count(), jobs_at_once);
     assert_eq!(desk.rodan.requests_for("/api/auth/token/").len(), 1, "one log-in for all");
     let mut replies: BTreeMap<String, u32> = BTreeMap::new();
-    // As Rodan's waiting workflows do. The models of all jobs together have 3 GB.
-    desk.vhost.receive_all(JOBS_AT_ONCE, SECONDS(1500), |reply| {
+    // As Rodan's waiting workflows do. The models of one job have 15 MB.
+    desk.vhost.receive_all(jobs_at_once, SECONDS(1500), |reply| {
         let id = reply.correlation_id().unwrap().to_owned();
         assert!(reply.json().get("Model 0").is_some(), "{id}: {}", reply.json());
         *replies.entry(id).or_default() += 1;
@@ -233,12 +240,12 @@ fn two_hundred_jobs_are_trained_and_answered_once_each() {
         fs::read_dir(desk.site.spool().join("jobs")).unwrap().next().is_none().then_some(())
     });
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "no second reply");
-    assert_eq!(replies.len(), JOBS_AT_ONCE);
+    assert_eq!(replies.len(), jobs_at_once);
     assert!(ids.iter().all(|id| replies.get(id) == Some(&1)), "{replies:?}");
     eprintln!(
-        "{JOBS_AT_ONCE} jobs: submitted in {:.1} s ({:.0} a second), all answered after {:.0} s",
+        "{jobs_at_once} jobs: submitted in {:.1} s ({:.0} a second), all answered after {:.0} s",
         submitted.as_secs_f64(),
-        JOBS_AT_ONCE as f64 / submitted.as_secs_f64(),
+        jobs_at_once as f64 / submitted.as_secs_f64(),
         answered.as_secs_f64()
     );
 }

@@ -9,10 +9,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 use serde_json::{Value, json};
 
-use super::broker::{JOBS, Message, Vhost};
-
-/// The queue of requests.
-pub(crate) const CONTROL: &str = "hpc-control";
+use super::broker::{CONTROL, JOBS, Message, Vhost};
 
 /// One job of the second contract, as its asker sees it.
 pub(crate) struct Asker<'a> {
@@ -41,7 +38,7 @@ impl<'a> Asker<'a> {
         let asker = Self { vhost, queue: format!("hpc-reply-{id}"), id };
         let mut job = job.clone();
         job["protocol"] = json!(2);
-        vhost.on_channel(|channel| {
+        vhost.on_channel_of(&asker.queue, |channel| {
             let (id, queue) = (asker.id.clone(), asker.queue.clone());
             async move {
                 declare_reply_queue(&channel, &queue).await;
@@ -59,8 +56,10 @@ impl<'a> Asker<'a> {
     /// An asker of a job that somebody else starts: a trainer by hand.
     pub(crate) fn listen(vhost: &'a Vhost, id: &str) -> Self {
         let asker = Self { vhost, queue: format!("hpc-reply-{id}"), id: id.to_owned() };
-        let queue = asker.queue.clone();
-        vhost.on_channel(|channel| async move { declare_reply_queue(&channel, &queue).await });
+        let queue = asker.queue.as_str();
+        vhost.on_channel_of(queue, |channel| async move {
+            declare_reply_queue(&channel, queue).await;
+        });
         asker
     }
 
@@ -76,7 +75,7 @@ impl<'a> Asker<'a> {
 
     /// Sends any request.
     pub(crate) fn request(&self, body: &str) {
-        self.vhost.on_channel(|channel| async move {
+        self.vhost.on_channel_of(CONTROL, |channel| async move {
             let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
             channel
                 .queue_declare(CONTROL.into(), durable, FieldTable::default())

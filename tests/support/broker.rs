@@ -2,10 +2,12 @@
 //!
 //! Every call opens a connection of its own: a test may rest for minutes between two of them.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -25,13 +27,17 @@ use super::services::Services;
 pub(crate) const JOBS: &str = "hpc-jobs";
 /// The queue that Rodan reads replies from.
 pub(crate) const RESULTS: &str = "hpc-results";
+/// The queue of an asker's requests.
+pub(crate) const CONTROL: &str = "hpc-control";
 
 /// One test's own vhost: no other test uses it meanwhile.
 pub(crate) struct Vhost {
     name: String,
     /// The file that says that it is taken.
     lock: PathBuf,
-    /// The test has declared more than Rodan's queues, or something else that only it knows.
+    /// The queues that the test has declared beside Rodan's.
+    queues: Mutex<BTreeSet<String>>,
+    /// The test has made something that only it knows, such as an exchange.
     peculiar: AtomicBool,
     host: String,
     port: String,
@@ -78,6 +84,7 @@ impl Vhost {
         Self {
             name,
             lock: lock(number),
+            queues: Mutex::default(),
             peculiar: AtomicBool::new(number > pool),
             host: variable("HPC_TRAINER_TEST_AMQP_HOST"),
             port: variable("HPC_TRAINER_TEST_AMQP_PORT"),
@@ -92,9 +99,9 @@ impl Vhost {
         &self.name
     }
 
-    /// Leaves the vhost to the next test, as new: of two hundred of them the broker's start would
-    /// take a minute. One in which a test has declared other queues, or whose broker is away, is
-    /// left alone.
+    /// Leaves the vhost to the next test, as new: its queues are deleted, and the models in them
+    /// with them, which would fill the broker's memory. One in which a test has made something
+    /// else, or whose broker is away, is left alone.
     ///
     /// Nobody may be about to publish to it any more.
     pub(crate) fn give_back(&self) {
@@ -102,11 +109,14 @@ impl Vhost {
             return;
         }
         let url = self.with_login(&self.url());
+        let mut queues = self.queues.lock().expect("no test panics here").clone();
+        queues.extend([JOBS, RESULTS, CONTROL].map(str::to_owned));
         let cleared = on_channel(&url, OwnedTLSConfig::default(), |channel| async move {
             let mut all = true;
-            for queue in [JOBS, RESULTS] {
-                all &=
-                    channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.is_ok();
+            for queue in queues {
+                let deleted =
+                    channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default());
+                all &= deleted.await.is_ok();
             }
             all
         });
@@ -142,7 +152,18 @@ impl Vhost {
         url.replacen("://", &format!("://{}:{}@", self.user, self.password), 1)
     }
 
-    /// Does something on a channel over the plain port.
+    /// Does something on a channel over the plain port that declares or fills this queue.
+    pub(crate) fn on_channel_of<T, F: Future<Output = T>>(
+        &self,
+        queue: &str,
+        work: impl FnOnce(Channel) -> F,
+    ) -> T {
+        self.queues.lock().expect("no test panics here").insert(queue.to_owned());
+        self.on_plain_channel(work)
+    }
+
+    /// Does something on a channel over the plain port that leaves more than queues, or queues
+    /// that this vhost does not know.
     pub(crate) fn on_channel<T, F: Future<Output = T>>(
         &self,
         work: impl FnOnce(Channel) -> F,
@@ -377,7 +398,7 @@ impl Vhost {
 
     /// Declares a queue with arguments of the test's choice.
     pub(crate) fn declare(&self, queue: &str, options: QueueDeclareOptions) -> lapin::Result<()> {
-        self.on_channel(|channel| async move {
+        self.on_channel_of(queue, |channel| async move {
             channel.queue_declare(queue.into(), options, FieldTable::default()).await.map(drop)
         })
     }
@@ -391,14 +412,14 @@ impl Vhost {
         arguments.insert("x-max-length".into(), AMQPValue::LongInt(1000));
         arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));
         let options = QueueDeclareOptions { durable: true, ..Default::default() };
-        self.on_channel(|channel| async move {
+        self.on_channel_of(queue, |channel| async move {
             channel.queue_declare(queue.into(), options, arguments).await.expect("a quorum queue");
         });
     }
 
     /// Publishes to a queue as it is.
     pub(crate) fn publish_to(&self, queue: &str, body: &[u8], properties: BasicProperties) {
-        self.on_channel(|channel| async move {
+        self.on_channel_of(queue, |channel| async move {
             channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
             let options = BasicPublishOptions { mandatory: true, ..Default::default() };
             let publish = channel.basic_publish("".into(), queue.into(), options, body, properties);
@@ -414,7 +435,7 @@ impl Vhost {
         let mut arguments = FieldTable::default();
         arguments.insert("x-max-length".into(), AMQPValue::LongInt(length));
         arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
-        self.on_channel(|channel| async move {
+        self.on_channel_of(queue, |channel| async move {
             let declared =
                 channel.queue_declare(queue.into(), QueueDeclareOptions::default(), arguments);
             declared.await.expect("a queue with a limit")

@@ -36,9 +36,14 @@ pub(crate) fn with_examples(names: &[&str]) -> PathBuf {
         .arg(directory.parent().expect("of a profile"))
         .current_dir(repository());
     // The variables that cargo sets for this test are removed; otherwise build scripts would run
-    // again, and all that depends on them would be built anew.
+    // again, and all that depends on them would be built anew. So would this project's crates
+    // without the variables that the person who builds has set.
+    let set_by_a_person = ["CARGO_HOME", "CARGO_INCREMENTAL"];
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("CARGO_") && name != "CARGO_HOME") {
+        if name
+            .to_str()
+            .is_some_and(|name| name.starts_with("CARGO_") && !set_by_a_person.contains(&name))
+        {
             cargo.env_remove(name);
         }
     }

@@ -1,7 +1,12 @@
 //! The one reply that every job gets.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde::de::{self, Deserializer, Visitor};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
@@ -56,7 +61,7 @@ impl Reply {
     /// # Errors
     /// When the bytes are not the body of a reply, as after a torn write.
     pub fn from_body(body: Vec<u8>) -> Result<Self, ReplyError> {
-        let map: std::collections::BTreeMap<String, String> = serde_json::from_slice(&body)?;
+        let map: BTreeMap<String, Text> = serde_json::from_slice(&body)?;
         if map.is_empty() {
             return Err(ReplyError::Empty);
         }
@@ -70,8 +75,32 @@ impl Reply {
 
     /// The sentence of an error reply; `None` for models.
     pub fn error_sentence(&self) -> Option<String> {
-        let value: Value = serde_json::from_slice(&self.body).ok()?;
-        value.get("error")?.as_str().map(str::to_owned)
+        #[derive(Deserialize)]
+        struct Failure {
+            error: Option<String>,
+        }
+        serde_json::from_slice::<Failure>(&self.body).ok()?.error
+    }
+}
+
+/// Any text. It is not kept: models have megabytes.
+struct Text;
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyText;
+        impl Visitor<'_> for AnyText {
+            type Value = Text;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a text")
+            }
+
+            fn visit_str<E: de::Error>(self, _: &str) -> Result<Text, E> {
+                Ok(Text)
+            }
+        }
+        deserializer.deserialize_str(AnyText)
     }
 }
 
