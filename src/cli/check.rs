@@ -1,5 +1,6 @@
 //! `check`: one pass on the login node, and the commands of its operator.
 
+mod attach;
 mod cancel;
 mod completions;
 mod crontab;
@@ -11,6 +12,7 @@ mod init;
 mod logs;
 mod purge;
 mod retry;
+mod shell;
 mod status;
 mod supervise;
 mod table;
@@ -87,6 +89,8 @@ pub struct Arguments {
 enum Command {
     Status(status::Arguments),
     Logs(logs::Arguments),
+    Attach(attach::Arguments),
+    Shell(shell::Arguments),
     Cancel(cancel::Arguments),
     Retry(retry::Arguments),
     Purge(purge::Arguments),
@@ -141,6 +145,8 @@ async fn command(arguments: &Arguments) -> ExitCode {
     match &arguments.command {
         Some(Command::Status(status)) => status::run(status, &config).await,
         Some(Command::Logs(logs)) => logs::run(logs, &config).await,
+        Some(Command::Attach(attach)) => attach::run(attach, &config).await,
+        Some(Command::Shell(shell)) => shell::run(shell, &config),
         Some(Command::Cancel(cancel)) => cancel::run(cancel, &config, &mut teller(arguments)).await,
         Some(Command::Retry(retry)) => retry::run(retry, &config, &mut teller(arguments)).await,
         Some(Command::Purge(purge)) => purge::run(purge, &config).await,

@@ -1,5 +1,7 @@
 //! What runs the jobs: Slurm, or this host itself.
 
+use std::ffi::OsString;
+
 use jiff::Timestamp;
 
 use crate::local::Local;
@@ -117,6 +119,20 @@ impl Scheduler {
         match self {
             Self::Slurm(slurm) => slurm.requeue(id).await,
             Self::Local(local) => local.requeue(id),
+        }
+    }
+
+    /// A command that runs these words where a job runs; on a terminal, where `terminal`. `None`
+    /// where that is known not to be possible: the job does not run on this host.
+    pub fn inside(
+        &self,
+        id: SlurmJobId,
+        words: &[OsString],
+        terminal: bool,
+    ) -> Option<std::process::Command> {
+        match self {
+            Self::Slurm(slurm) => Some(slurm.inside(id, words, terminal)),
+            Self::Local(local) => local.inside(id, words),
         }
     }
 

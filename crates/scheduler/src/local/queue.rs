@@ -224,6 +224,26 @@ impl Local {
         directory.ask_for_another_run().map_err(|error| failed(&error))
     }
 
+    /// A command that runs these words with the variables and in the directory of a job that runs;
+    /// `None` where it does not run on this host.
+    pub fn inside(&self, id: SlurmJobId, words: &[OsString]) -> Option<std::process::Command> {
+        let found = self.directory(id).found()?;
+        if found.state().phase() != Phase::Active {
+            return None;
+        }
+        let gpu = found.run.as_ref().and_then(|run| run.gpu.as_deref());
+        let variables = start::variables(&found.entry, found.restarts, gpu);
+        let (program, arguments) = words.split_first()?;
+        let mut command = std::process::Command::new(program);
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .envs(variables)
+            .current_dir(&found.entry.directory);
+        Some(command)
+    }
+
     fn directory(&self, id: SlurmJobId) -> Directory {
         Directory::new(&self.root.join(id.to_string()))
     }

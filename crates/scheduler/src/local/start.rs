@@ -48,7 +48,11 @@ pub(super) fn open_log(path: &Path) -> io::Result<File> {
 }
 
 /// The variables of a job, as Slurm sets them: the batch script and the trainer read these.
-fn variables(entry: &Entry, restarts: u64, gpu: Option<&str>) -> Vec<(&'static str, OsString)> {
+pub(super) fn variables(
+    entry: &Entry,
+    restarts: u64,
+    gpu: Option<&str>,
+) -> Vec<(&'static str, OsString)> {
     let mut variables: Vec<(&'static str, OsString)> = vec![
         ("SLURM_JOB_ID", entry.number.to_string().into()),
         ("SLURM_JOB_NAME", entry.name.clone().into()),
