@@ -368,6 +368,38 @@ fn a_job_that_may_run_again_does_so_after_its_supervisor_was_killed() {
     assert_eq!(lab.desk.vhost.waiting(RESULTS), Some(0), "one answer only");
 }
 
+/// Shortly before its time limit a training goes back into the queue, and on from its checkpoint.
+#[test]
+#[cfg(feature = "trainer")]
+fn a_training_that_is_out_of_time_goes_back_into_the_queue_and_on() {
+    let mut lab = Lab::new();
+    lab.desk.site.set("ON_TIME_LIMIT", "requeue").set("CHECKPOINT_SECONDS", "0");
+    let mut asked = job();
+    for (name, value) in [("Maximum number of training epochs", 2), ("Patience", 10_000)] {
+        asked["settings"][name] = json!(value);
+    }
+    let (id, number) = lab.submit_as_is(&asked);
+    support::wait_for("the training to have an epoch", SECONDS(240), || {
+        let log = lab.desk.log_of(&id, &number.to_string());
+        log.contains("Background Model: epoch").then_some(())
+    });
+    // What the supervisor sends; when it does so is a story of its own.
+    kill("USR1", lab.wait_for_file(number, "run.json")["child"]["pid"].as_i64().unwrap());
+    let models = lab.desk.vhost.receive_reply(&id, SECONDS(240)).json();
+    let said = lab.said(&id, number);
+    let models: Vec<_> = models.as_object().unwrap().keys().collect();
+    assert_eq!(models, ["Background Model", "Model 0"], "{said}");
+    assert!(
+        said.contains(&format!("job {number} goes back into the queue of this host")),
+        "{said}"
+    );
+    assert!(said.contains("going on from a checkpoint"), "{said}");
+    assert_eq!(lab.wait_for_end(number)["state"], "COMPLETED", "{said}");
+    assert_eq!(read(lab.file(number, "restarts.json")), Some(json!(1)));
+    lab.wait_until_answered(&id);
+    assert_eq!(lab.desk.vhost.waiting(RESULTS), Some(0), "one answer only");
+}
+
 /// After a reboot the numbers of the job's processes belong to others, which are left alone.
 #[test]
 fn a_reboot_is_recognised_although_the_numbers_are_in_use_again() {
@@ -423,19 +455,21 @@ fn a_shutdown_ends_the_job_and_leaves_it_to_the_next_check() {
     assert_eq!(reply, json!({"Background Model": "AAAA"}));
 }
 
-/// `check` is killed at each crash point of a pass that takes and submits a job; the passes after it
-/// lead to one training and one answer.
+/// `check` is killed at each crash point of a submission to this host; the passes after it lead to
+/// one training and one answer. The points before and after that are those of a pass with Slurm,
+/// which `crash.rs` goes through.
 #[test]
 fn check_dies_while_it_submits_a_job_to_this_host() {
+    let mut lab = Lab::new();
+    lab.use_script("#!/bin/bash\necho run >> \"$HPC_TRAINER_HOME/runs\"; sleep 0.1; exit 3\n");
     let run = |at: usize| {
-        let mut lab = Lab::new();
-        lab.use_script("#!/bin/bash\necho run >> \"$HPC_TRAINER_HOME/runs\"; sleep 0.3; exit 3\n");
         let id = lab.desk.vhost.publish_job(&job());
         let killed = dying(lab.check(), at, &log_of(&lab.desk));
         let names = points(&log_of(&lab.desk));
         assert_eq!(killed.code().is_none(), at > 0, "{killed}");
         lab.wait_until_answered_after_crash(&id);
-        let runs = fs::read_to_string(lab.desk.site.path().join("runs")).unwrap_or_default();
+        let runs = lab.desk.site.path().join("runs");
+        let runs = (fs::read_to_string(&runs).unwrap_or_default(), fs::remove_file(runs)).0;
         let what = names.last().cloned().unwrap_or_default();
         assert_eq!(runs, "run\n", "one training after a crash at point {at}, {what}");
         assert_eq!(lab.numbers(&id).len(), 1, "one job after a crash at point {at}, {what}");
@@ -445,15 +479,19 @@ fn check_dies_while_it_submits_a_job_to_this_host() {
         names
     };
     let names = run(0);
-    for point in
-        ["before the local submission", "after writing job.json", "before the local supervisor"]
-    {
-        assert!(names.iter().any(|name| name == point), "{point} is not in {names:?}");
-    }
-    for at in 1..=names.len() {
+    let number = |point: &str| {
+        let found = names.iter().position(|name| name == point);
+        found.unwrap_or_else(|| panic!("{point} is not in {names:?}")) + 1
+    };
+    let first = number("before the local submission");
+    let last = number("after the local submission");
+    assert!(first < number("before the local supervisor") && first + 3 < last, "{names:?}");
+    // One more on either side: the record's own.
+    for at in first - 1..=last + 1 {
         run(at);
     }
-    eprintln!("check on a host: {} points, 0 lost, 0 doubled: {names:?}", names.len());
+    let points = &names[first - 2..=last];
+    eprintln!("check on a host: {} points, 0 lost, 0 doubled: {points:?}", points.len());
 }
 
 impl Lab {
@@ -466,6 +504,37 @@ impl Lab {
             done.exists().then_some(())
         });
     }
+}
+
+/// A look into a job that runs, and how far it is.
+#[test]
+fn a_job_that_runs_is_looked_into() {
+    let mut lab = Lab::new();
+    let (id, number) = lab.submit(
+        "echo '{\"restart_count\":0,\"layer\":\"Model 0\",\"layer_number\":1,\"layers\":1,\
+         \"epoch\":2,\"epochs\":3,\"step\":0,\"steps\":9,\
+         \"updated_at\":\"2026-01-01T00:00:00Z\"}' > \"${1%/*}/progress.json\"\n\
+         until [ -e \"$HPC_TRAINER_HOME/go\" ]; do sleep 0.1; done; exit 3",
+        &job(),
+    );
+    lab.wait_for_file(number, "run.json");
+    let inside = ["sh", "-c", "echo job $SLURM_JOB_ID, $SLURM_CPUS_PER_TASK cores"];
+    let shown = lab.check().args(["shell", &id]).args(inside).run().success();
+    assert_eq!(shown.stdout, format!("job {number}, 1 cores\n"), "{shown}");
+    let attached = lab.check().args(["attach", &id]).start();
+    support::wait_for("the progress", SECONDS(20), || {
+        lab.desk.directory(&id).join("progress.json").exists().then_some(())
+    });
+    std::thread::sleep(SECONDS(1));
+    fs::write(lab.desk.site.path().join("go"), "").unwrap();
+    lab.wait_for_end(number);
+    lab.desk.error_reply(&id);
+    lab.wait_until_answered(&id);
+    let shown = attached.wait().success();
+    assert!(shown.stdout.contains("Model 0 (1/1), epoch 2/3\n"), "{shown}");
+    assert!(shown.stderr.contains("is answered"), "{shown}");
+    let refused = lab.check().args(["shell", &id]).args(inside).run();
+    support::program::expect(&refused, 2, &["does not run", "check status"]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use support::SECONDS;
+use support::asker::Asker;
 use support::broker::JOBS;
 use support::desk::{Desk, job};
 use support::program::{Program, Running};
@@ -22,9 +23,14 @@ use support::services::Services;
 const LONG: &str = "3600";
 
 fn desk(services: Services) -> Desk {
+    let desk = desk_without_queues(services);
+    desk.vhost.declare_queues();
+    desk
+}
+
+fn desk_without_queues(services: Services) -> Desk {
     let mut desk = Desk::on(services, Some("exit 3"), Rodan::start());
     desk.site.set("SCHEDULER", "local").set("WATCHER", "0").set("SITE_SLURM_BIN", "no-slurm");
-    desk.vhost.declare_queues();
     desk
 }
 
@@ -170,6 +176,49 @@ fn a_message_that_can_not_be_taken_is_not_held() {
     }
     std::fs::write(desk.site.path().join("go"), "").unwrap();
     wait_until_taken(&desk, &second);
+    ends_well(running);
+}
+
+/// A request of an asker wakes it too, and is read at once.
+#[test]
+fn a_request_to_cancel_is_read_at_once() {
+    let mut desk = desk_without_queues(Services::shared());
+    // The job's end is told at once too.
+    desk.site.set("WATCHER", "1");
+    desk.use_script("#!/bin/bash\nexec sleep 300\n");
+    let asker = Asker::ask(&desk.vhost, &job());
+    // The queue of requests is there before anybody waits for one.
+    asker.request("no request");
+    let (systemd, socket) = Systemd::listen(&desk);
+    let running = stay(&desk, LONG).env("NOTIFY_SOCKET", &socket).start();
+    systemd.wait_for("READY=1");
+    wait_until_taken(&desk, &asker.id);
+    asker.cancel();
+    let heard = asker.wait_for_end(SECONDS(60));
+    heard.assert_sound();
+    assert_eq!(heard.end()["cause"], "cancelled", "{}", heard.end());
+    ends_well(running);
+}
+
+/// Each delivery counts in a quorum queue, and the message is dropped after its limit: one that
+/// waits in the queue, or is taken, is handed out once.
+#[test]
+fn a_job_in_a_quorum_queue_is_handed_out_once() {
+    let desk = desk_without_queues(Services::shared());
+    desk.vhost.declare_quorum(JOBS);
+    let (systemd, socket) = Systemd::listen(&desk);
+    let running = stay(&desk, "1").env("NOTIFY_SOCKET", &socket).start();
+    systemd.wait_for("READY=1");
+    for id in ["q-1", "q-2"] {
+        let properties = lapin::BasicProperties::default()
+            .with_correlation_id(id.into())
+            .with_reply_to("hpc-results".into());
+        desk.vhost.publish_to(JOBS, job().to_string().as_bytes(), properties);
+        wait_until_taken(&desk, id);
+    }
+    // Some passes without a message, with a consumer that waits.
+    std::thread::sleep(SECONDS(3));
+    assert_eq!(desk.vhost.waiting(JOBS), Some(0));
     ends_well(running);
 }
 
