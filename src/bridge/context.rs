@@ -262,7 +262,7 @@ impl<'a> Pass<'a> {
             slurm_id: job.slurm_id,
             asked: job.resources.as_ref(),
             operator: self.operator(),
-            job_word: self.job_word(),
+            scheduler: self.config.site.scheduler,
         };
         let (cause, sentence) = sentences::of_verdict(&verdict, about);
         self.remember(code_of(cause));

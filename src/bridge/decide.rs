@@ -435,12 +435,8 @@ pub(crate) fn ends(info: &JobInfo, check: impl Fn(&str)) {
         email: None,
     };
     for asked in [None, Some(&asked)] {
-        let about = About {
-            slurm_id: Some(info.id),
-            asked,
-            operator: OPERATOR,
-            job_word: Kind::Slurm.job_word(),
-        };
+        let about =
+            About { slurm_id: Some(info.id), asked, operator: OPERATOR, scheduler: Kind::Slurm };
         check(&of_verdict(&ended(info, asked, &Found::default()), about).1);
         check(&of_verdict(&not_started(info.reason.clone(), None), about).1);
     }

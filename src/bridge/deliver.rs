@@ -103,7 +103,7 @@ impl Pass<'_> {
             slurm_id: job.slurm_id,
             asked: job.resources.as_ref(),
             operator: self.operator(),
-            job_word: self.job_word(),
+            scheduler: self.config.site.scheduler,
         };
         let (cause, sentence) = of_verdict(&verdict, about);
         tracing::error!(job = %job.job_id, "{sentence}");

@@ -27,13 +27,14 @@ impl Pass<'_> {
             return;
         }
         if let Err(error) = self.scheduler.tend() {
-            tracing::error!("{error}; the jobs that are with it stay as they are");
+            tracing::error!("{error}; the jobs of this host stay as they are");
             return self.remember(ExitCode::Slurm);
         }
         match known(&self.scheduler, &jobs).await {
             Ok(known) => self.view = View::new(&jobs, known),
             Err(error) => {
-                tracing::error!("{error}; the jobs that are with Slurm stay as they are");
+                let place = self.config.site.scheduler.place();
+                tracing::error!("{error}; the jobs that are {place} stay as they are");
                 return self.remember(ExitCode::Slurm);
             }
         }
@@ -44,7 +45,8 @@ impl Pass<'_> {
                 tracing::warn!(
                     job = %job.job_id,
                     slurm_job = %info.id,
-                    "Slurm says an unknown state of it: {}",
+                    "{} says an unknown state of it: {}",
+                    self.config.site.scheduler.subject(),
                     info.state
                 );
             }

@@ -25,8 +25,9 @@ impl Pass<'_> {
                 self.remember(ExitCode::Slurm);
             }
             Intake::Waiting(waiting) => {
+                let who = self.config.site.scheduler.subject();
                 tracing::info!(
-                    "no new jobs are taken before Slurm has taken the {waiting} that are waiting"
+                    "no new jobs are taken before {who} has taken the {waiting} that are waiting"
                 )
             }
             Intake::Full(open) => {

@@ -79,7 +79,7 @@ pub async fn doctor(
     if let Some(node) = options.on_node {
         if refused {
             let mut skipped = Rows::new("compute node");
-            skipped.skip("job", "Slurm would refuse it, see above");
+            skipped.skip("job", "it would be refused, see above");
             rows.extend(skipped.done());
         } else {
             let (more, how) =

@@ -73,7 +73,7 @@ pub(super) async fn deliver(
             slurm_id: None,
             asked: None,
             operator: &config.operator,
-            job_word: config.scheduler.job_word(),
+            scheduler: config.scheduler,
         };
         let (cause, sentence) = of_verdict(&verdict, about);
         error!("{sentence}");

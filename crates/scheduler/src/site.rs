@@ -31,6 +31,22 @@ impl Kind {
             Self::Local { .. } => "job",
         }
     }
+
+    /// Who is asked about jobs, as the subject of a sentence.
+    pub fn subject(self) -> &'static str {
+        match self {
+            Self::Slurm => "Slurm",
+            Self::Local { .. } => "the queue of this host",
+        }
+    }
+
+    /// Where a job is that was submitted, after "it is".
+    pub fn place(self) -> &'static str {
+        match self {
+            Self::Slurm => "with Slurm",
+            Self::Local { .. } => "in the queue of this host",
+        }
+    }
 }
 
 /// What the site wants: directories and Slurm options.

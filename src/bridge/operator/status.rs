@@ -290,7 +290,7 @@ impl JobStatus {
             slurm_id: record.slurm_id,
             asked: record.resources.as_ref(),
             operator: &site.operator,
-            job_word: site.scheduler.job_word(),
+            scheduler: site.scheduler,
         };
         let verdict = record.verdict.as_ref().filter(|_| is_with_slurm(&record));
         let being_cancelled = verdict.map(|verdict| of_verdict(verdict, about).1);

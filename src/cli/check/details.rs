@@ -90,7 +90,7 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
     );
     lines.add_some("unknown since", record.missing_since.map(at));
     lines.add_some(
-        "Slurm",
+        if found.is_local { "queue" } else { "Slurm" },
         found.slurm_error.as_ref().map(|error| format!("does not answer: {error}")),
     );
     if let Some(note) = &job.progress {

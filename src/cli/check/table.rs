@@ -36,8 +36,9 @@ pub(super) fn render(status: &Status, now: Timestamp) -> String {
         wrapped(&mut text, &format!("Jobs run on this host, at most {most} at a time."));
     }
     if let Some(error) = &status.slurm_error {
+        let who = if status.local_jobs.is_some() { "The queue of this host" } else { "Slurm" };
         let sentence =
-            format!("Slurm does not answer ({error}). States are those of the last pass of check.");
+            format!("{who} does not answer ({error}). States are those of the last pass of check.");
         wrapped(&mut text, &sentence);
     }
     if let Some(pause) = &status.paused {
