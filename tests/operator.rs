@@ -401,3 +401,14 @@ fn a_job_in_slurms_queue_has_a_place_in_it() {
     );
     desk.cluster.cancel(&busy);
 }
+
+#[test]
+fn a_shell_in_a_job_is_a_step_of_it() {
+    let desk = Desk::with_script(RUNS);
+    let id = running(&desk);
+    let inside = ["shell", &id, "sh", "-c", "echo job $SLURM_JOB_ID, step $SLURM_STEP_ID"];
+    let finished = run(&desk, &inside).success();
+    let slurm_id = desk.slurm_job(&id);
+    assert_eq!(finished.stdout, format!("job {slurm_id}, step 0\n"), "{finished}");
+    desk.cluster.cancel(&slurm_id);
+}

@@ -14,6 +14,7 @@ use super::view::is_with_slurm;
 use crate::ledger::{Cancels, Live, Progress, Record, State, Told, Verdict};
 use contract::broker::{BrokerError, TellError};
 use contract::wire::conversation::{CONTROL_QUEUE, Cancel, JobState, Message, Phase as Stage};
+use scheduler::Kind;
 use scheduler::slurm::{Phase, Place, in_words, place};
 
 /// So many requests are read in a pass: the others wait for the next.
@@ -24,6 +25,8 @@ const SILENT: Duration = Duration::from_secs(60);
 
 /// What is known of a job that its asker may be told.
 pub(super) struct Known<'a> {
+    /// What runs the jobs.
+    pub(super) scheduler: Kind,
     /// What Slurm says of it.
     pub(super) slurm: Slurm<'a>,
     /// Where it stands in Slurm's queue.
@@ -102,7 +105,8 @@ fn stage(job: &Record, known: &Known<'_>) -> Option<Stage> {
 }
 
 fn words(job: &Record, stage: Stage, known: &Known<'_>) -> String {
-    let number = job.slurm_id.map_or_else(String::new, |id| format!(" (Slurm job {id})"));
+    let word = known.scheduler.job_word();
+    let number = job.slurm_id.map_or_else(String::new, |id| format!(" ({word} {id})"));
     let reason = match known.slurm {
         Slurm::Has(info) if info.state.phase() == Phase::Waiting => {
             let reason = in_words(&info.reason).unwrap_or(&info.reason);
@@ -112,8 +116,15 @@ fn words(job: &Record, stage: Stage, known: &Known<'_>) -> String {
     };
     match stage {
         Stage::Taken => "the cluster has the job".to_owned(),
-        Stage::Submitted => format!("the training{number} was handed to Slurm"),
+        Stage::Submitted => match known.scheduler {
+            Kind::Slurm => format!("the training{number} was handed to Slurm"),
+            Kind::Local { .. } => format!("the training{number} was put into the queue"),
+        },
         Stage::Waiting => match &known.place {
+            // A host has one queue.
+            Some(Place { position, of, .. }) if known.scheduler != Kind::Slurm => {
+                format!("the training{number} is number {position} of {of} in the queue")
+            }
             Some(Place { position, of, partition, .. }) => {
                 format!(
                     "the training{number} is number {position} of {of} in the queue of \
@@ -252,7 +263,7 @@ impl Pass<'_> {
         let waits =
             |job: &Record| matches!(job.state, State::Submitted { .. }) && !job.protocol.is_reply();
         let pending = if jobs.iter().any(waits) {
-            self.slurm.pending().await.unwrap_or_default()
+            self.scheduler.pending().await.unwrap_or_default()
         } else {
             Vec::new()
         };
@@ -263,7 +274,12 @@ impl Pass<'_> {
             }
             let live = self.store.files(&job.job_id).outbox().live();
             let position = job.slurm_id.and_then(|id| place(id, &pending));
-            let known = Known { slurm: self.view.of(job), place: position, live: live.as_ref() };
+            let known = Known {
+                scheduler: self.config.site.scheduler,
+                slurm: self.view.of(job),
+                place: position,
+                live: live.as_ref(),
+            };
             let news = news(job, &known, Timestamp::now());
             self.tell_state(job, news).await?;
             self.tell_progress(job, live.as_ref()).await?;
@@ -403,7 +419,7 @@ mod tests {
     }
 
     fn silent() -> Known<'static> {
-        Known { slurm: Slurm::Silent, place: None, live: None }
+        Known { scheduler: Kind::Slurm, slurm: Slurm::Silent, place: None, live: None }
     }
 
     #[track_caller]
@@ -444,7 +460,7 @@ mod tests {
         let info = info("PENDING", "Priority");
         let place = |position| Place { position, of: 9, partition: "gpu".into(), start: None };
         let waits =
-            |position| Known { slurm: Slurm::Has(&info), place: Some(place(position)), live: None };
+            |position| Known { slurm: Slurm::Has(&info), place: Some(place(position)), ..silent() };
         let waiting = state(news(&job, &waits(3), at(80)));
         assert_eq!(
             (waiting.state, waiting.at, waiting.queue_position),
@@ -458,6 +474,24 @@ mod tests {
         tell(&mut job, &waiting);
         assert_eq!(news(&job, &waits(3), at(90)), News::Nothing, "only the time has changed");
         assert_eq!(state(news(&job, &waits(2), at(99))).queue_position, Some(2));
+    }
+
+    /// Whoever asks has no interest in a scheduler that is not there.
+    #[test]
+    fn nobody_hears_of_slurm_where_a_host_runs_the_jobs() {
+        let local = || Known { scheduler: Kind::Local { jobs: 1 }, ..silent() };
+        let (info, place) = (
+            info("PENDING", "Priority"),
+            Place { position: 2, of: 3, partition: "this host".into(), start: None },
+        );
+        let waits = Known { slurm: Slurm::Has(&info), place: Some(place), ..local() };
+        for (events, known, words) in [
+            (submitted(), local(), "the training (job 17) was put into the queue"),
+            (submitted(), waits, "the training (job 17) is number 2 of 3 in the queue"),
+            (running(), local(), "the training (job 17) runs"),
+        ] {
+            assert_eq!(state(news(&job(&events), &known, at(9))).detail, words);
+        }
     }
 
     #[test]
@@ -474,7 +508,7 @@ mod tests {
             progress_at: None,
         };
         let (told, untold) = (live(true), live(false));
-        let known = |live| Known { slurm: Slurm::Silent, place: None, live: Some(live) };
+        let known = |live| Known { live: Some(live), ..silent() };
         assert_eq!(news(&job, &known(&told), at(9)), News::ByTrainer(words.clone()));
         assert_eq!(news(&job, &known(&untold), at(9)), News::State(words.clone()));
         tell(&mut job, &words);
@@ -495,7 +529,7 @@ mod tests {
         tell(&mut job, &runs);
         job.apply(Event::Requeued, at(10)).unwrap();
         let info = info("PENDING", "BeginTime");
-        let known = Known { slurm: Slurm::Has(&info), place: None, live: None };
+        let known = Known { slurm: Slurm::Has(&info), ..silent() };
         let requeued = state(news(&job, &known, at(11)));
         assert_eq!((requeued.state, requeued.at), (Stage::Requeued, at(10)));
         tell(&mut job, &requeued);

@@ -11,8 +11,8 @@ use crate::ledger::{Breaker, Doubt, Outcome, Record, State, Verdict};
 use contract::broker::{BrokerError, PublishError};
 use domain::ResourceSettings;
 use domain::SlurmJobId;
-use scheduler::SiteConfig;
 use scheduler::slurm::{JobInfo, JobState, Phase, SubmitError};
+use scheduler::{Kind, SiteConfig};
 
 /// Slurm calls a job completed a little before a shared filesystem shows the reply that it has
 /// left.
@@ -74,7 +74,8 @@ impl Rules {
             max_pending: site.max_pending,
             give_up: site.give_up,
             requeue: site.requeue,
-            watcher: site.watcher,
+            // On this host the process that looks after a job answers for it.
+            watcher: site.watcher && site.scheduler == Kind::Slurm,
             insists: false,
         }
     }
@@ -434,7 +435,8 @@ pub(crate) fn ends(info: &JobInfo, check: impl Fn(&str)) {
         email: None,
     };
     for asked in [None, Some(&asked)] {
-        let about = About { slurm_id: Some(info.id), asked, operator: OPERATOR };
+        let about =
+            About { slurm_id: Some(info.id), asked, operator: OPERATOR, scheduler: Kind::Slurm };
         check(&of_verdict(&ended(info, asked, &Found::default()), about).1);
         check(&of_verdict(&not_started(info.reason.clone(), None), about).1);
     }

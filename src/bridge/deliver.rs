@@ -103,6 +103,7 @@ impl Pass<'_> {
             slurm_id: job.slurm_id,
             asked: job.resources.as_ref(),
             operator: self.operator(),
+            scheduler: self.config.site.scheduler,
         };
         let (cause, sentence) = of_verdict(&verdict, about);
         tracing::error!(job = %job.job_id, "{sentence}");

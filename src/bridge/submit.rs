@@ -51,11 +51,11 @@ impl Pass<'_> {
         }
         let request =
             requests::training(&self.config.site, &job.job_id.slurm_name(), &resources, &path);
-        tracing::debug!(job = %job.job_id, "{}", request.command_line());
+        tracing::debug!(job = %job.job_id, "{}", self.scheduler.shown(&request));
         self.beat()?;
         self.apply(job, Event::SubmitStarted)?;
         self.view.forget(job);
-        match self.slurm.submit(&request).await {
+        match self.scheduler.submit(&request).await {
             Ok(slurm_id) => self.accepted(job, slurm_id, &resources).await,
             Err(error) => self.untaken(job, &error).await,
         }
@@ -71,7 +71,8 @@ impl Pass<'_> {
         self.accepted = true;
         self.apply(job, Event::Accepted(slurm_id))?;
         let ResourceSettings { cpus, memory_mb, walltime, .. } = resources;
-        let detail = format!("Slurm job {slurm_id} ({cpus} CPUs, {memory_mb} MB, {walltime})");
+        let word = self.job_word();
+        let detail = format!("{word} {slurm_id} ({cpus} CPUs, {memory_mb} MB, {walltime})");
         self.tell(job, "submitted", &detail);
         self.submission_worked()?;
         self.watch(job, slurm_id).await?;
@@ -85,7 +86,7 @@ impl Pass<'_> {
         error: &SubmitError,
     ) -> Result<ControlFlow<()>, BridgeError> {
         let is_unclear = matches!(error, SubmitError::Unclear(_));
-        let controller_answers = is_unclear && (self.accepted || self.slurm.answers().await);
+        let controller_answers = is_unclear && (self.accepted || self.scheduler.answers().await);
         let untaken = judge(error, job.doubt.as_ref(), controller_answers, Timestamp::now());
         let why = error.to_string();
         (job.limited, job.doubt) = (untaken == Untaken::NoRoom, None);
@@ -130,7 +131,7 @@ impl Pass<'_> {
         let request = requests::watcher(&self.config.site, &job.job_id, slurm_id, memory_mb);
         let watcher = match known {
             Some(known) => Ok(known),
-            None => self.slurm.submit(&request).await,
+            None => self.scheduler.submit(&request).await,
         };
         match watcher {
             Ok(watcher) => {

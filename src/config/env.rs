@@ -214,6 +214,13 @@ variables! {
              collector reads. \
              Everybody may read the file; it holds numbers only (docs/monitoring.md).";
     }
+    "What runs the jobs", "" {
+        SCHEDULER: Text(), or("slurm"), "", "what runs the jobs: slurm, or local for this host",
+            "With local the jobs run on the host of check (docs/lab-host.md).";
+        LOCAL_JOBS: Number(1, 1024), or("1"), "",
+            "how many jobs may run at a time with SCHEDULER=local",
+            "The others wait, the oldest first. Each gets a GPU of its own, where there are any.";
+    }
     "Slurm at this site", "" {
         SITE_ACCOUNT: Word(), MAY, "def-professor", "the Slurm account that jobs are charged \
             to", "";

@@ -14,7 +14,7 @@ use base::secret::Secret;
 use base::text::acts_on_terminal;
 use contract::broker::BrokerConfig;
 use domain::{SiteChoice, SiteLimits, Walltime};
-use scheduler::{GresTable, SiteConfig};
+use scheduler::{GresTable, Kind, SiteConfig, local};
 
 /// How long the name of the operator may be, in characters.
 const MOST_OF_OPERATOR: usize = 200;
@@ -217,6 +217,17 @@ impl Reader {
         operator.unwrap_or_default()
     }
 
+    /// What runs the jobs.
+    fn scheduler(&mut self) -> Kind {
+        let jobs = u32::try_from(self.number(&var::LOCAL_JOBS)).unwrap_or(1);
+        let kind = self.text(&var::SCHEDULER, |text| match text {
+            "slurm" => Ok(Kind::Slurm),
+            "local" => Ok(Kind::Local { jobs }),
+            _ => Err("must be slurm or local"),
+        });
+        kind.unwrap_or_default()
+    }
+
     /// The directory of Slurm's commands, and how long one may take.
     fn slurm(&mut self) -> (Option<PathBuf>, Duration) {
         (self.path(&var::SITE_SLURM_BIN), self.seconds(&var::SLURM_TIMEOUT_SECONDS))
@@ -262,10 +273,19 @@ impl Reader {
         // All variables that are read this way have a default.
         let path = |reader: &Self, place| reader.path(place).unwrap_or_else(|| home.to_path_buf());
         let (slurm_bin, slurm_timeout) = self.slurm();
-        let gres = self.word(&var::SITE_GRES).filter(|g| g != "none");
+        let scheduler = self.scheduler();
+        // A host without a GPU gives none, whatever is asked for.
+        let has_gpu = || scheduler == Kind::Slurm || !local::gpus().is_empty();
+        let gres = self.word(&var::SITE_GRES).filter(|g| g != "none" && has_gpu());
         let gres_table = self.text(&var::SITE_GRES_TABLE, GresTable::from_str).unwrap_or_default();
         let limits = self.limits();
+        let mut choice = self.choice(limits, gres.is_some());
+        if scheduler != Kind::Slurm {
+            // A job that names nothing is not to be refused for what this host does not have.
+            choice.cpus = choice.cpus.min(u32::try_from(local::cpus()).unwrap_or(u32::MAX));
+        }
         SiteConfig {
+            scheduler,
             spool: spool.map_or_else(|| path(self, &var::SPOOL_DIR), Path::to_path_buf),
             logs: path(self, &var::LOG_DIR),
             metrics_file: self.metrics_file(home),
@@ -274,7 +294,7 @@ impl Reader {
             partition: self.word(&var::SITE_PARTITION),
             qos: self.word(&var::SITE_QOS),
             constraint: self.word(&var::SITE_CONSTRAINT),
-            choice: self.choice(limits, gres.is_some()),
+            choice,
             gres,
             gres_table,
             signal_seconds: self.number(&var::SITE_SIGNAL_SECONDS),
@@ -407,6 +427,8 @@ impl TrainerConfig {
         let requeue = reader.flag(&var::REQUEUE);
         let trainer = reader.trainer_only();
         let (slurm_bin, slurm_timeout) = reader.slurm();
+        let scheduler = reader.scheduler();
+        let spool = reader.path(&var::SPOOL_DIR).unwrap_or_else(|| reader.home.clone());
         let operator = reader.operator();
         match (broker, rodan) {
             (Some(broker), Some(rodan)) if reader.problems.is_empty() => Ok(Self {
@@ -420,6 +442,8 @@ impl TrainerConfig {
                 max_requeues: trainer.max_requeues,
                 checkpoint_every: trainer.checkpoint_every,
                 tensorboard,
+                scheduler,
+                spool,
                 slurm_bin,
                 slurm_timeout,
                 operator,
@@ -474,6 +498,19 @@ mod tests {
         );
         let shown = format!("{config:?}");
         assert!(!shown.contains("s3$cret") && !shown.contains("pass word"), "{shown}");
+    }
+
+    #[test]
+    fn jobs_run_on_slurm_unless_this_host_is_named() {
+        let kind = |environment: &[(&str, &str)]| load(SIX, environment).map(|c| c.site.scheduler);
+        assert_eq!(kind(&[]).unwrap(), Kind::Slurm);
+        assert_eq!(kind(&[("SCHEDULER", "slurm"), ("LOCAL_JOBS", "3")]).unwrap(), Kind::Slurm);
+        assert_eq!(kind(&[("SCHEDULER", "local")]).unwrap(), Kind::Local { jobs: 1 });
+        let two = [("SCHEDULER", "local"), ("LOCAL_JOBS", "2")];
+        assert_eq!(kind(&two).unwrap(), Kind::Local { jobs: 2 });
+        let error = kind(&[("SCHEDULER", "pbs")]).unwrap_err().to_string();
+        assert!(error.contains("SCHEDULER must be slurm or local"), "{error}");
+        assert!(kind(&[("LOCAL_JOBS", "0")]).is_err());
     }
 
     #[test]

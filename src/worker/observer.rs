@@ -224,7 +224,7 @@ impl JobObserver for Watch {
         let received = self.signals.received();
         if self.told.replace(received) != received {
             match received {
-                Some(Signal::Warned) => info!("SIGUSR1: Slurm warns that the time is nearly up"),
+                Some(Signal::Warned) => info!("SIGUSR1: the time is nearly up"),
                 Some(Signal::Ended) => info!("SIGTERM or SIGINT: the job is to end"),
                 None => {}
             }

@@ -18,8 +18,8 @@ use base::files::read_own;
 use contract::wire::Answer;
 use domain::JobId;
 use domain::SlurmJobId;
-use scheduler::requests;
 use scheduler::slurm::{JobInfo, Node, Pending, Phase, fitting, in_words, place};
+use scheduler::{Kind, SiteConfig, requests};
 
 /// A note that is older says nothing about the end: it may be of a run before the job came back.
 const FRESH: Duration = Duration::from_secs(600);
@@ -39,6 +39,9 @@ pub struct Status {
     pub lock: Option<HeldBy>,
     /// What lies among the open jobs and can't be read as one: its name, and why.
     pub unreadable: Vec<(JobId, String)>,
+    /// How many jobs of this host may run at a time, where it runs them itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_jobs: Option<u32>,
     /// The spool's directory, where it is not there (yet): the first pass makes it.
     pub absent_spool: Option<PathBuf>,
 }
@@ -127,6 +130,9 @@ pub struct Details {
     pub job: JobStatus,
     /// What squeue said instead of an answer.
     pub slurm_error: Option<String>,
+    /// True where jobs run on this host and not on Slurm.
+    #[serde(skip)]
+    pub is_local: bool,
     /// The settings of the message.
     pub settings: Map<String, Value>,
     /// What the error reply says, until it is delivered.
@@ -171,13 +177,24 @@ pub async fn status(config: &Config, all: bool) -> Result<Status, StoreError> {
         failures: breaker.failures,
         last: breaker.last.clone(),
     });
-    let operator = &config.site.operator;
     let new = |job: Seen| {
-        JobStatus::new(&job, &names, &queue, now, operator).placed(&job, &pending, &nodes)
+        JobStatus::new(&job, &names, &queue, now, &config.site).placed(&job, &pending, &nodes)
     };
     let jobs = seen.into_iter().map(new).collect();
+    let local_jobs = match config.site.scheduler {
+        Kind::Local { jobs } => Some(jobs),
+        Kind::Slurm => None,
+    };
     let absent_spool = Some(&config.site.spool).filter(|spool| !spool.exists()).cloned();
-    Ok(Status { jobs, slurm_error, paused, lock: store.held_by(), unreadable, absent_spool })
+    Ok(Status {
+        jobs,
+        slurm_error,
+        paused,
+        lock: store.held_by(),
+        unreadable,
+        local_jobs,
+        absent_spool,
+    })
 }
 
 /// One job, named by the beginning of its id.
@@ -204,14 +221,9 @@ pub async fn details(config: &Config, text: &str) -> Result<Details, FindError> 
         logs: logs.into_iter().map(|log| log.path).collect(),
         log_directory,
         slurm_error,
-        job: JobStatus::new(
-            &seen,
-            &[open, done].concat(),
-            &queue,
-            Timestamp::now(),
-            &config.site.operator,
-        )
-        .placed(&seen, &pending, &nodes),
+        is_local: config.site.scheduler != Kind::Slurm,
+        job: JobStatus::new(&seen, &[open, done].concat(), &queue, Timestamp::now(), &config.site)
+            .placed(&seen, &pending, &nodes),
     })
 }
 
@@ -234,7 +246,7 @@ async fn ask(config: &Config, jobs: &[Seen]) -> Asked {
     if !jobs.iter().any(is_with_slurm) {
         return Asked::default();
     }
-    let slurm = requests::commands(&config.site);
+    let slurm = requests::scheduler(&config.site);
     let queue = match slurm.queue().await {
         Ok(queue) => queue,
         Err(error) => return Asked { error: Some(error.to_string()), ..Asked::default() },
@@ -261,7 +273,7 @@ impl JobStatus {
         names: &[JobId],
         queue: &[JobInfo],
         now: Timestamp,
-        operator: &str,
+        site: &SiteConfig,
     ) -> Self {
         let record = seen.record.clone();
         let in_slurm = |name: &str, id: Option<SlurmJobId>| {
@@ -274,7 +286,12 @@ impl JobStatus {
         let expected_end = info
             .zip(progress.as_ref())
             .and_then(|(info, progress)| expected_end(info, progress, now));
-        let about = About { slurm_id: record.slurm_id, asked: record.resources.as_ref(), operator };
+        let about = About {
+            slurm_id: record.slurm_id,
+            asked: record.resources.as_ref(),
+            operator: &site.operator,
+            scheduler: site.scheduler,
+        };
         let verdict = record.verdict.as_ref().filter(|_| is_with_slurm(&record));
         let being_cancelled = verdict.map(|verdict| of_verdict(verdict, about).1);
         Self {

@@ -80,7 +80,8 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
     lines.add("taken", at(record.received_at));
     lines.add("state since", at(record.changed_at));
     let number = record.slurm_id.map(|id| id.to_string());
-    lines.add_some("Slurm job", number.map(|id| format!("{id}{}", in_slurm(job.slurm.as_ref()))));
+    let word = if found.is_local { "number" } else { "Slurm job" };
+    lines.add_some(word, number.map(|id| format!("{id}{}", in_slurm(job.slurm.as_ref()))));
     lines.add_some("asks for", record.asked.as_ref().map(asked));
     let watcher = record.watcher.map(|id| id.to_string());
     lines.add_some(
@@ -89,7 +90,7 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
     );
     lines.add_some("unknown since", record.missing_since.map(at));
     lines.add_some(
-        "Slurm",
+        if found.is_local { "queue" } else { "Slurm" },
         found.slurm_error.as_ref().map(|error| format!("does not answer: {error}")),
     );
     if let Some(note) = &job.progress {

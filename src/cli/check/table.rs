@@ -32,9 +32,14 @@ pub(super) fn render(status: &Status, now: Timestamp) -> String {
             format!("There is no {} yet; the first pass of check makes it.", spool.display());
         wrapped(&mut text, &sentence);
     }
+    if let Some(jobs) = status.local_jobs.filter(|_| !status.jobs.is_empty()) {
+        let most = if jobs == 1 { "one runs".to_owned() } else { format!("{jobs} run") };
+        wrapped(&mut text, &format!("Jobs run on this host, at most {most} at a time."));
+    }
     if let Some(error) = &status.slurm_error {
+        let who = if status.local_jobs.is_some() { "The queue of this host" } else { "Slurm" };
         let sentence =
-            format!("Slurm does not answer ({error}). States are those of the last pass of check.");
+            format!("{who} does not answer ({error}). States are those of the last pass of check.");
         wrapped(&mut text, &sentence);
     }
     if let Some(pause) = &status.paused {

@@ -49,6 +49,7 @@ fn status(jobs: Vec<JobStatus>) -> Status {
         paused: None,
         lock: None,
         unreadable: Vec::new(),
+        local_jobs: None,
         absent_spool: None,
     }
 }

@@ -7,6 +7,7 @@ mod hello;
 mod inspect;
 mod intake;
 mod kind;
+mod listen;
 mod publish;
 mod tell;
 
@@ -17,5 +18,6 @@ pub use hello::{Hello, hello};
 pub use inspect::QueueFacts;
 pub use intake::{JOBS_QUEUE, Taken};
 pub use kind::Looking;
+pub use listen::Wake;
 pub use publish::{DEFAULT_REPLY_QUEUE, PublishError};
 pub use tell::TellError;

@@ -18,6 +18,13 @@ pub struct Pending {
     start: Option<String>,
 }
 
+impl Pending {
+    /// A job of equal rank with all others of its partition.
+    pub(crate) fn new(id: SlurmJobId, partition: &str) -> Self {
+        Self { id, priority: 0, partitions: vec![partition.to_owned()], start: None }
+    }
+}
+
 /// What one node has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
