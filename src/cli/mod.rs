@@ -2,10 +2,10 @@
 //! maps errors to exit codes.
 
 pub mod check;
-#[cfg(feature = "gateway")]
-pub mod gateway;
 #[cfg(feature = "trainer")]
 pub mod evaluate;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 #[cfg(feature = "trainer")]
 mod gpu;
 #[cfg(feature = "trainer")]
