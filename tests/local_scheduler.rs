@@ -375,7 +375,11 @@ fn a_training_that_is_out_of_time_goes_back_into_the_queue_and_on() {
     let mut lab = Lab::new();
     lab.desk.site.set("ON_TIME_LIMIT", "requeue").set("CHECKPOINT_SECONDS", "0");
     let mut asked = job();
-    for (name, value) in [("Maximum number of training epochs", 2), ("Patience", 10_000)] {
+    for (name, value) in [
+        ("Maximum number of training epochs", 2),
+        ("Maximum number of samples per label", 50),
+        ("Patience", 10_000),
+    ] {
         asked["settings"][name] = json!(value);
     }
     let (id, number) = lab.submit_as_is(&asked);

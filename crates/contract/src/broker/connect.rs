@@ -16,7 +16,7 @@ use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
 use thiserror::Error;
 
 use super::config::BrokerConfig;
-use super::listen::Listening;
+use super::listening::Listening;
 use base::advice::Advice;
 use base::text::printable;
 

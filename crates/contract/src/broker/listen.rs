@@ -11,7 +11,6 @@
 //! come twice.
 
 use futures_util::StreamExt as _;
-use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::FieldTable;
@@ -19,18 +18,8 @@ use lapin::{Channel, Consumer};
 
 use super::connect::{Broker, BrokerError, CALL_DEADLINE, amqp_error, failed, within};
 use super::intake::JOBS_QUEUE;
+use super::listening::Listening;
 use crate::wire::conversation::CONTROL_QUEUE;
-
-/// Two channels with a consumer each.
-pub(super) struct Listening {
-    /// That of the jobs; a message that is held belongs to it.
-    pub(super) channel: Channel,
-    jobs: Consumer,
-    /// The job that has come.
-    pub(super) held: Option<Delivery>,
-    /// That of the requests, where this account may read them.
-    requests: Option<(Channel, Consumer)>,
-}
 
 /// What has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

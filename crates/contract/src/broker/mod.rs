@@ -8,6 +8,7 @@ mod inspect;
 mod intake;
 mod kind;
 mod listen;
+mod listening;
 mod publish;
 mod tell;
 
