@@ -87,7 +87,7 @@ fn memory_is_compared_with_the_networks_own() {
     let page = repository().join("examples/page");
     let options = [
         "--size",
-        "256x256",
+        "512x512",
         "--samples",
         "40,80",
         "--steps",
