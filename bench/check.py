@@ -167,7 +167,8 @@ def main():
         (commands / "count").write_text("1000\n")
         sbatch = commands / "sbatch"
         sbatch.write_text(
-            f"#!/bin/sh\nread n <{commands}/count\nn=$((n + 1))\necho $n >{commands}/count\necho $n\n"
+            f"#!/bin/sh\nread n <{commands}/count\nn=$((n + 1))\necho $n >{commands}/count\n"
+            "echo $n\n"
         )
         sbatch.chmod(0o700)
         variables = {
@@ -206,7 +207,8 @@ def main():
                 if number >= 0:
                     idle[name].append((*result, peak_memory(command, environment, folder)))
         print(
-            f"An idle pass against a broker with TLS, {options.passes} of each in turns (medians):\n"
+            f"An idle pass against a broker with TLS, {options.passes} of each in turns "
+            "(medians):\n"
         )
         print(f"{'':16}{'time':>10}{'processor':>12}{'peak memory':>14}")
         medians = {}
@@ -240,8 +242,9 @@ def main():
         (wall, busy), said = measured([*ours, "--max-jobs", str(options.jobs)], clean, folder)
         taken = said.count("submitted")
         print(
-            f"A pass that takes {taken} queued jobs, with a stub for sbatch: {wall:.2f} s ({busy:.2f} s processor, its sbatch "
-            f"with it),\n{taken / wall:.0f} jobs a second, {Rodan.logins - logins} login to Rodan"
+            f"A pass that takes {taken} queued jobs, with a stub for sbatch: {wall:.2f} s "
+            f"({busy:.2f} s processor, its sbatch with it),\n{taken / wall:.0f} jobs a second, "
+            f"{Rodan.logins - logins} login to Rodan"
         )
         sys.exit(0 if taken == options.jobs else 1)
 

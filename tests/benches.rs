@@ -5,9 +5,11 @@
 
 use crate::support;
 
+use std::fs;
 use std::path::PathBuf;
 
 use support::SECONDS;
+use support::desk::page as part_of;
 use support::program::{self, Finished, Program};
 use support::services::repository;
 
@@ -40,7 +42,11 @@ fn figures(finished: &Finished, row: &str) -> Vec<f64> {
 fn a_job_is_taken_apart() {
     let programs = programs();
     let (rodan, trainer) = (programs.join("examples/stand_in_rodan"), programs.join("run_trainer"));
-    let page = repository().join("examples/page");
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().to_owned();
+    for name in ["image.png", "background.png", "regions.png", "layer_0.png", "layer_1.png"] {
+        fs::write(page.join(name), part_of(name)).unwrap();
+    }
     let settings = [
         "Patch height=32",
         "Patch width=32",
@@ -81,7 +87,7 @@ fn memory_is_compared_with_the_networks_own() {
     let page = repository().join("examples/page");
     let options = [
         "--size",
-        "512x512",
+        "256x256",
         "--samples",
         "40,80",
         "--steps",
@@ -104,4 +110,21 @@ fn memory_is_compared_with_the_networks_own() {
     assert!(before.len() >= 4 && after.len() >= 4, "{finished}");
     // First the number of drawn samples, then the steps after which the run was stopped.
     assert!(after[0] > 16.0 && (1.0..=after[0] / 16.0).contains(&after[1]), "{finished}");
+}
+
+#[test]
+fn cutting_a_page_is_timed() {
+    let trainer = programs().join("run_trainer");
+    // The classifier's windows of 64x64 follow each other by 13 pixels: a part of the page will do.
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page.png");
+    let whole = image::open(repository().join("examples/page/image.png")).unwrap();
+    whole.crop_imm(70, 40, 90, 80).save(&page).unwrap();
+    let options = ["--patch", "64", "--rounds", "1", "--without-keras", "--trainer"];
+    let paths = [page.to_str().unwrap(), trainer.to_str().unwrap()];
+    let finished =
+        bench("cut.py", paths[..1].iter().copied().chain(options).chain([paths[1]])).success();
+    for row in ["large windows", "classifier's windows"] {
+        assert!(figures(&finished, row)[0] > 0.0, "{finished}");
+    }
 }

@@ -100,10 +100,10 @@ fn what_keras_saved_is_opened() {
     script(&python, "save", folder.path());
     for name in ["keras", "masking"] {
         let model = keras::read(&folder.path().join(format!("{name}.hdf5"))).unwrap();
-        assert_eq!(model.shape, Some(PatchShape::new(32, 64).unwrap()), "{name}");
+        assert_eq!(model.shape, Some(PatchShape::new(64, 96).unwrap()), "{name}");
         let images = read_floats(&folder.path().join(format!("{name}.x.f32")));
         let expected = read_floats(&folder.path().join(format!("{name}.y.f32")));
-        let found = predict(&model.weights, &images, 32, 64);
+        let found = predict(&model.weights, &images, 64, 96);
         assert_eq!(found.len(), expected.len());
         let difference =
             found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -134,6 +134,7 @@ fn a_page_is_segmented_as_by_keras_with_models_that_keras_wrote() {
 
     let mut command = Command::new(env!("CARGO_BIN_EXE_run_trainer"));
     command.arg("--predict").arg(folder.path().join("page.png")).arg("--models").arg(&models);
+    command.args(["--windows", "classifier"]);
     let output = command.arg("--out").arg(folder.path().join("out")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let layer = image::open(folder.path().join("out/Layer 0.png")).unwrap().to_rgba8();
@@ -167,6 +168,7 @@ fn models_for_images_of_any_size_and_other_networks() {
     let predict = |set: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_run_trainer"));
         command.arg("--predict").arg(folder.path().join("page.png")).arg("--models").arg(&models);
+        command.args(["--windows", "classifier"]);
         set.iter().for_each(|setting| {
             command.args(["--set", setting]);
         });
@@ -181,7 +183,7 @@ fn models_for_images_of_any_size_and_other_networks() {
     // A model that has a size decides for all.
     put("keras.hdf5", "Model 1");
     let (code, said) = predict(&[]);
-    assert!(code == Some(0) && said.contains("windows 32x64"), "{said}");
+    assert!(code == Some(0) && said.contains("windows 64x96"), "{said}");
     put("other.hdf5", "Model 1");
     let (code, said) = predict(&[]);
     assert_eq!(code, Some(11), "{said}");

@@ -55,6 +55,10 @@ impl Desk {
         set.iter().for_each(|setting| {
             command.args(["--set", setting]);
         });
+        // The settings are about the classifier's windows.
+        if !set.is_empty() {
+            command.args(["--windows", "classifier"]);
+        }
         command
     }
 
@@ -85,7 +89,7 @@ impl Desk {
         let output = self.command(image, out, set).output().unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(11), "{error}");
-        assert!(!error.contains("windows"), "work was done before: {error}");
+        assert!(!error.contains(", windows "), "work was done before: {error}");
         let sentences: Vec<_> =
             error.lines().filter(|line| line.starts_with("run_trainer: ")).collect();
         assert_eq!(sentences.len(), 1, "{error}");
@@ -173,7 +177,7 @@ fn the_picture_is_that_of_the_training() {
         .output();
     let trained = trained.unwrap();
     assert!(trained.status.success(), "{}", String::from_utf8_lossy(&trained.stderr));
-    desk.table("image.png", &["Batch Size=3"]);
+    desk.table("image.png", &[]);
     let preview = image::open(desk.path("models").join("preview.png")).unwrap().to_rgb8();
     assert!(preview == desk.image("overlay.png").to_rgb8());
     assert!(preview != image::open(desk.path("image.png")).unwrap().to_rgb8(), "a layer was found");
@@ -185,10 +189,12 @@ fn a_jpeg_smaller_than_a_window_and_the_older_names() {
         Desk::new(&["Background Model.hdf5", "Staff Lines Model.hdf5", "Text Model.hdf5"], 64, 64);
     let page = image::open(desk.path("page.png")).unwrap().crop_imm(0, 0, 40, 30);
     page.save_with_format(desk.path("small.jpg"), ImageFormat::Jpeg).unwrap();
-    let table = desk.table("small.jpg", &["Patch height=32"]);
-    for name in ["Background", "Staff Layer", "Text"] {
-        assert!(table.contains(name), "{table}");
-        assert_eq!(desk.image(&format!("{name}.png")).dimensions(), (40, 30));
+    for set in [&[][..], &["Patch height=80", "Patch width=64", "Batch Size=2"]] {
+        let table = desk.table("small.jpg", set);
+        for name in ["Background", "Staff Layer", "Text"] {
+            assert!(table.contains(name), "{table}");
+            assert_eq!(desk.image(&format!("{name}.png")).dimensions(), (40, 30));
+        }
     }
 }
 
@@ -241,18 +247,26 @@ fn models_of_other_keras_versions_cut_the_page_as_ours_do() {
 
 #[test]
 fn what_can_not_be_used_is_named() {
-    let desk = Desk::new(&["Model 1.hdf5", "Model 2.hdf5"], 32, 32);
+    let desk = Desk::new(&["Model 1.hdf5", "Model 2.hdf5"], 64, 64);
     desk.refused("page.png", &[], &["there is no Background Model", "the surest"]);
-    desk.model("Background Model.hdf5", 3, 32, 64);
-    let sizes = ["Background Model was trained on patches of 32x64", "Model 1 on 32x32", "--set"];
-    desk.refused("page.png", &[], &sizes);
+    desk.model("Background Model.hdf5", 3, 64, 96);
+    let sizes = ["Background Model was trained on patches of 64x96", "Model 1 on 64x64", "--set"];
+    desk.refused("page.png", &["Batch Size=2"], &sizes);
+    let narrow = ["with windows of 52x48 pixels", "51 of each side", "leave out --windows"];
+    desk.refused("page.png", &["Patch height=52", "Patch width=48"], &narrow);
     desk.refused("page.png", &["Patience=3"], &["Patience", "only \"Patch height\""]);
     desk.refused("page.png", &["Patch height=33"], &["multiple of 4"]);
     desk.refused(
         "gone.png",
-        &["Patch height=32", "Patch width=32"],
+        &["Patch height=64", "Patch width=64"],
         &["gone.png", "can't be read"],
     );
+    desk.refused("gone.png", &[], &["gone.png", "can't be read"]);
+    let mut command = desk.command("page.png", &desk.path("out"), &[]);
+    let output = command.args(["--set", "Batch Size=2"]).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(11), "{error}");
+    assert!(error.contains("Batch Size") && error.contains("--windows classifier"), "{error}");
     std::fs::write(desk.path("models").join("Model 2.hdf5"), "no model").unwrap();
     desk.refused("page.png", &[], &["Model 2.hdf5: not a readable HDF5 file"]);
     std::fs::remove_file(desk.path("models").join("Model 1.hdf5")).unwrap();
@@ -263,14 +277,14 @@ fn what_can_not_be_used_is_named() {
 #[test]
 fn a_run_that_is_interrupted_leaves_no_picture() {
     let desk = Desk::new(&["Background Model.hdf5", "Model 0.hdf5"], 32, 32);
-    // Fifteen thousand windows: it is far from done when it prints its first line.
+    // Nine megapixels: far from done when the first line is out.
     GrayImage::from_pixel(3000, 3000, Luma([200])).save(desk.path("large.png")).unwrap();
     for signal in [Signal::INT, Signal::TERM] {
-        let mut command = desk.command("large.png", &desk.path("out"), &["Batch Size=1"]);
+        let mut command = desk.command("large.png", &desk.path("out"), &[]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
-        while !line.contains("windows 32x32") {
+        while !line.contains("windows 488x488") {
             line.clear();
             assert_ne!(said.read_line(&mut line).unwrap(), 0, "it ended without a word of windows");
         }
@@ -285,16 +299,20 @@ fn a_run_that_is_interrupted_leaves_no_picture() {
 
 #[test]
 fn models_may_differ_where_the_settings_decide() {
-    let desk = Desk::new(&["Background Model.hdf5"], 32, 48);
-    desk.model("Model 0.hdf5", 2, 64, 48);
-    desk.refused("page.png", &[], &["32x48", "64x48"]);
-    desk.refused("page.png", &["Patch width=48"], &["32x48", "64x48"]);
-    let output = desk.predict("page.png", &["Patch height=64"]);
+    let desk = Desk::new(&["Background Model.hdf5"], 64, 96);
+    desk.model("Model 0.hdf5", 2, 128, 96);
+    desk.refused("page.png", &["Batch Size=4"], &["64x96", "128x96"]);
+    desk.refused("page.png", &["Patch width=96"], &["64x96", "128x96"]);
+    let output = desk.predict("page.png", &["Patch height=128"]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("windows 64x48"), "{said}");
-    desk.model("Model 1.hdf5", 3, 32, 32);
+    assert!(output.status.success() && said.contains("windows 128x96"), "{said}");
+    // The large windows ask for no size.
+    let output = desk.predict("page.png", &[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("windows 196x208"), "{said}");
+    desk.model("Model 1.hdf5", 3, 64, 64);
     std::fs::remove_dir_all(desk.path("out")).unwrap();
-    desk.refused("page.png", &["Patch height=64"], &["32x48", "32x32"]);
+    desk.refused("page.png", &["Patch height=128"], &["64x96", "64x64"]);
 }
 
 #[test]

@@ -20,6 +20,8 @@ mod doctor;
 mod documents;
 mod doors;
 mod endings;
+mod evaluate;
+mod gateway;
 mod gpu;
 mod hostile;
 mod init;

@@ -331,7 +331,7 @@ impl Pass<'_> {
         let is_told = |at: Timestamp| note.updated_at.duration_since(at).unsigned_abs() < SILENT;
         let is_known = told.progress_at.is_some_and(|at| at >= note.updated_at)
             || by_trainer.is_some_and(is_told);
-        if note.layer_number == 0 || note.slurm_job_id != Some(*slurm_id) || is_known {
+        if note.standing.layer_number == 0 || note.slurm_job_id != Some(*slurm_id) || is_known {
             return Ok(());
         }
         let message = note.told().message(&job.correlation_id.0);

@@ -74,7 +74,8 @@ impl Pass<'_> {
                 None => Outcome::Models,
             }),
             started: if is_over { files.started_in() } else { None },
-            peak_memory: note.and_then(|note| Some((note.slurm_job_id?, note.peak_memory_mb?))),
+            peak_memory: note
+                .and_then(|note| Some((note.slurm_job_id?, note.standing.peak_memory_mb?))),
         }
     }
 }

@@ -222,7 +222,9 @@ async fn show(arguments: &Arguments, config: &Config) -> ExitCode {
             (ExitCode::Rejected, text)
         }
         Ok(DryRun::Job { properties, job_file, command }) if json => {
-            let job = json!({"next": "job", "properties": properties, "job_file": job_file, "command": command});
+            let job = json!({
+                "next": "job", "properties": properties, "job_file": job_file, "command": command
+            });
             (ExitCode::Success, printable_json(&job.to_string()))
         }
         Ok(DryRun::Job { properties, job_file, command }) => {

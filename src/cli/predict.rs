@@ -20,11 +20,11 @@ use domain::settings::{BATCH_SIZE, PATCH_HEIGHT, PATCH_WIDTH};
 use domain::{Layer, SettingsMap};
 use page_layers::keras::{self, Model, ReadError};
 use page_layers::{
-    NetworkError, Page, PageError, PatchShape, PatchShapeError, Picture, PictureError, Predictor,
-    Segmentation, choose_device, colour_name, draw_cutout, draw_preview,
+    Device, NetworkError, Page, PageError, PatchShape, PatchShapeError, Picture, PictureError,
+    Predictor, Segmentation, Windows, choose_device, colour_name, draw_cutout, draw_preview,
 };
 
-/// The settings that this command takes.
+/// The settings that this command takes, with the classifier's windows only.
 const SETTINGS: [&str; 3] = [PATCH_HEIGHT.name, PATCH_WIDTH.name, BATCH_SIZE.name];
 
 /// The page with all layers in colours.
@@ -37,6 +37,16 @@ const DEFAULT_SIDE: usize = 256;
 /// but hardly less time.
 const DEFAULT_BATCH: usize = 4;
 
+/// Through which windows the models look at the page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum WindowsOption {
+    /// Large ones, whatever patches the models were trained on: soonest done
+    #[default]
+    Large,
+    /// Those of Rodan's classifier, as large as the patches: to compare with what it returns
+    Classifier,
+}
+
 /// The arguments of the command line.
 #[derive(Clone, Debug)]
 pub struct PredictArgs {
@@ -48,6 +58,8 @@ pub struct PredictArgs {
     pub out: PathBuf,
     /// `NAME=VALUE` settings.
     pub set: Vec<String>,
+    /// The windows.
+    pub windows: WindowsOption,
 }
 
 /// Why a page was not cut into layers.
@@ -84,15 +96,37 @@ pub enum PredictError {
     },
     /// A setting that this command does not take.
     #[error(
-        "--set {0:?}: only \"Patch height\", \"Patch width\" and \"Batch Size\" can be set with \
-        --predict"
+        "--set {name:?}: only \"Patch height\", \"Patch width\" and \"Batch Size\" can be set with \
+        {command}"
     )]
-    Setting(String),
+    Setting {
+        /// Its name.
+        name: String,
+        /// The option that chose this command.
+        command: &'static str,
+    },
+    /// A setting of the classifier's windows with others.
+    #[error(
+        "--set {0:?}: matters for the classifier's windows only; leave it out, or say --windows classifier"
+    )]
+    SettingOfOthers(String),
+    /// Windows that have nothing but rims.
+    #[error(
+        "Rodan's classifier finds nothing with windows of {}x{} pixels: its rims take {rims} of each side; leave out --windows classifier",
+        shape.height(), shape.width(), rims = Windows::CLASSIFIER_RIMS
+    )]
+    Narrow {
+        /// Their size.
+        shape: PatchShape,
+    },
     /// The network can't have this patch size.
     #[error(transparent)]
     Patch(#[from] PatchShapeError),
     /// The page can't be used.
-    #[error("{}{source}", unnamed.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default())]
+    #[error(
+        "{}{source}",
+        unnamed.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default()
+    )]
     Page {
         /// The file, if the error does not name it by itself.
         unnamed: Option<PathBuf>,
@@ -160,41 +194,18 @@ impl PredictError {
 pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
     let started = Instant::now();
     let stop = watch_signals().map_err(PredictError::Signals)?;
-    let map = settings(&arguments.set)?;
+    let map = settings(&arguments.set, "--predict")?;
     let files = model_files(&arguments.models)?;
     let inputs = files.iter().map(|(_, path)| path).chain([&arguments.image]);
     keep_the_inputs(inputs, &outputs(&arguments.out, files.iter().map(|(layer, _)| *layer)))?;
-    let models = files
-        .iter()
-        .map(|(layer, path)| Ok((*layer, keras::read(path)?)))
-        .collect::<Result<Vec<_>, ReadError>>()?;
-    let shape = shape(&models, &map)?;
-    let batch =
-        map.get(BATCH_SIZE.name).and_then(|n| n.as_str()?.parse().ok()).unwrap_or(DEFAULT_BATCH);
+    let models = open(&files)?;
+    let windows = windows(arguments.windows, &models, &map)?;
     let page = read_page(&arguments.image)?;
     make_writable(&arguments.out)
         .map_err(|source| PredictError::Out { path: arguments.out.clone(), source })?;
 
     let (device, device_name) = choose_device();
-    let (height, width) = (shape.height(), shape.width());
-    info!(
-        "page {}x{}, windows {height}x{width}, {} models",
-        page.height(),
-        page.width(),
-        models.len()
-    );
-    let mut found = Segmentation::new(&page);
-    for (layer, model) in &models {
-        let (began, predictor) = (Instant::now(), Predictor::new(&model.weights, &device)?);
-        found.add_layer(&page, shape, batch, |images| {
-            if stop.load(Ordering::Relaxed) {
-                return Err(PredictError::Stopped);
-            }
-            Ok(predictor.predict(images, height, width)?)
-        })?;
-        info!("{}: {:.1} s", layer.model_name(), began.elapsed().as_secs_f64());
-    }
-
+    let found = cut(&page, &models, windows, &device, &|| stop.load(Ordering::Relaxed))?;
     let layers: Vec<Layer> = models.iter().map(|(layer, _)| *layer).collect();
     let table = write(&arguments.out, &page, &layers, &found, &|| stop.load(Ordering::Relaxed))?;
     let footer =
@@ -203,6 +214,39 @@ pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
         "{table}\n{footer}\nthe layers and overlay.png are in {}\n",
         arguments.out.display()
     ))
+}
+
+/// Cuts a page with the models; `stop` is asked before each of them looks through a window.
+pub(super) fn cut(
+    page: &Page,
+    models: &[(Layer, Model)],
+    windows: Windows,
+    device: &Device,
+    stop: &dyn Fn() -> bool,
+) -> Result<Segmentation, PredictError> {
+    let (height, width) = windows.sides(page);
+    info!(
+        "page {}x{}, windows {height}x{width}, {} models",
+        page.height(),
+        page.width(),
+        models.len()
+    );
+    let began = Instant::now();
+    let predictors = Predictor::of_all(models.iter().map(|(_, model)| &model.weights), device)?;
+    let see = |network: usize, images: &[f32], (height, width)| {
+        if stop() {
+            return Err(PredictError::Stopped);
+        }
+        Ok(predictors[network].predict(images, height, width)?)
+    };
+    let found = Segmentation::cut(page, windows, models.len(), see)?;
+    info!("cut in {:.3} s", began.elapsed().as_secs_f64());
+    Ok(found)
+}
+
+/// Reads the files of models.
+pub(super) fn open(files: &[(Layer, PathBuf)]) -> Result<Vec<(Layer, Model)>, ReadError> {
+    files.iter().map(|(layer, path)| Ok((*layer, keras::read(path)?))).collect()
 }
 
 /// Draws all pictures and then gives them their names, so that there is either all of them or none;
@@ -259,7 +303,7 @@ fn outputs(out: &Path, layers: impl Iterator<Item = Layer>) -> Vec<PathBuf> {
 
 /// Makes sure that no output is an input, under whatever name (including links), and that none is a
 /// folder.
-fn keep_the_inputs<'a>(
+pub(super) fn keep_the_inputs<'a>(
     inputs: impl Iterator<Item = &'a PathBuf>,
     outputs: &[PathBuf],
 ) -> Result<(), PredictError> {
@@ -289,16 +333,16 @@ fn read_page(image: &Path) -> Result<Page, PredictError> {
     })
 }
 
-fn settings(set: &[String]) -> Result<SettingsMap, PredictError> {
+pub(super) fn settings(set: &[String], command: &'static str) -> Result<SettingsMap, PredictError> {
     let map = parse_settings(set)?;
     match map.keys().find(|name| !SETTINGS.contains(&name.as_str())) {
-        Some(name) => Err(PredictError::Setting(name.clone())),
+        Some(name) => Err(PredictError::Setting { name: name.clone(), command }),
         None => Ok(map),
     }
 }
 
 /// The files of the models, the background first.
-fn model_files(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, PredictError> {
+pub(super) fn model_files(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, PredictError> {
     let mut files = find_models(folder)?;
     files.sort();
     let few = |missing| Err(PredictError::Few { folder: folder.to_owned(), missing });
@@ -309,6 +353,27 @@ fn model_files(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, PredictError> {
         return few("other model than Background Model");
     }
     Ok(files)
+}
+
+/// The windows: the large ones need nothing, the classifier's the size of the patches.
+pub(super) fn windows(
+    option: WindowsOption,
+    models: &[(Layer, Model)],
+    map: &SettingsMap,
+) -> Result<Windows, PredictError> {
+    if option == WindowsOption::Large {
+        return match map.keys().next() {
+            Some(name) => Err(PredictError::SettingOfOthers(name.clone())),
+            None => Ok(Windows::Large),
+        };
+    }
+    let shape = shape(models, map)?;
+    if shape.height().min(shape.width()) <= Windows::CLASSIFIER_RIMS {
+        return Err(PredictError::Narrow { shape });
+    }
+    let batch =
+        map.get(BATCH_SIZE.name).and_then(|n| n.as_str()?.parse().ok()).unwrap_or(DEFAULT_BATCH);
+    Ok(Windows::Classifier { shape, batch })
 }
 
 /// The patch size in the settings, otherwise the one that the models were trained on. One side may

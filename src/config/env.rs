@@ -124,7 +124,8 @@ pub struct Section {
 /// A row: `NAME: Kind(range), need, "value in the example", "purpose", "more";`.
 macro_rules! variables {
     ($($title:literal, $intro:literal {
-        $($name:ident: $kind:ident($($argument:expr),*), $need:expr, $shown:literal, $purpose:literal, $more:literal;)*
+        $($name:ident: $kind:ident($($argument:expr),*), $need:expr, $shown:literal,
+            $purpose:literal, $more:literal;)*
     })*) => {
         /// A constant for each variable.
         pub(crate) mod var {

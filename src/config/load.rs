@@ -462,9 +462,9 @@ mod tests {
     use super::*;
     use scheduler::Gres;
 
-    const SIX: &str = "export RABBITMQ_USER=tester\nRABBITMQ_PASSWORD='s3$cret#'\nRABBITMQ_HOST=rabbit\n\
-                       # a comment\nexport RODAN_USER=me@example.org\nRODAN_PASSWORD=\"pass \
-                       word\"\nRODAN_HOST=rodan\n";
+    const SIX: &str = "export RABBITMQ_USER=tester\nRABBITMQ_PASSWORD='s3$cret#'\n\
+                       RABBITMQ_HOST=rabbit\n# a comment\nexport RODAN_USER=me@example.org\n\
+                       RODAN_PASSWORD=\"pass word\"\nRODAN_HOST=rodan\n";
 
     fn file(text: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -523,7 +523,9 @@ mod tests {
 
     #[test]
     fn every_problem_is_reported_at_once_with_its_purpose() {
-        let text = "RABBITMQ_USER=u\nRABBITMQ_HOST=http://x\nRODAN_USER=\nREPLY_QUEUE_DURABLE=maybe\nSITE_ACCOUNT='--wrap x'\nGIVE_UP_HOURS=-1\nMAX_TIME=long\nMAX_CPUS=0\nMETRICS_FILE=/tmp/metrics.txt\n";
+        let text = "RABBITMQ_USER=u\nRABBITMQ_HOST=http://x\nRODAN_USER=\n\
+                    REPLY_QUEUE_DURABLE=maybe\nSITE_ACCOUNT='--wrap x'\nGIVE_UP_HOURS=-1\n\
+                    MAX_TIME=long\nMAX_CPUS=0\nMETRICS_FILE=/tmp/metrics.txt\n";
         let error = load(text, &[]).unwrap_err().to_string();
         for part in [
             "11 problems",

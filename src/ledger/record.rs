@@ -300,7 +300,9 @@ mod tests {
         /// Whatever happens in whatever order: a reply is sent only after it was spooled, an
         /// answered job stays answered, and an event that can't happen changes nothing.
         #[test]
-        fn a_job_is_answered_only_after_its_reply_is_on_disk(events in prop::collection::vec(event(), 0..40)) {
+        fn a_job_is_answered_only_after_its_reply_is_on_disk(
+            events in prop::collection::vec(event(), 0..40),
+        ) {
             let mut state = State::Received;
             let (mut spooled, mut replied) = (false, false);
             for event in events {
@@ -320,8 +322,14 @@ mod tests {
 
         #[test]
         fn every_state_survives_the_disk(events in prop::collection::vec(event(), 0..20)) {
+            let correlation_id = CorrelationId("a".into());
             let mut record = Record::new(
-                JobId::from_correlation_id(&CorrelationId("a".into())), CorrelationId("a".into()), "q".into(), b"{}", Timestamp::UNIX_EPOCH);
+                JobId::from_correlation_id(&correlation_id),
+                correlation_id,
+                "q".into(),
+                b"{}",
+                Timestamp::UNIX_EPOCH,
+            );
             for event in events {
                 let _ = record.apply(event, Timestamp::UNIX_EPOCH);
             }

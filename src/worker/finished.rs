@@ -26,9 +26,6 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// The picture is given up when the allocation has only this much time left.
 const RESERVE: Duration = Duration::from_secs(60);
 
-/// Windows that are computed together. More windows take more memory, but hardly less time.
-const MOST_WINDOWS: usize = 4;
-
 /// A training with everything that its report shows.
 pub(super) struct Finished {
     pub(super) job: TrainingJob,
@@ -101,7 +98,8 @@ impl Finished {
                         "validation_f1": validation.map(|metrics| metrics.f1),
                     })
                 });
-                serde_json::json!({ "figures": figures(layer), "history": epochs.collect::<Vec<_>>() })
+                let history: Vec<_> = epochs.collect();
+                serde_json::json!({ "figures": figures(layer), "history": history })
             })
             .collect();
         let text = serde_json::json!({
@@ -147,12 +145,17 @@ impl Finished {
             None => Ok(()),
         };
         let mut pictures = Vec::new();
-        let extent = (MOST_PICTURES, MOST_WINDOWS.min(self.settings.batch_size as usize));
-        let scores =
-            look(&self.job, &self.layers, &self.device, extent, &go_on, |_, page, found| {
+        let scores = look(
+            &self.job,
+            &self.layers,
+            &self.device,
+            MOST_PICTURES,
+            &go_on,
+            |_, page, found| {
                 pictures.push(picture(page, &layers, found)?);
                 Ok(())
-            })?;
+            },
+        )?;
         // Scores of some of the pages would be taken for those of all.
         let whole = pictures.len() == self.job.pages().len();
         Ok((pictures, if whole { scores } else { Vec::new() }))

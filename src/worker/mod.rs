@@ -330,7 +330,9 @@ impl Job<'_> {
         let downloads = downloads.map_err(JobError::Runtime)?;
         let fetched = downloads.block_on(async {
             tokio::select! {
-                fetched = downloader.fetch(&file.inputs, scratch.path()) => fetched.map_err(JobError::from),
+                fetched = downloader.fetch(&file.inputs, scratch.path()) => {
+                    fetched.map_err(JobError::from)
+                }
                 stopped = stopped(signals, managed.is_some()) => Err(stopped),
             }
         });

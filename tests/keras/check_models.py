@@ -1,17 +1,21 @@
 #!/usr/bin/env python3
 """Opens model files with the Keras that Rodan's classifier runs (TensorFlow 2.15.1).
 
-    check_models.py check PATH...   each .hdf5/.h5 file, or every one in a folder: load it with every warning
-                                    an error, evaluate and fit it; beside NAME.hdf5 may lie NAME.x.f32 (input
-                                    batch) and NAME.y.f32 (the trainer's predictions): they are compared.
-    check_models.py save FOLDER     save models of this network as Keras does: keras.hdf5 (trained, with Adam
-                                    slots), masking.hdf5 (with the successor's Masking layer), both with
-                                    NAME.x.f32 and NAME.y.f32; open.hdf5, for images of any size; and
-                                    other.hdf5, another network.
-    check_models.py segment FOLDER  page.png in the folder, segmented by the models in FOLDER/models as Rodan's
-                                    classifier does: windows that overlap by their rim, the page's border
-                                    replicated, each pixel to the surest model (in the order of the files' names).
-                                    Writes labels.u8, and gap.f32: by how much the surest was surer than the next.
+    check_models.py check PATH...   each .hdf5/.h5 file, or every one in a folder: load it with
+                                    every warning an error, evaluate and fit it; beside NAME.hdf5
+                                    may lie NAME.x.f32 (input batch) and NAME.y.f32 (the trainer's
+                                    predictions): they are compared.
+    check_models.py save FOLDER     save models of this network as Keras does: keras.hdf5 (trained,
+                                    with Adam slots), masking.hdf5 (with the successor's Masking
+                                    layer), both with NAME.x.f32 and NAME.y.f32; open.hdf5, for
+                                    images of any size; and other.hdf5, another network.
+    check_models.py segment FOLDER  page.png in the folder, segmented by the models in FOLDER/models
+                                    as Rodan's classifier does: windows of the models' size in steps
+                                    of 51 pixels less, the last moved back to the border, their
+                                    outer 25 pixels unused, the page's border replicated, each pixel
+                                    to the surest model (in the order of the files' names). Writes
+                                    labels.u8, and gap.f32: by how much the surest was surer than
+                                    the next.
 
 Raw files are little-endian float32, (N, H, W, channels). Exit status 0 only when all is right.
 """
@@ -113,9 +117,16 @@ def save(folder):
     # The second model of a session has names such as conv2d_14: only the order tells which weight
     # is which.
     for name, masking in (("keras", False), ("masking", True)):
-        model = build(32, 64, masking)
-        x = rng.random((3, 32, 64, 3), dtype=np.float32)
+        model = build(64, 96, masking)
+        x = rng.random((3, 64, 96, 3), dtype=np.float32)
+        # Where chance closes both ReLUs before the last layer, a model sees the same everywhere.
+        kernel, bias = model.layers[-2].get_weights()
+        model.layers[-2].set_weights([kernel, bias + 1.0])
         model.fit(x, (x[..., :1] > 0.5).astype(np.float32), epochs=2, verbose=0)
+        # Nor is one of them surer than the other everywhere.
+        kernel, bias = model.layers[-1].get_weights()
+        seen = model.predict(x, verbose=0)
+        model.layers[-1].set_weights([kernel, bias - np.log(seen / (1 - seen)).mean()])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras calls its own HDF5 form legacy.
             model.save(str(folder / f"{name}.hdf5"))
@@ -130,24 +141,22 @@ def save(folder):
 
 def segment(folder):
     image = tf.io.decode_png((folder / "page.png").read_bytes(), channels=3).numpy()[..., ::-1]
-    height, width = image.shape[:2]
+    padded = np.pad(image, [(25, 25), (25, 25), (0, 0)], mode="edge")
+    padded = (255.0 - padded.astype(np.float32)) / 255.0
     seen = []
     for path in sorted((folder / "models").iterdir()):
         model = load_strictly(path)
-        sides = model.input_shape[1:3]
-        rims = [min(25, side // 8) for side in sides]
-        steps = [side - 2 * rim for side, rim in zip(sides, rims)]
-        spare = [(rim, side) for rim, side in zip(rims, sides)]
-        padded = (255.0 - np.pad(image, [*spare, (0, 0)], mode="edge").astype(np.float32)) / 255.0
-        result = np.zeros((height + sides[0], width + sides[1]), np.float32)
-        for row in range(0, height, steps[0]):
-            for column in range(0, width, steps[1]):
-                window = padded[None, row : row + sides[0], column : column + sides[1]]
-                found = model.predict(window, verbose=0)[
-                    0, rims[0] : rims[0] + steps[0], rims[1] : rims[1] + steps[1], 0
-                ]
-                result[row : row + steps[0], column : column + steps[1]] = found
-        seen.append(result[:height, :width])
+        height, width = model.input_shape[1:3]
+        result = np.zeros(padded.shape[:2], np.float32)
+        for row in range(0, padded.shape[0], height - 51):
+            for column in range(0, padded.shape[1], width - 51):
+                # The last windows are moved back so that they end with the border.
+                row = min(row, padded.shape[0] - height)
+                column = min(column, padded.shape[1] - width)
+                window = padded[None, row : row + height, column : column + width]
+                found = model.predict(window, verbose=0)[0, 25:-25, 25:-25, 0]
+                result[row + 25 : row + height - 25, column + 25 : column + width - 25] = found
+        seen.append(result[25:-25, 25:-25])
     seen = np.stack(seen)
     np.argmax(seen, axis=0).astype(np.uint8).tofile(folder / "labels.u8")
     ordered = np.sort(seen, axis=0)

@@ -101,10 +101,16 @@ impl<'a> Asker<'a> {
         Heard { messages: self.vhost.leftovers(&self.queue), id: self.id.clone() }
     }
 
-    /// Waits for the end and gives everything.
+    /// Waits for the end and gives everything. The models of a job are megabytes, so the queue is
+    /// read only when it has grown.
     #[track_caller]
     pub(crate) fn wait_for_end(&self, limit: Duration) -> Heard {
+        let mut known = 0;
         super::wait_for("the end of the conversation", limit, || {
+            let waiting = self.vhost.waiting(&self.queue).unwrap_or(0);
+            if std::mem::replace(&mut known, waiting) == waiting {
+                return None;
+            }
             let heard = self.heard();
             (!heard.ends().is_empty()).then_some(heard)
         })

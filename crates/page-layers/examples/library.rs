@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use page_layers::{
     JobObserver, Layer, Page, PageInputs, Predictor, Segmentation, TrainingInputs, TrainingJob,
-    TrainingSettings, choose_device, draw_cutout,
+    TrainingSettings, Windows, choose_device, draw_cutout,
 };
 
 /// Watches nothing.
@@ -29,14 +29,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (device, _) = choose_device();
     let trained = job.train(&device, &out, &mut Quiet)?;
 
-    let (page, shape) = (Page::of_image(&other)?, job.shape());
-    let mut found = Segmentation::new(&page);
-    for layer in &trained {
-        let predictor = Predictor::new(&layer.weights, &device)?;
-        found.add_layer(&page, shape, 8, |images| {
-            predictor.predict(images, shape.height(), shape.width())
-        })?;
-    }
+    let page = Page::of_image(&other)?;
+    let predictors = Predictor::of_all(trained.iter().map(|layer| &layer.weights), &device)?;
+    let predict = |network: usize, images: &[f32], (height, width)| {
+        predictors[network].predict(images, height, width)
+    };
+    let found = Segmentation::cut(&page, Windows::Large, trained.len(), predict)?;
     for (index, layer) in trained.iter().enumerate() {
         let (pixels, picture) = draw_cutout(&file(&out, layer.layer), &page, index, &found)?;
         picture.finish()?;

@@ -6,13 +6,13 @@ use crate::fit::outcome::TrainedLayer;
 use crate::gpu::device::Device;
 use crate::job::TrainingJob;
 use crate::look::predict::Predictor;
-use crate::look::segment::Segmentation;
+use crate::look::segment::{Segmentation, Windows};
 use crate::net::error::NetworkError;
 use crate::page::page::Page;
 
 /// Predicts the first `pages` pages with the models that were trained on them, and hands each to
 /// `seen` with the number of the page, from 0. Returns how well each layer was found on all of
-/// these pages together. `go_on` is asked between any two batches of windows.
+/// these pages together. `go_on` is asked before each network looks through a window.
 ///
 /// # Errors
 ///
@@ -21,20 +21,18 @@ pub fn look<E: From<NetworkError>>(
     job: &TrainingJob,
     trained: &[TrainedLayer],
     device: &Device,
-    (pages, batch): (usize, usize),
+    pages: usize,
     go_on: &dyn Fn() -> Result<(), E>,
     mut seen: impl FnMut(usize, &Page, &Segmentation) -> Result<(), E>,
 ) -> Result<Vec<Score>, E> {
     let mut scores = vec![Score::default(); trained.len()];
+    let predictors = Predictor::of_all(trained.iter().map(|layer| &layer.weights), device)?;
     for (number, page) in job.pages().iter().enumerate().take(pages) {
-        let mut found = Segmentation::new(page);
-        for layer in trained {
-            let predictor = Predictor::new(&layer.weights, device)?;
-            found.add_layer(page, job.shape(), batch, |images| {
-                go_on()?;
-                Ok::<_, E>(predictor.predict(images, job.shape().height(), job.shape().width())?)
-            })?;
-        }
+        let see = |network: usize, images: &[f32], (height, width)| {
+            go_on()?;
+            Ok::<_, E>(predictors[network].predict(images, height, width)?)
+        };
+        let found = Segmentation::cut(page, Windows::Large, trained.len(), see)?;
         seen(number, page, &found)?;
         for (index, (score, layer)) in scores.iter_mut().zip(trained).enumerate() {
             *score += found.score(page, index, layer.layer);

@@ -351,7 +351,7 @@ fn expected_end(info: &JobInfo, progress: &Progress, now: Timestamp) -> Option<T
     let is_of_this_job =
         progress.slurm_job_id == Some(info.id) && info.state.phase() == Phase::Active;
     let is_fresh = now.duration_since(progress.updated_at).unsigned_abs() <= FRESH;
-    progress.expected_end.filter(|_| is_of_this_job && is_fresh)
+    progress.standing.expected_end.filter(|_| is_of_this_job && is_fresh)
 }
 
 fn small(path: &Path) -> Option<Vec<u8>> {
@@ -370,6 +370,7 @@ fn settings(message: &[u8]) -> Option<Map<String, Value>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use contract::wire::conversation::Standing;
     use scheduler::slurm::JobState;
 
     #[test]
@@ -388,20 +389,17 @@ mod tests {
         let progress = Progress {
             slurm_job_id: Some(SlurmJobId(17)),
             restart_count: 1,
-            layer: "Model 0".into(),
-            layer_number: 2,
-            layers: 4,
-            epoch: 2,
-            epochs: 8,
-            step: 0,
-            steps: 100,
-            loss: None,
-            accuracy: None,
-            f1: None,
+            standing: Standing {
+                layer: "Model 0".into(),
+                layer_number: 2,
+                layers: 4,
+                epoch: 2,
+                epochs: 8,
+                steps: 100,
+                expected_end: end,
+                ..Standing::default()
+            },
             updated_at: now - Duration::from_secs(10),
-            peak_memory_mb: None,
-            expected_end: end,
-            best: None,
             pace: None,
         };
         assert_eq!(expected_end(&info, &progress, now), end);
@@ -409,7 +407,7 @@ mod tests {
         assert_eq!(expected_end(&waiting, &progress, now), None);
         let other = Progress { slurm_job_id: Some(SlurmJobId(16)), ..progress.clone() };
         let old = Progress { updated_at: now - Duration::from_secs(601), ..progress.clone() };
-        let silent = Progress { expected_end: None, ..progress };
+        let silent = Progress { standing: Standing::default(), ..progress };
         for progress in [other, old, silent] {
             assert_eq!(expected_end(&info, &progress, now), None, "{progress:?}");
         }

@@ -12,6 +12,7 @@ use crate::cli::output::{Printed, complain, print};
 use crate::config::Config;
 use crate::ledger::{Progress, Store};
 use base::exit_code::ExitCode;
+use contract::wire::conversation::Standing;
 
 /// The time between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -41,9 +42,10 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
         // One that is filed away in this moment is open once more at most.
         let seen = store.see(&id).ok().flatten().filter(|seen| !seen.answered);
         let note = seen.as_ref().and_then(|seen| Progress::read(&seen.files.progress()));
-        let line = note.as_ref().map_or_else(
+        let standing = note.map(|note| note.standing);
+        let line = standing.as_ref().map_or_else(
             || "nothing is known of its training yet".to_owned(),
-            |note| if is_terminal { bar(note) } else { table::progress(note) },
+            |standing| if is_terminal { bar(standing) } else { table::progress(standing) },
         );
         if seen.is_some() && line != told {
             let text = if is_terminal { format!("\r\x1b[K{line}") } else { format!("{line}\n") };
@@ -62,18 +64,18 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
 }
 
 /// A line with a bar over the epochs of the layer.
-fn bar(note: &Progress) -> String {
-    let steps = note.steps.max(1);
-    let all = note.epochs.saturating_mul(steps);
-    let done = note.epoch.saturating_sub(1).saturating_mul(steps).saturating_add(note.step);
+fn bar(standing: &Standing) -> String {
+    let steps = standing.steps.max(1);
+    let all = standing.epochs.saturating_mul(steps);
+    let done = standing.epoch.saturating_sub(1).saturating_mul(steps).saturating_add(standing.step);
     let full = WIDTH.saturating_mul(done.min(all)).checked_div(all).unwrap_or(0).min(WIDTH);
-    let loss = note.loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
-    let f1 = note.f1.map_or_else(String::new, |f1| format!(", F1 {f1:.3}"));
+    let loss = standing.loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
+    let f1 = standing.f1.map_or_else(String::new, |f1| format!(", F1 {f1:.3}"));
     format!(
         "[{}{}] {}{loss}{f1}",
         "=".repeat(full),
         " ".repeat(WIDTH - full),
-        table::progress(note)
+        table::progress(standing)
     )
 }
 
@@ -83,25 +85,25 @@ mod tests {
 
     #[test]
     fn the_bar_grows_with_the_steps_of_a_layer() {
-        let note = |epoch, step| -> Progress {
+        let standing = |epoch, step| -> Standing {
             let text = serde_json::json!({
                 "slurm_job_id": 17, "restart_count": 0, "layer": "Model 0", "layer_number": 2,
                 "layers": 2, "epoch": epoch, "epochs": 2, "step": step, "steps": 10, "loss": 0.25,
                 "accuracy": 0.9, "f1": 0.75, "updated_at": "2026-01-01T00:00:00Z",
                 "peak_memory_mb": null, "expected_end": null
             });
-            serde_json::from_value(text).unwrap()
+            serde_json::from_value::<Progress>(text).unwrap().standing
         };
-        let places = |note: &Progress| bar(note).matches('=').count();
+        let places = |standing: &Standing| bar(standing).matches('=').count();
         let cases = [(0, 0, 0), (1, 0, 0), (1, 5, 5), (2, 0, 10), (2, 10, 20), (3, 10, 20)];
         for (epoch, step, full) in cases {
-            assert_eq!(places(&note(epoch, step)), full, "epoch {epoch}, step {step}");
+            assert_eq!(places(&standing(epoch, step)), full, "epoch {epoch}, step {step}");
         }
         assert_eq!(
-            bar(&note(2, 0)),
+            bar(&standing(2, 0)),
             "[==========          ] Model 0 (2/2), epoch 2/2, loss 0.2500, F1 0.750"
         );
-        let empty = Progress { epochs: 0, steps: 0, ..note(1, 0) };
+        let empty = Standing { epochs: 0, steps: 0, ..standing(1, 0) };
         assert_eq!(places(&empty), 0);
     }
 }

@@ -94,14 +94,18 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
         found.slurm_error.as_ref().map(|error| format!("does not answer: {error}")),
     );
     if let Some(note) = &job.progress {
-        lines.add("progress", format!("{}, step {}/{}", progress(note), note.step, note.steps));
-        lines.add_some("loss", note.loss.map(|loss| format!("{loss:.4}")));
-        lines.add_some("accuracy", note.accuracy.map(|accuracy| format!("{accuracy:.4}")));
-        lines.add_some("F1", note.f1.map(|f1| format!("{f1:.4}")));
+        let standing = &note.standing;
+        lines.add(
+            "progress",
+            format!("{}, step {}/{}", progress(standing), standing.step, standing.steps),
+        );
+        lines.add_some("loss", standing.loss.map(|loss| format!("{loss:.4}")));
+        lines.add_some("accuracy", standing.accuracy.map(|accuracy| format!("{accuracy:.4}")));
+        lines.add_some("F1", standing.f1.map(|f1| format!("{f1:.4}")));
         lines.add("noted", at(note.updated_at));
         lines
             .add_some("restarts", (note.restart_count > 0).then(|| note.restart_count.to_string()));
-        lines.add_some("peak memory", note.peak_memory_mb.map(|mb| format!("{mb} MB")));
+        lines.add_some("peak memory", standing.peak_memory_mb.map(|mb| format!("{mb} MB")));
     }
     let end = |time: Timestamp| {
         format!("{time:.0} (in {}) at the latest, at this pace", span(since(now, time)))

@@ -17,8 +17,8 @@ const IMAGES: [&str; 3] = ["image.png", "image.jpg", "image.jpeg"];
 #[derive(Debug, Error)]
 pub enum FolderError {
     /// The folder can't be listed.
-    #[error("{}: can't be read as a folder: {source}; give --local the folder of a \
-        page", path.display())]
+    #[error("{}: can't be read as a folder: {source}; give --local (or --evaluate) the \
+        folder of a page", path.display())]
     Folder {
         /// The folder.
         path: PathBuf,

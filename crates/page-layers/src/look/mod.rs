@@ -1,6 +1,7 @@
 //! What trained networks see on a page: probabilities, the choice among layers, pictures.
 
 pub(crate) mod cutout;
+pub(crate) mod evaluate;
 pub(crate) mod picture;
 pub(crate) mod predict;
 pub(crate) mod preview;

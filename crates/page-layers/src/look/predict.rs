@@ -7,7 +7,7 @@ use crate::gpu::device::Device;
 use crate::keras::Weights;
 use crate::net::error::NetworkError;
 use crate::net::network::Network;
-use crate::ops::{sigmoid, with_host};
+use crate::ops::{Buffers, sigmoid, with_host};
 
 /// A network that only predicts: no gradients, and intermediate images live only while they are
 /// needed.
@@ -26,8 +26,26 @@ impl Predictor {
     /// # Errors
     /// When the device's memory does not suffice.
     pub fn new(weights: &Weights, device: impl Into<Device>) -> Result<Self, NetworkError> {
-        let on = match device.into() {
-            Device::Cpu => On::Host(Network::new(weights)?),
+        Self::sharing(weights, device.into(), &Buffers::default())
+    }
+
+    /// One for each of the weights. On the CPU they share the memory for intermediate images, so
+    /// that several take little more than one; only one of them may compute at a time.
+    ///
+    /// # Errors
+    /// When the device's memory does not suffice.
+    pub fn of_all<'a>(
+        weights: impl IntoIterator<Item = &'a Weights>,
+        device: &Device,
+    ) -> Result<Vec<Self>, NetworkError> {
+        let buffers = Buffers::default();
+        let one = |weights| Self::sharing(weights, device.clone(), &buffers);
+        weights.into_iter().map(one).collect()
+    }
+
+    fn sharing(weights: &Weights, device: Device, buffers: &Buffers) -> Result<Self, NetworkError> {
+        let on = match device {
+            Device::Cpu => On::Host(Network::sharing(weights, buffers)?),
             Device::Card(card) => On::Card(Box::new(Inference::new(&card, weights))),
         };
         Ok(Self { on })

@@ -99,7 +99,7 @@ fn painted(bgr: &[u8], colour: Option<[u8; 3]>) -> [u8; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use domain::PatchShape;
+    use crate::look::segment::Windows;
 
     /// A page whose right half is dark; the dark pixels belong to a layer.
     fn page(width: usize, height: usize) -> (Page, Segmentation) {
@@ -107,14 +107,11 @@ mod tests {
             .flat_map(|i| [if i % width < width / 2 { 200 } else { 40 }; 3])
             .collect();
         let page = Page::from_parts(width, height, bgr, Vec::new());
-        let mut found = Segmentation::new(&page);
-        let shape = PatchShape::new(16, 16).unwrap();
-        for dark in [false, true] {
-            let surest = |v: &f32| if (*v > 0.5) == dark { 1.0 } else { 0.0 };
-            let predict =
-                |images: &[f32]| Ok::<_, ()>(images.iter().step_by(3).map(surest).collect());
-            found.add_layer(&page, shape, 2, predict).unwrap();
-        }
+        let predict = |network: usize, images: &[f32], _| {
+            let surest = |v: &f32| if (*v > 0.5) == (network == 1) { 1.0 } else { 0.0 };
+            Ok::<_, ()>(images.iter().step_by(3).map(surest).collect())
+        };
+        let found = Segmentation::cut(&page, Windows::Large, 2, predict).unwrap();
         (page, found)
     }
 

@@ -45,7 +45,15 @@ impl Network {
     /// # Errors
     /// When the memory does not suffice.
     pub fn new(weights: &Weights) -> Result<Self, NetworkError> {
-        let buffers = Buffers::default();
+        Self::sharing(weights, &Buffers::default())
+    }
+
+    /// As [`Self::new`], with the memory of other networks; only one of them computes at a time.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(crate) fn sharing(weights: &Weights, buffers: &Buffers) -> Result<Self, NetworkError> {
+        let buffers = buffers.clone();
         let mut parameters = Vec::with_capacity(CONV_LAYERS.len());
         let mut layers = Vec::with_capacity(CONV_LAYERS.len());
         for index in 0..CONV_LAYERS.len() {

@@ -166,18 +166,18 @@ impl Page {
         &self.layers
     }
 
-    /// Writes the patch whose upper left pixel is (`top`, `left`) as the network's input: HWC, BGR,
-    /// `(255 − value) / 255`.
+    /// Writes the part of `height`×`width` pixels whose upper left pixel is (`top`, `left`) as the network's
+    /// input: HWC, BGR, `(255 − value) / 255`.
     pub(crate) fn crop(
         &self,
         top: isize,
         left: isize,
-        shape: PatchShape,
+        (height, width): (usize, usize),
         edge: Edge,
         image: &mut [f32],
     ) {
-        let columns = Columns::new(left, shape.width(), self.width);
-        for (y, out) in image.chunks_exact_mut(3 * shape.width()).enumerate() {
+        let columns = Columns::new(left, width, self.width);
+        for (y, out) in image.chunks_exact_mut(3 * width).take(height).enumerate() {
             let row = edge.inside(top + y as isize, self.height) * self.width;
             match columns {
                 Columns::Inside(start) => {
@@ -297,12 +297,12 @@ mod tests {
             Page::from_parts(5, 4, bgr, vec![PageLayer { layer: Layer::Background, input, mask }]);
         let shape = PatchShape::new(4, 4).unwrap();
         let (mut image, mut target) = (vec![0.0; 48], vec![0.0; 16]);
-        page.crop(0, 1, shape, Edge::Mirror, &mut image);
+        page.crop(0, 1, (4, 4), Edge::Mirror, &mut image);
         page.crop_target(0, 0, 1, shape, Edge::Mirror, &mut target);
         assert_eq!(image[0], network_value(3));
         assert_eq!(image[12], network_value(15 + 3));
         assert_eq!(target.iter().position(|v| *v == 1.0), Some(4 + 1));
-        page.crop(-2, -2, shape, Edge::Mirror, &mut image);
+        page.crop(-2, -2, (4, 4), Edge::Mirror, &mut image);
         assert_eq!(image[0], network_value(15 + 3), "row 1, column 1 is seen at -2, -2");
     }
 }

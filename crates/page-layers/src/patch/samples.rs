@@ -29,7 +29,7 @@ pub struct Place<'a> {
 impl Place<'_> {
     /// Writes the sample as [`Samples::write`] does.
     pub fn write(&self, shape: PatchShape, image: &mut [f32], target: &mut [f32]) {
-        self.page.crop(self.top, self.left, shape, Edge::Mirror, image);
+        self.page.crop(self.top, self.left, (shape.height(), shape.width()), Edge::Mirror, image);
         self.page.crop_target(self.layer, self.top, self.left, shape, Edge::Mirror, target);
         vary(image, target, shape.width(), (self.left_right, self.up_down), self.lighter);
     }

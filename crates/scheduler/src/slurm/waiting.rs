@@ -144,7 +144,8 @@ mod tests {
 
     #[test]
     fn the_place_goes_by_priority_and_then_by_age_within_the_partition() {
-        let text = "Welcome\n17|100|gpu|N/A\n18|200|gpu,long|2026-11-25T03:00:00\n19|100|long|N/A\n20|100|gpu|N/A\n21|900|other|N/A\n";
+        let text = "Welcome\n17|100|gpu|N/A\n18|200|gpu,long|2026-11-25T03:00:00\n\
+                    19|100|long|N/A\n20|100|gpu|N/A\n21|900|other|N/A\n";
         let all: Vec<Pending> = text.lines().filter_map(pending).collect();
         assert_eq!(all.len(), 5);
         let stands = |id| place(SlurmJobId(id), &all).map(|place| (place.position, place.of));
@@ -159,7 +160,8 @@ mod tests {
 
     #[test]
     fn nodes_that_suffice_are_counted_once() {
-        let text = "n1|300000|8|gpu\nn1|300000|8|long\nn2|128000+|8|gpu\nn3|300000|4|gpu\nn4|300000|8|other\nbanner\n";
+        let text = "n1|300000|8|gpu\nn1|300000|8|long\nn2|128000+|8|gpu\nn3|300000|4|gpu\n\
+                    n4|300000|8|other\nbanner\n";
         let nodes: Vec<Node> = text.lines().filter_map(node).collect();
         assert_eq!(fitting("gpu", 257_000, 6, &nodes), (1, 3));
         assert_eq!(fitting("gpu,long", 100_000, 4, &nodes), (3, 3));

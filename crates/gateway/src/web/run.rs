@@ -1,0 +1,258 @@
+//! The page of a run.
+
+use std::collections::BTreeMap;
+
+use axum::extract::rejection::FormRejection;
+use axum::extract::{Form, Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Redirect, Response};
+use domain::{EpochReport, TrainingEvent};
+use maud::{Markup, PreEscaped, html};
+use serde_json::Value;
+
+use super::forms::{Browser, Fields};
+use super::layout::{Frame, page as whole, state, time};
+use crate::app::App;
+use crate::placing;
+use crate::problem::Problem;
+use crate::state::State as RunState;
+use crate::store::{Event, ResultKind, Run};
+
+/// Shows a run.
+pub(super) async fn page(
+    State(app): State<App>,
+    browser: Browser,
+    Path(id): Path<String>,
+) -> Response {
+    let found = async {
+        let run = visible(&app, &browser, &id).await?;
+        let number = run.id;
+        let epochs = app.ask(move |store| store.events_of(number, "epoch")).await?;
+        Ok::<_, Problem>((run, epochs))
+    };
+    let (run, epochs) = match found.await {
+        Ok(found) => found,
+        Err(problem) => return browser.problem(&problem),
+    };
+    let title = format!("Run {}", run.id);
+    let content = html! {
+        div data-live data-events={"/v1/runs/" (run.id) "/events"} {
+            h1 { (title) @if !run.name.is_empty() { ": " (run.name) } }
+            (summary(&run, &browser))
+            (figures(&run))
+            (files(&run))
+            (curves(&histories(&epochs)))
+            (asked(&run))
+        }
+    };
+    let changes = !run.life.state.is_end();
+    let frame = Frame { title: &title, identity: Some(&browser.0), changes };
+    whole(StatusCode::OK, &frame, &content)
+}
+
+async fn visible(app: &App, browser: &Browser, id: &str) -> Result<Run, Problem> {
+    let missing = || Problem::missing("such run");
+    let number = id.parse::<i64>().map_err(|_| missing())?;
+    let account = browser.0.account.clone();
+    app.ask(move |store| store.run(number, &account)).await?.ok_or_else(missing)
+}
+
+fn summary(run: &Run, browser: &Browser) -> Markup {
+    let progress = &run.progress;
+    html! {
+        p { (state(run.life.state))
+            @match (run.life.state, run.queue_position) {
+                (RunState::Queued, Some(0)) => { ": it is next" }
+                (RunState::Queued, Some(position)) => { ": " (position) " are trained before it" }
+                (RunState::Launch, _) => { ": the pages are read and checked" }
+                _ => {}
+            }
+            @if run.life.cancel_asked && !run.life.state.is_end() { ", to be cancelled" }
+        }
+        @if run.life.state.is_active() {
+            p { progress.long max="100" value=(run.percent()) aria-label="Progress" {} " " (run.percent()) " %" }
+            @if progress.predicting {
+                p { "All layers are trained; the pages are cut with their models." }
+            } @else if progress.layer > 0 {
+                p { (progress.model) " (" (progress.layer) " of " (progress.layers) "), epoch "
+                    (progress.epoch.max(1)) " of at most " (progress.epochs)
+                    @if let Some(loss) = progress.loss { ", loss " (format!("{loss:.4}")) } }
+            }
+        }
+        @if let Some(error) = &run.error { p.bad { (error) } }
+        p.dim { "Asked for by " (run.account_name) ", " (time(&run.created_at))
+            @if let Some(at) = &run.started_at { " · begun " (time(at)) }
+            @if let Some(at) = &run.finished_at { " · over " (time(at)) }
+            @if run.attempts > 1 { " · taken up again " (run.attempts - 1) " times" } }
+        @if !run.life.state.is_end() && !run.life.cancel_asked && browser.0.account.role.may_submit() {
+            form.line method="post" action={"/runs/" (run.id) "/cancel"} {
+                (browser.key())
+                button.danger { "Cancel the run" }
+            }
+        }
+    }
+}
+
+fn figures(run: &Run) -> Markup {
+    let empty = Vec::new();
+    let layers = run.figures.as_ref().and_then(|figures| figures["layers"].as_array());
+    let layers = layers.unwrap_or(&empty);
+    let number = |layer: &Value, name: &str| {
+        layer[name].as_f64().map_or("–".to_owned(), |value| format!("{value:.4}"))
+    };
+    html! {
+        @if !layers.is_empty() {
+            h2 { "Layers" }
+            div.wide { table {
+                thead { tr { th.text scope="col" { "layer" } th scope="col" { "kept epoch" } th scope="col" { "epochs" }
+                    th scope="col" { "precision" } th scope="col" { "recall" } th scope="col" { "F1" } th scope="col" { "learned" } } }
+                tbody { @for layer in layers { tr {
+                    th.text scope="row" { (layer["model"].as_str().unwrap_or_default()) }
+                    td { (layer["best_epoch"]) } td { (layer["epochs"]) }
+                    td { (number(layer, "precision")) } td { (number(layer, "recall")) } td { (number(layer, "f1")) }
+                    td { @if layer["learned"] == true { "yes" } @else { span.bad { "no" } } }
+                } } }
+            } }
+            p.dim { "Precision, recall and F1 on the whole of the pages, inside the regions." }
+        }
+    }
+}
+
+fn files(run: &Run) -> Markup {
+    let own = format!("/v1/runs/{}", run.id);
+    let of = |kind: ResultKind| run.results.iter().filter(move |result| result.kind == kind);
+    html! {
+        @if !run.results.is_empty() {
+            h2 { "Files" }
+            ul {
+                @for model in of(ResultKind::Model) {
+                    li { a href={(own) "/models/" (model.name.replace(' ', "%20"))} { (model.name) }
+                        " " span.dim { (base::text::size(model.object.size)) } }
+                }
+                @for _ in of(ResultKind::Report) { li { a href={(own) "/report"} { "The report" } } }
+                @for _ in of(ResultKind::Record) { li { a href={(own) "/files/training.json"} { "training.json" } } }
+                @for _ in of(ResultKind::Log) { li { a href={(own) "/log"} { "The log" } } }
+            }
+            @for preview in of(ResultKind::Preview) {
+                figure { img src={(own) "/files/" (preview.name)} alt="The page as the models see it" loading="lazy";
+                    figcaption { "The page as the models see it." } }
+            }
+        }
+    }
+}
+
+/// The epochs of each layer, the last attempt's where there were several.
+fn histories(events: &[Event]) -> Vec<(String, Vec<EpochReport>)> {
+    let mut layers: Vec<(String, BTreeMap<usize, EpochReport>)> = Vec::new();
+    for event in events {
+        let Ok(TrainingEvent::Epoch { model, report }) = serde_json::from_value(event.data.clone())
+        else {
+            continue;
+        };
+        let known = layers.iter().position(|(name, _)| *name == model);
+        let index = known.unwrap_or_else(|| {
+            layers.push((model, BTreeMap::new()));
+            layers.len() - 1
+        });
+        if let Some((_, history)) = layers.get_mut(index) {
+            // What comes after an epoch that is done again belongs to another course.
+            history.split_off(&report.epoch);
+            history.insert(report.epoch, report);
+        }
+    }
+    let listed = |(name, history): (String, BTreeMap<usize, EpochReport>)| {
+        (name, history.into_values().collect())
+    };
+    layers.into_iter().map(listed).collect()
+}
+
+fn curves(layers: &[(String, Vec<EpochReport>)]) -> Markup {
+    html! {
+        @if !layers.is_empty() {
+            h2 { "Epoch by epoch" }
+            @for (name, history) in layers {
+                h3 { (name) }
+                // Made by the report, which escapes the name.
+                div.charts { (PreEscaped(report::charts(name, history, kept(history)))) }
+            }
+        }
+    }
+}
+
+/// The best epoch so far.
+fn kept(history: &[EpochReport]) -> usize {
+    history.iter().rev().find(|report| report.best).map_or(1, |report| report.epoch)
+}
+
+fn asked(run: &Run) -> Markup {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    html! {
+        h2 { "What was asked for" }
+        table.facts {
+            @for (name, value) in &run.settings {
+                tr { th.text scope="row" { (name) } td { (text(value)) } }
+            }
+            @for (name, value) in &run.labels {
+                tr { th.text scope="row" { (name) } td { (value) } }
+            }
+            @if let Some(from) = run.models_from {
+                tr { th.text scope="row" { "goes on from run" } td { a href={"/runs/" (from)} { (from) } } }
+            }
+            @for (index, page) in run.pages.iter().enumerate() {
+                tr { th.text scope="row" { "page " (index + 1) } td { img src={"/v1/pages/" (page) "/thumbnail"} alt={"Page " (index + 1) " with its layers"} loading="lazy"; } }
+            }
+        }
+        @if run.life.state == RunState::Succeeded {
+            p { a.button href={"/new?models_from=" (run.id)} { "Go on from these models" } }
+        }
+    }
+}
+
+/// Asks for a run's end.
+pub(super) async fn cancel(
+    State(app): State<App>,
+    browser: Browser,
+    Path(id): Path<String>,
+    form: Result<Form<Vec<(String, String)>>, FormRejection>,
+) -> Response {
+    let cancelled = async {
+        Fields::of(&browser, form)?;
+        browser.0.may_submit()?;
+        let run = visible(&app, &browser, &id).await?;
+        placing::cancel(&app, run.id).await?;
+        Ok::<_, Problem>(run.id)
+    };
+    match cancelled.await {
+        Ok(id) => Redirect::to(&format!("/runs/{id}")).into_response(),
+        Err(problem) => browser.problem(&problem),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epoch(model: &str, epoch: usize, loss: f64) -> Event {
+        let report =
+            EpochReport { epoch, training_loss: loss, validation: None, best: true, seconds: 1.0 };
+        let event = TrainingEvent::Epoch { model: model.into(), report };
+        let data = serde_json::to_value(event).unwrap();
+        Event { id: 1, kind: "epoch".into(), at: String::new(), data }
+    }
+
+    #[test]
+    fn an_epoch_that_is_done_again_replaces_what_came_after_it() {
+        let events = [
+            epoch("a", 1, 0.9),
+            epoch("a", 2, 0.8),
+            epoch("a", 3, 0.7),
+            epoch("b", 1, 0.5),
+            epoch("a", 2, 0.6),
+        ];
+        let found = histories(&events);
+        assert_eq!(found.len(), 2);
+        let losses: Vec<f64> = found[0].1.iter().map(|report| report.training_loss).collect();
+        assert_eq!(losses, [0.9, 0.6]);
+        assert_eq!(kept(&found[0].1), 2);
+    }
+}
