@@ -3,6 +3,7 @@
 import argparse
 import os
 import pathlib
+import subprocess
 import sys
 import tempfile
 import time
@@ -12,7 +13,6 @@ import zipfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = {
     "Image": "image.png",
-    "rgba PNG - Selected regions": "regions.png",
     "rgba PNG - Layer 0 (Background)": "background.png",
     "rgba PNG - Layer 1": "layer_0.png",
 }
@@ -26,7 +26,8 @@ def arguments():
     parser = argparse.ArgumentParser(prog="bench/estimate", description=__doc__)
     parser.add_argument("--patches", type=numbers, default=[64, 128, 256], help="64,128,256")
     parser.add_argument("--batches", type=numbers, default=[4, 8, 16], help="4,8,16")
-    parser.add_argument("--samples", type=int, default=64, help="samples a layer (64)")
+    parser.add_argument("--samples", type=int, default=40, help="samples a layer (40)")
+    parser.add_argument("--size", default="1600x1200", help="of the page (1600x1200)")
     parser.add_argument("--programs", help="the directory of check and run_trainer")
     return parser.parse_args()
 
@@ -36,7 +37,7 @@ os.environ["HPC_TRAINER_TEST_BINARIES"] = OPTIONS.programs
 sys.path.insert(0, str(ROOT / "rodan" / "tests"))
 
 import test_site  # noqa: E402
-from conftest import Services  # noqa: E402
+from conftest import Services, png  # noqa: E402
 
 from hpc_training import attempt, order  # noqa: E402
 from hpc_training.conversation import Conversation  # noqa: E402
@@ -66,10 +67,18 @@ def main():
     folder = pathlib.Path(tempfile.mkdtemp())
     services.set_up(folder / "settings")
     environment = {"HPC_RABBITMQ_URL": services.settings["HPC_RABBITMQ_URL"]}
+    # The example page alone holds too few large patches to fill a batch.
+    tiled = folder / "page"
+    tile = [pathlib.Path(OPTIONS.programs) / "examples" / "tile_page", ROOT / "examples" / "page"]
+    margin = str(max(OPTIONS.patches) + 1)
+    subprocess.run([*map(str, tile), str(tiled), OPTIONS.size, margin], check=True)
     page = folder / "page.zip"
     with zipfile.ZipFile(str(page), "w") as archive:
         for port, name in PAGE.items():
-            archive.write(str(ROOT / "examples" / "page" / name), port + ".png")
+            archive.write(str(tiled / name), port + ".png")
+        # All of it is selected.
+        width, height = OPTIONS.size.split("x")
+        archive.writestr("rgba PNG - Selected regions.png", png(int(width), int(height)))
     site = test_site.Site(services)
     with open(str(site.folder / "site" / "credentials.env"), "a") as file:
         file.write("SITE_GRES=none\n")
@@ -102,7 +111,7 @@ def main():
                 )
     finally:
         site.close()
-        services.run("delete_vhost", services.vhost)
+        services.take_away()
 
 
 main()

@@ -12,6 +12,7 @@ mod bombs;
 mod check;
 mod client_certificate;
 mod conversation;
+mod conversation_again;
 mod crash;
 mod crash_conversation;
 mod delivery;

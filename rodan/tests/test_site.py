@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -242,3 +243,18 @@ def test_what_the_cluster_refuses_is_told(site, environment, tmp_path):
     assert "can't be downloaded" in caught.value.summary
     assert "Correlation id" in caught.value.details
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.version_info < (3, 8), reason="bench/ is not for Rodan's older image")
+def test_what_is_asked_can_be_compared_with_what_is_used():
+    """bench/estimate, at a size that takes seconds."""
+    command = [sys.executable, "-B", str(ROOT / "bench" / "estimate.py"), "--programs", BINARIES]
+    command += ["--patches", "64", "--batches", "4", "--samples", "4", "--size", "800x600"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=200)
+    lines = done.stdout.decode().splitlines()
+    assert done.returncode == 0, lines
+    patch, batch, asked, used, share, _, seconds = lines[1].split()
+    assert (patch, batch) == ("64x64", "4")
+    assert 0 < int(used) < int(asked)
+    assert int(seconds) > 0
+    assert share.endswith("%")

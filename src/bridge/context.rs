@@ -36,8 +36,8 @@ const LONGEST_DETAIL: usize = 2000;
 pub struct Happening {
     /// Our id of the job.
     pub job: String,
-    /// One word: `submitted`, `found`, `waiting`, `cancelled`, `failed`, `answered`, `abandoned` or
-    /// `duplicate`.
+    /// One word: `submitted`, `found`, `waiting`, `raised`, `cancelled`, `failed`, `answered`,
+    /// `abandoned` or `duplicate`.
     pub what: &'static str,
     /// The details, in a sentence without a full stop.
     pub detail: String,

@@ -20,6 +20,9 @@ use scheduler::slurm::{Phase, Place, in_words, place};
 /// So many requests are read in a pass: the others wait for the next.
 const MOST_REQUESTS: usize = 1000;
 
+/// Slurm works out expected starts anew from time to time; they move a little each time.
+const START_WITHIN: Duration = Duration::from_secs(60);
+
 /// Progress that the trainer has not told for so long is told here.
 const SILENT: Duration = Duration::from_secs(60);
 
@@ -73,14 +76,25 @@ pub(super) fn news(job: &Record, known: &Known<'_>, now: Timestamp) -> News {
     let state = JobState {
         slurm_job: job.slurm_id.map(|id| id.0),
         queue_position: known.place.as_ref().map(|place| place.position),
-        starts_at: None,
+        starts_at: known.place.as_ref().and_then(|place| place.start),
         asked: job.asked.clone(),
         ..JobState::new(stage, at, &words(job, stage, known))
     };
     match last {
-        // A later time alone is no news.
-        Some(last) if JobState { at: last.at, ..state.clone() } == *last => News::Nothing,
+        // A later time alone is no news, nor is a start that Slurm expects a little later.
+        Some(last) if is_about(state.starts_at, last.starts_at) => {
+            let same = JobState { at: last.at, starts_at: last.starts_at, ..state.clone() };
+            if same == *last { News::Nothing } else { News::State(state) }
+        }
         _ => News::State(state),
+    }
+}
+
+/// True where two expected starts are no further apart than one can be relied on.
+fn is_about(one: Option<Timestamp>, other: Option<Timestamp>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.duration_since(other).unsigned_abs() < START_WITHIN,
+        _ => one == other,
     }
 }
 
@@ -90,11 +104,13 @@ fn stage(job: &Record, known: &Known<'_>) -> Option<Stage> {
         .told
         .as_ref()
         .is_some_and(|told| matches!(told.state.state, Stage::Running | Stage::Requeued));
+    let is_raised = !job.too_small.is_empty();
     Some(match &job.state {
         State::Received | State::Submitting { .. } if is_told_to_end => return None,
+        State::Received | State::Submitting { .. } if is_raised => Stage::Requeued,
         State::Received | State::Submitting { .. } => Stage::Taken,
         State::Submitted { .. } | State::Running { .. } if is_told_to_end => Stage::Cancelling,
-        State::Submitted { .. } if has_run => Stage::Requeued,
+        State::Submitted { .. } if has_run || is_raised => Stage::Requeued,
         State::Submitted { .. } => match known.slurm {
             Slurm::Has(info) if info.state.phase() == Phase::Waiting => Stage::Waiting,
             _ => Stage::Submitted,
@@ -135,8 +151,15 @@ fn words(job: &Record, stage: Stage, known: &Known<'_>) -> String {
         },
         Stage::Running => format!("the training{number} runs"),
         Stage::Requeued => {
+            let raised = job.too_small.last().zip(job.resources.as_ref());
+            let raised = raised.map(|(small, asked)| {
+                let (before, now) = (small.memory_mb, asked.memory_mb);
+                format!(", with {now} MB of memory because {before} MB were not enough")
+            });
+            let raised = raised.unwrap_or_default();
             format!(
-                "the training{number} waits in the queue again and goes on where it was{reason}"
+                "the training{number} waits in the queue again and goes on where it \
+                was{raised}{reason}"
             )
         }
         Stage::Cancelling => format!("the training{number} is being cancelled"),
@@ -495,6 +518,31 @@ mod tests {
     }
 
     #[test]
+    fn an_expected_start_is_told_and_again_where_it_moves_by_a_minute() {
+        let mut job = job(&submitted());
+        let info = info("PENDING", "Resources");
+        let known = |start| Known {
+            slurm: Slurm::Has(&info),
+            place: Some(Place { position: 1, of: 1, partition: "gpu".into(), start }),
+            live: None,
+        };
+        let waits = state(news(&job, &known(Some(at(5000))), at(10)));
+        assert_eq!((waits.state, waits.starts_at), (Stage::Waiting, Some(at(5000))));
+        tell(&mut job, &waits);
+        for (start, told) in [
+            (Some(5000), false),
+            (Some(5059), false),
+            (Some(4941), false),
+            (Some(5060), true),
+            (Some(4000), true),
+            (None, true),
+        ] {
+            let news = news(&job, &known(start.map(at)), at(20));
+            assert_eq!(news != News::Nothing, told, "{start:?}: {news:?}");
+        }
+    }
+
+    #[test]
     fn what_the_trainer_has_told_is_not_told_again_and_what_it_could_not_is_told_in_its_words() {
         let mut job = job(&running());
         let words = JobState {
@@ -534,6 +582,33 @@ mod tests {
         assert_eq!((requeued.state, requeued.at), (Stage::Requeued, at(10)));
         tell(&mut job, &requeued);
         assert_eq!(news(&job, &known, at(12)), News::Nothing);
+    }
+
+    #[test]
+    fn a_job_that_gets_more_memory_is_requeued_and_says_why() {
+        let mut job = job(&running());
+        job.resources = Some(domain::ResourceSettings {
+            cpus: 1,
+            memory_mb: 500,
+            walltime: domain::Walltime::MINUTE,
+            email: None,
+        });
+        let runs = state(news(&job, &silent(), at(9)));
+        tell(&mut job, &runs);
+        job.raise_memory(1000, at(10)).unwrap();
+        let again = state(news(&job, &silent(), at(11)));
+        assert_eq!((again.state, again.at), (Stage::Requeued, at(10)));
+        let why = "with 1000 MB of memory because 500 MB were not enough";
+        assert!(again.detail.contains(why), "{}", again.detail);
+        tell(&mut job, &again);
+        assert_eq!(news(&job, &silent(), at(12)), News::Nothing);
+        job.apply(Event::SubmitStarted, at(13)).unwrap();
+        job.apply(Event::Accepted(SlurmJobId(18)), at(14)).unwrap();
+        let again = state(news(&job, &silent(), at(15)));
+        assert_eq!((again.state, again.slurm_job), (Stage::Requeued, Some(18)));
+        assert!(again.detail.contains(why), "{}", again.detail);
+        job.apply(Event::Started, at(16)).unwrap();
+        assert_eq!(state(news(&job, &silent(), at(17))).state, Stage::Running);
     }
 
     #[test]

@@ -66,6 +66,7 @@ impl Pass<'_> {
             }
         };
         let reply = (delivered || is_over).then(|| self.store.reply(&job.job_id)).flatten();
+        let started = is_over.then(|| files.started_in()).flatten();
         let note = is_over.then(|| Progress::read(&files.progress())).flatten();
         Found {
             delivered,
@@ -73,7 +74,7 @@ impl Pass<'_> {
                 Some(_) => Outcome::Error,
                 None => Outcome::Models,
             }),
-            started: if is_over { files.started_in() } else { None },
+            started: started.filter(|id| !job.has_outgrown(*id)),
             peak_memory: note
                 .and_then(|note| Some((note.slurm_job_id?, note.standing.peak_memory_mb?))),
         }

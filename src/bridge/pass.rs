@@ -200,6 +200,8 @@ impl Pass<'_> {
                 return Ok(ControlFlow::Break(()));
             }
 
+            Decision::RaiseMemory(memory_mb) => self.raise_memory(job, memory_mb)?,
+
             // ──▶ failed, ──▶ result_spooled
             Decision::Fail(verdict) => {
                 job.ran_seconds = self.view.ran_seconds(job);

@@ -79,6 +79,25 @@ impl Pass<'_> {
         GOES_ON
     }
 
+    /// Gives a job more memory that ran out of it. It is submitted with the next step of a pass.
+    pub(super) fn raise_memory(
+        &mut self,
+        job: &mut Record,
+        memory_mb: u64,
+    ) -> Result<(), BridgeError> {
+        let before = job.resources.as_ref().map_or(0, |asked| asked.memory_mb);
+        let result = job.raise_memory(memory_mb, Timestamp::now());
+        result.map_err(|source| BridgeError::Transition { job: job.job_id.clone(), source })?;
+        self.store.save(job)?;
+        let why = format!(
+            "it ran out of the {before} MB of memory that were chosen for it, and goes on with \
+            {memory_mb} MB"
+        );
+        tracing::info!(job = %job.job_id, "{why}");
+        self.tell(job, "raised", &why);
+        Ok(())
+    }
+
     /// sbatch has not taken it: an answer with an error, or another try with the next pass.
     async fn untaken(
         &mut self,
@@ -93,6 +112,13 @@ impl Pass<'_> {
         let code = match untaken {
             Untaken::Refused(verdict) => {
                 self.submission_failed(&why)?;
+                // What Slurm does not give is more memory than before: that was not enough, and
+                // there the job ends.
+                let verdict = match job.too_small.is_empty() {
+                    true => verdict,
+                    false => Verdict::OutOfMemory { used_mb: None },
+                };
+                job.lower_memory();
                 self.fails(job, verdict)?;
                 return GOES_ON;
             }

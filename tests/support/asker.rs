@@ -152,6 +152,16 @@ impl Heard {
         states
     }
 
+    /// That these states were told in this order, perhaps with others between them.
+    #[track_caller]
+    pub(crate) fn assert_states_in_order(&self, wanted: &[&str]) {
+        let states = self.states();
+        let mut told = states.iter();
+        for state in wanted {
+            assert!(told.any(|told| told == state), "no {state} where it belongs: {states:?}");
+        }
+    }
+
     /// The ends, of which copies with the same id count once.
     pub(crate) fn ends(&self) -> Vec<&Message> {
         let mut ends: Vec<&Message> = Vec::new();

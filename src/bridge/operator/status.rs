@@ -92,8 +92,8 @@ pub struct Waiting {
     pub of: usize,
     /// The partition, or several, separated by commas.
     pub partition: String,
-    /// When Slurm expects it to start, in the cluster's local time.
-    pub expected_start: Option<String>,
+    /// When Slurm expects it to start.
+    pub expected_start: Option<Timestamp>,
     /// The memory that it asks for, in MB.
     pub memory_mb: Option<u64>,
     /// The cores that it asks for.
@@ -277,7 +277,12 @@ impl JobStatus {
     ) -> Self {
         let record = seen.record.clone();
         let in_slurm = |name: &str, id: Option<SlurmJobId>| {
-            queue.iter().rfind(|info| info.name == name && id.is_none_or(|id| info.id == id))
+            let is_it = |info: &&JobInfo| {
+                info.name == name
+                    && id.is_none_or(|id| info.id == id)
+                    && !record.has_outgrown(info.id)
+            };
+            queue.iter().rfind(is_it)
         };
         let info = in_slurm(&record.job_id.slurm_name(), record.slurm_id);
         let watcher =

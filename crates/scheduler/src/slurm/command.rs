@@ -143,6 +143,14 @@ impl Slurm {
         self.directory.as_ref().map_or_else(|| PathBuf::from(command), |d| d.join(command))
     }
 
+    /// The same commands, which give all times in UTC.
+    pub(super) fn in_utc(&self) -> Self {
+        let mut commands = self.clone();
+        commands.environment.retain(|(name, _)| name != "TZ");
+        commands.environment.push(("TZ".into(), "UTC0".into()));
+        commands
+    }
+
     /// Runs one command to its end.
     pub(super) async fn run(
         &self,

@@ -3,6 +3,10 @@
 
 use std::ffi::OsString;
 
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
 use super::command::{Slurm, SlurmError};
 use base::text::printable;
 use domain::SlurmJobId;
@@ -14,8 +18,8 @@ pub struct Pending {
     id: SlurmJobId,
     priority: u64,
     partitions: Vec<String>,
-    /// When Slurm expects it to start, in the cluster's local time; it often does not say.
-    start: Option<String>,
+    /// When Slurm expects it to start; it often does not say.
+    start: Option<Timestamp>,
 }
 
 impl Pending {
@@ -43,8 +47,8 @@ pub struct Place {
     pub of: usize,
     /// The partition, or several, separated by commas.
     pub partition: String,
-    /// When Slurm expects it to start, in the cluster's local time.
-    pub start: Option<String>,
+    /// When Slurm expects it to start.
+    pub start: Option<Timestamp>,
 }
 
 const SQUEUE_FORMAT: &str = "%A|%Q|%P|%S";
@@ -61,7 +65,7 @@ impl Slurm {
             "--states=PENDING".into(),
             format!("--format={SQUEUE_FORMAT}").into(),
         ];
-        let output = self.run("squeue", &arguments).await?;
+        let output = self.in_utc().run("squeue", &arguments).await?;
         if !output.success {
             return Err(SlurmError::Failed { command: "squeue", detail: output.last_words() });
         }
@@ -97,7 +101,7 @@ pub fn place(id: SlurmJobId, all: &[Pending]) -> Option<Place> {
         position: 1 + others.iter().filter(|job| rank(job) < rank(own)).count(),
         of: 1 + others.len(),
         partition: own.partitions.join(","),
-        start: own.start.clone(),
+        start: own.start,
     })
 }
 
@@ -120,9 +124,14 @@ fn pending(line: &str) -> Option<Pending> {
         id: SlurmJobId(id.parse().ok()?),
         priority: priority.parse().ok()?,
         partitions: partitions.split(',').map(|name| printable(name, 60)).collect(),
-        start: (start.len() >= 10 && start.as_bytes()[0].is_ascii_digit())
-            .then(|| printable(start, 40)),
+        start: moment(start),
     })
+}
+
+/// A time as Slurm writes it, in UTC.
+fn moment(text: &str) -> Option<Timestamp> {
+    let time: DateTime = text.parse().ok()?;
+    Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
 /// sinfo writes a `+` after a number that not all nodes of a line have.
@@ -155,7 +164,8 @@ mod tests {
         );
         assert_eq!((stands(21), stands(99)), (Some((1, 1)), None));
         let start = |id| place(SlurmJobId(id), &all).and_then(|place| place.start);
-        assert_eq!((start(18).as_deref(), start(17)), (Some("2026-11-25T03:00:00"), None));
+        assert_eq!((start(18), start(17)), ("2026-11-25T03:00:00Z".parse().ok(), None));
+        assert_eq!(["Unknown", "NONE", "", "2026-13-25T03:00:00"].map(moment), [None; 4]);
     }
 
     #[test]

@@ -88,6 +88,8 @@ pub enum Origin {
     Estimate,
     /// Finished jobs of this site tell it.
     Measured,
+    /// What was chosen first was not enough, and the job goes on with more.
+    Raised,
     /// A word of a newer program.
     #[serde(other)]
     Unknown,

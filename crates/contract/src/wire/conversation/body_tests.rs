@@ -11,7 +11,8 @@ fn origin() -> impl Strategy<Value = Origin> {
         Just(Origin::Job),
         Just(Origin::Site),
         Just(Origin::Estimate),
-        Just(Origin::Measured)
+        Just(Origin::Measured),
+        Just(Origin::Raised)
     ]
 }
 
