@@ -21,6 +21,8 @@ mod documents;
 mod doors;
 mod endings;
 mod gateway;
+mod gateway_browser;
+mod gateway_grpc;
 mod gpu;
 mod hostile;
 mod init;

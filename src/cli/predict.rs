@@ -12,7 +12,8 @@ use thiserror::Error;
 use tracing::info;
 
 use super::local::{
-    FolderError, Footer, find_models, make_writable, parse_settings, watch_signals,
+    FolderError, Footer, find_models, make_writable, parse_settings, stop_with_standard_input,
+    watch_signals,
 };
 use base::exit_code::ExitCode;
 use base::memory::peak_memory;
@@ -48,6 +49,8 @@ pub struct PredictArgs {
     pub out: PathBuf,
     /// `NAME=VALUE` settings.
     pub set: Vec<String>,
+    /// Whether it stops when standard input ends.
+    pub attached: bool,
 }
 
 /// Why a page was not cut into layers.
@@ -160,6 +163,9 @@ impl PredictError {
 pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
     let started = Instant::now();
     let stop = watch_signals().map_err(PredictError::Signals)?;
+    if arguments.attached {
+        stop_with_standard_input(&stop);
+    }
     let map = settings(&arguments.set)?;
     let files = model_files(&arguments.models)?;
     let inputs = files.iter().map(|(_, path)| path).chain([&arguments.image]);

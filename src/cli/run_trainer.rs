@@ -88,7 +88,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", requires = "local")]
     progress: Option<PathBuf>,
     /// Stops when standard input ends; for programs that start run_trainer
-    #[arg(long, hide = true, requires = "local")]
+    #[arg(long, hide = true, requires = "out")]
     attached: bool,
     /// Configuration file [default: credentials.env in $HPC_TRAINER_HOME, else here]
     #[arg(long, value_name = "FILE", conflicts_with = "out")]
@@ -122,8 +122,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
         let Arguments { local: pages, predict, models, set, tensorboard, .. } = arguments;
         let Arguments { checkpoints, progress, attached, .. } = arguments;
         let result = match (predict, models) {
-            (Some(image), Some(models)) => predict::run(&PredictArgs { image, models, out, set })
-                .map_err(|error| (error.exit_code(), error.to_string())),
+            (Some(image), Some(models)) => {
+                predict::run(&PredictArgs { image, models, out, set, attached })
+                    .map_err(|error| (error.exit_code(), error.to_string()))
+            }
             (_, models) => local::run(&LocalArgs {
                 pages,
                 models,
