@@ -10,7 +10,6 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use domain::hex_sha256;
 use serde_json::{Value, json};
@@ -27,7 +26,7 @@ fn program() -> &'static Path {
 }
 
 /// A folder with its accounts, in which gateways are started and killed.
-struct Site {
+pub(crate) struct Site {
     folder: tempfile::TempDir,
     trainer: PathBuf,
     /// Token of an administrator.
@@ -35,11 +34,11 @@ struct Site {
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_trainer(run_trainer().unwrap())
     }
 
-    fn with_trainer(trainer: &Path) -> Self {
+    pub(crate) fn with_trainer(trainer: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut site = Self { folder, trainer: trainer.to_owned(), admin: String::new() };
         site.admin = site.account("boss", "admin");
@@ -60,16 +59,20 @@ impl Site {
         added.stdout.trim().to_owned()
     }
 
-    fn start(&self) -> Gateway {
+    pub(crate) fn start(&self) -> Gateway {
         self.start_with(&[])
     }
 
     fn start_with(&self, environment: &[(&str, String)]) -> Gateway {
-        self.try_start(environment).expect("the gateway says where it is")
+        self.try_start(environment, &[]).expect("the gateway says where it is")
     }
 
     /// A gateway; `None` when it ends before it says where it is.
-    fn try_start(&self, environment: &[(&str, String)]) -> Option<Gateway> {
+    pub(crate) fn try_start(
+        &self,
+        environment: &[(&str, String)],
+        more: &[&str],
+    ) -> Option<Gateway> {
         let mut command = Command::new(program());
         command
             .env_clear()
@@ -79,6 +82,7 @@ impl Site {
             .arg(self.data())
             .args(["--quiet", "--listen", "127.0.0.1:0", "--trainer"])
             .arg(&self.trainer)
+            .args(more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -105,7 +109,7 @@ impl Site {
     }
 
     /// Asserts that nothing unfinished is left, and that each object is what its name says.
-    fn assert_tidy(&self, what: &str) {
+    pub(crate) fn assert_tidy(&self, what: &str) {
         for name in ["incoming", "runs"] {
             let left: Vec<_> = fs::read_dir(self.data().join(name)).unwrap().collect();
             assert!(left.is_empty(), "{what}: {left:?}");
@@ -118,11 +122,11 @@ impl Site {
 }
 
 /// A gateway that runs; killed when dropped.
-struct Gateway {
+pub(crate) struct Gateway {
     child: Child,
-    address: SocketAddr,
-    link_token: String,
-    token: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) link_token: String,
+    pub(crate) token: String,
 }
 
 impl Drop for Gateway {
@@ -134,7 +138,7 @@ impl Drop for Gateway {
 
 /// An answer.
 #[derive(Debug)]
-struct Answer {
+pub(crate) struct Answer {
     status: u16,
     head: String,
     body: Vec<u8>,
@@ -157,7 +161,7 @@ impl Answer {
     }
 
     #[track_caller]
-    fn expect(self, status: u16) -> Self {
+    pub(crate) fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}\n{}", self.head, self.text());
         self
     }
@@ -204,17 +208,26 @@ impl Gateway {
         format!("Bearer {}", self.token)
     }
 
-    fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &[("Authorization", &self.bearer())], b"")
     }
 
-    fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) fn post(&self, path: &str, body: &Value) -> Answer {
         let headers = [("Authorization", &*self.bearer()), ("Content-Type", "application/json")];
         self.send("POST", path, &headers, body.to_string().as_bytes())
     }
 
+    /// Sends a form.
+    fn send_form(&self, path: &str, form: &[u8]) -> Answer {
+        let headers = [
+            ("Authorization", &*self.bearer()),
+            ("Content-Type", "multipart/form-data; boundary=edge"),
+        ];
+        self.send("POST", path, &headers, form)
+    }
+
     /// Uploads these files; `None` when the gateway dies meanwhile.
-    fn upload(&self, files: &[(String, Vec<u8>)]) -> Option<Answer> {
+    pub(crate) fn upload(&self, files: &[(String, Vec<u8>)]) -> Option<Answer> {
         let headers = [
             ("Authorization", &*self.bearer()),
             ("Content-Type", "multipart/form-data; boundary=edge"),
@@ -223,7 +236,7 @@ impl Gateway {
     }
 
     /// Waits for the end of a run.
-    fn finish(&self, run: i64) -> Value {
+    pub(crate) fn finish(&self, run: i64) -> Value {
         wait_for("the run's end", SECONDS(120), || {
             let run = self.get(&format!("/v1/runs/{run}?wait=20s")).expect(200).json();
             let state = run["state"].as_str().unwrap();
@@ -232,7 +245,7 @@ impl Gateway {
     }
 
     /// Ends it as a person would.
-    fn terminate(mut self) {
+    pub(crate) fn terminate(mut self) {
         let id = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
         let ended = wait_for("the gateway's end", SECONDS(40), || self.child.try_wait().unwrap());
@@ -271,7 +284,7 @@ fn form(files: &[(String, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// The files of a small page.
-fn page() -> Vec<(String, Vec<u8>)> {
+pub(crate) fn page() -> Vec<(String, Vec<u8>)> {
     let page = Page::cut(150, 150);
     let file = |name: &str| (name.to_owned(), fs::read(page.path(name)).unwrap());
     PARTS.into_iter().map(file).collect()
@@ -285,7 +298,7 @@ fn tiny(page: &str, epochs: u32) -> Value {
     }})
 }
 
-fn id_of(page: &Answer) -> String {
+pub(crate) fn id_of(page: &Answer) -> String {
     page.json()["id"].as_str().unwrap().to_owned()
 }
 
@@ -343,6 +356,16 @@ fn a_page_becomes_models() {
     assert!(with("If-None-Match", tag).expect(304).body.is_empty());
     assert_eq!(with("Range", "bytes=4-9").expect(206).body, whole.body[4..10]);
     with("Range", "bytes=99999999-").expect(416);
+    let zip = gateway.get("/v1/runs/1/models.zip").expect(200);
+    assert_eq!(zip.header("content-type"), Some("application/zip"));
+    assert_eq!(
+        names_in(&zip),
+        ["Background Model.hdf5", "Model 0.hdf5", "Model 1.hdf5", "Model 2.hdf5"]
+    );
+    assert!(taken_from(&zip, "Model 0.hdf5") == whole.body, "the model in the zip is another one");
+    let tagged =
+        [("Authorization", &*gateway.bearer()), ("If-None-Match", zip.header("etag").unwrap())];
+    gateway.send("GET", "/v1/runs/1/models.zip", &tagged, b"").expect(304);
     assert!(gateway.get("/v1/runs/1/report").expect(200).text().contains("<title>Training of 4"));
     assert!(gateway.get("/v1/runs/1/log").expect(200).text().contains("patches 32x32"));
     // What a foreign program writes as a name is text on every page.
@@ -362,8 +385,145 @@ fn a_page_becomes_models() {
     assert_eq!(retried["state"], "succeeded", "{retried}");
     let log = gateway.get("/v1/runs/2/log").text();
     assert!(log.contains("goes on from the model that was given"), "{log}");
+
+    // The models look for their layers on another page, which comes as an image alone.
+    let form = form(&page()[..1]);
+    let sent = gateway.send_form("/v1/runs/1/apply", &form).expect(202).json();
+    assert_eq!((&sent["task"], &sent["models_from"]), (&json!("apply"), &json!(1)));
+    let applied = gateway.finish(3);
+    assert_eq!(applied["state"], "succeeded", "{applied}");
+    let layers = gateway.get("/v1/runs/3/layers.zip").expect(200);
+    assert_eq!(
+        names_in(&layers),
+        ["background.png", "layer_0.png", "layer_1.png", "layer_2.png", "image.png"]
+    );
+    let layer = image::load_from_memory(&taken_from(&layers, "layer_0.png")).unwrap();
+    assert_eq!((layer.width(), layer.height()), (150, 150));
+    assert!(gateway.get("/v1/runs/3/files/overlay.png").expect(200).body.starts_with(b"\x89PNG"));
     gateway.terminate();
-    site.assert_tidy("two runs");
+    site.assert_tidy("three runs");
+}
+
+#[test]
+fn layers_that_models_have_found_are_a_page_to_be_corrected_and_trained_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let trainer = folder.path().join("trainer");
+    let drawn = Page::cut(150, 150);
+    let drawn_at = drawn.path("");
+    write_script(&trainer, &format!("drawn='{}'{QUICK}", drawn_at.display()));
+    let site = Site::with_trainer(&trainer);
+    let gateway = site.start();
+    assert!(upload_and_train(&gateway));
+    let id = gateway.get("/v1/pages").json()["pages"][0]["id"].as_str().unwrap().to_owned();
+    let applied = gateway.post("/v1/runs/1/apply", &json!({"page": id})).expect(202).json();
+    assert_eq!((&applied["id"], &applied["pages"]), (&json!(2), &json!([id])));
+    let applied = gateway.finish(2);
+    assert_eq!(applied["state"], "succeeded", "{applied}");
+    // The stand-in finds two of the three layers: what was drawn.
+    let made = applied["made_page"].as_str().unwrap_or_else(|| panic!("{applied}"));
+    let made = gateway.get(&format!("/v1/pages/{made}")).expect(200).json();
+    let layers = made["layers"].as_array().unwrap();
+    let names: Vec<_> = layers.iter().map(|layer| layer["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["background", "layer_0"]);
+    let files: Vec<_> = page().into_iter().filter(|(name, _)| name == "layer_0.png").collect();
+    let found = gateway.get("/v1/runs/2/files/layer_0.png").expect(200);
+    assert!(found.body == files[0].1);
+    gateway.post("/v1/runs", &tiny(made["id"].as_str().unwrap(), 1)).expect(202);
+    assert_eq!(gateway.finish(3)["state"], "succeeded");
+    // The page says so, and offers it; a run of this kind can't be applied or tried again.
+    let shown = gateway.get("/runs/2").expect(200).text();
+    let offer = format!("/new?page={}", made["id"].as_str().unwrap());
+    assert!(shown.contains(&offer) && shown.contains("/v1/runs/2/layers.zip"), "{shown}");
+    let form_there = gateway.get("/runs/1").expect(200).text();
+    assert!(form_there.contains("action=\"/runs/1/apply\""), "{form_there}");
+    gateway.post("/v1/runs/2/retry", &json!({})).expect(422);
+    for (path, body, status) in [
+        ("/v1/runs/2/apply", json!({"page": id}), 409),
+        ("/v1/runs/99/apply", json!({"page": id}), 404),
+        ("/v1/runs/1/apply", json!({"page": "none"}), 422),
+        ("/v1/runs/1/apply", json!({}), 422),
+    ] {
+        gateway.post(path, &body).expect(status);
+    }
+    for parts in [&page()[..2], &page()[1..2], &[("image.png".to_owned(), b"GIF89a".to_vec())]] {
+        gateway.send_form("/v1/runs/1/apply", &form(parts)).expect(422);
+    }
+    gateway.get("/v1/runs/2/models.zip").expect(404);
+    gateway.get("/v1/runs/1/layers.zip").expect(404);
+    gateway.terminate();
+    site.assert_tidy("an application");
+}
+
+#[test]
+fn a_grid_is_a_group_of_runs_beside_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let trainer = folder.path().join("trainer");
+    write_script(&trainer, QUICK);
+    let site = Site::with_trainer(&trainer);
+    let other = site.account("other", "submitter");
+    let mut gateway = site.start();
+    let id = id_of(&gateway.upload(&page()).unwrap().expect(201));
+    let mut grid = tiny(&id, 1);
+    grid["settings"]["Seed"] = json!([1, 2]);
+    grid["settings"].as_object_mut().unwrap().remove("Patch width");
+    grid["grid"] = json!({"Patch width": [32, 64]});
+    grid["dry_run"] = true.into();
+    let counted = gateway.post("/v1/runs", &grid).expect(200).json();
+    assert_eq!((&counted["runs"], counted["settings"].as_array().unwrap().len()), (&json!(4), 4));
+    assert_eq!(gateway.get("/v1/runs").json()["runs"], json!([]));
+    let mut large = grid.clone();
+    large["grid"]["Seed"] = (0..200).collect();
+    large["settings"].as_object_mut().unwrap().remove("Seed");
+    let refused = gateway.post("/v1/runs", &large).expect(422).json();
+    assert!(refused["detail"].as_str().unwrap().contains("makes 400 runs"), "{refused}");
+
+    // At the address of other training services; the same key is the same group.
+    grid["dry_run"] = false.into();
+    grid["settings"].as_object_mut().unwrap().remove("Maximum number of training epochs");
+    (grid["max_epochs"], grid["_run_group_type"]) = (1.into(), "grid".into());
+    let headers = [
+        ("Authorization", &*gateway.bearer()),
+        ("Content-Type", "application/json"),
+        ("Idempotency-Key", "grid"),
+    ];
+    let ask = || gateway.send("POST", "/request", &headers, grid.to_string().as_bytes());
+    let asked = ask().expect(202);
+    assert_eq!(asked.header("location"), Some("/v1/groups/1"));
+    assert_eq!(ask().expect(202).json()["id"], asked.json()["id"]);
+    assert_eq!(asked.json()["runs"].as_array().unwrap().len(), 4);
+    for run in 1..=4 {
+        assert_eq!(gateway.finish(run)["group"], 1);
+    }
+    let group = gateway.get("/v1/groups/1").expect(200).json();
+    let compared = group["comparison"].as_array().unwrap();
+    let pairs: BTreeSet<String> = compared
+        .iter()
+        .map(|row| format!("{} {}", row["settings"]["Patch width"], row["settings"]["Seed"]))
+        .collect();
+    assert_eq!(pairs.len(), 4, "{group}");
+    assert!(compared.iter().all(|row| row["mean_f1"] == 0.5), "{group}");
+    let csv = gateway.get("/compare.csv?group=1").expect(200).text();
+    assert!(
+        csv.starts_with("run,name,state,Patch width,Seed,F1 Model 0,mean F1,seconds\r\n"),
+        "{csv}"
+    );
+    assert_eq!(csv.lines().count(), 5);
+    let listed = gateway.get("/v1/runs?group=1&page_size=3").expect(200).json();
+    assert_eq!(listed["runs"].as_array().unwrap().len(), 3);
+    assert!(gateway.get("/compare?group=1").expect(200).text().contains("group=1&amp;sort="));
+
+    // A whole group ends at once.
+    write_script(&trainer, "exec cat >/dev/null");
+    gateway.post("/", &grid).expect(202);
+    gateway.post("/v1/groups/2/cancel", &json!({})).expect(202);
+    for run in 5..=8 {
+        assert_eq!(gateway.finish(run)["state"], "cancelled");
+    }
+    gateway.token = other;
+    gateway.get("/v1/groups/1").expect(404);
+    gateway.post("/v1/groups/1/cancel", &json!({})).expect(404);
+    gateway.terminate();
+    site.assert_tidy("grids");
 }
 
 #[test]
@@ -555,6 +715,28 @@ fn nobody_gets_in_without_a_token() {
 }
 
 #[test]
+fn an_account_that_asks_too_often_waits_and_no_other_does() {
+    let site = Site::new();
+    let other = site.account("other", "submitter");
+    let mut gateway = site.try_start(&[], &["--max-requests", "1", "--max-upload", "1"]).unwrap();
+    let refused = (0..20).map(|_| gateway.get("/status")).find(|answer| answer.status != 200);
+    let refused = refused.expect("twenty requests at once are too many").expect(429);
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert!(refused.json()["detail"].as_str().unwrap().contains("1 requests a second"));
+    // Strangers use up nobody's but their own.
+    let wrong = [("Authorization", "Bearer wrong")];
+    let strangers = (0..20).map(|_| gateway.send("GET", "/status", &wrong, b"").status);
+    assert!(strangers.collect::<BTreeSet<_>>().contains(&429));
+    gateway.token = other;
+    gateway.get("/status").expect(200);
+    let large = form(&[("image.png".to_owned(), vec![0; 1_000_001])]);
+    let refused = gateway.send_form("/v1/pages", &large).expect(413).json();
+    assert!(refused["detail"].as_str().unwrap().contains("larger"), "{refused}");
+    gateway.terminate();
+    site.assert_tidy("too much");
+}
+
+#[test]
 fn a_run_goes_on_after_the_gateway_was_killed_and_after_it_was_stopped() {
     let site = Site::new();
     let gateway = site.start();
@@ -627,30 +809,61 @@ fn a_training_that_fails_says_why_in_a_sentence() {
 
 /// What a trainer leaves, in no time: the crashes here are the gateway's. The real one is killed in
 /// the stories above.
-const QUICK: &str = r#"
-while [ $# -gt 0 ]; do [ "$1" = --out ] && out=$2; [ "$1" = --progress ] && told=$2; shift; done
+pub(crate) const QUICK: &str = r#"
+while [ $# -gt 0 ]; do
+    case $1 in --out) out=$2 ;; --progress) told=$2 ;; --predict) image=$2 ;; esac; shift
+done
+if [ -n "$image" ]; then
+    cp "$drawn/background.png" "$out/Background.png"; cp "$drawn/layer_0.png" "$out/Layer 0.png"
+    cp "$image" "$out/overlay.png"; exit
+fi
 echo '{"event":"layer","model":"Model 0","number":1,"layers":1,"train":8,"validation":2,"epochs":1}' >"$told"
 echo model >"$out/Model 0.hdf5"; echo report >"$out/report.html"
 echo '{"layers": [{"model": "Model 0", "f1": 0.5}]}' >"$out/training.json""#;
 
+/// The names in a zip.
+fn names_in(zip: &Answer) -> Vec<String> {
+    let zip = zip::ZipArchive::new(std::io::Cursor::new(&zip.body)).unwrap();
+    (0..zip.len()).map(|index| zip.name_for_index(index).unwrap().unwrap().into_owned()).collect()
+}
+
+/// A file of a zip.
+fn taken_from(zip: &Answer, name: &str) -> Vec<u8> {
+    let mut zip = zip::ZipArchive::new(std::io::Cursor::new(&zip.body)).unwrap();
+    let mut bytes = Vec::new();
+    zip.by_name(name).unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
 /// Uploads a page and trains it, as a client that tries again; false when the gateway died.
 fn upload_and_train(gateway: &Gateway) -> bool {
+    visit(gateway, false)
+}
+
+/// The same, and applies the models to the page where that is wanted, too.
+fn visit(gateway: &Gateway, apply: bool) -> bool {
     let Some(uploaded) = gateway.upload(&page()) else { return false };
     assert!(matches!(uploaded.status, 200 | 201), "{uploaded:?}");
+    let id = id_of(&uploaded);
+    asked_once(gateway, "/v1/runs", "train", &tiny(&id, 1))
+        && (!apply || asked_once(gateway, "/v1/runs/1/apply", "apply", &json!({"page": id})))
+}
+
+/// Asks for a run, as often as is needed, and waits for its end; false when the gateway died.
+fn asked_once(gateway: &Gateway, path: &str, key: &str, body: &Value) -> bool {
+    let bearer = gateway.bearer();
     let headers = [
-        ("Authorization", &*gateway.bearer()),
+        ("Authorization", &*bearer),
         ("Content-Type", "application/json"),
-        ("Idempotency-Key", "once"),
+        ("Idempotency-Key", key),
     ];
-    let body = tiny(&id_of(&uploaded), 1).to_string();
-    let Some(placed) = gateway.try_send("POST", "/v1/runs", &headers, body.as_bytes()) else {
+    let body = body.to_string();
+    let Some(placed) = gateway.try_send("POST", path, &headers, body.as_bytes()) else {
         return false;
     };
     let id = placed.expect(202).json()["id"].clone();
-    let bearer = gateway.bearer();
-    let headers = [("Authorization", &*bearer)];
     let path = format!("/v1/runs/{id}?wait=20s");
-    match gateway.try_send("GET", &path, &headers, b"") {
+    match gateway.try_send("GET", &path, &headers[..1], b"") {
         Some(run) => run.expect(200).json()["state"] == "succeeded",
         None => false,
     }
@@ -660,36 +873,46 @@ fn upload_and_train(gateway: &Gateway) -> bool {
 fn killed_at_every_point_it_loses_and_doubles_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let trainer = folder.path().join("trainer");
-    write_script(&trainer, QUICK);
-    let log = folder.path().join("points.txt");
-    let reference = Site::with_trainer(&trainer);
-    let gateway = reference.start_with(&[("HPC_TRAINER_DIE_LOG", log.display().to_string())]);
-    assert!(upload_and_train(&gateway));
-    gateway.terminate();
-    reference.assert_tidy("no crash");
-    let points = crate::crash::points(&log);
-    assert!(points.len() > 30, "{points:?}");
+    let drawn = Page::cut(150, 150);
+    write_script(&trainer, &format!("drawn='{}'{QUICK}", drawn.path("").display()));
+    // What happens without a crash: the points, and the objects that are left.
+    let undisturbed = |apply: bool| {
+        let log = folder.path().join(format!("points-{apply}.txt"));
+        let site = Site::with_trainer(&trainer);
+        let gateway = site.start_with(&[("HPC_TRAINER_DIE_LOG", log.display().to_string())]);
+        assert!(visit(&gateway, apply));
+        gateway.terminate();
+        site.assert_tidy("no crash");
+        (crate::crash::points(&log), site.objects())
+    };
+    let (short, trained) = undisturbed(false);
+    let (points, applied) = undisturbed(true);
+    assert!(short.len() > 25 && points.len() > short.len() + 10, "{points:?}");
     for (number, name) in (1..).zip(&points) {
         let what = format!("a crash at point {number}, {name}");
+        // What comes early needs no application.
+        let apply = number > short.len();
+        let runs = if apply { 2 } else { 1 };
         let site = Site::with_trainer(&trainer);
         let die = [("HPC_TRAINER_DIE_AT", number.to_string())];
-        if let Some(mut dying) = site.try_start(&die) {
+        if let Some(mut dying) = site.try_start(&die, &[]) {
             // Near the end the answer may come first.
-            upload_and_train(&dying);
+            visit(&dying, apply);
             wait_for(&what, SECONDS(20), || dying.child.try_wait().unwrap());
         }
         let gateway = site.start();
-        assert!(upload_and_train(&gateway), "{what}");
-        let runs = gateway.get("/v1/runs").json();
-        let runs = runs["runs"].as_array().unwrap();
-        assert_eq!((runs.len(), &runs[0]["id"]), (1, &json!(1)), "{what}");
-        assert_eq!(gateway.get("/v1/pages").json()["pages"].as_array().unwrap().len(), 1);
-        wait_for("the run's folder to go", Duration::from_secs(5), || {
+        assert!(visit(&gateway, apply), "{what}");
+        let listed = gateway.get("/v1/runs").json();
+        let ids: Vec<_> = listed["runs"].as_array().unwrap().iter().map(|run| &run["id"]).collect();
+        assert_eq!(ids, if runs == 1 { vec![1] } else { vec![2, 1] }, "{what}");
+        // The page that was uploaded, and the one that was made.
+        assert_eq!(gateway.get("/v1/pages").json()["pages"].as_array().unwrap().len(), runs);
+        wait_for("the run's folder to go", SECONDS(5), || {
             fs::read_dir(site.data().join("runs")).unwrap().next().is_none().then_some(())
         });
         gateway.terminate();
         site.assert_tidy(&what);
-        assert_eq!(site.objects(), reference.objects(), "{what}");
+        assert_eq!(&site.objects(), if apply { &applied } else { &trained }, "{what}");
     }
     eprintln!("{} points, 0 lost, 0 doubled: {points:?}", points.len());
 }

@@ -23,6 +23,8 @@ mod doors;
 mod endings;
 mod evaluate;
 mod gateway;
+mod gateway_browser;
+mod gateway_grpc;
 mod gpu;
 mod hostile;
 mod init;

@@ -524,7 +524,7 @@ mod tests {
         let known = |start| Known {
             slurm: Slurm::Has(&info),
             place: Some(Place { position: 1, of: 1, partition: "gpu".into(), start }),
-            live: None,
+            ..silent()
         };
         let waits = state(news(&job, &known(Some(at(5000))), at(10)));
         assert_eq!((waits.state, waits.starts_at), (Stage::Waiting, Some(at(5000))));

@@ -51,12 +51,19 @@ struct Serving {
     /// A proxy on this machine or in its network adds TLS; without it only this machine is served
     #[arg(long)]
     behind_proxy: bool,
+    /// Calls of gRPC need no token, as clients of other training services send none; this machine's
+    /// users can train then
+    #[arg(long, conflicts_with = "behind_proxy")]
+    grpc_without_token: bool,
     /// The program that trains [default: run_trainer beside this program]
     #[arg(long, value_name = "FILE")]
     trainer: Option<PathBuf>,
     /// Most megabytes of an upload
     #[arg(long, value_name = "MB", default_value_t = 1024)]
     max_upload: u64,
+    /// Most requests of an account a second; five times as many may come at once
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    max_requests: u32,
 }
 
 #[derive(Debug, Subcommand)]
@@ -186,8 +193,11 @@ fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
     // Behind a proxy everybody has an account, and what is printed may go to a log.
     let token = (local && !serving.behind_proxy).then(gateway::new_token);
     store.set_account("local", Role::Admin, token.as_ref())?;
-    let limits =
-        Limits { upload_bytes: serving.max_upload.saturating_mul(1_000_000), ..Limits::default() };
+    let limits = Limits {
+        upload_bytes: serving.max_upload.saturating_mul(1_000_000),
+        requests: serving.max_requests,
+        ..Limits::default()
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let served = runtime.block_on(async {
         // Before anybody can know the address.
@@ -203,8 +213,12 @@ fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
             }
             None => say(&format_args!("listening at {address}, behind a proxy")),
         }
-        let behind_proxy = serving.behind_proxy;
-        let served = gateway::serve(listener, store, limits, behind_proxy, end).await;
+        let serving = gateway::Serving {
+            limits,
+            behind_proxy: serving.behind_proxy,
+            open_grpc: serving.grpc_without_token,
+        };
+        let served = gateway::serve(listener, store, serving, end).await;
         info!(
             "ending: a training writes its checkpoint, and goes on when the gateway starts again"
         );

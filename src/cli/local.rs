@@ -24,6 +24,7 @@ use base::exit_code::ExitCode;
 use base::memory::peak_memory;
 use domain::{Layer, TrainingEvent, TrainingSettings};
 use going_on::Telling;
+pub(super) use going_on::stop_with_standard_input;
 use page_layers::look_at_pages as look;
 use page_layers::{
     Checkpoints, EventLogs, Line, PageInputs, PictureError, TrainError, TrainingInputs,
@@ -136,7 +137,7 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     let started = Instant::now();
     let stop = watch_signals().map_err(LocalError::Signals)?;
     if arguments.attached {
-        going_on::stop_with_standard_input(&stop);
+        stop_with_standard_input(&stop);
     }
     let several = arguments.pages.len() > 1;
     let page = |folder: &PathBuf| {

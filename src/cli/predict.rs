@@ -12,7 +12,8 @@ use thiserror::Error;
 use tracing::info;
 
 use super::local::{
-    FolderError, Footer, find_models, make_writable, parse_settings, watch_signals,
+    FolderError, Footer, find_models, make_writable, parse_settings, stop_with_standard_input,
+    watch_signals,
 };
 use base::exit_code::ExitCode;
 use base::memory::peak_memory;
@@ -60,6 +61,8 @@ pub struct PredictArgs {
     pub set: Vec<String>,
     /// The windows.
     pub windows: WindowsOption,
+    /// Whether it stops when standard input ends.
+    pub attached: bool,
 }
 
 /// Why a page was not cut into layers.
@@ -194,6 +197,9 @@ impl PredictError {
 pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
     let started = Instant::now();
     let stop = watch_signals().map_err(PredictError::Signals)?;
+    if arguments.attached {
+        stop_with_standard_input(&stop);
+    }
     let map = settings(&arguments.set, "--predict")?;
     let files = model_files(&arguments.models)?;
     let inputs = files.iter().map(|(_, path)| path).chain([&arguments.image]);

@@ -105,7 +105,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", requires = "local")]
     progress: Option<PathBuf>,
     /// Stops when standard input ends; for programs that start run_trainer
-    #[arg(long, hide = true, requires = "local")]
+    #[arg(long, hide = true, requires = "out")]
     attached: bool,
     /// Configuration file [default: credentials.env in $HPC_TRAINER_HOME, else here]
     #[arg(long, value_name = "FILE", conflicts_with = "out")]
@@ -141,7 +141,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
             arguments;
         let result = match (predict, evaluate, models) {
             (Some(image), _, Some(models)) => {
-                predict::run(&PredictArgs { image, models, out, set, windows })
+                predict::run(&PredictArgs { image, models, out, set, windows, attached })
                     .map_err(|error| (error.exit_code(), error.to_string()))
             }
             (_, Some(page), Some(models)) => {

@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use tracing::error;
 
 use crate::problem::Problem;
+use crate::rates::Rates;
 use crate::store::{Store, StoreError};
 
 /// How much is taken from whoever asks.
@@ -22,6 +23,8 @@ pub struct Limits {
     pub uploads: usize,
     /// Most watchers of events at a time.
     pub watchers: usize,
+    /// Most requests of an account a second; five times as many may come at once.
+    pub requests: u32,
 }
 
 impl Default for Limits {
@@ -32,8 +35,20 @@ impl Default for Limits {
             waiting_runs: 200,
             uploads: 16,
             watchers: 500,
+            requests: 50,
         }
     }
+}
+
+/// How requests are served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Serving {
+    /// How much is taken.
+    pub limits: Limits,
+    /// Whether browsers reach this gateway by TLS, through a proxy.
+    pub behind_proxy: bool,
+    /// Whether calls of gRPC may come without a token: they are this machine's user's then.
+    pub open_grpc: bool,
 }
 
 /// What all requests share; cheap to clone.
@@ -45,24 +60,31 @@ pub(crate) struct App {
     pub limits: Limits,
     /// Whether browsers reach this gateway by TLS, through a proxy.
     pub behind_proxy: bool,
+    /// Whether calls of gRPC may come without a token.
+    pub open_grpc: bool,
     /// One for each upload that may come in at a time.
     pub uploads: Arc<Semaphore>,
     /// One page is decoded at a time: a page of 100 megapixels takes 300 MB and more.
     pub decoding: Arc<Semaphore>,
     /// One for each watcher of events.
     pub watchers: Arc<Semaphore>,
+    /// How often each account may ask.
+    pub rates: Arc<Rates>,
 }
 
 impl App {
-    /// Over this store, with these limits.
-    pub(crate) fn new(store: Arc<Store>, limits: Limits, behind_proxy: bool) -> Self {
+    /// Over this store.
+    pub(crate) fn new(store: Arc<Store>, serving: Serving) -> Self {
+        let Serving { limits, behind_proxy, open_grpc } = serving;
         Self {
             store,
             limits,
             behind_proxy,
+            open_grpc,
             uploads: Arc::new(Semaphore::new(limits.uploads)),
             decoding: Arc::new(Semaphore::new(1)),
             watchers: Arc::new(Semaphore::new(limits.watchers)),
+            rates: Arc::new(Rates::new(limits.requests)),
         }
     }
 

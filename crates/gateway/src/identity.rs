@@ -1,5 +1,7 @@
 //! Who asks: a bearer token, or the cookie that a browser was given for one.
 
+use std::time::Instant;
+
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
@@ -8,6 +10,7 @@ use domain::hex_sha256;
 
 use crate::app::App;
 use crate::problem::Problem;
+use crate::rates::STRANGERS;
 use crate::store::Account;
 
 /// The name of the cookie.
@@ -75,13 +78,21 @@ fn form_key(token: &Secret) -> String {
 /// The account of a token and, as a browser has it, the identity.
 ///
 /// # Errors
-/// 401, when no account has it.
+/// 401, when no account has it; 429, when it is used too often.
 pub(crate) async fn of_token(app: &App, token: Secret, browser: bool) -> Result<Identity, Problem> {
     let form_key = browser.then(|| form_key(&token));
     if token.expose().len() > LONGEST {
         return Err(unknown());
     }
     let account = app.ask(move |store| store.account_of(&token)).await?;
+    let asks = account.as_ref().map_or(STRANGERS, |account| account.id);
+    if !app.rates.allow(asks, Instant::now()) {
+        let what = format!(
+            "this gateway takes {} requests a second of an account; ask again in a second",
+            app.limits.requests
+        );
+        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, what));
+    }
     account.map(|account| Identity { account, form_key }).ok_or_else(unknown)
 }
 

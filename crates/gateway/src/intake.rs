@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
-use std::io::Read as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -10,15 +9,16 @@ use axum::extract::Multipart;
 use axum::extract::multipart::{Field, MultipartError};
 use axum::http::StatusCode;
 use domain::{InputKind, Layer};
-use page_layers::{Page as Decoded, PageInputs};
+use page_layers::{Page as Decoded, PageError, PageInputs};
 use tokio::io::AsyncWriteExt as _;
+use tokio::sync::SemaphorePermit;
 use tracing::warn;
 
 use crate::app::{App, blocking};
 use crate::order::FieldProblem;
+use crate::page_files::{self, Files, KeepError};
 use crate::problem::Problem;
-use crate::store::{Account, NewPage, Page, PageFile, Part, Store, StoreError};
-use crate::thumbnail;
+use crate::store::{Account, Image, Page, Part, Store, StoreError};
 
 /// Most bytes of a text among the parts of a form.
 const LONGEST_TEXT: usize = 1000;
@@ -32,7 +32,7 @@ pub(crate) struct Upload {
     folder: PathBuf,
     /// The texts of the form, by name.
     pub texts: BTreeMap<String, String>,
-    files: BTreeMap<Part, PathBuf>,
+    files: Files,
     archive: Option<PathBuf>,
 }
 
@@ -42,6 +42,24 @@ impl Drop for Upload {
             warn!("{}: can't be removed: {error}", self.folder.display());
         }
     }
+}
+
+impl Upload {
+    /// Whether no file has come.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.archive.is_none()
+    }
+}
+
+/// A place among the uploads that come in now; an upload holds it to its end.
+///
+/// # Errors
+/// When all are taken.
+pub(crate) fn place(app: &App) -> Result<SemaphorePermit<'_>, Problem> {
+    app.uploads.try_acquire().map_err(|_| {
+        let what = "too many uploads come in at the moment; send it again in a minute";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
+    })
 }
 
 /// Writes the parts of a form to the disk as they come.
@@ -209,12 +227,47 @@ pub(crate) async fn take(
     upload: Upload,
     account: Account,
 ) -> Result<(Page, bool), Problem> {
+    let limit = app.limits.upload_bytes;
+    decode(app, move |store| check(store, &upload, &account, limit)).await
+}
+
+/// Checks that what has come in is the image of a page, and keeps it.
+///
+/// # Errors
+/// When it is none, or something else has come with it; when it can't be kept.
+pub(crate) async fn take_image(app: &App, upload: Upload) -> Result<Image, Problem> {
+    decode(app, move |store| {
+        let only = |what: &str| Problem::fields(vec![FieldProblem::new("/image", what)]);
+        let image = upload.files.get(&Part::Image).filter(|_| upload.archive.is_none());
+        let Some(path) = image else {
+            return Err(only("is missing: send the image of a page, as PNG or JPEG"));
+        };
+        if upload.files.len() > 1 {
+            return Err(only("must come alone: layers are what the models are to find"));
+        }
+        drop(Decoded::of_image(path).map_err(|error| no_page(&upload, &error))?);
+        let object = store.objects().keep(path).map_err(|error| unwritten(path, error))?;
+        Ok(Image { object, file: format!("image.{}", page_files::ending(path)) })
+    })
+    .await
+}
+
+/// Does work that decodes a page: one at a time, on a thread that may wait.
+async fn decode<T: Send + 'static>(
+    app: &App,
+    work: impl FnOnce(&Store) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
     let Ok(_turn) = app.decoding.acquire().await else {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the gateway is ending"));
     };
     let store = std::sync::Arc::clone(&app.store);
-    let limit = app.limits.upload_bytes;
-    blocking(move || check(&store, &upload, &account, limit)).await?
+    blocking(move || work(&store)).await?
+}
+
+/// Why it is no page, without the place where it lay.
+fn no_page(upload: &Upload, error: &PageError) -> Problem {
+    let place = upload.folder.display().to_string() + "/";
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string().replace(&place, ""))
 }
 
 fn check(
@@ -226,40 +279,19 @@ fn check(
     base::crash::point("before checking a page");
     let files = files_of(upload, limit)?;
     let inputs = inputs(&files)?;
-    let page = Decoded::load(&inputs).map_err(|error| {
-        let place = upload.folder.display().to_string() + "/";
-        let what = error.to_string().replace(&place, "");
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what)
-    })?;
-    let small = upload.folder.join("thumbnail.jpg");
-    let drawn = thumbnail::draw(&page);
-    fs::write(&small, drawn).map_err(|error| unwritten(&small, error))?;
-    let keep = |path: &Path| store.objects().keep(path).map_err(|error| unwritten(path, error));
-    let mut kept = Vec::with_capacity(files.len());
-    for (part, path) in &files {
-        let layer = part.layer();
-        let found = page.layers().iter().find(|found| Some(found.layer) == layer);
-        kept.push(PageFile {
-            part: *part,
-            file: format!("{}.{}", part.name(), ending(path)),
-            object: keep(path)?,
-            pixels: found.map(|layer| layer.mask.count()),
-        });
-    }
     let name = upload.texts.get("name").map_or("", String::as_str);
-    let new = NewPage {
-        name: base::text::printable(name, 200),
-        width: page.width() as u64,
-        height: page.height() as u64,
-        files: kept,
-        thumbnail: keep(&small)?,
-    };
-    drop(page);
-    Ok(store.add_page(&new, account)?)
+    let new = page_files::keep(store.objects(), &inputs, &files, name, &upload.folder);
+    let new = new.map_err(|error| match error {
+        KeepError::Page(error) => no_page(upload, &error),
+        KeepError::File { path, source } => unwritten(&path, source),
+    })?;
+    let (id, new) = store.add_page(&new, account.id)?;
+    let page = store.page(&id, account)?.ok_or_else(|| Problem::missing("such page"))?;
+    Ok((page, new))
 }
 
 /// The files of the page, out of the zip if it came in one.
-fn files_of(upload: &Upload, limit: u64) -> Result<BTreeMap<Part, PathBuf>, Problem> {
+fn files_of(upload: &Upload, limit: u64) -> Result<Files, Problem> {
     let Some(archive) = &upload.archive else { return Ok(upload.files.clone()) };
     let refuse = |what: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what);
     if !upload.files.is_empty() {
@@ -289,11 +321,10 @@ fn files_of(upload: &Upload, limit: u64) -> Result<BTreeMap<Part, PathBuf>, Prob
 }
 
 /// What the decoder wants, or what is missing.
-fn inputs(files: &BTreeMap<Part, PathBuf>) -> Result<PageInputs, Problem> {
-    let file = |part: Part| files.get(&part).cloned();
-    let layers: Vec<_> = (0..=9)
-        .filter_map(|number| Some((Layer::Numbered(number), file(Part::Layer(number))?)))
-        .collect();
+fn inputs(files: &Files) -> Result<PageInputs, Problem> {
+    if let Some(inputs) = page_files::inputs(files) {
+        return Ok(inputs);
+    }
     let mut missing = Vec::new();
     if !files.contains_key(&Part::Image) {
         missing.push(FieldProblem::new("/image", "is missing: send the page, as PNG or JPEG"));
@@ -302,24 +333,11 @@ fn inputs(files: &BTreeMap<Part, PathBuf>) -> Result<PageInputs, Problem> {
         let what = "is missing: export the background as an RGBA PNG";
         missing.push(FieldProblem::new("/background", what));
     }
-    if layers.is_empty() {
+    if !files.keys().any(|part| matches!(part, Part::Layer(_))) {
         let what = "is missing: export at least one layer as an RGBA PNG";
         missing.push(FieldProblem::new("/layer_0", what));
     }
-    match (file(Part::Image), file(Part::Background)) {
-        (Some(image), Some(background)) if missing.is_empty() => {
-            let regions = file(Part::Regions);
-            Ok(PageInputs { label: None, image, regions, background, layers })
-        }
-        _ => Err(Problem::fields(missing)),
-    }
-}
-
-/// The ending of a file's name, by its first bytes.
-fn ending(path: &Path) -> &'static str {
-    let mut first = [0; 2];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut first));
-    if read.is_ok() && first == [0xff, 0xd8] { "jpg" } else { "png" }
+    Err(Problem::fields(missing))
 }
 
 #[cfg(test)]

@@ -5,13 +5,18 @@
 //! through the interface [`Trainer`]; [`serve`] answers programs (`/v1`) and browsers.
 
 mod app;
+mod comparison;
+mod grpc;
 mod http;
 mod identity;
 mod intake;
 mod order;
+mod page_files;
 mod placing;
 mod problem;
 mod progress;
+mod rates;
+mod run_configuration;
 mod runner;
 mod state;
 mod store;
@@ -27,7 +32,7 @@ use axum::middleware;
 use tokio::net::TcpListener;
 use tracing::warn;
 
-pub use app::Limits;
+pub use app::{Limits, Serving};
 pub use http::openapi;
 pub use identity::new_token;
 pub use runner::{Ended, LocalTrainer, RunFolder, Runner, StartError, Trainer, Training};
@@ -45,14 +50,14 @@ const GRACE: Duration = Duration::from_secs(3);
 pub async fn serve(
     listener: TcpListener,
     store: Arc<Store>,
-    limits: Limits,
-    behind_proxy: bool,
+    serving: Serving,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let app = App::new(store, limits, behind_proxy);
+    let app = App::new(store, serving);
     let routes = Router::new()
         .merge(http::routes(&app))
         .merge(web::routes(&app))
+        .merge(grpc::routes())
         .fallback(http::no_route)
         .method_not_allowed_fallback(http::no_method)
         .layer(middleware::from_fn(http::guard))

@@ -12,8 +12,11 @@ pub(crate) const LONGEST_NAME: usize = 200;
 /// Most labels of a run.
 pub(crate) const MOST_LABELS: usize = 32;
 
-/// A run that is wanted.
-#[derive(Clone, Debug, PartialEq)]
+/// Most runs of a grid.
+pub(crate) const MOST_RUNS: u64 = 200;
+
+/// A run that is wanted, or a grid of them.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Order {
     /// What its user calls it.
     pub name: String,
@@ -21,12 +24,38 @@ pub struct Order {
     pub pages: Vec<String>,
     /// Settings by Rodan's names; what is absent has the default of a page in a folder.
     pub settings: SettingsMap,
+    /// Settings with several values each: a run for every combination.
+    pub grid: Vec<(String, Vec<Value>)>,
     /// The run whose models are gone on from.
     pub models_from: Option<i64>,
     /// Words of the user's own, to find it again.
     pub labels: BTreeMap<String, String>,
     /// Whether it is only to be checked.
     pub dry_run: bool,
+}
+
+impl Order {
+    /// How many runs it makes.
+    pub(crate) fn count(&self) -> u64 {
+        let values = self.grid.iter().map(|(_, values)| values.len() as u64);
+        values.fold(1, u64::saturating_mul)
+    }
+
+    /// The settings of each run, the last setting of the grid changing first. At most
+    /// [`MOST_RUNS`].
+    pub(crate) fn variations(&self) -> Vec<SettingsMap> {
+        let mut all = vec![self.settings.clone()];
+        for (name, values) in &self.grid {
+            let with = |settings: &SettingsMap, value: &Value| {
+                let mut settings = settings.clone();
+                settings.insert(name.clone(), value.clone());
+                settings
+            };
+            let each = |settings| values.iter().map(move |value| with(settings, value));
+            all = all.iter().flat_map(each).take(MOST_RUNS as usize).collect();
+        }
+        all
+    }
 }
 
 /// What is wrong with one field.
@@ -60,33 +89,24 @@ pub(crate) fn read(body: &Value) -> Result<Order, Vec<FieldProblem>> {
         return Err(vec![FieldProblem::new("", what)]);
     };
     let mut reader = Reader { problems: Vec::new() };
-    let mut order = Order {
-        name: String::new(),
-        pages: Vec::new(),
-        settings: SettingsMap::new(),
-        models_from: None,
-        labels: BTreeMap::new(),
-        dry_run: false,
-    };
+    let mut order = Order::default();
     for (field, value) in body {
         match field.as_str() {
             "name" => order.name = reader.name(value),
             "pages" => order.pages = reader.pages(value),
-            "settings" => order.settings = reader.settings(value),
+            "settings" => reader.settings(value, &mut order),
+            "grid" => reader.grid(value, &mut order),
             "models_from" => order.models_from = reader.models_from(value),
             "labels" => order.labels = reader.labels(value),
             "dry_run" => order.dry_run = reader.dry_run(value),
-            "grid" | "inputs" => reader.refuse(
-                format!("/{field}"),
-                "is not served by this version; give \"pages\", and one value for each setting",
-            ),
             other => reader.refuse(
                 format!("/{}", pointer_part(other)),
-                "there is no such field; known are name, pages, settings, models_from, labels and \
-                 dry_run",
+                "there is no such field; known are name, pages, settings, grid, models_from, \
+                 labels and dry_run",
             ),
         }
     }
+    reader.combinations(&order);
     if !body.contains_key("pages") {
         reader.refuse("/pages", "is missing: name the pages to learn from by their ids");
     }
@@ -136,25 +156,82 @@ impl Reader {
         ids
     }
 
-    fn settings(&mut self, value: &Value) -> SettingsMap {
+    /// One value for each setting, or a list of them, which makes a grid.
+    fn settings(&mut self, value: &Value, order: &mut Order) {
         let Some(map) = value.as_object() else {
-            self.refuse("/settings", "must be an object such as {\"Patch height\": 64}");
-            return SettingsMap::new();
+            return self.refuse("/settings", "must be an object such as {\"Patch height\": 64}");
         };
-        let before = self.problems.len();
         for (name, value) in map {
             let pointer = format!("/settings/{}", pointer_part(name));
-            if let Err(detail) = setting(name, value) {
+            if value.is_array() {
+                self.values(&pointer, name, value, order);
+            } else if let Err(detail) = setting(name, value) {
+                self.refuse(pointer, detail);
+            } else {
+                order.settings.insert(name.clone(), value.clone());
+            }
+        }
+    }
+
+    fn grid(&mut self, value: &Value, order: &mut Order) {
+        let Some(map) = value.as_object() else {
+            let what = "must be an object of lists such as {\"Patch height\": [64, 128]}";
+            return self.refuse("/grid", what);
+        };
+        for (name, value) in map {
+            let pointer = format!("/grid/{}", pointer_part(name));
+            self.values(&pointer, name, value, order);
+        }
+    }
+
+    /// The values of one setting of a grid.
+    fn values(&mut self, pointer: &str, name: &str, value: &Value, order: &mut Order) {
+        let Some(values) = value.as_array().filter(|values| !values.is_empty()) else {
+            return self.refuse(pointer, "must be a list of at least one value");
+        };
+        if order.grid.iter().any(|(known, _)| known == name) {
+            return self.refuse(pointer, "is in \"settings\" and in \"grid\"; leave one of them");
+        }
+        if values.len() as u64 > MOST_RUNS {
+            return self.refuse(pointer, too_many(values.len() as u64));
+        }
+        for (index, value) in values.iter().enumerate() {
+            let pointer = format!("{pointer}/{index}");
+            if values[..index].contains(value) {
+                self.refuse(pointer, "is there twice; leave one");
+            } else if let Err(detail) = setting(name, value) {
                 self.refuse(pointer, detail);
             }
         }
-        // What depends on more than one setting; told only where each is right by itself.
-        if before == self.problems.len()
-            && let Err(error) = TrainingSettings::from_local(map)
-        {
-            self.refuse("/settings", error.to_string());
+        // The list wins over a single value elsewhere, which is told where the lists are.
+        order.grid.push((name.to_owned(), values.clone()));
+    }
+
+    /// What depends on more than one setting; told only where each is right by itself.
+    fn combinations(&mut self, order: &Order) {
+        for (name, _) in &order.grid {
+            if order.settings.contains_key(name) {
+                let pointer = format!("/grid/{}", pointer_part(name));
+                let what = "is in \"settings\" and in \"grid\"; leave one of them";
+                self.refuse(pointer, what);
+            }
         }
-        map.clone()
+        let wrong = |problem: &FieldProblem| {
+            problem.pointer.starts_with("/settings") || problem.pointer.starts_with("/grid")
+        };
+        if self.problems.iter().any(wrong) {
+            return;
+        }
+        if order.count() > MOST_RUNS {
+            return self.refuse("/grid", too_many(order.count()));
+        }
+        let mut variations = order.variations().into_iter();
+        if let Some(error) =
+            variations.find_map(|settings| TrainingSettings::from_local(&settings).err())
+        {
+            let pointer = if order.grid.is_empty() { "/settings" } else { "/grid" };
+            self.refuse(pointer, error.to_string());
+        }
     }
 
     fn models_from(&mut self, value: &Value) -> Option<i64> {
@@ -189,12 +266,17 @@ impl Reader {
     }
 }
 
+/// Why a grid is too large.
+fn too_many(count: u64) -> String {
+    format!(
+        "makes {count} runs, and at most {MOST_RUNS} are taken at a time; leave some values out"
+    )
+}
+
 /// Whether one setting by itself is right.
 fn setting(name: &str, value: &Value) -> Result<(), String> {
-    if value.is_array() {
-        return Err("a list makes a grid of runs, which is not served by this version; give one \
-                    value"
-            .to_owned());
+    if value.is_array() || value.is_object() {
+        return Err("must be one value".to_owned());
     }
     let alone: SettingsMap = Map::from_iter([(name.to_owned(), value.clone())]);
     if training_setting(name).is_some() {
@@ -268,9 +350,35 @@ mod tests {
                 "multiple of 4",
             ),
             (
-                json!({"pages": ["a"], "settings": {"Patch height": [64, 128]}}),
-                "/settings/Patch height",
-                "grid",
+                json!({"pages": ["a"], "settings": {"Patch height": [64, 65]}}),
+                "/settings/Patch height/1",
+                "multiple of 4",
+            ),
+            (json!({"pages": ["a"], "grid": {"CPUs": []}}), "/grid/CPUs", "at least one value"),
+            (json!({"pages": ["a"], "grid": {"CPUs": 4}}), "/grid/CPUs", "a list"),
+            (json!({"pages": ["a"], "grid": {"CPUs": [4, 4]}}), "/grid/CPUs/1", "twice"),
+            (json!({"pages": ["a"], "grid": {"CPUs": [[4]]}}), "/grid/CPUs/0", "one value"),
+            (
+                json!({"pages": ["a"], "settings": {"CPUs": 4}, "grid": {"CPUs": [4, 8]}}),
+                "/grid/CPUs",
+                "leave one of them",
+            ),
+            (
+                json!({"pages": ["a"], "grid": {"Seed": (0..201).collect::<Vec<_>>()}}),
+                "/grid/Seed",
+                "makes 201 runs",
+            ),
+            (
+                json!({"pages": ["a"], "grid": {"Seed": (0..15).collect::<Vec<_>>(),
+                    "CPUs": (1..15).collect::<Vec<_>>()}}),
+                "/grid",
+                "makes 210 runs",
+            ),
+            (
+                json!({"pages": ["a"], "settings": {"Augmentation: shift (pixels)": 40},
+                    "grid": {"Patch height": [128, 64]}}),
+                "/grid",
+                "from 0 to 32",
             ),
             (json!({"pages": ["a"], "settings": {"CPUs": 0}}), "/settings/CPUs", "from 1 to 4096"),
             (
@@ -284,7 +392,8 @@ mod tests {
             (json!({"pages": ["a"], "labels": ["x"]}), "/labels", "at most 32 texts"),
             (json!({"pages": ["a"], "labels": {"x": 1}}), "/labels/x", "must be a text"),
             (json!({"pages": ["a"], "dry_run": 1}), "/dry_run", "true or false"),
-            (json!({"pages": ["a"], "grid": {}}), "/grid", "not served"),
+            (json!({"pages": ["a"], "grid": []}), "/grid", "object of lists"),
+            (json!({"pages": ["a"], "inputs": {}}), "/inputs", "no such field"),
             (json!({"pages": ["a"], "gird": {}}), "/gird", "no such field"),
         ];
         for (body, pointer, detail) in cases {
@@ -293,6 +402,25 @@ mod tests {
             assert_eq!(found[0].0, pointer, "{body}");
             assert!(found[0].1.contains(detail), "{body}: {found:?}");
         }
+    }
+
+    #[test]
+    fn a_grid_is_every_combination_once() {
+        let order = read(&json!({
+            "pages": ["a"], "settings": {"CPUs": 4, "Patch height": [64, 128]},
+            "grid": {"Seed": [1, 2, 3]},
+        }))
+        .unwrap();
+        assert_eq!(order.count(), 6);
+        let seen: Vec<Value> = order.variations().into_iter().map(Value::from).collect();
+        assert_eq!(seen.len(), 6);
+        // What is read first changes last.
+        assert_eq!(seen[0]["CPUs"], 4);
+        let pairs: std::collections::BTreeSet<String> =
+            seen.iter().map(|one| format!("{} {}", one["Patch height"], one["Seed"])).collect();
+        assert_eq!(pairs.len(), 6);
+        let single = read(&json!({"pages": ["a"]})).unwrap();
+        assert_eq!((single.count(), single.variations().len()), (1, 1));
     }
 
     #[test]

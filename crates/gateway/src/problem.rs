@@ -111,6 +111,10 @@ impl IntoResponse for Problem {
         let kind = HeaderValue::from_static(MEDIA_TYPE);
         let mut response = (self.status(), body).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        if matches!(self.status, 429 | 503) {
+            // Seconds: places become free by the second, turns in the queue by the minute.
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         if self.status == StatusCode::UNAUTHORIZED.as_u16() {
             let challenge = HeaderValue::from_static("Bearer realm=\"gateway\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);

@@ -19,7 +19,7 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 const STEPS_EVERY: Duration = Duration::from_secs(1);
 
 /// Raises the flag when standard input ends.
-pub(super) fn stop_with_standard_input(stop: &Arc<AtomicBool>) {
+pub(in crate::cli) fn stop_with_standard_input(stop: &Arc<AtomicBool>) {
     let stop = Arc::clone(stop);
     std::thread::spawn(move || {
         let mut buffer = [0; 64];

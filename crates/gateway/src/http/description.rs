@@ -5,7 +5,7 @@ use axum::response::{IntoResponse as _, Response};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{downloads, events, pages, runs, status};
+use super::{apply, archive, downloads, events, groups, pages, runs, status};
 
 /// All that is described.
 #[derive(OpenApi)]
@@ -19,6 +19,7 @@ use super::{downloads, events, pages, runs, status};
     paths(
         pages::upload, pages::list, pages::one, pages::thumbnail,
         runs::place, runs::list, runs::one, runs::cancel, runs::retry,
+        apply::apply, groups::one, groups::cancel, archive::models, archive::layers,
         events::events,
         downloads::model, downloads::file, downloads::report, downloads::log,
         status::status, status::health, status::ready, status::metrics, description,
@@ -81,6 +82,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(operations, 19);
+        assert_eq!(operations, 24);
     }
 }

@@ -143,6 +143,7 @@ async fn send_result(
         ResultKind::Report => ("text/html; charset=utf-8", true),
         ResultKind::Record => ("application/json", true),
         ResultKind::Preview => ("image/png", true),
+        ResultKind::Layer => ("image/png", false),
         ResultKind::Log => ("text/plain; charset=utf-8", true),
     };
     let name = (!shown).then_some(&*result.name);
@@ -224,7 +225,7 @@ pub(super) async fn send(
 }
 
 /// Whether a list of tags has this one.
-fn matches(known: &str, tag: &str) -> bool {
+pub(super) fn matches(known: &str, tag: &str) -> bool {
     known.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == tag)
 }
 

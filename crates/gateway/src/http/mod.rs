@@ -1,8 +1,11 @@
 //! The interface for programs.
 
+mod apply;
+mod archive;
 mod description;
 mod downloads;
 mod events;
+mod groups;
 mod pages;
 mod runs;
 mod status;
@@ -29,15 +32,20 @@ pub(crate) fn routes(app: &App) -> Router<App> {
         .route("/v1/pages/{id}/thumbnail", get(pages::thumbnail))
         .route("/v1/runs", post(runs::place).get(runs::list))
         .route("/v1/runs/{id}", get(runs::one))
+        .route("/v1/runs/{id}/apply", post(apply::apply).layer(upload))
         .route("/v1/runs/{id}/cancel", post(runs::cancel))
         .route("/v1/runs/{id}/retry", post(runs::retry))
         .route("/v1/runs/{id}/events", get(events::events))
+        .route("/v1/runs/{id}/models.zip", get(archive::models))
+        .route("/v1/runs/{id}/layers.zip", get(archive::layers))
         .route("/v1/runs/{id}/models/{name}", get(downloads::model))
         .route("/v1/runs/{id}/files/{name}", get(downloads::file))
         .route("/v1/runs/{id}/report", get(downloads::report))
         .route("/v1/runs/{id}/log", get(downloads::log))
-        .route("/", post(runs::place_short))
-        .route("/request", post(runs::place_short))
+        .route("/v1/groups/{id}", get(groups::one))
+        .route("/v1/groups/{id}/cancel", post(groups::cancel))
+        .route("/", post(runs::place_short).put(runs::place_short))
+        .route("/request", post(runs::place_short).put(runs::place_short))
         .route("/status", get(status::status))
         .route("/healthz", get(status::health))
         .route("/readyz", get(status::ready))

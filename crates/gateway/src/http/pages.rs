@@ -45,10 +45,7 @@ pub(super) async fn upload(
     form: Result<Multipart, MultipartRejection>,
 ) -> Result<Response, Problem> {
     identity.may_submit()?;
-    let _place = app.uploads.try_acquire().map_err(|_| {
-        let what = "too many uploads come in at the moment; send it again in a minute";
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
-    })?;
+    let _place = intake::place(&app)?;
     let form = form.map_err(|error| {
         let what = "send the page as multipart/form-data, a part for each file";
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("{what} ({error})"))

@@ -10,14 +10,18 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use domain::hex_sha256;
+use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
-use super::views::{RunList, RunRequest, RunView};
+use super::groups;
+use super::views::{DryRunView, GroupView, RunList, RunRequest, RunView};
 use crate::app::App;
 use crate::identity::Identity;
 use crate::order::{self, FieldProblem};
 use crate::placing;
 use crate::problem::Problem;
+use crate::run_configuration::translated;
 use crate::state::State as RunState;
 use crate::store::{Filter, Run};
 
@@ -33,16 +37,17 @@ const LONGEST_KEY: usize = 200;
 /// Ask for a run
 ///
 /// Everything is checked at once; "errors" points at each field that is wrong. With an
-/// `Idempotency-Key`, the same request again is the same run.
+/// `Idempotency-Key`, the same request again is the same run. A setting with a list of values makes
+/// a grid, whose runs are a group.
 #[utoipa::path(
     post, path = "/v1/runs", tag = "runs",
     params(("Idempotency-Key" = Option<String>, Header,
         description = "A key of the client's own for this request")),
     request_body = RunRequest,
     responses(
-        (status = 202, description = "The run is queued", body = RunView,
-            headers(("Location" = String))),
-        (status = 200, description = "With dry_run: the request is right"),
+        (status = 202, description = "The run is queued, or the runs of the grid are",
+            body = RunOrGroup, headers(("Location" = String))),
+        (status = 200, description = "With dry_run: the request is right", body = DryRunView),
         (status = 400, description = "The body is no JSON", body = Problem,
             content_type = "application/problem+json"),
         (status = 422, description = "Fields are wrong, or the key was used for another request",
@@ -65,9 +70,9 @@ pub(super) async fn place(
     ask_for(&app, identity, &headers, value, &body).await
 }
 
-/// The same at the addresses where other training services take it.
+/// The same at the addresses where other training services take it, also in their words.
 pub(super) async fn place_short(
-    app: State<App>,
+    State(app): State<App>,
     identity: Identity,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -76,7 +81,20 @@ pub(super) async fn place_short(
         let what = "send \"Authorization: Bearer TOKEN\": a cookie does not do for this";
         return Err(Problem::new(StatusCode::FORBIDDEN, what));
     }
-    place(app, identity, headers, body).await
+    identity.may_submit()?;
+    let body = bytes_of(body)?;
+    let value = translated(json_of(&headers, &body)?);
+    ask_for(&app, identity, &headers, value, &body).await
+}
+
+/// What was queued.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum RunOrGroup {
+    /// One run.
+    Run(Box<RunView>),
+    /// The runs of a grid.
+    Group(GroupView),
 }
 
 async fn ask_for(
@@ -88,15 +106,23 @@ async fn ask_for(
 ) -> Result<Response, Problem> {
     let order = order::read(&value).map_err(Problem::fields)?;
     let key = key_of(headers)?.map(|key| (key, hex_sha256(body)));
-    let dry = order.dry_run;
-    let account = identity.account;
-    let run = placing::place(app, account, order, key).await?;
-    if dry {
-        return Ok(Json(json!({"dry_run": true, "runs": 1})).into_response());
+    let account = identity.account.clone();
+    if order.dry_run {
+        let (runs, settings) = (order.count(), order.variations());
+        placing::place(app, account, order, key).await?;
+        return Ok(Json(DryRunView { dry_run: true, runs, settings }).into_response());
     }
+    let run = placing::place(app, account, order, key).await?;
     let run = run.ok_or_else(|| Problem::missing("such run"))?;
+    if let Some(group) = run.group {
+        let group = groups::visible(app, &identity, &group.to_string()).await?;
+        let location = [(header::LOCATION, format!("/v1/groups/{}", group.id))];
+        let view = Json(RunOrGroup::Group(GroupView::from(&group)));
+        return Ok((StatusCode::ACCEPTED, location, view).into_response());
+    }
     let location = [(header::LOCATION, format!("/v1/runs/{}", run.id))];
-    Ok((StatusCode::ACCEPTED, location, Json(RunView::from(&run))).into_response())
+    let view = Json(RunOrGroup::Run(Box::new(RunView::from(&run))));
+    Ok((StatusCode::ACCEPTED, location, view).into_response())
 }
 
 fn bytes_of(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
@@ -115,7 +141,7 @@ fn json_of(headers: &HeaderMap, body: &[u8]) -> Result<Value, Problem> {
     })
 }
 
-fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+pub(super) fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     match key.to_str() {
         Ok(key) if (1..=LONGEST_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
@@ -132,6 +158,7 @@ fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     params(
         ("state" = Option<String>, Query, description = "Only those in this state"),
         ("name" = Option<String>, Query, description = "Only those whose name holds this"),
+        ("group" = Option<i64>, Query, description = "Only those of this group"),
         ("page_size" = Option<u32>, Query, minimum = 1, maximum = 200,
             description = "At most so many"),
         ("page_token" = Option<String>, Query,
@@ -172,6 +199,10 @@ fn filter(query: &HashMap<String, String>) -> Result<Filter, String> {
                 filter.state = Some(state);
             }
             "name" => filter.name = Some(value.clone()).filter(|name| !name.is_empty()),
+            "group" => {
+                let what = "group must be the number of a group";
+                filter.group = Some(value.parse().map_err(|_| what)?);
+            }
             "page_size" => {
                 let size = value.parse().ok().filter(|size| (1..=MOST).contains(size));
                 filter.most =
@@ -185,7 +216,7 @@ fn filter(query: &HashMap<String, String>) -> Result<Filter, String> {
             other => {
                 let other = base::text::printable(other, 40);
                 return Err(format!(
-                    "there is no parameter {other}; known are state, name, page_size and \
+                    "there is no parameter {other}; known are state, name, group, page_size and \
                      page_token"
                 ));
             }
@@ -314,6 +345,10 @@ fn again(run: &Run, changes: &Value) -> Result<Value, FieldProblem> {
     let Some(changes) = changes.as_object() else {
         return Err(FieldProblem::new("", "must be an object such as {\"settings\": {…}}"));
     };
+    if run.image.is_some() {
+        let what = "the run has applied models, which is asked for by \"apply\" again";
+        return Err(FieldProblem::new("", what));
+    }
     let mut value = json!({
         "name": run.name, "pages": run.pages, "settings": run.settings, "labels": run.labels,
         "models_from": run.models_from,

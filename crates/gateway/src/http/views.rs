@@ -6,9 +6,10 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::comparison::compare;
 use crate::progress::Progress;
 use crate::state::State;
-use crate::store::{Page, ResultKind, Run};
+use crate::store::{Group, Page, ResultKind, Run};
 
 /// A layer of a page.
 #[derive(Debug, Serialize, ToSchema)]
@@ -26,6 +27,8 @@ pub(super) struct LayerView {
 pub(super) struct PageView {
     /// Its id, which follows from its files.
     id: String,
+    /// Its number, which never comes twice: the `dataset_id` of gRPC.
+    number: i64,
     /// What its user calls it.
     name: String,
     /// Width in pixels.
@@ -52,6 +55,7 @@ impl From<&Page> for PageView {
         });
         Self {
             id: page.id.clone(),
+            number: page.number,
             name: page.name.clone(),
             width: page.width,
             height: page.height,
@@ -106,7 +110,7 @@ impl From<State> for StateView {
 pub(super) struct FileView {
     /// Its name.
     name: String,
-    /// `model`, `report`, `record`, `preview` or `log`.
+    /// `model`, `report`, `record`, `preview`, `layer` or `log`.
     kind: &'static str,
     /// Its size in bytes.
     size: u64,
@@ -170,6 +174,8 @@ pub(super) struct RunView {
     /// The account that it belongs to.
     owner: String,
     state: StateView,
+    /// `train`, or `apply` where models are applied to a page.
+    task: &'static str,
     /// Whether somebody has asked for its end.
     cancel_asked: bool,
     /// While it is queued: how many runs are to be trained before it.
@@ -184,6 +190,10 @@ pub(super) struct RunView {
     settings: domain::SettingsMap,
     /// The run whose models it goes on from.
     models_from: Option<i64>,
+    /// The group of runs that were asked for together.
+    group: Option<i64>,
+    /// The page that was made of the layers that the models have found.
+    made_page: Option<String>,
     /// Words of the user's own.
     labels: BTreeMap<String, String>,
     /// What came of it: seed, device, time, memory, the settings that were used, and the figures of
@@ -200,7 +210,8 @@ pub(super) struct RunView {
     finished_at: Option<String>,
     /// Its files.
     files: Vec<FileView>,
-    /// Where more is: `self`, `events`, `cancel`, `page`.
+    /// Where more is: `self`, `events`, `cancel`, `page`; where they are there `models`, `layers`,
+    /// `group`.
     links: BTreeMap<&'static str, String>,
 }
 
@@ -218,18 +229,25 @@ impl From<&Run> for RunView {
                 href: format!("{own}/{place}/{name}"),
             }
         });
-        let links = BTreeMap::from([
+        let mut links = BTreeMap::from([
             ("self", own.clone()),
             ("events", format!("{own}/events")),
             ("cancel", format!("{own}/cancel")),
             ("page", format!("/runs/{}", run.id)),
         ]);
+        for (link, kind) in [("models", ResultKind::Model), ("layers", ResultKind::Layer)] {
+            if run.results.iter().any(|result| result.kind == kind) {
+                links.insert(link, format!("{own}/{link}.zip"));
+            }
+        }
+        links.extend(run.group.map(|group| ("group", format!("/v1/groups/{group}"))));
         Self {
             id: run.id,
             job_id: run.id,
             name: run.name.clone(),
             owner: run.account_name.clone(),
             state: run.life.state.into(),
+            task: if run.image.is_some() { "apply" } else { "train" },
             cancel_asked: run.life.cancel_asked,
             queue_position: run.queue_position,
             progress: progress(run.percent(), &run.progress),
@@ -237,6 +255,8 @@ impl From<&Run> for RunView {
             pages: run.pages.clone(),
             settings: run.settings.clone(),
             models_from: run.models_from,
+            group: run.group,
+            made_page: run.made_page.clone(),
             labels: run.labels.clone(),
             figures: run.figures.clone(),
             error: run.error.clone(),
@@ -259,6 +279,87 @@ pub(super) struct RunList {
     pub(super) next_page_token: Option<String>,
 }
 
+/// A run beside the others of its group.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ComparedView {
+    /// The run's number.
+    run: i64,
+    state: StateView,
+    /// Its values of the settings that are not the same in all runs; null for the default.
+    settings: BTreeMap<String, Option<String>>,
+    /// F1 of each of its models, on the whole of its pages.
+    f1: BTreeMap<String, Option<f64>>,
+    /// The mean of them.
+    mean_f1: Option<f64>,
+    /// How long it took.
+    seconds: Option<f64>,
+}
+
+/// A group of runs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct GroupView {
+    /// Its number, which never comes twice.
+    id: i64,
+    /// What its user calls it.
+    name: String,
+    /// When it was asked for.
+    created_at: String,
+    /// Its runs, the first one first.
+    runs: Vec<RunView>,
+    /// Its runs beside each other.
+    comparison: Vec<ComparedView>,
+    /// Where more is: `self`, `cancel`, `page`.
+    links: BTreeMap<&'static str, String>,
+}
+
+impl From<&Group> for GroupView {
+    fn from(group: &Group) -> Self {
+        let compared = compare(&group.runs);
+        let named = |names: &[String]| names.to_vec();
+        let comparison = compared.rows.iter().map(|row| ComparedView {
+            run: row.run,
+            state: row.state.into(),
+            settings: named(&compared.settings).into_iter().zip(row.settings.clone()).collect(),
+            f1: named(&compared.models).into_iter().zip(row.f1.clone()).collect(),
+            mean_f1: row.mean_f1,
+            seconds: row.seconds,
+        });
+        let own = format!("/v1/groups/{}", group.id);
+        Self {
+            id: group.id,
+            name: group.name.clone(),
+            created_at: group.created_at.clone(),
+            runs: group.runs.iter().map(RunView::from).collect(),
+            comparison: comparison.collect(),
+            links: BTreeMap::from([
+                ("cancel", format!("{own}/cancel")),
+                ("page", format!("/compare?group={}", group.id)),
+                ("self", own),
+            ]),
+        }
+    }
+}
+
+/// What `dry_run` answers: nothing was asked for.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct DryRunView {
+    /// Always true.
+    pub(super) dry_run: bool,
+    /// How many runs it would make.
+    pub(super) runs: u64,
+    /// The settings of each of them.
+    #[schema(value_type = Vec<Object>)]
+    pub(super) settings: Vec<domain::SettingsMap>,
+}
+
+/// The page that models are to be applied to.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "it describes what apply.rs reads")]
+pub(super) struct ApplyRequest {
+    /// Its id.
+    page: String,
+}
+
 /// What a request for a run holds. (The request is read field by field, so that every wrong one is
 /// pointed at; this describes it.)
 #[derive(Debug, ToSchema)]
@@ -271,14 +372,18 @@ pub(super) struct RunRequest {
     /// The ids of the pages to learn from.
     #[schema(min_items = 1, max_items = 50)]
     pages: Vec<String>,
-    /// Settings by Rodan's names; what is absent has its default.
+    /// Settings by Rodan's names; what is absent has its default. A list of values makes a grid: a
+    /// run for every combination, in a group.
     #[schema(value_type = Option<Object>, example = json!({"Patch height": 64, "Patch width": 64}))]
     settings: Option<Value>,
+    /// Lists of values by the names of settings: the same as lists in `settings`.
+    #[schema(value_type = Option<Object>, example = json!({"Patch height": [64, 128]}))]
+    grid: Option<Value>,
     /// A run whose models are gone on from.
     models_from: Option<i64>,
     /// Words of the user's own.
     labels: Option<BTreeMap<String, String>>,
-    /// Only check it.
+    /// Only check it, and count its runs.
     dry_run: Option<bool>,
 }
 

@@ -63,8 +63,17 @@ impl Trainer for LocalTrainer {
                 command.env(name, value);
             }
         }
-        for page in folder.pages() {
-            command.arg("--local").arg(page);
+        match folder.image() {
+            Some(image) => {
+                command.arg("--predict").arg(image);
+            }
+            None => {
+                for page in folder.pages() {
+                    command.arg("--local").arg(page);
+                }
+                command.arg("--checkpoints").arg(folder.checkpoints());
+                command.arg("--progress").arg(folder.progress());
+            }
         }
         if let Some(models) = folder.models() {
             command.arg("--models").arg(models);
@@ -72,10 +81,6 @@ impl Trainer for LocalTrainer {
         command
             .arg("--out")
             .arg(folder.out())
-            .arg("--checkpoints")
-            .arg(folder.checkpoints())
-            .arg("--progress")
-            .arg(folder.progress())
             .arg("--attached")
             .current_dir(folder.path())
             // Ends with this process, also when that is killed.

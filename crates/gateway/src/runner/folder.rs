@@ -10,7 +10,7 @@ use base::files::Replace;
 use domain::SettingsMap;
 use tracing::warn;
 
-use crate::store::{Objects, Page};
+use crate::store::{Image, Objects, Page};
 
 /// The folder of a run.
 #[derive(Clone, Debug)]
@@ -33,7 +33,13 @@ impl RunFolder {
         (1..).map(page).take_while(|path| path.is_dir()).collect()
     }
 
-    /// The folder of the models to go on from, if there are any.
+    /// The image that the models are applied to, if that is to be done.
+    pub fn image(&self) -> Option<PathBuf> {
+        let image = |ending: &str| self.0.join(format!("image.{ending}"));
+        [image("png"), image("jpg")].into_iter().find(|path| path.is_file())
+    }
+
+    /// The folder of the models to go on from or to apply, if there are any.
     pub fn models(&self) -> Option<PathBuf> {
         Some(self.0.join("models")).filter(|path| path.is_dir())
     }
@@ -94,6 +100,7 @@ impl RunFolder {
         pages: &[Page],
         models: &[(String, String)],
         settings: &SettingsMap,
+        image: Option<&Image>,
     ) -> io::Result<()> {
         for name in ["pages", "models", "out"] {
             absent(fs::remove_dir_all(self.0.join(name)))?;
@@ -109,6 +116,9 @@ impl RunFolder {
             // Those of the first count.
             let text = serde_json::to_vec(settings)?;
             Replace::NOTE.write(&folder.join("settings.json"), &text)?;
+        }
+        if let Some(image) = image {
+            objects.place(&image.object.sha256, &self.0.join(&image.file))?;
         }
         if !models.is_empty() {
             let folder = self.0.join("models");

@@ -1,4 +1,4 @@
-//! Trains the queued runs one after the other, and takes up what a gateway that ended has left.
+//! Trains the queued runs one after the other, or applies their models, and takes up what a gateway that ended has left.
 
 mod child;
 mod folder;
@@ -6,7 +6,7 @@ mod lines;
 mod trainer;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -20,9 +20,10 @@ pub use child::LocalTrainer;
 pub use folder::RunFolder;
 pub use trainer::{Ended, StartError, Trainer, Training};
 
+use crate::page_files::{self, Files, KeepError};
 use crate::progress::Progress;
 use crate::state::{Happening, State};
-use crate::store::{Change, Object, ResultKind, RunResult, Store, StoreError};
+use crate::store::{Change, Object, Part, ResultKind, RunResult, Store, StoreError};
 use domain::TrainingEvent;
 use lines::Lines;
 
@@ -186,11 +187,15 @@ impl Work {
         };
         let pages = self.store.pages_of(id)?;
         folder
-            .fill(self.store.objects(), &pages, &models, &run.settings)
+            .fill(self.store.objects(), &pages, &models, &run.settings, run.image.as_ref())
             .map_err(|source| RunError::File { path: folder.path().to_owned(), source })?;
         base::crash::point("before starting a training");
         let mut training = self.trainer.start(folder)?;
         base::crash::point("after starting a training");
+        if run.image.is_some() {
+            // It tells no progress.
+            self.store.happen(id, Happening::Began, &Change::default())?;
+        }
         let mut lines = Lines::of(&folder.progress());
         let mut progress = Progress::default();
         let mut asked: Option<Instant> = None;
@@ -284,8 +289,12 @@ impl Work {
         }
         let happening = match ended {
             Ended::Done => {
+                if let Some(image) = folder.image() {
+                    change.made_page = self.made_page(id, folder, &image)?;
+                }
                 for (name, path) in folder.outputs() {
                     let Some(kind) = kind_of(&name) else { continue };
+                    let name = page_file(&name).unwrap_or(name);
                     change.results.push(RunResult { name, kind, object: keep(&path)? });
                 }
                 change.figures = figures(&folder.out().join("training.json"));
@@ -309,6 +318,54 @@ impl Work {
     }
 }
 
+impl Work {
+    /// Makes a page of an image and the layers that were found on it, so that they can be
+    /// corrected and trained with; `None` where they are no page: nothing but background, perhaps.
+    fn made_page(
+        &self,
+        id: i64,
+        folder: &RunFolder,
+        image: &Path,
+    ) -> Result<Option<String>, RunError> {
+        let run = self.store.any_run(id)?.ok_or(RunError::Gone)?;
+        let part = |(name, path): (String, PathBuf)| {
+            let file = page_file(&name)?;
+            Some((Part::from_name(file.trim_end_matches(".png"))?, path))
+        };
+        let mut files: Files = folder.outputs().into_iter().filter_map(part).collect();
+        files.insert(Part::Image, image.to_owned());
+        let Some(inputs) = page_files::inputs(&files) else { return Ok(None) };
+        let name = format!("Layers found by run {id}");
+        let objects = self.store.objects();
+        let mut page = match page_files::keep(objects, &inputs, &files, &name, folder.path()) {
+            Ok(page) => page,
+            Err(KeepError::File { path, source }) => return Err(RunError::File { path, source }),
+            Err(KeepError::Page(error)) => {
+                warn!("run {id}: the layers that were found are no page: {error}");
+                return Ok(None);
+            }
+        };
+        // A layer without pixels can't be trained.
+        page.files.retain(|file| file.pixels != Some(0));
+        let has = |wanted: fn(Part) -> bool| page.files.iter().any(|file| wanted(file.part));
+        if !has(|part| part == Part::Background) || !has(|part| matches!(part, Part::Layer(_))) {
+            return Ok(None);
+        }
+        Ok(Some(self.store.add_page(&page, run.account)?.0))
+    }
+}
+
+/// What a file of a layer is called in the folder of a page: `Layer 3.png` is `layer_3.png`.
+fn page_file(name: &str) -> Option<String> {
+    match name.strip_suffix(".png")? {
+        "Background" => Some("background.png".into()),
+        layer => {
+            let number = layer.strip_prefix("Layer ")?.parse().ok().filter(|number| *number < 10);
+            number.map(|number: u8| format!("layer_{number}.png"))
+        }
+    }
+}
+
 fn as_json(event: &TrainingEvent) -> Value {
     serde_json::to_value(event).unwrap_or_default()
 }
@@ -321,7 +378,9 @@ fn kind_of(name: &str) -> Option<ResultKind> {
         Some(ResultKind::Report)
     } else if name == "training.json" {
         Some(ResultKind::Record)
-    } else if name.starts_with("preview") && name.ends_with(".png") {
+    } else if page_file(name).is_some() {
+        Some(ResultKind::Layer)
+    } else if name == "overlay.png" || (name.starts_with("preview") && name.ends_with(".png")) {
         Some(ResultKind::Preview)
     } else {
         None
@@ -345,4 +404,28 @@ fn figures(path: &Path) -> Option<Value> {
         "peak_memory_bytes": record["peak_memory_bytes"], "effective": record["effective"],
         "layers": layers,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_known_by_their_names() {
+        for (name, kind, renamed) in [
+            ("Model 0.hdf5", Some(ResultKind::Model), None),
+            ("report.html", Some(ResultKind::Report), None),
+            ("training.json", Some(ResultKind::Record), None),
+            ("preview_2.png", Some(ResultKind::Preview), None),
+            ("overlay.png", Some(ResultKind::Preview), None),
+            ("Background.png", Some(ResultKind::Layer), Some("background.png")),
+            ("Layer 9.png", Some(ResultKind::Layer), Some("layer_9.png")),
+            ("Layer 10.png", None, None),
+            ("Layer x.png", None, None),
+            ("events.out", None, None),
+        ] {
+            assert_eq!(kind_of(name), kind, "{name}");
+            assert_eq!(page_file(name).as_deref(), renamed, "{name}");
+        }
+    }
 }

@@ -81,6 +81,11 @@ impl Store {
             "DELETE FROM runs WHERE state IN (?, ?, ?) AND finished_at < ?",
             params![ends[0], ends[1], ends[2], before],
         )?;
+        change.execute(
+            "DELETE FROM groups
+             WHERE NOT EXISTS (SELECT 1 FROM runs WHERE run_group = groups.id)",
+            [],
+        )?;
         let pages = change.execute(
             "DELETE FROM pages WHERE created_at < ?
              AND NOT EXISTS (SELECT 1 FROM run_pages WHERE page = pages.id)",
@@ -91,6 +96,7 @@ impl Store {
                 "SELECT sha256 FROM objects
                  WHERE NOT EXISTS (SELECT 1 FROM page_files WHERE sha256 = objects.sha256)
                  AND NOT EXISTS (SELECT 1 FROM pages WHERE thumbnail = objects.sha256)
+                 AND NOT EXISTS (SELECT 1 FROM runs WHERE image = objects.sha256)
                  AND NOT EXISTS (SELECT 1 FROM results WHERE sha256 = objects.sha256)",
             )?;
             rows.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?

@@ -30,7 +30,9 @@ pub(crate) use events::Event;
 pub use keeping::Purged;
 pub(crate) use objects::{Object, Objects};
 pub(crate) use pages::{NewPage, Page, PageFile, Part};
-pub(crate) use runs::{Change, Filter, NewRun, Result_ as RunResult, ResultKind, Run};
+pub(crate) use runs::{
+    Change, Filter, Group, Image, NewRun, Result_ as RunResult, ResultKind, Run,
+};
 
 use crate::state::NotNow;
 
@@ -89,10 +91,15 @@ pub enum StoreError {
     #[error("this Idempotency-Key was used for another request; use a new one for each request")]
     OtherRequest,
     /// So many runs of one account wait that no more are taken.
-    #[error("{waiting} runs of this account wait already, which is the most; cancel one, or wait")]
+    #[error(
+        "{waiting} runs of this account wait already, and at most {most} may; cancel some, or \
+        wait"
+    )]
     TooMany {
-        /// How many.
+        /// How many wait.
         waiting: u64,
+        /// How many may.
+        most: u64,
     },
 }
 

@@ -99,6 +99,8 @@ impl NewPage {
 /// A page in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
+    /// Its number, which never comes twice.
+    pub number: i64,
     /// Its id.
     pub id: String,
     /// What its user calls it.
@@ -116,6 +118,11 @@ pub struct Page {
 }
 
 impl Page {
+    /// Its name, or the beginning of its id.
+    pub fn title(&self) -> &str {
+        if self.name.is_empty() { self.id.get(..8).unwrap_or(&self.id) } else { &self.name }
+    }
+
     /// What keeps it from being trained well, in sentences.
     pub fn warnings(&self) -> Vec<String> {
         let empty = |file: &&PageFile| file.pixels == Some(0);
@@ -131,11 +138,12 @@ impl Page {
 }
 
 impl Store {
-    /// Notes a page; false when it was there. Either way the account may use it.
+    /// Notes a page and returns its id; false beside it when it was there. Either way the account,
+    /// if there still is one of this number, may use it.
     ///
     /// # Errors
     /// When the store can't be written.
-    pub fn add_page(&self, page: &NewPage, account: &Account) -> Result<(Page, bool), StoreError> {
+    pub fn add_page(&self, page: &NewPage, account: i64) -> Result<(String, bool), StoreError> {
         let id = page.id();
         let mut database = self.database();
         let change = database.transaction()?;
@@ -160,15 +168,15 @@ impl Store {
             }
         }
         change.execute(
-            "INSERT INTO page_accounts (page, account) VALUES (?, ?) ON CONFLICT DO NOTHING",
-            params![id, account.id],
+            "INSERT INTO page_accounts (page, account) SELECT ?, id FROM accounts WHERE id = ?
+             ON CONFLICT DO NOTHING",
+            params![id, account],
         )?;
         base::crash::point("before noting a page");
         change.commit()?;
         drop(database);
         base::crash::point("after noting a page");
-        let page = self.page(&id, account)?;
-        page.map(|page| (page, new)).ok_or_else(|| StoreError::Missing(format!("page {id}")))
+        Ok((id, new))
     }
 
     /// The page of this id, if the account may see it.
@@ -187,6 +195,21 @@ impl Store {
         };
         page.files = files(&database, id)?;
         Ok(Some(page))
+    }
+
+    /// The page of this number, if the account may see it.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn page_numbered(
+        &self,
+        number: i64,
+        account: &Account,
+    ) -> Result<Option<Page>, StoreError> {
+        let sql = "SELECT id FROM pages WHERE number = ?";
+        let id: Option<String> =
+            self.database().query_row(sql, [number], |row| row.get(0)).optional()?;
+        id.map_or(Ok(None), |id| self.page(&id, account))
     }
 
     /// The newest pages that the account may see, at most `most`.
@@ -229,6 +252,7 @@ impl Store {
 
 fn page_row(row: &Row<'_>) -> rusqlite::Result<Page> {
     Ok(Page {
+        number: row.get("number")?,
         id: row.get("id")?,
         name: row.get("name")?,
         width: row.get("width")?,

@@ -23,12 +23,15 @@ pub enum ResultKind {
     Record,
     /// A picture of a page as the models see it.
     Preview,
+    /// A layer that the models have found on a page.
+    Layer,
     /// What the training has logged.
     Log,
 }
 
 impl ResultKind {
-    const ALL: [Self; 5] = [Self::Model, Self::Report, Self::Record, Self::Preview, Self::Log];
+    const ALL: [Self; 6] =
+        [Self::Model, Self::Report, Self::Record, Self::Preview, Self::Layer, Self::Log];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -37,6 +40,7 @@ impl ResultKind {
             Self::Report => "report",
             Self::Record => "record",
             Self::Preview => "preview",
+            Self::Layer => "layer",
             Self::Log => "log",
         }
     }
@@ -55,6 +59,15 @@ pub struct Result_ {
     pub kind: ResultKind,
     /// Its bytes.
     pub object: Object,
+}
+
+/// The image of a page that models are applied to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// Its bytes.
+    pub object: Object,
+    /// `image.png` or `image.jpg`.
+    pub file: String,
 }
 
 /// A run in the store.
@@ -78,6 +91,12 @@ pub struct Run {
     pub labels: BTreeMap<String, String>,
     /// The run whose models it goes on from.
     pub models_from: Option<i64>,
+    /// The group of runs that were asked for together.
+    pub group: Option<i64>,
+    /// For a run that applies the models of `models_from`: to which image.
+    pub image: Option<Image>,
+    /// The page that such a run has made of the image and the layers.
+    pub made_page: Option<String>,
     /// How far it is.
     pub progress: Progress,
     /// What came of it, layer by layer, as `training.json` has it.
@@ -113,8 +132,10 @@ impl Run {
 pub struct NewRun<'a> {
     /// Who asks.
     pub account: &'a Account,
-    /// For what.
+    /// For what: one run, or a group of them.
     pub order: &'a Order,
+    /// The image to apply models to; none for a training.
+    pub image: Option<&'a Image>,
     /// The request's own key, and the hash of its body.
     pub key: Option<(&'a str, &'a str)>,
     /// How many runs of an account may wait.
@@ -124,7 +145,7 @@ pub struct NewRun<'a> {
 /// What became of a request for a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Placed {
-    /// The run's number.
+    /// The run's number; of a group, that of the first.
     pub run: i64,
     /// False when the same request had come before.
     pub new: bool,
@@ -137,6 +158,8 @@ pub struct Filter {
     pub state: Option<State>,
     /// Only those whose name holds this text.
     pub name: Option<String>,
+    /// Only those of this group.
+    pub group: Option<i64>,
     /// Only those with a lower number.
     pub before: Option<i64>,
     /// At most so many.
@@ -152,16 +175,31 @@ pub struct Change {
     pub figures: Option<Value>,
     /// Its files.
     pub results: Vec<Result_>,
+    /// The page that it has made.
+    pub made_page: Option<String>,
+}
+
+/// A group of runs that were asked for together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// Its number, which never comes twice.
+    pub id: i64,
+    /// What its user calls it.
+    pub name: String,
+    /// When it was asked for.
+    pub created_at: String,
+    /// Its runs, the first one first.
+    pub runs: Vec<Run>,
 }
 
 impl Store {
-    /// Queues a run: once for each key of a request.
+    /// Queues a run, or a group of runs: once for each key of a request.
     ///
     /// # Errors
     /// [`StoreError::Missing`] for a page or a run that the account can't see,
     /// [`StoreError::OtherRequest`], [`StoreError::TooMany`].
     pub fn place_run(&self, wanted: NewRun<'_>) -> Result<Placed, StoreError> {
-        let NewRun { account, order, key, most_waiting } = wanted;
+        let NewRun { account, order, image, key, most_waiting } = wanted;
         let mut database = self.database();
         let change = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if let Some((key, body)) = key
@@ -174,38 +212,36 @@ impl Store {
             params![account.id, State::Queued.name()],
             |row| row.get(0),
         )?;
-        if waiting >= most_waiting {
-            return Err(StoreError::TooMany { waiting });
+        let variations = order.variations();
+        if waiting + variations.len() as u64 > most_waiting {
+            return Err(StoreError::TooMany { waiting, most: most_waiting });
         }
-        change.execute(
-            "INSERT INTO runs (account, account_name, name, state, settings, labels, models_from,
-                 progress, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            params![
-                account.id,
-                account.name,
-                order.name,
-                State::Queued.name(),
-                text_of(&order.settings)?,
-                text_of(&order.labels)?,
-                order.models_from,
-                text_of(&Progress::default())?,
-                now(),
-            ],
-        )?;
-        let run = change.last_insert_rowid();
-        for (position, page) in order.pages.iter().enumerate() {
+        if let Some(Image { object, .. }) = image {
             change.execute(
-                "INSERT INTO run_pages (run, position, page) VALUES (?, ?, ?)",
-                params![run, position, page],
+                "INSERT INTO objects (sha256, size) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                params![object.sha256, object.size],
             )?;
         }
+        let mut group = None;
+        if !order.grid.is_empty() {
+            change.execute(
+                "INSERT INTO groups (account, name, created_at) VALUES (?, ?, ?)",
+                params![account.id, order.name, now()],
+            )?;
+            group = Some(change.last_insert_rowid());
+        }
+        let mut first = None;
+        for settings in &variations {
+            let run = queue(&change, &wanted, settings, group)?;
+            first.get_or_insert(run);
+        }
+        let run = first.ok_or_else(|| StoreError::Missing("run to be queued".into()))?;
         if let Some((key, body)) = key {
             change.execute(
                 "INSERT INTO requests (account, key, body_sha256, run) VALUES (?, ?, ?, ?)",
                 params![account.id, key, body, run],
             )?;
         }
-        events::add(&change, run, "state", &json!({"state": State::Queued.name()}))?;
         base::crash::point("before queueing a run");
         change.commit()?;
         drop(database);
@@ -243,7 +279,7 @@ impl Store {
         let mut rows = database.prepare(
             "SELECT * FROM runs WHERE (?1 OR account = ?2) AND (?3 IS NULL OR state = ?3)
              AND (?4 IS NULL OR id < ?4) AND (?5 IS NULL OR instr(lower(name), lower(?5)) > 0)
-             ORDER BY id DESC LIMIT ?6",
+             AND (?7 IS NULL OR run_group = ?7) ORDER BY id DESC LIMIT ?6",
         )?;
         let runs = rows.query_map(
             params![
@@ -253,6 +289,7 @@ impl Store {
                 filter.before,
                 filter.name,
                 filter.most,
+                filter.group,
             ],
             run_row,
         )?;
@@ -260,13 +297,40 @@ impl Store {
         runs.into_iter().map(|run| with_parts(&database, run)).collect()
     }
 
-    /// The run whose turn is next.
+    /// The group of this number, if the account may see it.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn group(&self, id: i64, account: &Account) -> Result<Option<Group>, StoreError> {
+        let found = {
+            let database = self.database();
+            let sql = "SELECT * FROM groups WHERE id = ?1 AND (?2 OR account = ?3)";
+            let group = |row: &Row<'_>| {
+                Ok(Group {
+                    id: row.get("id")?,
+                    name: row.get("name")?,
+                    created_at: row.get("created_at")?,
+                    runs: Vec::new(),
+                })
+            };
+            let all = account.role.sees_all();
+            database.query_row(sql, params![id, all, account.id], group).optional()?
+        };
+        let Some(mut group) = found else { return Ok(None) };
+        let filter = Filter { group: Some(id), most: u32::MAX, ..Filter::default() };
+        group.runs = self.runs(&filter, account)?;
+        group.runs.reverse();
+        Ok(Some(group))
+    }
+
+    /// The run whose turn is next: models are applied first, which takes minutes at most.
     ///
     /// # Errors
     /// When the store can't be read.
     pub fn next_in_queue(&self) -> Result<Option<i64>, StoreError> {
-        let sql = "SELECT min(id) FROM runs WHERE state = ?";
-        Ok(self.database().query_row(sql, [State::Queued.name()], |row| row.get(0))?)
+        let sql = "SELECT id FROM runs WHERE state = ? ORDER BY image IS NULL, id LIMIT 1";
+        let queued = [State::Queued.name()];
+        Ok(self.database().query_row(sql, queued, |row| row.get(0)).optional()?)
     }
 
     /// The runs that were being trained when the gateway ended.
@@ -316,7 +380,8 @@ impl Store {
         let error = what.error.as_ref().filter(|_| life.state == State::Failed);
         change.execute(
             "UPDATE runs SET state = ?2, cancel_asked = ?3, attempts = attempts + ?4,
-                 started_at = coalesce(started_at, ?5), finished_at = ?6, error = ?7, figures = ?8
+                 started_at = coalesce(started_at, ?5), finished_at = ?6, error = ?7, figures = ?8,
+                 made_page = coalesce(made_page, ?9)
              WHERE id = ?1",
             params![
                 id,
@@ -327,6 +392,7 @@ impl Store {
                 life.state.is_end().then_some(&at),
                 error,
                 what.figures.as_ref().map(text_of).transpose()?,
+                what.made_page,
             ],
         )?;
         for result in &what.results {
@@ -386,6 +452,44 @@ impl Store {
     }
 }
 
+/// Writes one run of a request; returns its number.
+fn queue(
+    change: &Transaction<'_>,
+    wanted: &NewRun<'_>,
+    settings: &SettingsMap,
+    group: Option<i64>,
+) -> Result<i64, StoreError> {
+    let NewRun { account, order, image, .. } = wanted;
+    change.execute(
+        "INSERT INTO runs (account, account_name, name, state, settings, labels, models_from,
+             run_group, image, image_file, progress, created_at)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        params![
+            account.id,
+            account.name,
+            order.name,
+            State::Queued.name(),
+            text_of(settings)?,
+            text_of(&order.labels)?,
+            order.models_from,
+            group,
+            image.map(|image| &image.object.sha256),
+            image.map(|image| &image.file),
+            text_of(&Progress::default())?,
+            now(),
+        ],
+    )?;
+    let run = change.last_insert_rowid();
+    for (position, page) in order.pages.iter().enumerate() {
+        change.execute(
+            "INSERT INTO run_pages (run, position, page) VALUES (?, ?, ?)",
+            params![run, position, page],
+        )?;
+    }
+    events::add(change, run, "state", &json!({"state": State::Queued.name()}))?;
+    Ok(run)
+}
+
 fn placed_before(
     change: &Transaction<'_>,
     account: i64,
@@ -421,6 +525,9 @@ fn run_row(row: &Row<'_>) -> rusqlite::Result<Run> {
         settings: rows::json(row, "settings")?,
         labels: rows::json(row, "labels")?,
         models_from: row.get("models_from")?,
+        group: row.get("run_group")?,
+        image: None,
+        made_page: row.get("made_page")?,
         progress: rows::json(row, "progress")?,
         figures: rows::optional_json(row, "figures")?,
         error: row.get("error")?,
@@ -450,12 +557,21 @@ fn with_parts(database: &Connection, mut run: Run) -> Result<Run, StoreError> {
         })
     };
     run.results = results.query_map([run.id], result)?.collect::<Result<_, _>>()?;
+    let mut image = database.prepare(
+        "SELECT sha256, size, image_file FROM runs JOIN objects ON sha256 = image WHERE id = ?",
+    )?;
+    let found = |row: &Row<'_>| {
+        let object = Object { sha256: row.get(0)?, size: row.get(1)? };
+        Ok(Image { object, file: row.get(2)? })
+    };
+    run.image = image.query_row([run.id], found).optional()?;
     if run.life.state == State::Queued {
-        let sql = "SELECT count(*) FROM runs WHERE id < ? AND state IN (?, ?, ?)";
-        let before = [State::Queued, State::Launch, State::Running].map(State::name);
+        let sql = "SELECT count(*) FROM runs WHERE state IN (?1, ?2)
+            OR state = ?3 AND (image IS NULL, id) < (?4, ?5)";
+        let states = [State::Launch, State::Running, State::Queued].map(State::name);
         run.queue_position = Some(database.query_row(
             sql,
-            params![run.id, before[0], before[1], before[2]],
+            params![states[0], states[1], states[2], run.image.is_none(), run.id],
             |row| row.get(0),
         )?);
     }

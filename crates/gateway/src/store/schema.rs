@@ -20,7 +20,8 @@ CREATE TABLE objects (
     size INTEGER NOT NULL
 );
 CREATE TABLE pages (
-    id TEXT PRIMARY KEY,
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
     name TEXT NOT NULL,
     width INTEGER NOT NULL,
     height INTEGER NOT NULL,
@@ -28,17 +29,23 @@ CREATE TABLE pages (
     created_at TEXT NOT NULL
 );
 CREATE TABLE page_accounts (
-    page TEXT NOT NULL REFERENCES pages ON DELETE CASCADE,
+    page TEXT NOT NULL REFERENCES pages (id) ON DELETE CASCADE,
     account INTEGER NOT NULL REFERENCES accounts ON DELETE CASCADE,
     PRIMARY KEY (page, account)
 );
 CREATE TABLE page_files (
-    page TEXT NOT NULL REFERENCES pages ON DELETE CASCADE,
+    page TEXT NOT NULL REFERENCES pages (id) ON DELETE CASCADE,
     part TEXT NOT NULL,
     file TEXT NOT NULL,
     sha256 TEXT NOT NULL REFERENCES objects,
     pixels INTEGER,
     PRIMARY KEY (page, part)
+);
+CREATE TABLE groups (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    account INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    created_at TEXT NOT NULL
 );
 CREATE TABLE runs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -51,6 +58,10 @@ CREATE TABLE runs (
     settings TEXT NOT NULL,
     labels TEXT NOT NULL,
     models_from INTEGER,
+    run_group INTEGER REFERENCES groups,
+    image TEXT REFERENCES objects,
+    image_file TEXT,
+    made_page TEXT REFERENCES pages (id) ON DELETE SET NULL,
     progress TEXT NOT NULL,
     figures TEXT,
     error TEXT,
@@ -59,10 +70,11 @@ CREATE TABLE runs (
     finished_at TEXT
 );
 CREATE INDEX runs_by_state ON runs (state, id);
+CREATE INDEX runs_by_group ON runs (run_group, id);
 CREATE TABLE run_pages (
     run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE,
     position INTEGER NOT NULL,
-    page TEXT NOT NULL REFERENCES pages,
+    page TEXT NOT NULL REFERENCES pages (id),
     PRIMARY KEY (run, position)
 );
 CREATE TABLE results (

@@ -3,15 +3,17 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use axum::extract::{Query, State};
+use axum::extract::rejection::FormRejection;
+use axum::extract::{Form, Path, Query, State};
 use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use maud::html;
 
-use super::forms::Browser;
+use super::forms::{Browser, Fields};
 use super::layout::{Frame, page as whole, state};
-use super::runs::mean_f1;
 use crate::app::App;
+use crate::comparison::{Comparison, Row, compare};
+use crate::placing;
 use crate::problem::Problem;
 use crate::store::Run;
 
@@ -25,7 +27,7 @@ struct Table {
     rows: Vec<Vec<String>>,
 }
 
-/// Shows the runs of `?run=1&run=2`, sorted by `sort`, a column's name.
+/// Shows the runs of `?run=1&run=2`, or of `?group=1`, sorted by `sort`, a column's name.
 pub(super) async fn page(
     State(app): State<App>,
     browser: Browser,
@@ -38,8 +40,10 @@ pub(super) async fn page(
     let mut table = table(&runs);
     let sort = query.iter().find(|(name, _)| name == "sort").map(|(_, value)| value.as_str());
     sort_by(&mut table, sort.unwrap_or_default());
+    let changes = runs.iter().any(|run| !run.life.state.is_end());
+    let group = query.iter().find(|(name, _)| name == "group").and_then(|(_, id)| id.parse().ok());
     let ids: Vec<String> = runs.iter().map(|run| format!("run={}", run.id)).collect();
-    let ids = ids.join("&");
+    let ids = group.map_or_else(|| ids.join("&"), |group: i64| format!("group={group}"));
     let content = html! {
         h1 { "Compare runs" }
         @if runs.is_empty() {
@@ -61,9 +65,15 @@ pub(super) async fn page(
             } }
             p.dim { "Settings that are the same in all runs are left out. F1 on the whole of the pages, inside the regions." }
             p { a href={"/compare.csv?" (ids)} { "As CSV" } }
+            @if let Some(group) = group.filter(|_| changes && browser.0.account.role.may_submit()) {
+                form.line method="post" action={"/groups/" (group) "/cancel"} {
+                    (browser.key())
+                    button.danger { "Cancel all runs of the group" }
+                }
+            }
         }
     };
-    let frame = Frame { title: "Compare runs", identity: Some(&browser.0), changes: false };
+    let frame = Frame { title: "Compare runs", identity: Some(&browser.0), changes };
     whole(StatusCode::OK, &frame, &content)
 }
 
@@ -90,6 +100,25 @@ pub(super) async fn csv(
     (headers, text).into_response()
 }
 
+/// Asks for the end of all runs of a group.
+pub(super) async fn cancel(
+    State(app): State<App>,
+    browser: Browser,
+    Path(id): Path<String>,
+    form: Result<Form<Vec<(String, String)>>, FormRejection>,
+) -> Response {
+    let cancelled = async {
+        Fields::of(&browser, form)?;
+        browser.0.may_submit()?;
+        let runs = chosen(&app, &browser, &[("group".to_owned(), id.clone())]).await?;
+        placing::cancel_all(&app, &runs).await
+    };
+    match cancelled.await {
+        Ok(()) => Redirect::to(&format!("/compare?group={}", percent(&id))).into_response(),
+        Err(problem) => browser.problem(&problem),
+    }
+}
+
 async fn chosen(
     app: &App,
     browser: &Browser,
@@ -102,6 +131,11 @@ async fn chosen(
         .take(MOST)
         .collect();
     let account = browser.0.account.clone();
+    let group = query.iter().find(|(name, _)| name == "group").and_then(|(_, id)| id.parse().ok());
+    if let Some(group) = group {
+        let group = app.ask(move |store| store.group(group, &account)).await?;
+        return group.map(|group| group.runs).ok_or_else(|| Problem::missing("such group"));
+    }
     app.ask(move |store| {
         let found = ids.into_iter().map(|id| store.run(id, &account));
         Ok(found.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
@@ -110,47 +144,23 @@ async fn chosen(
 }
 
 fn table(runs: &[Run]) -> Table {
-    let mut settings: BTreeSet<&str> = BTreeSet::new();
-    let mut models: Vec<&str> = Vec::new();
-    for run in runs {
-        settings.extend(run.settings.keys().map(String::as_str));
-        for model in layers(run).filter_map(|layer| layer["model"].as_str()) {
-            if !models.contains(&model) {
-                models.push(model);
-            }
-        }
-    }
-    let value = |run: &Run, name: &str| match run.settings.get(name) {
-        None => "default".to_owned(),
-        Some(value) => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
-    };
-    settings
-        .retain(|name| runs.iter().map(|run| value(run, name)).collect::<BTreeSet<_>>().len() > 1);
+    let Comparison { settings, models, rows } = compare(runs);
     let mut head: Vec<String> = ["run", "name", "state"].map(str::to_owned).into();
-    head.extend(settings.iter().map(|name| (*name).to_owned()));
+    head.extend(settings);
     head.extend(models.iter().map(|model| format!("F1 {model}")));
     head.extend(["mean F1", "seconds"].map(str::to_owned));
     let number = |value: Option<f64>, decimals: usize| {
         value.map_or_else(String::new, |value| format!("{value:.decimals$}"))
     };
-    let row = |run: &Run| {
-        let mut row = vec![run.id.to_string(), run.name.clone(), run.life.state.to_string()];
-        row.extend(settings.iter().map(|name| value(run, name)));
-        row.extend(models.iter().map(|model| {
-            let layer = layers(run).find(|layer| layer["model"] == **model);
-            number(layer.and_then(|layer| layer["f1"].as_f64()), 4)
-        }));
-        row.push(number(mean_f1(run), 4));
-        let seconds = run.figures.as_ref().and_then(|figures| figures["seconds"].as_f64());
-        row.push(number(seconds, 0));
-        row
+    let cells = |row: Row| {
+        let mut cells = vec![row.run.to_string(), row.name, row.state.to_string()];
+        let value = |value: Option<String>| value.unwrap_or_else(|| "default".to_owned());
+        cells.extend(row.settings.into_iter().map(value));
+        cells.extend(row.f1.into_iter().map(|f1| number(f1, 4)));
+        cells.extend([number(row.mean_f1, 4), number(row.seconds, 0)]);
+        cells
     };
-    Table { rows: runs.iter().map(row).collect(), head }
-}
-
-fn layers(run: &Run) -> impl Iterator<Item = &serde_json::Value> {
-    let layers = run.figures.as_ref().and_then(|figures| figures["layers"].as_array());
-    layers.into_iter().flatten()
+    Table { rows: rows.into_iter().map(cells).collect(), head }
 }
 
 /// Sorts the rows by a column: numbers by their size, the largest first, then texts.

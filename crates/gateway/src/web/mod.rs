@@ -24,6 +24,8 @@ pub(crate) fn routes(app: &App) -> Router<App> {
         .route("/new/page", post(new::upload).layer(upload))
         .route("/runs/{id}", get(run::page))
         .route("/runs/{id}/cancel", post(run::cancel))
+        .route("/runs/{id}/apply", post(run::apply).layer(upload))
+        .route("/groups/{id}/cancel", post(compare::cancel))
         .route("/compare", get(compare::page))
         .route("/compare.csv", get(compare::csv))
         .route("/static/style.css", get(layout::style))

@@ -13,7 +13,7 @@ use super::forms::{Browser, Fields, KEY};
 use super::layout::{Frame, notice, page as whole, swatch};
 use crate::app::App;
 use crate::problem::Problem;
-use crate::store::Page;
+use crate::store::{Page, Run};
 use crate::{intake, order, placing};
 
 /// Pages to choose from.
@@ -26,6 +26,8 @@ struct Filled {
     pages: Vec<String>,
     settings: Map<String, Value>,
     models_from: String,
+    /// How many runs it makes, where that was asked for.
+    counted: Option<u64>,
 }
 
 /// Shows the forms; `?page=ID` chooses a page.
@@ -52,6 +54,9 @@ async fn show(app: &App, browser: &Browser, filled: &Filled, wrong: Option<&Prob
     let content = html! {
         h1 { "New run" }
         @if let Some(problem) = wrong { (notice(problem)) }
+        @if let Some(count) = filled.counted {
+            div.said role="status" { p { "All is right: this makes " (count) @if count == 1 { " run." } @else { " runs." } " Nothing is started yet." } }
+        }
         (upload_form(browser))
         @if !pages.is_empty() { (run_form(browser, &pages, filled)) }
     };
@@ -88,7 +93,7 @@ fn run_form(browser: &Browser, pages: &[Page], filled: &Filled) -> Markup {
             }
             fieldset {
                 legend { "3. Choose the settings" }
-                p.dim { "What is left empty has its default." }
+                p.dim { "What is left empty has its default. Several numbers with commas between them, such as 64, 128, make a run for each, and for every combination with other lists." }
                 div.fields {
                     label { "Name of the run" input type="text" name="name" maxlength="200" value=(filled.name); }
                     label { "Go on from the models of run"
@@ -98,13 +103,13 @@ fn run_form(browser: &Browser, pages: &[Page], filled: &Filled) -> Markup {
                     @for setting in TRAINING_SETTINGS { (field(setting, filled)) }
                 }
             }
-            p { button { "Start the run" } }
+            p { button { "Start" } " " button.plain name="dry_run" value="1" { "Only check and count the runs" } }
         }
     }
 }
 
 fn choice(page: &Page, filled: &Filled) -> Markup {
-    let name = if page.name.is_empty() { &page.id[..8.min(page.id.len())] } else { &page.name };
+    let name = page.title();
     html! {
         label {
             input type="checkbox" name="pages" value=(page.id) checked[filled.pages.contains(&page.id)];
@@ -130,9 +135,9 @@ fn field(setting: &Setting, filled: &Filled) -> Markup {
         label {
             (name)
             @match setting.allowed {
-                Allowed::Number { low, high, step } => {
-                    input type="number" name={"set:" (name)} min=(low) max=[(high < u64::MAX).then_some(high)]
-                        step=(step) placeholder=(default) value=(given);
+                Allowed::Number { .. } => {
+                    input type="text" inputmode="numeric" pattern="[0-9, ]*" name={"set:" (name)}
+                        placeholder=(default) value=(given);
                 }
                 Allowed::Words(words) => {
                     select name={"set:" (name)} {
@@ -157,10 +162,7 @@ pub(super) async fn upload(
 ) -> Response {
     let taken = async {
         browser.0.may_submit()?;
-        let _place = app.uploads.try_acquire().map_err(|_| {
-            let what = "too many uploads come in at the moment; send it again in a minute";
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
-        })?;
+        let _place = intake::place(&app)?;
         let form =
             form.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
         let upload = intake::receive(&app, form).await?;
@@ -187,29 +189,68 @@ pub(super) async fn place(
         let value = fields.first(&format!("set:{}", setting.name))?.trim();
         (!value.is_empty()).then(|| (setting.name.to_owned(), Value::from(value)))
     };
-    let filled = Filled {
+    let mut filled = Filled {
         name: fields.first("name").unwrap_or_default().to_owned(),
         pages: fields.all("pages").map(str::to_owned).collect(),
         settings: TRAINING_SETTINGS.iter().filter_map(|setting| given(&setting)).collect(),
         models_from: fields.first("models_from").unwrap_or_default().trim().to_owned(),
+        counted: None,
     };
+    let dry_run = fields.first("dry_run").is_some();
+    let settings: Map<String, Value> =
+        filled.settings.iter().map(|(name, value)| (name.clone(), listed(value))).collect();
     let from = match filled.models_from.parse::<i64>() {
         _ if filled.models_from.is_empty() => Value::Null,
         Ok(number) => number.into(),
         Err(_) => filled.models_from.as_str().into(),
     };
     let request = json!({
-        "name": filled.name, "pages": filled.pages, "settings": filled.settings,
-        "models_from": from,
+        "name": filled.name, "pages": filled.pages, "settings": settings,
+        "models_from": from, "dry_run": dry_run,
     });
     let placed = async {
         browser.0.may_submit()?;
         let order = order::read(&request).map_err(Problem::fields)?;
-        placing::place(&app, browser.0.account.clone(), order, None).await
+        let count = order.count();
+        let placed = placing::place(&app, browser.0.account.clone(), order, None).await?;
+        Ok::<_, Problem>((placed, count))
     };
     match placed.await {
-        Ok(Some(run)) => Redirect::to(&format!("/runs/{}", run.id)).into_response(),
-        Ok(None) => Redirect::to("/").into_response(),
+        Ok((Some(Run { group: Some(group), .. }), _)) => {
+            Redirect::to(&format!("/compare?group={group}")).into_response()
+        }
+        Ok((Some(run), _)) => Redirect::to(&format!("/runs/{}", run.id)).into_response(),
+        Ok((None, count)) => {
+            filled.counted = Some(count);
+            show(&app, &browser, &filled, None).await
+        }
         Err(problem) => show(&app, &browser, &filled, Some(&problem)).await,
+    }
+}
+
+/// A text with commas is a list of values.
+fn listed(value: &Value) -> Value {
+    match value.as_str() {
+        Some(text) if text.contains(',') => {
+            text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect()
+        }
+        _ => value.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_make_a_list() {
+        for (text, value) in [
+            ("64", json!("64")),
+            ("64, 128,", json!(["64", "128"])),
+            (",", json!([])),
+            ("1,1", json!(["1", "1"])),
+        ] {
+            assert_eq!(listed(&json!(text)), value, "{text}");
+        }
     }
 }

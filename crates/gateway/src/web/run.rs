@@ -2,21 +2,26 @@
 
 use std::collections::BTreeMap;
 
+use axum::extract::multipart::MultipartRejection;
 use axum::extract::rejection::FormRejection;
-use axum::extract::{Form, Path, State};
+use axum::extract::{Form, Multipart, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use domain::{EpochReport, TrainingEvent};
 use maud::{Markup, PreEscaped, html};
 use serde_json::Value;
 
-use super::forms::{Browser, Fields};
+use super::forms::{Browser, Fields, KEY};
 use super::layout::{Frame, page as whole, state, time};
 use crate::app::App;
-use crate::placing;
+use crate::intake;
+use crate::placing::{self, Subject};
 use crate::problem::Problem;
 use crate::state::State as RunState;
-use crate::store::{Event, ResultKind, Run};
+use crate::store::{Event, Page, ResultKind, Run};
+
+/// Pages to apply models to that are listed.
+const MOST_PAGES: u32 = 60;
 
 /// Shows a run.
 pub(super) async fn page(
@@ -26,11 +31,12 @@ pub(super) async fn page(
 ) -> Response {
     let found = async {
         let run = visible(&app, &browser, &id).await?;
-        let number = run.id;
+        let (number, account) = (run.id, browser.0.account.clone());
         let epochs = app.ask(move |store| store.events_of(number, "epoch")).await?;
-        Ok::<_, Problem>((run, epochs))
+        let pages = app.ask(move |store| store.pages(&account, MOST_PAGES)).await?;
+        Ok::<_, Problem>((run, epochs, pages))
     };
-    let (run, epochs) = match found.await {
+    let (run, epochs, pages) = match found.await {
         Ok(found) => found,
         Err(problem) => return browser.problem(&problem),
     };
@@ -40,10 +46,13 @@ pub(super) async fn page(
             h1 { (title) @if !run.name.is_empty() { ": " (run.name) } }
             (summary(&run, &browser))
             (figures(&run))
+            (layers_found(&run))
             (files(&run))
             (curves(&histories(&epochs)))
             (asked(&run))
         }
+        @if run.life.state == RunState::Succeeded && run.image.is_none()
+            && browser.0.account.role.may_submit() { (apply_form(&run, &browser, &pages)) }
     };
     let changes = !run.life.state.is_end();
     let frame = Frame { title: &title, identity: Some(&browser.0), changes };
@@ -65,11 +74,12 @@ fn summary(run: &Run, browser: &Browser) -> Markup {
                 (RunState::Queued, Some(0)) => { ": it is next" }
                 (RunState::Queued, Some(position)) => { ": " (position) " are trained before it" }
                 (RunState::Launch, _) => { ": the pages are read and checked" }
+                (RunState::Running, _) if run.image.is_some() => { ": the models look for their layers on the page" }
                 _ => {}
             }
             @if run.life.cancel_asked && !run.life.state.is_end() { ", to be cancelled" }
         }
-        @if run.life.state.is_active() {
+        @if run.life.state.is_active() && run.image.is_none() {
             p { progress.long max="100" value=(run.percent()) aria-label="Progress" {} " " (run.percent()) " %" }
             @if progress.predicting {
                 p { "All layers are trained; the pages are cut with their models." }
@@ -129,6 +139,16 @@ fn files(run: &Run) -> Markup {
                     li { a href={(own) "/models/" (model.name.replace(' ', "%20"))} { (model.name) }
                         " " span.dim { (base::text::size(model.object.size)) } }
                 }
+                @if of(ResultKind::Model).count() > 1 {
+                    li { a href={(own) "/models.zip"} { "All models in one zip" } }
+                }
+                @for layer in of(ResultKind::Layer) {
+                    li { a href={(own) "/files/" (layer.name)} { (layer.name) }
+                        " " span.dim { (base::text::size(layer.object.size)) } }
+                }
+                @if of(ResultKind::Layer).count() > 1 {
+                    li { a href={(own) "/layers.zip"} { "The image and all layers in one zip" } }
+                }
                 @for _ in of(ResultKind::Report) { li { a href={(own) "/report"} { "The report" } } }
                 @for _ in of(ResultKind::Record) { li { a href={(own) "/files/training.json"} { "training.json" } } }
                 @for _ in of(ResultKind::Log) { li { a href={(own) "/log"} { "The log" } } }
@@ -138,6 +158,74 @@ fn files(run: &Run) -> Markup {
                     figcaption { "The page as the models see it." } }
             }
         }
+    }
+}
+
+/// What comes of layers that models have found.
+fn layers_found(run: &Run) -> Markup {
+    html! {
+        @if let Some(page) = &run.made_page {
+            p { "The layers that were found are a page now. Correct them if you like (the files below, then "
+                a href="/new" { "upload them" } "), or train with them as they are." }
+            p { a.button href={"/new?page=" (page)} { "Train with this page" } }
+        } @else if run.image.is_some() && run.life.state == RunState::Succeeded {
+            p { "The models have found too little on this image to train with." }
+        }
+    }
+}
+
+/// Asks for another page that the models are applied to.
+fn apply_form(run: &Run, browser: &Browser, pages: &[Page]) -> Markup {
+    html! {
+        form method="post" action={"/runs/" (run.id) "/apply"} enctype="multipart/form-data" {
+            (browser.key())
+            fieldset {
+                legend { "Apply the models to another page" }
+                p.dim { "Its layers come back as PNGs of the page's size, ready to be corrected and trained with." }
+                div.fields {
+                    label { "An image, PNG or JPEG" input type="file" name="image" accept="image/png,image/jpeg"; }
+                    label { "or a page that is here"
+                        select name="page" {
+                            option value="" { "–" }
+                            @for page in pages { option value=(page.id) { (page.title()) } }
+                        }
+                    }
+                }
+                p { button { "Find the layers" } }
+            }
+        }
+    }
+}
+
+/// Takes the page that the models are applied to.
+pub(super) async fn apply(
+    State(app): State<App>,
+    browser: Browser,
+    Path(id): Path<String>,
+    form: Result<Multipart, MultipartRejection>,
+) -> Response {
+    let placed = async {
+        browser.0.may_submit()?;
+        let from = visible(&app, &browser, &id).await?;
+        let _place = intake::place(&app)?;
+        let form =
+            form.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+        let upload = intake::receive(&app, form).await?;
+        browser.0.sent_by(upload.texts.get(KEY).map_or("", String::as_str))?;
+        let page = upload.texts.get("page").filter(|page| !page.is_empty()).cloned();
+        let subject = match page {
+            Some(page) if upload.is_empty() => Subject::Page(page),
+            Some(_) => {
+                let what = "choose an image or a page that is here, not both";
+                return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what));
+            }
+            None => Subject::Sent(intake::take_image(&app, upload).await?),
+        };
+        placing::apply(&app, browser.0.account.clone(), &from, subject, None).await
+    };
+    match placed.await {
+        Ok(run) => Redirect::to(&format!("/runs/{}", run.id)).into_response(),
+        Err(problem) => browser.problem(&problem),
     }
 }
 
@@ -195,14 +283,17 @@ fn asked(run: &Run) -> Markup {
             @for (name, value) in &run.labels {
                 tr { th.text scope="row" { (name) } td { (value) } }
             }
+            @if let Some(group) = run.group {
+                tr { th.text scope="row" { "group" } td { a href={"/compare?group=" (group)} { (group) } } }
+            }
             @if let Some(from) = run.models_from {
-                tr { th.text scope="row" { "goes on from run" } td { a href={"/runs/" (from)} { (from) } } }
+                tr { th.text scope="row" { @if run.image.is_some() { "models of run" } @else { "goes on from run" } } td { a href={"/runs/" (from)} { (from) } } }
             }
             @for (index, page) in run.pages.iter().enumerate() {
                 tr { th.text scope="row" { "page " (index + 1) } td { img src={"/v1/pages/" (page) "/thumbnail"} alt={"Page " (index + 1) " with its layers"} loading="lazy"; } }
             }
         }
-        @if run.life.state == RunState::Succeeded {
+        @if run.life.state == RunState::Succeeded && run.image.is_none() {
             p { a.button href={"/new?models_from=" (run.id)} { "Go on from these models" } }
         }
     }

@@ -12,6 +12,7 @@ use super::entry;
 use super::forms::Browser;
 use super::layout::{Frame, page as whole, state, time};
 use crate::app::App;
+use crate::comparison::mean_f1;
 use crate::state::State as RunState;
 use crate::store::{Filter, Run};
 
@@ -34,7 +35,8 @@ pub(super) async fn page(
     let wanted = query.get("state").and_then(|state| RunState::from_name(state));
     let name = query.get("name").filter(|name| !name.is_empty()).cloned();
     let before = query.get("before").and_then(|before| before.parse().ok());
-    let filter = Filter { state: wanted, name: name.clone(), before, most: MOST + 1 };
+    let (name_holds, most) = (name.clone(), MOST + 1);
+    let filter = Filter { state: wanted, name: name_holds, before, most, group: None };
     let account = browser.0.account.clone();
     let mut runs = match app.ask(move |store| store.runs(&filter, &account)).await {
         Ok(runs) => runs,
@@ -98,7 +100,8 @@ fn table(runs: &[Run], browser: &Browser) -> Markup {
                 tbody { @for run in runs { tr {
                     td.text { input type="checkbox" name="run" value=(run.id) aria-label={"Compare run " (run.id)}; }
                     th scope="row" { a href={"/runs/" (run.id)} { (run.id) } }
-                    td.text.wrap { (run.name) }
+                    td.text.wrap { (run.name)
+                        @if let Some(group) = run.group { " " a href={"/compare?group=" (group)} { "(group " (group) ")" } } }
                     td.text { (state(run.life.state))
                         @if run.life.cancel_asked && !run.life.state.is_end() { " (to be cancelled)" } }
                     td.text { (how_far(run)) }
@@ -124,11 +127,4 @@ fn how_far(run: &Run) -> Markup {
             _ => { "" }
         }
     }
-}
-
-/// The mean of the layers' F1 on the whole of the pages.
-pub(super) fn mean_f1(run: &Run) -> Option<f64> {
-    let layers = run.figures.as_ref()?["layers"].as_array()?;
-    let values: Vec<f64> = layers.iter().filter_map(|layer| layer["f1"].as_f64()).collect();
-    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
