@@ -526,6 +526,9 @@ fn a_grid_is_a_group_of_runs_beside_each_other() {
     site.assert_tidy("grids");
 }
 
+/// A request that is refused: method, path, headers, body, the status and a part of the answer.
+type Refused<'a> = (&'a str, &'a str, Vec<(&'a str, &'a str)>, &'a [u8], u16, &'a str);
+
 #[test]
 fn what_is_wrong_is_a_problem_document() {
     let site = Site::new();
@@ -578,7 +581,7 @@ fn what_is_wrong_is_a_problem_document() {
     let stranger = form(&[("notes.txt".to_owned(), b"x".to_vec())]);
     let broken = &form(&page())[..2000];
     let long = vec![b' '; 300 << 10];
-    let cases: Vec<(&str, &str, Vec<(&str, &str)>, &[u8], u16, &str)> = vec![
+    let cases: Vec<Refused> = vec![
         ("GET", "/v1/runs/999", vec![], b"", 404, "There is no such run."),
         ("GET", "/v1/runs/x", vec![], b"", 404, "There is no such run."),
         ("GET", "/v1/nothing", vec![], b"", 404, "openapi.json"),
