@@ -820,7 +820,8 @@ if [ -n "$image" ]; then
     cp "$drawn/background.png" "$out/Background.png"; cp "$drawn/layer_0.png" "$out/Layer 0.png"
     cp "$image" "$out/overlay.png"; exit
 fi
-echo '{"event":"layer","model":"Model 0","number":1,"layers":1,"train":8,"validation":2,"epochs":1}' >"$told"
+printf '{"event":"layer","model":"Model 0","number":1,"layers":1,' >"$told"
+echo '"train":8,"validation":2,"epochs":1}' >>"$told"
 echo model >"$out/Model 0.hdf5"; echo report >"$out/report.html"
 echo '{"layers": [{"model": "Model 0", "f1": 0.5}]}' >"$out/training.json""#;
 

@@ -20,8 +20,9 @@ const FILES: [&str; 6] =
 const SOUND: &str = "(() => {
     const wrong = [];
     if (document.scrollingElement.scrollWidth > innerWidth) wrong.push('wider than the window: ' +
-        [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1
-            && !e.closest('.wide')).slice(0, 3).map(e => e.outerHTML.slice(0, 120)).join(' | '));
+        [...document.querySelectorAll('body *')].filter(
+            e => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.wide')
+        ).slice(0, 3).map(e => e.outerHTML.slice(0, 120)).join(' | '));
     if (document.querySelectorAll('h1').length !== 1) wrong.push('not one h1');
     if (!document.documentElement.lang) wrong.push('no language');
     for (const field of document.querySelectorAll('input:not([type=hidden]), select'))

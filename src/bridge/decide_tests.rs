@@ -547,7 +547,7 @@ fn an_order_ends_a_job_wherever_it_is() {
     assert!(!Verdict::Vanished.is_order());
 }
 
-// ── More memory ───────────────────────────────────────────────────────────────────────────────────
+// ── More memory ──────────────────────────────────────────────────────────────────────────────────
 
 /// A running job with so much memory, chosen like this, after so many Slurm jobs with too little.
 fn with_memory(memory_mb: u64, from: Origin, raises: usize) -> Record {

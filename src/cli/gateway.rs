@@ -28,8 +28,8 @@ use base::harden;
     version,
     max_term_width = 100,
     after_help = "\
-Exit codes: 0 ended as it was told to, 1 internal fault, 2 command line, 7 the data folder can't be \
-used or another gateway works with it, 11 the address can't be listened at."
+Exit codes: 0 ended as it was told to, 1 internal fault, 2 command line, 7 the data folder can't \
+be used or another gateway works with it, 11 the address can't be listened at."
 )]
 pub struct Arguments {
     /// Folder of everything that is kept; made when it is not there
@@ -62,7 +62,12 @@ struct Serving {
     #[arg(long, value_name = "MB", default_value_t = 1024)]
     max_upload: u64,
     /// Most requests of an account a second; five times as many may come at once
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     max_requests: u32,
 }
 

@@ -110,12 +110,14 @@ pub enum PredictError {
     },
     /// A setting of the classifier's windows with others.
     #[error(
-        "--set {0:?}: matters for the classifier's windows only; leave it out, or say --windows classifier"
+        "--set {0:?}: matters for the classifier's windows only; leave it out, or say --windows \
+        classifier"
     )]
     SettingOfOthers(String),
     /// Windows that have nothing but rims.
     #[error(
-        "Rodan's classifier finds nothing with windows of {}x{} pixels: its rims take {rims} of each side; leave out --windows classifier",
+        "Rodan's classifier finds nothing with windows of {}x{} pixels: its rims take {rims} of \
+        each side; leave out --windows classifier",
         shape.height(), shape.width(), rims = Windows::CLASSIFIER_RIMS
     )]
     Narrow {

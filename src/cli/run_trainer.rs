@@ -63,12 +63,24 @@ pub struct Arguments {
     local: Vec<PathBuf>,
     /// Cuts this page (PNG or JPEG) into layers with the models in --models, as Rodan's classifier
     /// does
-    #[arg(long, value_name = "IMAGE", requires_all = ["models", "out"], conflicts_with = "local", group = "cutting")]
+    #[arg(
+        long,
+        value_name = "IMAGE",
+        requires_all = ["models", "out"],
+        conflicts_with = "local",
+        group = "cutting"
+    )]
     predict: Option<PathBuf>,
     /// Cuts the page in this folder, laid out as for --local, with the models in --models, and
     /// compares the layers with the drawn ones: precision, recall and F1, what was taken for what,
     /// and errors.png in --out
-    #[arg(long, value_name = "PAGE_DIR", requires_all = ["models", "out"], conflicts_with = "local", group = "cutting")]
+    #[arg(
+        long,
+        value_name = "PAGE_DIR",
+        requires_all = ["models", "out"],
+        conflicts_with = "local",
+        group = "cutting"
+    )]
     evaluate: Option<PathBuf>,
     /// Prints the figures of --evaluate as JSON
     #[arg(long, requires = "evaluate")]
@@ -81,7 +93,11 @@ pub struct Arguments {
     #[arg(long, conflicts_with_all = ["local", "predict", "evaluate", "out"])]
     check_gpu: bool,
     /// Publishes what a training tells meanwhile; started by run_trainer itself
-    #[arg(long, hide = true, conflicts_with_all = ["local", "predict", "evaluate", "check_gpu", "out"])]
+    #[arg(
+        long,
+        hide = true,
+        conflicts_with_all = ["local", "predict", "evaluate", "check_gpu", "out"]
+    )]
     courier: bool,
     /// Folder with models, such as an earlier --out: to predict with, or to go on training from
     #[arg(long, value_name = "DIR", requires = "out")]

@@ -1,5 +1,5 @@
-//! What this site's settings make of its scheduler: how it is called, and what each kind of job asks
-//! for.
+//! What this site's settings make of its scheduler: how it is called, and what each kind of job
+//! asks for.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

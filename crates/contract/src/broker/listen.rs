@@ -2,10 +2,11 @@
 //!
 //! The broker pushes the next job to a consumer that takes one message at a time, on a channel of
 //! its own. Such a message is not acknowledged: it is the message that the next pass takes
-//! ([`Broker::take`]), and it goes back to its place in the queue when the pass does not want it, or
-//! when the connection ends in whatever way. It is handed to the pass, and not put back for the pass
-//! to fetch, because a message that is handed out twice is marked as redelivered; a job without a
-//! correlation id is then taken for one that came before, and a quorum queue counts the delivery.
+//! ([`Broker::take`]), and it goes back to its place in the queue when the pass does not want it,
+//! or when the connection ends in whatever way. It is handed to the pass, and not put back for the
+//! pass to fetch, because a message that is handed out twice is marked as redelivered; a job
+//! without a correlation id is then taken for one that came before, and a quorum queue counts the
+//! delivery.
 //!
 //! A request in `hpc-control` only wakes: it goes back at once, and the pass reads it. Requests may
 //! come twice.

@@ -1,4 +1,5 @@
-//! Trains the queued runs one after the other, or applies their models, and takes up what a gateway that ended has left.
+//! Trains the queued runs one after the other, or applies their models, and takes up what a gateway
+//! that ended has left.
 
 mod child;
 mod folder;

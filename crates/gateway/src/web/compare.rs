@@ -57,13 +57,20 @@ pub(super) async fn page(
                     @for (index, cell) in row.iter().enumerate() {
                         @if index == 0 { th scope="row" { a href={"/runs/" (cell)} { (cell) } } }
                         @else if table.head[index] == "state" {
-                            td { @if let Some(known) = crate::state::State::from_name(cell) { (state(known)) } }
+                            td {
+                                @if let Some(known) = crate::state::State::from_name(cell) {
+                                    (state(known))
+                                }
+                            }
                         }
                         @else { td { (cell) } }
                     }
                 } } }
             } }
-            p.dim { "Settings that are the same in all runs are left out. F1 on the whole of the pages, inside the regions." }
+            p.dim {
+                "Settings that are the same in all runs are left out. F1 on the whole of the "
+                "pages, inside the regions."
+            }
             p { a href={"/compare.csv?" (ids)} { "As CSV" } }
             @if let Some(group) = group.filter(|_| changes && browser.0.account.role.may_submit()) {
                 form.line method="post" action={"/groups/" (group) "/cancel"} {

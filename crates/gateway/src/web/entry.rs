@@ -27,9 +27,15 @@ fn show(status: StatusCode, problem: Option<&Problem>) -> Response {
     let content = html! {
         h1 { "Who are you?" }
         @if let Some(problem) = problem { (notice(problem)) }
-        p { "Open the link that the gateway printed when it started, or enter the token of your account." }
+        p {
+            "Open the link that the gateway printed when it started, or enter the token of your "
+            "account."
+        }
         form.line method="post" action="/login" {
-            label { "Token " input type="password" name="token" autocomplete="current-password" required; }
+            label {
+                "Token "
+                input type="password" name="token" autocomplete="current-password" required;
+            }
             button { "Enter" }
         }
     };

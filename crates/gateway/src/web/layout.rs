@@ -51,7 +51,9 @@ pub(super) fn page(status: StatusCode, frame: &Frame<'_>, content: &Markup) -> R
                 header.top {
                     strong { (base::PRODUCT) }
                     @if let Some(identity) = frame.identity {
-                        nav aria-label="Pages" { a href="/" { "Runs" } " · " a href="/new" { "New run" } }
+                        nav aria-label="Pages" {
+                            a href="/" { "Runs" } " · " a href="/new" { "New run" }
+                        }
                         span.dim { (identity.account.name) " (" (identity.account.role.name()) ")" }
                     }
                 }

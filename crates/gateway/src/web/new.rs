@@ -55,7 +55,13 @@ async fn show(app: &App, browser: &Browser, filled: &Filled, wrong: Option<&Prob
         h1 { "New run" }
         @if let Some(problem) = wrong { (notice(problem)) }
         @if let Some(count) = filled.counted {
-            div.said role="status" { p { "All is right: this makes " (count) @if count == 1 { " run." } @else { " runs." } " Nothing is started yet." } }
+            div.said role="status" {
+                p {
+                    "All is right: this makes " (count)
+                    @if count == 1 { " run." } @else { " runs." }
+                    " Nothing is started yet."
+                }
+            }
         }
         (upload_form(browser))
         @if !pages.is_empty() { (run_form(browser, &pages, filled)) }
@@ -71,8 +77,10 @@ fn upload_form(browser: &Browser) -> Markup {
             fieldset {
                 legend { "1. Upload a page" }
                 p { "Choose the files of one page together: " code { "image.png" } " (or .jpg), "
-                    code { "background.png" } ", " code { "layer_0.png" } " to " code { "layer_9.png" }
-                    ", and " code { "regions.png" } " if only a part of the page is drawn. Or the zip that Pixel makes." }
+                    code { "background.png" } ", "
+                    code { "layer_0.png" } " to " code { "layer_9.png" }
+                    ", and " code { "regions.png" }
+                    " if only a part of the page is drawn. Or the zip that Pixel makes." }
                 div.fields {
                     label { "Name of the page" input type="text" name="name" maxlength="200"; }
                     label { "Files" input type="file" name="files" multiple required; }
@@ -93,9 +101,16 @@ fn run_form(browser: &Browser, pages: &[Page], filled: &Filled) -> Markup {
             }
             fieldset {
                 legend { "3. Choose the settings" }
-                p.dim { "What is left empty has its default. Several numbers with commas between them, such as 64, 128, make a run for each, and for every combination with other lists." }
+                p.dim {
+                    "What is left empty has its default. Several numbers with commas between "
+                    "them, such as 64, 128, make a run for each, and for every combination with "
+                    "other lists."
+                }
                 div.fields {
-                    label { "Name of the run" input type="text" name="name" maxlength="200" value=(filled.name); }
+                    label {
+                        "Name of the run"
+                        input type="text" name="name" maxlength="200" value=(filled.name);
+                    }
                     label { "Go on from the models of run"
                         input type="number" name="models_from" min="1" value=(filled.models_from);
                         small { "Leave it empty to begin with new networks." }
@@ -103,7 +118,10 @@ fn run_form(browser: &Browser, pages: &[Page], filled: &Filled) -> Markup {
                     @for setting in TRAINING_SETTINGS { (field(setting, filled)) }
                 }
             }
-            p { button { "Start" } " " button.plain name="dry_run" value="1" { "Only check and count the runs" } }
+            p {
+                button { "Start" } " "
+                button.plain name="dry_run" value="1" { "Only check and count the runs" }
+            }
         }
     }
 }
@@ -112,9 +130,11 @@ fn choice(page: &Page, filled: &Filled) -> Markup {
     let name = page.title();
     html! {
         label {
-            input type="checkbox" name="pages" value=(page.id) checked[filled.pages.contains(&page.id)];
+            input type="checkbox" name="pages" value=(page.id)
+                checked[filled.pages.contains(&page.id)];
             " " (name)
-            img src={"/v1/pages/" (page.id) "/thumbnail"} alt={"The page " (name) " with its layers"} loading="lazy";
+            img src={"/v1/pages/" (page.id) "/thumbnail"}
+                alt={"The page " (name) " with its layers"} loading="lazy";
             small.dim { (page.width) " × " (page.height) " pixels (width × height)" }
             table { @for file in &page.files {
                 @if let (Some(layer), Some(pixels)) = (file.part.layer(), file.pixels) {
@@ -142,7 +162,9 @@ fn field(setting: &Setting, filled: &Filled) -> Markup {
                 Allowed::Words(words) => {
                     select name={"set:" (name)} {
                         option value="" { "default (" (default) ")" }
-                        @for word in words() { option value=(word) selected[word == given] { (word) } }
+                        @for word in words() {
+                            option value=(word) selected[word == given] { (word) }
+                        }
                     }
                 }
                 Allowed::Walltime | Allowed::Email => {

@@ -74,13 +74,18 @@ fn summary(run: &Run, browser: &Browser) -> Markup {
                 (RunState::Queued, Some(0)) => { ": it is next" }
                 (RunState::Queued, Some(position)) => { ": " (position) " are trained before it" }
                 (RunState::Launch, _) => { ": the pages are read and checked" }
-                (RunState::Running, _) if run.image.is_some() => { ": the models look for their layers on the page" }
+                (RunState::Running, _) if run.image.is_some() => {
+                    ": the models look for their layers on the page"
+                }
                 _ => {}
             }
             @if run.life.cancel_asked && !run.life.state.is_end() { ", to be cancelled" }
         }
         @if run.life.state.is_active() && run.image.is_none() {
-            p { progress.long max="100" value=(run.percent()) aria-label="Progress" {} " " (run.percent()) " %" }
+            p {
+                progress.long max="100" value=(run.percent()) aria-label="Progress" {}
+                " " (run.percent()) " %"
+            }
             @if progress.predicting {
                 p { "All layers are trained; the pages are cut with their models." }
             } @else if progress.layer > 0 {
@@ -94,7 +99,10 @@ fn summary(run: &Run, browser: &Browser) -> Markup {
             @if let Some(at) = &run.started_at { " · begun " (time(at)) }
             @if let Some(at) = &run.finished_at { " · over " (time(at)) }
             @if run.attempts > 1 { " · taken up again " (run.attempts - 1) " times" } }
-        @if !run.life.state.is_end() && !run.life.cancel_asked && browser.0.account.role.may_submit() {
+        @if !run.life.state.is_end()
+            && !run.life.cancel_asked
+            && browser.0.account.role.may_submit()
+        {
             form.line method="post" action={"/runs/" (run.id) "/cancel"} {
                 (browser.key())
                 button.danger { "Cancel the run" }
@@ -114,12 +122,17 @@ fn figures(run: &Run) -> Markup {
         @if !layers.is_empty() {
             h2 { "Layers" }
             div.wide { table {
-                thead { tr { th.text scope="col" { "layer" } th scope="col" { "kept epoch" } th scope="col" { "epochs" }
-                    th scope="col" { "precision" } th scope="col" { "recall" } th scope="col" { "F1" } th scope="col" { "learned" } } }
+                thead { tr {
+                    th.text scope="col" { "layer" } th scope="col" { "kept epoch" }
+                    th scope="col" { "epochs" } th scope="col" { "precision" }
+                    th scope="col" { "recall" } th scope="col" { "F1" }
+                    th scope="col" { "learned" }
+                } }
                 tbody { @for layer in layers { tr {
                     th.text scope="row" { (layer["model"].as_str().unwrap_or_default()) }
                     td { (layer["best_epoch"]) } td { (layer["epochs"]) }
-                    td { (number(layer, "precision")) } td { (number(layer, "recall")) } td { (number(layer, "f1")) }
+                    td { (number(layer, "precision")) } td { (number(layer, "recall")) }
+                    td { (number(layer, "f1")) }
                     td { @if layer["learned"] == true { "yes" } @else { span.bad { "no" } } }
                 } } }
             } }
@@ -149,12 +162,18 @@ fn files(run: &Run) -> Markup {
                 @if of(ResultKind::Layer).count() > 1 {
                     li { a href={(own) "/layers.zip"} { "The image and all layers in one zip" } }
                 }
-                @for _ in of(ResultKind::Report) { li { a href={(own) "/report"} { "The report" } } }
-                @for _ in of(ResultKind::Record) { li { a href={(own) "/files/training.json"} { "training.json" } } }
+                @for _ in of(ResultKind::Report) {
+                    li { a href={(own) "/report"} { "The report" } }
+                }
+                @for _ in of(ResultKind::Record) {
+                    li { a href={(own) "/files/training.json"} { "training.json" } }
+                }
                 @for _ in of(ResultKind::Log) { li { a href={(own) "/log"} { "The log" } } }
             }
             @for preview in of(ResultKind::Preview) {
-                figure { img src={(own) "/files/" (preview.name)} alt="The page as the models see it" loading="lazy";
+                figure {
+                    img src={(own) "/files/" (preview.name)} alt="The page as the models see it"
+                        loading="lazy";
                     figcaption { "The page as the models see it." } }
             }
         }
@@ -165,7 +184,8 @@ fn files(run: &Run) -> Markup {
 fn layers_found(run: &Run) -> Markup {
     html! {
         @if let Some(page) = &run.made_page {
-            p { "The layers that were found are a page now. Correct them if you like (the files below, then "
+            p { "The layers that were found are a page now. Correct them if you like (the files "
+                "below, then "
                 a href="/new" { "upload them" } "), or train with them as they are." }
             p { a.button href={"/new?page=" (page)} { "Train with this page" } }
         } @else if run.image.is_some() && run.life.state == RunState::Succeeded {
@@ -181,9 +201,15 @@ fn apply_form(run: &Run, browser: &Browser, pages: &[Page]) -> Markup {
             (browser.key())
             fieldset {
                 legend { "Apply the models to another page" }
-                p.dim { "Its layers come back as PNGs of the page's size, ready to be corrected and trained with." }
+                p.dim {
+                    "Its layers come back as PNGs of the page's size, ready to be corrected and "
+                    "trained with."
+                }
                 div.fields {
-                    label { "An image, PNG or JPEG" input type="file" name="image" accept="image/png,image/jpeg"; }
+                    label {
+                        "An image, PNG or JPEG"
+                        input type="file" name="image" accept="image/png,image/jpeg";
+                    }
                     label { "or a page that is here"
                         select name="page" {
                             option value="" { "–" }
@@ -284,13 +310,27 @@ fn asked(run: &Run) -> Markup {
                 tr { th.text scope="row" { (name) } td { (value) } }
             }
             @if let Some(group) = run.group {
-                tr { th.text scope="row" { "group" } td { a href={"/compare?group=" (group)} { (group) } } }
+                tr {
+                    th.text scope="row" { "group" }
+                    td { a href={"/compare?group=" (group)} { (group) } }
+                }
             }
             @if let Some(from) = run.models_from {
-                tr { th.text scope="row" { @if run.image.is_some() { "models of run" } @else { "goes on from run" } } td { a href={"/runs/" (from)} { (from) } } }
+                tr {
+                    th.text scope="row" {
+                        @if run.image.is_some() { "models of run" } @else { "goes on from run" }
+                    }
+                    td { a href={"/runs/" (from)} { (from) } }
+                }
             }
             @for (index, page) in run.pages.iter().enumerate() {
-                tr { th.text scope="row" { "page " (index + 1) } td { img src={"/v1/pages/" (page) "/thumbnail"} alt={"Page " (index + 1) " with its layers"} loading="lazy"; } }
+                tr {
+                    th.text scope="row" { "page " (index + 1) }
+                    td {
+                        img src={"/v1/pages/" (page) "/thumbnail"}
+                            alt={"Page " (index + 1) " with its layers"} loading="lazy";
+                    }
+                }
             }
         }
         @if run.life.state == RunState::Succeeded && run.image.is_none() {

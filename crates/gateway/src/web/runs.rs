@@ -59,7 +59,10 @@ pub(super) async fn page(
             button.plain { "Show" }
         }
         @if runs.is_empty() {
-            p { "There is no such run. " a href="/new" { "Start one" } ": upload a page with its layers, choose the settings, and watch it learn." }
+            p {
+                "There is no such run. " a href="/new" { "Start one" }
+                ": upload a page with its layers, choose the settings, and watch it learn."
+            }
         } @else {
             (table(&runs, &browser))
         }
@@ -98,14 +101,26 @@ fn table(runs: &[Run], browser: &Browser) -> Markup {
                     th scope="col" { "Asked for" }
                 } }
                 tbody { @for run in runs { tr {
-                    td.text { input type="checkbox" name="run" value=(run.id) aria-label={"Compare run " (run.id)}; }
+                    td.text {
+                        input type="checkbox" name="run" value=(run.id)
+                            aria-label={"Compare run " (run.id)};
+                    }
                     th scope="row" { a href={"/runs/" (run.id)} { (run.id) } }
                     td.text.wrap { (run.name)
-                        @if let Some(group) = run.group { " " a href={"/compare?group=" (group)} { "(group " (group) ")" } } }
+                        @if let Some(group) = run.group {
+                            " " a href={"/compare?group=" (group)} { "(group " (group) ")" }
+                        } }
                     td.text { (state(run.life.state))
-                        @if run.life.cancel_asked && !run.life.state.is_end() { " (to be cancelled)" } }
+                        @if run.life.cancel_asked && !run.life.state.is_end() {
+                            " (to be cancelled)"
+                        } }
                     td.text { (how_far(run)) }
-                    td { @match mean_f1(run) { Some(f1) => { (format!("{f1:.4}")) } None => { "–" } } }
+                    td {
+                        @match mean_f1(run) {
+                            Some(f1) => { (format!("{f1:.4}")) }
+                            None => { "–" }
+                        }
+                    }
                     @if all { td.text { (run.account_name) } }
                     td { (time(&run.created_at)) }
                 } } }

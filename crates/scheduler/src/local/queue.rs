@@ -39,9 +39,9 @@ fn failed(error: &io::Error) -> SlurmError {
 }
 
 impl Local {
-    /// The jobs below `root`, of which `most` may run at a time. `program` is the `check` that looks
-    /// after each; where `answers`, it also has a failed job answered at once. `environment` is all
-    /// that a job gets beside its own variables.
+    /// The jobs below `root`, of which `most` may run at a time. `program` is the `check` that
+    /// looks after each; where `answers`, it also has a failed job answered at once. `environment`
+    /// is all that a job gets beside its own variables.
     pub fn new(
         root: PathBuf,
         most: u32,
