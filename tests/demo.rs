@@ -107,7 +107,7 @@ fn a_newcomer_sees_a_page_become_models_and_a_picture_and_nothing_is_left() {
     assert!(again.stdout.contains("already up"), "{again}");
 
     let page = demo.page(&json!({"Maximum number of training epochs": 1, "Seed": 3,
-        "Maximum number of samples per label": 100, "Patch height": 32, "Patch width": 32}));
+        "Maximum number of samples per label": 100, "Patch height": 56, "Patch width": 56}));
     let finished = demo.run(&["job", "--page", page.to_str().unwrap()]).success();
     for part in ["published as Rodan does it", "running, Slurm job 1", "the models are back"] {
         assert!(finished.stdout.contains(part), "{part:?} is not in\n{finished}");
@@ -123,7 +123,7 @@ fn a_newcomer_sees_a_page_become_models_and_a_picture_and_nothing_is_left() {
     assert!(finished.stdout.contains(picture.to_str().unwrap()), "{finished}");
     let picture = png::Decoder::new(std::io::BufReader::new(fs::File::open(picture).unwrap()));
     let picture = picture.read_info().unwrap();
-    assert_eq!((picture.info().width, picture.info().height), (150, 150));
+    assert_eq!((picture.info().width, picture.info().height), (200, 200));
     assert!(finished.stdout.contains("report.html"), "{finished}");
 
     wait_for("the schedule to see that the job is over", SECONDS(60), || {

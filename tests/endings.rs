@@ -19,7 +19,7 @@ use contract::wire::conversation::Kind;
 use serde_json::{Value, json};
 
 use support::SECONDS;
-use support::asker::Asker;
+use support::asker::{Asker, Jobs};
 use support::broker::{JOBS, RESULTS};
 use support::desk::{Desk, job, with_setting};
 use support::program::expect;
@@ -272,7 +272,7 @@ fn goes_on_with_more_memory(desk: &mut Desk) {
     )));
     let mut asked = desk.short_job();
     asked["settings"].as_object_mut().unwrap().remove("Maximum memory (MB)");
-    let asker = Asker::ask(&desk.vhost, &asked);
+    let asker = Asker::ask_in(&desk.vhost, &asked, Jobs::Transient);
     desk.check().run().success();
     let first = desk.slurm_job(&asker.id);
     assert_eq!(desk.cluster.wait_for_end(&first, SECONDS(60))["JobState"], "OUT_OF_MEMORY");
@@ -325,7 +325,7 @@ fn a_preempted_job_is_put_back_and_goes_on_from_its_checkpoint() {
     asked["settings"]["Seed"] = json!(7);
     let id = desk.vhost.publish_job(&asked);
     // Beside it a job of a conversation.
-    let asker = Asker::ask(&desk.vhost, &asked);
+    let asker = Asker::ask_in(&desk.vhost, &asked, Jobs::Transient);
     desk.check().args(["--max-jobs", "2"]).run().success();
     let (slurm_id, talks) = (desk.slurm_job(&id), desk.slurm_job(&asker.id));
     for id in [&id, &asker.id] {
