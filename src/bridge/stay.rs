@@ -36,14 +36,14 @@ pub struct Stay {
     pub max_jobs: u32,
 }
 
-/// SIGTERM and SIGINT, seen from any place.
+/// Whether SIGTERM or SIGINT has come.
 struct Stop {
     raised: AtomicBool,
     wakes: Notify,
 }
 
 impl Stop {
-    /// Begins to listen for the signals.
+    /// Begins to listen for the signals; the first one counts.
     fn watch() -> io::Result<Arc<Self>> {
         let stop = Arc::new(Self { raised: AtomicBool::new(false), wakes: Notify::new() });
         let mut term = signal(SignalKind::terminate())?;
@@ -203,7 +203,7 @@ impl Trouble {
 
     fn is_over(&mut self) {
         if self.failures > 0 {
-            tracing::warn!("all is well again");
+            tracing::warn!("check works again: the last error is over");
         }
         *self = Self::default();
     }

@@ -112,7 +112,7 @@ impl IntoResponse for Problem {
         let mut response = (self.status(), body).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
         if matches!(self.status, 429 | 503) {
-            // Seconds: places become free by the second, turns in the queue by the minute.
+            // In seconds. Also where only the end of another run makes room: that is not known.
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if self.status == StatusCode::UNAUTHORIZED.as_u16() {

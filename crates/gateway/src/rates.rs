@@ -1,4 +1,5 @@
-//! How often each account may ask: a measure that empties with each request and fills with time.
+//! How often each account may ask: a token bucket, which empties with each request and fills with
+//! time.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

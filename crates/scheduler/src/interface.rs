@@ -122,8 +122,8 @@ impl Scheduler {
         }
     }
 
-    /// A command that runs these words where a job runs; on a terminal, where `terminal`. `None`
-    /// where that is known not to be possible: the job does not run on this host.
+    /// A command that runs these words where a job runs; `terminal`: whether it is to have a
+    /// terminal. `None` where it is known that the job does not run: on a host without Slurm.
     pub fn inside(
         &self,
         id: SlurmJobId,

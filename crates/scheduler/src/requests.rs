@@ -40,7 +40,7 @@ pub fn of_job(
 ) -> Scheduler {
     match kind {
         Kind::Slurm => Scheduler::Slurm(Slurm::new(slurm_bin, deadline, [])),
-        // It starts none.
+        // A job only asks to be put back. It starts no supervisor, so it needs no program.
         Kind::Local { jobs } => {
             let root = spool.join(LOCAL);
             Scheduler::Local(Local::new(root, jobs, PathBuf::new(), false, Vec::new()))

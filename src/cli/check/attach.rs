@@ -39,7 +39,7 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     let is_terminal = stdout().is_terminal();
     let mut told = String::new();
     loop {
-        // One that is filed away in this moment is open once more at most.
+        // A job that is being filed away may be seen open once more.
         let seen = store.see(&id).ok().flatten().filter(|seen| !seen.answered);
         let note = seen.as_ref().and_then(|seen| Progress::read(&seen.files.progress()));
         let standing = note.map(|note| note.standing);

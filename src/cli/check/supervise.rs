@@ -49,7 +49,7 @@ pub(super) async fn run(arguments: &Arguments) -> ExitCode {
 /// cluster; here the process that looked after the job is still there to do it. Should it be killed
 /// before that, the next pass answers.
 fn answer(program: &Path, name: &str) -> ExitCode {
-    // A job that only looks at the host has another name, and nobody waits for its answer.
+    // The job of `check doctor --on-node` is named hpcd-…; nobody waits for its answer.
     let Some(id) = name.strip_prefix("hpct-") else { return ExitCode::Success };
     fail(ExitCode::Internal, &Command::new(program).args(["--watch", id]).exec())
 }

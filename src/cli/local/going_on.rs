@@ -12,7 +12,7 @@ use tracing::warn;
 use domain::{EpochReport, Layer, TrainingEvent, TrainingSettings};
 use page_layers::{Checkpoints, JobObserver, Stop, TrainedLayer, TrainingInputs};
 
-/// The shortest time between two checkpoints, as in a job.
+/// The shortest time between two checkpoints.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 
 /// The shortest time between two lines about steps.

@@ -170,7 +170,7 @@ pub(super) async fn send(
     };
     let mut file = tokio::fs::File::open(&path).await.map_err(unread)?;
     let size = file.metadata().await.map_err(unread)?.len();
-    // A part of another file than the one that is known would be useless.
+    // If-Range: where the file is not the one that the client has begun, it gets the whole.
     let same = asked(header::IF_RANGE).is_none_or(|known| known == tag);
     let part = match asked(header::RANGE).filter(|_| same).map(|range| part_of(range, size)) {
         None | Some(Part::Whole) => None,

@@ -95,7 +95,8 @@ impl Watcher {
                 return None;
             }
             self.changes.mark_unchanged();
-            // What is wrong with the store is in its log; the client asks again.
+            // An error of the store is in the gateway's log; the stream ends, and the client comes
+            // again.
             self.look().await?;
             if self.pending.is_empty() && !self.over {
                 self.changes.changed().await.ok()?;
@@ -123,7 +124,7 @@ impl Watcher {
         let now = serde_json::to_value(progress(run.percent(), &run.progress)).ok()?;
         if now != self.told {
             let event = Event::default().event("progress").data(now.to_string());
-            // What leads up to an end is told before it.
+            // Before the events: the last of them may be the end.
             self.pending.push_front(event);
             self.told = now;
         }

@@ -65,7 +65,8 @@ pub(crate) async fn no_method() -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, what)
 }
 
-/// What every answer tells a browser: nothing is guessed, passed on or kept by others.
+/// Headers of every answer: a browser shall not guess its type, pass its address on, show it in a
+/// frame or let others keep it.
 pub(crate) async fn guard(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();

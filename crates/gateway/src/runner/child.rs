@@ -13,7 +13,7 @@ use super::folder::RunFolder;
 use super::trainer::{Ended, StartError, Trainer, Training};
 
 /// What a training sees of this process's environment: where programs and libraries are, which
-/// cards it may use, and how many threads. No secret is called so.
+/// GPUs it may use, and how many threads. None of these variables holds a secret.
 const HANDED_ON: [&str; 16] = [
     "CUDA_HOME",
     "CUDA_PATH",

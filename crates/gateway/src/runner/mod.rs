@@ -149,7 +149,7 @@ impl Work {
             Err(RunError::Start(error)) => Ended::Failed(error.to_string()),
             Err(error) => {
                 error!("run {id}: {error}");
-                let what = "the gateway could not prepare the training; its log says why";
+                let what = "the gateway could not go on with the run; its log says why";
                 Ended::Failed(what.to_owned())
             }
         };

@@ -44,7 +44,7 @@ impl fmt::Debug for dyn Training {
 pub enum Ended {
     /// With a model for every layer.
     Done,
-    /// Without, and this is why.
+    /// Without models for all layers, and this is why.
     Failed(String),
     /// It was stopped, with a checkpoint.
     Stopped,

@@ -278,7 +278,7 @@ pub(super) fn next(root: &Path) -> io::Result<(u64, Directory)> {
     Ok((next, Directory(root.join(next.to_string()))))
 }
 
-/// Directories without a job, which a submission that was broken off has left.
+/// Removes directories without a job, which a submission that was broken off has left.
 pub(super) fn remove_empty(root: &Path) -> io::Result<()> {
     for entry in fs::read_dir(root)? {
         let path = entry?.path();

@@ -186,7 +186,7 @@ pub(super) fn ending(
     (state, format!("{}:{}", code.unwrap_or(0), signal.unwrap_or(0)))
 }
 
-/// What is to be done to a run that has lasted for `ran`.
+/// Whether a run that has lasted for `ran` is to be warned, and whether its time is over.
 pub(super) fn limit_of(ran: Duration, seconds: u64, warning_seconds: u64) -> (bool, bool) {
     let is_over = ran >= Duration::from_secs(seconds);
     let left = Duration::from_secs(seconds).saturating_sub(ran);

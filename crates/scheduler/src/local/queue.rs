@@ -108,8 +108,8 @@ impl Local {
         Ok((number, directory))
     }
 
-    /// Starts a process that looks after a job and outlives this one. Of several only the first
-    /// stays.
+    /// Starts a process that looks after a job and outlives this one. Where several are started for
+    /// one job, only the first stays.
     fn supervise(&self, directory: &Directory) -> io::Result<()> {
         let log = start::open_log(&directory.supervisor_log())?;
         let mut command = Command::new(&self.program);

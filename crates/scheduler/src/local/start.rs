@@ -18,8 +18,8 @@ use super::files::{Directory, Entry};
 
 /// How much later than others a job's processes get the processor.
 const NICE: i32 = 5;
-/// What a process may map beyond what it has asked for, in MB, and in parts of that: mapped memory
-/// that is never touched costs nothing, but is counted.
+/// A process may map more than its job asked for: so many MB more, and this part of what was asked
+/// for (a quarter). Mapped memory that is never touched costs nothing, but counts for the limit.
 const MAPPED_EXTRA_MB: u64 = 512;
 const MAPPED_EXTRA_PART: u64 = 4;
 

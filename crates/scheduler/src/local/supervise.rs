@@ -31,7 +31,8 @@ const NO_MEMORY: &str = "memory allocation of ";
 /// What became of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Supervised {
-    /// It is over, and its result may be wanted; the name of the job.
+    /// It is over and did not complete: it failed, reached a limit or was cancelled. The name of
+    /// the job.
     Failed(String),
     /// It is over, or somebody else looks after it.
     Done,
@@ -63,7 +64,8 @@ pub async fn supervise(directory: &Directory, most: u32, program: &Path) -> io::
         let Some(end) = ended else { return Ok(Supervised::Stopped) };
         let _lock = lock(root)?;
         let wants_more = directory.is_to_run_again() && !directory.is_to_end() && entry.requeue;
-        // A job that has left a result does not run again, and neither does one that failed.
+        // A job that has left a result does not run again, and neither does one that would run out
+        // of memory again.
         if wants_more && end.state != "COMPLETED" && end.state != "OUT_OF_MEMORY" {
             let restarts = directory.found().map_or(0, |found| found.restarts);
             directory.put_back(restarts + 1)?;
