@@ -333,6 +333,8 @@ fn a_preempted_job_is_put_back_and_goes_on_from_its_checkpoint() {
             desk.directory(id).join("checkpoint/training.safetensors").exists().then_some(())
         });
     }
+    // From a pass on that has seen it run, a job that waits is one that waits again.
+    desk.check().run().success();
     let urgent = [
         "--partition=urgent",
         "--exclusive",

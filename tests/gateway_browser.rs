@@ -77,6 +77,7 @@ fn a_musicologist_uploads_trains_watches_compares_and_applies() {
     browser.fill("input[name='set:Patch height']", "32, 65");
     browser.submit("button[name=dry_run]");
     assert_eq!(browser.value(&has("multiple of 4")), true);
+    browser.complaints(); // that the server has refused it
     browser.fill("input[name='set:Patch height']", "32, 64");
     browser.submit("button[name=dry_run]");
     assert_eq!(browser.value(&has("this makes 2 runs")), true);

@@ -118,6 +118,9 @@ fn figures(run: &Run) -> Markup {
     let number = |layer: &Value, name: &str| {
         layer[name].as_f64().map_or("–".to_owned(), |value| format!("{value:.4}"))
     };
+    let count = |layer: &Value, name: &str| {
+        layer[name].as_u64().map_or("–".to_owned(), |value| value.to_string())
+    };
     html! {
         @if !layers.is_empty() {
             h2 { "Layers" }
@@ -130,7 +133,7 @@ fn figures(run: &Run) -> Markup {
                 } }
                 tbody { @for layer in layers { tr {
                     th.text scope="row" { (layer["model"].as_str().unwrap_or_default()) }
-                    td { (layer["best_epoch"]) } td { (layer["epochs"]) }
+                    td { (count(layer, "best_epoch")) } td { (count(layer, "epochs")) }
                     td { (number(layer, "precision")) } td { (number(layer, "recall")) }
                     td { (number(layer, "f1")) }
                     td { @if layer["learned"] == true { "yes" } @else { span.bad { "no" } } }
