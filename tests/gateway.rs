@@ -921,6 +921,42 @@ fn killed_at_every_point_it_loses_and_doubles_nothing() {
     eprintln!("{} points, 0 lost, 0 doubled: {points:?}", points.len());
 }
 
+/// As on a full disk, but that a test can bring about: somebody else holds the store.
+#[test]
+fn a_training_goes_on_while_the_store_can_not_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (trainer, go) = (folder.path().join("trainer"), folder.path().join("go"));
+    let waits = format!("while [ ! -e '{}' ]; do sleep 0.05; done", go.display());
+    write_script(&trainer, &format!("{waits}{QUICK}"));
+    let site = Site::with_trainer(&trainer);
+    let gateway = site.start();
+    let page = id_of(&gateway.upload(&page()).unwrap().expect(201));
+    gateway.post("/v1/runs", &tiny(&page, 1)).expect(202);
+    wait_for("the training", SECONDS(20), || {
+        let run = gateway.get("/v1/runs/1").json();
+        (run["state"] == "launch").then_some(())
+    });
+    // Longer than the gateway waits for its turn.
+    let hold = "import sqlite3, sys, time\n\
+                store = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
+                store.execute('BEGIN EXCLUSIVE'); print('held', flush=True); time.sleep(8)";
+    let mut holder = Command::new("python3")
+        .args(["-c", hold])
+        .arg(site.data().join("gateway.sqlite"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "held\n");
+    fs::write(&go, "").unwrap();
+    assert!(holder.wait().unwrap().success());
+    let run = gateway.finish(1);
+    assert_eq!((&run["state"], &run["attempts"]), (&json!("succeeded"), &json!(1)), "{run}");
+    gateway.terminate();
+    site.assert_tidy("a store that was held");
+}
+
 #[test]
 fn what_is_old_goes_and_a_copy_is_whole() {
     let folder = tempfile::tempdir().unwrap();

@@ -116,7 +116,8 @@ fn a_tarball_runs_a_job_wherever_it_is_unpacked_and_an_update_keeps_what_is_the_
     for file in ["rodan/hpc_training/jobs.py", "rodan/registerJobs.yaml", "rodan/set_up_broker"] {
         assert!(home.join(file).exists(), "{file} is not in the tarball");
     }
-    for file in ["bin/gateway", "packaging/gateway.service"] {
+    for file in ["bin/gateway", "packaging/gateway.service", "packaging/hpc-trainer-check.service"]
+    {
         assert!(home.join(file).exists(), "{file} is not in the tarball");
     }
     for file in ["slurm/sites/generic.env", "slurm/cuda-libraries", "slurm/hpc-trainer.def"] {

@@ -109,6 +109,11 @@ impl Browser {
     /// Calls a method of the protocol.
     #[track_caller]
     fn ask(&self, method: &str, parameters: &Value) -> Value {
+        self.try_ask(method, parameters).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// Calls a method of the protocol, which may answer with an error.
+    fn try_ask(&self, method: &str, parameters: &Value) -> Result<Value, Value> {
         let number = self.number.get() + 1;
         self.number.set(number);
         let mut call = json!({"id": number, "method": method, "params": parameters});
@@ -121,8 +126,12 @@ impl Browser {
         loop {
             let message = self.from.recv_timeout(PATIENCE).expect(method);
             if message["id"] == number {
-                assert_eq!(message["error"], Value::Null, "{method}: {message}");
-                return message["result"].clone();
+                let error = &message["error"];
+                return if error.is_null() {
+                    Ok(message["result"].clone())
+                } else {
+                    Err(error.clone())
+                };
             }
             self.events.borrow_mut().push_back(message);
         }
@@ -152,7 +161,8 @@ impl Browser {
         // While a page is left there is nothing that could answer.
         let is = || {
             let parameters = json!({"expression": expression, "returnByValue": true});
-            self.ask("Runtime.evaluate", &parameters)["result"]["value"] == true
+            let answer = self.try_ask("Runtime.evaluate", &parameters);
+            answer.is_ok_and(|answer| answer["result"]["value"] == true)
         };
         while !is() {
             let shown = || self.value("document.body ? document.body.innerText : ''");

@@ -53,6 +53,45 @@ enum RunError {
     Gone,
 }
 
+/// What a training has told, until it is noted.
+struct Told {
+    lines: Lines,
+    progress: Progress,
+    /// A layer has begun.
+    began: bool,
+    /// The progress differs from the one in the store.
+    changed: bool,
+    /// Kind and data of the events that are not in the store yet.
+    happened: Vec<(&'static str, Value)>,
+}
+
+impl Told {
+    fn by(lines: Lines) -> Self {
+        Self {
+            lines,
+            progress: Progress::default(),
+            began: false,
+            changed: false,
+            happened: Vec::new(),
+        }
+    }
+}
+
+/// Errors of the store that follow each other, of which the log gets the first.
+#[derive(Default)]
+struct Trouble {
+    is_told: bool,
+}
+
+impl Trouble {
+    fn note(&mut self, id: i64, error: &StoreError) {
+        if !self.is_told {
+            error!("run {id}: its training goes on, and what it tells is noted later: {error}");
+            self.is_told = true;
+        }
+    }
+}
+
 /// The thread that trains.
 #[derive(Debug)]
 pub struct Runner {
@@ -197,14 +236,24 @@ impl Work {
             // It tells no progress.
             self.store.happen(id, Happening::Began, &Change::default())?;
         }
-        let mut lines = Lines::of(&folder.progress());
-        let mut progress = Progress::default();
+        let mut told = Told::by(Lines::of(&folder.progress()));
         let mut asked: Option<Instant> = None;
         let mut killed = false;
+        // A store that can't be used for a while, such as on a full disk, is no reason to end a
+        // training: what it tells is noted later.
+        let mut trouble = Trouble::default();
         loop {
             let ended = training.ended();
-            self.pass_on(id, &mut lines, &mut progress)?;
+            let mut passed_on = self.pass_on(id, &mut told);
             if let Some(ended) = ended {
+                while let Err(error) = passed_on {
+                    trouble.note(id, &error);
+                    self.rest(REST);
+                    if self.stopping() {
+                        return Ok(None);
+                    }
+                    passed_on = self.pass_on(id, &mut told);
+                }
                 let ended = if killed { Ended::Stopped } else { ended };
                 if self.stopping() && ended == Ended::Stopped {
                     info!("run {id}: its training has ended with this gateway");
@@ -212,7 +261,17 @@ impl Work {
                 }
                 return Ok(Some(ended));
             }
-            let cancelled = self.store.any_run(id)?.ok_or(RunError::Gone)?.life.cancel_asked;
+            match passed_on {
+                Ok(()) => trouble = Trouble::default(),
+                Err(error) => trouble.note(id, &error),
+            }
+            let cancelled = match self.store.any_run(id) {
+                Ok(run) => run.ok_or(RunError::Gone)?.life.cancel_asked,
+                Err(error) => {
+                    trouble.note(id, &error);
+                    false
+                }
+            };
             match asked {
                 None if cancelled || self.stopping() => {
                     training.stop();
@@ -228,26 +287,28 @@ impl Work {
         }
     }
 
-    /// Notes what the training has told since the last look.
-    fn pass_on(&self, id: i64, lines: &mut Lines, progress: &mut Progress) -> Result<(), RunError> {
-        let mut happened: Vec<(&str, Value)> = Vec::new();
-        let mut began = false;
-        for event in lines.read() {
-            progress.note(&event);
+    /// Notes what the training has told and is not noted yet.
+    fn pass_on(&self, id: i64, told: &mut Told) -> Result<(), StoreError> {
+        for event in told.lines.read() {
+            told.progress.note(&event);
             match &event {
                 TrainingEvent::Layer { .. } => {
-                    began = true;
-                    happened.push(("layer", as_json(&event)));
+                    told.began = true;
+                    told.happened.push(("layer", as_json(&event)));
                 }
-                TrainingEvent::Epoch { .. } => happened.push(("epoch", as_json(&event))),
+                TrainingEvent::Epoch { .. } => told.happened.push(("epoch", as_json(&event))),
                 _ => {}
             }
         }
-        if began {
+        told.changed |= told.lines.have_come();
+        if told.began {
             self.store.happen(id, Happening::Began, &Change::default())?;
+            told.began = false;
         }
-        if !happened.is_empty() || lines.have_come() {
-            self.store.note(id, progress, &happened)?;
+        if told.changed {
+            self.store.note(id, &told.progress, &told.happened)?;
+            told.changed = false;
+            told.happened.clear();
         }
         Ok(())
     }

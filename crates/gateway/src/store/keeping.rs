@@ -67,8 +67,8 @@ impl Store {
         Ok(())
     }
 
-    /// Removes the runs that were over before this time, and the pages and objects that nothing
-    /// needs then and that came before it. No gateway may be at work with the folder.
+    /// Removes the runs that were over before this time, but for those whose models another run
+    /// still waits for, and the pages and objects that nothing needs then and that came before it. No gateway may be at work with the folder.
     ///
     /// # Errors
     /// When the store can't be written.
@@ -78,7 +78,9 @@ impl Store {
         let change = database.transaction()?;
         let ends = [State::Succeeded, State::Failed, State::Cancelled].map(State::name);
         let runs = change.execute(
-            "DELETE FROM runs WHERE state IN (?, ?, ?) AND finished_at < ?",
+            "DELETE FROM runs WHERE state IN (?1, ?2, ?3) AND finished_at < ?4
+             AND NOT EXISTS (SELECT 1 FROM runs AS other WHERE other.models_from = runs.id
+                             AND other.state NOT IN (?1, ?2, ?3))",
             params![ends[0], ends[1], ends[2], before],
         )?;
         change.execute(

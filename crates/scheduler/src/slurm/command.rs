@@ -135,7 +135,12 @@ impl Slurm {
         if terminal {
             command.arg("--pty");
         }
-        command.args(words).env_clear().envs(self.environment.iter().map(|(k, v)| (k, v)));
+        // Without the dashes srun would take words of the command for its own options.
+        command
+            .arg("--")
+            .args(words)
+            .env_clear()
+            .envs(self.environment.iter().map(|(k, v)| (k, v)));
         command
     }
 
