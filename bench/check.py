@@ -109,8 +109,8 @@ def wake_ups(process):
 
 
 def staying(command, environment, folder, seconds):
-    """Wake-ups a minute, processor seconds a minute and peak memory in MB of a check --stay to which
-    nothing comes for so long.
+    """Wake-ups a minute, processor seconds a minute and peak memory in MB of a check --stay to
+    which nothing comes for so long.
     """
     process = subprocess.Popen(
         [*command, "--stay", "86400"], env=environment, cwd=folder, stdout=subprocess.DEVNULL
@@ -224,7 +224,8 @@ def main():
         woken, busy, memory = staying(ours, clean, folder, options.idle)
         print(
             f"check --stay to which nothing comes, watched for {options.idle} s:\n"
-            f"{woken:.1f} wake-ups and {busy:.3f} s of the processor a minute, peak memory {memory:.1f} MB,\n"
+            f"{woken:.1f} wake-ups and {busy:.3f} s of the processor a minute, "
+            f"peak memory {memory:.1f} MB,\n"
             f"{memory / medians['check'][2]:.2f} times that of an idle pass\n"
         )
 

@@ -1,4 +1,4 @@
-"""The measurement behind bench/cut: run_trainer --predict beside Keras on the same page and models."""
+"""The measurement behind bench/cut: run_trainer --predict beside Keras, same page, same models."""
 
 import argparse
 import os
@@ -48,8 +48,8 @@ print(f"processor {time.process_time() - used:.3f} s")
 
 
 def run(command):
-    """Runs a command; the seconds that it says it cut for, those of the processor (where it does not
-    say them, of the whole run), those of the whole run, and its largest memory in MiB.
+    """Runs a command; the seconds that it says it cut for, those of the processor (where it does
+    not say them, of the whole run), those of the whole run, and its largest memory in MiB.
     """
     started = time.perf_counter()
     process = subprocess.Popen(

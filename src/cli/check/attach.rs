@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::fail::fail;
 use super::table;
-use crate::bridge::operator::find;
+use crate::bridge::operator::{FindError, find};
 use crate::cli::output::{Printed, complain, print};
 use crate::config::Config;
 use crate::ledger::{Progress, Store};
@@ -40,7 +40,13 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     let mut told = String::new();
     loop {
         // A job that is being filed away may be seen open once more.
-        let seen = store.see(&id).ok().flatten().filter(|seen| !seen.answered);
+        let seen = match store.see(&id) {
+            Ok(seen) => seen.filter(|seen| !seen.answered),
+            Err(why) => {
+                let error = FindError::Unreadable { id, why: why.to_string() };
+                return fail(error.exit_code(), &error);
+            }
+        };
         let note = seen.as_ref().and_then(|seen| Progress::read(&seen.files.progress()));
         let standing = note.map(|note| note.standing);
         let line = standing.as_ref().map_or_else(

@@ -68,7 +68,8 @@ impl Store {
     }
 
     /// Removes the runs that were over before this time, but for those whose models another run
-    /// still waits for, and the pages and objects that nothing needs then and that came before it. No gateway may be at work with the folder.
+    /// still waits for, and the pages and objects that nothing needs then and that came before it.
+    /// No gateway may be at work with the folder.
     ///
     /// # Errors
     /// When the store can't be written.

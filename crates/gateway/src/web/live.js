@@ -22,7 +22,12 @@
     });
   }
   function soon() {
-    if (Date.now() - last > 1000) load(); else if (!loading) { loading = true; setTimeout(function () { loading = false; load(); }, 1000); }
+    if (Date.now() - last > 1000) {
+      load();
+    } else if (!loading) {
+      loading = true;
+      setTimeout(function () { loading = false; load(); }, 1000);
+    }
   }
   var events = new EventSource(live.dataset.events);
   ["layer", "epoch", "progress"].forEach(function (name) { events.addEventListener(name, soon); });
