@@ -26,7 +26,7 @@ fn bench<'a>(name: &str, arguments: impl IntoIterator<Item = &'a str>) -> Finish
         .arg(script)
         .args(arguments)
         .env("RAYON_NUM_THREADS", "2")
-        .limit(SECONDS(200))
+        .limit(SECONDS(600))
         .run()
 }
 

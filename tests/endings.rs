@@ -317,8 +317,8 @@ fn a_preempted_job_is_put_back_and_goes_on_from_its_checkpoint() {
     desk.cluster.create(&["PartitionName=urgent", "Nodes=node1", "PriorityTier=10"]);
     desk.site.set("CHECKPOINT_SECONDS", "0");
     let mut asked = desk.short_job();
-    asked["settings"]["Maximum number of training epochs"] = json!(60);
-    asked["settings"]["Patience"] = json!(60);
+    asked["settings"]["Maximum number of training epochs"] = json!(20);
+    asked["settings"]["Patience"] = json!(20);
     asked["settings"]["Seed"] = json!(7);
     let id = desk.vhost.publish_job(&asked);
     // Beside it a job of a conversation.
@@ -349,14 +349,14 @@ fn a_preempted_job_is_put_back_and_goes_on_from_its_checkpoint() {
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "the trainer has not answered for it");
     assert_eq!(asker.heard().ends().len(), 0, "nor has the other");
     desk.cluster.wait_for_end(&urgent, SECONDS(60));
-    let reply = desk.vhost.receive_reply(&id, SECONDS(120)).json();
+    let reply = desk.vhost.receive_reply(&id, SECONDS(240)).json();
     assert_eq!(
         reply.as_object().unwrap().keys().collect::<Vec<_>>(),
         ["Background Model", "Model 0"]
     );
     assert_eq!(desk.cluster.wait_for_end(&slurm_id, SECONDS(60))["JobState"], "COMPLETED");
     assert!(desk.log(&id).contains("going on from"), "{}", desk.log(&id));
-    asker.wait_for_end(SECONDS(120));
+    asker.wait_for_end(SECONDS(240));
     assert_eq!(desk.cluster.wait_for_end(&talks, SECONDS(60))["JobState"], "COMPLETED");
     assert!(desk.log(&asker.id).contains("going on from"), "{}", desk.log(&asker.id));
     desk.check().run().success();

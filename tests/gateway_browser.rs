@@ -7,9 +7,9 @@
 
 use std::fs;
 
-use crate::gateway::{QUICK, Site};
 use crate::local::Page;
 use crate::support::browser::Browser;
+use crate::support::gateway::{QUICK, Site};
 use crate::support::write_script;
 
 const FILES: [&str; 6] =

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::gateway::{QUICK, Site, id_of, page};
+use crate::support::gateway::{QUICK, Site, id_of, page};
 use crate::support::{SECONDS, wait_for, write_script};
 
 /// A client's own view of the messages.

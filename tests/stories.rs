@@ -23,6 +23,7 @@ mod doors;
 mod endings;
 mod evaluate;
 mod gateway;
+mod gateway_again;
 mod gateway_browser;
 mod gateway_grpc;
 mod gpu;

@@ -23,6 +23,8 @@ pub(crate) mod asker;
 pub(crate) mod broker;
 pub(crate) mod browser;
 pub(crate) mod desk;
+#[cfg(feature = "gateway")]
+pub(crate) mod gateway;
 #[cfg(feature = "trainer")]
 #[path = "../../crates/page-layers/tests/support/keras_file.rs"]
 pub(crate) mod keras_file;
