@@ -2,14 +2,15 @@
 #![cfg(feature = "gateway")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
 
+use domain::hex_sha256;
 use serde_json::{Value, json};
 
 use crate::local::Page;
 use crate::support::gateway::{
-    Answer, Gateway, PARTS, QUICK, Site, form, id_of, names_in, page, taken_from, tiny,
+    QUICK, Site, form, id_of, names_in, page, taken_from, tiny, upload_and_train,
 };
 use crate::support::{SECONDS, wait_for, write_script};
 

@@ -2,7 +2,6 @@
 #![cfg(feature = "gateway")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -10,7 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use crate::local::Page;
-use crate::support::gateway::{Gateway, QUICK, Site, id_of, page, tiny};
+use crate::support::gateway::{Gateway, QUICK, Site, id_of, page, tiny, upload_and_train, visit};
 use crate::support::{SECONDS, wait_for, write_script};
 
 #[test]
@@ -82,40 +81,6 @@ fn a_training_that_fails_says_why_in_a_sentence() {
     assert!(error.as_str().unwrap().contains("can't be started"), "{error}");
     gateway.terminate();
     site.assert_tidy("failures");
-}
-
-/// Uploads a page and trains it, as a client that tries again; false when the gateway died.
-fn upload_and_train(gateway: &Gateway) -> bool {
-    visit(gateway, false)
-}
-
-/// The same, and applies the models to the page where that is wanted, too.
-fn visit(gateway: &Gateway, apply: bool) -> bool {
-    let Some(uploaded) = gateway.upload(&page()) else { return false };
-    assert!(matches!(uploaded.status, 200 | 201), "{uploaded:?}");
-    let id = id_of(&uploaded);
-    asked_once(gateway, "/v1/runs", "train", &tiny(&id, 1))
-        && (!apply || asked_once(gateway, "/v1/runs/1/apply", "apply", &json!({"page": id})))
-}
-
-/// Asks for a run, as often as is needed, and waits for its end; false when the gateway died.
-fn asked_once(gateway: &Gateway, path: &str, key: &str, body: &Value) -> bool {
-    let bearer = gateway.bearer();
-    let headers = [
-        ("Authorization", &*bearer),
-        ("Content-Type", "application/json"),
-        ("Idempotency-Key", key),
-    ];
-    let body = body.to_string();
-    let Some(placed) = gateway.try_send("POST", path, &headers, body.as_bytes()) else {
-        return false;
-    };
-    let id = placed.expect(202).json()["id"].clone();
-    let path = format!("/v1/runs/{id}?wait=20s");
-    match gateway.try_send("GET", &path, &headers[..1], b"") {
-        Some(run) => run.expect(200).json()["state"] == "succeeded",
-        None => false,
-    }
 }
 
 #[test]

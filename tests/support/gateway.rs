@@ -332,3 +332,37 @@ pub(crate) fn taken_from(zip: &Answer, name: &str) -> Vec<u8> {
     zip.by_name(name).unwrap().read_to_end(&mut bytes).unwrap();
     bytes
 }
+
+/// Uploads a page and trains it, as a client that tries again; false when the gateway died.
+pub(crate) fn upload_and_train(gateway: &Gateway) -> bool {
+    visit(gateway, false)
+}
+
+/// The same, and applies the models to the page where that is wanted, too.
+pub(crate) fn visit(gateway: &Gateway, apply: bool) -> bool {
+    let Some(uploaded) = gateway.upload(&page()) else { return false };
+    assert!(matches!(uploaded.status, 200 | 201), "{uploaded:?}");
+    let id = id_of(&uploaded);
+    asked_once(gateway, "/v1/runs", "train", &tiny(&id, 1))
+        && (!apply || asked_once(gateway, "/v1/runs/1/apply", "apply", &json!({"page": id})))
+}
+
+/// Asks for a run, as often as is needed, and waits for its end; false when the gateway died.
+pub(crate) fn asked_once(gateway: &Gateway, path: &str, key: &str, body: &Value) -> bool {
+    let bearer = gateway.bearer();
+    let headers = [
+        ("Authorization", &*bearer),
+        ("Content-Type", "application/json"),
+        ("Idempotency-Key", key),
+    ];
+    let body = body.to_string();
+    let Some(placed) = gateway.try_send("POST", path, &headers, body.as_bytes()) else {
+        return false;
+    };
+    let id = placed.expect(202).json()["id"].clone();
+    let path = format!("/v1/runs/{id}?wait=20s");
+    match gateway.try_send("GET", &path, &headers[..1], b"") {
+        Some(run) => run.expect(200).json()["state"] == "succeeded",
+        None => false,
+    }
+}
