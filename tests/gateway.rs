@@ -149,7 +149,7 @@ fn layers_that_models_have_found_are_a_page_to_be_corrected_and_trained_with() {
     assert!(shown.contains(&offer) && shown.contains("/v1/runs/2/layers.zip"), "{shown}");
     let form_there = gateway.get("/runs/1").expect(200).text();
     assert!(form_there.contains("action=\"/runs/1/apply\""), "{form_there}");
-    gateway.post("/v1/runs/2/retry", &json!({})).expect(422);
+    gateway.post("/v1/runs/2/retry", &json!({})).expect(409);
     for (path, body, status) in [
         ("/v1/runs/2/apply", json!({"page": id}), 409),
         ("/v1/runs/99/apply", json!({"page": id}), 404),

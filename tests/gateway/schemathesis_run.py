@@ -44,20 +44,20 @@ def narrowed(document, page):
     for name in list(settings):
         settings[name] = settings[name]["anyOf"][0]
     settings["Augmentation: shift (pixels)"]["maximum"] = 8
-    settings["Maximum time (D-HH:MM)"] = {"type": "string", "enum": ["0-02:00", "30"]}
-    settings["Slurm Notification Email"] = {"type": "string", "enum": ["", "a@example.org"]}
+    settings["Maximum time (D-HH:MM)"] = {"enum": ["0-02:00", "30", None]}
+    settings["Slurm Notification Email"] = {"enum": ["", "a@example.org", None]}
     # One list, of a setting that is not among the others.
     schemas["Grid"]["properties"] = {"Seed": grid["Seed"]}
     del settings["Seed"]
-    schemas["Grid"]["properties"]["Seed"]["items"] = {"type": "integer", "enum": [1, 2, 3]}
+    schemas["Grid"]["properties"]["Seed"]["items"] = {"enum": [1, 2, 3, None]}
     for name in ("RunRequest", "RunChanges"):
         schemas[name]["properties"]["models_from"] = {"enum": [1, None]}
-    # A key belongs to one request: which keys are used, no schema says.
     for methods in document["paths"].values():
         for operation in methods.values():
             parameters = operation.get("parameters", [])
+            # A key belongs to one request, and a range to one file; no schema says which.
             operation["parameters"] = [
-                each for each in parameters if each["name"] != "Idempotency-Key"
+                each for each in parameters if each["name"] not in ("Idempotency-Key", "Range")
             ]
     form = schemas["PageForm"]
     for name in [f"layer_{number}" for number in range(1, 10)] + ["archive"]:

@@ -302,6 +302,7 @@ pub(super) async fn cancel(
             body = RunOrGroup, headers(("Location" = String))),
         (status = 200, description = "With dry_run: the request is right", body = DryRunView),
         (status = 404, description = "There is none"),
+        (status = 409, description = "It has applied models, and was no training"),
         (status = 422, description = "Fields are wrong"),
     )
 )]
@@ -316,6 +317,10 @@ pub(super) async fn retry(
     let body = bytes_of(body)?;
     let changes = if body.is_empty() { json!({}) } else { json_of(&headers, &body)? };
     let run = identity.run(&app, &id).await?;
+    if run.image.is_some() {
+        let what = "the run has applied models, which is asked for by \"apply\" again";
+        return Err(Problem::new(StatusCode::CONFLICT, what));
+    }
     let value = again(&run, &changes).map_err(|problem| Problem::fields(vec![problem]))?;
     ask_for(&app, identity, &headers, value, &[run.id.to_string().as_bytes(), &body].concat()).await
 }
@@ -325,10 +330,6 @@ fn again(run: &Run, changes: &Value) -> Result<Value, FieldProblem> {
     let Some(changes) = changes.as_object() else {
         return Err(FieldProblem::new("", "must be an object such as {\"settings\": {…}}"));
     };
-    if run.image.is_some() {
-        let what = "the run has applied models, which is asked for by \"apply\" again";
-        return Err(FieldProblem::new("", what));
-    }
     let mut value = json!({
         "name": run.name, "pages": run.pages, "settings": run.settings, "labels": run.labels,
         "models_from": run.models_from,
