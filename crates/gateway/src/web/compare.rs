@@ -50,7 +50,7 @@ pub(super) async fn page(
         @if runs.is_empty() {
             p { "No run is chosen. Mark some of them in the table of " a href="/" { "runs" } "." }
         } @else {
-            div.wide { table.compared {
+            div.wide tabindex="0" role="region" aria-label="The runs" { table.compared {
                 thead { tr { @for name in &table.head { th scope="col" {
                     a href={"/compare?" (ids) "&sort=" (percent(name))} { (name) }
                 } } } }

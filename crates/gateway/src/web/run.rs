@@ -118,7 +118,7 @@ fn figures(run: &Run) -> Markup {
     html! {
         @if !layers.is_empty() {
             h2 { "Layers" }
-            div.wide { table {
+            div.wide tabindex="0" role="region" aria-label="Figures of the layers" { table {
                 thead { tr {
                     th.text scope="col" { "layer" } th scope="col" { "kept epoch" }
                     th scope="col" { "epochs" } th scope="col" { "precision" }

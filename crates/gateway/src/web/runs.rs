@@ -92,7 +92,7 @@ fn table(runs: &[Run], browser: &Browser) -> Markup {
     let all = browser.0.account.role.sees_all();
     html! {
         form method="get" action="/compare" {
-            div.wide { table {
+            div.wide tabindex="0" role="region" aria-label="Table of the runs" { table {
                 thead { tr {
                     th.text scope="col" { "Compare" } th scope="col" { "Run" }
                     th.text scope="col" { "Name" } th.text scope="col" { "State" }
