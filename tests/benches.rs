@@ -128,3 +128,21 @@ fn cutting_a_page_is_timed() {
         assert!(figures(&finished, row)[0] > 0.0, "{finished}");
     }
 }
+
+#[test]
+#[cfg(feature = "gateway")]
+fn the_gateway_is_measured() {
+    let program = program::gateway().unwrap().to_str().unwrap();
+    let small = "--runs 5 --times 3 --watchers 3 --uploads 3 --side 300 --megapixels 1";
+    let finished = bench("gateway.py", ["--gateway", program].into_iter().chain(small.split(' ')));
+    let finished = finished.success();
+    assert!(figures(&finished, "memory while nothing happens")[0] > 1.0);
+    for path in ["/v1/runs?page_size=50", "/"] {
+        assert!(figures(&finished, &format!("GET {path}, 5 runs"))[0] > 0.0);
+    }
+    assert_eq!(figures(&finished, "3 uploads at once, 0 megapixels each")[0], 3.0);
+    for name in ["3 watchers hear of a run's end", "a page of 1 megapixels", "memory of a watcher"]
+    {
+        assert!(!figures(&finished, name).is_empty(), "{finished}");
+    }
+}

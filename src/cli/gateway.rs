@@ -1,6 +1,7 @@
 //! `gateway`: pages are uploaded, trained on this machine, and their models fetched, by browser or
 //! program.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,12 +17,15 @@ use tracing::info;
 use super::logging::Verbosity;
 use super::output::{fail, print, say};
 use base::exit_code::ExitCode;
+use base::files::Replace;
 use base::harden;
+use base::secret::Secret;
 
 /// A front door for everyone without Rodan: upload pages, train them, watch, fetch models
 ///
 /// Without a command: serves browsers and programs, and trains on this machine, one run at a time.
-/// Needs no broker, no Slurm and no configuration. Prints the link to open.
+/// Needs no broker, no Slurm and no configuration. Prints the link to open or, where that would
+/// not go to a terminal, the file that has it.
 #[derive(Debug, Parser)]
 #[command(
     name = "gateway",
@@ -51,6 +55,10 @@ struct Serving {
     /// A proxy on this machine or in its network adds TLS; without it only this machine is served
     #[arg(long)]
     behind_proxy: bool,
+    /// A name by which browsers and programs reach it, besides localhost and its addresses; may be
+    /// given again. Behind a proxy, without this, any name does
+    #[arg(long, value_name = "NAME")]
+    host: Vec<String>,
     /// Calls of gRPC need no token, as clients of other training services send none; this machine's
     /// users can train then
     #[arg(long, conflicts_with = "behind_proxy")]
@@ -212,16 +220,13 @@ fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
             .map_err(|error| GatewayError::Listen(serving.listen, error))?;
         let address = listener.local_addr()?;
         let runner = Runner::start(Arc::clone(&store), Box::new(LocalTrainer::new(&trainer)));
-        match &token {
-            Some(token) => {
-                say(&format_args!("open http://{address}/?token={}", token.expose()));
-            }
-            None => say(&format_args!("listening at {address}, behind a proxy")),
-        }
+        announce(&folder, address, token.as_ref())?;
         let serving = gateway::Serving {
             limits,
             behind_proxy: serving.behind_proxy,
             open_grpc: serving.grpc_without_token,
+            hosts: (!serving.behind_proxy || !serving.host.is_empty())
+                .then(|| serving.host.clone()),
         };
         let served = gateway::serve(listener, store, serving, end).await;
         info!(
@@ -232,7 +237,30 @@ fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
     });
     // Work that still goes on belongs to requests that nobody waits for any more.
     runtime.shutdown_background();
+    let _ = std::fs::remove_file(folder.link()); // the next one has another token
     served
+}
+
+/// Says where the gateway is. What is not read by a person at a terminal may be kept, by systemd's
+/// journal for one: the token goes into a file then, for this account alone.
+fn announce(
+    folder: &DataFolder,
+    address: SocketAddr,
+    token: Option<&Secret>,
+) -> Result<(), GatewayError> {
+    let Some(token) = token else {
+        say(&format_args!("listening at {address}, behind a proxy"));
+        return Ok(());
+    };
+    let link = format!("http://{address}/?token={}", token.expose());
+    if std::io::stdout().is_terminal() {
+        say(&format_args!("open {link}"));
+        return Ok(());
+    }
+    let path = folder.link();
+    Replace::NOTE.write(&path, format!("{link}\n").as_bytes())?;
+    say(&format_args!("listening at http://{address}; open the link in {}", path.display()));
+    Ok(())
 }
 
 /// Comes with Ctrl-C or SIGTERM.

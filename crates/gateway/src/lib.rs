@@ -4,9 +4,13 @@
 //! own trainer, and needs neither broker nor scheduler. [`Store`] remembers; [`Runner`] trains
 //! through the interface [`Trainer`]; [`serve`] answers programs (`/v1`) and browsers.
 
+mod address;
 mod app;
 mod comparison;
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
+mod hosts;
 mod http;
 mod identity;
 mod intake;
@@ -39,6 +43,7 @@ pub use runner::{Ended, LocalTrainer, RunFolder, Runner, StartError, Trainer, Tr
 pub use store::{Account, DataFolder, Purged, Role, Store, StoreError};
 
 use app::App;
+use hosts::Hosts;
 
 /// How long requests have that are served when the gateway ends; watchers go on for ever.
 const GRACE: Duration = Duration::from_secs(3);
@@ -53,6 +58,7 @@ pub async fn serve(
     serving: Serving,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
+    let hosts = Arc::new(Hosts::new(serving.hosts.clone()));
     let app = App::new(store, serving);
     let routes = Router::new()
         .merge(http::routes(&app))
@@ -60,6 +66,7 @@ pub async fn serve(
         .merge(grpc::routes())
         .fallback(http::no_route)
         .method_not_allowed_fallback(http::no_method)
+        .layer(middleware::from_fn_with_state(hosts, hosts::check))
         .layer(middleware::from_fn(http::guard))
         .with_state(app);
     let (ending, ended) = tokio::sync::oneshot::channel::<()>();

@@ -8,6 +8,7 @@ mod events;
 mod groups;
 mod pages;
 mod runs;
+mod schemas;
 mod status;
 mod views;
 

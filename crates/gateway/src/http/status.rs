@@ -19,8 +19,6 @@ use crate::state::State as RunState;
     get, path = "/status", tag = "gateway",
     responses(
         (status = 200, description = "The queue", body = StatusView),
-        (status = "default", description = "A problem", body = Problem,
-            content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn status(
@@ -53,8 +51,6 @@ pub(super) async fn health() -> Json<Value> {
     get, path = "/readyz", tag = "gateway", security(()),
     responses(
         (status = 200, description = "They can"),
-        (status = "default", description = "The store can't be used", body = Problem,
-            content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn ready(State(app): State<App>) -> Result<Json<Value>, Problem> {
@@ -67,8 +63,6 @@ pub(super) async fn ready(State(app): State<App>) -> Result<Json<Value>, Problem
     get, path = "/metrics", tag = "gateway",
     responses(
         (status = 200, description = "The figures", content_type = "text/plain", body = String),
-        (status = "default", description = "A problem", body = Problem,
-            content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn metrics(

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::address::percent;
 use crate::comparison::compare;
 use crate::progress::Progress;
 use crate::state::State;
@@ -220,7 +221,7 @@ impl From<&Run> for RunView {
         let own = format!("/v1/runs/{}", run.id);
         let files = run.results.iter().map(|result| {
             let place = if result.kind == ResultKind::Model { "models" } else { "files" };
-            let name = result.name.replace(' ', "%20");
+            let name = percent(&result.name);
             FileView {
                 name: result.name.clone(),
                 kind: result.kind.name(),
@@ -350,41 +351,6 @@ pub(super) struct DryRunView {
     /// The settings of each of them.
     #[schema(value_type = Vec<Object>)]
     pub(super) settings: Vec<domain::SettingsMap>,
-}
-
-/// The page that models are to be applied to.
-#[derive(Debug, ToSchema)]
-#[allow(dead_code, reason = "it describes what apply.rs reads")]
-pub(super) struct ApplyRequest {
-    /// Its id.
-    page: String,
-}
-
-/// What a request for a run holds. (The request is read field by field, so that every wrong one is
-/// pointed at; this describes it.)
-#[derive(Debug, ToSchema)]
-#[schema(as = RunRequest)]
-#[allow(dead_code, reason = "it describes what order.rs reads")]
-pub(super) struct RunRequest {
-    /// What its user calls it.
-    #[schema(max_length = 200)]
-    name: Option<String>,
-    /// The ids of the pages to learn from.
-    #[schema(min_items = 1, max_items = 50)]
-    pages: Vec<String>,
-    /// Settings by Rodan's names; what is absent has its default. A list of values makes a grid: a
-    /// run for every combination, in a group.
-    #[schema(value_type = Option<Object>, example = json!({"Patch height": 64, "Patch width": 64}))]
-    settings: Option<Value>,
-    /// Lists of values by the names of settings: the same as lists in `settings`.
-    #[schema(value_type = Option<Object>, example = json!({"Patch height": [64, 128]}))]
-    grid: Option<Value>,
-    /// A run whose models are gone on from.
-    models_from: Option<i64>,
-    /// Words of the user's own.
-    labels: Option<BTreeMap<String, String>>,
-    /// Only check it, and count its runs.
-    dry_run: Option<bool>,
 }
 
 /// What `/status` says, as the training stacks do that have a queue and workers.

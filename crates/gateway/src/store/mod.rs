@@ -155,6 +155,11 @@ impl DataFolder {
         self.0.join("gateway.sqlite")
     }
 
+    /// The link with the token for a browser, where it is not printed.
+    pub fn link(&self) -> PathBuf {
+        self.0.join("link")
+    }
+
     /// Where objects lie.
     pub fn objects(&self) -> PathBuf {
         self.0.join("objects")

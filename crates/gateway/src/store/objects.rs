@@ -48,6 +48,8 @@ impl Objects {
         if target.exists() {
             return Ok(object);
         }
+        // Trainings read it by other names of the same file: none of them shall write to it.
+        from.set_permissions(fs::Permissions::from_mode(0o400))?;
         from.sync_all()?;
         base::crash::point("before keeping an object");
         if let Some(shelf) = target.parent() {
@@ -130,7 +132,7 @@ fn link_or_copy(from: &Path, target: &Path) -> io::Result<()> {
             let folder = target.parent().unwrap_or(Path::new("."));
             let mut copy = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
             io::copy(&mut File::open(from)?, copy.as_file_mut())?;
-            copy.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+            copy.as_file().set_permissions(fs::Permissions::from_mode(0o400))?;
             copy.as_file().sync_all()?;
             copy.persist(target).map(drop).map_err(|error| error.error)
         }
@@ -156,6 +158,8 @@ mod tests {
         };
         let (one, again, other) = (keep("one"), keep("one"), keep("other"));
         assert_eq!(one, again);
+        let mode = fs::metadata(objects.path(&one.sha256)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o400);
         assert_eq!((one.size, other.size), (3, 5));
         assert_eq!(fs::read(objects.path(&one.sha256)).unwrap(), b"one");
         let place = folder.path().join("place");

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::forms::{Browser, Fields, KEY};
 use super::layout::{Frame, page as whole, state, time};
+use crate::address::percent;
 use crate::app::App;
 use crate::intake;
 use crate::placing::{self, Subject};
@@ -30,7 +31,7 @@ pub(super) async fn page(
     Path(id): Path<String>,
 ) -> Response {
     let found = async {
-        let run = visible(&app, &browser, &id).await?;
+        let run = browser.0.run(&app, &id).await?;
         let (number, account) = (run.id, browser.0.account.clone());
         let epochs = app.ask(move |store| store.events_of(number, "epoch")).await?;
         let pages = app.ask(move |store| store.pages(&account, MOST_PAGES)).await?;
@@ -57,13 +58,6 @@ pub(super) async fn page(
     let changes = !run.life.state.is_end();
     let frame = Frame { title: &title, identity: Some(&browser.0), changes };
     whole(StatusCode::OK, &frame, &content)
-}
-
-async fn visible(app: &App, browser: &Browser, id: &str) -> Result<Run, Problem> {
-    let missing = || Problem::missing("such run");
-    let number = id.parse::<i64>().map_err(|_| missing())?;
-    let account = browser.0.account.clone();
-    app.ask(move |store| store.run(number, &account)).await?.ok_or_else(missing)
 }
 
 fn summary(run: &Run, browser: &Browser) -> Markup {
@@ -124,7 +118,7 @@ fn figures(run: &Run) -> Markup {
     html! {
         @if !layers.is_empty() {
             h2 { "Layers" }
-            div.wide { table {
+            div.wide tabindex="0" role="region" aria-label="Figures of the layers" { table {
                 thead { tr {
                     th.text scope="col" { "layer" } th scope="col" { "kept epoch" }
                     th scope="col" { "epochs" } th scope="col" { "precision" }
@@ -152,14 +146,14 @@ fn files(run: &Run) -> Markup {
             h2 { "Files" }
             ul {
                 @for model in of(ResultKind::Model) {
-                    li { a href={(own) "/models/" (model.name.replace(' ', "%20"))} { (model.name) }
+                    li { a href={(own) "/models/" (percent(&model.name))} { (model.name) }
                         " " span.dim { (base::text::size(model.object.size)) } }
                 }
                 @if of(ResultKind::Model).count() > 1 {
                     li { a href={(own) "/models.zip"} { "All models in one zip" } }
                 }
                 @for layer in of(ResultKind::Layer) {
-                    li { a href={(own) "/files/" (layer.name)} { (layer.name) }
+                    li { a href={(own) "/files/" (percent(&layer.name))} { (layer.name) }
                         " " span.dim { (base::text::size(layer.object.size)) } }
                 }
                 @if of(ResultKind::Layer).count() > 1 {
@@ -175,8 +169,8 @@ fn files(run: &Run) -> Markup {
             }
             @for preview in of(ResultKind::Preview) {
                 figure {
-                    img src={(own) "/files/" (preview.name)} alt="The page as the models see it"
-                        loading="lazy";
+                    img src={(own) "/files/" (percent(&preview.name))}
+                        alt="The page as the models see it" loading="lazy";
                     figcaption { "The page as the models see it." } }
             }
         }
@@ -235,11 +229,11 @@ pub(super) async fn apply(
 ) -> Response {
     let placed = async {
         browser.0.may_submit()?;
-        let from = visible(&app, &browser, &id).await?;
+        let from = browser.0.run(&app, &id).await?;
         let _place = intake::place(&app)?;
         let form =
             form.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
-        let upload = intake::receive(&app, form).await?;
+        let upload = intake::receive(&app, form, &[KEY, "page"]).await?;
         browser.0.sent_by(upload.texts.get(KEY).map_or("", String::as_str))?;
         let page = upload.texts.get("page").filter(|page| !page.is_empty()).cloned();
         let subject = match page {
@@ -352,7 +346,7 @@ pub(super) async fn cancel(
     let cancelled = async {
         Fields::of(&browser, form)?;
         browser.0.may_submit()?;
-        let run = visible(&app, &browser, &id).await?;
+        let run = browser.0.run(&app, &id).await?;
         placing::cancel(&app, run.id).await?;
         Ok::<_, Problem>(run.id)
     };
