@@ -108,7 +108,7 @@ fn progress_begins_a_run_and_tells_of_each_layer_once() {
         assert_eq!(hearing.events[0].1["number"], 2);
         let progress = hearing.progress.unwrap();
         assert_eq!((progress.layer, progress.epoch, progress.epochs), (2, 3, 15));
-        assert_eq!((progress.percent(), progress.loss), (28, Some(0.25)));
+        assert_eq!((progress.percent(), progress.loss), (29, Some(0.25)));
         // The same layer again.
         before.progress = progress;
         assert!(of_progress(&before, &told).events.is_empty());

@@ -18,7 +18,9 @@ use std::time::Duration;
 
 use base::retry::Policy;
 use contract::broker::{Broker, BrokerConfig, BrokerError, JOBS_QUEUE, Said, TellError};
-use contract::wire::conversation::{Cancel, End, Kind, message_id as id_of_content, reply_queue};
+use contract::wire::conversation::{
+    Cancel, End, Kind, ModelEntry, message_id as id_of_content, reply_queue,
+};
 use domain::hex_sha256;
 use futures_util::stream::{BoxStream, SelectAll};
 use futures_util::{StreamExt as _, stream};

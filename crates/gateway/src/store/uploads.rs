@@ -60,7 +60,7 @@ impl Store {
     pub fn run_of_upload(&self, key: &str, token: &Secret) -> Result<Option<i64>, StoreError> {
         let sql = "SELECT jobs.run FROM jobs, upload_tokens
             JOIN accounts ON accounts.id = upload_tokens.account
-            WHERE key_hash = ? AND step != 'over' AND created_at <= good_until
+            WHERE key_hash = ? AND step != 'over' AND jobs.created_at <= good_until
             AND upload_tokens.token_hash = ? AND role = ?";
         let key = hex_sha256(key.as_bytes());
         let asked = params![key, hash(token), Role::Bridge.name()];
