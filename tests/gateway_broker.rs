@@ -1,5 +1,6 @@
 //! The gateway with a cluster behind it: a page goes to the cluster by way of RabbitMQ, models come
-//! back. The gateway is Rodan for `check` and `run_trainer`. Real RabbitMQ, real Slurm, real training.
+//! back. The gateway is Rodan for `check` and `run_trainer`. Real RabbitMQ, real Slurm, real
+//! training.
 #![cfg(feature = "gateway")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 

@@ -1,5 +1,5 @@
-//! `gateway`: pages are uploaded, trained on this machine or by a cluster, and their models fetched,
-//! by browser or program.
+//! `gateway`: pages are uploaded, trained on this machine or by a cluster, and their models
+//! fetched, by browser or program.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -109,7 +109,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum AccountCommand {
-    /// Make an account and print its token, which is shown this once; of a bridge it is the password
+    /// Make an account and print its token, or a bridge's password, which is shown this once
     Add {
         /// Its name
         name: String,

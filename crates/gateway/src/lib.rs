@@ -1,7 +1,7 @@
 //! The HTTP front door for everyone without Rodan: upload pages, train them, watch, fetch models.
 //!
-//! By itself it trains on this machine, one run at a time, with the product's own trainer, and needs
-//! neither broker nor scheduler. [`Store`] remembers; [`Runner`] trains through the interface
+//! By itself it trains on this machine, one run at a time, with the product's own trainer, and
+//! needs neither broker nor scheduler. [`Store`] remembers; [`Runner`] trains through the interface
 //! [`Trainer`]; [`serve`] answers programs (`/v1`) and browsers. With a broker, [`Asker`] sends the
 //! trainings to a cluster and hears of them, and the gateway serves the cluster the runs' files.
 

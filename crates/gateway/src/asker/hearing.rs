@@ -189,7 +189,8 @@ pub(super) fn of_report(name: &'static str, body: &[u8], object: Object) -> Hear
 }
 
 /// What the end changes; `log` is what is kept of the job's log. `kept` finds an object by its
-/// SHA-256: a layer may have been trained again, and of its models the one counts that the end lists.
+/// SHA-256: a layer may have been trained again, and of its models that one counts which the end
+/// lists.
 pub(super) fn of_end(
     known: &Known,
     end: &End,

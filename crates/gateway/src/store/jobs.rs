@@ -303,3 +303,7 @@ fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {
         to_be_cancelled: row.get("to_be_cancelled")?,
     })
 }
+
+#[cfg(test)]
+#[path = "jobs_tests.rs"]
+mod tests;

@@ -126,13 +126,13 @@ pub struct Run {
     pub queue_position: Option<u64>,
     /// What is known of its job, where a cluster trains it.
     pub away: Option<Away>,
-    /// What it waits for, or what the cluster says of it, in a sentence; for a run that is not over.
+    /// What it waits for, or what the cluster says of it, in a sentence; while it is not over.
     pub detail: Option<String>,
 }
 
 impl Run {
-    /// How many runs are to be trained before it, where that is all that it waits for: a cluster has
-    /// jobs of others, too, until it tells the place.
+    /// How many runs are to be trained before it, where that is all that it waits for: a cluster
+    /// has jobs of others, too, until it tells the place.
     pub fn place(&self) -> Option<u64> {
         let known = self.away.as_ref().is_none_or(|away| away.before.is_some());
         self.queue_position.filter(|_| known)
@@ -512,8 +512,8 @@ fn with_parts(database: &Connection, mut run: Run) -> Result<Run, StoreError> {
     Ok(run)
 }
 
-/// What a run waits for, or what the cluster says of it. `clustered`: this gateway sends its runs to
-/// a cluster; `trouble`: why they wait for that.
+/// What a run waits for, or what the cluster says of it. `clustered`: this gateway sends its runs
+/// to a cluster; `trouble`: why they wait for that.
 fn detail(run: &Run, clustered: bool, trouble: Option<String>) -> Option<String> {
     if run.life.state.is_end() {
         return None;
