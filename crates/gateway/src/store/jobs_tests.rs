@@ -171,9 +171,9 @@ fn places_are_the_clusters_where_it_tells_them() {
 fn token_and_word_open_a_runs_files_until_it_is_over() {
     let place = place();
     let store = &place.store;
-    let secret = Secret::new;
+    let secret = |text: &str| Secret::new(text);
     store.add_account("cluster", Role::Bridge, &secret("password")).unwrap();
-    let admit = |name, password, token| {
+    let admit = |name: &str, password: &str, token: &str| {
         store.admit_bridge(name, &secret(password), &secret(token)).unwrap()
     };
     assert!(!admit("cluster", "other", "t") && !admit("me", "token of mine", "t"));
