@@ -137,9 +137,8 @@ fn a_page_goes_to_a_cluster_and_models_come_back() {
     let logs: Vec<String> =
         logs.map(|log| fs::read_to_string(log.unwrap().path()).unwrap()).collect();
     assert!(
-        logs.iter()
-            .any(|log| log.contains("goes on from the model that was given")
-                && log.contains("2 pages")),
+        logs.iter().any(|log| log.contains("goes on from the model that was given")
+            && log.contains("pages 150x150 150x120")),
         "{logs:?}"
     );
 
