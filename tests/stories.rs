@@ -24,6 +24,8 @@ mod endings;
 mod evaluate;
 mod gateway;
 mod gateway_again;
+mod gateway_broker;
+mod gateway_broker_crash;
 mod gateway_browser;
 mod gateway_clients;
 mod gateway_grpc;

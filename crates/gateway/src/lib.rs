@@ -1,12 +1,15 @@
 //! The HTTP front door for everyone without Rodan: upload pages, train them, watch, fetch models.
 //!
-//! This is the embedded gateway: it trains on this machine, one run at a time, with the product's
-//! own trainer, and needs neither broker nor scheduler. [`Store`] remembers; [`Runner`] trains
-//! through the interface [`Trainer`]; [`serve`] answers programs (`/v1`) and browsers.
+//! By itself it trains on this machine, one run at a time, with the product's own trainer, and
+//! needs neither broker nor scheduler. [`Store`] remembers; [`Runner`] trains through the interface
+//! [`Trainer`]; [`serve`] answers programs (`/v1`) and browsers. With a broker, [`Asker`] sends the
+//! trainings to a cluster and hears of them, and the gateway serves the cluster the runs' files.
 
 mod address;
 mod app;
+mod asker;
 mod comparison;
+mod figures;
 #[doc(hidden)]
 pub mod fuzzing;
 mod grpc;
@@ -14,12 +17,14 @@ mod hosts;
 mod http;
 mod identity;
 mod intake;
+mod job_files;
 mod order;
 mod page_files;
 mod placing;
 mod problem;
 mod progress;
 mod rates;
+mod reach;
 mod run_configuration;
 mod runner;
 mod state;
@@ -37,8 +42,10 @@ use tokio::net::TcpListener;
 use tracing::warn;
 
 pub use app::{Limits, Serving};
+pub use asker::Asker;
 pub use http::openapi;
 pub use identity::new_token;
+pub use reach::Reach;
 pub use runner::{Ended, LocalTrainer, RunFolder, Runner, StartError, Trainer, Training};
 pub use store::{Account, DataFolder, Purged, Role, Store, StoreError};
 

@@ -18,7 +18,7 @@ use super::downloads::unchanged;
 use crate::app::{App, blocking};
 use crate::identity::Identity;
 use crate::problem::Problem;
-use crate::store::{ResultKind, Run, StoreError};
+use crate::store::{Objects, ResultKind, Run, StoreError};
 
 /// Bytes that are sent at a time.
 const PIECE: usize = 64 << 10;
@@ -95,28 +95,42 @@ async fn send(
     }
     let objects = app.store.objects().clone();
     // All are open before anything is promised: what is purged meanwhile is sent all the same.
-    let opened = blocking(move || {
-        let open = |(name, sha256): (String, String)| {
-            let path = objects.path(&sha256);
-            let file = File::open(&path);
-            let failed = |source| StoreError::File { path, what: "can't be read", source };
-            file.map(|file| (name, file)).map_err(failed)
-        };
-        files.into_iter().map(open).collect::<Result<Vec<_>, _>>()
-    });
-    let opened = opened.await??;
-    let (sender, receiver) = mpsc::channel(PIECES);
-    tokio::task::spawn_blocking(move || write(opened, sender));
-    let pieces = stream::unfold(receiver, |mut receiver| async move {
-        receiver.recv().await.map(|piece| (piece, receiver))
-    });
+    let opened = blocking(move || open(&objects, files)).await??;
+    let pieces = zipped(opened);
     let saved = format!("attachment; filename=\"run-{}-{name}s.zip\"", run.id);
     let headers = [
         (header::CONTENT_TYPE, "application/zip".to_owned()),
         (header::CONTENT_DISPOSITION, saved),
         (header::ETAG, tag),
     ];
-    Ok((headers, Body::from_stream(pieces)).into_response())
+    Ok((headers, pieces).into_response())
+}
+
+/// A zip of these files as a body, written while it is sent.
+pub(super) fn zipped(files: Vec<(String, File)>) -> Body {
+    let (sender, receiver) = mpsc::channel(PIECES);
+    tokio::task::spawn_blocking(move || write(files, sender));
+    let pieces = stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|piece| (piece, receiver))
+    });
+    Body::from_stream(pieces)
+}
+
+/// Opens objects by their SHA-256, with their names beside them.
+///
+/// # Errors
+/// When one can't be read.
+pub(super) fn open(
+    objects: &Objects,
+    files: Vec<(String, String)>,
+) -> Result<Vec<(String, File)>, StoreError> {
+    let open = |(name, sha256): (String, String)| {
+        let path = objects.path(&sha256);
+        let file = File::open(&path);
+        let failed = |source| StoreError::File { path, what: "can't be read", source };
+        file.map(|file| (name, file)).map_err(failed)
+    };
+    files.into_iter().map(open).collect()
 }
 
 /// Writes the zip into the channel. An error ends the answer before its end, which the client sees.

@@ -179,8 +179,11 @@ pub(super) struct RunView {
     task: &'static str,
     /// Whether somebody has asked for its end.
     cancel_asked: bool,
-    /// While it is queued: how many runs are to be trained before it.
+    /// While it is queued: how many runs are to be trained before it, at least. Where a cluster
+    /// trains, it is the place in the cluster's queue as soon as the cluster tells it.
     queue_position: Option<u64>,
+    /// What it waits for, or what the cluster says of it, in a sentence.
+    detail: Option<String>,
     progress: ProgressView,
     /// How often its training was started: more than once where the gateway was.
     attempts: u32,
@@ -251,6 +254,7 @@ impl From<&Run> for RunView {
             task: if run.image.is_some() { "apply" } else { "train" },
             cancel_asked: run.life.cancel_asked,
             queue_position: run.queue_position,
+            detail: run.detail.clone(),
             progress: progress(run.percent(), &run.progress),
             attempts: run.attempts,
             pages: run.pages.clone(),
@@ -362,6 +366,8 @@ pub(super) struct StatusView {
     pub(super) active_tasks: u64,
     /// Runs that are to begin at a set time: none.
     pub(super) scheduled_tasks: u64,
-    /// How many can be trained at a time.
-    pub(super) registered_workers: u64,
+    /// How many can be trained at a time; null where a cluster trains, which does not tell it.
+    pub(super) registered_workers: Option<u64>,
+    /// Why runs wait, where the broker can't be reached.
+    pub(super) trouble: Option<String>,
 }

@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 
 use base::files::{UNFINISHED, sync_directory};
 use base::text::hex;
+use rusqlite::{OptionalExtension as _, Row};
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
+
+use super::{Store, StoreError};
 
 /// A file that is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +108,18 @@ impl Objects {
             }
         }
         Ok(swept)
+    }
+}
+
+impl Store {
+    /// The object of this name, where it is kept.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn object(&self, sha256: &str) -> Result<Option<Object>, StoreError> {
+        let sql = "SELECT sha256, size FROM objects WHERE sha256 = ?";
+        let object = |row: &Row<'_>| Ok(Object { sha256: row.get(0)?, size: row.get(1)? });
+        Ok(self.database().query_row(sql, [sha256], object).optional()?)
     }
 }
 

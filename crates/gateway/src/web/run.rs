@@ -15,6 +15,7 @@ use super::forms::{Browser, Fields, KEY};
 use super::layout::{Frame, page as whole, state, time};
 use crate::address::percent;
 use crate::app::App;
+use crate::figures::VALIDATION;
 use crate::intake;
 use crate::placing::{self, Subject};
 use crate::problem::Problem;
@@ -64,7 +65,7 @@ fn summary(run: &Run, browser: &Browser) -> Markup {
     let progress = &run.progress;
     html! {
         p { (state(run.life.state))
-            @match (run.life.state, run.queue_position) {
+            @match (run.life.state, run.place()) {
                 (RunState::Queued, Some(0)) => { ": it is next" }
                 (RunState::Queued, Some(position)) => { ": " (position) " are trained before it" }
                 (RunState::Launch, _) => { ": the pages are read and checked" }
@@ -88,6 +89,7 @@ fn summary(run: &Run, browser: &Browser) -> Markup {
                     @if let Some(loss) = progress.loss { ", loss " (format!("{loss:.4}")) } }
             }
         }
+        @if let Some(detail) = &run.detail { p { (detail) } }
         @if let Some(error) = &run.error { p.bad { (error) } }
         p.dim { "Asked for by " (run.account_name) ", " (time(&run.created_at))
             @if let Some(at) = &run.started_at { " · begun " (time(at)) }
@@ -109,6 +111,8 @@ fn figures(run: &Run) -> Markup {
     let empty = Vec::new();
     let layers = run.figures.as_ref().and_then(|figures| figures["layers"].as_array());
     let layers = layers.unwrap_or(&empty);
+    let on_samples =
+        run.figures.as_ref().is_some_and(|figures| figures["measured_on"] == VALIDATION);
     let number = |layer: &Value, name: &str| {
         layer[name].as_f64().map_or("–".to_owned(), |value| format!("{value:.4}"))
     };
@@ -133,7 +137,14 @@ fn figures(run: &Run) -> Markup {
                     td { @if layer["learned"] == true { "yes" } @else { span.bad { "no" } } }
                 } } }
             } }
-            p.dim { "Precision, recall and F1 on the whole of the pages, inside the regions." }
+            @if on_samples {
+                p.dim {
+                    "Precision, recall and F1 on the validation samples of the kept epoch. The "
+                    "report has those on the whole of the pages."
+                }
+            } @else {
+                p.dim { "Precision, recall and F1 on the whole of the pages, inside the regions." }
+            }
         }
     }
 }

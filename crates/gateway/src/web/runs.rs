@@ -47,6 +47,9 @@ pub(super) async fn page(
     runs.truncate(MOST as usize);
     let content = html! {
         h1 { "Runs" }
+        @if let Some(trouble) = app.store.trouble() {
+            div.notice role="status" { p { (trouble) } }
+        }
         form.line method="get" action="/" role="search" {
             label { "Name " input type="search" name="name" value=[name.as_deref()]; }
             label { "State "
@@ -132,7 +135,7 @@ fn table(runs: &[Run], browser: &Browser) -> Markup {
 
 fn how_far(run: &Run) -> Markup {
     html! {
-        @match (run.life.state, run.queue_position) {
+        @match (run.life.state, run.place()) {
             (RunState::Queued, Some(0)) => { "next" }
             (RunState::Queued, Some(position)) => { (position) " before it" }
             (RunState::Launch | RunState::Running, _) => {
