@@ -37,8 +37,9 @@ pub(super) async fn log_in(
     State(app): State<App>,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    if !app.rates.allow(STRANGERS, Instant::now()) {
-        return told(StatusCode::TOO_MANY_REQUESTS, "Too many log-ins; try again in a second.");
+    if let Err(wait) = app.rates.allow(STRANGERS, Instant::now()) {
+        let refused = told(StatusCode::TOO_MANY_REQUESTS, "Too many log-ins; try again later.");
+        return ([(header::RETRY_AFTER, wait.to_string())], refused).into_response();
     }
     let Ok(body) = body else {
         return told(StatusCode::PAYLOAD_TOO_LARGE, "This is too large for a log-in.");
