@@ -42,24 +42,21 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
             Cause::Rodan,
             format!(
                 "The cluster could not reach Rodan to fetch the page. Run the workflow again, or \
-                 ask \
-                 {operator}."
+                 ask {operator}."
             ),
         ),
         Verdict::RodanRefused => (
             Cause::Rodan,
             format!(
                 "The cluster could not log in to Rodan to fetch the page. Ask {operator} to check \
-                 the \
-                 account that it has in Rodan."
+                 the account that it has in Rodan."
             ),
         ),
         Verdict::Refused { words } => (
             Cause::Slurm,
             format!(
                 "The cluster refuses the job: {}. Change \"CPUs\", \"Maximum memory (MB)\" or \
-                 \"Maximum \
-                 time (D-HH:MM)\", or ask {operator}.",
+                 \"Maximum time (D-HH:MM)\", or ask {operator}.",
                 words.trim_end_matches('.')
             ),
         ),
@@ -143,8 +140,7 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
             Cause::Cancelled,
             format!(
                 "The training{number} was cancelled on the cluster{}. Run the workflow again, or \
-                 ask \
-                 {operator} why.",
+                 ask {operator} why.",
                 after(ran)
             ),
         ),
@@ -170,9 +166,8 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
             let more = mb.map_or_else(|| "higher".to_owned(), |mb| format!("to {}", mb * 2));
             let text = format!(
                 "The training{number} was killed{} and nothing says why. Most often that is too \
-                 little \
-                 memory{asked}. Set \"Maximum memory (MB)\" {more}, and ask {operator} if it \
-                 happens again.",
+                 little memory{asked}. Set \"Maximum memory (MB)\" {more}, and ask {operator} if \
+                 it happens again.",
                 after(ran)
             );
             (Cause::Killed, text)
@@ -182,8 +177,7 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
                 exit_code.as_ref().map_or_else(String::new, |code| format!(", exit code {code}"));
             let text = format!(
                 "The training{number} ended{} without a result ({state}{code}). Ask {operator} to \
-                 look \
-                 into the job's log.",
+                 look into the job's log.",
                 after(ran)
             );
             (Cause::Training, text)
@@ -196,8 +190,7 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
             Cause::Reply,
             format!(
                 "The models are trained but can't be sent: {problem}. Train fewer layers at once, \
-                 or ask \
-                 {operator} to raise RabbitMQ's max_message_size."
+                 or ask {operator} to raise RabbitMQ's max_message_size."
             ),
         ),
     }
@@ -212,8 +205,7 @@ pub fn beyond_the_limits(exceeded: &[Beyond], operator: &str) -> String {
         let Beyond { name, asked, most, variable } = beyond;
         format!(
             "the setting \"{name}\" is {asked}, and this cluster gives a job at most {most}: lower \
-             it, or \
-             ask {operator} ({variable})"
+             it, or ask {operator} ({variable})"
         )
     };
     exceeded.iter().map(one).collect::<Vec<_>>().join("; ")

@@ -144,7 +144,7 @@ pub(super) enum Part {
 }
 
 impl Decision {
-    /// The part of a pass that this belongs to; nothing for nothing.
+    /// The part of a pass that does this; `None` for [`Decision::Rest`].
     pub(super) fn part(&self) -> Option<Part> {
         match self {
             Self::Rest => None,
@@ -281,9 +281,9 @@ const MOST_MEMORY_MB: u64 = 100_000_000;
 /// A job gets more memory so many times.
 const MOST_RAISES: usize = 2;
 
-/// The memory with which a job goes on that has run out of it, in MB: twice as much, as far as the
-/// site gives it. Nothing where its message names the memory, where the job had more twice already,
-/// or where the site gives no more.
+/// How much memory, in MB, a job gets after it ran out: twice what it had, at most what the site
+/// gives. Nothing where its message names the memory, where the job had more twice already, or
+/// where the site gives no more.
 fn more_memory(job: &Record, most: Option<u64>) -> Option<u64> {
     let asked = job.asked.as_ref()?;
     let was_chosen = !matches!(asked.memory_from, Origin::Job | Origin::Unknown);
@@ -452,9 +452,9 @@ pub(super) fn is_hopeless(job: &Record, error: &PublishError, gives_up: bool) ->
     }
 }
 
-/// Shows to `check` what a person would be told of such a job.
+/// Calls `look` with each sentence that a person would be told of such a job.
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn ends(info: &JobInfo, check: impl Fn(&str)) {
+pub(crate) fn ends(info: &JobInfo, look: impl Fn(&str)) {
     use crate::sentences::{About, OPERATOR, of_verdict};
 
     let asked = ResourceSettings {
@@ -466,8 +466,8 @@ pub(crate) fn ends(info: &JobInfo, check: impl Fn(&str)) {
     for asked in [None, Some(&asked)] {
         let about =
             About { slurm_id: Some(info.id), asked, operator: OPERATOR, scheduler: Kind::Slurm };
-        check(&of_verdict(&ended(info, asked, &Found::default()), about).1);
-        check(&of_verdict(&not_started(info.reason.clone(), None), about).1);
+        look(&of_verdict(&ended(info, asked, &Found::default()), about).1);
+        look(&of_verdict(&not_started(info.reason.clone(), None), about).1);
     }
 }
 

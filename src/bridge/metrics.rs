@@ -278,7 +278,7 @@ fn by_state(jobs: &[Record]) -> [(&'static str, usize); 6] {
     ]
 }
 
-/// A pass that came to nothing: its metrics, with all others as an earlier pass has left them.
+/// Writes the metrics of a pass that failed; the others stay as an earlier pass wrote them.
 pub(super) fn pass_failed(path: &Path, began: Instant, code: ExitCode) {
     amend(path, &LastPass::now(began, code));
 }

@@ -1,4 +1,5 @@
-//! One pass of `check`: look after the open jobs, deliver replies, take new jobs, submit them.
+//! What `check` does with the jobs: a pass (`pass`), passes without end (`stay`), one job (`watch`),
+//! what is asked by hand (`operator`).
 
 mod context;
 mod converse;

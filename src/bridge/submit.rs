@@ -171,8 +171,8 @@ impl Pass<'_> {
                 self.rules.watcher = false;
                 let why = format!(
                     "no watcher yet, so that a failure is reported by the next check only: \
-                     {error}; \
-                     WATCHER_PARTITION names a partition for small jobs, WATCHER=0 does without"
+                     {error}; WATCHER_PARTITION names a partition for small jobs, WATCHER=0 does \
+                     without"
                 );
                 // Cron sends a mail for a warning: one a job, not one a pass.
                 match self.accepted {

@@ -46,10 +46,8 @@ use domain::JobId;
     disable_help_subcommand = true,
     after_help = "\
 Exit codes: 0 done or nothing to do, 1 internal fault, 2 command line, 3 configuration, 4 \
-RabbitMQ, \
-5 Rodan, 6 Slurm, 7 spool, 8 a message was no job, 9 a job failed, 10 a reply is not delivered \
-yet, \
-12 stopped; of doctor also 13 something deserves a look, 14 something is broken.\n\
+RabbitMQ, 5 Rodan, 6 Slurm, 7 spool, 8 a message was no job, 9 a job failed, 10 a reply is not \
+delivered yet, 12 stopped; of doctor also 13 something deserves a look, 14 something is broken.\n\
 Whatever went wrong, nothing is lost: the next pass carries on."
 )]
 pub struct Arguments {

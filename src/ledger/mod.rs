@@ -1,4 +1,5 @@
-//! The ledger: one record per job in the spool, written before each step that others can see.
+//! What `check`, the watcher and the trainer keep in the spool: a record per job, written before
+//! each step that others can see, its files, the lock, and what is remembered of finished jobs.
 
 mod advice;
 mod breaker;

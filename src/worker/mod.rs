@@ -53,8 +53,8 @@ use domain::TrainingSettings;
 use domain::{CorrelationId, JobId};
 use page_layers::{Checkpoints, EventLogs, TrainError, TrainingJob, WithEvents, choose_device};
 
-/// How long what is told meanwhile may take when the training is over, and when time is short. What
-/// is not sent then, is sent with the end.
+/// How long the courier may take to finish: after the training, and when time is short. What it has
+/// not sent by then is sent with the end.
 const LONG_GOODBYE: Duration = Duration::from_secs(60);
 const SHORT_GOODBYE: Duration = Duration::from_secs(10);
 

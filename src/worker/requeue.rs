@@ -38,8 +38,9 @@ impl Allocation {
         self.job.filter(|_| config.requeue && self.restarts < config.max_requeues)
     }
 
-    /// True when a warning suspends the training even if it has an epoch to show: where the site
-    /// wants that, and where the time limit was chosen by `check` and not by the job's message.
+    /// True when a warning suspends the training even if it has an epoch to show: the site wants
+    /// that (`ON_TIME_LIMIT=requeue`), or `check` and not the message has chosen the time limit.
+    /// Either way the job has to be allowed to come back.
     pub(super) fn suspends(&self, config: &TrainerConfig, asked: Option<&Asked>) -> bool {
         let was_chosen = asked.is_some_and(|asked| asked.time_from != Origin::Job);
         let wanted = config.on_time_limit == OnTimeLimit::Requeue || was_chosen;

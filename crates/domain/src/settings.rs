@@ -59,7 +59,7 @@ pub enum Allowed {
 }
 
 impl Setting {
-    /// A row with the usual values of the columns that most rows don't set.
+    /// A row with defaults for the columns that most rows leave out.
     const fn new(name: &'static str, allowed: Allowed, meaning: &'static str) -> Self {
         let (default, local_default, shown_as, limit) = (None, None, None, None);
         Self { name, allowed, default, local_default, meaning, shown_as, resumes: true, limit }
@@ -541,12 +541,10 @@ pub fn markdown(update: &str) -> String {
     let mut text = format!(
         "# Settings of a job\n\nMade by `{update}` from the table in \
          `crates/domain/src/settings.rs`; a test compares.\n\n\
-         The names are those of Rodan's workflows. In `settings.json` of a [local page](local.md), \
-         and with\n\
-         `--set`, all of them are optional. [Choosing settings](choosing.md) says which of them \
-         matter, and\n\
-         how the cluster chooses what is left out. A setting with another name is kept and \
-         ignored.\n"
+         The names are those of Rodan's workflows. In `settings.json` of a [local page](local.md),\n\
+         and with `--set`, all of them are optional. [Choosing settings](choosing.md) says which\n\
+         of them matter, and how the cluster chooses what is left out. A setting with another\n\
+         name is kept and ignored.\n"
     );
     for (title, table) in [("Training", TRAINING_SETTINGS), ("The Slurm job", RESOURCE_SETTINGS)] {
         // Writing to a String can't fail.

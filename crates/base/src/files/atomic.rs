@@ -20,8 +20,7 @@ pub const PROBE: &str = ".probe-";
 pub struct Replace {
     /// The permission bits of the new file.
     pub mode: u32,
-    /// Whether it is there for certain afterwards, also when the machine then fails: it and its
-    /// directory are flushed to disk.
+    /// Whether it survives a crash of the machine: file and directory are flushed to disk.
     pub sync: bool,
 }
 
@@ -92,7 +91,7 @@ pub fn create_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
 }
 
 /// Where a link can't be made because its filesystem knows none (FAT, SMB, some of FUSE), the
-/// system says "Operation not permitted", which everybody takes for a matter of permissions.
+/// system says "Operation not permitted", which reads like a problem of permissions.
 fn without_links(error: io::Error) -> io::Error {
     use rustix::io::Errno as E;
     let errno = E::from_io_error(&error);

@@ -176,9 +176,8 @@ mod tests {
         assert_eq!(
             Request::from(job.clone()).command_line(),
             "sbatch --parsable --job-name=a --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=500M \
-             --time=5 \
-             --output=/logs/50%%/a-%j.log --open-mode=append '--chdir=/home of it' --gres=none \
-             -- '/it'\\''s.sh' x"
+             --time=5 --output=/logs/50%%/a-%j.log --open-mode=append '--chdir=/home of it' \
+             --gres=none -- '/it'\\''s.sh' x"
         );
         let waits = JobRequest { after_failure_of: Some(SlurmJobId(17)), ..job.clone() };
         let request = Request::from(waits);
