@@ -1,9 +1,10 @@
 //! What a person is told about a job that failed: one sentence or two, what happened and what to
 //! change.
 //!
-//! Every sentence of a reply is here, but for what is wrong with a message, a page or a model: that
-//! is said by the error of whatever has found it. Whoever can help is always [`OPERATOR`], or whom
-//! the site names instead.
+//! Every sentence of a reply is here, with its advice, but for what is wrong with a message, a page
+//! or a model: that is said by the error of whatever has found it. What a conversation says while it
+//! goes on is in `bridge/converse.rs` and `worker/told.rs`. Whoever can help is always [`OPERATOR`],
+//! or whom the site names instead.
 
 use std::fmt::Display;
 
@@ -196,6 +197,45 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
     }
 }
 
+/// What to do about a failure of this cause: one sentence for the person who asked, the `advice` of
+/// a conversation's end. What was wrong with this one job is in its error.
+pub fn advice(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Message => {
+            "Correct the settings and inputs that the error names, and run the workflow again."
+        }
+        Cause::Rodan => {
+            "Make sure that the page and its layers are still there, and run the workflow again."
+        }
+        Cause::Slurm => {
+            "Ask for fewer CPUs, less memory or less time, or leave these settings out."
+        }
+        Cause::NotStarted => {
+            "Ask for fewer CPUs, less memory or less time, or run the workflow again later."
+        }
+        Cause::Input => {
+            "Correct the page, the layer or the model that the error names, and run the workflow \
+             again."
+        }
+        Cause::OutOfMemory => {
+            "Set \"Maximum memory (MB)\" higher, or \"Batch Size\" or the patches smaller."
+        }
+        Cause::Time => MORE_TIME,
+        Cause::Node => "Run the workflow again: the cluster had a fault.",
+        Cause::Cancelled => "Run the workflow again if that was not meant.",
+        Cause::Killed => "Set \"Maximum memory (MB)\" higher; most often too little of it is why.",
+        Cause::Setup | Cause::Unknown => {
+            "Run the workflow again; if it fails the same way, the log says what the cluster lacks."
+        }
+        Cause::Training => {
+            "Look at the last lines of the log: they say where the training stopped."
+        }
+        Cause::Reply => {
+            "Run the workflow again, with fewer layers where the models were too large."
+        }
+    }
+}
+
 const MORE_TIME: &str =
     "Set \"Maximum time (D-HH:MM)\" higher, or train with fewer samples or epochs.";
 
@@ -312,6 +352,15 @@ mod tests {
             }
             let kept = serde_json::to_string(&verdict).unwrap();
             assert_eq!(serde_json::from_str::<Verdict>(&kept).unwrap(), verdict);
+        }
+    }
+
+    #[test]
+    fn each_cause_has_an_advice_in_one_sentence() {
+        for cause in Cause::ALL {
+            let advice = advice(cause);
+            assert!(advice.ends_with('.') && advice.len() < 120, "{advice}");
+            assert_eq!(advice.matches(". ").count(), 0, "{advice}");
         }
     }
 

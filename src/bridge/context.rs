@@ -18,7 +18,7 @@ use crate::ledger::{
     Cause, Event, Lock, LockError, Record, Role, Store, StoreError, TransitionError, Verdict,
 };
 use crate::rodan::Client;
-use crate::sentences::{self, About};
+use crate::sentences::{About, of_verdict};
 use base::exit_code::ExitCode;
 use base::notify;
 use base::secret::Secret;
@@ -229,6 +229,19 @@ impl<'a> Pass<'a> {
         &config.site.operator
     }
 
+    /// What a sentence needs to know of a job.
+    pub(super) fn about<'b>(&self, job: &'b Record) -> About<'b>
+    where
+        'a: 'b,
+    {
+        About {
+            slurm_id: job.slurm_id,
+            asked: job.resources.as_ref(),
+            operator: self.operator(),
+            scheduler: self.config.site.scheduler,
+        }
+    }
+
     /// What a job is called beside its number.
     pub(super) fn job_word(&self) -> &'static str {
         self.config.site.scheduler.job_word()
@@ -258,13 +271,7 @@ impl<'a> Pass<'a> {
 
     /// Gives a job up: its error reply is to follow.
     pub(super) fn fails(&mut self, job: &mut Record, verdict: Verdict) -> Result<(), BridgeError> {
-        let about = About {
-            slurm_id: job.slurm_id,
-            asked: job.resources.as_ref(),
-            operator: self.operator(),
-            scheduler: self.config.site.scheduler,
-        };
-        let (cause, sentence) = sentences::of_verdict(&verdict, about);
+        let (cause, sentence) = of_verdict(&verdict, self.about(job));
         self.remember(code_of(cause));
         tracing::info!(job = %job.job_id, cause = cause.word(), "it is given up: {sentence}");
         self.tell(job, "failed", &sentence);

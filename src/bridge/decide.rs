@@ -2,12 +2,28 @@
 //!
 //! [`decide`] is asked again and again until nothing is left to do (`pass.rs`); each step is done,
 //! and written down, by whoever the pass gives it to.
+//!
+//! # When a job is given up
+//!
+//! - It waits for Rodan or Slurm for `GIVE_UP_HOURS` ([`Rules::gives_up`], counted from
+//!   `Record::waits_since`): [`before_submission`], [`judge_login`]. Where Rodan refuses the log-in,
+//!   at once.
+//! - It waits in Slurm's queue, or for room under a limit of jobs, for `MAX_PENDING_HOURS`; or it
+//!   waits for a reason that can't pass (`NEVER_PASSES` in `scheduler::slurm`): [`alive`],
+//!   [`before_submission`].
+//! - sbatch refuses it, or says the same unknown words for half an hour: [`judge`].
+//! - Slurm no longer knows it (`GRACE_SECONDS`), or it ended without a reply: [`after`].
+//! - Its reply queue is gone (a conversation): `converse.rs` and `deliver.rs` note
+//!   `Verdict::Abandoned`.
+//!
+//! A reply, not a job, is given up by [`is_undeliverable`].
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::ledger::{Breaker, Doubt, Outcome, Record, State, Verdict};
+use crate::rodan::LoginError;
 use contract::broker::{BrokerError, PublishError};
 use contract::wire::conversation::Origin;
 use domain::ResourceSettings;
@@ -238,7 +254,7 @@ fn alive(job: &Record, id: SlurmJobId, info: &JobInfo, now: Timestamp, rules: &R
             None if waited_for(rules.max_pending) => {
                 Some(not_started(info.reason.clone(), Some(rules.max_pending)))
             }
-            None if info.is_hopeless() && waited_for(rules.grace) => {
+            None if info.can_never_start() && waited_for(rules.grace) => {
                 Some(not_started(info.reason.clone(), None))
             }
             None => None,
@@ -368,16 +384,23 @@ pub(super) enum Untaken {
 /// Judges sbatch's words. Only what is known to be the job's own fault is a refusal at once. Words
 /// that nobody knows (a site's own submit filter has such) are one when they have stayed the same
 /// for half an hour while the controller answers; `controller_answers` says whether it does now.
+/// With `was_raised` the job asks for more memory than before, because that was not enough: where it
+/// is refused, it ran out of memory.
 pub(super) fn judge(
     error: &SubmitError,
     doubt: Option<&Doubt>,
     controller_answers: bool,
+    was_raised: bool,
     now: Timestamp,
 ) -> Untaken {
+    let refused = |words: &str| {
+        Untaken::Refused(match was_raised {
+            true => Verdict::OutOfMemory { used_mb: None },
+            false => Verdict::Refused { words: words.to_owned() },
+        })
+    };
     let words = match error {
-        SubmitError::Refused(words) => {
-            return Untaken::Refused(Verdict::Refused { words: words.clone() });
-        }
+        SubmitError::Refused(words) => return refused(words),
         SubmitError::Limit(_) => return Untaken::NoRoom,
         SubmitError::Unclear(words) if controller_answers => words,
         SubmitError::Unclear(_) | SubmitError::Later(_) | SubmitError::Command(_) => {
@@ -389,9 +412,29 @@ pub(super) fn judge(
         None => Doubt { words: words.clone(), since: now, times: 1 },
     };
     if doubt.times >= UNCLEAR_TIMES && has_passed(doubt.since, UNCLEAR_FOR, now) {
-        return Untaken::Refused(Verdict::Refused { words: words.clone() });
+        return refused(words);
     }
     Untaken::Unclear(doubt)
+}
+
+/// What becomes of a job for which Rodan gave no token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NoToken {
+    /// It waits, as do all others that are not with Slurm yet.
+    Waits,
+    /// It is answered with an error.
+    Fails(Verdict),
+}
+
+/// Judges a log-in to Rodan that failed. `gives_up` says whether the job has waited long enough.
+pub(super) fn judge_login(error: &LoginError, gives_up: bool) -> NoToken {
+    match error {
+        LoginError::Unavailable { .. } if !gives_up => NoToken::Waits,
+        LoginError::Unavailable { .. } => NoToken::Fails(Verdict::RodanAway),
+        LoginError::Refused { .. } | LoginError::NotRodan { .. } => {
+            NoToken::Fails(Verdict::RodanRefused)
+        }
+    }
 }
 
 /// Whether one more message may be taken. What is not taken stays in RabbitMQ, and nothing is lost.
@@ -441,7 +484,7 @@ pub(super) fn never_ran(job: &Record) -> bool {
 /// True when a reply that could not be published is not tried again. Either its queue is gone and
 /// nobody but the broker can create a queue of that name, or it tells of a message that never
 /// became a Slurm job and has waited long enough (`gives_up`). A broker that is away is waited for.
-pub(super) fn is_hopeless(job: &Record, error: &PublishError, gives_up: bool) -> bool {
+pub(super) fn is_undeliverable(job: &Record, error: &PublishError, gives_up: bool) -> bool {
     let is_reserved = job.reply_to.starts_with("amq.") || job.reply_to.contains(['\r', '\n']);
     match error {
         PublishError::NoQueue { .. } if is_reserved => true,

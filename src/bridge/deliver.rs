@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 use jiff::Timestamp;
 
 use super::context::{BridgeError, Pass};
-use super::decide::is_hopeless;
+use super::decide::is_undeliverable;
 use super::intake::kind;
 use crate::courier::{Rest, RestError, tail_of};
 use crate::ledger::{Cause, Event, Outcome, Progress, Record, State, Verdict};
-use crate::sentences::{About, of_verdict};
+use crate::sentences::{advice, of_verdict};
 use base::exit_code::ExitCode;
 use contract::broker::{BrokerError, PublishError, TellError};
 use contract::wire::conversation::{End, JobFailed, Used};
@@ -83,7 +83,7 @@ impl Pass<'_> {
             Err(error) => error,
         };
         let gives_up = self.rules.gives_up(job, Timestamp::now());
-        if is_hopeless(job, &error, gives_up) {
+        if is_undeliverable(job, &error, gives_up) {
             return self.given_up(job, &error);
         }
         if matches!(error, PublishError::Broker(_)) {
@@ -99,13 +99,7 @@ impl Pass<'_> {
 
     /// Puts an error reply in the place of one that can't be sent.
     fn replace_reply(&mut self, job: &mut Record, verdict: Verdict) -> Result<Answer, BridgeError> {
-        let about = About {
-            slurm_id: job.slurm_id,
-            asked: job.resources.as_ref(),
-            operator: self.operator(),
-            scheduler: self.config.site.scheduler,
-        };
-        let (cause, sentence) = of_verdict(&verdict, about);
+        let (cause, sentence) = of_verdict(&verdict, self.about(job));
         tracing::error!(job = %job.job_id, "{sentence}");
         // A job that has failed before keeps its first cause.
         job.cause.get_or_insert(cause);
@@ -134,7 +128,7 @@ impl Pass<'_> {
             at: Timestamp::now(),
             error: sentence.to_owned(),
             cause: cause.word().to_owned(),
-            advice: cause.advice().to_owned(),
+            advice: advice(cause).to_owned(),
             log: log.map(|log| tail_of(&self.config.site.logs.join(log))).unwrap_or_default(),
             asked: job.asked.clone(),
             used,
@@ -156,7 +150,7 @@ impl Pass<'_> {
         self.store.claim(&job.job_id)?;
         let mut result = self.send_rest(job, &end).await?;
         if let Err(error) = &result
-            && let Some(failed) = error.in_place_of(&end)
+            && let Some(failed) = error.in_place_of(&end, self.about(job))
         {
             tracing::error!(job = %job.job_id, "{error}");
             job.cause.get_or_insert(Cause::Reply);

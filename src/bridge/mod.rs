@@ -1,5 +1,5 @@
-//! What `check` does with the jobs: a pass (`pass`), passes without end (`stay`), one job (`watch`),
-//! what is asked by hand (`operator`).
+//! What `check` does with the jobs: a pass (`pass`), passes without end (`stay`), one job
+//! (`watch`), what is asked by hand (`operator`).
 
 mod context;
 mod converse;

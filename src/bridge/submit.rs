@@ -5,9 +5,9 @@ use std::ops::ControlFlow;
 use jiff::Timestamp;
 
 use super::context::{BridgeError, Pass};
-use super::decide::{Untaken, judge};
+use super::decide::{NoToken, Untaken, judge, judge_login};
 use crate::ledger::{Event, Record, State, Verdict};
-use crate::rodan::{Client, LoginError, log_in};
+use crate::rodan::{Client, log_in};
 use base::exit_code::ExitCode;
 use base::files::write_atomic;
 use base::secret::Secret;
@@ -106,18 +106,13 @@ impl Pass<'_> {
     ) -> Result<ControlFlow<()>, BridgeError> {
         let is_unclear = matches!(error, SubmitError::Unclear(_));
         let controller_answers = is_unclear && (self.accepted || self.scheduler.answers().await);
-        let untaken = judge(error, job.doubt.as_ref(), controller_answers, Timestamp::now());
+        let (doubt, was_raised) = (job.doubt.as_ref(), !job.too_small.is_empty());
+        let untaken = judge(error, doubt, controller_answers, was_raised, Timestamp::now());
         let why = error.to_string();
         (job.limited, job.doubt) = (untaken == Untaken::NoRoom, None);
         let code = match untaken {
             Untaken::Refused(verdict) => {
                 self.submission_failed(&why)?;
-                // What Slurm does not give is more memory than before: that was not enough, and
-                // there the job ends.
-                let verdict = match job.too_small.is_empty() {
-                    true => verdict,
-                    false => Verdict::OutOfMemory { used_mb: None },
-                };
                 job.lower_memory();
                 self.fails(job, verdict)?;
                 return GOES_ON;
@@ -209,18 +204,14 @@ impl Pass<'_> {
         };
         let why = error.to_string();
         self.submission_failed(&why)?;
-        match error {
-            LoginError::Unavailable { .. } if !self.rules.gives_up(job, Timestamp::now()) => {
+        match judge_login(&error, self.rules.gives_up(job, Timestamp::now())) {
+            NoToken::Waits => {
                 self.no_submissions = Some((ExitCode::Rodan, why.clone()));
                 self.waits(job, ExitCode::Rodan, &why)?;
             }
-            LoginError::Unavailable { .. } => {
+            NoToken::Fails(verdict) => {
                 tracing::error!(job = %job.job_id, "{why}");
-                self.fails(job, Verdict::RodanAway)?;
-            }
-            LoginError::Refused { .. } | LoginError::NotRodan { .. } => {
-                tracing::error!(job = %job.job_id, "{why}");
-                self.fails(job, Verdict::RodanRefused)?;
+                self.fails(job, verdict)?;
             }
         }
         Ok(None)

@@ -146,7 +146,7 @@ async fn wait(
             told.clone_from(&state);
         }
         let info = info.flatten();
-        if let Some(info) = info.as_ref().filter(|info| info.is_hopeless()) {
+        if let Some(info) = info.as_ref().filter(|info| info.can_never_start()) {
             rows.fail(
                 "job",
                 describe(Some(info)),

@@ -1,7 +1,6 @@
 //! What `check`, the watcher and the trainer keep in the spool: a record per job, written before
 //! each step that others can see, its files, the lock, and what is remembered of finished jobs.
 
-mod advice;
 mod breaker;
 mod cancels;
 mod cause;

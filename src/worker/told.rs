@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::requeue::Allocation;
 use crate::courier::{Errand, tail};
 use crate::ledger::{Cause, Outbox};
+use crate::sentences::advice;
 use base::memory::peak_memory;
 use contract::wire::conversation::{
     Asked, Figures, JobDone, JobFailed, JobState, ModelEntry, Phase, Times, Used, sha256,
@@ -99,7 +100,7 @@ pub(super) fn failed(
         at: Timestamp::now(),
         error,
         cause: cause.word().to_owned(),
-        advice: cause.advice().to_owned(),
+        advice: advice(cause).to_owned(),
         log: own_log(),
         asked,
         used: used(took),

@@ -541,10 +541,10 @@ pub fn markdown(update: &str) -> String {
     let mut text = format!(
         "# Settings of a job\n\nMade by `{update}` from the table in \
          `crates/domain/src/settings.rs`; a test compares.\n\n\
-         The names are those of Rodan's workflows. In `settings.json` of a [local page](local.md),\n\
-         and with `--set`, all of them are optional. [Choosing settings](choosing.md) says which\n\
-         of them matter, and how the cluster chooses what is left out. A setting with another\n\
-         name is kept and ignored.\n"
+         The names are those of Rodan's workflows. In `settings.json` of a\n\
+         [local page](local.md), and with `--set`, all of them are optional.\n\
+         [Choosing settings](choosing.md) says which of them matter, and how the cluster chooses\n\
+         what is left out. A setting with another name is kept and ignored.\n"
     );
     for (title, table) in [("Training", TRAINING_SETTINGS), ("The Slurm job", RESOURCE_SETTINGS)] {
         // Writing to a String can't fail.
