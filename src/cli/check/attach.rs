@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::caller::Caller;
 use super::fail::fail;
 use super::table;
 use crate::bridge::operator::{FindError, find};
 use crate::cli::output::{Printed, complain, print};
-use crate::config::Config;
 use crate::ledger::{Progress, Store};
 use base::exit_code::ExitCode;
 use contract::wire::conversation::Standing;
@@ -30,7 +30,11 @@ pub(super) struct Arguments {
     job: String,
 }
 
-pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
+pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode {
+    let config = match caller.config() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
     let store = Store::unopened(&config.site.spool);
     let id = match find(&store, &arguments.job) {
         Ok(seen) => seen.record.job_id,

@@ -6,9 +6,9 @@ use std::os::unix::process::CommandExt as _;
 
 use clap::Args;
 
+use super::caller::Caller;
 use super::fail::fail;
 use crate::bridge::operator::find;
-use crate::config::Config;
 use crate::ledger::Store;
 use base::exit_code::ExitCode;
 use scheduler::requests;
@@ -28,7 +28,11 @@ pub(super) struct Arguments {
 }
 
 /// Becomes the shell. Returns only when that fails.
-pub(super) fn run(arguments: &Arguments, config: &Config) -> ExitCode {
+pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode {
+    let config = match caller.config() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
     let seen = match find(&Store::unopened(&config.site.spool), &arguments.job) {
         Ok(seen) => seen,
         Err(error) => return fail(error.exit_code(), &error),
