@@ -26,7 +26,7 @@ use base::text::printable;
 use contract::broker::{Broker, BrokerError};
 use domain::JobId;
 use scheduler::Scheduler;
-use scheduler::requests;
+use scheduler::kinds_of_job;
 
 /// The longest detail that is told of a job, in characters.
 const LONGEST_DETAIL: usize = 2000;
@@ -172,7 +172,7 @@ impl<'a> Pass<'a> {
         Ok(Self {
             config,
             store,
-            scheduler: requests::scheduler(&config.site),
+            scheduler: kinds_of_job::scheduler(&config.site),
             broker: None,
             no_broker: None,
             http: None,

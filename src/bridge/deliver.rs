@@ -8,7 +8,7 @@ use super::context::{BridgeError, Pass};
 use super::decide::is_undeliverable;
 use super::intake::kind;
 use crate::courier::{Rest, RestError, tail_of};
-use crate::ledger::{Cause, Event, Outcome, Progress, Record, State, Verdict};
+use crate::ledger::{Cause, Claimed, Event, Outcome, Progress, Record, State, Verdict};
 use crate::sentences::{advice, of_verdict};
 use base::exit_code::ExitCode;
 use contract::broker::{BrokerError, PublishError, TellError};
@@ -62,7 +62,8 @@ impl Pass<'_> {
         // The connection comes first: without a broker nothing is claimed, and nothing has to be
         // searched next time.
         self.broker().await?;
-        if self.store.claim(&job.job_id)? && self.broker().await?.holds(&envelope).await? {
+        let claimed = self.store.claim(&job.job_id)?;
+        if claimed == Claimed::Again && self.broker().await?.holds(&envelope).await? {
             tracing::info!(
                 job = %job.job_id,
                 queue = job.reply_to,
@@ -145,7 +146,8 @@ impl Pass<'_> {
         if self.store.files(&job.job_id).is_delivered() {
             return self.delivered(job);
         }
-        // Connected first: without a broker nothing is claimed.
+        // Connected first: without a broker nothing is claimed. Whoever claimed before, the same
+        // messages are sent again: they have the same ids.
         self.broker().await?;
         self.store.claim(&job.job_id)?;
         let mut result = self.send_rest(job, &end).await?;

@@ -14,7 +14,7 @@ use base::secret::Secret;
 use contract::wire::JobFile;
 use domain::ResourceSettings;
 use domain::SlurmJobId;
-use scheduler::requests;
+use scheduler::kinds_of_job;
 use scheduler::slurm::SubmitError;
 
 /// The job has to wait: there is no next step in this pass.
@@ -50,7 +50,7 @@ impl Pass<'_> {
             return WAITS;
         }
         let request =
-            requests::training(&self.config.site, &job.job_id.slurm_name(), &resources, &path);
+            kinds_of_job::training(&self.config.site, &job.job_id.slurm_name(), &resources, &path);
         tracing::debug!(job = %job.job_id, "{}", self.scheduler.shown(&request));
         self.beat()?;
         self.apply(job, Event::SubmitStarted)?;
@@ -149,7 +149,7 @@ impl Pass<'_> {
         }
         let known = self.view.watcher_of(job);
         let memory_mb = job.resources.as_ref().map_or(0, |asked| asked.memory_mb);
-        let request = requests::watcher(&self.config.site, &job.job_id, slurm_id, memory_mb);
+        let request = kinds_of_job::watcher(&self.config.site, &job.job_id, slurm_id, memory_mb);
         let watcher = match known {
             Some(known) => Ok(known),
             None => self.scheduler.submit(&request).await,

@@ -14,7 +14,7 @@ use domain::JobId;
 const PAUSE: Duration = Duration::from_secs(5);
 /// How long the lock of the spool is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long it goes on after the grace time; its Slurm job has more time (`requests::watcher`).
+/// How long it goes on after the grace time; its Slurm job has more time (`kinds_of_job::watcher`).
 const EXTRA: Duration = Duration::from_secs(300);
 
 /// Looks at one job until it is answered, and tells `tell` what happens to it.

@@ -165,11 +165,7 @@ async fn command(arguments: &Arguments) -> ExitCode {
     }
 }
 
-async fn pass(
-    arguments: &Arguments,
-    config: &Config,
-    tell: &mut dyn FnMut(Happening),
-) -> ExitCode {
+async fn pass(arguments: &Arguments, config: &Config, tell: &mut dyn FnMut(Happening)) -> ExitCode {
     let verbose = arguments.verbosity.verbose;
     let result = match &arguments.watch {
         Some(id) => match JobId::from_directory(id) {

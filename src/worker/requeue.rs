@@ -11,7 +11,7 @@ use crate::ledger::JobFiles;
 use contract::wire::conversation::{Asked, Origin};
 use domain::{SlurmJobId, TrainingSettings};
 use page_layers::{Checkpoints, TrainingInputs};
-use scheduler::{Kind, requests};
+use scheduler::{Kind, kinds_of_job};
 
 /// Shortly before the time limit, Slurm gets no more time than this to answer.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -58,7 +58,7 @@ impl Allocation {
         let Some(job) = self.may_requeue(config) else { return false };
         let deadline = config.slurm_timeout.min(LONGEST);
         let slurm_bin = config.slurm_bin.clone();
-        let scheduler = requests::of_job(config.scheduler, &config.spool, slurm_bin, deadline);
+        let scheduler = kinds_of_job::of_job(config.scheduler, &config.spool, slurm_bin, deadline);
         // Said before it is asked for: Slurm ends this process at once, perhaps before it has
         // heard the answer.
         match config.scheduler {

@@ -117,13 +117,4 @@ impl SiteConfig {
     pub fn local_jobs(&self) -> PathBuf {
         self.spool.join(LOCAL)
     }
-
-    /// The generic resource and the partition for a job of this memory.
-    pub fn gres_for(&self, memory_mb: u64) -> Gres {
-        let row = self.gres_table.get(memory_mb).cloned();
-        let default = || Gres { gres: self.gres.clone(), partition: None };
-        let mut gres = row.unwrap_or_else(default);
-        gres.partition = gres.partition.or_else(|| self.partition.clone());
-        gres
-    }
 }

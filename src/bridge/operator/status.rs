@@ -246,7 +246,7 @@ async fn ask(config: &Config, jobs: &[Seen]) -> Asked {
     if !jobs.iter().any(is_with_slurm) {
         return Asked::default();
     }
-    let slurm = requests::scheduler(&config.site);
+    let slurm = kinds_of_job::scheduler(&config.site);
     let queue = match slurm.queue().await {
         Ok(queue) => queue,
         Err(error) => return Asked { error: Some(error.to_string()), ..Asked::default() },

@@ -11,7 +11,7 @@ use super::fail::fail;
 use crate::bridge::operator::find;
 use crate::ledger::Store;
 use base::exit_code::ExitCode;
-use scheduler::requests;
+use scheduler::kinds_of_job;
 
 /// Open a shell where a job runs, or run a command there
 ///
@@ -43,7 +43,7 @@ pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode 
         false => arguments.command.clone(),
     };
     let slurm_id = seen.record.slurm_id.filter(|_| !seen.answered);
-    let scheduler = requests::scheduler(&config.site);
+    let scheduler = kinds_of_job::scheduler(&config.site);
     let command =
         slurm_id.and_then(|slurm_id| scheduler.inside(slurm_id, &words, stdin().is_terminal()));
     let Some(mut command) = command else {

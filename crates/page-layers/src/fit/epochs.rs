@@ -349,7 +349,8 @@ impl<'a> Run<'a> {
         }
         // The validation samples can't show it, so some of the training samples are used. A few
         // batches, which nothing interrupts.
-        let tally = self.evaluate(self.train, 4 * self.options.settings.batch_size as usize, &|| true)?;
+        let tally =
+            self.evaluate(self.train, 4 * self.options.settings.batch_size as usize, &|| true)?;
         Ok(tally.unwrap_or_default().learned_nothing(flat))
     }
 

@@ -211,7 +211,8 @@ fn a_network_that_has_only_begun_to_learn_is_neither_ended_nor_replaced() {
         accuracies[..4].iter().all(|a| *a <= accuracies[0]),
         "{accuracies:?}: accuracy alone would have ended it"
     );
-    let restarting = FitOptions { max_restarts: 3, ..with(options, |settings| settings.epochs = 2) };
+    let restarting =
+        FitOptions { max_restarts: 3, ..with(options, |settings| settings.epochs = 2) };
     let trained = fit(&train, &validation, &restarting, &mut watcher).unwrap();
     assert_eq!(trained.course.restarts, 0);
 }
@@ -220,8 +221,7 @@ fn a_network_that_has_only_begun_to_learn_is_neither_ended_nor_replaced() {
 fn a_network_no_better_than_the_base_rate_at_the_end_is_started_again() {
     // Its output is near 0.5 for all pixels, and stays there.
     let initial = Some(initial_weights(3).unwrap());
-    let options =
-        FitOptions { learning_rate: 0.0, max_restarts: 1, initial, ..patient(3, 9) };
+    let options = FitOptions { learning_rate: 0.0, max_restarts: 1, initial, ..patient(3, 9) };
     let mut watcher = Watcher::default();
     let trained = fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut watcher).unwrap();
     assert_eq!((trained.course.restarts, watcher.epochs.len()), (1, 6));

@@ -13,7 +13,7 @@ use crate::{
     Checkpoints, EpochReport, FitObserver, FitOptions, FitState, JobObserver, PageInputs, Stop,
     StopReason, TrainError, Trained, TrainedLayer, TrainingInputs, TrainingJob, fit, fit_from,
 };
-use domain::{Flip, Layer, PatchSelection, StoppingMetric, TrainingSettings};
+use domain::{Flip, Layer, TrainingSettings};
 
 /// Keeps the file of every state that it is offered, and suspends after a number of steps.
 #[derive(Default)]

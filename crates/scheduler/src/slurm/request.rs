@@ -1,4 +1,6 @@
-//! What a job asks Slurm for, as sbatch's arguments.
+//! A job that is to run (on Slurm or on this host), and sbatch's arguments for it: which options
+//! there are, and in which order. What a training, a watcher and a look at a node put into them is
+//! in `crate::kinds_of_job`.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

@@ -1,10 +1,12 @@
 //! What this site's settings make of its scheduler: how it is called, and what each kind of job
-//! asks for.
+//! (a training, its watcher, a look at a node) asks for. Which options of sbatch that becomes is in
+//! `slurm/request.rs`.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::gres::Gres;
 use crate::interface::Scheduler;
 use crate::local::Local;
 use crate::site::{Kind, LOCAL, SiteConfig};
@@ -88,6 +90,18 @@ fn told(site: &SiteConfig) -> Vec<(OsString, OsString)> {
     ];
     told.extend(site.env_file.clone().map(|file| ("HPC_TRAINER_ENV_FILE".into(), file.into())));
     told
+}
+
+impl SiteConfig {
+    /// The generic resource and the partition for a job of this memory: a row of the site's table,
+    /// else `SITE_GRES` and `SITE_PARTITION`.
+    pub fn gres_for(&self, memory_mb: u64) -> Gres {
+        let row = self.gres_table.get(memory_mb).cloned();
+        let default = || Gres { gres: self.gres.clone(), partition: None };
+        let mut gres = row.unwrap_or_else(default);
+        gres.partition = gres.partition.or_else(|| self.partition.clone());
+        gres
+    }
 }
 
 /// How long before the time limit Slurm warns the trainer, in seconds: as the site wants it, but at
