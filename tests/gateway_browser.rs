@@ -2,8 +2,6 @@
 //! are compared, a model is applied; wide and narrow, light and dark, with and without scripts.
 //! With `GATEWAY_PICTURES=FOLDER` in the environment pictures of all pages are left there.
 #![cfg(feature = "gateway")]
-#![allow(missing_docs)]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 use std::fs;
 

@@ -1,7 +1,5 @@
 //! `run_trainer --predict`: a page is cut into its layers by models on disk.
 #![cfg(feature = "trainer")]
-#![allow(missing_docs)]
-#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,10 +1,5 @@
 //! `slurm/sites/`: a profile that an operator copies is understood; and what a proxy does on the
 //! way to Rodan.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

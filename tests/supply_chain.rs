@@ -3,8 +3,6 @@
 //! `cargo deny check` goes further (known faults, yanked versions); this test needs neither it nor
 //! a network.
 
-#![allow(clippy::unwrap_used, reason = "a test that can not go on panics")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -25,7 +25,6 @@ use jiff::Timestamp;
 use crate::ledger::{Breaker, Doubt, Outcome, Record, State, Verdict};
 use crate::rodan::LoginError;
 use contract::broker::{BrokerError, PublishError};
-use contract::wire::conversation::Origin;
 use domain::ResourceSettings;
 use domain::SlurmJobId;
 use scheduler::slurm::{JobInfo, JobState, Phase, SubmitError};
@@ -302,7 +301,7 @@ const MOST_RAISES: usize = 2;
 /// where the site gives no more.
 fn more_memory(job: &Record, most: Option<u64>) -> Option<u64> {
     let asked = job.asked.as_ref()?;
-    let was_chosen = !matches!(asked.memory_from, Origin::Job | Origin::Unknown);
+    let was_chosen = asked.memory_from.is_chosen();
     let most = most.unwrap_or(MOST_MEMORY_MB).min(MOST_MEMORY_MB);
     let more = asked.memory_mb.saturating_mul(2).min(most);
     (was_chosen && job.too_small.len() < MOST_RAISES && more > asked.memory_mb).then_some(more)

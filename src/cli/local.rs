@@ -21,6 +21,7 @@ pub use training_json::ReportError;
 use crate::worker::parts::{layer_parts, page_parts, picture};
 use crate::worker::progress_bar::Progress;
 use base::exit_code::ExitCode;
+use base::files::Replace;
 use base::memory::peak_memory;
 use domain::{Layer, TrainingEvent, TrainingSettings};
 use going_on::Telling;
@@ -222,7 +223,9 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
         peak_memory: summary.peak_memory,
     });
     let path = arguments.out.join("report.html");
-    std::fs::write(&path, html).map_err(|source| ReportError { path: path.clone(), source })?;
+    Replace::USERS
+        .write(&path, html.as_bytes())
+        .map_err(|source| ReportError { path: path.clone(), source })?;
     Ok(format!(
         "{}models, {} and training.json are in {}\nto look at: {}\n",
         summary.table(),

@@ -66,7 +66,7 @@ impl Report {
 
 /// This machine's name.
 pub(super) fn host() -> String {
-    printable(&rustix::system::uname().nodename().to_string_lossy(), 64)
+    printable(&base::host_name(), 64)
 }
 
 /// The rows of one part of the bridge, as they come.

@@ -54,7 +54,7 @@ pub enum Claimed {
 ///
 /// When the claim can't be written; the reply must not be published then.
 pub fn claim(files: &JobFiles, by: Publisher) -> io::Result<Claimed> {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = base::host_name();
     let claim = Claim { by, host, pid: std::process::id(), at: Timestamp::now() };
     let text = serde_json::to_vec(&claim).map_err(io::Error::other)?;
     let path = files.claim();

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::signals::{Signal, Signals};
 use crate::config::{OnTimeLimit, TrainerConfig};
 use crate::ledger::JobFiles;
-use contract::wire::conversation::{Asked, Origin};
+use contract::wire::conversation::Asked;
 use domain::{SlurmJobId, TrainingSettings};
 use page_layers::{Checkpoints, TrainingInputs};
 use scheduler::{Kind, kinds_of_job};
@@ -42,7 +42,7 @@ impl Allocation {
     /// that (`ON_TIME_LIMIT=requeue`), or `check` and not the message has chosen the time limit.
     /// Either way the job has to be allowed to come back.
     pub(super) fn suspends(&self, config: &TrainerConfig, asked: Option<&Asked>) -> bool {
-        let was_chosen = asked.is_some_and(|asked| asked.time_from != Origin::Job);
+        let was_chosen = asked.is_some_and(|asked| asked.time_from.is_chosen());
         let wanted = config.on_time_limit == OnTimeLimit::Requeue || was_chosen;
         wanted && self.may_requeue(config).is_some()
     }

@@ -27,7 +27,7 @@ pub(super) fn state(
     asked: Option<&Asked>,
     scheduler: Kind,
 ) -> Errand {
-    let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let node = base::host_name();
     let word = scheduler.job_word();
     let number = allocation.job.map_or_else(String::new, |id| format!(" ({word} {id})"));
     let detail = match phase {

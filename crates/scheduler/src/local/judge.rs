@@ -5,7 +5,6 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::files::{End, Found};
-use super::host;
 use crate::slurm::{JobInfo, JobState};
 use domain::SlurmJobId;
 
@@ -35,7 +34,7 @@ pub(super) enum Tending {
 impl Found {
     /// True on the host that the job was submitted on.
     fn is_here(&self) -> bool {
-        self.entry.host == host::name()
+        self.entry.host == base::host_name()
     }
 
     /// The job's state, in Slurm's words.

@@ -92,7 +92,7 @@ impl Local {
         directory.write_entry(&Entry {
             number,
             name: job.name.clone(),
-            host: host::name(),
+            host: base::host_name(),
             submitted_at: Timestamp::now(),
             cpus: job.cpus,
             memory_mb: job.memory_mb,

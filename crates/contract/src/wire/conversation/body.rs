@@ -95,6 +95,14 @@ pub enum Origin {
     Unknown,
 }
 
+impl Origin {
+    /// True where the job's message does not name the value. A word of a newer program is a way to
+    /// choose, too.
+    pub fn is_chosen(self) -> bool {
+        self != Self::Job
+    }
+}
+
 /// What Slurm is asked for, and where each value comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
@@ -115,7 +123,7 @@ pub struct Asked {
 impl Asked {
     /// True where any of it was chosen, and not named by the job's message.
     pub fn is_chosen(&self) -> bool {
-        [self.cpus_from, self.memory_from, self.time_from].iter().any(|from| *from != Origin::Job)
+        [self.cpus_from, self.memory_from, self.time_from].into_iter().any(Origin::is_chosen)
     }
 }
 
