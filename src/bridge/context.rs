@@ -45,7 +45,7 @@ pub struct Happening {
 
 /// How a pass ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum PassEnd {
     /// Another `check` holds the lock.
     Busy(String),
     /// The pass is done; the code tells the first thing that went wrong, if any.
@@ -195,11 +195,11 @@ impl<'a> Pass<'a> {
     pub(super) async fn end(
         mut self,
         result: Result<(), BridgeError>,
-    ) -> Result<Outcome, BridgeError> {
+    ) -> Result<PassEnd, BridgeError> {
         if let Some(broker) = self.broker.take() {
             broker.close().await;
         }
-        result.map(|()| Outcome::Done(self.code()))
+        result.map(|()| PassEnd::Done(self.code()))
     }
 
     /// The exit code so far.

@@ -215,7 +215,7 @@ pub(super) fn decide(
 
 /// A job that Slurm does not have yet.
 fn before_submission(job: &Record, now: Timestamp, rules: &Rules) -> Decision {
-    if let Some(order) = job.verdict.as_ref().filter(|verdict| verdict.is_order()) {
+    if let Some(order) = job.verdict.as_ref().filter(|verdict| verdict.ends_in_any_state()) {
         return Decision::Fail(order.clone());
     }
     if matches!(job.state, State::Submitting { .. }) && !rules.insists {
@@ -242,7 +242,7 @@ fn alive(job: &Record, id: SlurmJobId, info: &JobInfo, now: Timestamp, rules: &R
         _ => {}
     }
     // A job that is ending has been told before.
-    if let Some(order) = job.verdict.as_ref().filter(|verdict| verdict.is_order()) {
+    if let Some(order) = job.verdict.as_ref().filter(|verdict| verdict.ends_in_any_state()) {
         return if is_ending { Decision::Rest } else { Decision::Cancel(id, order.clone()) };
     }
     if waits {

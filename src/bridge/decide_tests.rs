@@ -552,7 +552,7 @@ fn a_reply_is_given_up_where_nobody_can_get_it() {
 #[test]
 fn an_order_ends_a_job_wherever_it_is() {
     for order in [Verdict::Cancelled, Verdict::CancelledByAsker, Verdict::Abandoned] {
-        assert!(order.is_order());
+        assert!(order.ends_in_any_state());
         let told = |mut job: Record| {
             job.verdict = Some(order.clone());
             job
@@ -568,5 +568,5 @@ fn an_order_ends_a_job_wherever_it_is() {
         assert_eq!(next(failed(), "silent"), Decision::Spool);
         assert_eq!(next(spooled(Outcome::Models), "silent"), Decision::Deliver);
     }
-    assert!(!Verdict::Vanished.is_order());
+    assert!(!Verdict::Vanished.ends_in_any_state());
 }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::context::{BridgeError, Happening, Outcome, Pass, lock};
+use super::context::{BridgeError, Happening, Pass, PassEnd, lock};
 use super::decide::Part;
 use crate::config::Config;
 use crate::ledger::{LockError, Record, Role, Store};
@@ -29,20 +29,20 @@ pub async fn watch(
     config: &Config,
     id: &JobId,
     tell: &mut dyn FnMut(Happening),
-) -> Result<Outcome, BridgeError> {
+) -> Result<PassEnd, BridgeError> {
     let end = Instant::now() + config.site.grace + EXTRA;
     loop {
         let store = Store::open(&config.site.spool)?;
         let code = match lock(&store, Role::Watcher, PATIENCE).await {
             Ok(lock) => {
                 let Ok(job) = store.open_job(id) else {
-                    return Ok(Outcome::Done(ExitCode::Success));
+                    return Ok(PassEnd::Done(ExitCode::Success));
                 };
                 let mut pass = Pass::new(config, store, lock, tell)?;
                 let result = pass.look_at(job).await;
                 // The lock goes here, so that a pass of `check` can get on between two looks.
                 match pass.end(result).await {
-                    Ok(Outcome::Done(code)) => code,
+                    Ok(PassEnd::Done(code)) => code,
                     Ok(busy) => return Ok(busy),
                     Err(error @ (BridgeError::Broker(_) | BridgeError::Lock(_))) => {
                         tracing::warn!("{error}");
@@ -59,7 +59,7 @@ pub async fn watch(
         };
         let store = Store::open(&config.site.spool)?;
         if store.open_job(id).is_err() || Instant::now() + PAUSE > end {
-            return Ok(Outcome::Done(code));
+            return Ok(PassEnd::Done(code));
         }
         tokio::time::sleep(PAUSE).await;
     }

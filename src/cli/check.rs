@@ -28,7 +28,7 @@ use self::caller::Caller;
 use self::fail::fail;
 use super::logging::{LogFormat, Verbosity};
 use super::output::{complain, print, say};
-use crate::bridge::{self, DryRun, Happening, Outcome, Stay};
+use crate::bridge::{self, DryRun, Happening, PassEnd, Stay};
 use crate::config::{Config, Sources};
 use base::exit_code::ExitCode;
 use base::harden;
@@ -180,11 +180,11 @@ async fn pass(arguments: &Arguments, config: &Config, tell: &mut dyn FnMut(Happe
         None => bridge::run(config, arguments.max_jobs, tell).await,
     };
     match result {
-        Ok(Outcome::Busy(who)) => {
+        Ok(PassEnd::Busy(who)) => {
             say(&format_args!("check: another check is at work ({who}); nothing done"));
             ExitCode::Success
         }
-        Ok(Outcome::Done(code)) => {
+        Ok(PassEnd::Done(code)) => {
             if verbose > 0 && code == ExitCode::Success {
                 complain(&"check: done");
             }

@@ -28,8 +28,8 @@ use going_on::Telling;
 pub(super) use going_on::stop_with_standard_input;
 use page_layers::look_at_pages as look;
 use page_layers::{
-    Checkpoints, EventLogs, Line, PageInputs, PictureError, TrainError, TrainingInputs,
-    TrainingJob, WithEvents, choose_device, write_preview,
+    Checkpoints, EventLogs, PageInputs, PictureError, TrainError, TrainingInputs, TrainingJob,
+    WithEvents, choose_device, write_preview,
 };
 use report::{Content, MOST_PICTURES, Pictures};
 
@@ -204,7 +204,7 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     };
     let mut steps = job.spent(&trained).parts().to_vec();
     steps.push(("predict", predicted));
-    info!("time: {}", Line(&steps));
+    info!("time: {}", spent_line(&steps));
     let path = arguments.out.join("training.json");
     training_json::write(&path, &map, &settings, &job, &summary, &steps)?;
     let labels: Vec<_> = inputs.pages.iter().map(|page| page.label.clone()).collect();

@@ -11,7 +11,7 @@ use crate::ledger::{Cause, Outbox};
 use crate::sentences::advice;
 use base::memory::peak_memory;
 use contract::wire::conversation::{
-    Asked, Figures, JobDone, JobFailed, JobState, ModelEntry, Phase, Times, Used, sha256,
+    Asked, Figures, JobDone, JobFailed, JobState, ModelEntry, Stage, Times, Used, sha256,
 };
 use page_layers::TrainedLayer;
 use scheduler::Kind;
@@ -22,7 +22,7 @@ fn used(took: Duration) -> Used {
 
 /// Tells that the training runs, or goes back into the queue.
 pub(super) fn state(
-    phase: Phase,
+    phase: Stage,
     allocation: &Allocation,
     asked: Option<&Asked>,
     scheduler: Kind,
@@ -31,7 +31,7 @@ pub(super) fn state(
     let word = scheduler.job_word();
     let number = allocation.job.map_or_else(String::new, |id| format!(" ({word} {id})"));
     let detail = match phase {
-        Phase::Requeued => {
+        Stage::Requeued => {
             format!(
                 "the training{number} is out of time, waits in the queue again and goes on from \
                 its checkpoint"

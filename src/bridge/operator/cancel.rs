@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::context::{BridgeError, Happening, Outcome as PassOutcome, Pass, lock};
+use super::super::context::{BridgeError, Happening, Pass, PassEnd, lock};
 use super::super::decide::Part;
 use super::super::view::is_with_slurm;
 use crate::config::Config;
@@ -62,8 +62,8 @@ pub async fn cancel(
         let result = pass.cancel(job, end.is_none()).await;
         // The lock goes here, so that others can get on between two looks.
         let code = match pass.end(result).await {
-            Ok(PassOutcome::Done(code)) => code,
-            Ok(PassOutcome::Busy(who)) => return Ok(Cancelled::Busy(who)),
+            Ok(PassEnd::Done(code)) => code,
+            Ok(PassEnd::Busy(who)) => return Ok(Cancelled::Busy(who)),
             Err(error @ (BridgeError::Broker(_) | BridgeError::Lock(_))) => {
                 tracing::warn!("{error}");
                 error.exit_code()

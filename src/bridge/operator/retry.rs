@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::context::{BridgeError, Happening, Outcome as PassOutcome, Pass, lock};
+use super::super::context::{BridgeError, Happening, Pass, PassEnd, lock};
 use super::super::decide::Part;
 use crate::config::Config;
 use crate::ledger::{LockError, Outcome, Record, Role, State, Store};
@@ -57,8 +57,8 @@ pub async fn retry(
     pass.rules.insists = true;
     let result = pass.retry(job).await;
     let code = match pass.end(result).await {
-        Ok(PassOutcome::Done(code)) => code,
-        Ok(PassOutcome::Busy(who)) => return Ok(Retried::Busy(who)),
+        Ok(PassEnd::Done(code)) => code,
+        Ok(PassEnd::Busy(who)) => return Ok(Retried::Busy(who)),
         Err(error @ (BridgeError::Broker(_) | BridgeError::Lock(_))) => {
             return Ok(Retried::Waits(error.exit_code(), Some(error.to_string())));
         }

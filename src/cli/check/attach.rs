@@ -75,10 +75,13 @@ pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode 
 
 /// A line with a bar over the epochs of the layer.
 fn bar(standing: &Standing) -> String {
-    let steps = standing.steps.max(1);
-    let all = standing.epochs.saturating_mul(steps);
-    let done = standing.epoch.saturating_sub(1).saturating_mul(steps).saturating_add(standing.step);
-    let full = WIDTH.saturating_mul(done.min(all)).checked_div(all).unwrap_or(0).min(WIDTH);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "0 to WIDTH"
+    )]
+    let full = (standing.of_layer() * WIDTH as f64) as usize;
     let loss = standing.loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
     let f1 = standing.f1.map_or_else(String::new, |f1| format!(", F1 {f1:.3}"));
     format!(

@@ -10,7 +10,7 @@ use super::doctor_table::render;
 use super::fail::fail;
 use crate::cli::output::{complain, print};
 use crate::config::Examined;
-use crate::doctor::{self, Download, Ended, NodeCheck, Options, Verdict};
+use crate::doctor::{self, Download, Ended, Grade, NodeCheck, Options};
 use base::exit_code::ExitCode;
 
 /// Try every link out and say what to do about each that fails
@@ -84,8 +84,8 @@ pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode 
     };
     let code = match (ended, report.verdict) {
         (Some(Ended::Stopped), _) => ExitCode::Stopped,
-        (_, Verdict::Fail) => ExitCode::Unsound,
-        (_, Verdict::Warn) => ExitCode::Doubtful,
+        (_, Grade::Fail) => ExitCode::Unsound,
+        (_, Grade::Warn) => ExitCode::Doubtful,
         _ => ExitCode::Success,
     };
     print(&text).or(code)

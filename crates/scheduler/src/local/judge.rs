@@ -109,14 +109,14 @@ fn elapsed(seconds: u64) -> String {
 
 /// The jobs that wait and are looked after, and the GPUs of those that run.
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(super) struct Queue {
     /// Numbers of the jobs that wait, in order.
     pub(super) waiting: Vec<u64>,
     /// The GPUs that are in use; as many entries as jobs that run.
     pub(super) running: Vec<Option<String>>,
 }
 
-impl Line {
+impl Queue {
     /// From all jobs. One that waits without a supervisor holds nobody up: it takes its turn again
     /// once `check` has given it one.
     pub(super) fn of(jobs: &[Found]) -> Self {

@@ -21,7 +21,7 @@ use base::text::hex;
 
 pub use body::{
     Asked, BodyError, End, Figures, JobDone, JobFailed, JobProgress, JobState, ModelEntry, Origin,
-    Phase, Standing, Times, Used,
+    Stage, Standing, Times, Used,
 };
 pub use control::{CONTROL_QUEUE, Cancel, ControlError};
 pub use model::{Collected, Collector, ModelPart, PART_BYTES, PartError, model_messages};
