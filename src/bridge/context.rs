@@ -33,7 +33,7 @@ const LONGEST_DETAIL: usize = 2000;
 
 /// Something that happened to a job, for the person who reads `check`'s output.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Happening {
+pub struct JobNews {
     /// Our id of the job.
     pub job: String,
     /// One word: `submitted`, `found`, `waiting`, `raised`, `cancelled`, `failed`, `answered`,
@@ -124,7 +124,7 @@ pub struct Pass<'a> {
     /// Why nothing more is delivered in this pass.
     pub(super) no_deliveries: Option<String>,
     lock: Lock,
-    tell: &'a mut dyn FnMut(Happening),
+    tell: &'a mut dyn FnMut(JobNews),
     worst: Option<ExitCode>,
 }
 
@@ -160,7 +160,7 @@ impl<'a> Pass<'a> {
         config: &'a Config,
         store: Store,
         lock: Lock,
-        tell: &'a mut dyn FnMut(Happening),
+        tell: &'a mut dyn FnMut(JobNews),
     ) -> Result<Self, BridgeError> {
         let logs = &config.site.logs;
         DirBuilder::new()
@@ -282,7 +282,7 @@ impl<'a> Pass<'a> {
 
     pub(super) fn tell(&mut self, job: &Record, what: &'static str, detail: &str) {
         let detail = printable(detail, LONGEST_DETAIL);
-        (self.tell)(Happening { job: job.job_id.to_string(), what, detail });
+        (self.tell)(JobNews { job: job.job_id.to_string(), what, detail });
     }
 
     /// The first trouble of a pass decides its exit code.

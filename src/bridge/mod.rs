@@ -18,7 +18,7 @@ mod throttle;
 mod view;
 mod watch;
 
-pub use context::{BridgeError, Happening, Pass, PassEnd};
+pub use context::{BridgeError, JobNews, Pass, PassEnd};
 pub use dry_run::{DryRun, dry_run};
 pub(crate) use intake::chosen;
 pub use pass::run;

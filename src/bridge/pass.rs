@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::context::{BridgeError, Happening, Pass, PassEnd, lock};
+use super::context::{BridgeError, JobNews, Pass, PassEnd, lock};
 use super::decide::{Decision, Part, decide};
 use super::metrics;
 use crate::config::Config;
@@ -26,7 +26,7 @@ const PATIENCE_WITH_A_WATCHER: Duration = Duration::from_secs(30);
 pub async fn run(
     config: &Config,
     max_jobs: u32,
-    tell: &mut dyn FnMut(Happening),
+    tell: &mut dyn FnMut(JobNews),
 ) -> Result<PassEnd, BridgeError> {
     run_on(config, max_jobs, tell, Carried::default()).await.result
 }
@@ -53,7 +53,7 @@ pub(super) struct Left {
 pub(super) async fn run_on<'a>(
     config: &'a Config,
     max_jobs: u32,
-    tell: &'a mut dyn FnMut(Happening),
+    tell: &'a mut dyn FnMut(JobNews),
     carried: Carried<'a>,
 ) -> Left {
     let mut broker = carried.broker;
@@ -65,7 +65,7 @@ pub(super) async fn run_on<'a>(
 async fn pass<'a>(
     config: &'a Config,
     max_jobs: u32,
-    tell: &'a mut dyn FnMut(Happening),
+    tell: &'a mut dyn FnMut(JobNews),
     stop: Option<&'a AtomicBool>,
     broker: &mut Option<Broker>,
     open: &mut bool,

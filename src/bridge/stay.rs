@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::context::{BridgeError, Happening, PassEnd};
+use super::context::{BridgeError, JobNews, PassEnd};
 use super::pass::{Carried, Left, run_on};
 use crate::config::Config;
 use base::notify;
@@ -71,7 +71,7 @@ impl Stop {
 ///
 /// # Errors
 /// When the signals can't be listened for.
-pub async fn stay(config: &Config, stay: Stay, tell: &mut dyn FnMut(Happening)) -> io::Result<()> {
+pub async fn stay(config: &Config, stay: Stay, tell: &mut dyn FnMut(JobNews)) -> io::Result<()> {
     let stop = Stop::watch()?;
     notify::tell(notify::READY);
     let mut broker: Option<Broker> = None;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::context::{BridgeError, Happening, Pass, PassEnd, lock};
+use super::context::{BridgeError, JobNews, Pass, PassEnd, lock};
 use super::decide::Part;
 use crate::config::Config;
 use crate::ledger::{LockError, Record, Role, Store};
@@ -28,7 +28,7 @@ const EXTRA: Duration = Duration::from_secs(300);
 pub async fn watch(
     config: &Config,
     id: &JobId,
-    tell: &mut dyn FnMut(Happening),
+    tell: &mut dyn FnMut(JobNews),
 ) -> Result<PassEnd, BridgeError> {
     let end = Instant::now() + config.site.grace + EXTRA;
     loop {

@@ -28,7 +28,7 @@ use self::caller::Caller;
 use self::fail::fail;
 use super::logging::{LogFormat, Verbosity};
 use super::output::{complain, print, say};
-use crate::bridge::{self, DryRun, Happening, PassEnd, Stay};
+use crate::bridge::{self, DryRun, JobNews, PassEnd, Stay};
 use crate::config::{Config, Sources};
 use base::exit_code::ExitCode;
 use base::harden;
@@ -165,7 +165,7 @@ async fn command(arguments: &Arguments) -> ExitCode {
     }
 }
 
-async fn pass(arguments: &Arguments, config: &Config, tell: &mut dyn FnMut(Happening)) -> ExitCode {
+async fn pass(arguments: &Arguments, config: &Config, tell: &mut dyn FnMut(JobNews)) -> ExitCode {
     let verbose = arguments.verbosity.verbose;
     let result = match &arguments.watch {
         Some(id) => match JobId::from_directory(id) {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::context::{BridgeError, Happening, Pass, PassEnd, lock};
+use super::super::context::{BridgeError, JobNews, Pass, PassEnd, lock};
 use super::super::decide::Part;
 use super::super::view::is_with_slurm;
 use crate::config::Config;
@@ -42,7 +42,7 @@ pub enum Cancelled {
 pub async fn cancel(
     config: &Config,
     id: &JobId,
-    tell: &mut dyn FnMut(Happening),
+    tell: &mut dyn FnMut(JobNews),
 ) -> Result<Cancelled, BridgeError> {
     let mut end = None;
     loop {

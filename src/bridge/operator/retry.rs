@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::context::{BridgeError, Happening, Pass, PassEnd, lock};
+use super::super::context::{BridgeError, JobNews, Pass, PassEnd, lock};
 use super::super::decide::Part;
 use crate::config::Config;
 use crate::ledger::{LockError, Outcome, Record, Role, State, Store};
@@ -38,7 +38,7 @@ pub enum Retried {
 pub async fn retry(
     config: &Config,
     id: &JobId,
-    tell: &mut dyn FnMut(Happening),
+    tell: &mut dyn FnMut(JobNews),
 ) -> Result<Retried, BridgeError> {
     let store = Store::open(&config.site.spool)?;
     let held = match lock(&store, Role::Watcher, PATIENCE).await {

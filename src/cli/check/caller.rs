@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::fail::fail;
-use crate::bridge::Happening;
+use crate::bridge::JobNews;
 use crate::cli::logging::{LogFormat, Verbosity};
 use crate::cli::output::say;
 use crate::config::{Config, Sources};
@@ -30,12 +30,12 @@ impl Caller<'_> {
     }
 
     /// Prints what happens to each job.
-    pub(super) fn teller(&self) -> impl FnMut(Happening) + use<> {
+    pub(super) fn teller(&self) -> impl FnMut(JobNews) + use<> {
         let Verbosity { quiet, log_format, .. } = self.verbosity;
-        move |h: Happening| match log_format {
-            LogFormat::Json => say(&printable_json(&json!(h).to_string())),
-            LogFormat::Text if !quiet || matches!(h.what, "failed" | "waiting") => {
-                say(&format_args!("{}  {:<9}  {}", h.job, h.what, h.detail));
+        move |news: JobNews| match log_format {
+            LogFormat::Json => say(&printable_json(&json!(news).to_string())),
+            LogFormat::Text if !quiet || matches!(news.what, "failed" | "waiting") => {
+                say(&format_args!("{}  {:<9}  {}", news.job, news.what, news.detail));
             }
             LogFormat::Text => {}
         }
