@@ -246,7 +246,7 @@ fn models_of_other_keras_versions_cut_the_page_as_ours_do() {
 #[test]
 fn what_can_not_be_used_is_named() {
     let desk = Desk::new(&["Model 1.hdf5", "Model 2.hdf5"], 64, 64);
-    desk.refused("page.png", &[], &["there is no Background Model", "the surest"]);
+    desk.refused("page.png", &[], &["there is no Background Model", "the most confident"]);
     desk.model("Background Model.hdf5", 3, 64, 96);
     let sizes = ["Background Model was trained on patches of 64x96", "Model 1 on 64x64", "--set"];
     desk.refused("page.png", &["Batch Size=2"], &sizes);
