@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ledger::{Event, TooSmall};
-use contract::wire::conversation::Asked;
+use contract::wire::conversation::{Asked, Origin};
 use domain::{CorrelationId, JobId};
 
 #[path = "decide_memory_tests.rs"]

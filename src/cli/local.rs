@@ -29,7 +29,7 @@ pub(super) use going_on::stop_with_standard_input;
 use page_layers::look_at_pages as look;
 use page_layers::{
     Checkpoints, EventLogs, PageInputs, PictureError, TrainError, TrainingInputs, TrainingJob,
-    WithEvents, choose_device, write_preview,
+    WithEvents, choose_device, spent_line, write_preview,
 };
 use report::{Content, MOST_PICTURES, Pictures};
 

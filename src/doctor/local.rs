@@ -5,7 +5,7 @@ use super::typical::Typical;
 use domain::ResourceSettings;
 use scheduler::local;
 use scheduler::slurm::Phase;
-use scheduler::{Scheduler, SiteConfig, requests};
+use scheduler::{Scheduler, SiteConfig, kinds_of_job};
 
 /// The rows' group.
 pub(super) const GROUP: &str = "this host";

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use domain::{SiteChoice, SiteLimits};
 
-use crate::gres::{Gres, GresTable};
+use crate::gres::GresTable;
 
 /// The directory of the jobs of a host, in the spool.
 pub(crate) const LOCAL: &str = "local";
