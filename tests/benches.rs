@@ -1,7 +1,6 @@
 //! The scripts in `bench/` work: each runs at a size that takes seconds. The test checks the table,
 //! not the figures.
 #![cfg(feature = "trainer")]
-#![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
 

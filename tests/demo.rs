@@ -1,10 +1,5 @@
 //! `./demo`: a whole site on one machine, from nothing to models and a picture, and back to
 //! nothing.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

@@ -1,7 +1,5 @@
 //! `run_trainer --evaluate`: models beside a page whose layers are drawn.
 #![cfg(feature = "trainer")]
-#![allow(missing_docs)]
-#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,6 +1,5 @@
 //! The gateway: a page goes in, models come out; what is wrong is answered by a problem document.
 #![cfg(feature = "gateway")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 use std::collections::BTreeSet;
 use std::fs;

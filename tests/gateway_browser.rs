@@ -3,8 +3,6 @@
 //! axe-core looks at each page, where `HPC_TRAINER_TEST_PYTHON` has it.
 //! With `GATEWAY_PICTURES=FOLDER` in the environment pictures of all pages are left there.
 #![cfg(feature = "gateway")]
-#![allow(missing_docs)]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 use std::fs;
 use std::path::Path;

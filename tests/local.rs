@@ -1,8 +1,6 @@
 //! `run_trainer --local`: a page in a folder gives models, a picture and a table; a bad page gives
 //! a clear sentence.
 #![cfg(feature = "trainer")]
-#![allow(missing_docs)]
-#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

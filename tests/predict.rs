@@ -1,7 +1,5 @@
 //! `run_trainer --predict`: a page is cut into its layers by models on disk.
 #![cfg(feature = "trainer")]
-#![allow(missing_docs)]
-#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -246,7 +244,7 @@ fn models_of_other_keras_versions_cut_the_page_as_ours_do() {
 #[test]
 fn what_can_not_be_used_is_named() {
     let desk = Desk::new(&["Model 1.hdf5", "Model 2.hdf5"], 64, 64);
-    desk.refused("page.png", &[], &["there is no Background Model", "the surest"]);
+    desk.refused("page.png", &[], &["there is no Background Model", "the most confident"]);
     desk.model("Background Model.hdf5", 3, 64, 96);
     let sizes = ["Background Model was trained on patches of 64x96", "Model 1 on 64x64", "--set"];
     desk.refused("page.png", &["Batch Size=2"], &sizes);

@@ -2,11 +2,6 @@
 //! files, logs, replies, Slurm's record of the job and its environment; and meanwhile in the
 //! arguments and the environment of every process. Real RabbitMQ, real Slurm.
 //! `cargo nextest run --test stories secrets:: --no-capture` prints what was searched.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

@@ -3,6 +3,11 @@
 //!
 //! `cargo nextest run --test stories check::` runs those of `tests/check.rs`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is not one of the programs")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 mod support;
 

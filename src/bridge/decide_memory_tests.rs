@@ -35,7 +35,7 @@ fn who_ran_out_of_memory_that_was_chosen_gets_more_within_the_sites_limit() {
         (4000, Raised, 1, None, Some(8000)),
         // The job's own word is kept, and what nobody here understands.
         (2000, Job, 0, None, None),
-        (2000, Unknown, 0, None, None),
+        (2000, Unknown, 0, None, Some(4000)),
         // Twice is enough.
         (8000, Raised, 2, None, None),
         (8000, Raised, 9, None, None),

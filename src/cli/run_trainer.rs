@@ -36,12 +36,10 @@ const VERSION: &str = if cfg!(feature = "cuda") {
     max_term_width = 100,
     after_help = "\
 Exit codes: 0 the models are delivered (or written), 1 internal fault, 2 command line, 3 \
-configuration, \
-5 Rodan, 8 the job file is no job, 9 training failed, 10 the reply is not delivered yet, 11 an \
-input \
-can't be used, 12 stopped before there was a result. A job gets its one reply whatever \
-the code: the next check sends what the trainer could not. After 12 Slurm may start the job again \
-instead."
+configuration, 5 Rodan, 8 the job file is no job, 9 training failed, 10 the reply is not delivered \
+yet, 11 an input can't be used, 12 stopped before there was a result. A job gets its one reply \
+whatever the code: the next check sends what the trainer could not. After 12 Slurm may start the \
+job again instead."
 )]
 pub struct Arguments {
     /// The job file: JSON with inputs, settings and token

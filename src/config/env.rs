@@ -211,8 +211,8 @@ variables! {
             "the file, ending in .prom, that each pass of check writes its metrics to, for \
             Prometheus",
             "Without it none is written. Its directory is the one that node_exporter's textfile \
-             collector reads. \
-             Everybody may read the file; it holds numbers only (docs/monitoring.md).";
+             collector reads. Everybody may read the file; it holds numbers only \
+             (docs/monitoring.md).";
     }
     "What runs the jobs", "" {
         SCHEDULER: Text(), or("slurm"), "", "what runs the jobs: slurm, or local for this host",
@@ -256,8 +256,7 @@ variables! {
             "the largest file that is downloaded from Rodan, in bytes",
             "All files of a job together may have four times as many.";
         DOWNLOAD_SECONDS: Number(1, 86_400), or("1800"), "",
-            "how long all downloads of a job may take together, with every new attempt, in \
-            seconds", "";
+            "how long all downloads of a job may take together, retries included, in seconds", "";
         GRACE_SECONDS: Number(0, 86_400), or("600"), "",
             "how long a job that Slurm does not know, or is requeueing, counts as alive, in \
             seconds", "";
@@ -310,9 +309,8 @@ variables! {
         ON_TIME_LIMIT: Text(), or("reply"), "",
             "what happens short of the time limit: reply, or requeue",
             "With reply the best so far is sent where every layer has an epoch; else the job is \
-             requeued (REQUEUE=1) or \
-             answered with an error. With requeue it goes on in any case until all epochs are \
-             done.";
+             requeued (REQUEUE=1) or answered with an error. With requeue, and for each job whose \
+             time limit check has chosen, it goes on in any case until all epochs are done.";
         MAX_REQUEUES: Number(0, 10_000), or("10"), "",
             "how often a job may requeue itself for more time", "";
         CHECKPOINT_SECONDS: Number(0, 86_400), or("300"), "",
@@ -439,16 +437,13 @@ pub fn markdown() -> String {
     let mut text = format!(
         "# Variables\n\nMade by `{UPDATE}` from the table in `src/config/env.rs`; a test \
          compares.\n\n\
-         The configuration of a site. `check` and `run_trainer` read these variables from \
-         `credentials.env`\n\
-         and from the environment; the environment wins. `credentials.env.example` in the \
-         directory of\n\
-         `run_check` shows all of them with examples, and `./run_check init` writes the file.\n\n\
-         The environment stays on the login node. What a job needs on the compute node must stand \
-         in\n\
-         `credentials.env`: the addresses, RabbitMQ's login, `REQUIRE_TLS` and the limits. A \
-         relative path\n\
-         starts from the directory of `run_check`.\n"
+         The configuration of a site. `check` and `run_trainer` read these variables from\n\
+         `credentials.env` and from the environment; the environment wins.\n\
+         `credentials.env.example` in the directory of `run_check` shows all of them with\n\
+         examples, and `./run_check init` writes the file.\n\n\
+         The environment stays on the login node. What a job needs on the compute node must\n\
+         stand in `credentials.env`: the addresses, RabbitMQ's login, `REQUIRE_TLS` and the\n\
+         limits. A relative path starts from the directory of `run_check`.\n"
     );
     for section in SECTIONS {
         // Writing to a String can't fail.

@@ -16,7 +16,7 @@ use domain::{
     Allowed, CorrelationId, JobId, NamedResources, ResourceSettings, Setting, SettingsMap,
     SiteLimits, TrainingSettings, Walltime,
 };
-use scheduler::requests;
+use scheduler::kinds_of_job;
 
 /// Occurs in no input unless somebody searches for it.
 const TOKEN: &str = "9f1c3ad0a07e44d2b6f5c2e1d8b7a604";
@@ -130,8 +130,12 @@ fn job_id(correlation_id: &str) -> JobId {
 
 /// Nothing of a message becomes an option of sbatch or a word of a shell.
 fn check_request(id: &JobId, resources: &ResourceSettings) {
-    let request =
-        requests::training(&SITE.site, &id.slurm_name(), resources, Path::new("/spool/job.json"));
+    let request = kinds_of_job::training(
+        &SITE.site,
+        &id.slurm_name(),
+        resources,
+        Path::new("/spool/job.json"),
+    );
     let words: Vec<String> =
         request.arguments().iter().map(|a| a.to_str().unwrap().to_owned()).collect();
     let end = words.iter().position(|word| word == "--").unwrap();

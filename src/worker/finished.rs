@@ -17,7 +17,7 @@ use super::told::figures;
 use base::memory::peak_memory;
 use domain::{Layer, SettingsMap, TrainingSettings};
 use page_layers::look_at_pages as look;
-use page_layers::{Device, Line, NetworkError, Score, TrainedLayer, TrainingJob};
+use page_layers::{Device, NetworkError, Score, TrainedLayer, TrainingJob, spent_line};
 use report::{Content, MOST_PICTURES, Pictures};
 
 /// A job does not keep its node for longer than this only for a picture.
@@ -73,7 +73,7 @@ impl Finished {
         parts.push(("spool", spooling));
         let known: Duration = parts.iter().map(|(_, took)| *took).sum();
         parts.push(("other", whole.saturating_sub(known)));
-        info!("time to the reply {:.2} s: {}", whole.as_secs_f64(), Line(&parts));
+        info!("time to the reply {:.2} s: {}", whole.as_secs_f64(), spent_line(&parts));
     }
 
     /// Writes the report without the picture. It takes milliseconds.

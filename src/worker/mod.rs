@@ -47,14 +47,14 @@ use base::harden;
 use base::text;
 use base::tls::Identity;
 use contract::broker::DEFAULT_REPLY_QUEUE;
-use contract::wire::conversation::{End, Phase};
+use contract::wire::conversation::{End, Stage};
 use contract::wire::{Answer, Envelope, JobFile, Protocol, Reply};
 use domain::TrainingSettings;
 use domain::{CorrelationId, JobId};
 use page_layers::{Checkpoints, EventLogs, TrainError, TrainingJob, WithEvents, choose_device};
 
-/// How long what is told meanwhile may take when the training is over, and when time is short. What
-/// is not sent then, is sent with the end.
+/// How long the courier may take to finish: after the training, and when time is short. What it has
+/// not sent by then is sent with the end.
 const LONG_GOODBYE: Duration = Duration::from_secs(60);
 const SHORT_GOODBYE: Duration = Duration::from_secs(10);
 
@@ -313,7 +313,7 @@ impl Job<'_> {
             });
         if let Some(courier) = &mut courier {
             let asked = file.asked.as_ref();
-            courier.send(&state(Phase::Running, &allocation, asked, config.scheduler));
+            courier.send(&state(Stage::Running, &allocation, asked, config.scheduler));
         }
         let scratch = scratch().map_err(JobError::Scratch)?;
         info!("downloading {} files from {}", file.inputs.iter().count(), config.rodan);
@@ -370,7 +370,7 @@ impl Job<'_> {
                 // Told before it is asked for: Slurm ends this process at once.
                 if let Some(mut courier) = watch.inner.take_courier() {
                     let asked = file.asked.as_ref();
-                    let requeued = state(Phase::Requeued, &allocation, asked, config.scheduler);
+                    let requeued = state(Stage::Requeued, &allocation, asked, config.scheduler);
                     courier.send(&requeued);
                     courier.close(SHORT_GOODBYE);
                 }

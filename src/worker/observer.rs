@@ -91,7 +91,7 @@ impl Watch {
         watch
     }
 
-    /// From these follows how much is learned in a step.
+    /// Notes how many pixels of patches one step learns from.
     pub(super) fn measure(&mut self, settings: &TrainingSettings) {
         let pixels = f64::from(settings.patch_height) * f64::from(settings.patch_width);
         self.megapixels = pixels * f64::from(settings.batch_size) / 1e6;

@@ -8,10 +8,10 @@ use tracing::{info, warn};
 use super::signals::{Signal, Signals};
 use crate::config::{OnTimeLimit, TrainerConfig};
 use crate::ledger::JobFiles;
-use contract::wire::conversation::{Asked, Origin};
+use contract::wire::conversation::Asked;
 use domain::{SlurmJobId, TrainingSettings};
 use page_layers::{Checkpoints, TrainingInputs};
-use scheduler::{Kind, requests};
+use scheduler::{Kind, kinds_of_job};
 
 /// Shortly before the time limit, Slurm gets no more time than this to answer.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -38,10 +38,11 @@ impl Allocation {
         self.job.filter(|_| config.requeue && self.restarts < config.max_requeues)
     }
 
-    /// True when a warning suspends the training even if it has an epoch to show: where the site
-    /// wants that, and where the time limit was chosen by `check` and not by the job's message.
+    /// True when a warning suspends the training even if it has an epoch to show: the site wants
+    /// that (`ON_TIME_LIMIT=requeue`), or `check` and not the message has chosen the time limit.
+    /// Either way the job has to be allowed to come back.
     pub(super) fn suspends(&self, config: &TrainerConfig, asked: Option<&Asked>) -> bool {
-        let was_chosen = asked.is_some_and(|asked| asked.time_from != Origin::Job);
+        let was_chosen = asked.is_some_and(|asked| asked.time_from.is_chosen());
         let wanted = config.on_time_limit == OnTimeLimit::Requeue || was_chosen;
         wanted && self.may_requeue(config).is_some()
     }
@@ -57,7 +58,7 @@ impl Allocation {
         let Some(job) = self.may_requeue(config) else { return false };
         let deadline = config.slurm_timeout.min(LONGEST);
         let slurm_bin = config.slurm_bin.clone();
-        let scheduler = requests::of_job(config.scheduler, &config.spool, slurm_bin, deadline);
+        let scheduler = kinds_of_job::of_job(config.scheduler, &config.spool, slurm_bin, deadline);
         // Said before it is asked for: Slurm ends this process at once, perhaps before it has
         // heard the answer.
         match config.scheduler {

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use super::requeue::Allocation;
 use crate::courier::{Errand, tail};
 use crate::ledger::{Cause, Outbox};
+use crate::sentences::advice;
 use base::memory::peak_memory;
 use contract::wire::conversation::{
-    Asked, Figures, JobDone, JobFailed, JobState, ModelEntry, Phase, Times, Used, sha256,
+    Asked, Figures, JobDone, JobFailed, JobState, ModelEntry, Stage, Times, Used, sha256,
 };
 use page_layers::TrainedLayer;
 use scheduler::Kind;
@@ -21,16 +22,16 @@ fn used(took: Duration) -> Used {
 
 /// Tells that the training runs, or goes back into the queue.
 pub(super) fn state(
-    phase: Phase,
+    phase: Stage,
     allocation: &Allocation,
     asked: Option<&Asked>,
     scheduler: Kind,
 ) -> Errand {
-    let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let node = base::host_name();
     let word = scheduler.job_word();
     let number = allocation.job.map_or_else(String::new, |id| format!(" ({word} {id})"));
     let detail = match phase {
-        Phase::Requeued => {
+        Stage::Requeued => {
             format!(
                 "the training{number} is out of time, waits in the queue again and goes on from \
                 its checkpoint"
@@ -99,7 +100,7 @@ pub(super) fn failed(
         at: Timestamp::now(),
         error,
         cause: cause.word().to_owned(),
-        advice: cause.advice().to_owned(),
+        advice: advice(cause).to_owned(),
         log: own_log(),
         asked,
         used: used(took),

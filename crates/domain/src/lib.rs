@@ -9,7 +9,7 @@ mod layer;
 mod limits;
 pub mod settings;
 mod shape;
-mod told;
+mod training_event;
 mod walltime;
 
 pub use choices::{Augmentation, Flip, PatchSelection, StoppingMetric};
@@ -23,5 +23,5 @@ pub use settings::{
     SettingsMap, TRAINING_SETTINGS, TrainingSettings, training_setting,
 };
 pub use shape::{PatchShape, PatchShapeError};
-pub use told::TrainingEvent;
+pub use training_event::TrainingEvent;
 pub use walltime::{Walltime, WalltimeError};

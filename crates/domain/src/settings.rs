@@ -32,8 +32,6 @@ pub struct Setting {
     /// The name by which `training.json` and `report.html` show the value that was used; `None` if
     /// they show it elsewhere.
     pub shown_as: Option<&'static str>,
-    /// Whether a checkpoint can't be used any more when it changes.
-    pub resumes: bool,
     /// The site's variable that limits it.
     pub limit: Option<&'static str>,
 }
@@ -59,10 +57,10 @@ pub enum Allowed {
 }
 
 impl Setting {
-    /// A row with the usual values of the columns that most rows don't set.
+    /// A row with defaults for the columns that most rows leave out.
     const fn new(name: &'static str, allowed: Allowed, meaning: &'static str) -> Self {
         let (default, local_default, shown_as, limit) = (None, None, None, None);
-        Self { name, allowed, default, local_default, meaning, shown_as, resumes: true, limit }
+        Self { name, allowed, default, local_default, meaning, shown_as, limit }
     }
 
     const fn or(self, default: &'static str) -> Self {
@@ -79,11 +77,6 @@ impl Setting {
 
     const fn limited_by(self, variable: &'static str) -> Self {
         Self { limit: Some(variable), ..self }
-    }
-
-    /// Its default, where that is a number.
-    pub fn default_number(&self) -> Option<u64> {
-        self.default?.parse().ok()
     }
 
     /// The values that it may have, in words.
@@ -126,6 +119,15 @@ macro_rules! settings {
         #[derive(Clone, Debug, PartialEq, Eq $(, $copy)?)]
         pub struct $struct {
             $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl Default for $struct {
+            /// The settings of a local page that names none.
+            fn default() -> Self {
+                let map = SettingsMap::new();
+                let mut reader = Reader { map: &map, origin: Origin::Local, problems: Vec::new() };
+                Self { $($field: reader.read::<$type>(&$row).unwrap_or_default(),)* }
+            }
         }
 
         impl $struct {
@@ -228,7 +230,7 @@ settings! {
     /// What a job asks Slurm for.
     RESOURCE_SETTINGS =>
     /// What a job's message says that Slurm is to be asked for: all of it may be left out.
-    NamedResources (Default) {
+    NamedResources {
         /// `--cpus-per-task`.
         cpus: Option<u32> = CPUS: Setting::new(
             "CPUs", number(1, 4096), "Cores of the Slurm job.",
@@ -492,7 +494,7 @@ impl TrainingSettings {
     /// A text that differs between settings if a checkpoint of one can't be used with the other.
     pub fn fingerprint(&self) -> String {
         let mut text = String::new();
-        for (setting, value) in self.values().iter().filter(|(setting, _)| setting.resumes) {
+        for (setting, value) in self.values() {
             let _ = writeln!(text, "{}={value}", setting.name); // writing to a String can't fail
         }
         text
@@ -541,12 +543,10 @@ pub fn markdown(update: &str) -> String {
     let mut text = format!(
         "# Settings of a job\n\nMade by `{update}` from the table in \
          `crates/domain/src/settings.rs`; a test compares.\n\n\
-         The names are those of Rodan's workflows. In `settings.json` of a [local page](local.md), \
-         and with\n\
-         `--set`, all of them are optional. [Choosing settings](choosing.md) says which of them \
-         matter, and\n\
-         how the cluster chooses what is left out. A setting with another name is kept and \
-         ignored.\n"
+         The names are those of Rodan's workflows. In `settings.json` of a\n\
+         [local page](local.md), and with `--set`, all of them are optional.\n\
+         [Choosing settings](choosing.md) says which of them matter, and how the cluster chooses\n\
+         what is left out. A setting with another name is kept and ignored.\n"
     );
     for (title, table) in [("Training", TRAINING_SETTINGS), ("The Slurm job", RESOURCE_SETTINGS)] {
         // Writing to a String can't fail.

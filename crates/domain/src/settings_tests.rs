@@ -27,12 +27,8 @@ fn rodan_settings_are_read_with_the_defaults_of_the_optional_ones() {
         patch_width: 128,
         batch_size: 16,
         patience: 3,
-        seed: None,
         metric: StoppingMetric::Accuracy,
-        selection: PatchSelection::Random,
-        brightness: 0,
-        shift: 0,
-        flip: Flip::None,
+        ..TrainingSettings::default()
     };
     assert_eq!(training, expected);
     assert!(training.augmentation().is_none());
@@ -40,6 +36,7 @@ fn rodan_settings_are_read_with_the_defaults_of_the_optional_ones() {
     assert_eq!((named.cpus, named.memory_mb, named.email), (Some(6), Some(257_000), None));
     assert_eq!(named.walltime.map(Walltime::seconds), Some(6 * 3600));
     let local = TrainingSettings::from_local(&SettingsMap::new()).unwrap();
+    assert_eq!(local, TrainingSettings::default());
     assert_eq!(
         (local.epochs, local.max_samples, local.patch_height, local.patch_width),
         (15, 10_000, 256, 256)

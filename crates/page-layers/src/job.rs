@@ -333,11 +333,8 @@ impl TrainingJob {
         }
         let options = FitOptions {
             initial: prepared.initial.clone(),
-            batch_size: self.settings.batch_size as usize,
-            patience: self.settings.patience as usize,
-            metric: self.settings.metric,
-            augmentation: self.settings.augmentation(),
-            ..FitOptions::new(device.clone(), self.settings.epochs as usize, prepared.seed)
+            settings: self.settings,
+            ..FitOptions::new(device.clone(), self.settings.epochs, prepared.seed)
         };
         let fitted = match fit_from(train, validation, &options, state, observer) {
             Ok(fitted) if fitted.stopped == StopReason::Interrupted => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use domain::{SiteChoice, SiteLimits};
 
-use crate::gres::{Gres, GresTable};
+use crate::gres::GresTable;
 
 /// The directory of the jobs of a host, in the spool.
 pub(crate) const LOCAL: &str = "local";
@@ -116,14 +116,5 @@ impl SiteConfig {
     /// The directory of the jobs of this host, where there is no Slurm.
     pub fn local_jobs(&self) -> PathBuf {
         self.spool.join(LOCAL)
-    }
-
-    /// The generic resource and the partition for a job of this memory.
-    pub fn gres_for(&self, memory_mb: u64) -> Gres {
-        let row = self.gres_table.get(memory_mb).cloned();
-        let default = || Gres { gres: self.gres.clone(), partition: None };
-        let mut gres = row.unwrap_or_else(default);
-        gres.partition = gres.partition.or_else(|| self.partition.clone());
-        gres
     }
 }

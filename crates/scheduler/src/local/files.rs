@@ -313,7 +313,7 @@ pub(super) fn entry(number: u64, name: &str) -> Entry {
     Entry {
         number,
         name: name.to_owned(),
-        host: super::host::name(),
+        host: base::host_name(),
         submitted_at: Timestamp::UNIX_EPOCH,
         cpus: 1,
         memory_mb: 500,

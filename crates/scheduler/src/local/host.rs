@@ -2,11 +2,6 @@
 
 use std::fs;
 
-/// Its name.
-pub(super) fn name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
 /// Its memory in MB; `None` where the system does not tell it.
 pub(super) fn memory_mb() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use tokio::process::Command;
 
 use super::files::{Directory, Entry, Found, all, lock, next, remove_empty};
-use super::judge::{Line, Tending, cancelled_before_it_ran, lost};
+use super::judge::{Queue, Tending, cancelled_before_it_ran, lost};
 use super::{host, start};
 use crate::slurm::{JobInfo, JobRequest, Pending, Phase, Request, SlurmError, SubmitError};
 use base::crash;
@@ -92,7 +92,7 @@ impl Local {
         directory.write_entry(&Entry {
             number,
             name: job.name.clone(),
-            host: host::name(),
+            host: base::host_name(),
             submitted_at: Timestamp::now(),
             cpus: job.cpus,
             memory_mb: job.memory_mb,
@@ -129,7 +129,7 @@ impl Local {
     /// When their files can't be read. Then nothing is known, and nothing may be decided.
     pub fn queue(&self) -> Result<Vec<JobInfo>, SlurmError> {
         let jobs = all(&self.root).map_err(|error| failed(&error))?;
-        let (line, now) = (Line::of(&jobs), Timestamp::now());
+        let (line, now) = (Queue::of(&jobs), Timestamp::now());
         Ok(jobs.iter().map(|job| job.info(line.ahead_of(job.entry.number), now)).collect())
     }
 

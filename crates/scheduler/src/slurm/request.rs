@@ -1,4 +1,6 @@
-//! What a job asks Slurm for, as sbatch's arguments.
+//! A job that is to run (on Slurm or on this host), and sbatch's arguments for it: which options
+//! there are, and in which order. What a training, a watcher and a look at a node put into them is
+//! in `crate::kinds_of_job`.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -176,9 +178,8 @@ mod tests {
         assert_eq!(
             Request::from(job.clone()).command_line(),
             "sbatch --parsable --job-name=a --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=500M \
-             --time=5 \
-             --output=/logs/50%%/a-%j.log --open-mode=append '--chdir=/home of it' --gres=none \
-             -- '/it'\\''s.sh' x"
+             --time=5 --output=/logs/50%%/a-%j.log --open-mode=append '--chdir=/home of it' \
+             --gres=none -- '/it'\\''s.sh' x"
         );
         let waits = JobRequest { after_failure_of: Some(SlurmJobId(17)), ..job.clone() };
         let request = Request::from(waits);

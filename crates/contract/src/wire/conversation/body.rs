@@ -58,7 +58,7 @@ fn clip(text: &str, most: usize) -> String {
 /// Where a job stands, as far as its asker is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
+pub enum Stage {
     /// The cluster has its message.
     Taken,
     /// It was handed to Slurm.
@@ -95,6 +95,14 @@ pub enum Origin {
     Unknown,
 }
 
+impl Origin {
+    /// True where the job's message does not name the value. A word of a newer program is a way to
+    /// choose, too.
+    pub fn is_chosen(self) -> bool {
+        self != Self::Job
+    }
+}
+
 /// What Slurm is asked for, and where each value comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
@@ -115,7 +123,7 @@ pub struct Asked {
 impl Asked {
     /// True where any of it was chosen, and not named by the job's message.
     pub fn is_chosen(&self) -> bool {
-        [self.cpus_from, self.memory_from, self.time_from].iter().any(|from| *from != Origin::Job)
+        [self.cpus_from, self.memory_from, self.time_from].into_iter().any(Origin::is_chosen)
     }
 }
 
@@ -134,7 +142,7 @@ pub struct Used {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobState {
     /// Where the job stands.
-    pub state: Phase,
+    pub state: Stage,
     /// Since when.
     pub at: Timestamp,
     /// The same in words, for a person.
@@ -155,7 +163,7 @@ pub struct JobState {
 
 impl JobState {
     /// A state with nothing but its words.
-    pub fn new(state: Phase, at: Timestamp, detail: &str) -> Self {
+    pub fn new(state: Stage, at: Timestamp, detail: &str) -> Self {
         let detail = clip(detail, MAX_SENTENCE);
         Self {
             state,
@@ -219,16 +227,24 @@ impl Standing {
     /// How much of all epochs of all layers is done, 0 to 1. A layer that stops early makes it jump
     /// forward.
     pub fn fraction(&self) -> f64 {
+        if self.layers == 0 || self.layer_number == 0 || self.epoch == 0 || self.epochs == 0 {
+            return 0.0;
+        }
         #[expect(clippy::cast_precision_loss, reason = "counts of a training")]
-        let [layers, layer, epochs, epoch, steps, step] =
-            [self.layers, self.layer_number, self.epochs, self.epoch, self.steps, self.step]
-                .map(|n| n as f64);
-        if layers < 1.0 || layer < 1.0 || epochs < 1.0 || epoch < 1.0 {
+        let [layers, done] = [self.layers, self.layer_number - 1].map(|n| n as f64);
+        ((done + self.of_layer()) / layers).clamp(0.0, 1.0)
+    }
+
+    /// How much of the epochs of this layer is done, 0 to 1.
+    pub fn of_layer(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "counts of a training")]
+        let [epochs, epoch, steps, step] =
+            [self.epochs, self.epoch, self.steps, self.step].map(|n| n as f64);
+        if epochs < 1.0 || epoch < 1.0 {
             return 0.0;
         }
         let of_epoch = if steps < 1.0 { 0.0 } else { step / steps };
-        let of_layer = (epoch - 1.0 + of_epoch) / epochs;
-        ((layer - 1.0 + of_layer) / layers).clamp(0.0, 1.0)
+        ((epoch - 1.0 + of_epoch) / epochs).clamp(0.0, 1.0)
     }
 
     /// Most steps that are left: if every layer takes all of its epochs, and if those to come are

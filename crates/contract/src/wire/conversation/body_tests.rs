@@ -39,8 +39,8 @@ fn number() -> impl Strategy<Value = Option<f64>> {
     prop::option::of(-1e9..1e9)
 }
 
-fn phase() -> impl Strategy<Value = Phase> {
-    use Phase::{Cancelling, Requeued, Running, Submitted, Taken, Waiting};
+fn phase() -> impl Strategy<Value = Stage> {
+    use Stage::{Cancelling, Requeued, Running, Submitted, Taken, Waiting};
     prop::sample::select(vec![Taken, Submitted, Waiting, Running, Requeued, Cancelling])
 }
 
@@ -152,7 +152,7 @@ proptest! {
             used: Used::default(),
         };
         prop_assert!(End::Failed(failed).body().len() <= MAX_JSON_BYTES);
-        let state = JobState::new(Phase::Waiting, Timestamp::UNIX_EPOCH, &text);
+        let state = JobState::new(Stage::Waiting, Timestamp::UNIX_EPOCH, &text);
         let state = JobState { detail: text, ..state };
         prop_assert!(state.message("c").body.len() <= MAX_JSON_BYTES);
     }
@@ -195,7 +195,7 @@ fn a_torn_end_is_no_end() {
 #[test]
 fn words_of_a_newer_program_are_read() {
     let state = br#"{"state":"dreaming","at":"2026-11-01T10:00:00Z","detail":"","more":[1]}"#;
-    assert_eq!(JobState::parse(state).unwrap().state, Phase::Unknown);
+    assert_eq!(JobState::parse(state).unwrap().state, Stage::Unknown);
 }
 
 #[test]

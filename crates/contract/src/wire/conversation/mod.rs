@@ -17,9 +17,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use base::text::hex;
+
 pub use body::{
     Asked, BodyError, End, Figures, JobDone, JobFailed, JobProgress, JobState, ModelEntry, Origin,
-    Phase, Standing, Times, Used,
+    Stage, Standing, Times, Used,
 };
 pub use control::{CONTROL_QUEUE, Cancel, ControlError};
 pub use model::{Collected, Collector, ModelPart, PART_BYTES, PartError, model_messages};
@@ -218,14 +220,6 @@ pub fn message_id(correlation_id: &str, kind: Kind, content: &[&[u8]]) -> String
 /// The SHA-256 of a model's file, hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // writing to a String can't fail
-        text
-    })
 }
 
 #[cfg(test)]
