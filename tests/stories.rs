@@ -29,6 +29,7 @@ mod gateway_grpc;
 mod gpu;
 mod hostile;
 mod init;
+mod instances;
 mod job;
 mod keras_models;
 mod load;

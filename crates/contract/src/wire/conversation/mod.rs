@@ -18,8 +18,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 pub use body::{
-    Asked, BodyError, End, Figures, JobDone, JobFailed, JobProgress, JobState, ModelEntry, Origin,
-    Phase, Standing, Times, Used,
+    Asked, AskedInstances, BodyError, End, Figures, JobDone, JobFailed, JobProgress, JobState,
+    ModelEntry, Origin, Phase, Standing, TaskStanding, Times, Used,
 };
 pub use control::{CONTROL_QUEUE, Cancel, ControlError};
 pub use model::{Collected, Collector, ModelPart, PART_BYTES, PartError, model_messages};
