@@ -9,7 +9,6 @@
 
 use crate::support;
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use std::time::Duration;
 use contract::wire::conversation::Kind;
 use serde_json::{Value, json};
 
-use crate::crash::settle;
+use crate::crash::{log_of, points, settle};
 use support::asker::Asker;
 use support::broker::RESULTS;
 use support::desk::{Desk, job};
@@ -28,6 +27,9 @@ use support::{SECONDS, wait_for};
 
 const TRAINING: Duration = Duration::from_secs(240);
 
+/// So many epochs that there is time to interfere.
+const EPOCHS: u32 = 8;
+
 const MODELS: [&str; 3] = ["Background Model", "Model 0", "Model 1"];
 
 /// A job of three layers.
@@ -37,6 +39,8 @@ fn three_layers(epochs: u32, tasks: &Value) -> Value {
     for (name, value) in [
         ("Maximum number of training epochs", json!(epochs)),
         ("Patience", json!(10_000)),
+        ("Patch height", json!(48)),
+        ("Patch width", json!(48)),
         ("Seed", json!(7)),
         ("PARALLEL_INSTANCES", tasks.clone()),
     ] {
@@ -197,7 +201,7 @@ fn more_tasks_than_the_site_gives_are_refused_with_the_limit() {
 #[test]
 fn a_task_that_dies_is_started_again_and_loses_no_layer() {
     let desk = Desk::new();
-    let asked = three_layers(3, &json!(2));
+    let asked = three_layers(EPOCHS, &json!(2));
     let expected = of_one_trainer(&desk, &asked);
     let job = Job::submit(desk, &asked, &[("CHECKPOINT_SECONDS", "0")]);
     job.wait_for_tasks(2);
@@ -243,7 +247,7 @@ fn trains(job: &Job, task: u32) -> Option<bool> {
 #[test]
 fn a_requeued_job_goes_on_with_all_its_tasks() {
     let desk = Desk::new();
-    let asked = three_layers(3, &json!(2));
+    let asked = three_layers(EPOCHS, &json!(2));
     let expected = of_one_trainer(&desk, &asked);
     let job = Job::submit(desk, &asked, &[("CHECKPOINT_SECONDS", "0")]);
     job.wait_for_tasks(2);
@@ -256,7 +260,7 @@ fn a_requeued_job_goes_on_with_all_its_tasks() {
 #[test]
 fn a_leader_that_dies_leaves_its_job_to_a_requeue() {
     let desk = Desk::new();
-    let asked = three_layers(3, &json!(2));
+    let asked = three_layers(EPOCHS, &json!(2));
     let expected = of_one_trainer(&desk, &asked);
     let job = Job::submit(desk, &asked, &[("CHECKPOINT_SECONDS", "0")]);
     job.wait_for_tasks(2);
@@ -336,7 +340,7 @@ fn a_node_that_fails_ends_its_job_which_goes_on_on_others() {
     let cluster = Services::private(&[("PARTS", "slurm"), ("NODES", "3"), ("KILL_WAIT", "1")]);
     let services = Services::shared().with_cluster_of(cluster.lent());
     let desk = Desk::on(services, None, Rodan::start());
-    let asked = three_layers(3, &json!(2));
+    let asked = three_layers(EPOCHS, &json!(2));
     let expected = of_one_trainer(&desk, &asked);
     let job = Job::submit(desk, &asked, &[("CHECKPOINT_SECONDS", "0")]);
     job.wait_for_tasks(2);
@@ -349,7 +353,7 @@ fn a_node_that_fails_ends_its_job_which_goes_on_on_others() {
 #[test]
 fn the_asker_is_told_of_each_task_and_gets_each_model() {
     let desk = Desk::new();
-    let asked = three_layers(3, &json!(2));
+    let asked = three_layers(EPOCHS, &json!(2));
     let asker = Asker::ask(&desk.vhost, &asked);
     desk.check().run().success();
     let slurm = desk.slurm_job(&asker.id);
@@ -374,4 +378,67 @@ fn the_asker_is_told_of_each_task_and_gets_each_model() {
     assert!(both, "{:?}", heard.kinds());
     let end = heard.end();
     assert_eq!(end["asked"]["instances"], json!({"number": 2, "from": "job"}), "{end}");
+}
+
+/// The batch script of a test: the leader or the second task dies at its point number `at`; a task
+/// only the first time.
+fn dying_script(whose: &str, at: usize) -> String {
+    let dies = format!(
+        "export HPC_TRAINER_DIE_AT={at} HPC_TRAINER_DIE_LOG=\"$HPC_TRAINER_HOME/points.txt\""
+    );
+    let (leader, task) = match whose {
+        "leader" => (dies.as_str(), "unset HPC_TRAINER_DIE_AT HPC_TRAINER_DIE_LOG".to_owned()),
+        _ => (":", format!("! mkdir \"$HPC_TRAINER_HOME/dies\" 2>/dev/null || {dies}")),
+    };
+    format!(
+        "case $2 in --task=1) {task} ;; --task=*) unset HPC_TRAINER_DIE_AT ;; *) {leader} ;; esac\n\
+         exec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\""
+    )
+}
+
+/// Kills the leader, or a task, at each of its points, each time with a new job. Returns how many of
+/// the jobs were answered with models.
+fn every_point_of(whose: &str) -> (usize, Vec<String>) {
+    let run = |at: usize| {
+        let desk = Desk::with_script(&dying_script(whose, at));
+        let mut asked = desk.short_job();
+        asked["settings"]["Parallel instances"] = json!(2);
+        let id = desk.vhost.publish_job(&asked);
+        desk.check().run().success();
+        desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(180));
+        settle(&desk, &id);
+        (desk, id)
+    };
+    let (desk, id) = run(0);
+    let names = points(&log_of(&desk));
+    assert!(names.len() > 5, "{names:?}\n{}", desk.log(&id));
+    let mut with_models = 0;
+    for number in 0..=names.len() {
+        let (desk, id) = run(number);
+        let what = names.get(number.wrapping_sub(1)).map_or("none", String::as_str);
+        let mut replies = desk.vhost.leftovers(RESULTS);
+        assert_eq!(replies.len(), 1, "replies after {what}: {}", desk.log(&id));
+        assert_eq!(desk.cluster.jobs_named(&format!("hpct-{id}")).len(), 1, "{what}");
+        with_models += usize::from(replies.remove(0).json().get("error").is_none());
+        let done = desk.site.spool().join("done").join(&id);
+        for left in ["tasks", "checkpoint", "job.json", "reply.json"] {
+            assert!(!done.join(left).exists(), "{left} is left after {what}");
+        }
+    }
+    eprintln!("{whose}: {} points, {with_models} with models: {names:?}", names.len());
+    (with_models, names)
+}
+
+#[test]
+fn a_leader_dies_wherever_it_may() {
+    let (with_models, names) = every_point_of("leader");
+    // Once the models are on disk, they are the answer.
+    let spooled = names.iter().position(|name| name == "after writing reply.json").unwrap();
+    assert!(with_models > names.len() - spooled, "{with_models} of {names:?}");
+}
+
+#[test]
+fn a_task_dies_wherever_it_may_and_the_answer_is_the_models() {
+    let (with_models, names) = every_point_of("task");
+    assert_eq!(with_models, names.len() + 1, "{names:?}");
 }

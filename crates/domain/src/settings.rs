@@ -243,7 +243,8 @@ settings! {
     NamedResources (Default) {
         /// `--cpus-per-task`.
         cpus: Option<u32> = CPUS: Setting::new(
-            "CPUs", number(1, 4096), "Cores of the Slurm job; of each task where there are several.",
+            "CPUs", number(1, 4096),
+            "Cores of the Slurm job; of each task where there are several.",
         ).limited_by("MAX_CPUS");
         /// `--mem` in MB (Slurm's: 1,048,576 bytes).
         memory_mb: Option<u64> = MEMORY: Setting::new(

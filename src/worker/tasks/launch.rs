@@ -71,6 +71,8 @@ impl Launcher {
             Self::Steps(program, step) => {
                 let mut command = Command::new(program);
                 command.args(Step { arguments, ..step.clone() }.srun());
+                // That of the job, which srun would take for its own.
+                command.env_remove("SLURM_NTASKS_PER_NODE");
                 (command, 0)
             }
             Self::Here => {
