@@ -357,8 +357,10 @@ impl<'a> Team<'a> {
             self.see_what_is_done();
             self.remember_its_memory(task);
             let end = end_of(self.leader.shared, task, status);
-            if end != End::Finished {
-                warn!("task {task} has ended: {}", in_words(&end, status));
+            match (&end, self.is_stopping()) {
+                (End::Finished, _) => {}
+                (End::Suspended, true) => info!("task {task} has ended"),
+                _ => warn!("task {task} has ended: {}", in_words(&end, status)),
             }
             match self.after(task, end) {
                 Next::Over => {}
