@@ -336,6 +336,25 @@ fn without_srun_one_task_trains_all_layers() {
 }
 
 #[test]
+fn a_host_without_slurm_trains_by_several_processes() {
+    let mut desk = Desk::new();
+    desk.site.set("SCHEDULER", "local").set("SITE_GRES", "none").set("SITE_SLURM_BIN", "no-slurm");
+    let asked = three_layers(1, &json!(2));
+    let expected = of_one_trainer(&desk, &asked);
+    let id = desk.vhost.publish_job(&asked);
+    desk.check().run().success();
+    let reply = desk.vhost.try_receive_reply(&id, TRAINING);
+    let log = desk.log_of(&id, "1");
+    let reply = reply.unwrap_or_else(|| panic!("no reply:\n{log}")).json();
+    assert!(reply == expected, "the models differ:\n{log}");
+    // A host with one core has room for one task.
+    if std::thread::available_parallelism().unwrap().get() > 1 {
+        assert!(log.contains("2 tasks train 3 layers") && !log.contains("srun"), "{log}");
+    }
+    settle(&desk, &id);
+}
+
+#[test]
 fn a_node_that_fails_ends_its_job_which_goes_on_on_others() {
     let cluster = Services::private(&[("PARTS", "slurm"), ("NODES", "3"), ("KILL_WAIT", "1")]);
     let services = Services::shared().with_cluster_of(cluster.lent());

@@ -1,6 +1,7 @@
 //! How the tasks of a job are started.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,6 +18,15 @@ pub(super) enum Launcher {
     Steps(PathBuf, Step),
     /// Each as a child of this process, on this node.
     Here,
+}
+
+impl fmt::Display for Launcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Steps(program, _) => write!(f, "{}", program.display()),
+            Self::Here => f.write_str("this process"),
+        }
+    }
 }
 
 /// What all tasks of a job are started with.

@@ -305,7 +305,7 @@ impl<'a> Team<'a> {
                     self.running.insert(task, child);
                 }
                 Err(error) => {
-                    warn!("task {task} can't be started: {error}");
+                    warn!("task {task} can't be started by {}: {error}", self.launcher);
                     let next = self.after(task, End::NotStarted);
                     // With no other end is there nothing to be answered.
                     if next == Next::Again {
