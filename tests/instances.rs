@@ -166,9 +166,7 @@ fn tasks_on_two_nodes_train_the_models_of_one() {
     for task in 0..2 {
         assert!(log.contains(&format!("task {task} of 2 runs on")), "{log}");
     }
-    let done: BTreeSet<&str> =
-        MODELS.into_iter().filter(|n| log.contains(&format!("{n} is done"))).collect();
-    assert_eq!(done.len(), 3, "{log}");
+    assert!(MODELS.iter().all(|name| log.contains(&format!("{name} is done"))), "{log}");
     let status = job.desk.check().args(["status", &job.id]).run().success();
     assert!(
         status.stdout.contains("2 tasks (the site gives no more), each with 1 CPUs"),
