@@ -320,7 +320,7 @@ fn training_goes_on_from_models() {
     let set = [
         "Patch height=32",
         "Patch width=32",
-        "Maximum number of samples per label=60",
+        "Maximum number of samples per label=40",
         "Batch Size=4",
         "Seed=7",
     ];

@@ -432,6 +432,23 @@ impl Config {
     }
 }
 
+/// Reads how RabbitMQ is reached, and nothing else: what the gateway needs. An `address` that is
+/// given wins over `RABBITMQ_HOST`.
+///
+/// # Errors
+/// As [`Config::load`].
+pub fn broker(sources: &Sources<'_>, address: Option<&str>) -> Result<BrokerConfig, ConfigError> {
+    let (mut reader, ..) = sources.read()?;
+    if let Some(address) = address {
+        reader.values.insert(var::RABBITMQ_HOST.0.name.to_owned(), address.to_owned());
+    }
+    let require_tls = reader.flag(&var::REQUIRE_TLS);
+    match reader.broker(require_tls) {
+        Some(broker) if reader.problems.is_empty() => Ok(broker),
+        _ => Err(ConfigError::Variables(reader.problems)),
+    }
+}
+
 impl TrainerConfig {
     /// Reads what `run_trainer` needs.
     ///

@@ -101,7 +101,11 @@ impl Finished {
                         "training_loss": report.training_loss,
                         "validation_loss": validation.map(|metrics| metrics.loss),
                         "validation_accuracy": validation.map(|metrics| metrics.accuracy),
+                        "validation_precision": validation.map(|metrics| metrics.precision),
+                        "validation_recall": validation.map(|metrics| metrics.recall),
                         "validation_f1": validation.map(|metrics| metrics.f1),
+                        "best": report.best,
+                        "seconds": report.seconds,
                     })
                 });
                 let history: Vec<_> = epochs.collect();

@@ -1,5 +1,6 @@
-//! RabbitMQ: taking jobs and publishing replies.
+//! RabbitMQ: taking jobs and publishing replies; asking for jobs and hearing of them.
 
+mod ask;
 mod config;
 mod connect;
 mod control;
@@ -12,6 +13,7 @@ mod listening;
 mod publish;
 mod tell;
 
+pub use ask::Said;
 pub use config::BrokerConfig;
 pub use connect::{Broker, BrokerError};
 pub use control::ControlAccess;

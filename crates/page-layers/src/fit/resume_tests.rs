@@ -63,10 +63,10 @@ fn assert_same(left: &Trained, right: &Trained) {
     assert_eq!(rest(left), rest(right));
 }
 
-/// Three steps per epoch. The first start is dead and is followed by another one.
+/// Two steps per epoch. The first start is dead and is followed by another one.
 fn options() -> FitOptions {
     FitOptions {
-        batch_size: 4,
+        batch_size: 3,
         learning_rate: 1e-3,
         initial: Some(collapsed()),
         ..FitOptions::new(Device::Cpu, 3, 3)
@@ -74,7 +74,7 @@ fn options() -> FitOptions {
 }
 
 fn samples() -> (Rectangles, Rectangles) {
-    (Rectangles::new(10), Rectangles::new(3))
+    (Rectangles::new(6), Rectangles::new(3))
 }
 
 #[test]

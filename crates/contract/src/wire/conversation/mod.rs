@@ -27,6 +27,14 @@ pub use model::{Collected, Collector, ModelPart, PART_BYTES, PartError, model_me
 /// The largest JSON body, in bytes.
 pub const MAX_JSON_BYTES: usize = 64 << 10;
 
+/// How long a reply queue stays into which nobody looks, in milliseconds: two weeks.
+pub const REPLY_QUEUE_EXPIRES: i64 = 14 * 24 * 3_600_000;
+
+/// The name of the reply queue of our own askers' jobs.
+pub fn reply_queue(correlation_id: &str) -> String {
+    format!("hpc-reply-{correlation_id}")
+}
+
 /// The name of the program in the property `app_id`.
 pub const APP_ID: &str = concat!("hpc-trainer/", env!("CARGO_PKG_VERSION"));
 
