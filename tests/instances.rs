@@ -403,12 +403,13 @@ fn dying_script(whose: &str, at: usize) -> String {
     let dies = format!(
         "export HPC_TRAINER_DIE_AT={at} HPC_TRAINER_DIE_LOG=\"$HPC_TRAINER_HOME/points.txt\""
     );
+    let lives = "unset HPC_TRAINER_DIE_AT HPC_TRAINER_DIE_LOG";
     let (leader, task) = match whose {
-        "leader" => (dies.as_str(), "unset HPC_TRAINER_DIE_AT HPC_TRAINER_DIE_LOG".to_owned()),
-        _ => (":", format!("! mkdir \"$HPC_TRAINER_HOME/dies\" 2>/dev/null || {dies}")),
+        "leader" => (dies.clone(), lives.to_owned()),
+        _ => (lives.to_owned(), format!("mkdir \"$HPC_TRAINER_HOME/dies\" && {dies}")),
     };
     format!(
-        "case $2 in --task=1) {task} ;; --task=*) unset HPC_TRAINER_DIE_AT ;; *) {leader} ;; esac\n\
+        "case $2 in --task=1) {task} ;; --task=*) {lives} ;; *) {leader} ;; esac\n\
          exec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\""
     )
 }
