@@ -86,8 +86,12 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
                 }
             };
             let asked = asked.map_or_else(String::new, |asked| {
-                let ResourceSettings { cpus, memory_mb, walltime, .. } = asked;
-                format!(" It asked for {cpus} CPUs, {memory_mb} MB and {walltime}.")
+                let ResourceSettings { cpus, memory_mb, walltime, instances, .. } = asked;
+                let tasks = match instances {
+                    0 | 1 => String::new(),
+                    tasks => format!("{tasks} tasks with "),
+                };
+                format!(" It asked for {tasks}{cpus} CPUs, {memory_mb} MB and {walltime}.")
             });
             let advice = format!(
                 "Set \"CPUs\", \"Maximum memory (MB)\" or \"Maximum time (D-HH:MM)\" lower, or ask \
@@ -306,6 +310,7 @@ mod tests {
             memory_mb: 2000,
             walltime: "0-06:00".parse().unwrap(),
             email: None,
+            instances: 1,
         }
     }
 

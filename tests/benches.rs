@@ -129,6 +129,38 @@ fn cutting_a_page_is_timed() {
 }
 
 #[test]
+fn several_tasks_are_measured_beside_one() {
+    let programs = programs();
+    let (rodan, trainer) = (programs.join("examples/stand_in_rodan"), programs.join("run_trainer"));
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().to_owned();
+    for name in ["image.png", "background.png", "regions.png", "layer_0.png", "layer_1.png"] {
+        fs::write(page.join(name), part_of(name)).unwrap();
+    }
+    let settings = [
+        "Patch height=32",
+        "Patch width=32",
+        "Maximum number of training epochs=1",
+        "Maximum number of samples per label=5",
+    ];
+    let arguments =
+        [&page, &PathBuf::from("--rodan"), &rodan, &PathBuf::from("--trainer"), &trainer];
+    let arguments = arguments.into_iter().map(|path| path.to_str().unwrap());
+    let arguments = arguments.chain(["--cores", "2"]);
+    let arguments = arguments.chain(settings.into_iter().flat_map(|set| ["--set", set]));
+    let finished = bench("spread.py", arguments).success();
+    assert!(!finished.stdout.contains("OTHERS"), "{finished}");
+    assert_eq!(finished.stdout.matches("the same").count(), 4, "{finished}");
+    // Tasks, threads of each, seconds.
+    for (row, threads) in [("1", 2.0), ("2", 1.0), ("4", 1.0)] {
+        let found = figures(&finished, &format!("{row} "));
+        assert!(found[0] == threads && found[1] > 0.0, "{found:?} {finished}");
+    }
+    assert!(finished.stdout.contains("4             1"), "{finished}");
+    assert!(finished.stdout.contains("(more threads than cores)"), "{finished}");
+}
+
+#[test]
 #[cfg(feature = "gateway")]
 fn the_gateway_is_measured() {
     let program = program::gateway().unwrap().to_str().unwrap();

@@ -37,6 +37,7 @@ mod gateway_grpc;
 mod gpu;
 mod hostile;
 mod init;
+mod instances;
 mod job;
 mod keras_models;
 mod load;

@@ -504,6 +504,7 @@ pub(crate) fn ends(info: &JobInfo, look: impl Fn(&str)) {
         memory_mb: 100_000_000,
         walltime: domain::Walltime::MINUTE,
         email: None,
+        instances: 1,
     };
     for asked in [None, Some(&asked)] {
         let about =

@@ -13,6 +13,7 @@ fn with_memory(memory_mb: u64, from: Origin, raises: usize) -> Record {
             memory_from: from,
             time_seconds: 21_600,
             time_from: Origin::Site,
+            instances: None,
         });
         for n in 0..raises as u64 {
             job.too_small.push(TooSmall {

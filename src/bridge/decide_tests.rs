@@ -37,7 +37,8 @@ fn rules() -> Rules {
 const ID: SlurmJobId = SlurmJobId(17);
 
 fn asked() -> ResourceSettings {
-    ResourceSettings { cpus: 6, memory_mb: 2000, walltime: "0-06:00".parse().unwrap(), email: None }
+    let walltime = "0-06:00".parse().unwrap();
+    ResourceSettings { cpus: 6, memory_mb: 2000, walltime, email: None, instances: 1 }
 }
 
 /// A job that was taken an hour ago, and to which all this has happened since then.

@@ -70,9 +70,13 @@ impl Pass<'_> {
         (job.limited, job.doubt, job.last_error) = (false, None, None);
         self.accepted = true;
         self.apply(job, Event::Accepted(slurm_id))?;
-        let ResourceSettings { cpus, memory_mb, walltime, .. } = resources;
+        let ResourceSettings { cpus, memory_mb, walltime, instances, .. } = resources;
         let word = self.job_word();
-        let detail = format!("{word} {slurm_id} ({cpus} CPUs, {memory_mb} MB, {walltime})");
+        let tasks = match instances {
+            0 | 1 => String::new(),
+            tasks => format!("{tasks} tasks of "),
+        };
+        let detail = format!("{word} {slurm_id} ({tasks}{cpus} CPUs, {memory_mb} MB, {walltime})");
         self.tell(job, "submitted", &detail);
         self.submission_worked()?;
         self.watch(job, slurm_id).await?;

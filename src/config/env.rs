@@ -236,6 +236,13 @@ variables! {
             "The smallest row that suffices is taken; * suffices for every job; where no row \
              suffices SITE_GRES and \
              SITE_PARTITION count.";
+        SITE_TASKS_PER_NODE: Number(1, 64), or("1"), "",
+            "how many tasks of a job with \"Parallel instances\" share a node",
+            "On nodes with four GPUs, 4: then such a job asks for nodes with as many GPUs as \
+            tasks on them. With 1 each task may be on another node.";
+        SITE_SRUN_OPTIONS: Text(), MAY, "--mpi=none",
+            "more options of the srun that starts each of several tasks, separated by blanks",
+            "Each begins with a dash; a value follows after =.";
         SITE_SIGNAL_SECONDS: Number(0, 65_535), or("120"), "",
             "how long before the time limit Slurm warns the trainer, in seconds",
             "A short job is warned a tenth of its limit ahead, but at least 10 seconds. 0: no \
@@ -284,6 +291,10 @@ variables! {
             for", "";
         MAX_SAMPLES: Number(1, u32::MAX as u64), MAY, "20000",
             "the most samples a layer that a job may ask for", "";
+        MAX_INSTANCES: Number(1, 64), MAY, "4",
+            "the most tasks that a job may have at a time (\"Parallel instances\")",
+            "Each has the cores, the memory and the GPU of a job; MAX_CPUS and MAX_MEMORY_MB are \
+            those of one.";
         DEFAULT_CPUS: Number(1, 4096), or("6"), "",
             "how many cores a job gets that names none",
             "Its memory follows from its settings.";

@@ -41,6 +41,7 @@ const LIMITS: SiteLimits = SiteLimits {
     walltime: None,
     epochs: Some(100),
     samples: Some(20_000),
+    instances: Some(8),
 };
 
 /// A message: `correlation_id 0xFF reply_to 0xFF body`, or the body alone.

@@ -227,6 +227,7 @@ mod chosen_tests {
             memory_from,
             time_seconds: 21_600,
             time_from,
+            instances: None,
         };
         let mut chosen = Chosen::default();
         let hour = Some(Duration::from_secs(3600));

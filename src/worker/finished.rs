@@ -39,6 +39,8 @@ pub(super) struct Finished {
     pub(super) started: Instant,
     pub(super) downloaded: Duration,
     pub(super) encoded: Duration,
+    /// How long several tasks have trained, where they did.
+    pub(super) by_tasks: Option<Duration>,
 }
 
 /// Why a page is not in the report.
@@ -60,7 +62,11 @@ impl Finished {
     /// The download, the parts of the training, and making the reply.
     fn parts(&self) -> Vec<(&'static str, Duration)> {
         let mut parts = vec![("download", self.downloaded)];
-        parts.extend(self.job.spent(&self.layers).parts());
+        match self.by_tasks {
+            None => parts.extend(self.job.spent(&self.layers).parts()),
+            // The times of layers that are trained side by side have no sum.
+            Some(took) => parts.push(("tasks", took)),
+        }
         parts.push(("encode", self.encoded));
         parts
     }

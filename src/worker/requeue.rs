@@ -22,6 +22,8 @@ pub(super) struct Allocation {
     pub(super) job: Option<SlurmJobId>,
     /// How often Slurm has put it back into its queue.
     pub(super) restarts: u64,
+    /// How many tasks Slurm has given it.
+    pub(super) tasks: u32,
 }
 
 impl Allocation {
@@ -30,6 +32,7 @@ impl Allocation {
         Self {
             job: number("SLURM_JOB_ID").map(SlurmJobId),
             restarts: number("SLURM_RESTART_COUNT").unwrap_or_default(),
+            tasks: number("SLURM_NTASKS").and_then(|n| u32::try_from(n).ok()).unwrap_or(1).max(1),
         }
     }
 

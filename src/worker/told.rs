@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::requeue::Allocation;
-use crate::courier::{Errand, tail};
+use crate::courier::{Courier, Errand, tail};
 use crate::ledger::{Cause, Outbox};
 use crate::sentences::advice;
 use base::memory::peak_memory;
@@ -15,6 +15,10 @@ use contract::wire::conversation::{
 };
 use page_layers::TrainedLayer;
 use scheduler::Kind;
+
+/// How long what is told meanwhile may take when time is short. What is not sent then, is sent with
+/// the end.
+const SHORT_GOODBYE: Duration = Duration::from_secs(10);
 
 fn used(took: Duration) -> Used {
     Used { memory_mb: peak_memory().map(|bytes| bytes >> 20), seconds: Some(took.as_secs()) }
@@ -46,6 +50,18 @@ pub(super) fn state(
         asked: asked.cloned(),
         ..state
     })
+}
+
+/// Tells the asker that the training goes back into the queue, and ends the process that tells.
+pub(super) fn tell_requeued(
+    courier: Option<Courier>,
+    allocation: &Allocation,
+    asked: Option<&Asked>,
+    scheduler: Kind,
+) {
+    let Some(mut courier) = courier else { return };
+    courier.send(&state(Stage::Requeued, allocation, asked, scheduler));
+    courier.close(SHORT_GOODBYE);
 }
 
 /// The end of a training that has models; they are still to be listed.

@@ -114,6 +114,15 @@ fn every_row_is_read_at_its_ends_and_refused_beyond() {
             Allowed::Walltime | Allowed::Email => {
                 assert!(of_job(setting, json!(["x"])).is_err(), "{name}");
             }
+            Allowed::Instances => {
+                for value in [json!(1), json!(64), json!("2"), json!("auto"), json!(" AUTO ")] {
+                    assert_eq!(of_job(setting, value.clone()), Ok(()), "{name} {value}");
+                }
+                for value in [json!(0), json!(65), json!(-1), json!("all"), json!(["auto"])] {
+                    let error = of_job(setting, value.clone()).unwrap_err().to_string();
+                    assert!(error.contains(name) && error.contains("or auto"), "{error}");
+                }
+            }
         }
         assert!(setting.meaning.ends_with('.'), "{name}");
     }

@@ -126,6 +126,8 @@ pub fn training(
     JobRequest {
         name: job_name.to_owned(),
         after_failure_of: None,
+        tasks: resources.instances,
+        tasks_per_node: site.tasks_per_node,
         cpus: resources.cpus,
         memory_mb: resources.memory_mb,
         time: resources.walltime.to_string(),
@@ -230,6 +232,7 @@ mod tests {
             constraint: None,
             gres: Some("gpu:1".into()),
             gres_table: "64000=gpu:p100l:1@short".parse().unwrap(),
+            tasks_per_node: 1,
             signal_seconds: 120,
             slurm_bin: None,
             give_up: std::time::Duration::ZERO,
@@ -246,6 +249,7 @@ mod tests {
                 cpus: 4,
                 walltime: "0-06:00".parse().unwrap(),
                 gpu: true,
+                host: None,
                 limits: SiteLimits::default(),
             },
         }
@@ -277,6 +281,7 @@ mod tests {
             memory_mb: 257_000,
             walltime: "0-06:00".parse().unwrap(),
             email: None,
+            instances: 1,
         }
     }
 

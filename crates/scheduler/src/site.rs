@@ -78,6 +78,8 @@ pub struct SiteConfig {
     pub gres: Option<String>,
     /// Memory to gres and partition.
     pub gres_table: GresTable,
+    /// How many tasks of a job with several share a node.
+    pub tasks_per_node: u32,
     /// Seconds before the time limit at which Slurm warns the trainer.
     pub signal_seconds: u64,
     /// Directory of Slurm's commands, if `PATH` lacks it.

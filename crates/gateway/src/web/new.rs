@@ -167,7 +167,7 @@ fn field(setting: &Setting, filled: &Filled) -> Markup {
                         }
                     }
                 }
-                Allowed::Walltime | Allowed::Email => {
+                Allowed::Walltime | Allowed::Email | Allowed::Instances => {
                     input type="text" name={"set:" (name)} placeholder=(default) value=(given);
                 }
             }

@@ -3,7 +3,7 @@
 use std::fs;
 
 /// Its memory in MB; `None` where the system does not tell it.
-pub(super) fn memory_mb() -> Option<u64> {
+pub fn memory_mb() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

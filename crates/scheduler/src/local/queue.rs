@@ -94,8 +94,9 @@ impl Local {
             name: job.name.clone(),
             host: base::host_name(),
             submitted_at: Timestamp::now(),
-            cpus: job.cpus,
-            memory_mb: job.memory_mb,
+            tasks: job.tasks.max(1),
+            cpus: in_all(job).0,
+            memory_mb: in_all(job).1,
             seconds: job.seconds,
             warning_seconds: job.warning_seconds,
             gpu: job.gres.is_some(),
@@ -264,11 +265,18 @@ pub fn refusal(request: &Request) -> Option<String> {
 
 /// Why this host can never run a job, in the words of the answer.
 fn too_much(job: &JobRequest, memory_mb: Option<u64>, cpus: u64) -> Option<String> {
-    if let Some(has) = memory_mb.filter(|has| job.memory_mb > *has) {
-        return Some(format!("it asks for {} MB, and this host has {has} MB", job.memory_mb));
+    let (asked_cpus, asked_mb) = in_all(job);
+    if let Some(has) = memory_mb.filter(|has| asked_mb > *has) {
+        return Some(format!("it asks for {asked_mb} MB, and this host has {has} MB"));
     }
-    (u64::from(job.cpus) > cpus)
-        .then(|| format!("it asks for {} CPUs, and this host has {cpus}", job.cpus))
+    (u64::from(asked_cpus) > cpus)
+        .then(|| format!("it asks for {asked_cpus} CPUs, and this host has {cpus}"))
+}
+
+/// The cores and the memory of all tasks of a job.
+fn in_all(job: &JobRequest) -> (u32, u64) {
+    let tasks = job.tasks.max(1);
+    (job.cpus.saturating_mul(tasks), job.memory_mb.saturating_mul(tasks.into()))
 }
 
 /// `LOG-NUMBER.log`, as Slurm is asked to name it.

@@ -20,8 +20,8 @@ use sha2::{Digest, Sha256};
 use base::text::hex;
 
 pub use body::{
-    Asked, BodyError, End, Figures, JobDone, JobFailed, JobProgress, JobState, ModelEntry, Origin,
-    Stage, Standing, Times, Used,
+    Asked, AskedInstances, BodyError, End, Figures, JobDone, JobFailed, JobProgress, JobState,
+    ModelEntry, Origin, Stage, Standing, TaskStanding, Times, Used,
 };
 pub use control::{CONTROL_QUEUE, Cancel, ControlError};
 pub use model::{Collected, Collector, ModelPart, PART_BYTES, PartError, model_messages};
