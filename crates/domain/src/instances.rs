@@ -10,6 +10,13 @@ pub(crate) const MOST: u64 = 64;
 /// The word for as many tasks as there are layers.
 pub(crate) const AUTO: &str = "auto";
 
+impl Instances {
+    /// The most that can be asked for by number.
+    pub const MOST: u64 = MOST;
+    /// The word for [`Self::Auto`].
+    pub const AUTO: &str = AUTO;
+}
+
 /// What a job's message asks for in `Parallel instances`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Instances {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use contract::wire::conversation::{
-    BodyError, End, Header, JobProgress, JobState, Kind, ModelEntry, ModelPart, PartError, Phase,
+    BodyError, End, Header, JobProgress, JobState, Kind, ModelEntry, ModelPart, PartError, Stage,
     Standing,
 };
 use serde_json::json;
@@ -103,19 +103,19 @@ pub(super) fn model_file(name: &str) -> String {
 /// What a `job.state` changes.
 pub(super) fn of_state(known: &Known, state: &JobState) -> Hearing {
     let happened = match state.state {
-        Phase::Running if known.state == State::Queued => vec![Happening::Turn],
-        Phase::Requeued if known.state.is_active() => vec![Happening::Requeued],
+        Stage::Running if known.state == State::Queued => vec![Happening::Turn],
+        Stage::Requeued if known.state.is_active() => vec![Happening::Requeued],
         // What the cluster does before a training are steps of waiting for the run. A snapshot of
         // Slurm's queue may also come late, when the training runs already.
-        Phase::Taken
-        | Phase::Submitted
-        | Phase::Waiting
-        | Phase::Running
-        | Phase::Requeued
-        | Phase::Cancelling
-        | Phase::Unknown => Vec::new(),
+        Stage::Taken
+        | Stage::Submitted
+        | Stage::Waiting
+        | Stage::Running
+        | Stage::Requeued
+        | Stage::Cancelling
+        | Stage::Unknown => Vec::new(),
     };
-    let waits = matches!(state.state, Phase::Taken | Phase::Submitted | Phase::Waiting);
+    let waits = matches!(state.state, Stage::Taken | Stage::Submitted | Stage::Waiting);
     if waits && known.state.is_active() {
         return Hearing::default();
     }

@@ -11,7 +11,7 @@ fn known(state: State) -> Known {
     Known { state, progress: Progress::default(), models: BTreeMap::new(), has_figures: false }
 }
 
-fn state(phase: Phase) -> JobState {
+fn state(phase: Stage) -> JobState {
     JobState::new(phase, Timestamp::UNIX_EPOCH, "it is told so")
 }
 
@@ -58,13 +58,13 @@ fn each_phase_in_each_state_is_as_the_table_says() {
     let states = [State::Queued, State::Launch, State::Running];
     // What happens when the run is queued, launched, running; whether the words are taken then.
     let table = [
-        (Phase::Taken, [None, None, None], [true, false, false]),
-        (Phase::Submitted, [None, None, None], [true, false, false]),
-        (Phase::Waiting, [None, None, None], [true, false, false]),
-        (Phase::Running, [Some(Turn), None, None], [true; 3]),
-        (Phase::Requeued, [None, Some(Requeued), Some(Requeued)], [true; 3]),
-        (Phase::Cancelling, [None, None, None], [true; 3]),
-        (Phase::Unknown, [None, None, None], [true; 3]),
+        (Stage::Taken, [None, None, None], [true, false, false]),
+        (Stage::Submitted, [None, None, None], [true, false, false]),
+        (Stage::Waiting, [None, None, None], [true, false, false]),
+        (Stage::Running, [Some(Turn), None, None], [true; 3]),
+        (Stage::Requeued, [None, Some(Requeued), Some(Requeued)], [true; 3]),
+        (Stage::Cancelling, [None, None, None], [true; 3]),
+        (Stage::Unknown, [None, None, None], [true; 3]),
     ];
     for (phase, happened, taken) in table {
         for ((now, happened), taken) in states.into_iter().zip(happened).zip(taken) {
@@ -81,7 +81,7 @@ fn a_position_in_slurms_queue_counts_those_before() {
     for (position, before) in
         [(None, None), (Some(0), None), (Some(1), Some(0)), (Some(7), Some(6))]
     {
-        let told = JobState { queue_position: position, ..state(Phase::Waiting) };
+        let told = JobState { queue_position: position, ..state(Stage::Waiting) };
         assert_eq!(of_state(&known(State::Queued), &told).before, before);
     }
 }
@@ -183,9 +183,9 @@ fn messages_are_read_by_their_kind_or_refused() {
     let named = |name: &'static str| {
         move |header: &str| (header == "name").then(|| Header::Text(name.to_owned()))
     };
-    let told = state(Phase::Waiting).message("c");
+    let told = state(Stage::Waiting).message("c");
     let message = read("job.state", none, &told.body).unwrap();
-    assert_eq!(message, Message::State(state(Phase::Waiting)));
+    assert_eq!(message, Message::State(state(Stage::Waiting)));
     for end in [done(&[("Model 0", "a")]), failed("memory")] {
         let message = read(end.kind().word(), none, &end.body()).unwrap();
         assert_eq!(message, Message::End(end));

@@ -1,7 +1,7 @@
 //! The parts of the description that no Rust type has: what a request for a run may hold, made from
 //! the table of settings; and the forms of a page.
 
-use domain::{Allowed, RESOURCE_SETTINGS, Setting, TRAINING_SETTINGS};
+use domain::{Allowed, Instances, RESOURCE_SETTINGS, Setting, TRAINING_SETTINGS};
 use serde_json::{Map, Value, json};
 
 use crate::order::{LONGEST_NAME, MOST_LABELS, MOST_PAGES, MOST_RUNS};
@@ -46,6 +46,10 @@ fn value(setting: &Setting) -> Value {
             json!({"type": ["string", "null"], "enum": words.collect::<Vec<_>>()})
         }
         Allowed::Walltime => json!({"type": ["string", "null"], "example": "0-02:00"}),
+        Allowed::Instances => json!({"anyOf": [
+            {"type": "integer", "minimum": 1, "maximum": Instances::MOST},
+            {"enum": [Instances::AUTO, null]},
+        ]}),
         Allowed::Email => json!({"type": ["string", "null"], "format": "email"}),
     }
 }
