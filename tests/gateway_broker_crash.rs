@@ -13,7 +13,7 @@ use base::secret::Secret;
 use contract::broker::{Broker, BrokerConfig};
 use contract::wire::JobMessage;
 use contract::wire::conversation::{
-    Cancel, End, JobDone, JobFailed, JobProgress, JobState, Message, ModelEntry, Phase, Standing,
+    Cancel, End, JobDone, JobFailed, JobProgress, JobState, Message, ModelEntry, Stage, Standing,
     Times, Used, model_messages, reply_queue, sha256,
 };
 use jiff::Timestamp;
@@ -79,7 +79,7 @@ impl Cluster {
                     None => {
                         jobs.insert(id.clone(), (taken.body().to_vec(), false));
                         first.get_or_insert(id.clone());
-                        let state = JobState::new(Phase::Taken, Timestamp::now(), "it is here");
+                        let state = JobState::new(Stage::Taken, Timestamp::now(), "it is here");
                         tell(&mut broker, &id, &state.message(&id)).await;
                     }
                 }
@@ -111,7 +111,7 @@ async fn tell(broker: &mut Broker, id: &str, message: &Message<'_>) {
 /// All that is said about a training, and some of it twice.
 async fn train(broker: &mut Broker, id: &str) {
     let at = Timestamp::now();
-    let running = JobState::new(Phase::Running, at, "it runs").message(id);
+    let running = JobState::new(Stage::Running, at, "it runs").message(id);
     tell(broker, id, &running).await;
     let standing = Standing {
         layer: "Background Model".into(),
