@@ -56,6 +56,6 @@ mod tests {
 
     #[test]
     fn this_host_has_memory_and_processors() {
-        assert!(memory_mb().is_some_and(|mb| mb > 100) && cpus() > 0 && !name().is_empty());
+        assert!(memory_mb().is_some_and(|mb| mb > 100) && cpus() > 0);
     }
 }
