@@ -2,7 +2,6 @@
 //! back. The gateway is Rodan for `check` and `run_trainer`. Real RabbitMQ, real Slurm, real
 //! training.
 #![cfg(feature = "gateway")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 use std::fs;
 use std::time::Duration;

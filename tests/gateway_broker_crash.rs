@@ -2,7 +2,6 @@
 //! run ends once, nothing is lost, nothing is doubled. Real RabbitMQ; the cluster is played by the
 //! test, which answers at once, so that the crashes are the gateway's.
 #![cfg(feature = "gateway")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 use std::collections::BTreeMap;
 use std::process::Command;

@@ -4,7 +4,6 @@
 //! `HPC_TRAINER_TEST_PYTHON` names a Python with both; `run_tests` makes one. Where they are
 //! missing, that is said, and nothing is tested.
 #![cfg(feature = "gateway")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,11 +1,6 @@
 //! Several tasks train the layers of one job: the models of one task, whatever happens to them. A
 //! real Slurm with two nodes, real RabbitMQ, real training, the stand-in Rodan.
 #![cfg(feature = "trainer")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

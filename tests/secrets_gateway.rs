@@ -1,7 +1,6 @@
 //! The tokens of a gateway are searched for in everything that it leaves, shows and answers: its
 //! files, its log, its pages, and the processes of its trainings.
 #![cfg(feature = "gateway")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};

@@ -89,11 +89,6 @@ impl Setting {
         Self { also: Some(name), ..self }
     }
 
-    /// Its default, where that is a number.
-    pub fn default_number(&self) -> Option<u64> {
-        self.default?.parse().ok()
-    }
-
     /// The values that it may have, in words.
     pub fn in_words(&self) -> String {
         match self.allowed {

@@ -95,11 +95,7 @@ impl Task<'_> {
         let (shared, task) = (self.shared, self.arguments.task);
         shared.note_started(task).map_err(JobError::Tasks)?;
         let plan = shared.plan().map_err(JobError::Tasks)?;
-        info!(
-            "task {task} of {} runs on {}",
-            plan.tasks,
-            rustix::system::uname().nodename().to_string_lossy()
-        );
+        info!("task {task} of {} runs on {}", plan.tasks, base::host_name());
         use_the_cores_of_the_allocation();
         // As in a job with one task: before a stranger's bytes are decoded.
         let (device, device_name) = choose_device();
