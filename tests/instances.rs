@@ -230,8 +230,8 @@ fn a_layer_that_kills_every_task_ends_the_job_as_its_task_ended() {
 /// True once a task has begun a layer in its latest start.
 fn trains(job: &Job, task: u32) -> Option<bool> {
     let tasks = job.desk.directory(&job.id).join("tasks");
-    let run = fs::read_dir(tasks).ok()?.flatten().map(|entry| entry.path());
-    let run = run.filter(|path| path.to_string_lossy().contains("run-")).next()?;
+    let mut runs = fs::read_dir(tasks).ok()?.flatten().map(|entry| entry.path());
+    let run = runs.find(|path| path.to_string_lossy().contains("run-"))?;
     let note: Value =
         serde_json::from_slice(&fs::read(run.join(format!("{task}.progress"))).ok()?).ok()?;
     (note["epoch"].as_u64()? > 0).then_some(true)
