@@ -46,10 +46,11 @@ fn value(setting: &Setting) -> Value {
             json!({"type": ["string", "null"], "enum": words.collect::<Vec<_>>()})
         }
         Allowed::Walltime => json!({"type": ["string", "null"], "example": "0-02:00"}),
-        Allowed::Instances => json!({"anyOf": [
-            {"type": "integer", "minimum": 1, "maximum": Instances::MOST},
-            {"enum": [Instances::AUTO, null]},
-        ]}),
+        Allowed::Instances => {
+            let numbers = (1..=Instances::MOST).map(Value::from);
+            let values: Vec<_> = numbers.chain([Instances::AUTO.into(), Value::Null]).collect();
+            json!({"type": ["integer", "string", "null"], "enum": values})
+        }
         Allowed::Email => json!({"type": ["string", "null"], "format": "email"}),
     }
 }
