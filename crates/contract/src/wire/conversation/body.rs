@@ -280,6 +280,9 @@ impl Standing {
             return 0.0;
         }
         let under_way: f64 = if self.tasks.is_empty() {
+            if self.epoch == 0 || self.epochs == 0 {
+                return 0.0;
+            }
             self.of_layer()
         } else {
             let of_task = |t: &TaskStanding| of_layer(t.epoch, t.epochs, t.step, t.steps);
