@@ -46,10 +46,11 @@ fn value(setting: &Setting) -> Value {
             json!({"type": ["string", "null"], "enum": words.collect::<Vec<_>>()})
         }
         Allowed::Walltime => json!({"type": ["string", "null"], "example": "0-02:00"}),
+        // Generators of clients know no choice of a number or a word: the number is a text, too.
         Allowed::Instances => {
-            let numbers = (1..=Instances::MOST).map(Value::from);
-            let values: Vec<_> = numbers.chain([Instances::AUTO.into(), Value::Null]).collect();
-            json!({"type": ["integer", "string", "null"], "enum": values})
+            let numbers = (1..=Instances::MOST).map(|number| number.to_string());
+            let all: Vec<_> = numbers.chain([Instances::AUTO.to_owned()]).collect();
+            json!({"type": ["string", "null"], "pattern": format!("^({})$", all.join("|"))})
         }
         Allowed::Email => json!({"type": ["string", "null"], "format": "email"}),
     }
