@@ -415,8 +415,8 @@ fn dying_script(whose: &str, at: usize) -> String {
     )
 }
 
-/// Kills the leader, or a task, at each of its points, each time with a new job. Returns how many of
-/// the jobs were answered with models.
+/// Kills the leader, or a task, at each of its points, each time with a new job. Returns how many
+/// of the jobs were answered with models.
 fn every_point_of(whose: &str) -> (usize, Vec<String>) {
     let run = |at: usize| {
         let desk = Desk::with_script(&dying_script(whose, at));
