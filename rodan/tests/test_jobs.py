@@ -404,7 +404,10 @@ def test_a_lost_worker_costs_a_click_and_no_training(rodan, uploads, cluster, qu
     rodan.do.again(run_job)
     send(cluster, job, PAGE_MODELS)
     assert rodan.ended(run_job).status == FINISHED
-    assert cluster.next() is None, "it was trained once"
+    # A worker that is killed before it has noted that its job was taken sends it once more: a copy
+    # with the same ids, which `check` drops.
+    copy = cluster.next()
+    assert copy is None or copy[0].correlation_id == job.correlation_id, "it was trained once"
     assert cluster.next("hpc-control") is None
 
 
