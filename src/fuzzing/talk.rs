@@ -14,6 +14,7 @@ pub(super) fn conversation(data: &[u8]) {
     let _ = Protocol::of(data);
     control(data);
     if let Ok(state) = JobState::parse(data) {
+        assert_shown(&state.detail);
         let message = state.message("c");
         assert!(message.body.len() <= MAX_JSON_BYTES);
         let back = JobState::parse(&message.body).unwrap();
@@ -30,7 +31,8 @@ pub(super) fn conversation(data: &[u8]) {
         let back = End::from_spool(&end.body()).unwrap();
         assert_eq!(back.kind(), end.kind());
         assert_eq!(back.message("c").message_id, end.message("c").message_id);
-        if let Some(sentence) = back.error_sentence() {
+        assert_eq!(back.error_sentence(), end.error_sentence());
+        if let Some(sentence) = end.error_sentence() {
             assert_shown(sentence);
         }
     }

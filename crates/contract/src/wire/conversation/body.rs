@@ -195,16 +195,20 @@ impl JobState {
 
     /// The message.
     pub fn message(&self, correlation_id: &str) -> Message<'static> {
-        let clipped = Self { detail: clip(&self.detail, MAX_SENTENCE), ..self.clone() };
-        Message::json(Kind::State, correlation_id, self.at, write(&clipped))
+        Message::json(Kind::State, correlation_id, self.at, write(&self.clipped()))
     }
 
-    /// Reads the body of a `job.state`.
+    /// The same within the limits of a body.
+    fn clipped(&self) -> Self {
+        Self { detail: clip(&self.detail, MAX_SENTENCE), ..self.clone() }
+    }
+
+    /// Reads the body of a `job.state`, within the limits that it is written with.
     ///
     /// # Errors
     /// When it is none.
     pub fn parse(body: &[u8]) -> Result<Self, BodyError> {
-        read(body)
+        Ok(read::<Self>(body)?.clipped())
     }
 }
 
@@ -326,21 +330,25 @@ pub struct JobProgress {
 impl JobProgress {
     /// The message.
     pub fn message(&self, correlation_id: &str) -> Message<'static> {
-        let mut clipped = self.clone();
-        clipped.standing.layer = clip(&self.standing.layer, MAX_LINE);
-        clipped.standing.tasks.truncate(MAX_TASKS);
-        for task in &mut clipped.standing.tasks {
-            task.layer = clip(&task.layer, MAX_LINE);
-        }
-        Message::json(Kind::Progress, correlation_id, self.at, write(&clipped))
+        Message::json(Kind::Progress, correlation_id, self.at, write(&self.clone().clipped()))
     }
 
-    /// Reads the body of a `job.progress`.
+    /// The same within the limits of a body.
+    fn clipped(mut self) -> Self {
+        self.standing.layer = clip(&self.standing.layer, MAX_LINE);
+        self.standing.tasks.truncate(MAX_TASKS);
+        for task in &mut self.standing.tasks {
+            task.layer = clip(&task.layer, MAX_LINE);
+        }
+        self
+    }
+
+    /// Reads the body of a `job.progress`, within the limits that it is written with.
     ///
     /// # Errors
     /// When it is none.
     pub fn parse(body: &[u8]) -> Result<Self, BodyError> {
-        read(body)
+        Ok(read::<Self>(body)?.clipped())
     }
 }
 
@@ -481,14 +489,14 @@ impl End {
         Message::json(self.kind(), correlation_id, at, self.body())
     }
 
-    /// Reads the body of an end of this kind.
+    /// Reads the body of an end of this kind, within the limits that it is written with.
     ///
     /// # Errors
     /// When it is none.
     pub fn parse(kind: Kind, body: &[u8]) -> Result<Self, BodyError> {
         match kind {
             Kind::Done => Ok(Self::Done(read(body)?)),
-            Kind::Failed => Ok(Self::Failed(read(body)?)),
+            Kind::Failed => Ok(Self::Failed(read::<JobFailed>(body)?.clipped())),
             kind => Err(BodyError::NoEnd(kind)),
         }
     }

@@ -277,3 +277,24 @@ fn of_a_long_log_the_last_lines_are_sent() {
     assert_eq!(sent.log.len(), MAX_LINES);
     assert_eq!(sent.log.last().map(String::as_str), Some("99"));
 }
+
+#[test]
+fn what_is_read_keeps_the_limits_of_what_is_written() {
+    let body = br#"{"at":"2026-11-01T10:00:00Z","error":"No\n memory\u001b[2J.","cause":"out_\tof",
+        "advice":"Ask\r\nfor more.","log":["a\nline"],"used":{}}"#;
+    let End::Failed(failed) = End::from_spool(body).unwrap() else { panic!("no failure") };
+    assert_eq!(failed.error, "No  memory [2J.");
+    assert_eq!(failed.cause, "out_ of");
+    assert_eq!(failed.advice, "Ask  for more.");
+    assert_eq!(failed.log, ["a line"]);
+
+    let body = br#"{"state":"running","at":"2026-11-01T10:00:00Z","detail":"on\u0007 n1"}"#;
+    assert_eq!(JobState::parse(body).unwrap().detail, "on  n1");
+
+    let long = "x".repeat(2 * MAX_LINE);
+    let standing = Standing { layer: format!("a\n{long}"), ..Standing::default() };
+    let progress = JobProgress { at: Timestamp::UNIX_EPOCH, standing };
+    let read = JobProgress::parse(&serde_json::to_vec(&progress).unwrap()).unwrap();
+    assert_eq!(read.standing.layer.len(), MAX_LINE);
+    assert!(read.standing.layer.starts_with("a x"));
+}
