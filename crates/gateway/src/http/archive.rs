@@ -125,9 +125,9 @@ pub(super) fn open(
     files: Vec<(String, String)>,
 ) -> Result<Vec<(String, File)>, StoreError> {
     let open = |(name, sha256): (String, String)| {
-        let path = objects.path(&sha256);
-        let file = File::open(&path);
-        let failed = |source| StoreError::File { path, what: "can't be read", source };
+        let file = objects.open(&sha256);
+        let failed =
+            |source| StoreError::File { path: sha256.into(), what: "can't be read", source };
         file.map(|file| (name, file)).map_err(failed)
     };
     files.into_iter().map(open).collect()

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
-use crate::app::App;
+use crate::app::{App, blocking};
 use crate::identity::Identity;
 use crate::problem::Problem;
 use crate::runner::LOG;
@@ -151,11 +151,12 @@ pub(super) async fn send(
         return Ok(unchanged);
     }
     let asked = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let path = app.store.objects().path(sha256);
     let unread = |source| {
-        Problem::from(StoreError::File { path: path.clone(), what: "can't be read", source })
+        Problem::from(StoreError::File { path: sha256.into(), what: "can't be read", source })
     };
-    let mut file = tokio::fs::File::open(&path).await.map_err(unread)?;
+    let (objects, name) = (app.store.objects().clone(), sha256.to_owned());
+    let file = blocking(move || objects.open(&name)).await?.map_err(unread)?;
+    let mut file = tokio::fs::File::from_std(file);
     let size = file.metadata().await.map_err(unread)?.len();
     // If-Range: where the file is not the one that the client has begun, it gets the whole.
     let same = asked(header::IF_RANGE).is_none_or(|known| known == tag);

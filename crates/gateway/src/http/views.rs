@@ -215,7 +215,7 @@ pub(super) struct RunView {
     /// Its files.
     files: Vec<FileView>,
     /// Where more is: `self`, `events`, `cancel`, `page`; where they are there `models`, `layers`,
-    /// `group`.
+    /// `group`, and `mlflow`, the run's page in MLflow.
     links: BTreeMap<&'static str, String>,
 }
 
@@ -245,6 +245,7 @@ impl From<&Run> for RunView {
             }
         }
         links.extend(run.group.map(|group| ("group", format!("/v1/groups/{group}"))));
+        links.extend(run.tracked.clone().map(|page| ("mlflow", page)));
         Self {
             id: run.id,
             job_id: run.id,

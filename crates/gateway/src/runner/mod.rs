@@ -25,7 +25,9 @@ use crate::figures;
 use crate::page_files::{self, Files, KeepError};
 use crate::progress::Progress;
 use crate::state::{Happening, State};
-use crate::store::{Change, Object, Part, ResultKind, RunResult, Store, StoreError};
+use crate::store::{
+    BucketAway, Change, Object, Part, ResultKind, Run, RunResult, Store, StoreError,
+};
 use domain::TrainingEvent;
 use lines::Lines;
 
@@ -52,6 +54,16 @@ enum RunError {
     Start(#[from] StartError),
     #[error("the run has gone from the store")]
     Gone,
+}
+
+/// Whether the folder of a run has been made.
+enum Filled {
+    /// All of it.
+    Whole,
+    /// This gateway is to stop before.
+    Stopping,
+    /// The run was cancelled before.
+    Cancelled,
 }
 
 /// What a training has told, until it is noted.
@@ -232,10 +244,11 @@ impl Work {
             None => Vec::new(),
             Some(from) => self.models_of(from)?,
         };
-        let pages = self.store.pages_of(id)?;
-        folder
-            .fill(self.store.objects(), &pages, &models, &run.settings, run.image.as_ref())
-            .map_err(|source| RunError::File { path: folder.path().to_owned(), source })?;
+        match self.fill(&run, folder, &models)? {
+            Filled::Whole => {}
+            Filled::Stopping => return Ok(None),
+            Filled::Cancelled => return Ok(Some(Ended::Stopped)),
+        }
         base::crash::point("before starting a training");
         let mut training = self.trainer.start(folder)?;
         base::crash::point("after starting a training");
@@ -291,6 +304,42 @@ impl Work {
                 _ => {}
             }
             std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Makes the folder of a run; waits while its files can't be had.
+    fn fill(
+        &self,
+        run: &Run,
+        folder: &RunFolder,
+        models: &[(String, String)],
+    ) -> Result<Filled, RunError> {
+        let pages = self.store.pages_of(run.id)?;
+        let mut told = false;
+        loop {
+            let objects = self.store.objects();
+            let filled = folder.fill(objects, &pages, models, &run.settings, run.image.as_ref());
+            match filled {
+                Ok(()) => return Ok(Filled::Whole),
+                Err(source) if BucketAway::is_why(&source) => {
+                    if !told {
+                        warn!("run {}: it waits for its files: {source}", run.id);
+                        told = true;
+                        // Whoever looks at the run learns why.
+                        self.store.wake();
+                    }
+                }
+                Err(source) => {
+                    return Err(RunError::File { path: folder.path().to_owned(), source });
+                }
+            }
+            self.rest(REST);
+            if self.stopping() {
+                return Ok(Filled::Stopping);
+            }
+            if self.store.any_run(run.id)?.ok_or(RunError::Gone)?.life.cancel_asked {
+                return Ok(Filled::Cancelled);
+            }
         }
     }
 

@@ -55,6 +55,11 @@ impl Store {
         Ok(())
     }
 
+    /// The id of this store, which its copies have, too.
+    pub(super) fn own_id(&self) -> Result<String, StoreError> {
+        Ok(self.database().query_row("SELECT id FROM own", [], |row| row.get(0))?)
+    }
+
     /// Writes a copy of the SQLite file, whole, also while a gateway works with it.
     ///
     /// # Errors

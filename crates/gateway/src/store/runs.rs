@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, Transaction
 use serde_json::{Value, json};
 
 use super::rows::{self, text_of};
-use super::{Account, Object, Store, StoreError, events, now};
+use super::{Account, Object, Store, StoreError, events, now, tracked};
 use crate::order::Order;
 use crate::progress::Progress;
 use crate::state::{Life, State};
@@ -128,6 +128,8 @@ pub struct Run {
     pub away: Option<Away>,
     /// What it waits for, or what the cluster says of it, in a sentence; while it is not over.
     pub detail: Option<String>,
+    /// Its page at the tracking server, once it is logged there.
+    pub tracked: Option<String>,
 }
 
 impl Run {
@@ -240,6 +242,9 @@ impl Store {
         let mut first = None;
         for settings in &variations {
             let run = queue(&change, &wanted, settings, group)?;
+            if self.tracking.is_some() && image.is_none() {
+                tracked::add(&change, run)?;
+            }
             first.get_or_insert(run);
         }
         let run = first.ok_or_else(|| StoreError::Missing("run to be queued".into()))?;
@@ -280,6 +285,12 @@ impl Store {
     fn with_parts(&self, database: &Connection, run: Run) -> Result<Run, StoreError> {
         let mut run = with_parts(database, run)?;
         run.detail = detail(&run, self.reach().is_some(), self.trouble());
+        if run.life.state.is_active() && run.away.is_none() {
+            run.detail = run.detail.or_else(|| self.objects_trouble());
+        }
+        if let Some(address) = &self.tracking {
+            run.tracked = tracked::link(database, run.id, address)?;
+        }
         Ok(run)
     }
 
@@ -475,6 +486,7 @@ fn run_row(row: &Row<'_>) -> rusqlite::Result<Run> {
         queue_position: None,
         away: None,
         detail: None,
+        tracked: None,
     })
 }
 

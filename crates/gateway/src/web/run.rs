@@ -12,11 +12,11 @@ use maud::{Markup, PreEscaped, html};
 use serde_json::Value;
 
 use super::forms::{Browser, Fields, KEY};
-use super::layout::{Frame, page as whole, state, time};
+use super::layout::{Frame, image_url, page as whole, state, time};
 use crate::address::percent;
 use crate::app::App;
 use crate::figures::VALIDATION;
-use crate::intake;
+use crate::intake::{self, IMAGE_URL};
 use crate::placing::{self, Subject};
 use crate::problem::Problem;
 use crate::state::State as RunState;
@@ -54,7 +54,7 @@ pub(super) async fn page(
             (asked(&run))
         }
         @if run.life.state == RunState::Succeeded && run.image.is_none()
-            && browser.0.account.role.may_submit() { (apply_form(&run, &browser, &pages)) }
+            && browser.0.account.role.may_submit() { (apply_form(&run, &browser, &pages, !app.iiif.is_empty())) }
     };
     let changes = !run.life.state.is_end();
     let frame = Frame { title: &title, identity: Some(&browser.0), changes };
@@ -203,7 +203,7 @@ fn layers_found(run: &Run) -> Markup {
 }
 
 /// Asks for another page that the models are applied to.
-fn apply_form(run: &Run, browser: &Browser, pages: &[Page]) -> Markup {
+fn apply_form(run: &Run, browser: &Browser, pages: &[Page], iiif: bool) -> Markup {
     html! {
         form method="post" action={"/runs/" (run.id) "/apply"} enctype="multipart/form-data" {
             (browser.key())
@@ -218,6 +218,7 @@ fn apply_form(run: &Run, browser: &Browser, pages: &[Page]) -> Markup {
                         "An image, PNG or JPEG"
                         input type="file" name="image" accept="image/png,image/jpeg";
                     }
+                    @if iiif { (image_url("or the address of its IIIF image")) }
                     label { "or a page that is here"
                         select name="page" {
                             option value="" { "–" }
@@ -244,13 +245,13 @@ pub(super) async fn apply(
         let _place = intake::place(&app)?;
         let form =
             form.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
-        let upload = intake::receive(&app, form, &[KEY, "page"]).await?;
+        let upload = intake::receive(&app, form, &[KEY, "page", IMAGE_URL]).await?;
         browser.0.sent_by(upload.texts.get(KEY).map_or("", String::as_str))?;
         let page = upload.texts.get("page").filter(|page| !page.is_empty()).cloned();
         let subject = match page {
             Some(page) if upload.is_empty() => Subject::Page(page),
             Some(_) => {
-                let what = "choose an image or a page that is here, not both";
+                let what = "choose an image, its address or a page that is here, one of them";
                 return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what));
             }
             None => Subject::Sent(intake::take_image(&app, upload).await?),
@@ -321,6 +322,12 @@ fn asked(run: &Run) -> Markup {
                 tr {
                     th.text scope="row" { "group" }
                     td { a href={"/compare?group=" (group)} { (group) } }
+                }
+            }
+            @if let Some(page) = &run.tracked {
+                tr {
+                    th.text scope="row" { "logged in" }
+                    td { a href=(page) { "MLflow" } }
                 }
             }
             @if let Some(from) = run.models_from {
