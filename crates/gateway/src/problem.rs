@@ -94,7 +94,7 @@ impl From<StoreError> for Problem {
     fn from(problem: StoreError) -> Self {
         let status = match &problem {
             StoreError::Missing(_) => StatusCode::NOT_FOUND,
-            StoreError::NotNow(_) | StoreError::Taken(_) => StatusCode::CONFLICT,
+            StoreError::Transition(_) | StoreError::Taken(_) => StatusCode::CONFLICT,
             StoreError::OtherRequest => StatusCode::UNPROCESSABLE_ENTITY,
             StoreError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             _ if problem.is_away() => {

@@ -13,7 +13,7 @@ use crate::app::{App, blocking};
 use crate::identity::Identity;
 use crate::problem::Problem;
 use crate::runner::LOG;
-use crate::store::{ResultKind, Run, StoreError};
+use crate::store::{FileKind, Run, StoreError};
 
 /// Bytes that are sent at a time.
 const PIECE: usize = 64 << 10;
@@ -47,7 +47,7 @@ pub(super) async fn model(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let run = identity.run(&app, &id).await?;
-    send_result(&app, &run, &name, Some(ResultKind::Model), &headers).await
+    send_result(&app, &run, &name, Some(FileKind::Model), &headers).await
 }
 
 /// Download any file of a run
@@ -117,22 +117,22 @@ async fn send_result(
     app: &App,
     run: &Run,
     name: &str,
-    kind: Option<ResultKind>,
+    kind: Option<FileKind>,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let fits = |found: ResultKind| kind.is_none_or(|kind| kind == found);
+    let fits = |found: FileKind| kind.is_none_or(|kind| kind == found);
     let result = run.results.iter().find(|result| result.name == name && fits(result.kind));
     let Some(result) = result else {
-        let when = if run.life.state.is_end() { "" } else { " yet: the run is not over" };
+        let when = if run.status.state.is_end() { "" } else { " yet: the run is not over" };
         return Err(Problem::missing(format!("such file of run {}{when}", run.id)));
     };
     let (media, shown) = match result.kind {
-        ResultKind::Model => ("application/x-hdf5", false),
-        ResultKind::Report => ("text/html; charset=utf-8", true),
-        ResultKind::Record => ("application/json", true),
-        ResultKind::Preview => ("image/png", true),
-        ResultKind::Layer => ("image/png", false),
-        ResultKind::Log => ("text/plain; charset=utf-8", true),
+        FileKind::Model => ("application/x-hdf5", false),
+        FileKind::Report => ("text/html; charset=utf-8", true),
+        FileKind::Record => ("application/json", true),
+        FileKind::Preview => ("image/png", true),
+        FileKind::Layer => ("image/png", false),
+        FileKind::Log => ("text/plain; charset=utf-8", true),
     };
     let name = (!shown).then_some(&*result.name);
     send(app, &result.object.sha256, media, name, headers).await

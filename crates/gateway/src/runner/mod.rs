@@ -24,10 +24,8 @@ pub use trainer::{Ended, StartError, Trainer, Training};
 use crate::figures;
 use crate::page_files::{self, Files, KeepError};
 use crate::progress::Progress;
-use crate::state::{Happening, State};
-use crate::store::{
-    BucketAway, Change, Object, Part, ResultKind, Run, RunResult, Store, StoreError,
-};
+use crate::state::{State, Transition};
+use crate::store::{BucketAway, Change, FileKind, Object, Part, Run, RunFile, Store, StoreError};
 use domain::TrainingEvent;
 use lines::Lines;
 
@@ -168,13 +166,13 @@ impl Work {
         };
         while !self.stopping() {
             let next = match found.next() {
-                Some(id) => Ok(Some((id, Happening::Found))),
+                Some(id) => Ok(Some((id, Transition::Found))),
                 None => {
-                    self.store.next_in_queue(self.trains).map(|id| Some((id?, Happening::Turn)))
+                    self.store.next_in_queue(self.trains).map(|id| Some((id?, Transition::Turn)))
                 }
             };
             match next {
-                Ok(Some((id, happening))) => self.one(id, happening),
+                Ok(Some((id, transition))) => self.one(id, transition),
                 Ok(None) => self.rest(LOOK),
                 Err(error) => {
                     error!("{error}");
@@ -185,16 +183,16 @@ impl Work {
     }
 
     /// Trains a run, and notes what came of it.
-    fn one(&self, id: i64, happening: Happening) {
+    fn one(&self, id: i64, transition: Transition) {
         let folder = RunFolder::new(&self.store.folder().run(id));
-        if happening == Happening::Found && !self.alone_with(id, &folder) {
+        if transition == Transition::Found && !self.alone_with(id, &folder) {
             return;
         }
-        match self.store.happen(id, happening, &Change::default()) {
-            Ok(life) if life.state == State::Launch => {}
+        match self.store.happen(id, transition, &Change::default()) {
+            Ok(status) if status.state == State::Launch => {}
             Ok(_) => return folder.remove(),
             // Cancelled between the look and now.
-            Err(StoreError::NotNow(_)) => return,
+            Err(StoreError::Transition(_)) => return,
             Err(error) => {
                 error!("run {id}: {error}");
                 return self.rest(REST);
@@ -254,7 +252,7 @@ impl Work {
         base::crash::point("after starting a training");
         if run.image.is_some() {
             // It tells no progress.
-            self.store.happen(id, Happening::Began, &Change::default())?;
+            self.store.happen(id, Transition::Began, &Change::default())?;
         }
         let mut told = Told::by(Lines::of(&folder.progress()));
         let mut asked: Option<Instant> = None;
@@ -286,7 +284,7 @@ impl Work {
                 Err(error) => trouble.note(id, &error),
             }
             let cancelled = match self.store.any_run(id) {
-                Ok(run) => run.ok_or(RunError::Gone)?.life.cancel_asked,
+                Ok(run) => run.ok_or(RunError::Gone)?.status.cancel_asked,
                 Err(error) => {
                     trouble.note(id, &error);
                     false
@@ -337,7 +335,7 @@ impl Work {
             if self.stopping() {
                 return Ok(Filled::Stopping);
             }
-            if self.store.any_run(run.id)?.ok_or(RunError::Gone)?.life.cancel_asked {
+            if self.store.any_run(run.id)?.ok_or(RunError::Gone)?.status.cancel_asked {
                 return Ok(Filled::Cancelled);
             }
         }
@@ -358,7 +356,7 @@ impl Work {
         }
         told.changed |= told.lines.have_come();
         if told.began {
-            self.store.happen(id, Happening::Began, &Change::default())?;
+            self.store.happen(id, Transition::Began, &Change::default())?;
             told.began = false;
         }
         if told.changed {
@@ -372,7 +370,7 @@ impl Work {
     /// The models of a run that are there, with the names of their files.
     fn models_of(&self, run: i64) -> Result<Vec<(String, String)>, RunError> {
         let run = self.store.any_run(run)?.ok_or(RunError::Gone)?;
-        let models = run.results.into_iter().filter(|result| result.kind == ResultKind::Model);
+        let models = run.results.into_iter().filter(|result| result.kind == FileKind::Model);
         Ok(models.map(|model| (model.name, model.object.sha256)).collect())
     }
 
@@ -402,10 +400,10 @@ impl Work {
         };
         let mut change = Change::default();
         if folder.log().exists() {
-            let (name, kind) = (LOG.to_owned(), ResultKind::Log);
-            change.results.push(RunResult { name, kind, object: keep(&folder.log())? });
+            let (name, kind) = (LOG.to_owned(), FileKind::Log);
+            change.results.push(RunFile { name, kind, object: keep(&folder.log())? });
         }
-        let happening = match ended {
+        let transition = match ended {
             Ended::Done => {
                 if let Some(image) = folder.image() {
                     change.made_page = self.made_page(id, folder, &image)?;
@@ -413,25 +411,25 @@ impl Work {
                 for (name, path) in folder.outputs() {
                     let Some(kind) = kind_of(&name) else { continue };
                     let name = page_file(&name).unwrap_or(name);
-                    change.results.push(RunResult { name, kind, object: keep(&path)? });
+                    change.results.push(RunFile { name, kind, object: keep(&path)? });
                 }
                 let record = fs::read(folder.out().join("training.json")).unwrap_or_default();
                 change.figures = figures::of_record(&record);
-                Happening::Trained
+                Transition::Trained
             }
             Ended::Failed(why) => {
                 change.error = Some(base::text::sentence(&folder.without_paths(why)));
-                Happening::Broke
+                Transition::Broke
             }
             Ended::Stopped => {
                 let what = "the training was stopped by somebody else before it had models";
                 change.error = Some(base::text::sentence(what));
-                Happening::Broke
+                Transition::Broke
             }
         };
-        match self.store.happen(id, happening, &change) {
-            Ok(life) => Ok(life.state),
-            Err(StoreError::NotNow(not_now)) => Ok(not_now.0),
+        match self.store.happen(id, transition, &change) {
+            Ok(status) => Ok(status.state),
+            Err(StoreError::Transition(not_now)) => Ok(not_now.0),
             Err(error) => Err(error.into()),
         }
     }
@@ -490,17 +488,17 @@ fn as_json(event: &TrainingEvent) -> Value {
 }
 
 /// What a file is that the training has written; `None` for one that is not kept.
-fn kind_of(name: &str) -> Option<ResultKind> {
+fn kind_of(name: &str) -> Option<FileKind> {
     if name.ends_with(".hdf5") {
-        Some(ResultKind::Model)
+        Some(FileKind::Model)
     } else if name == "report.html" {
-        Some(ResultKind::Report)
+        Some(FileKind::Report)
     } else if name == "training.json" {
-        Some(ResultKind::Record)
+        Some(FileKind::Record)
     } else if page_file(name).is_some() {
-        Some(ResultKind::Layer)
+        Some(FileKind::Layer)
     } else if name == "overlay.png" || (name.starts_with("preview") && name.ends_with(".png")) {
-        Some(ResultKind::Preview)
+        Some(FileKind::Preview)
     } else {
         None
     }
@@ -513,13 +511,13 @@ mod tests {
     #[test]
     fn files_are_known_by_their_names() {
         for (name, kind, renamed) in [
-            ("Model 0.hdf5", Some(ResultKind::Model), None),
-            ("report.html", Some(ResultKind::Report), None),
-            ("training.json", Some(ResultKind::Record), None),
-            ("preview_2.png", Some(ResultKind::Preview), None),
-            ("overlay.png", Some(ResultKind::Preview), None),
-            ("Background.png", Some(ResultKind::Layer), Some("background.png")),
-            ("Layer 9.png", Some(ResultKind::Layer), Some("layer_9.png")),
+            ("Model 0.hdf5", Some(FileKind::Model), None),
+            ("report.html", Some(FileKind::Report), None),
+            ("training.json", Some(FileKind::Record), None),
+            ("preview_2.png", Some(FileKind::Preview), None),
+            ("overlay.png", Some(FileKind::Preview), None),
+            ("Background.png", Some(FileKind::Layer), Some("background.png")),
+            ("Layer 9.png", Some(FileKind::Layer), Some("layer_9.png")),
             ("Layer 10.png", None, None),
             ("Layer x.png", None, None),
             ("events.out", None, None),

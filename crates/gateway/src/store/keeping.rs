@@ -48,7 +48,7 @@ impl Store {
         for entry in fs::read_dir(&runs).map_err(unread(&runs))?.flatten() {
             let id = entry.file_name().to_str().and_then(|name| name.parse::<i64>().ok());
             let run = id.map(|id| self.any_run(id)).transpose()?.flatten();
-            if run.is_none_or(|run| run.life.state.is_end()) {
+            if run.is_none_or(|run| run.status.state.is_end()) {
                 remove(&entry.path());
             }
         }

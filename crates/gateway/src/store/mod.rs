@@ -39,11 +39,11 @@ pub(crate) use jobs::{Hearing, Job, NewJob, Step};
 pub use keeping::Purged;
 pub(crate) use objects::{Object, Objects};
 pub(crate) use pages::{NewPage, Page, PageFile, Part};
-pub(crate) use runs::{Filter, Group, Image, NewRun, Result_ as RunResult, ResultKind, Run};
+pub(crate) use runs::{FileKind, Filter, Group, Image, NewRun, Run, RunFile};
 pub(crate) use tracked::{There, Tracked, TrackedEnd};
 
 use crate::reach::Reach;
-use crate::state::NotNow;
+use crate::state::TransitionError;
 
 /// How long a statement waits for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -92,7 +92,7 @@ pub enum StoreError {
     Missing(String),
     /// It can't be done in this state.
     #[error(transparent)]
-    NotNow(#[from] NotNow),
+    Transition(#[from] TransitionError),
     /// The bucket of the objects can't be used.
     #[error(transparent)]
     Bucket(#[from] BucketError),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::address::percent;
 use crate::state::State;
-use crate::store::{Event, ResultKind, Run, RunResult, Tracked};
+use crate::store::{Event, FileKind, Run, RunFile, Tracked};
 
 /// Longest value of a parameter, in characters: what older servers take.
 const LONGEST_PARAMETER: usize = 500;
@@ -195,12 +195,12 @@ pub(super) fn status(state: State) -> &'static str {
 }
 
 /// Where a file of a run goes among the artefacts, escaped as a path.
-pub(super) fn artifact(result: &RunResult) -> String {
+pub(super) fn artifact(result: &RunFile) -> String {
     let folder = match result.kind {
-        ResultKind::Model => "models/",
-        ResultKind::Preview => "pictures/",
-        ResultKind::Layer => "layers/",
-        ResultKind::Report | ResultKind::Record | ResultKind::Log => "",
+        FileKind::Model => "models/",
+        FileKind::Preview => "pictures/",
+        FileKind::Layer => "layers/",
+        FileKind::Report | FileKind::Record | FileKind::Log => "",
     };
     format!("{folder}{}", percent(&result.name))
 }

@@ -167,7 +167,7 @@ impl Work {
     async fn one(&self, tracked: &Tracked, experiment: &mut Option<String>) -> Result<(), Delay> {
         // Removed meanwhile.
         let Some(run) = self.store.any_run(tracked.run)? else { return Ok(()) };
-        let state = run.life.state;
+        let state = run.status.state;
         if tracked.there.is_none() && run.started_at.is_none() {
             if state == State::Cancelled {
                 self.store.end_tracking(run.id, TrackedEnd::Nothing)?;
@@ -255,7 +255,7 @@ impl Work {
         }
         base::crash::point("after sending the files of a run to MLflow");
         let finished = milliseconds(run.finished_at.as_deref().unwrap_or_default());
-        let status = content::status(run.life.state);
+        let status = content::status(run.status.state);
         self.server.end(&there.id, status, finished).await?;
         self.store.end_tracking(run.id, TrackedEnd::Whole)?;
         info!("run {}: it is in MLflow", run.id);
