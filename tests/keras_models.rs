@@ -4,7 +4,7 @@
 //! and sets it.
 #![cfg(feature = "trainer")]
 
-use fs::{self, File};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
