@@ -19,7 +19,7 @@ use crate::support::gateway::{
 use crate::support::{SECONDS, wait_for, write_script};
 use domain::hex_sha256;
 
-const KEY: &str = "a key of the test";
+const KEY: &str = "key-of-the-test";
 const SECRET: &str = "planted-secret-of-s3";
 
 /// A server of S3, whose buckets are the folders of `folder`; it ends with this.

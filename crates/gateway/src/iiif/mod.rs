@@ -79,7 +79,8 @@ pub(crate) async fn fetch(
     to: &Path,
     limit: u64,
 ) -> Result<(), IiifError> {
-    let fetched = tokio::time::timeout(PATIENCE, Fetch::new(hosts)?.image(address, to, limit));
+    let fetch = Fetch::new(hosts)?;
+    let fetched = tokio::time::timeout(PATIENCE, fetch.image(address, to, limit));
     fetched.await.unwrap_or_else(|_| {
         Err(IiifError::Server(format!("it takes longer than {} s", PATIENCE.as_secs())))
     })
@@ -139,7 +140,13 @@ impl<'a> Fetch<'a> {
         let requests = match image::named(&url) {
             Named::Request(request) => vec![request],
             Named::Service(service) => {
-                let description = self.description(&image::below(&service, &["info.json"])).await?;
+                let info = image::below(&service, &["info.json"]);
+                let (at, description) = self.description(&info).await?;
+                // Where a redirect has led, the image is, too.
+                let service = match image::named(&at) {
+                    Named::Service(service) => service,
+                    Named::Request(_) => service,
+                };
                 image::whole(&service, &description)?
             }
         };
@@ -155,7 +162,8 @@ impl<'a> Fetch<'a> {
         Err(refused.unwrap_or_else(|| IiifError::Server("it names no image".to_owned())))
     }
 
-    async fn description(&self, address: &Url) -> Result<Value, IiifError> {
+    /// The description of an image, and where it was in the end.
+    async fn description(&self, address: &Url) -> Result<(Url, Value), IiifError> {
         let mut response = self.ask(address).await?;
         if !response.status().is_success() {
             return Err(self.server(address, &format!("status {}", response.status())));
@@ -167,7 +175,8 @@ impl<'a> Fetch<'a> {
                 return Err(self.server(address, "its info.json has no end"));
             }
         }
-        serde_json::from_slice(&text).map_err(|_| NoImage::Description.into())
+        let description = serde_json::from_slice(&text).map_err(|_| NoImage::Description)?;
+        Ok((response.url().clone(), description))
     }
 
     /// Asks, and follows redirects as far as they lead to hosts that may be asked.

@@ -135,7 +135,7 @@ impl BucketConfig {
 /// The bucket can't be reached, or refuses. It may do later.
 #[derive(Debug, Error)]
 #[error("S3: {0}")]
-pub struct BucketAway(String);
+pub(crate) struct BucketAway(String);
 
 impl BucketAway {
     /// Whether this is why a file could not be had or kept.

@@ -66,8 +66,8 @@ impl Server {
             }
             Ok(found) => found["experiment"]["experiment_id"].clone(),
             Err(Trouble::Never(_)) => {
-                let made = self.post("experiments/create", &json!({"name": self.experiment}));
-                made.await?["experiment_id"].clone()
+                let asked = json!({"name": self.experiment});
+                self.post("experiments/create", &asked).await?["experiment_id"].clone()
             }
             Err(trouble) => return Err(trouble),
         };
