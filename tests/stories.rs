@@ -20,6 +20,7 @@ mod conversation;
 mod conversation_again;
 mod crash;
 mod crash_conversation;
+mod debug_wait;
 mod delivery;
 mod demo;
 mod doctor;

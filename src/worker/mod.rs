@@ -4,6 +4,7 @@
 //! dies, leaves it to the next `check`.
 
 pub(crate) mod cores;
+pub(crate) mod debug_wait;
 mod deliver;
 mod error;
 mod files;
@@ -74,6 +75,8 @@ pub struct JobArgs {
     pub env_file: Option<PathBuf>,
     /// No progress bar.
     pub quiet: bool,
+    /// Waits for a debugger before the first step.
+    pub debug_wait: bool,
 }
 
 /// Runs the job until its one reply is sent, or leaves it to Slurm to start it again. Returns the
@@ -129,6 +132,10 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
         if matches!(answer, Answer::End(_)) {
             finished.keep_figures(&place);
         }
+    }
+    if arguments.debug_wait {
+        // Passwords are read again: from here on nobody may look into this process.
+        harden::process();
     }
     let Ok(config) = config.and_then(|_| load()).inspect_err(|error| error!("{error}")) else {
         return ExitCode::Config;
@@ -482,6 +489,10 @@ impl Job<'_> {
         }
         let suspends = checkpoints.is_some() && allocation.suspends(config, asked);
         watch.inner.suspend_when_warned(suspends);
+        if arguments.debug_wait {
+            let way = debug_wait::Way::of_process(managed.map(|_| name));
+            debug_wait::wait(&way, &|| signals.received().is_some());
+        }
         let mut trained = job.train_from(checkpoints.as_mut(), device, scratch, &mut watch);
         if let (Err(TrainError::Stopped { .. }), Some(Signal::Warned), Some(checkpoints)) =
             (&trained, signals.received(), &mut checkpoints)
@@ -532,6 +543,7 @@ impl Job<'_> {
             settings,
             inputs,
             quiet: arguments.quiet,
+            debug_wait: arguments.debug_wait,
         };
         let seed = settings.seed.or_else(|| leader.seed());
         let settings = TrainingSettings { seed, ..*settings };
