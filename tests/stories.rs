@@ -46,6 +46,7 @@ mod local;
 mod local_scheduler;
 mod memory;
 mod monitoring;
+mod notebook;
 mod operator;
 mod output;
 mod package;
