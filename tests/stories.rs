@@ -16,6 +16,7 @@ mod benches;
 mod bombs;
 mod check;
 mod client_certificate;
+mod containers;
 mod conversation;
 mod conversation_again;
 mod crash;
