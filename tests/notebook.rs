@@ -37,7 +37,7 @@ fn notebook(home: &Path) -> Program {
     Program::new(repository().join("slurm/notebook.sh"))
         .env("HOME", home)
         .env("LC_ALL", "C")
-        .limit(SECONDS(180))
+        .limit(SECONDS(300))
 }
 
 /// What a server answers: its status line and its body.
@@ -118,7 +118,7 @@ fn a_server_runs_in_a_job_of_its_own_and_ends_with_it() {
         .args(["--here", "--with", "server"])
         .arg(&pages)
         .start();
-    let port = wait_for("the server on this machine", SECONDS(120), || {
+    let port = wait_for("the server on this machine", SECONDS(240), || {
         assert!(running.is_running());
         let told = fs::read_to_string(folder.join(format!("here-{}.place", running.id()))).ok()?;
         told.split_whitespace().nth(1)?.parse().ok()
