@@ -171,7 +171,7 @@ fn a_job_is_queued_launched_run_and_succeeds() {
         (
             train(&|m| drop(m.parameters.insert("PARALLEL_INSTANCES".into(), "65".into()))),
             invalid,
-            "from 1 to 64, not 65; or auto",
+            "from 1 to 64, not \"65\"; or auto",
         ),
     ] {
         let (found, said) = answer.unwrap_err();
