@@ -66,7 +66,9 @@ fn both_images_run_without_the_rights_of_root_and_end_at_sigterm() {
         assert!(compose.contains(wanted), "{wanted}");
     }
     // The worker for a GPU is that one's worker with another image.
-    assert!(compose.contains("\n  worker:\n") && read("compose.gpu.yaml").contains("\n  worker:\n"));
+    assert!(
+        compose.contains("\n  worker:\n") && read("compose.gpu.yaml").contains("\n  worker:\n")
+    );
 }
 
 #[test]

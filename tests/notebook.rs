@@ -143,8 +143,8 @@ fn the_notebooks_script_says_what_it_wants() {
         assert!(help.stdout.contains(word), "{word}\n{help}");
     }
     for (arguments, part) in [
-        (&[][..], "which DIR?"),
-        (&["/nowhere-at-all"], "there is no folder"),
+        (&["/nowhere-at-all"][..], "there is no folder"),
+        (&[], "which DIR?"),
         (&["--listen", "world", "/tmp"], "localhost or node"),
         (&["--with", "emacs", "/tmp"], "lab, notebook or server"),
         (&["--cpus", "two", "/tmp"], "take a number"),
