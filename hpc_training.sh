@@ -42,7 +42,8 @@ fi
 # find_binary NAME: its path, or nothing.
 find_binary() {
     local directory
-    for directory in "$HPC_TRAINER_HOME" "$HPC_TRAINER_HOME/bin" "$HPC_TRAINER_HOME/target/release"; do
+    for directory in "$HPC_TRAINER_HOME" "$HPC_TRAINER_HOME/bin" \
+        "$HPC_TRAINER_HOME/target/release"; do
         if [ -f "$directory/$1" ] && [ -x "$directory/$1" ]; then
             printf '%s\n' "$directory/$1"
             return
@@ -56,7 +57,8 @@ find_binary() {
 in_container() {
     local runtime image=$HPC_TRAINER_IMAGE path options=() binds=${HPC_TRAINER_BIND:-}
     runtime=$(command -v apptainer || command -v singularity) || {
-        echo "hpc_training.sh: HPC_TRAINER_IMAGE is set, but there is no apptainer: load its module in site.sh." >&2
+        echo "hpc_training.sh: HPC_TRAINER_IMAGE is set, but there is no apptainer: load its" \
+            "module in site.sh." >&2
         exit 127
     }
     case $image in
@@ -65,7 +67,8 @@ in_container() {
     esac
     case $image in *://*) ;; *)
         if [ ! -e "$image" ]; then
-            echo "hpc_training.sh: there is no image $image; build it from slurm/hpc-trainer.def." >&2
+            echo "hpc_training.sh: there is no image $image; build it from" \
+                "slurm/hpc-trainer.def." >&2
             exit 127
         fi
         ;;
@@ -80,20 +83,23 @@ in_container() {
         *) binds+=,$(dirname -- "$path") ;;
         esac
     fi
-    for path in "$HPC_TRAINER_HOME" "${SLURM_TMPDIR:-}" "${TMPDIR:-}" "${SSL_CERT_FILE:-}" "${SSL_CERT_DIR:-}"; do
+    for path in "$HPC_TRAINER_HOME" "${SLURM_TMPDIR:-}" "${TMPDIR:-}" "${SSL_CERT_FILE:-}" \
+        "${SSL_CERT_DIR:-}"; do
         [ -z "$path" ] || [ ! -e "$path" ] || binds+=,$(readlink -m -- "$path"):$path
     done
     if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then
         options=(--nv)
     fi
     # exec here too. Outside a terminal Apptainer hands the signals that it gets on to the trainer.
-    exec "$runtime" exec ${options[@]+"${options[@]}"} --pwd "$HPC_TRAINER_HOME" --bind "${binds#,}" "$image" run_trainer "$@"
+    exec "$runtime" exec ${options[@]+"${options[@]}"} --pwd "$HPC_TRAINER_HOME" \
+        --bind "${binds#,}" "$image" run_trainer "$@"
 }
 [ -z "${HPC_TRAINER_IMAGE:-}" ] || in_container "$@"
 
 trainer=$(find_binary run_trainer)
 if [ -z "$trainer" ]; then
-    echo "hpc_training.sh: there is no program run_trainer in $HPC_TRAINER_HOME, its bin or its target/release." >&2
+    echo "hpc_training.sh: there is no program run_trainer in $HPC_TRAINER_HOME, its bin or its" \
+        "target/release." >&2
     echo "Build it there: cargo build --release" >&2
     exit 127
 fi

@@ -99,11 +99,51 @@ def peak_memory(command, environment, folder):
     return peak * 1024 / 1e6
 
 
+def wake_ups(process):
+    """How often its threads have waited for something and were woken."""
+    count = 0
+    for thread in Path(f"/proc/{process.pid}/task").iterdir():
+        status = (thread / "status").read_text()
+        count += int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
+    return count
+
+
+def staying(command, environment, folder, seconds):
+    """Wake-ups a minute, processor seconds a minute and peak memory in MB of a check --stay to
+    which nothing comes for so long.
+    """
+    process = subprocess.Popen(
+        [*command, "--stay", "86400"], env=environment, cwd=folder, stdout=subprocess.DEVNULL
+    )
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    def used():
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rsplit(")")[-1].split()
+        return (int(fields[11]) + int(fields[12])) / ticks
+
+    try:
+        time.sleep(5)  # its first pass is over
+        woken, busy = wake_ups(process), used()
+        time.sleep(seconds)
+        if process.poll() is not None:
+            sys.exit("bench/check: check --stay has ended")
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        peak = int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
+        minutes = seconds / 60
+        return (wake_ups(process) - woken) / minutes, (used() - busy) / minutes, peak
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def main():
     parser = argparse.ArgumentParser(prog="bench/check", description=__doc__)
     parser.add_argument("--passes", type=int, default=30, help="idle passes of each [%(default)s]")
     parser.add_argument(
         "--jobs", type=int, default=200, help="jobs that one pass takes [%(default)s]"
+    )
+    parser.add_argument(
+        "--idle", type=int, default=120, help="seconds that check --stay is watched [%(default)s]"
     )
     parser.add_argument("--check", help="check to measure")
     options = parser.parse_args()
@@ -127,7 +167,8 @@ def main():
         (commands / "count").write_text("1000\n")
         sbatch = commands / "sbatch"
         sbatch.write_text(
-            f"#!/bin/sh\nread n <{commands}/count\nn=$((n + 1))\necho $n >{commands}/count\necho $n\n"
+            f"#!/bin/sh\nread n <{commands}/count\nn=$((n + 1))\necho $n >{commands}/count\n"
+            "echo $n\n"
         )
         sbatch.chmod(0o700)
         variables = {
@@ -166,7 +207,8 @@ def main():
                 if number >= 0:
                     idle[name].append((*result, peak_memory(command, environment, folder)))
         print(
-            f"An idle pass against a broker with TLS, {options.passes} of each in turns (medians):\n"
+            f"An idle pass against a broker with TLS, {options.passes} of each in turns "
+            "(medians):\n"
         )
         print(f"{'':16}{'time':>10}{'processor':>12}{'peak memory':>14}")
         medians = {}
@@ -178,6 +220,14 @@ def main():
         ratios = [ours / theirs for ours, theirs in zip(medians["check"], medians["Python, pika"])]
         print(f"{'ratio':16}{ratios[0]:>9.2f}x{ratios[1]:>11.2f}x{ratios[2]:>12.2f}x")
         print(f"(The first version, in Python: {ORIGINAL[0]} s and {ORIGINAL[1]} MB.)\n")
+
+        woken, busy, memory = staying(ours, clean, folder, options.idle)
+        print(
+            f"check --stay to which nothing comes, watched for {options.idle} s:\n"
+            f"{woken:.1f} wake-ups and {busy:.3f} s of the processor a minute, "
+            f"peak memory {memory:.1f} MB,\n"
+            f"{memory / medians['check'][2]:.2f} times that of an idle pass\n"
+        )
 
         for number in range(options.jobs):
             channel.basic_publish(
@@ -193,8 +243,9 @@ def main():
         (wall, busy), said = measured([*ours, "--max-jobs", str(options.jobs)], clean, folder)
         taken = said.count("submitted")
         print(
-            f"A pass that takes {taken} queued jobs, with a stub for sbatch: {wall:.2f} s ({busy:.2f} s processor, its sbatch "
-            f"with it),\n{taken / wall:.0f} jobs a second, {Rodan.logins - logins} login to Rodan"
+            f"A pass that takes {taken} queued jobs, with a stub for sbatch: {wall:.2f} s "
+            f"({busy:.2f} s processor, its sbatch with it),\n{taken / wall:.0f} jobs a second, "
+            f"{Rodan.logins - logins} login to Rodan"
         )
         sys.exit(0 if taken == options.jobs else 1)
 

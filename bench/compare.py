@@ -154,13 +154,14 @@ def main():
     needed = 500 + len(candidates) * 4000 * pixels / (16 * 256**2)
     if available_mib() < needed:
         sys.exit(
-            f"bench/compare.sh: {available_mib():.0f} MiB of memory are free, all of them side by side take about "
-            f"{needed:.0f}: leave some out (--without), or take a smaller --batch"
+            f"bench/compare.sh: {available_mib():.0f} MiB of memory are free, all of them side by "
+            f"side take about {needed:.0f}: leave some out (--without), or take a smaller --batch"
         )
     flop = FLOP_A_PIXEL * pixels
     print(
-        f"One training step of {options.batch} patches of {options.size}x{options.size} ({flop / 1e12:.2f} TFLOP as direct "
-        f"sums), {options.threads} threads\n{processor_name()}, load before: {os.getloadavg()[0]:.2f}",
+        f"One training step of {options.batch} patches of {options.size}x{options.size} "
+        f"({flop / 1e12:.2f} TFLOP as direct sums), {options.threads} threads\n"
+        f"{processor_name()}, load before: {os.getloadavg()[0]:.2f}",
         flush=True,
     )
 
@@ -195,7 +196,8 @@ def main():
         peers[0],
     )
     print(
-        f"\n{'':24}{'median':>9}{'min':>8}{'max':>8}{'processor':>11}{'GFLOP/s':>9}{'peak':>10}{'time':>7}{'memory':>8}"
+        f"\n{'':24}{'median':>9}{'min':>8}{'max':>8}{'processor':>11}{'GFLOP/s':>9}{'peak':>10}"
+        f"{'time':>7}{'memory':>8}"
     )
     print("-" * 94)
     for peer in peers:
@@ -215,8 +217,10 @@ def main():
             f"{statistics.median(ratios):>6.2f}x{peer.mib / base.mib:>7.2f}x"
         )
     print(
-        f"\nRatios to {base.name}, of time: the median of each round's. GFLOP/s: as if all did direct sums.\n"
-        f"Other programs used {max(others, 0):.2f} cores meanwhile; below 0.1 the machine was quiet."
+        f"\nRatios to {base.name}, of time: the median of each round's. GFLOP/s: as if all did "
+        "direct sums.\n"
+        f"Other programs used {max(others, 0):.2f} cores meanwhile; below 0.1 the machine was "
+        "quiet."
     )
     sys.exit(1 if all(peer.why for peer in peers) else 0)
 

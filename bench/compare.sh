@@ -18,7 +18,8 @@ tensorflow=2.15.1
 
 # Whether a Python has a module, without importing it.
 has() {
-    [ -x "$1" ] && "$1" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$2') is None)"
+    [ -x "$1" ] && "$1" -c "import importlib.util, sys
+sys.exit(importlib.util.find_spec('$2') is None)"
 }
 
 # given OPTION ARGUMENTS…: whether the option is among the arguments.
@@ -37,12 +38,13 @@ make_peers() {
     if [ ! -x "$peers/bin/python" ]; then
         for python in python3.11 python3.10 python3.9 python3; do
             # TensorFlow 2.15 exists for these.
-            "$python" -c 'import sys, venv, ensurepip; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))' \
-                2>/dev/null && break
+            "$python" -c 'import sys, venv, ensurepip
+sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 11))' 2>/dev/null && break
             python=
         done
         if [ -z "$python" ]; then
-            echo "bench/compare.sh: TensorFlow $tensorflow needs Python 3.9 to 3.11 with its venv module" >&2
+            echo "bench/compare.sh: TensorFlow $tensorflow needs Python 3.9 to 3.11 with its venv" \
+                "module" >&2
             return 1
         fi
         "$python" -m venv "$peers"

@@ -1,4 +1,4 @@
-"""The measurement behind bench/cut: run_trainer --predict beside Keras on the same page and models."""
+"""The measurement behind bench/cut: run_trainer --predict beside Keras, same page, same models."""
 
 import argparse
 import os
@@ -32,7 +32,7 @@ if min(padded.shape[0] - height, padded.shape[1] - width) < 0:
     sys.exit("the classifier can't cut a page that is smaller than a window")
 for model in loaded:
     model.predict(np.zeros((1, height, width, 3), np.float32), verbose=0)  # builds its graph
-started = time.perf_counter()
+started, used = time.perf_counter(), time.process_time()
 labels = np.zeros(padded.shape[:2], np.uint8)
 for row in range(0, padded.shape[0], height - 51):
     for column in range(0, image.shape[1], width - 51):
@@ -43,12 +43,13 @@ for row in range(0, padded.shape[0], height - 51):
         labels[row + 25 : row + height - 25, column + 25 : column + width - 25] = np.argmax(seen, 0)
 labels[25:-25, 25:-25].tofile(out)
 print(f"cut in {time.perf_counter() - started:.3f} s")
+print(f"processor {time.process_time() - used:.3f} s")
 """
 
 
 def run(command):
-    """Runs a command; the seconds that it says it cut for, those of its whole run, and its largest
-    memory in MiB.
+    """Runs a command; the seconds that it says it cut for, those of the processor (where it does
+    not say them, of the whole run), those of the whole run, and its largest memory in MiB.
     """
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -60,7 +61,9 @@ def run(command):
     found = re.search(r"cut in ([0-9.]+) s", said)
     if status != 0 or found is None:
         sys.exit(f"{said}bench/cut: {command[0]} failed")
-    return float(found[1]), whole, usage.ru_maxrss / 1024
+    used = re.search(r"processor ([0-9.]+) s", said)
+    processor = float(used[1]) if used else usage.ru_utime + usage.ru_stime
+    return float(found[1]), processor, whole, usage.ru_maxrss / 1024
 
 
 def train(trainer, folder, patch):
@@ -108,12 +111,16 @@ def main():
             for name, command in runs.items():
                 found[name].append(run(command))
     medians = {name: [statistics.median(row) for row in zip(*rows)] for name, rows in found.items()}
-    first = next(iter(medians.values()))[0]
+    first = next(iter(medians.values()))
     print(f"{options.page.name}, {len(files)} models, medians of {options.rounds} rounds")
-    print(f"{'':<22}{'cut':>10}{'of the first':>14}{'whole run':>12}{'peak memory':>14}")
-    for name, (cut, whole, memory) in medians.items():
-        ratio = cut / first if first > 0 else float("nan")
-        print(f"{name:<22}{cut:>8.2f} s{ratio:>14.2f}{whole:>10.2f} s{memory:>10.0f} MiB")
+    heads = [("cut", 10), ("ratio", 7), ("processor", 12), ("ratio", 7), ("whole run", 12)]
+    print(" " * 22 + "".join(f"{head:>{width}}" for head, width in [*heads, ("memory", 12)]))
+    for name, row in medians.items():
+        ratios = [of / to if to > 0 else float("nan") for of, to in zip(row, first)]
+        print(
+            f"{name:<22}{row[0]:>8.2f} s{ratios[0]:>7.2f}{row[1]:>10.2f} s{ratios[1]:>7.2f}"
+            f"{row[2]:>10.2f} s{row[3]:>8.0f} MiB"
+        )
 
 
 if __name__ == "__main__":

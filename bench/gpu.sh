@@ -86,19 +86,23 @@ fi
 "$trainer" --check-gpu >"$out/check-again.txt" 2>/dev/null
 
 echo 'A small training, with the GPU and on the CPU …'
-settings=(--set 'Maximum number of training epochs=3' --set 'Maximum number of samples per label=200'
+settings=(--set 'Maximum number of training epochs=3'
+    --set 'Maximum number of samples per label=200'
     --set 'Patch height=128' --set 'Patch width=128' --set 'Seed=1')
 # seconds NAME COMMAND…: runs it, prints its seconds.
 seconds() {
     local name=$1 began ended
     shift
     began=$(date +%s.%N)
-    "$@" >"$out/$name.txt" 2>"$out/$name.err" || { echo failed && tail -n 3 "$out/$name.err" >&2 && return; }
+    "$@" >"$out/$name.txt" 2>"$out/$name.err" || {
+        echo failed && tail -n 3 "$out/$name.err" >&2 && return
+    }
     ended=$(date +%s.%N)
     awk "BEGIN { printf \"%.1f\", $ended - $began }"
 }
 whole_gpu=$(seconds whole-gpu "$trainer" --local "$page" --out "$out/models-gpu" "${settings[@]}")
-whole_cpu=$(seconds whole-cpu env HPC_TRAINER_DEVICE=cpu "$trainer" --local "$page" --out "$out/models-cpu" "${settings[@]}")
+whole_cpu=$(seconds whole-cpu env HPC_TRAINER_DEVICE=cpu "$trainer" --local "$page" \
+    --out "$out/models-cpu" "${settings[@]}")
 # f1 DIR: mean F1 of the layers on the whole page.
 f1() {
     python3 - "$1/training.json" 2>/dev/null <<'P' || echo '?'
@@ -112,9 +116,18 @@ P
     echo "what numbers ours_ms torch_ms ours/torch ours_MB torch_MB agrees"
     for numbers in f32 tf32 bf16; do
         awk -v numbers=$numbers '
-            FILENAME ~ /check/ && $1 == numbers { if (!ours || $5 < ours) { ours = $5; validation = $6 } memory = $7; agrees = $4 }
-            FILENAME ~ /torch/ && $1 == "torch" && $2 == numbers { torch = $3; torch_validation = $4; torch_memory = $5 }
-            function row(what, a, b) { print what, numbers, a ? a : "-", b ? b : "-", a && b ? sprintf("%.2f", a / b) : "-", memory ? memory : "-", torch_memory ? torch_memory : "-", agrees ? agrees : "-" }
+            FILENAME ~ /check/ && $1 == numbers {
+                if (!ours || $5 < ours) { ours = $5; validation = $6 }
+                memory = $7; agrees = $4
+            }
+            FILENAME ~ /torch/ && $1 == "torch" && $2 == numbers {
+                torch = $3; torch_validation = $4; torch_memory = $5
+            }
+            function shown(value) { return value ? value : "-" }
+            function row(what, a, b) {
+                print what, numbers, shown(a), shown(b), a && b ? sprintf("%.2f", a / b) : "-",
+                    shown(memory), shown(torch_memory), shown(agrees)
+            }
             END { row("step", ours, torch); row("validation", validation, torch_validation) }
         ' "$out/check.txt" "$out/check-again.txt" "$out/torch.txt"
     done
@@ -122,9 +135,16 @@ P
 
 echo
 head -n 2 "$out/machine.txt" | tail -n 1
-awk -F '\t' '{ printf "%-11s %-7s %8s %8s %10s %8s %8s  %s\n", $1, $2, $3, $4, $5, $6, $7, $8 }' "$out/gpu.tsv"
-echo "whole training of examples/page (3 epochs, 200 patches of 128x128 a layer): GPU $whole_gpu s, CPU $whole_cpu s;" \
+awk -F '\t' '{
+    printf "%-11s %-7s %8s %8s %10s %8s %8s  %s\n", $1, $2, $3, $4, $5, $6, $7, $8
+}' "$out/gpu.tsv"
+echo "whole training of examples/page (3 epochs, 200 patches of 128x128 a layer):" \
+    "GPU $whole_gpu s, CPU $whole_cpu s;" \
     "mean F1 $(f1 "$out/models-gpu") and $(f1 "$out/models-cpu")"
 [ "$status" = 0 ] || { echo 'The GPU does NOT agree with the CPU, see above.' && exit 1; }
-awk -F '\t' '$1 == "step" && $5 != "-" { last = $5 } END { exit !(last != "" && last <= 1) }' "$out/gpu.tsv" ||
-    { echo 'Our step is slower than PyTorch'"'"'s, or there was nothing to compare with.' && exit 1; }
+awk -F '\t' '
+    $1 == "step" && $5 != "-" { last = $5 }
+    END { exit !(last != "" && last <= 1) }
+' "$out/gpu.tsv" || {
+    echo "Our step is slower than PyTorch's, or there was nothing to compare with." && exit 1
+}

@@ -47,7 +47,8 @@ def inputs(page):
 
 
 def run(options, folder, rodan):
-    """One job; returns what the trainer's line says, and the seconds until its process had said it."""
+    """One job; returns what the trainer's line says, and the seconds until its process had said
+    it."""
     settings = SETTINGS | dict(
         (name, value(text)) for name, text in (pair.split("=", 1) for pair in options.set)
     )
@@ -127,7 +128,8 @@ def main():
     for name, took in parts.items():
         print(f"  {name:10}{took:>10.2f} s{took / whole:>8.1%}")
     print(
-        f"  {'whole':10}{whole:>10.2f} s, {seconds:.2f} s with the program's start; peak memory {mib:.0f} MiB"
+        f"  {'whole':10}{whole:>10.2f} s, {seconds:.2f} s with the program's start; "
+        f"peak memory {mib:.0f} MiB"
     )
 
 

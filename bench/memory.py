@@ -31,7 +31,8 @@ STOPPED = 12
 
 
 class Run:
-    """One run of the trainer; `steps` says after how many it is stopped, 0 lets it come to its end."""
+    """One run of the trainer; `steps` says after how many it is stopped, 0 lets it come to its
+    end."""
 
     def __init__(self, options, page, samples, steps):
         settings = {
@@ -71,7 +72,8 @@ class Run:
         self.mib = usage.ru_maxrss / 1024
 
     def watch(self, terminal, process, options, steps):
-        """Reads what the trainer shows until it ends; stops it after `steps` steps of the first layer."""
+        """Reads what the trainer shows until it ends; stops it after `steps` steps of the first
+        layer."""
         said, stopped = "", False
         while True:
             try:
@@ -145,19 +147,21 @@ def main():
             name == "background.png" or name.startswith("layer_") for name in os.listdir(page)
         )
         print(
-            f"{layers} layers, page {options.size or options.page}, patches {options.patch}x{options.patch}, "
-            f"batch {options.batch}, {options.threads or os.cpu_count()} threads\n"
+            f"{layers} layers, page {options.size or options.page}, "
+            f"patches {options.patch}x{options.patch}, batch {options.batch}, "
+            f"{options.threads or os.cpu_count()} threads\n"
         )
 
         # Four fifths are learned from: one batch.
         network = Run(options, small, -(-options.batch * 5 // 4), 0)
         print(f"the network by itself, one batch: {network.mib:.0f} MiB\n", flush=True)
         print(
-            f"{'samples':>8}{'a layer':>9}{'steps':>7}{'peak':>11}{'beyond the':>13}{'growth':>10}{'the original':>15}"
-            f"{'':>7}"
+            f"{'samples':>8}{'a layer':>9}{'steps':>7}{'peak':>11}{'beyond the':>13}"
+            f"{'growth':>10}{'the original':>15}{'':>7}"
         )
         print(
-            f"{'at most':>8}{'drawn':>9}{'run':>7}{'':>11}{'network':>13}{'':>10}{'for its samples':>15}{'ratio':>7}"
+            f"{'at most':>8}{'drawn':>9}{'run':>7}{'':>11}{'network':>13}"
+            f"{'':>10}{'for its samples':>15}{'ratio':>7}"
         )
         print("-" * 80)
         before = None
@@ -169,8 +173,9 @@ def main():
             said = f"{original / 1024:.1f} GiB" if original >= 1024 else f"{original:.0f} MiB"
             steps = "all" if run.whole else run.steps
             print(
-                f"{count:>8}{run.drawn:>9}{steps:>7}{f'{run.mib:.0f} MiB':>11}{f'{run.mib - network.mib:+.0f} MiB':>13}"
-                f"{growth:>10}{said:>15}{original / run.mib:>7.2f}",
+                f"{count:>8}{run.drawn:>9}{steps:>7}{f'{run.mib:.0f} MiB':>11}"
+                f"{f'{run.mib - network.mib:+.0f} MiB':>13}{growth:>10}{said:>15}"
+                f"{original / run.mib:>7.2f}",
                 flush=True,
             )
 

@@ -5,7 +5,8 @@ each precision:
 
     torch <precision> <median ms of a step> <ms of a validation batch> <peak MiB>
 
-    peer_torch_step.py [--batch 16] [--size 256] [--steps 50] [--precision f32,tf32,bf16] [--device cuda]
+    peer_torch_step.py [--batch 16] [--size 256] [--steps 50] [--precision f32,tf32,bf16]
+                       [--device cuda]
 """
 
 import argparse

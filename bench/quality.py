@@ -42,7 +42,8 @@ def write_png(path, pixels):
 
 
 class Page:
-    """A page folder: BGR bytes, and a mask for each layer, cut to the regions (except the background)."""
+    """A page folder: BGR bytes, and a mask for each layer, cut to the regions (except the
+    background)."""
 
     def __init__(self, folder):
         folder = Path(folder)
@@ -196,7 +197,8 @@ def train_with_keras(options):
 
 
 def segment(page, folder, names, side, batch=32):
-    """The place in `names` of the surest model for each pixel, and the models whose output is constant."""
+    """The place in `names` of the surest model for each pixel, and the models whose output is
+    constant."""
     import tensorflow as tf
 
     height, width = page.bgr.shape[:2]
@@ -338,11 +340,13 @@ def main():
                     cost = measured([str(word) for word in command])
                     accuracy, again = json.loads((out / "accuracy.json").read_text()), {}
                 print(
-                    f"\n{trainer}, seed {seed}: {cost[0]:.0f} s, {cost[1]:.0f} CPU-s, peak {cost[2]:.0f} MiB"
+                    f"\n{trainer}, seed {seed}: {cost[0]:.0f} s, {cost[1]:.0f} CPU-s, "
+                    f"peak {cost[2]:.0f} MiB"
                 )
                 print(f"{'':<18}{'accuracy':>9}  |{'trained page':^23}|{'unseen page':^23}")
                 print(
-                    f"{'model':<18}{'valid.':>9}  |{'prec.':>7}{'recall':>8}{'F1':>7} |{'prec.':>7}{'recall':>8}{'F1':>7}"
+                    f"{'model':<18}{'valid.':>9}  |{'prec.':>7}{'recall':>8}{'F1':>7} |"
+                    f"{'prec.':>7}{'recall':>8}{'F1':>7}"
                 )
                 seen = [segment(page, out, names, options.patch) for page in (train, test)]
                 for index, (name, model) in enumerate(zip(train.layers, names)):
@@ -378,8 +382,8 @@ def main():
         for given in options.set:
             print(f"\nrun_trainer with {given}", end="")
         print(
-            f"\nMean F1 of {len(names)} layers, seeds {options.seeds}; {options.epochs} epochs, {options.samples} samples, "
-            f"{options.patch}x{options.patch}, batch {options.batch}"
+            f"\nMean F1 of {len(names)} layers, seeds {options.seeds}; {options.epochs} epochs, "
+            f"{options.samples} samples, {options.patch}x{options.patch}, batch {options.batch}"
         )
         for place in ("trained", "unseen"):
             found = {

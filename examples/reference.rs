@@ -33,13 +33,16 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn man_pages_and_completions(directory: &Path) -> Result<(), Box<dyn Error>> {
     let man = directory.join("man/man1");
     fs::create_dir_all(&man)?;
-    let [check, run_trainer] = programs();
-    for program in [&check, &run_trainer] {
+    let mut completed: Vec<(Command, String)> = Vec::new();
+    for program in programs() {
         clap_mangen::generate_to(program.clone(), &man)?;
+        let name = program.get_name().to_owned();
+        // What an operator types is run_check, which hands its arguments on.
+        if name == "check" {
+            completed.push((program.clone(), "run_check".to_owned()));
+        }
+        completed.push((program, name));
     }
-    // What an operator types is run_check, which hands its arguments on.
-    let completed: [(Command, &str); 3] =
-        [(check.clone(), "check"), (check, "run_check"), (run_trainer, "run_trainer")];
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         let of_shell = directory.join("completions").join(shell.to_string());
         fs::create_dir_all(&of_shell)?;

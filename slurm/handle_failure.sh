@@ -13,4 +13,5 @@ umask 077
 
 # Slurm runs a copy of this file from its spool, so $0 does not lead home.
 HPC_TRAINER_HOME=${HPC_TRAINER_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}
-exec "$HPC_TRAINER_HOME/run_check" --watch "${1:?which job? The name of its directory in spool/jobs}"
+exec "$HPC_TRAINER_HOME/run_check" --watch \
+    "${1:?which job? The name of its directory in spool/jobs}"

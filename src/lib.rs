@@ -1,9 +1,10 @@
 //! Trains the page-layer models of [Rodan](https://github.com/DDMAL/Rodan) workflows on a Slurm
 //! cluster.
 //!
-//! Two programs share this library: `check`, which runs on a login node, takes jobs from
-//! RabbitMQ and submits them to Slurm; and `run_trainer`, which runs inside the allocation, trains
-//! one network per page layer and publishes the reply. `ARCHITECTURE.md` draws the modules.
+//! Three programs share this library: `check`, which runs on a login node, takes jobs from
+//! RabbitMQ and submits them to Slurm; `run_trainer`, which runs inside the allocation, trains one
+//! network per page layer and publishes the reply; and `gateway`, which serves browsers and
+//! programs without any of that. `ARCHITECTURE.md` draws the modules.
 
 pub mod bridge;
 pub mod cli;

@@ -11,6 +11,7 @@ use crate::ledger::{Cause, Verdict};
 use base::text::sentence;
 use domain::SlurmJobId;
 use domain::{Beyond, ResourceSettings};
+use scheduler::Kind;
 
 /// Who helps, where the site names nobody (`OPERATOR_CONTACT`).
 pub const OPERATOR: &str = "the operator of the cluster";
@@ -24,12 +25,15 @@ pub struct About<'a> {
     pub asked: Option<&'a ResourceSettings>,
     /// Who helps.
     pub operator: &'a str,
+    /// What ran it, or was to run it.
+    pub scheduler: Kind,
 }
 
 /// What failures are counted by, and what the error reply says.
 pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
-    let About { slurm_id, asked, operator } = about;
-    let number = slurm_id.map_or_else(String::new, |id| format!(" (Slurm job {id})"));
+    let About { slurm_id, asked, operator, scheduler } = about;
+    let job_word = scheduler.job_word();
+    let number = slurm_id.map_or_else(String::new, |id| format!(" ({job_word} {id})"));
     let after =
         |ran: &Option<String>| ran.as_ref().map_or_else(String::new, |ran| format!(" after {ran}"));
     match verdict {
@@ -68,14 +72,20 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
         ),
         Verdict::NotStarted { reason, waited_hours } => {
             let reason = if reason.is_empty() { "without a reason" } else { reason };
-            let what = match waited_hours {
-                Some(hours) => {
+            let what = match (waited_hours, scheduler) {
+                (Some(hours), Kind::Slurm) => {
                     format!(
                         "The training did not start within {hours} hours: Slurm still says \
                         {reason}."
                     )
                 }
-                None => format!("The training can't start on this cluster: Slurm says {reason}."),
+                // There, a job waits for nothing else.
+                (Some(hours), Kind::Local { .. }) => format!(
+                    "The training did not start within {hours} hours: other trainings were at work."
+                ),
+                (None, _) => {
+                    format!("The training can't start on this cluster: Slurm says {reason}.")
+                }
             };
             let asked = asked.map_or_else(String::new, |asked| {
                 let ResourceSettings { cpus, memory_mb, walltime, .. } = asked;
@@ -251,8 +261,12 @@ pub fn fault_of_the_trainer(operator: &str) -> String {
 mod tests {
     use super::*;
 
-    const ABOUT: About<'_> =
-        About { slurm_id: Some(SlurmJobId(17)), asked: None, operator: OPERATOR };
+    const ABOUT: About<'_> = About {
+        slurm_id: Some(SlurmJobId(17)),
+        asked: None,
+        operator: OPERATOR,
+        scheduler: Kind::Slurm,
+    };
 
     fn asked() -> ResourceSettings {
         ResourceSettings {

@@ -5,9 +5,11 @@
 
 use crate::support;
 
+use std::fs;
 use std::path::PathBuf;
 
 use support::SECONDS;
+use support::desk::page as part_of;
 use support::program::{self, Finished, Program};
 use support::services::repository;
 
@@ -24,7 +26,7 @@ fn bench<'a>(name: &str, arguments: impl IntoIterator<Item = &'a str>) -> Finish
         .arg(script)
         .args(arguments)
         .env("RAYON_NUM_THREADS", "2")
-        .limit(SECONDS(200))
+        .limit(SECONDS(600))
         .run()
 }
 
@@ -40,7 +42,11 @@ fn figures(finished: &Finished, row: &str) -> Vec<f64> {
 fn a_job_is_taken_apart() {
     let programs = programs();
     let (rodan, trainer) = (programs.join("examples/stand_in_rodan"), programs.join("run_trainer"));
-    let page = repository().join("examples/page");
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().to_owned();
+    for name in ["image.png", "background.png", "regions.png", "layer_0.png", "layer_1.png"] {
+        fs::write(page.join(name), part_of(name)).unwrap();
+    }
     let settings = [
         "Patch height=32",
         "Patch width=32",

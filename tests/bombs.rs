@@ -143,7 +143,10 @@ fn answer(desk: &Desk, id: &str, inputs: Value) -> (Option<i32>, String) {
 
 /// A job's inputs with the page at this path.
 fn of_page(image: &str) -> Value {
-    json!({"Image": image, "Background": "/uploads/background.png", "rgba PNG - Layer 0": "/uploads/layer_0.png"})
+    json!({
+        "Image": image, "Background": "/uploads/background.png",
+        "rgba PNG - Layer 0": "/uploads/layer_0.png"
+    })
 }
 
 #[test]
@@ -167,8 +170,11 @@ fn a_download_in_bytes() {
     }
     // All files together may have four times as much.
     desk.site.set("MAX_DOWNLOAD_BYTES", "1000");
-    let inputs = json!({"Image": "/uploads/a.png", "Background": "/uploads/b.png", "Selected Regions": "/uploads/c.png",
-        "rgba PNG - Layer 0": "/uploads/d.png", "rgba PNG - Layer 1": "/uploads/e.png"});
+    let inputs = json!({
+        "Image": "/uploads/a.png", "Background": "/uploads/b.png",
+        "Selected Regions": "/uploads/c.png", "rgba PNG - Layer 0": "/uploads/d.png",
+        "rgba PNG - Layer 1": "/uploads/e.png"
+    });
     for (last, code, words) in
         [(100, 11, "is neither a PNG"), (101, 5, "together larger than the 4000 bytes")]
     {

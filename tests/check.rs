@@ -456,7 +456,8 @@ fn the_reply_queue_is_declared_as_rodan_declares_it() {
 #[test]
 fn an_oversize_reply_becomes_an_error_reply_that_names_the_limit() {
     let mut desk = Desk::with_script(
-        r#"(printf '{"Background Model":"'; head -c 3000 /dev/zero | tr '\0' A; echo '"}') > "${1%/*}/reply.json""#,
+        r#"(printf '{"Background Model":"'; head -c 3000 /dev/zero | tr '\0' A; echo '"}') \
+               > "${1%/*}/reply.json""#,
     );
     desk.site.set("MAX_REPLY_BYTES", "2048");
     let id = desk.vhost.publish_job(&job());

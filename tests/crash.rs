@@ -234,7 +234,8 @@ fn a_reply_that_rodan_read_before_a_crash_is_sent_again_under_the_same_id() {
     // The state that the crash would have left.
     fs::remove_file(desk.directory(&id).join("delivered")).unwrap();
     desk.check().run().success();
-    let second = desk.vhost.receive_reply(&id, SECONDS(60)); // nobody can know that Rodan has read the first
+    // Nobody can know that Rodan has read the first.
+    let second = desk.vhost.receive_reply(&id, SECONDS(60));
     assert_eq!(second.body, first.body, "the same reply");
     assert_eq!(
         second.properties.message_id(),

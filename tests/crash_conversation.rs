@@ -20,6 +20,8 @@ use support::SECONDS;
 use support::asker::Asker;
 use support::broker::{CONTROL, JOBS};
 use support::desk::{Desk, job, with_setting};
+use support::rodan::Rodan;
+use support::services::Services;
 
 /// What a case comes to when nothing crashes.
 #[derive(Clone)]
@@ -134,6 +136,31 @@ fn check_dies_while_it_answers_a_failed_job() {
         let (id, queue) = asked(&desk, &job());
         desk.check().run().success();
         desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
+        (desk, id, queue)
+    });
+}
+
+#[test]
+fn check_dies_while_it_gives_a_job_more_memory() {
+    if !Services::can_have_cgroups() {
+        eprintln!("no cgroups of version 1 to write to: out of memory was not tested");
+        return;
+    }
+    let cluster = Services::private(&[("PARTS", "slurm"), ("NODES", "1"), ("CGROUP", "1")]);
+    let script = "[ \"$SLURM_MEM_PER_NODE\" -lt 2000 ] || exit 3\n\
+                  exec perl -e '$n = 1e6 * ($ENV{SLURM_MEM_PER_NODE} + 300); $x = \"a\" x $n'";
+    let mut asks = job();
+    asks["settings"].as_object_mut().unwrap().remove("Maximum memory (MB)");
+    // The first has too little, the second fails for another reason.
+    let expected = Expected { slurm_jobs: 2..=2, cause: Some("training"), answered: true };
+    every_point_of_check("check: more memory", expected, || {
+        let services = Services::shared().with_cluster_of(cluster.lent());
+        let mut desk = Desk::on(services, Some(script), Rodan::start());
+        desk.site.set("SITE_GRES", "none");
+        let (id, queue) = asked(&desk, &asks);
+        desk.check().run().success();
+        let ended = desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
+        assert_eq!(ended["JobState"], "OUT_OF_MEMORY");
         (desk, id, queue)
     });
 }

@@ -29,7 +29,8 @@ use support::services::Services;
 /// without a route to the broker.
 fn leaves_a_reply(bytes: u32) -> String {
     format!(
-        r#"(printf '{{"Background Model":"'; head -c {bytes} /dev/zero | tr '\0' A; echo '"}}') > "${{1%/*}}/reply.new"
+        r#"(printf '{{"Background Model":"'; head -c {bytes} /dev/zero | tr '\0' A; echo '"}}') \
+    > "${{1%/*}}/reply.new"
 mv "${{1%/*}}/reply.new" "${{1%/*}}/reply.json""#
     )
 }

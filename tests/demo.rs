@@ -14,6 +14,7 @@ use std::process::Command;
 
 use serde_json::json;
 
+use support::desk::page as part_of;
 use support::program::{self, Program, expect};
 use support::services::repository;
 use support::{SECONDS, wait_for};
@@ -56,12 +57,12 @@ impl Demo {
         self.run(&["up", "--every", "1", "--binaries", self.binaries.to_str().unwrap()])
     }
 
-    /// A page like the example's, with settings that the test chooses.
+    /// A part of the example page, with settings that the test chooses.
     fn page(&self, settings: &serde_json::Value) -> PathBuf {
         let page = self.directory.path().join("page");
         fs::create_dir_all(&page).unwrap();
         for name in ["image.png", "background.png", "regions.png", "layer_0.png", "layer_2.png"] {
-            fs::copy(repository().join("examples/page").join(name), page.join(name)).unwrap();
+            fs::write(page.join(name), part_of(name)).unwrap();
         }
         fs::write(page.join("settings.json"), settings.to_string()).unwrap();
         page
@@ -106,7 +107,7 @@ fn a_newcomer_sees_a_page_become_models_and_a_picture_and_nothing_is_left() {
     assert!(again.stdout.contains("already up"), "{again}");
 
     let page = demo.page(&json!({"Maximum number of training epochs": 1, "Seed": 3,
-        "Maximum number of samples per label": 100, "Patch height": 64, "Patch width": 64}));
+        "Maximum number of samples per label": 100, "Patch height": 56, "Patch width": 56}));
     let finished = demo.run(&["job", "--page", page.to_str().unwrap()]).success();
     for part in ["published as Rodan does it", "running, Slurm job 1", "the models are back"] {
         assert!(finished.stdout.contains(part), "{part:?} is not in\n{finished}");
@@ -122,7 +123,7 @@ fn a_newcomer_sees_a_page_become_models_and_a_picture_and_nothing_is_left() {
     assert!(finished.stdout.contains(picture.to_str().unwrap()), "{finished}");
     let picture = png::Decoder::new(std::io::BufReader::new(fs::File::open(picture).unwrap()));
     let picture = picture.read_info().unwrap();
-    assert_eq!((picture.info().width, picture.info().height), (600, 800));
+    assert_eq!((picture.info().width, picture.info().height), (200, 200));
     assert!(finished.stdout.contains("report.html"), "{finished}");
 
     wait_for("the schedule to see that the job is over", SECONDS(60), || {

@@ -16,8 +16,8 @@ fn run(broker: &str, rodan: &str, require_tls: &str) -> Finished {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("credentials.env");
     let text = format!(
-        "RABBITMQ_USER=u\nRABBITMQ_PASSWORD=p\nRABBITMQ_HOST={broker}\nRODAN_USER=u\nRODAN_PASSWORD=p\n\
-         RODAN_HOST={rodan}\nREQUIRE_TLS={require_tls}\n"
+        "RABBITMQ_USER=u\nRABBITMQ_PASSWORD=p\nRABBITMQ_HOST={broker}\n\
+         RODAN_USER=u\nRODAN_PASSWORD=p\nRODAN_HOST={rodan}\nREQUIRE_TLS={require_tls}\n"
     );
     fs::write(&file, text).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
@@ -55,7 +55,8 @@ fn silent_site() -> (tempfile::TempDir, TcpListener) {
     let broker = TcpListener::bind("127.0.0.1:0").unwrap();
     let file = home.path().join("credentials.env");
     let text = format!(
-        "RABBITMQ_USER=u\nRABBITMQ_PASSWORD=p\nRABBITMQ_HOST={}\nRODAN_USER=u\nRODAN_PASSWORD=p\nRODAN_HOST=127.0.0.1:1\n",
+        "RABBITMQ_USER=u\nRABBITMQ_PASSWORD=p\nRABBITMQ_HOST={}\n\
+         RODAN_USER=u\nRODAN_PASSWORD=p\nRODAN_HOST=127.0.0.1:1\n",
         broker.local_addr().unwrap()
     );
     fs::write(&file, text).unwrap();

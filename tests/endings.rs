@@ -15,9 +15,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
+use contract::wire::conversation::Kind;
 use serde_json::{Value, json};
 
 use support::SECONDS;
+use support::asker::{Asker, Jobs};
 use support::broker::{JOBS, RESULTS};
 use support::desk::{Desk, job, with_setting};
 use support::program::expect;
@@ -244,10 +246,7 @@ fn a_failed_node_puts_the_job_back_and_its_second_run_is_the_answer() {
 
 #[test]
 fn too_much_memory_in_a_cgroup() {
-    // This needs root, and a machine with cgroups of version 1, which Slurm 22.05 wants.
-    let writable =
-        rustix::fs::access("/sys/fs/cgroup/memory", rustix::fs::Access::WRITE_OK).is_ok();
-    if !writable || !rustix::process::geteuid().is_root() {
+    if !Services::can_have_cgroups() {
         eprintln!("no cgroups of version 1 to write to: out of memory in a cgroup was not tested");
         return;
     }
@@ -258,6 +257,58 @@ fn too_much_memory_in_a_cgroup() {
     check_until_answered(&desk, [&job]);
     assert_eq!(show(&desk, &job, &ended), None);
     assert_eq!(ended["JobState"], "OUT_OF_MEMORY");
+    goes_on_with_more_memory(&mut desk);
+}
+
+/// What one needs that was given too little, where nobody has said how much it shall have.
+fn goes_on_with_more_memory(desk: &mut Desk) {
+    let takes_too_much = "perl -e '$n = 1e6 * ($ENV{SLURM_MEM_PER_NODE} + 300); $x = \"a\" x $n'";
+    desk.use_script(&bash(&format!(
+        "if [ \"$SLURM_MEM_PER_NODE\" -lt 2000 ]; then exec {takes_too_much}; fi\n\
+         exec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\""
+    )));
+    let mut asked = desk.short_job();
+    asked["settings"].as_object_mut().unwrap().remove("Maximum memory (MB)");
+    let asker = Asker::ask_in(&desk.vhost, &asked, Jobs::Transient);
+    desk.check().run().success();
+    let first = desk.slurm_job(&asker.id);
+    assert_eq!(desk.cluster.wait_for_end(&first, SECONDS(60))["JobState"], "OUT_OF_MEMORY");
+    // The accounting may need a moment.
+    let told = support::wait_for("more memory", SECONDS(60), || {
+        let finished = desk.check().run().success();
+        finished.stdout.contains(&format!("{}  raised", asker.id)).then_some(finished)
+    });
+    assert!(told.stdout.contains(&format!("{}  submitted", asker.id)), "{told}");
+    let before = desk.record(&asker.id).unwrap()["too_small"][0]["memory_mb"].as_u64().unwrap();
+    assert!((1000..2000).contains(&before), "{before}");
+    asker.wait_for_end(SECONDS(120));
+    support::wait_for("the job to be filed away", SECONDS(60), || {
+        desk.check().run().success();
+        desk.record(&asker.id).is_none().then_some(())
+    });
+    let heard = asker.heard();
+    heard.assert_sound();
+    heard.assert_models(&["Background Model", "Model 0"]);
+    heard.assert_states_in_order(&["taken", "submitted", "requeued", "running"]);
+    let states = heard.of_kind(Kind::State);
+    let requeued = states.iter().map(|state| state.json()).find(|s| s["state"] == "requeued");
+    let requeued = requeued.unwrap();
+    let words = format!("with {} MB of memory because {before} MB were not enough", 2 * before);
+    assert!(requeued["detail"].as_str().unwrap().contains(&words), "{requeued}");
+    for asked in [&requeued["asked"], &heard.end()["asked"]] {
+        assert_eq!(
+            (&asked["memory_mb"], &asked["memory_from"]),
+            (&json!(2 * before), &json!("raised"))
+        );
+    }
+    let both = desk.cluster.jobs_named(&format!("hpct-{}", asker.id));
+    assert_eq!(both.len(), 2, "{both:?}");
+    let status = desk.check().args(["status", &asker.id]).run().success();
+    let shown: Vec<&str> = status.stdout.split_whitespace().collect();
+    let shown = shown.join(" ");
+    let line = format!("out of memory with {before} MB, as Slurm job {first}");
+    assert!(shown.contains(&line), "{status}");
+    assert!(shown.contains("(more than at first, which was not enough)"), "{status}");
 }
 
 #[test]
@@ -266,15 +317,21 @@ fn a_preempted_job_is_put_back_and_goes_on_from_its_checkpoint() {
     desk.cluster.create(&["PartitionName=urgent", "Nodes=node1", "PriorityTier=10"]);
     desk.site.set("CHECKPOINT_SECONDS", "0");
     let mut asked = desk.short_job();
-    asked["settings"]["Maximum number of training epochs"] = json!(60);
-    asked["settings"]["Patience"] = json!(60);
+    asked["settings"]["Maximum number of training epochs"] = json!(20);
+    asked["settings"]["Patience"] = json!(20);
     asked["settings"]["Seed"] = json!(7);
     let id = desk.vhost.publish_job(&asked);
+    // Beside it a job of a conversation.
+    let asker = Asker::ask_in(&desk.vhost, &asked, Jobs::Transient);
+    desk.check().args(["--max-jobs", "2"]).run().success();
+    let (slurm_id, talks) = (desk.slurm_job(&id), desk.slurm_job(&asker.id));
+    for id in [&id, &asker.id] {
+        support::wait_for("a checkpoint", SECONDS(60), || {
+            desk.directory(id).join("checkpoint/training.safetensors").exists().then_some(())
+        });
+    }
+    // From a pass on that has seen it run, a job that waits is one that waits again.
     desk.check().run().success();
-    let slurm_id = desk.slurm_job(&id);
-    support::wait_for("a checkpoint", SECONDS(60), || {
-        desk.directory(&id).join("checkpoint/training.safetensors").exists().then_some(())
-    });
     let urgent = [
         "--partition=urgent",
         "--exclusive",
@@ -284,20 +341,30 @@ fn a_preempted_job_is_put_back_and_goes_on_from_its_checkpoint() {
         "sleep 2",
     ];
     let urgent = desk.cluster.submit(desk.site.path(), urgent);
-    desk.cluster.wait_for_state(&slurm_id, &["PENDING"], SECONDS(60));
+    for job in [&slurm_id, &talks] {
+        desk.cluster.wait_for_state(job, &["PENDING"], SECONDS(60));
+    }
     let finished = desk.check().run().success();
     assert_eq!(finished.stdout, "", "a job that is back in the queue is alive\n{finished}");
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "the trainer has not answered for it");
+    assert_eq!(asker.heard().ends().len(), 0, "nor has the other");
     desk.cluster.wait_for_end(&urgent, SECONDS(60));
-    let reply = desk.vhost.receive_reply(&id, SECONDS(120)).json();
+    let reply = desk.vhost.receive_reply(&id, SECONDS(240)).json();
     assert_eq!(
         reply.as_object().unwrap().keys().collect::<Vec<_>>(),
         ["Background Model", "Model 0"]
     );
     assert_eq!(desk.cluster.wait_for_end(&slurm_id, SECONDS(60))["JobState"], "COMPLETED");
     assert!(desk.log(&id).contains("going on from"), "{}", desk.log(&id));
+    asker.wait_for_end(SECONDS(240));
+    assert_eq!(desk.cluster.wait_for_end(&talks, SECONDS(60))["JobState"], "COMPLETED");
+    assert!(desk.log(&asker.id).contains("going on from"), "{}", desk.log(&asker.id));
     desk.check().run().success();
     assert_eq!(desk.vhost.waiting(RESULTS), Some(0), "one answer only");
+    let heard = asker.heard();
+    heard.assert_sound();
+    heard.assert_models(&["Background Model", "Model 0"]);
+    heard.assert_states_in_order(&["taken", "submitted", "running", "requeued", "running"]);
 }
 
 #[test]

@@ -38,7 +38,8 @@ const HOSTILE: [&str; 12] = [
 
 /// Records the arguments of each call, one per line, with an empty line after each call, and then
 /// calls the real sbatch.
-const RECORDING_SBATCH: &str = r#"for a in "$@"; do printf '%q\n' "$a"; done >> "$HPC_TRAINER_HOME/calls"
+const RECORDING_SBATCH: &str = r#"
+for a in "$@"; do printf '%q\n' "$a"; done >> "$HPC_TRAINER_HOME/calls"
 echo >> "$HPC_TRAINER_HOME/calls"
 env -0 | tr '\0\n' '\n ' >> "$HPC_TRAINER_HOME/environment"
 exec sbatch "$@""#;

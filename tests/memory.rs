@@ -10,10 +10,12 @@ use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::time::Duration;
 
+use contract::wire::conversation::Kind;
 use serde_json::json;
 
+use support::asker::Asker;
 use support::desk::Desk;
-use support::program::Running;
+use support::program::{Program, Running};
 use support::rodan::{Answer, Rodan, Setup};
 use support::{SECONDS, wait_for};
 
@@ -23,9 +25,18 @@ const PASSWORD: &str = "pl4nted_password_of_rodan";
 /// How often each of these texts occurs in the memory that the process can write to, while it is
 /// stopped.
 fn find(running: &Running, texts: &[&str]) -> Vec<usize> {
-    running.signal("STOP");
-    let maps = fs::read_to_string(format!("/proc/{}/maps", running.id())).unwrap();
-    let mut memory = File::open(format!("/proc/{}/mem", running.id())).unwrap();
+    find_in(running.id(), texts)
+}
+
+fn signal(process: u32, name: &str) {
+    let process = process.to_string();
+    Program::new("kill").args([&format!("-{name}"), &process]).run().success();
+}
+
+fn find_in(process: u32, texts: &[&str]) -> Vec<usize> {
+    signal(process, "STOP");
+    let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
+    let mut memory = File::open(format!("/proc/{process}/mem")).unwrap();
     let mut found = vec![0; texts.len()];
     for line in maps.lines() {
         let mut words = line.split_whitespace();
@@ -48,8 +59,38 @@ fn find(running: &Running, texts: &[&str]) -> Vec<usize> {
             *count += hits.count();
         }
     }
-    running.signal("CONT");
+    signal(process, "CONT");
     found
+}
+
+/// How often each of these texts occurs in the arguments and the environment of a process.
+fn find_outside(process: u32, texts: &[&str]) -> Vec<usize> {
+    let shown: Vec<u8> = ["cmdline", "environ"]
+        .iter()
+        .flat_map(|name| fs::read(format!("/proc/{process}/{name}")).unwrap())
+        .collect();
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.contains("run_trainer"), "{shown}");
+    texts.iter().map(|text| shown.matches(text).count()).collect()
+}
+
+/// The processes of `run_trainer` with this text among their arguments.
+fn trainers_with(text: &str) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let is_one = |process: &u32| {
+        let line = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let mut words = line.split('\0');
+        words.next().is_some_and(|program| program.ends_with("run_trainer"))
+            && words.any(|word| word == text)
+    };
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.filter(is_one).collect()
+}
+
+fn parent_of(process: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 #[test]
@@ -106,4 +147,59 @@ fn while_it_learns_no_secret_is_in_the_trainers_memory() {
     let finished = running.wait();
     let reply = desk.vhost.receive_reply("memory", SECONDS(60)).json();
     assert!(reply.get("error").is_some() || reply.get("Model 0").is_some(), "{finished}");
+}
+
+/// In a conversation the trainer tells how far it is while it learns: through a process of its own,
+/// which has RabbitMQ's password and sees no page.
+#[test]
+fn in_a_conversation_the_trainer_that_learns_holds_no_secret_and_its_courier_one_password() {
+    let (token, password) =
+        ("1dd5ec2e71dd5ec2e71dd5ec2e71dd5ec2e71dd5", "pl4nted_password_of_a_conversation");
+    let setup = Setup { password: password.into(), token: token.into(), ..Setup::default() };
+    let desk = Desk::with(None, Rodan::with(setup));
+    let mut asked = desk.short_job();
+    asked["settings"]["Maximum number of training epochs"] = json!(10_000);
+    asked["settings"]["Patience"] = json!(10_000);
+    let asker = Asker::ask(&desk.vhost, &asked);
+    desk.check().run().success();
+    wait_for("progress", SECONDS(240), || {
+        (!asker.heard().of_kind(Kind::Progress).is_empty()).then_some(())
+    });
+    let job_file = desk.directory(&asker.id).join("job.json");
+    let trainers = trainers_with(job_file.to_str().unwrap());
+    let [trainer] = trainers[..] else { panic!("{trainers:?}") };
+    let couriers = trainers_with("--courier");
+    let couriers: Vec<u32> =
+        couriers.into_iter().filter(|child| parent_of(*child) == Some(trainer)).collect();
+    let [courier] = couriers[..] else { panic!("{couriers:?}") };
+
+    let broker = desk.vhost.password().to_owned();
+    let texts = [broker.as_str(), password, token];
+    let job_file = fs::read_to_string(job_file).unwrap();
+    let in_job_file = texts.map(|text| job_file.matches(text).count());
+    assert_eq!(in_job_file[..2], [0, 0], "the job file");
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(find_outside(trainer, &texts), [0, 0, 0], "the trainer's surroundings");
+        assert_eq!(find_outside(courier, &texts), [0, 0, 0], "the courier's surroundings");
+        assert_eq!(find_in(trainer, &texts), [0, 0, 0], "the trainer");
+        let found = find_in(courier, &texts);
+        assert!(found[0] > 0, "the search works: {found:?}");
+        assert_eq!(found[1..], [0, 0], "the courier");
+    }
+
+    asker.cancel();
+    wait_for("the end", SECONDS(120), || {
+        desk.check().run();
+        (!asker.heard().ends().is_empty()).then_some(())
+    });
+    let heard = asker.heard();
+    heard.assert_sound();
+    for message in &heard.messages {
+        let body = String::from_utf8_lossy(&message.body);
+        assert!(texts.iter().all(|text| !body.contains(text)), "{body}");
+    }
+    for log in desk.site.files_below(&desk.site.logs()) {
+        let log = fs::read_to_string(log).unwrap();
+        assert!(texts.iter().all(|text| !log.contains(text)), "{log}");
+    }
 }

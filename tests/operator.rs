@@ -23,8 +23,9 @@ use support::services::Services;
 /// Notes its progress as the trainer does, and writes a line into its log.
 const RUNS: &str = r#"echo "a line of the log"
 cat > "${1%/*}/progress.json" <<END
-{"slurm_job_id":$SLURM_JOB_ID,"restart_count":0,"layer":"Model 0","layer_number":2,"layers":2,"epoch":3,"epochs":15,
-"step":5,"steps":600,"loss":0.25,"accuracy":0.9,"f1":0.75,"updated_at":"$(date -u +%FT%TZ)","peak_memory_mb":321,
+{"slurm_job_id":$SLURM_JOB_ID,"restart_count":0,"layer":"Model 0","layer_number":2,"layers":2,
+"epoch":3,"epochs":15,"step":5,"steps":600,"loss":0.25,"accuracy":0.9,"f1":0.75,
+"updated_at":"$(date -u +%FT%TZ)","peak_memory_mb":321,
 "expected_end":"$(date -u -d "+40 minutes" +%FT%TZ)"}
 END
 sleep 300"#;
@@ -399,4 +400,15 @@ fn a_job_in_slurms_queue_has_a_place_in_it() {
         "{waiting}"
     );
     desk.cluster.cancel(&busy);
+}
+
+#[test]
+fn a_shell_in_a_job_is_a_step_of_it() {
+    let desk = Desk::with_script(RUNS);
+    let id = running(&desk);
+    let inside = ["shell", &id, "sh", "-c", "echo job $SLURM_JOB_ID, step $SLURM_STEP_ID"];
+    let finished = run(&desk, &inside).success();
+    let slurm_id = desk.slurm_job(&id);
+    assert_eq!(finished.stdout, format!("job {slurm_id}, step 0\n"), "{finished}");
+    desk.cluster.cancel(&slurm_id);
 }

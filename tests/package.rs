@@ -34,7 +34,9 @@ fn in_users_environment(program: Program) -> Program {
 fn binaries(directory: &Path) -> PathBuf {
     let binaries = directory.join("binaries");
     fs::create_dir(&binaries).unwrap();
-    for program in [program::check(), program::run_trainer().expect("a build with the trainer")] {
+    let trainer = program::run_trainer().expect("a build with the trainer");
+    let gateway = program::gateway().expect("a build with the gateway");
+    for program in [program::check(), trainer, gateway] {
         let mut strip = Command::new("strip");
         strip.arg("-o").arg(binaries.join(program.file_name().unwrap())).arg(program);
         assert!(strip.status().unwrap().success());
@@ -112,6 +114,10 @@ fn a_tarball_runs_a_job_wherever_it_is_unpacked_and_an_update_keeps_what_is_the_
         assert!(home.join(file).exists(), "{file} is not in the tarball");
     }
     for file in ["rodan/hpc_training/jobs.py", "rodan/registerJobs.yaml", "rodan/set_up_broker"] {
+        assert!(home.join(file).exists(), "{file} is not in the tarball");
+    }
+    for file in ["bin/gateway", "packaging/gateway.service", "packaging/hpc-trainer-check.service"]
+    {
         assert!(home.join(file).exists(), "{file} is not in the tarball");
     }
     for file in ["slurm/sites/generic.env", "slurm/cuda-libraries", "slurm/hpc-trainer.def"] {

@@ -22,8 +22,9 @@ use support::program::{self, Finished, Program};
 
 /// Notes its progress as the trainer does.
 const RUNS: &str = r#"cat > "${1%/*}/.note" <<END
-{"slurm_job_id":$SLURM_JOB_ID,"restart_count":0,"layer":"Model 0","layer_number":2,"layers":2,"epoch":3,"epochs":15,
-"step":5,"steps":600,"loss":0.25,"accuracy":0.9,"f1":0.75,"updated_at":"$(date -u +%FT%TZ)","peak_memory_mb":321,
+{"slurm_job_id":$SLURM_JOB_ID,"restart_count":0,"layer":"Model 0","layer_number":2,"layers":2,
+"epoch":3,"epochs":15,"step":5,"steps":600,"loss":0.25,"accuracy":0.9,"f1":0.75,
+"updated_at":"$(date -u +%FT%TZ)","peak_memory_mb":321,
 "expected_end":"$(date -u -d "+5 hours 30 minutes" +%FT%TZ)"}
 END
 mv "${1%/*}/.note" "${1%/*}/progress.json"
@@ -137,9 +138,12 @@ fn busy_desk() -> (Desk, String, String) {
         ),
     ];
     for (hours, (name, state, error)) in (5..).step_by(3).zip(others) {
-        let record = json!({"version": 1, "job_id": name, "correlation_id": name, "reply_to": "hpc-results",
-            "message_id": "m", "body_sha256": "0", "received_at": ago(hours), "changed_at": ago(hours),
-            "correlation_id_generated": false, "limited": false, "state": state, "last_error": error});
+        let record = json!({
+            "version": 1, "job_id": name, "correlation_id": name, "reply_to": "hpc-results",
+            "message_id": "m", "body_sha256": "0", "received_at": ago(hours),
+            "changed_at": ago(hours), "correlation_id_generated": false, "limited": false,
+            "state": state, "last_error": error
+        });
         fs::create_dir(desk.directory(name)).unwrap();
         fs::write(desk.directory(name).join("record.json"), record.to_string()).unwrap();
         fs::write(desk.directory(name).join("message.json"), job().to_string()).unwrap();

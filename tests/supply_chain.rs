@@ -251,14 +251,16 @@ fn the_bill_of_materials_lists_what_is_built() {
         let components = list(&document["components"]).iter().filter(has);
         components.map(|c| format!("{} {}", text(&c["name"]), text(&c["version"]))).collect()
     };
-    for (program, features) in
-        [("check", "--no-default-features"), ("run_trainer", "--features=cuda")]
-    {
+    for (program, features) in [
+        ("check", "--no-default-features"),
+        ("run_trainer", "--features=cuda"),
+        ("gateway", "--features=cuda"),
+    ] {
         let mut built = built(&metadata(&[features]));
         built.remove(&format!("hpc-trainer {}", env!("CARGO_PKG_VERSION")));
         assert_eq!(listed(program), built, "{program}");
     }
-    let own = ["base", "contract", "domain", "page-layers", "report", "scheduler"];
+    let own = ["base", "contract", "domain", "gateway", "page-layers", "report", "scheduler"];
     for component in list(&document["components"]) {
         let hashed = component["hashes"][0]["content"].as_str().map(str::len) == Some(64);
         assert!(hashed || own.contains(&text(&component["name"])), "{component}");

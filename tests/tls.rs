@@ -24,8 +24,10 @@ use tokio_rustls::rustls::{ServerConfig, ServerConnection, Stream};
 use support::SECONDS;
 use support::program::{Finished, Program, check, run_trainer};
 
-const JOB: &str = r#"{"inputs":{"Image":"/i.png","Background":"/b.png","rgba PNG - Layer 0":"/0.png"},"token":"t0ken",
-        "settings":{"Maximum number of training epochs":1,"Maximum number of samples per label":1,"Patch height":32,"Patch width":32}}"#;
+const JOB: &str = r#"{"inputs":{"Image":"/i.png","Background":"/b.png",
+                  "rgba PNG - Layer 0":"/0.png"},"token":"t0ken",
+        "settings":{"Maximum number of training epochs":1,"Maximum number of samples per label":1,
+                    "Patch height":32,"Patch width":32}}"#;
 
 /// What is wrong with a server's certificate.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -129,7 +131,8 @@ fn site(broker: &str, rodan: &str, trusted: &str) -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("credentials.env");
     let text = format!(
-        "RABBITMQ_USER=u\nRABBITMQ_PASSWORD=p\nRABBITMQ_HOST={broker}\nRODAN_USER=u\nRODAN_PASSWORD=p\nRODAN_HOST={rodan}\n"
+        "RABBITMQ_USER=u\nRABBITMQ_PASSWORD=p\nRABBITMQ_HOST={broker}\n\
+         RODAN_USER=u\nRODAN_PASSWORD=p\nRODAN_HOST={rodan}\n"
     );
     fs::write(&file, text).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import time
+import uuid
 import zlib
 from typing import Callable, Iterator, List, Mapping, Optional
 
@@ -95,6 +96,10 @@ def attempt(
     ``run`` is the run job's name for ever, ``task_id`` that of the task which runs it; it becomes
     the correlation id. ``again`` says that this task was here before. Where an earlier task of the
     same run job was lost, its training is taken over, so that nothing is trained twice.
+
+    Another process may be at work on the training at any look of a task, also at its first. So it
+    is the folder that says whose the training is, and RabbitMQ that says whether this task has
+    asked for one; ``again`` alone proves neither.
     """
     now = time.time() if now is None else now
     folder = site.folder_of(run)
@@ -104,13 +109,13 @@ def attempt(
         where = address(site.environment)
         conversation = Conversation.find(folder)
         if conversation is None and again:
-            raise Failure(
-                "What was known of this training is gone: the folder {} does not exist any more."
-                " The training may still run on the cluster. Ask Rodan's administrator to set"
-                " HPC_WORK_FOLDER to a folder that all workers share and that survives their"
-                " restart.".format(folder)
-            )
-        if conversation is not None and conversation.task != task_id and not again:
+            try:
+                _asked_for_nothing(where, task_id, folder)
+            except BrokerTrouble as trouble:
+                if not trouble.passing:
+                    raise
+                return Waiting(site.poll_seconds, trouble.summary)
+        if conversation is not None and conversation.task != task_id:
             conversation = _take_over(where, conversation, task_id, order)
         if conversation is None:
             _sweep(site, where, now)
@@ -128,6 +133,21 @@ def attempt(
                 " room; then run the job again: it goes on with this training.".format(error),
                 conversation.account(),
             )
+
+
+def _asked_for_nothing(where: Address, task_id: str, folder: str) -> None:
+    """Makes sure that a task which finds no folder has asked for no training: at its earlier looks
+    another process may have been at work on the one before, to cancel it.
+    """
+    with Broker(where) as broker:
+        asked = broker.has_reply_queue(task_id)
+    if asked:
+        raise Failure(
+            "What was known of this training is gone: the folder {} does not exist any more."
+            " The training may still run on the cluster. Ask Rodan's administrator to set"
+            " HPC_WORK_FOLDER to a folder that all workers share and that survives their"
+            " restart.".format(folder)
+        )
 
 
 def _go_on(
@@ -242,11 +262,21 @@ def _take_over(
         conversation.trouble("broker", None)
         return conversation
     if end is None:
-        with contextlib.suppress(BrokerTrouble), Broker(where) as broker:
-            _cancel(broker, conversation.id)
-            broker.forget(conversation.id)
+        try:
+            _send_cancel(where, conversation)
+        except BrokerTrouble:
+            # It must not be forgotten: it would train beside the next one.
+            _put_aside(conversation)
     conversation.remove()
     return None
+
+
+def _put_aside(conversation: Conversation) -> None:
+    """Makes room for the run job's next training, and leaves this one to :func:`_sweep`, which
+    cancels it.
+    """
+    mark_cancelled(conversation.folder, conversation.task)
+    os.rename(conversation.folder, "{}-{}".format(conversation.folder, uuid.uuid4().hex[:8]))
 
 
 def finish(site: Site, run: str) -> None:
@@ -275,7 +305,10 @@ def mark(site: Site, task_id: str) -> bool:
     found = _of_task(site, task_id)
     if found is None:
         return False
-    mark_cancelled(found.folder, task_id)
+    try:
+        mark_cancelled(found.folder, task_id)
+    except FileNotFoundError:
+        return False  # It ended, or was cancelled, just now.
     return True
 
 

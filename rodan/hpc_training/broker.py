@@ -258,6 +258,10 @@ class Broker:
                     return False
                 raise
 
+    def has_reply_queue(self, correlation_id: str) -> bool:
+        """Whether a training with this id was asked for, and is not forgotten yet."""
+        return self._exists(reply_queue(correlation_id))
+
     def messages(self, correlation_id: str) -> Iterator[Message]:
         """Gives the messages that lie in a training's reply queue, in their order.
 

@@ -489,6 +489,7 @@ _ORIGINS = {
     "site": "the site's setting",
     "estimate": "estimated from the job's settings",
     "measured": "from finished jobs",
+    "raised": "more than at first, which was not enough",
 }
 
 

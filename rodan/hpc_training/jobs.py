@@ -28,6 +28,9 @@ logger = logging.getLogger("rodan")
 #: so many seconds.
 _SECONDS_IN_ONE_CALL = 1
 
+#: A new task that Rodan does not name yet looks again after so many seconds.
+_FIRST_WAIT_SECONDS = 2
+
 
 def _site() -> attempt.Site:
     from django.conf import settings
@@ -68,15 +71,20 @@ class ClusterTraining(RodanTask):
         task_id = request.id or run
         again = bool(request.retries)
         site = _site()
+        # Rodan names a task in its run job after it has started it. One that runs within the call
+        # is over by then.
+        queued = not request.called_directly and not request.is_eager
         while True:
-            _stop_if_not_wanted(run, task_id, again, site)
-            waiting = attempt.attempt(site, run, task_id, again, make_order, outputs)
+            if _may_work(run, task_id, again, site, queued):
+                waiting = attempt.attempt(site, run, task_id, again, make_order, outputs)
+            else:
+                waiting = attempt.Waiting(site.poll_seconds if again else _FIRST_WAIT_SECONDS, "")
             if waiting is None:
                 _show(run, "trained on the cluster")
                 return True
             if waiting.words:
                 _show(run, waiting.words)
-            if not request.called_directly and not request.is_eager:
+            if queued:
                 # The worker is free for other jobs until then.
                 raise self.retry(countdown=waiting.seconds)
             time.sleep(min(waiting.seconds, _SECONDS_IN_ONE_CALL))
@@ -184,22 +192,44 @@ def _run_job(run: str) -> Optional[Any]:
     return RunJob.objects.filter(uuid=run).select_related("workflow_run").first()
 
 
-def _stop_if_not_wanted(run: str, task_id: str, again: bool, site: attempt.Site) -> None:
-    """Ends this task, and its training, where the user has cancelled the run; ends it alone where
-    another has it.
+def _may_work(run: str, task_id: str, again: bool, site: attempt.Site, queued: bool) -> bool:
+    """Whether this task may look after the run job's training now. Ends the task, and its
+    training, where the user has cancelled the run; ends it alone where the run job is over.
     """
-    from rodan.constants import task_status
-
     run_job = _run_job(run)
     if run_job is None:
-        return
-    if run_job.status == task_status.CANCELLED:
+        return True
+    named = run_job.celery_task_id if queued else None
+    action = what_to_do(run_job.status, named, task_id, again)
+    if action == CANCEL:
         attempt.cancel(site, task_id)
         # Ignored, not failed: a failure would be written over the state that the user has chosen.
         raise Ignore("the run was cancelled")
-    # While a new task begins, Rodan may still show the one before it.
-    if again and run_job.celery_task_id and run_job.celery_task_id != task_id:
-        raise Ignore("another task runs this job")
+    if action == STOP:
+        raise Ignore("the run is over")
+    return action == WORK
+
+
+#: What a task does with its run job.
+WORK, WAIT, STOP, CANCEL = "work", "wait", "stop", "cancel"
+
+
+def what_to_do(status: int, named: Optional[str], task_id: str, again: bool) -> str:
+    """What a task has to do, from the state of its run job and from the task that Rodan names
+    there.
+
+    Of several tasks of one run job (a user cancelled it and started it again at once, a broker
+    delivered an old one once more) the one that Rodan names works, and the others wait until the
+    run job is over. Rodan writes the name just after it has started the task: until then the one
+    before it is named, or none.
+    """
+    from rodan.constants import task_status
+
+    if status == task_status.CANCELLED:
+        return CANCEL
+    if again and status in (task_status.FINISHED, task_status.FAILED):
+        return STOP
+    return WORK if named in (None, "", task_id) else WAIT
 
 
 def _show(run: str, words: str) -> None:

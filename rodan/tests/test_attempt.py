@@ -274,8 +274,112 @@ def test_a_new_task_with_other_inputs_cancels_the_first(run, cluster):
     assert json.loads(body.decode())["cancel"] == first.correlation_id
 
 
+def busy(run):
+    """Another process is at work on the run job's training, for as long as this is held."""
+    return attempt._alone(run.site, run.site.folder_of(run.run))
+
+
+def test_a_new_task_that_came_while_the_old_one_was_cancelled_asks_for_a_training(run, cluster):
+    """The cancellation holds the folder at the new task's first look, and removes it then."""
+    run.look()
+    first, _ = cluster.next()
+    with busy(run) as alone:
+        assert alone
+        run.new_task()
+        assert run.look().words == ""
+        talk = conversation.Conversation.find(run.site.folder_of(run.run))
+        attempt._send_cancel(broker.address(run.environment), talk)
+    assert "was sent" in run.look().words
+    job, _ = cluster.next()
+    assert job.correlation_id == run.task != first.correlation_id
+    _, body = cluster.next("hpc-control")
+    assert json.loads(body.decode())["cancel"] == first.correlation_id
+    answer(cluster, job)
+    assert run.look() is None
+    check(run)
+    assert cluster.next() is None
+    assert cluster.next("hpc-control") is None
+
+
+def test_a_new_task_that_came_before_a_cancellation_was_sent_sends_it(run, cluster):
+    """Rodan has marked the training; whoever is there first asks the cluster, and only once."""
+    run.look()
+    first = run.task
+    cluster.next()
+    with busy(run):
+        run.new_task()
+        assert run.look().words == ""
+        assert attempt.mark(run.site, first)
+    assert "was sent" in run.look().words
+    assert not attempt.cancel(run.site, first)
+    assert cluster.next()[0].correlation_id == run.task
+    assert json.loads(cluster.next("hpc-control")[1].decode())["cancel"] == first
+    assert cluster.next("hpc-control") is None
+    assert run.look().words
+
+
+def test_a_new_task_takes_over_after_a_look_in_vain(run, cluster):
+    """The old task looks at its training at the same time, and is dropped afterwards."""
+    run.look()
+    first = run.task
+    job, _ = cluster.next()
+    with busy(run):
+        run.new_task()
+        assert run.look().words == ""
+    assert "was sent" in run.look().words
+    assert not attempt.cancel(run.site, first)
+    answer(cluster, job)
+    assert run.look() is None
+    check(run)
+    assert cluster.next() is None
+    assert cluster.next("hpc-control") is None
+
+
+def test_a_task_that_finds_nothing_waits_for_rabbitmq_to_say_whether_it_asked(
+    run, cluster, monkeypatch
+):
+    with busy(run):
+        assert run.look().words == ""
+    good = run.environment["HPC_RABBITMQ_URL"]
+    monkeypatch.setitem(run.environment, "HPC_RABBITMQ_URL", "amqp://u:p@127.0.0.1:1/")
+    for _ in range(8):
+        assert "can't be reached" in run.look().words
+    monkeypatch.setitem(run.environment, "HPC_RABBITMQ_URL", good.replace("rodan:", "rodan:wrong"))
+    with pytest.raises(Failure, match="password"):
+        run.look()
+    monkeypatch.undo()
+    assert "was sent" in run.look().words
+    assert cluster.next()[0].correlation_id == run.task
+
+
+def test_what_a_new_task_could_not_cancel_is_cancelled_later(
+    run, cluster, files, environment, tmp_path, monkeypatch
+):
+    """The new task has other inputs, and RabbitMQ is away: the first training goes on."""
+    run.look()
+    first = run.task
+    cluster.next()
+    monkeypatch.setitem(run.environment, "HPC_RABBITMQ_URL", "amqp://u:p@127.0.0.1:1/")
+    run.new_task()
+    run.inputs = {"Sample 1": files.page(3)}
+    assert "can't be reached" in run.look().words
+    monkeypatch.undo()
+    assert "was sent" in run.look().words
+    assert cluster.next()[0].correlation_id == run.task
+    assert cluster.next("hpc-control") is None
+    # Two folders may share a lock: then it takes one training more.
+    for _ in range(5):
+        other = Run(files, environment, tmp_path / "work")
+        other.look()
+        request = cluster.next("hpc-control")
+        if request:
+            break
+    assert json.loads(request[1].decode())["cancel"] == first
+    assert run.look().words, "the new training is not touched"
+
+
 def test_two_processes_never_work_on_one_run(run, cluster):
-    with attempt._alone(run.site, run.site.folder_of(run.run)) as alone:
+    with busy(run) as alone:
         assert alone
         assert run.look().words == ""
     assert cluster.next() is None

@@ -37,10 +37,11 @@ def until(what, call, seconds=DEADLINE):
 class Rodan:
     """The stand-in with its worker."""
 
-    def __init__(self, folder, services, vhost, environment):
+    def __init__(self, folder, services, environment):
         self.folder = folder
+        # Rodan has a broker of its own. Here its queues are beside the cluster's.
         broker = "amqp://{}:{}@{}:{}/{}".format(
-            services.admin, services.admin_password, services.host, services.port, vhost
+            services.admin, services.admin_password, services.host, services.port, services.vhost
         )
         self.variables = {
             "STAND_IN": str(folder),
@@ -121,8 +122,11 @@ class Rodan:
         )
         return pathlib.Path(row.resource.path).read_bytes()
 
+    def work_folder(self, run_job):
+        return self.folder / "data" / "hpc_training" / str(run_job.uuid)
+
     def log_of(self, run_job):
-        log = self.folder / "data" / "hpc_training" / str(run_job.uuid) / "log.txt"
+        log = self.work_folder(run_job) / "log.txt"
         return log.read_text() if log.exists() else ""
 
     def work_folders(self):
@@ -136,16 +140,12 @@ class Rodan:
 def rodan(services, tmp_path_factory):
     pytest.importorskip("celery")
     pytest.importorskip("django")
-    vhost = services.vhost + "-celery"
-    services.run("add_vhost", vhost)
-    services.run("set_permissions", "-p", vhost, services.admin, ".*", ".*", ".*")
     environment = {"HPC_RABBITMQ_URL": services.settings["HPC_RABBITMQ_URL"]}
     before = dict(os.environ)
-    made = Rodan(tmp_path_factory.mktemp("rodan"), services, vhost, environment)
+    made = Rodan(tmp_path_factory.mktemp("rodan"), services, environment)
     made.start_worker()
     yield made
     made.stop_worker(signal.SIGKILL)
-    services.run("delete_vhost", vhost)
     os.environ.clear()
     os.environ.update(before)
 
@@ -313,6 +313,74 @@ def test_cancelled_and_started_again_at_once_it_is_trained_once(rodan, uploads, 
     assert request or cluster.next("hpc-control") is None
 
 
+def test_a_run_started_again_while_it_is_cancelled_has_exactly_one_training(
+    rodan, uploads, cluster
+):
+    """The cancellation is held back until the second task has found the training busy."""
+    from hpc_training import attempt
+
+    run_job = run_page(rodan, uploads)
+    job, _ = take(cluster)
+    until("the first look", lambda: "was sent" in rodan.row(run_job).workflow_run.description)
+    site = attempt.Site(rodan.variables, str(rodan.folder / "data" / "hpc_training"))
+    with attempt._alone(site, site.folder_of(str(run_job.uuid))) as alone:
+        assert alone
+        rodan.do.cancel(run_job)
+        rodan.do.again(run_job)
+        second = rodan.row(run_job).celery_task_id
+        until("the second task", lambda: "[{}] retry".format(second) in rodan.log())
+        until("the mark", (rodan.work_folder(run_job) / "cancel").exists)
+    # Whoever is first then: the training was cancelled, once, and there is another.
+    job_2, _ = take(cluster)
+    assert job_2.correlation_id == second
+    _, body = until("a request to cancel", lambda: cluster.next("hpc-control"))
+    assert json.loads(body.decode())["cancel"] == job.correlation_id
+    send(cluster, job_2, PAGE_MODELS)
+    assert rodan.ended(run_job).status == FINISHED
+    assert cluster.next() is None
+    assert cluster.next("hpc-control") is None
+
+
+def test_a_task_waits_until_rodan_names_it(rodan, uploads, cluster):
+    """Rodan writes a task's name after it has started it: until then an older one is named."""
+    from rodan.models import RunJob
+
+    run_job = run_page_without_worker(rodan, uploads)
+    rows = RunJob.objects.filter(uuid=run_job.uuid)
+    rows.update(celery_task_id="an older one")
+    sent = rodan.do.app.tasks[PAGE_JOB].si(str(run_job.uuid)).apply_async(queue="Python3")
+    until("a look", lambda: "[{}] retry".format(sent.id) in rodan.log())
+    assert cluster.next() is None
+    rows.update(celery_task_id=sent.id)
+    job, _ = take(cluster)
+    assert job.correlation_id == sent.id
+    send(cluster, job, PAGE_MODELS)
+    assert rodan.ended(run_job).status == FINISHED
+
+
+@pytest.mark.parametrize(
+    ("status", "named", "again", "action"),
+    [
+        (PROCESSING, None, False, "work"),
+        (PROCESSING, "", True, "work"),
+        (PROCESSING, "me", False, "work"),
+        (PROCESSING, "me", True, "work"),
+        (PROCESSING, "another", False, "wait"),
+        (PROCESSING, "another", True, "wait"),
+        (CANCELLED, "me", False, "cancel"),
+        (CANCELLED, "another", True, "cancel"),
+        (FINISHED, None, True, "stop"),
+        (FAILED, None, True, "stop"),
+        (FINISHED, "another", False, "wait"),
+        (FINISHED, None, False, "work"),
+    ],
+)
+def test_what_a_task_does_with_its_run_job(rodan, status, named, again, action):
+    from rodan.jobs.hpc_training.jobs import what_to_do
+
+    assert what_to_do(status, named, "me", again) == action
+
+
 def test_a_restart_of_rodan_loses_nothing(rodan, uploads, cluster):
     run_job = run_page(rodan, uploads)
     job, _ = take(cluster)
@@ -324,13 +392,13 @@ def test_a_restart_of_rodan_loses_nothing(rodan, uploads, cluster):
     assert cluster.next() is None
 
 
-def test_a_lost_worker_costs_a_click_and_no_training(rodan, uploads, cluster, services):
+def test_a_lost_worker_costs_a_click_and_no_training(rodan, uploads, cluster, queues):
     """SIGKILL: Celery has acknowledged the task, so Rodan never hears of it again."""
     run_job = run_page(rodan, uploads)
     job, _ = take(cluster)
     until("the folder", rodan.work_folders)
     rodan.stop_worker(signal.SIGKILL)
-    services.run("purge_queue", "-p", services.vhost + "-celery", "Python3")
+    queues.queue_purge("Python3")
     rodan.do.cancel(run_job)
     rodan.start_worker()
     rodan.do.again(run_job)

@@ -10,26 +10,46 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
 import zipfile
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, png
 
 from hpc_training import attempt, order
 from hpc_training.failure import Failure
 
 BINARIES = os.environ.get("HPC_TRAINER_TEST_BINARIES")
-PAGE = ROOT / "examples" / "page"
-FILES = {
-    "Image": "image.png",
-    "rgba PNG - Selected regions": "regions.png",
-    "rgba PNG - Background layer": "background.png",
-    "rgba PNG - Layer 0": "layer_0.png",
-    "rgba PNG - Layer 2": "layer_2.png",
-}
+
+#: A page of this width and height; each layer has a few pixels around its middle, so that all of
+#: them together are trained in seconds.
+SIDE = 160
+PORTS = [
+    "Image",
+    "rgba PNG - Selected regions",
+    "rgba PNG - Background layer",
+    "rgba PNG - Layer 0",
+    "rgba PNG - Layer 2",
+]
+
+
+def drawn(number):
+    """The image for the port of this number."""
+
+    def pixel(x, y):
+        if number == 0:
+            return x, y, 99, 255
+        inside = abs(x - SIDE // 2) < 16 and abs(y - SIDE // 2) < 16
+        is_its = number == 1 or (x % 8 == 2 * number - 4 and y % 8 == 0)
+        return 0, 0, 0, 255 if inside and is_its else 0
+
+    return png(SIDE, SIDE, pixel)
+
+
+PAGE = {port: drawn(number) for number, port in enumerate(PORTS)}
 #: A training of seconds.
 SMALL = {
     "Maximum number of training epochs": 1,
@@ -80,9 +100,13 @@ class Site:
         )
         return done.returncode, done.stdout.decode()
 
-    def upload(self, path):
+    def page(self):
+        """The inputs of a page by its images."""
+        return {port: self.upload(data) for port, data in PAGE.items()}
+
+    def upload(self, data):
         name = uuid.uuid4().hex
-        shutil.copy(str(path), str(self.uploads / name))
+        (self.uploads / name).write_bytes(data)
         return [{"resource_path": str(self.uploads / name), "resource_url": "/uploads/" + name}]
 
     def close(self):
@@ -130,7 +154,7 @@ def assert_model(outputs, port):
 
 
 def test_a_page_by_its_images(site, environment, tmp_path):
-    inputs = {port: site.upload(PAGE / name) for port, name in FILES.items()}
+    inputs = site.page()
     outputs = outputs_in(tmp_path / "out", "Background Model", "Model 0", "Model 2")
     train(
         site,
@@ -147,10 +171,10 @@ def test_pages_in_a_zip_going_on_from_models(site, environment, tmp_path):
     """Two trainings: the second goes on from the models of the first."""
     path = tmp_path / "page.zip"
     with zipfile.ZipFile(str(path), "w") as archive:
-        for port, name in FILES.items():
+        for port, data in PAGE.items():
             inside = port.replace("Layer 2", "Layer 3").replace("Layer 0", "Layer 1")
-            archive.write(str(PAGE / name), inside + ".png")
-    inputs = {"Sample 1": site.upload(path)}
+            archive.writestr(inside + ".png", data)
+    inputs = {"Sample 1": site.upload(path.read_bytes())}
     ports = ["Background Model", "Model 1", "Model 2", "Log File", "Multi-Sample Zip"]
     for number in (1, 2):
         outputs = outputs_in(tmp_path / str(number), *ports)
@@ -163,11 +187,12 @@ def test_pages_in_a_zip_going_on_from_models(site, environment, tmp_path):
         assert 'The output "Model 2" is the model that the cluster calls "Model 3".' in log
         for port in ports[:3]:
             assert_model(outputs, port)
-            inputs[port] = site.upload(outputs[port][0]["resource_path"])
+            written = pathlib.Path(outputs[port][0]["resource_path"])
+            inputs[port] = site.upload(written.read_bytes())
 
 
 def test_a_cancelled_run_ends_the_training_on_the_cluster(site, environment, tmp_path, queues):
-    inputs = {port: site.upload(PAGE / name) for port, name in FILES.items()}
+    inputs = site.page()
     outputs = outputs_in(tmp_path / "out", "Background Model", "Model 0", "Model 2")
     endless = dict(SMALL, **{"Maximum number of training epochs": 10000})
     work = attempt.Site(environment, str(tmp_path / "work"))
@@ -204,7 +229,7 @@ def test_a_cancelled_run_ends_the_training_on_the_cluster(site, environment, tmp
 
 def test_what_the_cluster_refuses_is_told(site, environment, tmp_path):
     """A file that is gone when the cluster comes for it."""
-    inputs = {port: site.upload(PAGE / name) for port, name in FILES.items()}
+    inputs = site.page()
     inputs["Image"][0]["resource_url"] = "/uploads/gone"
     outputs = outputs_in(tmp_path / "out", "Background Model", "Model 0", "Model 2")
     with pytest.raises(Failure) as caught:
@@ -218,3 +243,18 @@ def test_what_the_cluster_refuses_is_told(site, environment, tmp_path):
     assert "can't be downloaded" in caught.value.summary
     assert "Correlation id" in caught.value.details
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.version_info < (3, 8), reason="bench/ is not for Rodan's older image")
+def test_what_is_asked_can_be_compared_with_what_is_used():
+    """bench/estimate, at a size that takes seconds."""
+    command = [sys.executable, "-B", str(ROOT / "bench" / "estimate.py"), "--programs", BINARIES]
+    command += ["--patches", "64", "--batches", "4", "--samples", "4", "--size", "800x600"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=200)
+    lines = done.stdout.decode().splitlines()
+    assert done.returncode == 0, lines
+    patch, batch, asked, used, share, _, seconds = lines[1].split()
+    assert (patch, batch) == ("64x64", "4")
+    assert 0 < int(used) < int(asked)
+    assert int(seconds) > 0
+    assert share.endswith("%")

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The private RabbitMQ: one plain and one TLS port on 127.0.0.1, its own CA, its own epmd, a pool of vhosts.
-# Sourced by `up` and `service`; works in $BROKER.
+# The private RabbitMQ: one plain and one TLS port on 127.0.0.1, its own CA, its own epmd, a pool of
+# vhosts. Sourced by `up` and `service`; works in $BROKER.
 
 BROKER_USER=tester
 
@@ -19,7 +19,8 @@ make_certificates() {
             -addext basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign,cRLSign
         openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
             -subj "/CN=localhost" -keyout server.key -out server.csr
-        printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n' >extensions
+        printf '%s\n' subjectAltName=DNS:localhost,IP:127.0.0.1 extendedKeyUsage=serverAuth \
+            >extensions
         openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 \
             -extfile extensions -out server.pem
         # For a broker that asks its clients for one; all others take no notice.
@@ -31,8 +32,8 @@ make_certificates() {
     ) >"$BROKER/log/openssl.log" 2>&1
 }
 
-# Users, vhosts and permissions are read at boot: a hundred vhosts in one go, where `rabbitmqctl add_vhost` takes
-# a second for each. When the ports answer, they all exist.
+# Users, vhosts and permissions are read at boot: a hundred vhosts in one go, where `rabbitmqctl
+# add_vhost` takes a second for each. When the ports answer, they all exist.
 write_definitions() {
     local vhost names='' permissions='' salt hash
     # shellcheck disable=SC2153 # VHOSTS is a setting of `up`
@@ -91,7 +92,8 @@ export RABBITMQ_MNESIA_BASE='$BROKER/mnesia'
 export RABBITMQ_LOG_BASE='$BROKER/log'
 export RABBITMQ_PID_FILE='$BROKER/pid'
 export RABBITMQ_DIST_PORT=$DIST_PORT
-export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none'
+export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1} \
++sbwt none +sbwtdcpu none +sbwtdio none'
 export ERL_EPMD_PORT=$EPMD_PORT
 export ERL_EPMD_ADDRESS=127.0.0.1
 ENV
@@ -108,10 +110,12 @@ broker_answers_or_died() {
     { port_answers "$AMQP_PORT" && port_answers "$AMQPS_PORT"; } || ! alive "$BROKER_PID"
 }
 
-# Another program may have taken a port first. Then our server ends (plain port) or shows no certificate of our CA.
+# Another program may have taken a port first. Then our server ends (plain port) or shows no
+# certificate of our CA.
 broker_is_ours() {
     alive "$BROKER_PID" && openssl s_client -connect "127.0.0.1:$AMQPS_PORT" -verify_return_error \
-        -CAfile "$BROKER/tls/ca.pem" -cert "$BROKER/tls/client.pem" -key "$BROKER/tls/client.key" </dev/null >"$BROKER/log/openssl.log" 2>&1
+        -CAfile "$BROKER/tls/ca.pem" -cert "$BROKER/tls/client.pem" \
+        -key "$BROKER/tls/client.key" </dev/null >"$BROKER/log/openssl.log" 2>&1
 }
 
 stop_broker() {

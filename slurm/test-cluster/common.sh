@@ -1,8 +1,9 @@
 # shellcheck shell=bash
-# Shared by `up`, `down` and `service`: messages, free ports, and which processes belong to a test directory.
+# Shared by `up`, `down` and `service`: messages, free ports, and which processes belong to a test
+# directory.
 
-# Every daemon starts with this variable in its environment, set to its directory. That is how `down` finds what
-# it has to end, even where `up` was killed before a pid file was written.
+# Every daemon starts with this variable in its environment, set to its directory. That is how
+# `down` finds what it has to end, even where `up` was killed before a pid file was written.
 MARK=HPC_TRAINER_TEST_CLUSTER_OF
 
 die() {
@@ -10,7 +11,8 @@ die() {
     exit 1
 }
 
-# daemon COMMAND…: run it marked as ours, without our terminal and without the directory's lock (fd 9).
+# daemon COMMAND…: run it marked as ours, without our terminal and without the directory's lock
+# (fd 9).
 daemon() {
     (exec_daemon "$@")
 }
@@ -27,8 +29,9 @@ port_answers() {
     (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
 }
 
-# free_ports N: N distinct ports that nobody listens on, below the range the kernel gives to outgoing connections.
-# Another process can still be quicker, so whoever uses them starts again with others when a daemon stays down.
+# free_ports N: N distinct ports that nobody listens on, below the range the kernel gives to
+# outgoing connections. Another process can still be quicker, so whoever uses them starts again with
+# others when a daemon stays down.
 free_ports() {
     local chosen=() port
     while [ "${#chosen[@]}" -lt "$1" ]; do
@@ -39,7 +42,8 @@ free_ports() {
     echo "${chosen[@]}"
 }
 
-# wait_until SECONDS COMMAND…: poll until it succeeds. Ends a background part whose script ($$) was killed.
+# wait_until SECONDS COMMAND…: poll until it succeeds. Ends a background part whose script ($$) was
+# killed.
 wait_until() {
     local end=$((SECONDS + $1))
     shift
@@ -51,10 +55,12 @@ wait_until() {
 }
 
 alive() {
-    [ -n "$1" ] && [ -d "/proc/$1" ] && ! grep -q '^State:[[:space:]]*Z' "/proc/$1/status" 2>/dev/null
+    [ -n "$1" ] && [ -d "/proc/$1" ] &&
+        ! grep -q '^State:[[:space:]]*Z' "/proc/$1/status" 2>/dev/null
 }
 
-# three_times FUNCTION LOGS…: a start can lose a race for its ports; the third failure is a real one.
+# three_times FUNCTION LOGS…: a start can lose a race for its ports; the third failure is a real
+# one.
 three_times() {
     local what=$1 attempt
     for attempt in 1 2 3; do

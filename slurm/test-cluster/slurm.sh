@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The private Slurm: one controller and $NODES nodes on this machine, each with fake GPUs, cores and memory.
-# Sourced by `up` and `service`; works in $SLURM.
+# The private Slurm: one controller and $NODES nodes on this machine, each with fake GPUs, cores and
+# memory. Sourced by `up` and `service`; works in $SLURM.
 
 ME=$(id -un)
 HOST=$(hostname -s)
@@ -16,7 +16,8 @@ start_munge() {
     chmod 700 "$SLURM/munge"
     [ -s "$SLURM/munge/key" ] || (umask 277 && head -c 1024 /dev/urandom >"$SLURM/munge/key")
     if ! alive "$(cat "$SLURM/run/munged.pid" 2>/dev/null)"; then
-        # --force: it would rather have a socket that every user can reach; this cluster has one user.
+        # --force: it would rather have a socket that every user can reach; this cluster has one
+        # user.
         daemon munged --force --key-file="$SLURM/munge/key" --socket="$SLURM/run/munge.sock" \
             --pid-file="$SLURM/run/munged.pid" --log-file="$SLURM/munge/munged.log" \
             --seed-file="$SLURM/munge/seed" --num-threads=2 2>"$SLURM/log/munged.out" || return 1
@@ -34,12 +35,15 @@ start_accounting() {
     [ "$ME" != root ] || db_user=(--user=root)
     rm -rf "$SLURM/db"
     mariadb-install-db --no-defaults "${db_user[@]}" --datadir="$SLURM/db" \
-        --auth-root-authentication-method=normal --skip-test-db >"$SLURM/log/db-install.log" 2>&1 || return 1
-    exec_daemon mariadbd --no-defaults "${db_user[@]}" --datadir="$SLURM/db" --socket="$SLURM/run/db.sock" \
-        --pid-file="$SLURM/run/mariadbd.pid" --bind-address=127.0.0.1 --port="$DB_PORT" \
+        --auth-root-authentication-method=normal --skip-test-db \
+        >"$SLURM/log/db-install.log" 2>&1 || return 1
+    exec_daemon mariadbd --no-defaults "${db_user[@]}" --datadir="$SLURM/db" \
+        --socket="$SLURM/run/db.sock" --pid-file="$SLURM/run/mariadbd.pid" \
+        --bind-address=127.0.0.1 --port="$DB_PORT" \
         --innodb-buffer-pool-size=64M --innodb-log-file-size=16M --innodb-lock-wait-timeout=900 \
         --innodb-flush-log-at-trx-commit=0 >"$SLURM/log/mariadb.log" 2>&1 &
-    wait_until 60 mariadb-admin --no-defaults -uroot -S "$SLURM/run/db.sock" ping >/dev/null 2>&1 || return 1
+    wait_until 60 mariadb-admin --no-defaults -uroot -S "$SLURM/run/db.sock" ping \
+        >/dev/null 2>&1 || return 1
     mariadb --no-defaults -uroot -S "$SLURM/run/db.sock" <<SQL || return 1
 create database slurm_acct;
 create user slurm@127.0.0.1 identified by 'slurm';
@@ -72,15 +76,17 @@ $([ "$AUTH" = none ] || echo "AccountingStoragePass=$SLURM/run/munge.sock")
 AccountingStorageTRES=gres/gpu"
 }
 
-# How Slurm contains and measures a job. With cgroups (root only) too much memory is OUT_OF_MEMORY, as on a real
-# cluster; without them Slurm itself looks at the processes once a second and kills the job.
+# How Slurm contains and measures a job. With cgroups (root only) too much memory is OUT_OF_MEMORY,
+# as on a real cluster; without them Slurm itself looks at the processes once a second and kills the
+# job.
 containment() {
     if [ "$CGROUP" != 1 ]; then
         CONTAINMENT_LINES=$'ProctrackType=proctrack/pgid\nTaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux\nJobAcctGatherParams=OverMemoryKill'
         return
     fi
-    [ -w /sys/fs/cgroup/memory ] || die 'CGROUP=1 needs root and a writable cgroup v1 in /sys/fs/cgroup/memory'
+    [ -w /sys/fs/cgroup/memory ] ||
+        die 'CGROUP=1 needs root and a writable cgroup v1 in /sys/fs/cgroup/memory'
     CONTAINMENT_LINES=$'ProctrackType=proctrack/cgroup\nTaskPlugin=task/cgroup
 JobAcctGatherType=jobacct_gather/cgroup'
     cat >"$SLURM/cgroup.conf" <<'CONF'
@@ -137,15 +143,17 @@ ${SLURM_EXTRA:-}
 CONF
     : >"$SLURM/gres.conf"
     for ((i = 1; i <= NODES; i++)); do
-        echo "NodeName=node$i NodeHostname=$HOST NodeAddr=127.0.0.1 Port=${port[i - 1]} CPUs=$CPUS" \
-            "RealMemory=$MEMORY_MB Gres=gpu:$GPUS State=UNKNOWN" >>"$SLURM/slurm.conf"
+        echo "NodeName=node$i NodeHostname=$HOST NodeAddr=127.0.0.1 Port=${port[i - 1]}" \
+            "CPUs=$CPUS RealMemory=$MEMORY_MB Gres=gpu:$GPUS State=UNKNOWN" >>"$SLURM/slurm.conf"
         for ((g = 0; g < GPUS; g++)); do
             echo "NodeName=node$i Name=gpu Count=1 File=${DEVICES[g]}" >>"$SLURM/gres.conf"
         done
     done
-    echo 'PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 State=UP' >>"$SLURM/slurm.conf"
+    echo 'PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=10 State=UP' \
+        >>"$SLURM/slurm.conf"
 
-    # What a site's prolog does: scratch space of the job's own. The mark lets `down` find a job's processes too.
+    # What a site's prolog does: scratch space of the job's own. The mark lets `down` find a job's
+    # processes too.
     cat >"$SLURM/task_prolog" <<SCRIPT
 #!/bin/sh
 mkdir -p "$SLURM/scratch/\$SLURM_JOB_ID"

@@ -5,6 +5,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -19,12 +20,13 @@ use crate::ledger::{
 use crate::rodan::Client;
 use crate::sentences::{self, About};
 use base::exit_code::ExitCode;
+use base::notify;
 use base::secret::Secret;
 use base::text::printable;
 use contract::broker::{Broker, BrokerError};
 use domain::JobId;
+use scheduler::Scheduler;
 use scheduler::requests;
-use scheduler::slurm::Slurm;
 
 /// The longest detail that is told of a job, in characters.
 const LONGEST_DETAIL: usize = 2000;
@@ -34,8 +36,8 @@ const LONGEST_DETAIL: usize = 2000;
 pub struct Happening {
     /// Our id of the job.
     pub job: String,
-    /// One word: `submitted`, `found`, `waiting`, `cancelled`, `failed`, `answered`, `abandoned` or
-    /// `duplicate`.
+    /// One word: `submitted`, `found`, `waiting`, `raised`, `cancelled`, `failed`, `answered`,
+    /// `abandoned` or `duplicate`.
     pub what: &'static str,
     /// The details, in a sentence without a full stop.
     pub detail: String,
@@ -98,7 +100,7 @@ impl BridgeError {
 pub struct Pass<'a> {
     pub(super) config: &'a Config,
     pub(super) store: Store,
-    pub(super) slurm: Slurm,
+    pub(super) scheduler: Scheduler,
     pub(super) broker: Option<Broker>,
     /// Why there is no broker: whoever can't do without it gets this error, and not another wait.
     pub(super) no_broker: Option<BrokerError>,
@@ -115,6 +117,10 @@ pub struct Pass<'a> {
     pub(super) accepted: bool,
     /// Why nothing more is submitted in this pass: the next job would fail for the same reason.
     pub(super) no_submissions: Option<(ExitCode, String)>,
+    /// Raised when the pass is to end after the step that it is at.
+    pub(super) stop: Option<&'a AtomicBool>,
+    /// True once this pass knows that one more message may be taken.
+    pub(super) open: bool,
     /// Why nothing more is delivered in this pass.
     pub(super) no_deliveries: Option<String>,
     lock: Lock,
@@ -166,7 +172,7 @@ impl<'a> Pass<'a> {
         Ok(Self {
             config,
             store,
-            slurm: requests::commands(&config.site),
+            scheduler: requests::scheduler(&config.site),
             broker: None,
             no_broker: None,
             http: None,
@@ -176,6 +182,8 @@ impl<'a> Pass<'a> {
             cancelled: false,
             accepted: false,
             no_submissions: None,
+            stop: None,
+            open: false,
             no_deliveries: None,
             lock,
             tell,
@@ -210,10 +218,20 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// True when the pass is to end: the next step is for the next pass.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.is_some_and(|stop| stop.load(Ordering::Relaxed))
+    }
+
     /// Who helps a musicologist.
     pub(super) fn operator(&self) -> &'a str {
         let config: &'a Config = self.config;
         &config.site.operator
+    }
+
+    /// What a job is called beside its number.
+    pub(super) fn job_word(&self) -> &'static str {
+        self.config.site.scheduler.job_word()
     }
 
     /// Lets `event` happen to a job and writes that down.
@@ -244,6 +262,7 @@ impl<'a> Pass<'a> {
             slurm_id: job.slurm_id,
             asked: job.resources.as_ref(),
             operator: self.operator(),
+            scheduler: self.config.site.scheduler,
         };
         let (cause, sentence) = sentences::of_verdict(&verdict, about);
         self.remember(code_of(cause));
@@ -269,6 +288,10 @@ impl<'a> Pass<'a> {
     /// Makes sure, before a step that the world can see, that no other host has taken the lock
     /// over.
     pub(super) fn beat(&mut self) -> Result<(), BridgeError> {
+        // Whoever waits for a sign of life waits no longer than a step takes.
+        if self.stop.is_some() {
+            notify::alive();
+        }
         Ok(self.lock.heartbeat(Timestamp::now())?)
     }
 }

@@ -14,16 +14,22 @@ use super::view::is_with_slurm;
 use crate::ledger::{Cancels, Live, Progress, Record, State, Told, Verdict};
 use contract::broker::{BrokerError, TellError};
 use contract::wire::conversation::{CONTROL_QUEUE, Cancel, JobState, Message, Phase as Stage};
+use scheduler::Kind;
 use scheduler::slurm::{Phase, Place, in_words, place};
 
 /// So many requests are read in a pass: the others wait for the next.
 const MOST_REQUESTS: usize = 1000;
+
+/// Slurm works out expected starts anew from time to time; they move a little each time.
+const START_WITHIN: Duration = Duration::from_secs(60);
 
 /// Progress that the trainer has not told for so long is told here.
 const SILENT: Duration = Duration::from_secs(60);
 
 /// What is known of a job that its asker may be told.
 pub(super) struct Known<'a> {
+    /// What runs the jobs.
+    pub(super) scheduler: Kind,
     /// What Slurm says of it.
     pub(super) slurm: Slurm<'a>,
     /// Where it stands in Slurm's queue.
@@ -70,14 +76,25 @@ pub(super) fn news(job: &Record, known: &Known<'_>, now: Timestamp) -> News {
     let state = JobState {
         slurm_job: job.slurm_id.map(|id| id.0),
         queue_position: known.place.as_ref().map(|place| place.position),
-        starts_at: None,
+        starts_at: known.place.as_ref().and_then(|place| place.start),
         asked: job.asked.clone(),
         ..JobState::new(stage, at, &words(job, stage, known))
     };
     match last {
-        // A later time alone is no news.
-        Some(last) if JobState { at: last.at, ..state.clone() } == *last => News::Nothing,
+        // A later time alone is no news, nor is a start that Slurm expects a little later.
+        Some(last) if is_about(state.starts_at, last.starts_at) => {
+            let same = JobState { at: last.at, starts_at: last.starts_at, ..state.clone() };
+            if same == *last { News::Nothing } else { News::State(state) }
+        }
         _ => News::State(state),
+    }
+}
+
+/// True where two expected starts are no further apart than one can be relied on.
+fn is_about(one: Option<Timestamp>, other: Option<Timestamp>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => one.duration_since(other).unsigned_abs() < START_WITHIN,
+        _ => one == other,
     }
 }
 
@@ -87,11 +104,13 @@ fn stage(job: &Record, known: &Known<'_>) -> Option<Stage> {
         .told
         .as_ref()
         .is_some_and(|told| matches!(told.state.state, Stage::Running | Stage::Requeued));
+    let is_raised = !job.too_small.is_empty();
     Some(match &job.state {
         State::Received | State::Submitting { .. } if is_told_to_end => return None,
+        State::Received | State::Submitting { .. } if is_raised => Stage::Requeued,
         State::Received | State::Submitting { .. } => Stage::Taken,
         State::Submitted { .. } | State::Running { .. } if is_told_to_end => Stage::Cancelling,
-        State::Submitted { .. } if has_run => Stage::Requeued,
+        State::Submitted { .. } if has_run || is_raised => Stage::Requeued,
         State::Submitted { .. } => match known.slurm {
             Slurm::Has(info) if info.state.phase() == Phase::Waiting => Stage::Waiting,
             _ => Stage::Submitted,
@@ -102,7 +121,8 @@ fn stage(job: &Record, known: &Known<'_>) -> Option<Stage> {
 }
 
 fn words(job: &Record, stage: Stage, known: &Known<'_>) -> String {
-    let number = job.slurm_id.map_or_else(String::new, |id| format!(" (Slurm job {id})"));
+    let word = known.scheduler.job_word();
+    let number = job.slurm_id.map_or_else(String::new, |id| format!(" ({word} {id})"));
     let reason = match known.slurm {
         Slurm::Has(info) if info.state.phase() == Phase::Waiting => {
             let reason = in_words(&info.reason).unwrap_or(&info.reason);
@@ -112,8 +132,15 @@ fn words(job: &Record, stage: Stage, known: &Known<'_>) -> String {
     };
     match stage {
         Stage::Taken => "the cluster has the job".to_owned(),
-        Stage::Submitted => format!("the training{number} was handed to Slurm"),
+        Stage::Submitted => match known.scheduler {
+            Kind::Slurm => format!("the training{number} was handed to Slurm"),
+            Kind::Local { .. } => format!("the training{number} was put into the queue"),
+        },
         Stage::Waiting => match &known.place {
+            // A host has one queue.
+            Some(Place { position, of, .. }) if known.scheduler != Kind::Slurm => {
+                format!("the training{number} is number {position} of {of} in the queue")
+            }
             Some(Place { position, of, partition, .. }) => {
                 format!(
                     "the training{number} is number {position} of {of} in the queue of \
@@ -124,8 +151,15 @@ fn words(job: &Record, stage: Stage, known: &Known<'_>) -> String {
         },
         Stage::Running => format!("the training{number} runs"),
         Stage::Requeued => {
+            let raised = job.too_small.last().zip(job.resources.as_ref());
+            let raised = raised.map(|(small, asked)| {
+                let (before, now) = (small.memory_mb, asked.memory_mb);
+                format!(", with {now} MB of memory because {before} MB were not enough")
+            });
+            let raised = raised.unwrap_or_default();
             format!(
-                "the training{number} waits in the queue again and goes on where it was{reason}"
+                "the training{number} waits in the queue again and goes on where it \
+                was{raised}{reason}"
             )
         }
         Stage::Cancelling => format!("the training{number} is being cancelled"),
@@ -252,7 +286,7 @@ impl Pass<'_> {
         let waits =
             |job: &Record| matches!(job.state, State::Submitted { .. }) && !job.protocol.is_reply();
         let pending = if jobs.iter().any(waits) {
-            self.slurm.pending().await.unwrap_or_default()
+            self.scheduler.pending().await.unwrap_or_default()
         } else {
             Vec::new()
         };
@@ -263,7 +297,12 @@ impl Pass<'_> {
             }
             let live = self.store.files(&job.job_id).outbox().live();
             let position = job.slurm_id.and_then(|id| place(id, &pending));
-            let known = Known { slurm: self.view.of(job), place: position, live: live.as_ref() };
+            let known = Known {
+                scheduler: self.config.site.scheduler,
+                slurm: self.view.of(job),
+                place: position,
+                live: live.as_ref(),
+            };
             let news = news(job, &known, Timestamp::now());
             self.tell_state(job, news).await?;
             self.tell_progress(job, live.as_ref()).await?;
@@ -315,7 +354,7 @@ impl Pass<'_> {
         let is_told = |at: Timestamp| note.updated_at.duration_since(at).unsigned_abs() < SILENT;
         let is_known = told.progress_at.is_some_and(|at| at >= note.updated_at)
             || by_trainer.is_some_and(is_told);
-        if note.layer_number == 0 || note.slurm_job_id != Some(*slurm_id) || is_known {
+        if note.standing.layer_number == 0 || note.slurm_job_id != Some(*slurm_id) || is_known {
             return Ok(());
         }
         let message = note.told().message(&job.correlation_id.0);
@@ -357,163 +396,5 @@ fn is_open(job: &Record) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use contract::wire::conversation::{Asked, Origin};
-    use domain::{CorrelationId, JobId, SlurmJobId};
-    use scheduler::slurm::{JobInfo, JobState as SlurmState};
-
-    use super::*;
-    use crate::ledger::{Event, Outcome};
-
-    const BODY: &[u8] = br#"{"protocol": 2}"#;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(1_790_000_000 + second).unwrap()
-    }
-
-    /// A job of a conversation after these events, one a second.
-    fn job(events: &[Event]) -> Record {
-        let id = CorrelationId("c-1".into());
-        let mut job =
-            Record::new(JobId::from_correlation_id(&id), id, "hpc-reply-c-1".into(), BODY, at(0));
-        for (event, second) in events.iter().zip(1..) {
-            job.apply(event.clone(), at(second)).unwrap();
-        }
-        job
-    }
-
-    fn submitted() -> Vec<Event> {
-        vec![Event::SubmitStarted, Event::Accepted(SlurmJobId(17))]
-    }
-
-    fn running() -> Vec<Event> {
-        [submitted(), vec![Event::Started]].concat()
-    }
-
-    fn info(state: &str, reason: &str) -> JobInfo {
-        JobInfo {
-            id: SlurmJobId(17),
-            name: "hpct-c-1".into(),
-            state: SlurmState::parse(state),
-            reason: reason.into(),
-            elapsed: String::new(),
-            used_mb: None,
-            exit_code: None,
-        }
-    }
-
-    fn silent() -> Known<'static> {
-        Known { slurm: Slurm::Silent, place: None, live: None }
-    }
-
-    #[track_caller]
-    fn state(news: News) -> JobState {
-        match news {
-            News::State(state) => state,
-            other => panic!("no state: {other:?}"),
-        }
-    }
-
-    /// The asker knows this from here on.
-    fn tell(job: &mut Record, state: &JobState) {
-        job.told = Some(Told { state: state.clone(), sent: true, progress_at: None });
-    }
-
-    #[test]
-    fn each_change_is_told_once_and_a_later_hour_is_none() {
-        let mut job = job(&[]);
-        job.asked = Some(Asked {
-            cpus: 6,
-            cpus_from: Origin::Site,
-            memory_mb: 4400,
-            memory_from: Origin::Estimate,
-            time_seconds: 21_600,
-            time_from: Origin::Site,
-        });
-        let taken = state(news(&job, &silent(), at(50)));
-        assert_eq!((taken.state, taken.at, taken.slurm_job), (Stage::Taken, at(0), None));
-        assert_eq!(taken.asked, job.asked);
-        tell(&mut job, &taken);
-        assert_eq!(news(&job, &silent(), at(60)), News::Nothing);
-        for (event, second) in submitted().into_iter().zip(61..) {
-            job.apply(event, at(second)).unwrap();
-        }
-        let now = state(news(&job, &silent(), at(70)));
-        assert_eq!((now.state, now.at, now.slurm_job), (Stage::Submitted, at(62), Some(17)));
-        tell(&mut job, &now);
-        let info = info("PENDING", "Priority");
-        let place = |position| Place { position, of: 9, partition: "gpu".into(), start: None };
-        let waits =
-            |position| Known { slurm: Slurm::Has(&info), place: Some(place(position)), live: None };
-        let waiting = state(news(&job, &waits(3), at(80)));
-        assert_eq!(
-            (waiting.state, waiting.at, waiting.queue_position),
-            (Stage::Waiting, at(80), Some(3))
-        );
-        assert!(
-            waiting.detail.contains("number 3 of 9 in the queue of gpu: "),
-            "{}",
-            waiting.detail
-        );
-        tell(&mut job, &waiting);
-        assert_eq!(news(&job, &waits(3), at(90)), News::Nothing, "only the time has changed");
-        assert_eq!(state(news(&job, &waits(2), at(99))).queue_position, Some(2));
-    }
-
-    #[test]
-    fn what_the_trainer_has_told_is_not_told_again_and_what_it_could_not_is_told_in_its_words() {
-        let mut job = job(&running());
-        let words = JobState {
-            slurm_job: Some(17),
-            ..JobState::new(Stage::Running, at(5), "it runs on node 3")
-        };
-        let live = |sent| Live {
-            reachable: sent,
-            state: Some(words.clone()),
-            state_sent: sent,
-            progress_at: None,
-        };
-        let (told, untold) = (live(true), live(false));
-        let known = |live| Known { slurm: Slurm::Silent, place: None, live: Some(live) };
-        assert_eq!(news(&job, &known(&told), at(9)), News::ByTrainer(words.clone()));
-        assert_eq!(news(&job, &known(&untold), at(9)), News::State(words.clone()));
-        tell(&mut job, &words);
-        assert_eq!(news(&job, &known(&told), at(9)), News::Nothing);
-        // Of another Slurm job it says nothing.
-        let other = Live { state: Some(JobState { slurm_job: Some(16), ..words }), ..told };
-        assert_eq!(
-            state(news(&job, &known(&other), at(9))).detail,
-            "the training (Slurm job 17) runs"
-        );
-        assert_eq!(state(news(&job, &silent(), at(9))).at, at(3), "since Slurm has started it");
-    }
-
-    #[test]
-    fn a_job_that_goes_back_into_the_queue_is_requeued_and_not_new() {
-        let mut job = job(&running());
-        let runs = state(news(&job, &silent(), at(9)));
-        tell(&mut job, &runs);
-        job.apply(Event::Requeued, at(10)).unwrap();
-        let info = info("PENDING", "BeginTime");
-        let known = Known { slurm: Slurm::Has(&info), place: None, live: None };
-        let requeued = state(news(&job, &known, at(11)));
-        assert_eq!((requeued.state, requeued.at), (Stage::Requeued, at(10)));
-        tell(&mut job, &requeued);
-        assert_eq!(news(&job, &known, at(12)), News::Nothing);
-    }
-
-    #[test]
-    fn a_job_that_is_cancelled_is_told_so_and_one_that_is_over_has_its_end() {
-        let mut job = job(&running());
-        job.verdict = Some(Verdict::CancelledByAsker);
-        assert_eq!(state(news(&job, &silent(), at(9))).state, Stage::Cancelling);
-        job.apply(Event::Failed("x".into()), at(10)).unwrap();
-        assert_eq!(news(&job, &silent(), at(11)), News::Nothing);
-        let mut early = self::job(&[]);
-        early.verdict = Some(Verdict::CancelledByAsker);
-        assert_eq!(news(&early, &silent(), at(11)), News::Nothing, "its end is the next word");
-        assert!(may_be_cancelled(&self::job(&running())) && !may_be_cancelled(&early));
-        let spooled = self::job(&[running(), vec![Event::ReplySpooled(Outcome::Models)]].concat());
-        assert!(!may_be_cancelled(&spooled) && !is_open(&spooled), "what has its answer keeps it");
-    }
-}
+#[path = "converse_tests.rs"]
+mod tests;

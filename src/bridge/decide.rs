@@ -9,10 +9,11 @@ use jiff::Timestamp;
 
 use crate::ledger::{Breaker, Doubt, Outcome, Record, State, Verdict};
 use contract::broker::{BrokerError, PublishError};
+use contract::wire::conversation::Origin;
 use domain::ResourceSettings;
 use domain::SlurmJobId;
-use scheduler::SiteConfig;
 use scheduler::slurm::{JobInfo, JobState, Phase, SubmitError};
+use scheduler::{Kind, SiteConfig};
 
 /// Slurm calls a job completed a little before a shared filesystem shows the reply that it has
 /// left.
@@ -61,6 +62,8 @@ pub(super) struct Rules {
     pub(super) give_up: Duration,
     /// Whether Slurm may put a job back into its queue.
     pub(super) requeue: bool,
+    /// The most memory that a job gets, in MB (`MAX_MEMORY_MB`).
+    pub(super) most_memory_mb: Option<u64>,
     /// Whether a job gets a watcher now.
     pub(super) watcher: bool,
     /// True when the operator asks: then no job is given up for having waited long.
@@ -74,14 +77,16 @@ impl Rules {
             max_pending: site.max_pending,
             give_up: site.give_up,
             requeue: site.requeue,
-            watcher: site.watcher,
+            most_memory_mb: site.limits.memory_mb,
+            // On this host the process that looks after a job answers for it.
+            watcher: site.watcher && site.scheduler == Kind::Slurm,
             insists: false,
         }
     }
 
     /// True when a job has waited for a service for as long as the site allows.
     pub(super) fn gives_up(&self, job: &Record, now: Timestamp) -> bool {
-        !self.insists && has_passed(job.received_at, self.give_up, now)
+        !self.insists && has_passed(job.waits_since(), self.give_up, now)
     }
 }
 
@@ -101,6 +106,8 @@ pub(super) enum Decision {
     Started,
     /// Slurm has put it back into its queue.
     Requeued,
+    /// It ran out of the memory that was chosen for it, and goes on with so much, in MB.
+    RaiseMemory(u64),
     /// Slurm knows it again: the time since it was missing is forgotten.
     Back,
     /// It is missing, or over without a reply, for the first time: it gets some time.
@@ -198,7 +205,7 @@ fn before_submission(job: &Record, now: Timestamp, rules: &Rules) -> Decision {
     }
     if matches!(job.state, State::Submitting { .. }) && !rules.insists {
         // A limit of jobs is no fault of Slurm: the job waits as it would in Slurm's queue.
-        if job.limited && has_passed(job.received_at, rules.max_pending, now) {
+        if job.limited && has_passed(job.waits_since(), rules.max_pending, now) {
             let reason = job.last_error.clone().unwrap_or_default();
             return Decision::Fail(not_started(reason, Some(rules.max_pending)));
         }
@@ -257,9 +264,32 @@ fn over(job: &Record, info: &JobInfo, found: &Found, now: Timestamp, rules: &Rul
         JobState::Completed => REPLY_LAG.min(rules.grace),
         _ => Duration::ZERO,
     };
-    after(wait, job, now, || {
+    let decision = after(wait, job, now, || {
         job.verdict.clone().unwrap_or_else(|| ended(info, job.resources.as_ref(), found))
-    })
+    });
+    if let Decision::Fail(Verdict::OutOfMemory { .. }) = decision
+        && let Some(more) = more_memory(job, rules.most_memory_mb)
+    {
+        return Decision::RaiseMemory(more);
+    }
+    decision
+}
+
+/// The most memory that a job can ask for, in MB.
+const MOST_MEMORY_MB: u64 = 100_000_000;
+
+/// A job gets more memory so many times.
+const MOST_RAISES: usize = 2;
+
+/// The memory with which a job goes on that has run out of it, in MB: twice as much, as far as the
+/// site gives it. Nothing where its message names the memory, where the job had more twice already,
+/// or where the site gives no more.
+fn more_memory(job: &Record, most: Option<u64>) -> Option<u64> {
+    let asked = job.asked.as_ref()?;
+    let was_chosen = !matches!(asked.memory_from, Origin::Job | Origin::Unknown);
+    let most = most.unwrap_or(MOST_MEMORY_MB).min(MOST_MEMORY_MB);
+    let more = asked.memory_mb.saturating_mul(2).min(most);
+    (was_chosen && job.too_small.len() < MOST_RAISES && more > asked.memory_mb).then_some(more)
 }
 
 /// Fails a job only once it has been missing for `wait`.
@@ -434,7 +464,8 @@ pub(crate) fn ends(info: &JobInfo, check: impl Fn(&str)) {
         email: None,
     };
     for asked in [None, Some(&asked)] {
-        let about = About { slurm_id: Some(info.id), asked, operator: OPERATOR };
+        let about =
+            About { slurm_id: Some(info.id), asked, operator: OPERATOR, scheduler: Kind::Slurm };
         check(&of_verdict(&ended(info, asked, &Found::default()), about).1);
         check(&of_verdict(&not_started(info.reason.clone(), None), about).1);
     }

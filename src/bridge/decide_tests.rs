@@ -1,8 +1,12 @@
 //! What is decided about a job, case by case.
 
 use super::*;
-use crate::ledger::Event;
+use crate::ledger::{Event, TooSmall};
+use contract::wire::conversation::Asked;
 use domain::{CorrelationId, JobId};
+
+#[path = "decide_memory_tests.rs"]
+mod memory;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -24,6 +28,7 @@ fn rules() -> Rules {
         max_pending: 72 * HOUR,
         give_up: 24 * HOUR,
         requeue: true,
+        most_memory_mb: None,
         watcher: false,
         insists: false,
     }

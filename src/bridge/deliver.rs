@@ -103,6 +103,7 @@ impl Pass<'_> {
             slurm_id: job.slurm_id,
             asked: job.resources.as_ref(),
             operator: self.operator(),
+            scheduler: self.config.site.scheduler,
         };
         let (cause, sentence) = of_verdict(&verdict, about);
         tracing::error!(job = %job.job_id, "{sentence}");
@@ -125,8 +126,10 @@ impl Pass<'_> {
         let log = job.slurm_id.map(|id| format!("{}-{id}.log", job.job_id.slurm_name()));
         let note =
             Progress::read(&files.progress()).filter(|note| note.slurm_job_id == job.slurm_id);
-        let used =
-            Used { memory_mb: note.and_then(|note| note.peak_memory_mb), seconds: job.ran_seconds };
+        let used = Used {
+            memory_mb: note.and_then(|note| note.standing.peak_memory_mb),
+            seconds: job.ran_seconds,
+        };
         Answer::End(End::Failed(JobFailed {
             at: Timestamp::now(),
             error: sentence.to_owned(),

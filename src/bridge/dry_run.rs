@@ -79,7 +79,7 @@ pub async fn dry_run(config: &Config) -> Result<DryRun, BridgeError> {
                     printable(&envelope.reply_to, 100)
                 ),
                 job_file: printable_json(&shown),
-                command: request.command_line(),
+                command: requests::scheduler(&config.site).shown(&request),
             }
         }
     };

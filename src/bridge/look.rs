@@ -9,7 +9,8 @@ use super::decide::{self, Found};
 use super::view::{View, is_with_slurm};
 use crate::ledger::{Outcome, Progress, Record};
 use base::exit_code::ExitCode;
-use scheduler::slurm::{JobInfo, JobState, Phase, Slurm, SlurmError};
+use scheduler::Scheduler;
+use scheduler::slurm::{JobInfo, JobState, Phase, SlurmError};
 
 /// sacct lags behind the controller by about this long.
 const ACCOUNTING_LAG: Duration = Duration::from_secs(2);
@@ -25,10 +26,15 @@ impl Pass<'_> {
         if jobs.is_empty() {
             return;
         }
-        match known(&self.slurm, &jobs).await {
+        if let Err(error) = self.scheduler.tend() {
+            tracing::error!("{error}; the jobs of this host stay as they are");
+            return self.remember(ExitCode::Slurm);
+        }
+        match known(&self.scheduler, &jobs).await {
             Ok(known) => self.view = View::new(&jobs, known),
             Err(error) => {
-                tracing::error!("{error}; the jobs that are with Slurm stay as they are");
+                let place = self.config.site.scheduler.place();
+                tracing::error!("{error}; the jobs that are {place} stay as they are");
                 return self.remember(ExitCode::Slurm);
             }
         }
@@ -39,7 +45,8 @@ impl Pass<'_> {
                 tracing::warn!(
                     job = %job.job_id,
                     slurm_job = %info.id,
-                    "Slurm says an unknown state of it: {}",
+                    "{} says an unknown state of it: {}",
+                    self.config.site.scheduler.subject(),
                     info.state
                 );
             }
@@ -59,6 +66,7 @@ impl Pass<'_> {
             }
         };
         let reply = (delivered || is_over).then(|| self.store.reply(&job.job_id)).flatten();
+        let started = is_over.then(|| files.started_in()).flatten();
         let note = is_over.then(|| Progress::read(&files.progress())).flatten();
         Found {
             delivered,
@@ -66,14 +74,15 @@ impl Pass<'_> {
                 Some(_) => Outcome::Error,
                 None => Outcome::Models,
             }),
-            started: if is_over { files.started_in() } else { None },
-            peak_memory: note.and_then(|note| Some((note.slurm_job_id?, note.peak_memory_mb?))),
+            started: started.filter(|id| !job.has_outgrown(*id)),
+            peak_memory: note
+                .and_then(|note| Some((note.slurm_job_id?, note.standing.peak_memory_mb?))),
         }
     }
 }
 
 /// What controller and accounting together know of these jobs.
-async fn known(slurm: &Slurm, jobs: &[&Record]) -> Result<Vec<JobInfo>, SlurmError> {
+async fn known(slurm: &Scheduler, jobs: &[&Record]) -> Result<Vec<JobInfo>, SlurmError> {
     let queue = slurm.queue().await?;
     let unlisted = |job: &&&Record| {
         let name = job.job_id.slurm_name();

@@ -11,6 +11,7 @@ mod look;
 mod metrics;
 pub mod operator;
 mod pass;
+mod stay;
 mod submit;
 mod throttle;
 mod view;
@@ -20,6 +21,7 @@ pub use context::{BridgeError, Happening, Outcome, Pass};
 pub use dry_run::{DryRun, dry_run};
 pub(crate) use intake::chosen;
 pub use pass::run;
+pub use stay::{Stay, stay};
 pub use watch::watch;
 
 /// What decides by Slurm's words, for [`crate::fuzzing`].

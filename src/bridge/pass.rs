@@ -3,6 +3,7 @@
 //! says.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -12,6 +13,7 @@ use super::decide::{Decision, Part, decide};
 use super::metrics;
 use crate::config::Config;
 use crate::ledger::{Event, LockError, Record, Role, State, Store, Verdict};
+use contract::broker::Broker;
 
 /// How long a pass waits for a watcher, which holds the lock for seconds. Another pass is not
 /// waited for.
@@ -25,6 +27,48 @@ pub async fn run(
     config: &Config,
     max_jobs: u32,
     tell: &mut dyn FnMut(Happening),
+) -> Result<Outcome, BridgeError> {
+    run_on(config, max_jobs, tell, Carried::default()).await.result
+}
+
+/// What a pass of `check --stay` gets from the one before it.
+#[derive(Default)]
+pub(super) struct Carried<'a> {
+    /// The connection.
+    pub(super) broker: Option<Broker>,
+    /// Raised when the pass is to end after the step that it is at.
+    pub(super) stop: Option<&'a AtomicBool>,
+}
+
+/// What a pass leaves.
+pub(super) struct Left {
+    pub(super) result: Result<Outcome, BridgeError>,
+    /// The connection, where it is to be kept and still works as far as is known.
+    pub(super) broker: Option<Broker>,
+    /// True when one more message may be taken now.
+    pub(super) open: bool,
+}
+
+/// Runs one pass as [`run`] does. A pass that can be stopped keeps its connection.
+pub(super) async fn run_on<'a>(
+    config: &'a Config,
+    max_jobs: u32,
+    tell: &'a mut dyn FnMut(Happening),
+    carried: Carried<'a>,
+) -> Left {
+    let mut broker = carried.broker;
+    let mut open = false;
+    let result = pass(config, max_jobs, tell, carried.stop, &mut broker, &mut open).await;
+    Left { result, broker, open }
+}
+
+async fn pass<'a>(
+    config: &'a Config,
+    max_jobs: u32,
+    tell: &'a mut dyn FnMut(Happening),
+    stop: Option<&'a AtomicBool>,
+    broker: &mut Option<Broker>,
+    open: &mut bool,
 ) -> Result<Outcome, BridgeError> {
     let began = Instant::now();
     let begin = async {
@@ -42,8 +86,13 @@ pub async fn run(
             return Err(error);
         }
     };
+    (pass.stop, pass.broker) = (stop, broker.take());
     let result = pass.steps(max_jobs).await;
     pass.measure(began, &result).await;
+    *open = pass.open;
+    if stop.is_some() && !matches!(result, Err(BridgeError::Broker(_))) {
+        *broker = pass.broker.take();
+    }
     pass.end(result).await
 }
 
@@ -62,7 +111,7 @@ impl Pass<'_> {
         self.tell_news(&mut jobs).await?;
         for _ in 0..max_jobs {
             self.beat()?;
-            if !self.may_take(&jobs) {
+            if self.is_stopped() || !self.may_take(&jobs) {
                 break;
             }
             let Some(mut job) = self.take_one().await? else { break };
@@ -73,6 +122,7 @@ impl Pass<'_> {
             self.tell_news(std::slice::from_mut(&mut job)).await?;
             jobs.push(job);
         }
+        self.open = max_jobs > 0 && self.may_take_more(&jobs);
         Ok(())
     }
 
@@ -100,7 +150,7 @@ impl Pass<'_> {
         job: &mut Record,
         parts: &[Part],
     ) -> Result<(), BridgeError> {
-        loop {
+        while !self.is_stopped() {
             let decision =
                 decide(job, self.view.of(job), &self.found(job), Timestamp::now(), &self.rules);
             if decision.part().is_none_or(|part| !parts.contains(&part))
@@ -109,6 +159,7 @@ impl Pass<'_> {
                 return Ok(());
             }
         }
+        Ok(())
     }
 
     /// Does what was decided; breaks where the job has to wait afterwards, or is filed away.
@@ -125,11 +176,9 @@ impl Pass<'_> {
             Decision::Found(slurm_id) => {
                 (job.limited, job.doubt, job.last_error) = (false, None, None);
                 self.apply(job, Event::Accepted(slurm_id))?;
-                self.tell(
-                    job,
-                    "found",
-                    &format!("Slurm job {slurm_id}, submitted by an earlier pass"),
-                );
+                let word = self.job_word();
+                let detail = format!("{word} {slurm_id}, submitted by an earlier pass");
+                self.tell(job, "found", &detail);
             }
             Decision::Watch(slurm_id) => self.watch(job, slurm_id).await?,
             Decision::Started => {
@@ -150,6 +199,8 @@ impl Pass<'_> {
                 self.cancel_in_slurm(job, slurm_id, verdict).await?;
                 return Ok(ControlFlow::Break(()));
             }
+
+            Decision::RaiseMemory(memory_mb) => self.raise_memory(job, memory_mb)?,
 
             // ──▶ failed, ──▶ result_spooled
             Decision::Fail(verdict) => {

@@ -51,11 +51,11 @@ impl Pass<'_> {
         }
         let request =
             requests::training(&self.config.site, &job.job_id.slurm_name(), &resources, &path);
-        tracing::debug!(job = %job.job_id, "{}", request.command_line());
+        tracing::debug!(job = %job.job_id, "{}", self.scheduler.shown(&request));
         self.beat()?;
         self.apply(job, Event::SubmitStarted)?;
         self.view.forget(job);
-        match self.slurm.submit(&request).await {
+        match self.scheduler.submit(&request).await {
             Ok(slurm_id) => self.accepted(job, slurm_id, &resources).await,
             Err(error) => self.untaken(job, &error).await,
         }
@@ -71,11 +71,31 @@ impl Pass<'_> {
         self.accepted = true;
         self.apply(job, Event::Accepted(slurm_id))?;
         let ResourceSettings { cpus, memory_mb, walltime, .. } = resources;
-        let detail = format!("Slurm job {slurm_id} ({cpus} CPUs, {memory_mb} MB, {walltime})");
+        let word = self.job_word();
+        let detail = format!("{word} {slurm_id} ({cpus} CPUs, {memory_mb} MB, {walltime})");
         self.tell(job, "submitted", &detail);
         self.submission_worked()?;
         self.watch(job, slurm_id).await?;
         GOES_ON
+    }
+
+    /// Gives a job more memory that ran out of it. It is submitted with the next step of a pass.
+    pub(super) fn raise_memory(
+        &mut self,
+        job: &mut Record,
+        memory_mb: u64,
+    ) -> Result<(), BridgeError> {
+        let before = job.resources.as_ref().map_or(0, |asked| asked.memory_mb);
+        let result = job.raise_memory(memory_mb, Timestamp::now());
+        result.map_err(|source| BridgeError::Transition { job: job.job_id.clone(), source })?;
+        self.store.save(job)?;
+        let why = format!(
+            "it ran out of the {before} MB of memory that were chosen for it, and goes on with \
+            {memory_mb} MB"
+        );
+        tracing::info!(job = %job.job_id, "{why}");
+        self.tell(job, "raised", &why);
+        Ok(())
     }
 
     /// sbatch has not taken it: an answer with an error, or another try with the next pass.
@@ -85,13 +105,20 @@ impl Pass<'_> {
         error: &SubmitError,
     ) -> Result<ControlFlow<()>, BridgeError> {
         let is_unclear = matches!(error, SubmitError::Unclear(_));
-        let controller_answers = is_unclear && (self.accepted || self.slurm.answers().await);
+        let controller_answers = is_unclear && (self.accepted || self.scheduler.answers().await);
         let untaken = judge(error, job.doubt.as_ref(), controller_answers, Timestamp::now());
         let why = error.to_string();
         (job.limited, job.doubt) = (untaken == Untaken::NoRoom, None);
         let code = match untaken {
             Untaken::Refused(verdict) => {
                 self.submission_failed(&why)?;
+                // What Slurm does not give is more memory than before: that was not enough, and
+                // there the job ends.
+                let verdict = match job.too_small.is_empty() {
+                    true => verdict,
+                    false => Verdict::OutOfMemory { used_mb: None },
+                };
+                job.lower_memory();
                 self.fails(job, verdict)?;
                 return GOES_ON;
             }
@@ -130,7 +157,7 @@ impl Pass<'_> {
         let request = requests::watcher(&self.config.site, &job.job_id, slurm_id, memory_mb);
         let watcher = match known {
             Some(known) => Ok(known),
-            None => self.slurm.submit(&request).await,
+            None => self.scheduler.submit(&request).await,
         };
         match watcher {
             Ok(watcher) => {

@@ -25,8 +25,9 @@ impl Pass<'_> {
                 self.remember(ExitCode::Slurm);
             }
             Intake::Waiting(waiting) => {
+                let who = self.config.site.scheduler.subject();
                 tracing::info!(
-                    "no new jobs are taken before Slurm has taken the {waiting} that are waiting"
+                    "no new jobs are taken before {who} has taken the {waiting} that are waiting"
                 )
             }
             Intake::Full(open) => {
@@ -34,6 +35,12 @@ impl Pass<'_> {
             }
         }
         false
+    }
+
+    /// The same without a word about it.
+    pub(super) fn may_take_more(&self, jobs: &[Record]) -> bool {
+        let (breaker, limit) = (self.store.breaker(), self.config.site.max_open_jobs);
+        intake(jobs, &breaker, limit, Timestamp::now()) == Intake::Open
     }
 
     /// A submission failed for a reason that may stop the next one too.

@@ -33,8 +33,9 @@ impl View {
         let name = job.job_id.slurm_name();
         // The name counts as well as the number: a controller that lost its state gives numbers out
         // again.
-        let mut matching = self.known.iter().filter(|info| info.name == name);
-        match job.slurm_id {
+        let is_its = |info: &&JobInfo| info.name == name && !job.has_outgrown(info.id);
+        let mut matching = self.known.iter().filter(is_its);
+        match job.slurm_id.filter(|id| !job.has_outgrown(*id)) {
             Some(id) => matching.find(|info| info.id == id),
             None => matching.next_back(),
         }
@@ -45,7 +46,8 @@ impl View {
     pub(super) fn watcher_of(&self, job: &Record) -> Option<SlurmJobId> {
         let name = job.job_id.watcher_name();
         let alive = |info: &&JobInfo| matches!(info.state.phase(), Phase::Waiting | Phase::Active);
-        self.known.iter().filter(alive).find(|info| info.name == name).map(|info| info.id)
+        let is_its = |info: &&JobInfo| info.name == name && !job.has_outgrown(info.id);
+        self.known.iter().filter(alive).find(is_its).map(|info| info.id)
     }
 
     /// How long a job has run, in seconds, where it has run at all.

@@ -1,5 +1,6 @@
 //! `check`: one pass on the login node, and the commands of its operator.
 
+mod attach;
 mod cancel;
 mod completions;
 mod crontab;
@@ -11,10 +12,13 @@ mod init;
 mod logs;
 mod purge;
 mod retry;
+mod shell;
 mod status;
+mod supervise;
 mod table;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use serde_json::json;
@@ -22,7 +26,7 @@ use serde_json::json;
 use self::fail::fail;
 use super::logging::{LogFormat, Verbosity};
 use super::output::{complain, print, say};
-use crate::bridge::{self, DryRun, Happening, Outcome};
+use crate::bridge::{self, DryRun, Happening, Outcome, Stay};
 use crate::config::{Config, Examined, Sources};
 use base::exit_code::ExitCode;
 use base::harden;
@@ -58,6 +62,17 @@ pub struct Arguments {
     /// Take at most this many new jobs; 0 looks after the open ones only
     #[arg(long, value_name = "N", default_value_t = 1)]
     max_jobs: u32,
+    /// Stay, and pass whenever a message comes, or after so many seconds without one; for
+    /// packaging/hpc-trainer-check.service
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        default_missing_value = "60",
+        value_parser = clap::value_parser!(u64).range(1..=86_400),
+        conflicts_with_all = ["dry_run", "watch"]
+    )]
+    stay: Option<u64>,
     /// Look at this one job until it is answered; for the watcher, slurm/handle_failure.sh
     #[arg(long, value_name = "ID", conflicts_with_all = ["dry_run", "max_jobs"])]
     watch: Option<String>,
@@ -74,12 +89,16 @@ pub struct Arguments {
 enum Command {
     Status(status::Arguments),
     Logs(logs::Arguments),
+    Attach(attach::Arguments),
+    Shell(shell::Arguments),
     Cancel(cancel::Arguments),
     Retry(retry::Arguments),
     Purge(purge::Arguments),
     Doctor(doctor::Arguments),
     Init(init::Arguments),
     Completions(completions::Arguments),
+    #[command(hide = true)]
+    Supervise(supervise::Arguments),
 }
 
 /// Runs `check` and returns its exit code.
@@ -108,6 +127,9 @@ async fn command(arguments: &Arguments) -> ExitCode {
         return doctor::run(doctor, &Examined::new(&sources, spool), arguments.verbosity.quiet)
             .await;
     }
+    if let Some(Command::Supervise(supervise)) = &arguments.command {
+        return supervise::run(supervise).await;
+    }
     if let Some(Command::Init(init)) = &arguments.command {
         return init::run(init, &sources, arguments.verbosity.quiet).await;
     }
@@ -123,11 +145,23 @@ async fn command(arguments: &Arguments) -> ExitCode {
     match &arguments.command {
         Some(Command::Status(status)) => status::run(status, &config).await,
         Some(Command::Logs(logs)) => logs::run(logs, &config).await,
+        Some(Command::Attach(attach)) => attach::run(attach, &config).await,
+        Some(Command::Shell(shell)) => shell::run(shell, &config),
         Some(Command::Cancel(cancel)) => cancel::run(cancel, &config, &mut teller(arguments)).await,
         Some(Command::Retry(retry)) => retry::run(retry, &config, &mut teller(arguments)).await,
         Some(Command::Purge(purge)) => purge::run(purge, &config).await,
         // have returned above
-        Some(Command::Doctor(_) | Command::Init(_) | Command::Completions(_)) => ExitCode::Internal,
+        Some(
+            Command::Doctor(_) | Command::Init(_) | Command::Completions(_) | Command::Supervise(_),
+        ) => ExitCode::Internal,
+        None if arguments.stay.is_some() => {
+            let every = Duration::from_secs(arguments.stay.unwrap_or(60));
+            let stay = Stay { every, max_jobs: arguments.max_jobs };
+            match bridge::stay(&config, stay, &mut teller(arguments)).await {
+                Ok(()) => ExitCode::Success,
+                Err(error) => fail(ExitCode::Internal, &error),
+            }
+        }
         None if arguments.dry_run => show(arguments, &config).await,
         None => pass(arguments, &config).await,
     }
@@ -188,7 +222,9 @@ async fn show(arguments: &Arguments, config: &Config) -> ExitCode {
             (ExitCode::Rejected, text)
         }
         Ok(DryRun::Job { properties, job_file, command }) if json => {
-            let job = json!({"next": "job", "properties": properties, "job_file": job_file, "command": command});
+            let job = json!({
+                "next": "job", "properties": properties, "job_file": job_file, "command": command
+            });
             (ExitCode::Success, printable_json(&job.to_string()))
         }
         Ok(DryRun::Job { properties, job_file, command }) => {

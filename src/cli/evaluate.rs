@@ -61,10 +61,16 @@ pub enum EvaluateError {
     },
     /// The models, the settings or the output can't be used, or the page can't be cut.
     #[error(transparent)]
-    Cut(#[from] PredictError),
+    Cut(Box<PredictError>),
     /// The picture can't be written.
     #[error(transparent)]
     Write(#[from] PictureError),
+}
+
+impl From<PredictError> for EvaluateError {
+    fn from(error: PredictError) -> Self {
+        Self::Cut(Box::new(error))
+    }
 }
 
 impl EvaluateError {

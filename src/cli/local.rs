@@ -1,6 +1,7 @@
 //! `run_trainer --local PAGE_DIR --out DIR`: pages in folders, without broker, Slurm or Rodan.
 
 mod folder;
+mod going_on;
 mod summary;
 mod training_json;
 
@@ -21,11 +22,13 @@ use crate::worker::parts::{layer_parts, page_parts, picture};
 use crate::worker::progress_bar::Progress;
 use base::exit_code::ExitCode;
 use base::memory::peak_memory;
-use domain::Layer;
+use domain::{Layer, TrainingEvent, TrainingSettings};
+use going_on::Telling;
+pub(super) use going_on::stop_with_standard_input;
 use page_layers::look_at_pages as look;
 use page_layers::{
-    EventLogs, Line, PageInputs, PictureError, TrainError, TrainingInputs, TrainingJob, WithEvents,
-    choose_device, write_preview,
+    Checkpoints, EventLogs, Line, PageInputs, PictureError, TrainError, TrainingInputs,
+    TrainingJob, WithEvents, choose_device, write_preview,
 };
 use report::{Content, MOST_PICTURES, Pictures};
 
@@ -42,6 +45,12 @@ pub struct LocalArgs {
     pub set: Vec<String>,
     /// Where TensorBoard's event files go, if they are wanted.
     pub tensorboard: Option<PathBuf>,
+    /// Where a checkpoint is kept and looked for, if the run is to be gone on with after a stop.
+    pub checkpoints: Option<PathBuf>,
+    /// The file that is told how far the run is.
+    pub progress: Option<PathBuf>,
+    /// Whether the run stops when its standard input ends, as it does with whoever started it.
+    pub attached: bool,
     /// No progress bar.
     pub quiet: bool,
 }
@@ -73,6 +82,24 @@ pub enum LocalError {
     /// The report can't be written.
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// The checkpoints can't be kept.
+    #[error("{}: can't be used for checkpoints: {source}; give --checkpoints a folder that you \
+        may write", path.display())]
+    Checkpoints {
+        /// The folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The file for the progress can't be made.
+    #[error("{}: can't be written: {source}; give --progress a file that you may \
+        write", path.display())]
+    Progress {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
     /// The signals that end a run can't be watched.
     #[error("can't watch for Ctrl-C: {0}")]
     Signals(#[source] std::io::Error),
@@ -82,9 +109,12 @@ impl LocalError {
     /// The exit code that tells a script what went wrong.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Folder(_) | Self::Out { .. } | Self::Preview(_) | Self::Report(_) => {
-                ExitCode::Input
-            }
+            Self::Folder(_)
+            | Self::Out { .. }
+            | Self::Checkpoints { .. }
+            | Self::Progress { .. }
+            | Self::Preview(_)
+            | Self::Report(_) => ExitCode::Input,
             Self::Train(error) if error.is_input() => ExitCode::Input,
             Self::Train(TrainError::Stopped { .. }) => ExitCode::Stopped,
             Self::Train(_) | Self::Predict(_) => ExitCode::Training,
@@ -106,6 +136,9 @@ impl LocalError {
 pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     let started = Instant::now();
     let stop = watch_signals().map_err(LocalError::Signals)?;
+    if arguments.attached {
+        stop_with_standard_input(&stop);
+    }
     let several = arguments.pages.len() > 1;
     let page = |folder: &PathBuf| {
         let label = several.then(|| folder.display().to_string());
@@ -116,15 +149,31 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     let first = arguments.pages.first().map_or(Path::new("."), PathBuf::as_path);
     let (map, settings) = read_settings(first, &arguments.set)?;
     let inputs = TrainingInputs { pages, models };
+    let open = |path: &PathBuf| {
+        going_on::checkpoints(path, &inputs, &settings)
+            .map_err(|source| LocalError::Checkpoints { path: path.clone(), source })
+    };
+    let mut checkpoints = arguments.checkpoints.as_ref().map(open).transpose()?;
+    // What was drawn belongs to the seed that the checkpoint has.
+    let found = checkpoints.as_ref().and_then(Checkpoints::seed);
+    let settings = TrainingSettings { seed: settings.seed.or(found), ..settings };
     let job = TrainingJob::prepare(&inputs, &settings)?;
     make_writable(&arguments.out)
         .map_err(|source| LocalError::Out { path: arguments.out.clone(), source })?;
 
     let (device, device_name) = choose_device();
     let events = arguments.tensorboard.as_deref().map(EventLogs::new);
-    let mut observer = WithEvents { inner: Progress::new(arguments.quiet, stop), events };
-    let trained = job.train(&device, &arguments.out, &mut observer)?;
+    let (seed, layers) = (job.seed(), job.layers());
+    let inner = Progress::new(arguments.quiet, stop);
+    let told = arguments.progress.as_deref();
+    let mut inner = Telling::new(inner, told, checkpoints.is_some(), layers).map_err(|source| {
+        LocalError::Progress { path: told.unwrap_or(Path::new("")).to_owned(), source }
+    })?;
+    inner.tell(&TrainingEvent::Prepared { device: device_name.clone(), seed, layers });
+    let mut observer = WithEvents { inner, events };
+    let trained = job.train_from(checkpoints.as_mut(), &device, &arguments.out, &mut observer)?;
 
+    observer.inner.tell(&TrainingEvent::Predicting);
     info!("predicting the page{}", if several { "s" } else { "" });
     let predicting = Instant::now();
     let layers: Vec<Layer> = trained.iter().map(|layer| layer.layer).collect();

@@ -11,8 +11,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use super::output::complain;
 
 /// The crates of this product, as their log lines are named.
-const OURS: [&str; 7] =
-    ["hpc_trainer", "base", "contract", "domain", "page_layers", "report", "scheduler"];
+const OURS: [&str; 8] =
+    ["hpc_trainer", "base", "contract", "domain", "gateway", "page_layers", "report", "scheduler"];
 
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -4,6 +4,8 @@
 pub mod check;
 #[cfg(feature = "trainer")]
 pub mod evaluate;
+#[cfg(feature = "gateway")]
+pub mod gateway;
 #[cfg(feature = "trainer")]
 mod gpu;
 #[cfg(feature = "trainer")]

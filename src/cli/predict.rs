@@ -12,7 +12,8 @@ use thiserror::Error;
 use tracing::info;
 
 use super::local::{
-    FolderError, Footer, find_models, make_writable, parse_settings, watch_signals,
+    FolderError, Footer, find_models, make_writable, parse_settings, stop_with_standard_input,
+    watch_signals,
 };
 use base::exit_code::ExitCode;
 use base::memory::peak_memory;
@@ -60,6 +61,8 @@ pub struct PredictArgs {
     pub set: Vec<String>,
     /// The windows.
     pub windows: WindowsOption,
+    /// Whether it stops when standard input ends.
+    pub attached: bool,
 }
 
 /// Why a page was not cut into layers.
@@ -107,12 +110,14 @@ pub enum PredictError {
     },
     /// A setting of the classifier's windows with others.
     #[error(
-        "--set {0:?}: matters for the classifier's windows only; leave it out, or say --windows classifier"
+        "--set {0:?}: matters for the classifier's windows only; leave it out, or say --windows \
+        classifier"
     )]
     SettingOfOthers(String),
     /// Windows that have nothing but rims.
     #[error(
-        "Rodan's classifier finds nothing with windows of {}x{} pixels: its rims take {rims} of each side; leave out --windows classifier",
+        "Rodan's classifier finds nothing with windows of {}x{} pixels: its rims take {rims} of \
+        each side; leave out --windows classifier",
         shape.height(), shape.width(), rims = Windows::CLASSIFIER_RIMS
     )]
     Narrow {
@@ -123,7 +128,10 @@ pub enum PredictError {
     #[error(transparent)]
     Patch(#[from] PatchShapeError),
     /// The page can't be used.
-    #[error("{}{source}", unnamed.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default())]
+    #[error(
+        "{}{source}",
+        unnamed.as_ref().map(|path| format!("{}: ", path.display())).unwrap_or_default()
+    )]
     Page {
         /// The file, if the error does not name it by itself.
         unnamed: Option<PathBuf>,
@@ -191,6 +199,9 @@ impl PredictError {
 pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
     let started = Instant::now();
     let stop = watch_signals().map_err(PredictError::Signals)?;
+    if arguments.attached {
+        stop_with_standard_input(&stop);
+    }
     let map = settings(&arguments.set, "--predict")?;
     let files = model_files(&arguments.models)?;
     let inputs = files.iter().map(|(_, path)| path).chain([&arguments.image]);

@@ -1,7 +1,7 @@
 //! The files that are made from the programs: `docs/cli.md` from what clap knows (as are the man
 //! pages and the completions), `docs/exit-codes.md` from [`ExitCode`], `docs/settings.md` from the
 //! table of settings, `docs/variables.md` and `credentials.env.example` from the table of
-//! variables.
+//! variables, `docs/openapi.json` from the gateway's handlers.
 //!
 //! `cargo run --example reference` writes them; a test compares them with the files.
 
@@ -17,9 +17,14 @@ use domain::settings;
 /// Width of the help texts in the document.
 const WIDTH: usize = 100;
 
-/// Both programs.
-pub fn programs() -> [Command; 2] {
-    [super::check::Arguments::command(), super::run_trainer::Arguments::command()]
+/// The programs.
+pub fn programs() -> Vec<Command> {
+    vec![
+        super::check::Arguments::command(),
+        super::run_trainer::Arguments::command(),
+        #[cfg(feature = "gateway")]
+        super::gateway::Arguments::command(),
+    ]
 }
 
 /// Every file that is made from the programs: its path from the repository's root, and its text.
@@ -30,6 +35,8 @@ pub fn pages() -> Vec<(&'static str, String)> {
         ("docs/settings.md", settings::markdown(UPDATE)),
         ("docs/variables.md", config::markdown()),
         ("credentials.env.example", config::example()),
+        #[cfg(feature = "gateway")]
+        ("docs/openapi.json", gateway::openapi()),
     ]
 }
 

@@ -45,7 +45,11 @@ instead."
 )]
 pub struct Arguments {
     /// The job file: JSON with inputs, settings and token
-    #[arg(value_name = "JOB_FILE", required_unless_present_any = ["local", "predict", "evaluate", "check_gpu", "courier"], conflicts_with_all = ["local", "predict", "evaluate", "check_gpu", "courier"])]
+    #[arg(
+        value_name = "JOB_FILE",
+        required_unless_present_any = ["local", "predict", "evaluate", "check_gpu", "courier"],
+        conflicts_with_all = ["local", "predict", "evaluate", "check_gpu", "courier"]
+    )]
     job_file: Option<PathBuf>,
     /// Queue of the reply [default: the job file's reply_to, else hpc-results]
     #[arg(value_name = "REPLY_QUEUE")]
@@ -59,12 +63,24 @@ pub struct Arguments {
     local: Vec<PathBuf>,
     /// Cuts this page (PNG or JPEG) into layers with the models in --models, as Rodan's classifier
     /// does
-    #[arg(long, value_name = "IMAGE", requires_all = ["models", "out"], conflicts_with = "local", group = "cutting")]
+    #[arg(
+        long,
+        value_name = "IMAGE",
+        requires_all = ["models", "out"],
+        conflicts_with = "local",
+        group = "cutting"
+    )]
     predict: Option<PathBuf>,
     /// Cuts the page in this folder, laid out as for --local, with the models in --models, and
     /// compares the layers with the drawn ones: precision, recall and F1, what was taken for what,
     /// and errors.png in --out
-    #[arg(long, value_name = "PAGE_DIR", requires_all = ["models", "out"], conflicts_with = "local", group = "cutting")]
+    #[arg(
+        long,
+        value_name = "PAGE_DIR",
+        requires_all = ["models", "out"],
+        conflicts_with = "local",
+        group = "cutting"
+    )]
     evaluate: Option<PathBuf>,
     /// Prints the figures of --evaluate as JSON
     #[arg(long, requires = "evaluate")]
@@ -77,7 +93,11 @@ pub struct Arguments {
     #[arg(long, conflicts_with_all = ["local", "predict", "evaluate", "out"])]
     check_gpu: bool,
     /// Publishes what a training tells meanwhile; started by run_trainer itself
-    #[arg(long, hide = true, conflicts_with_all = ["local", "predict", "evaluate", "check_gpu", "out"])]
+    #[arg(
+        long,
+        hide = true,
+        conflicts_with_all = ["local", "predict", "evaluate", "check_gpu", "out"]
+    )]
     courier: bool,
     /// Folder with models, such as an earlier --out: to predict with, or to go on training from
     #[arg(long, value_name = "DIR", requires = "out")]
@@ -93,6 +113,16 @@ pub struct Arguments {
     /// Writes the curves of the training to event files for TensorBoard, a directory a layer
     #[arg(long, value_name = "DIR", requires = "local")]
     tensorboard: Option<PathBuf>,
+    /// Keeps a checkpoint in this folder, where Ctrl-C or SIGTERM then leaves one instead of the
+    /// best epoch so far; the same command goes on from it
+    #[arg(long, value_name = "DIR", requires = "local")]
+    checkpoints: Option<PathBuf>,
+    /// Writes to this file how far the training is, a JSON object a line
+    #[arg(long, value_name = "FILE", requires = "local")]
+    progress: Option<PathBuf>,
+    /// Stops when standard input ends; for programs that start run_trainer
+    #[arg(long, hide = true, requires = "out")]
+    attached: bool,
     /// Configuration file [default: credentials.env in $HPC_TRAINER_HOME, else here]
     #[arg(long, value_name = "FILE", conflicts_with = "out")]
     env_file: Option<PathBuf>,
@@ -123,20 +153,29 @@ pub fn run(arguments: Arguments) -> ExitCode {
     if let Some(out) = arguments.out {
         use_the_cores_of_the_allocation();
         let Arguments { local: pages, predict, evaluate, models, set, .. } = arguments;
-        let Arguments { tensorboard, windows, json, .. } = arguments;
+        let Arguments { tensorboard, windows, json, checkpoints, progress, attached, .. } =
+            arguments;
         let result = match (predict, evaluate, models) {
             (Some(image), _, Some(models)) => {
-                predict::run(&PredictArgs { image, models, out, set, windows })
+                predict::run(&PredictArgs { image, models, out, set, windows, attached })
                     .map_err(|error| (error.exit_code(), error.to_string()))
             }
             (_, Some(page), Some(models)) => {
                 evaluate::run(&EvaluateArgs { page, models, out, set, windows, json })
                     .map_err(|error| (error.exit_code(), error.to_string()))
             }
-            (_, _, models) => {
-                local::run(&LocalArgs { pages, models, out, set, tensorboard, quiet })
-                    .map_err(|error| (error.exit_code(), error.to_string()))
-            }
+            (_, _, models) => local::run(&LocalArgs {
+                pages,
+                models,
+                out,
+                set,
+                tensorboard,
+                checkpoints,
+                progress,
+                attached,
+                quiet,
+            })
+            .map_err(|error| (error.exit_code(), error.to_string())),
         };
         return match result {
             Ok(table) => {

@@ -124,7 +124,8 @@ pub struct Section {
 /// A row: `NAME: Kind(range), need, "value in the example", "purpose", "more";`.
 macro_rules! variables {
     ($($title:literal, $intro:literal {
-        $($name:ident: $kind:ident($($argument:expr),*), $need:expr, $shown:literal, $purpose:literal, $more:literal;)*
+        $($name:ident: $kind:ident($($argument:expr),*), $need:expr, $shown:literal,
+            $purpose:literal, $more:literal;)*
     })*) => {
         /// A constant for each variable.
         pub(crate) mod var {
@@ -212,6 +213,13 @@ variables! {
             "Without it none is written. Its directory is the one that node_exporter's textfile \
              collector reads. \
              Everybody may read the file; it holds numbers only (docs/monitoring.md).";
+    }
+    "What runs the jobs", "" {
+        SCHEDULER: Text(), or("slurm"), "", "what runs the jobs: slurm, or local for this host",
+            "With local the jobs run on the host of check (docs/lab-host.md).";
+        LOCAL_JOBS: Number(1, 1024), or("1"), "",
+            "how many jobs may run at a time with SCHEDULER=local",
+            "The others wait, the oldest first. Each gets a GPU of its own, where there are any.";
     }
     "Slurm at this site", "" {
         SITE_ACCOUNT: Word(), MAY, "def-professor", "the Slurm account that jobs are charged \

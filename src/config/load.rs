@@ -14,7 +14,7 @@ use base::secret::Secret;
 use base::text::acts_on_terminal;
 use contract::broker::BrokerConfig;
 use domain::{SiteChoice, SiteLimits, Walltime};
-use scheduler::{GresTable, SiteConfig};
+use scheduler::{GresTable, Kind, SiteConfig, local};
 
 /// How long the name of the operator may be, in characters.
 const MOST_OF_OPERATOR: usize = 200;
@@ -217,6 +217,17 @@ impl Reader {
         operator.unwrap_or_default()
     }
 
+    /// What runs the jobs.
+    fn scheduler(&mut self) -> Kind {
+        let jobs = u32::try_from(self.number(&var::LOCAL_JOBS)).unwrap_or(1);
+        let kind = self.text(&var::SCHEDULER, |text| match text {
+            "slurm" => Ok(Kind::Slurm),
+            "local" => Ok(Kind::Local { jobs }),
+            _ => Err("must be slurm or local"),
+        });
+        kind.unwrap_or_default()
+    }
+
     /// The directory of Slurm's commands, and how long one may take.
     fn slurm(&mut self) -> (Option<PathBuf>, Duration) {
         (self.path(&var::SITE_SLURM_BIN), self.seconds(&var::SLURM_TIMEOUT_SECONDS))
@@ -262,10 +273,19 @@ impl Reader {
         // All variables that are read this way have a default.
         let path = |reader: &Self, place| reader.path(place).unwrap_or_else(|| home.to_path_buf());
         let (slurm_bin, slurm_timeout) = self.slurm();
-        let gres = self.word(&var::SITE_GRES).filter(|g| g != "none");
+        let scheduler = self.scheduler();
+        // A host without a GPU gives none, whatever is asked for.
+        let has_gpu = || scheduler == Kind::Slurm || !local::gpus().is_empty();
+        let gres = self.word(&var::SITE_GRES).filter(|g| g != "none" && has_gpu());
         let gres_table = self.text(&var::SITE_GRES_TABLE, GresTable::from_str).unwrap_or_default();
         let limits = self.limits();
+        let mut choice = self.choice(limits, gres.is_some());
+        if scheduler != Kind::Slurm {
+            // A job that names nothing is not to be refused for what this host does not have.
+            choice.cpus = choice.cpus.min(u32::try_from(local::cpus()).unwrap_or(u32::MAX));
+        }
         SiteConfig {
+            scheduler,
             spool: spool.map_or_else(|| path(self, &var::SPOOL_DIR), Path::to_path_buf),
             logs: path(self, &var::LOG_DIR),
             metrics_file: self.metrics_file(home),
@@ -274,7 +294,7 @@ impl Reader {
             partition: self.word(&var::SITE_PARTITION),
             qos: self.word(&var::SITE_QOS),
             constraint: self.word(&var::SITE_CONSTRAINT),
-            choice: self.choice(limits, gres.is_some()),
+            choice,
             gres,
             gres_table,
             signal_seconds: self.number(&var::SITE_SIGNAL_SECONDS),
@@ -407,6 +427,8 @@ impl TrainerConfig {
         let requeue = reader.flag(&var::REQUEUE);
         let trainer = reader.trainer_only();
         let (slurm_bin, slurm_timeout) = reader.slurm();
+        let scheduler = reader.scheduler();
+        let spool = reader.path(&var::SPOOL_DIR).unwrap_or_else(|| reader.home.clone());
         let operator = reader.operator();
         match (broker, rodan) {
             (Some(broker), Some(rodan)) if reader.problems.is_empty() => Ok(Self {
@@ -420,6 +442,8 @@ impl TrainerConfig {
                 max_requeues: trainer.max_requeues,
                 checkpoint_every: trainer.checkpoint_every,
                 tensorboard,
+                scheduler,
+                spool,
                 slurm_bin,
                 slurm_timeout,
                 operator,
@@ -430,165 +454,5 @@ impl TrainerConfig {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::super::env::variable;
-    use super::*;
-    use scheduler::Gres;
-
-    const SIX: &str = "export RABBITMQ_USER=tester\nRABBITMQ_PASSWORD='s3$cret#'\nRABBITMQ_HOST=rabbit\n\
-                       # a comment\nexport RODAN_USER=me@example.org\nRODAN_PASSWORD=\"pass \
-                       word\"\nRODAN_HOST=rodan\n";
-
-    fn file(text: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("credentials.env");
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-        (dir, path)
-    }
-
-    fn sources(path: &Path, environment: BTreeMap<String, String>) -> Sources<'_> {
-        Sources { env_file: Some(path), environment, unreadable: Vec::new() }
-    }
-
-    fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
-        let (_dir, path) = file(text, 0o600);
-        let environment =
-            environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        Config::load(&sources(&path, environment), None)
-    }
-
-    #[test]
-    fn the_six_variables_suffice_with_and_without_export() {
-        let config = load(SIX, &[]).unwrap();
-        assert_eq!(config.broker.password.expose(), "s3$cret#");
-        assert_eq!(config.rodan.password.expose(), "pass word");
-        assert_eq!(config.rodan.user, "me@example.org");
-        assert!(config.site.spool.ends_with("spool"));
-        assert_eq!(
-            config.site.gres_for(1000),
-            Gres { gres: Some("gpu:1".into()), partition: None }
-        );
-        let shown = format!("{config:?}");
-        assert!(!shown.contains("s3$cret") && !shown.contains("pass word"), "{shown}");
-    }
-
-    #[test]
-    fn the_process_environment_wins() {
-        let config =
-            load(SIX, &[("RABBITMQ_HOST", "amqps://other/v"), ("SITE_PARTITION", "gpu")]).unwrap();
-        assert_eq!(config.broker.address.host, "other");
-        assert_eq!(config.site.gres_for(1).partition.as_deref(), Some("gpu"));
-    }
-
-    #[test]
-    fn every_problem_is_reported_at_once_with_its_purpose() {
-        let text = "RABBITMQ_USER=u\nRABBITMQ_HOST=http://x\nRODAN_USER=\nREPLY_QUEUE_DURABLE=maybe\nSITE_ACCOUNT='--wrap x'\nGIVE_UP_HOURS=-1\nMAX_TIME=long\nMAX_CPUS=0\nMETRICS_FILE=/tmp/metrics.txt\n";
-        let error = load(text, &[]).unwrap_err().to_string();
-        for part in [
-            "11 problems",
-            "METRICS_FILE must end in .prom",
-            "RABBITMQ_PASSWORD is not set: it is the password for RabbitMQ",
-            "RABBITMQ_HOST must begin with amqp://",
-            "REPLY_QUEUE_DURABLE must be 1 or 0",
-            "RODAN_USER is not set",
-            "RODAN_PASSWORD is not set",
-            "RODAN_HOST is not set",
-            "SITE_ACCOUNT must be one word",
-            "GIVE_UP_HOURS must be a whole number",
-            "MAX_TIME is not a time; write D-HH:MM",
-            "MAX_CPUS must be a whole number from 1",
-        ] {
-            assert!(error.contains(part), "{part:?} is not in {error}");
-        }
-    }
-
-    #[test]
-    fn require_tls_refuses_plain_hosts_and_says_what_to_write() {
-        let error = load(SIX, &[("REQUIRE_TLS", "1")]).unwrap_err().to_string();
-        assert!(error.contains("2 problems"), "{error}");
-        for (name, instead) in
-            [("RABBITMQ_HOST", "amqps://rabbit;"), ("RODAN_HOST", "https://rodan;")]
-        {
-            let sentence =
-                format!("{name} has no TLS, which REQUIRE_TLS=1 asks for; write {instead}");
-            assert!(error.contains(&sentence), "{error}");
-        }
-        let tls =
-            [("REQUIRE_TLS", "1"), ("RABBITMQ_HOST", "amqps://a"), ("RODAN_HOST", "https://b")];
-        assert!(load(SIX, &tls).unwrap().plain_connections().is_empty());
-        assert_eq!(load(SIX, &[("REQUIRE_TLS", "0")]).unwrap().plain_connections().len(), 2);
-        let error = load(SIX, &[("REQUIRE_TLS", "perhaps")]).unwrap_err().to_string();
-        assert!(
-            error.contains("1 problem:") && error.contains("REQUIRE_TLS must be 1 or 0"),
-            "{error}"
-        );
-        let (_dir, path) = file(SIX, 0o600);
-        let environment = BTreeMap::from([("REQUIRE_TLS".to_owned(), "1".to_owned())]);
-        assert!(TrainerConfig::load(&sources(&path, environment)).is_err());
-    }
-
-    #[test]
-    fn a_bad_line_is_named_by_number_and_not_shown() {
-        let error = load("RODAN_USER=x\nRODAN_PASSWORD=top 'secret\n", &[]).unwrap_err();
-        assert!(matches!(error, ConfigError::Syntax { line: 2, .. }), "{error:?}");
-        assert!(!format!("{error} {error:?}").contains("secret"));
-    }
-
-    #[test]
-    fn a_password_is_taken_to_its_last_blank() {
-        let text = SIX.replace("'s3$cret#'", "'  s3$cret '").replace("\"pass word\"", "'   '");
-        let config = load(&text, &[]).unwrap();
-        assert_eq!(config.broker.password.expose(), "  s3$cret ");
-        assert_eq!(config.rodan.password.expose(), "   ");
-        let config = load(SIX, &[("RODAN_PASSWORD", " of the environment\t")]).unwrap();
-        assert_eq!(config.rodan.password.expose(), " of the environment\t");
-        // What is a name or a number may have blanks around it.
-        let config = load(SIX, &[("RABBITMQ_HOST", " other "), ("GIVE_UP_HOURS", " 7 ")]).unwrap();
-        assert_eq!(
-            (config.broker.address.host.as_str(), config.site.give_up.as_secs()),
-            ("other", 7 * 3600)
-        );
-        let error = load(SIX, &[("RODAN_PASSWORD", "")]).unwrap_err().to_string();
-        assert!(error.contains("RODAN_PASSWORD is not set"), "{error}");
-    }
-
-    #[test]
-    fn a_value_of_the_environment_that_is_no_text_is_not_passed_over() {
-        let (_dir, path) = file(SIX, 0o600);
-        let mut sources = sources(&path, BTreeMap::new());
-        sources.unreadable = vec![variable("RODAN_PASSWORD").unwrap()];
-        let error = Config::load(&sources, None).unwrap_err().to_string();
-        assert!(error.contains("RODAN_PASSWORD is not UTF-8 in the environment"), "{error}");
-    }
-
-    #[test]
-    fn a_file_that_others_may_read_is_refused() {
-        let (_dir, path) = file(SIX, 0o640);
-        let sources = sources(&path, BTreeMap::new());
-        let error = Config::load(&sources, None).unwrap_err().to_string();
-        assert!(error.contains("0640") && error.contains("chmod 600"), "{error}");
-    }
-
-    #[test]
-    fn whom_to_ask_is_the_sites_own_word() {
-        assert_eq!(load(SIX, &[]).unwrap().site.operator, "the operator of the cluster");
-        let contact = "the music group's help desk (hpc-help@example.org)";
-        assert_eq!(load(SIX, &[("OPERATOR_CONTACT", contact)]).unwrap().site.operator, contact);
-        for wrong in ["two\nlines".to_owned(), "\u{202e}".to_owned(), "x".repeat(201)] {
-            let error = load(SIX, &[("OPERATOR_CONTACT", &wrong)]).unwrap_err().to_string();
-            assert!(error.contains("OPERATOR_CONTACT must be one line"), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_trainer_needs_no_rodan_password() {
-        let (_dir, path) =
-            file("RABBITMQ_USER=u\nRABBITMQ_PASSWORD=p\nRABBITMQ_HOST=h\nRODAN_HOST=r\n", 0o600);
-        let sources = sources(&path, BTreeMap::new());
-        assert_eq!(TrainerConfig::load(&sources).unwrap().max_download, 1 << 30);
-    }
-}
+#[path = "load_tests.rs"]
+mod tests;

@@ -7,7 +7,7 @@ use base::address::RodanAddress;
 use base::secret::Secret;
 use base::tls::Identity;
 use contract::broker::BrokerConfig;
-use scheduler::SiteConfig;
+use scheduler::{Kind, SiteConfig};
 
 /// How to reach Rodan.
 #[derive(Clone, Debug)]
@@ -71,6 +71,10 @@ pub struct TrainerConfig {
     pub checkpoint_every: Duration,
     /// Directory of TensorBoard's event files, if they are wanted.
     pub tensorboard: Option<PathBuf>,
+    /// What runs the jobs.
+    pub scheduler: Kind,
+    /// Directory of the job records.
+    pub spool: PathBuf,
     /// Directory of Slurm's commands, if `PATH` lacks it.
     pub slurm_bin: Option<PathBuf>,
     /// How long one of Slurm's commands may take.

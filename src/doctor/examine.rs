@@ -7,7 +7,7 @@ use super::node::{Ended, NodeCheck, RESULT, on_node};
 use super::rodan::Wanted;
 use super::row::{Report, Row, Rows, Verdict, apart, host};
 use super::typical::Typical;
-use super::{broker, rodan, schedule, settings, slurm, spool, trainer};
+use super::{broker, local, rodan, schedule, settings, slurm, spool, trainer};
 use crate::config::Examined;
 use base::files::write_atomic;
 
@@ -71,14 +71,15 @@ pub async fn doctor(
     };
     let parts = [parts.0, parts.1, parts.2, parts.3, parts.4, parts.5];
     let refused = parts.iter().flatten().any(|row| {
-        row.group == "Slurm" && row.name.starts_with("sbatch") && row.verdict == Verdict::Fail
+        (row.group == "Slurm" && row.name.starts_with("sbatch") || row.group == local::GROUP)
+            && row.verdict == Verdict::Fail
     });
     rows.extend(parts.into_iter().flatten());
     let mut ended = None;
     if let Some(node) = options.on_node {
         if refused {
             let mut skipped = Rows::new("compute node");
-            skipped.skip("job", "Slurm would refuse it, see above");
+            skipped.skip("job", "it would be refused, see above");
             rows.extend(skipped.done());
         } else {
             let (more, how) =

@@ -3,6 +3,7 @@
 mod broker;
 mod examine;
 mod link;
+mod local;
 mod node;
 mod rodan;
 mod row;

@@ -11,7 +11,8 @@ use base::text::{printable, span};
 use domain::SlurmJobId;
 use scheduler::SiteConfig;
 use scheduler::requests;
-use scheduler::slurm::{JobInfo, Phase, Slurm, in_words};
+use scheduler::slurm::{JobInfo, Phase, in_words};
+use scheduler::{Kind, Scheduler};
 
 /// The time between two looks.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -69,7 +70,7 @@ pub(super) async fn on_node(
         );
         return (rows.done(), Ended::Done);
     }
-    let slurm = requests::commands(site);
+    let slurm = requests::scheduler(site);
     // A name that no other doctor has.
     let name = format!("hpcd-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
     let request = requests::node_check(site, &name, memory_mb, &script, directory.path());
@@ -79,19 +80,25 @@ pub(super) async fn on_node(
             rows.fail_with(
                 "job",
                 &error,
-                "check the SITE_ variables, and see sbatch's words above",
+                match site.scheduler {
+                    Kind::Slurm => "check the SITE_ variables, and see sbatch's words above",
+                    Kind::Local { .. } => "see the rows of this host above",
+                },
             );
             return (rows.done(), Ended::Done);
         }
     };
+    let word = site.scheduler.job_word();
     tell(&format!(
-        "a job looks from a compute node: Slurm job {id}, waited for {} at most",
+        "a job looks from a compute node: {word} {id}, waited for {} at most",
         span(node.wait)
     ));
     let (mut found, ended) = tokio::select! {
-        found = wait(&slurm, id, directory.path(), node.wait, tell) => (found, Ended::Done),
+        found = wait(&slurm, site.scheduler, id, directory.path(), node.wait, tell) => {
+            (found, Ended::Done)
+        }
         () = stop => {
-            rows.skip("job", format!("stopped; Slurm job {id} is cancelled"));
+            rows.skip("job", format!("stopped; {word} {id} is cancelled"));
             (Vec::new(), Ended::Stopped)
         }
     };
@@ -99,8 +106,11 @@ pub(super) async fn on_node(
     if let Err(error) = slurm.cancel(id).await {
         rows.warn(
             "job",
-            format!("Slurm job {id} can't be cancelled: {error}"),
-            format!("scancel {id}"),
+            format!("{word} {id} can't be cancelled: {error}"),
+            match site.scheduler {
+                Kind::Slurm => format!("scancel {id}"),
+                Kind::Local { .. } => "it ends by itself within minutes".to_owned(),
+            },
         );
     }
     let mut all = rows.done();
@@ -109,19 +119,21 @@ pub(super) async fn on_node(
 }
 
 async fn wait(
-    slurm: &Slurm,
+    slurm: &Scheduler,
+    kind: Kind,
     id: SlurmJobId,
     directory: &Path,
     patience: Duration,
     tell: &mut dyn FnMut(&str),
 ) -> Vec<Row> {
     let begun = Instant::now();
+    let word = kind.job_word();
     let mut rows = Rows::new(GROUP);
     let mut told = String::new();
     let mut over_since: Option<Instant> = None;
     loop {
         if let Some(mut found) = result(directory) {
-            rows.pass("job", format!("Slurm job {id} looked around and wrote down what it saw"));
+            rows.pass("job", format!("{word} {id} looked around and wrote down what it saw"));
             let mut all = rows.done();
             all.append(&mut found);
             return all;
@@ -150,7 +162,7 @@ async fn wait(
                 let last =
                     log.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("nothing");
                 let seen = format!(
-                    "Slurm job {id} is over ({told}) and wrote no result here; its log says: {last}"
+                    "{word} {id} is over ({told}) and wrote no result here; its log says: {last}"
                 );
                 let advice = format!(
                     "make sure that {} and SPOOL_DIR are the same directories on compute nodes as \
@@ -166,7 +178,11 @@ async fn wait(
             let seen = format!(
                 "no result within {}: {}",
                 span(patience),
-                if told.is_empty() { "Slurm does not answer" } else { &told }
+                if told.is_empty() {
+                    format!("{} does not answer", kind.subject())
+                } else {
+                    told.clone()
+                }
             );
             rows.warn(
                 "job",

@@ -6,22 +6,41 @@ use std::time::{Duration, SystemTime};
 use super::row::{Row, Rows};
 use super::trainer::output;
 use base::text::span;
-use scheduler::SiteConfig;
+use scheduler::{Kind, SiteConfig};
 
 /// After this long without a pass, nobody gets an answer.
 const LONG: Duration = Duration::from_secs(2 * 3600);
 const SCRIPT: &str = "run_check";
+/// The unit of `check --stay`, in `packaging/`.
+const SERVICE: &str = "hpc-trainer-check";
+
+/// True when systemd runs `check --stay` for this account.
+async fn is_a_service() -> bool {
+    let asked = Path::new("systemctl");
+    output(asked, &["--user", "is-active", SERVICE]).await.is_ok_and(|said| said.trim() == "active")
+}
 
 pub(super) async fn rows(site: &SiteConfig, last_pass: Option<SystemTime>) -> Vec<Row> {
     let mut rows = Rows::new("schedule");
-    let (cron, scron) = tokio::join!(
+    let (cron, scron, service) = tokio::join!(
         output(Path::new("crontab"), &["-l"]),
         output(Path::new("scrontab"), &["-l"]),
+        is_a_service(),
     );
     let found = [("crontab", cron), ("scrontab", scron)]
         .into_iter()
         .find_map(|(name, text)| Some((name, entry(&text.ok()?)?)));
+    let advice = format!("crontab -e, and add: */5 * * * * {}", site.home.join(SCRIPT).display());
     match found {
+        None if service => rows.pass("service", format!("{SERVICE} of this account is active")),
+        None if site.scheduler != Kind::Slurm => rows.warn(
+            "service",
+            format!("no {SERVICE} of this account is active, and no crontab mentions {SCRIPT}"),
+            format!(
+                "systemctl --user enable --now {SERVICE} (docs/lab-host.md, As a service); or \
+                {advice}"
+            ),
+        ),
         // The rest of the line may set variables, passwords among them.
         Some((name, when)) => rows.pass("cron", format!("{name} starts {SCRIPT}: {when}")),
         None => rows.warn(
@@ -29,14 +48,18 @@ pub(super) async fn rows(site: &SiteConfig, last_pass: Option<SystemTime>) -> Ve
             format!(
                 "neither crontab nor scrontab of this account on this machine mentions {SCRIPT}"
             ),
-            format!("crontab -e, and add: */5 * * * * {}", site.home.join(SCRIPT).display()),
+            advice,
         ),
     }
     match last_pass.and_then(|at| at.elapsed().ok()) {
         Some(age) if age > LONG => rows.warn(
             "last pass",
             format!("{} ago", span(age)),
-            "look for cron's mail to this account, and run run_check -v by hand",
+            if service {
+                format!("journalctl --user -u {SERVICE} says why")
+            } else {
+                format!("look for cron's mail to this account, and run {SCRIPT} -v by hand")
+            },
         ),
         Some(age) => rows.pass("last pass", format!("{} ago", span(age))),
         None => rows.skip("last pass", "there was none yet"),

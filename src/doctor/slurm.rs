@@ -5,14 +5,17 @@ use super::typical::Typical;
 use domain::JobId;
 use domain::ResourceSettings;
 use domain::SlurmJobId;
-use scheduler::SiteConfig;
 use scheduler::requests;
 use scheduler::slurm::{Accounting, SlurmError, Trial};
+use scheduler::{Kind, SiteConfig};
 
 /// So many rows of the gres table are tried out.
 const MOST_ROWS: usize = 8;
 
 pub(super) async fn rows(site: &SiteConfig, typical: &Typical) -> Vec<Row> {
+    if let Kind::Local { jobs } = site.scheduler {
+        return super::local::rows(site, jobs, typical);
+    }
     let mut rows = Rows::new("Slurm");
     let slurm = requests::commands(site);
     match slurm.queue().await {

@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, flock, statfs, statvfs};
 
 use super::row::{Row, Rows, apart};
 use base::text::size;
-use scheduler::SiteConfig;
+use scheduler::{Kind, SiteConfig};
 
 /// A filesystem that does not answer within this time counts as away.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -97,7 +97,7 @@ fn look(site: &SiteConfig, seen_from_node: bool) -> Vec<Row> {
     };
     remove_left_behind(&place);
     directory(&mut rows, spool, &place);
-    kind(&mut rows, &place, seen_from_node);
+    kind(&mut rows, &place, site.scheduler, seen_from_node);
     match promises(&place) {
         Ok(()) => rows.pass(
             "rename, fsync",
@@ -120,7 +120,7 @@ fn look(site: &SiteConfig, seen_from_node: bool) -> Vec<Row> {
         &site.batch_script,
         "set BATCH_SCRIPT to the script that sbatch runs",
     );
-    if site.watcher {
+    if site.watcher && site.scheduler == Kind::Slurm {
         script(
             &mut rows,
             "watcher script",
@@ -172,7 +172,7 @@ fn directory(rows: &mut Rows, spool: &Path, place: &Path) {
     }
 }
 
-fn kind(rows: &mut Rows, place: &Path, seen_from_node: bool) {
+fn kind(rows: &mut Rows, place: &Path, scheduler: Kind, seen_from_node: bool) {
     let magic = match statfs(place) {
         // The number has 32 bits; the field's type differs between architectures.
         #[expect(clippy::cast_sign_loss, reason = "its bits are compared")]
@@ -188,6 +188,7 @@ fn kind(rows: &mut Rows, place: &Path, seen_from_node: bool) {
         doctor --on-node shows whether they do";
     match reach {
         Reach::Shared => rows.pass("filesystem", name),
+        Reach::Local | Reach::Unknown if scheduler != Kind::Slurm => rows.pass("filesystem", name),
         Reach::Memory => {
             rows.warn(
                 "filesystem",

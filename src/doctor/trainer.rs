@@ -50,7 +50,15 @@ fn first(bytes: &[u8]) -> Option<String> {
 /// Runs a program to its end and gives what it prints, or what went wrong, in words. It gets no
 /// secret.
 pub(super) async fn output(program: &Path, arguments: &[&str]) -> Result<String, String> {
-    let passed_on = ["PATH", "HOME", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
+    let passed_on = [
+        "PATH",
+        "HOME",
+        "LD_LIBRARY_PATH",
+        "CUDA_VISIBLE_DEVICES",
+        // The way to the account's own systemd.
+        "XDG_RUNTIME_DIR",
+        "DBUS_SESSION_BUS_ADDRESS",
+    ];
     let environment = passed_on.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(environment).env("LC_ALL", "C");

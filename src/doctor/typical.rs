@@ -7,7 +7,7 @@ use crate::ledger::Store;
 use base::files::read_own;
 use contract::wire::JobMessage;
 use domain::{InputKind, ResourceSettings, SiteLimits, Walltime};
-use scheduler::SiteConfig;
+use scheduler::{Kind, SiteConfig};
 
 /// So many of the latest jobs are looked at.
 const LOOKED_AT: usize = 20;
@@ -44,7 +44,11 @@ impl Typical {
 
     /// The job that is assumed before one has come.
     pub(super) fn usual(site: &SiteConfig) -> Self {
-        Self { resources: usual(&site.limits), page: None, source: "a usual job" }
+        let mut resources = usual(&site.limits);
+        if site.scheduler != Kind::Slurm {
+            resources.cpus = resources.cpus.min(site.choice.cpus);
+        }
+        Self { resources, page: None, source: "a usual job" }
     }
 }
 

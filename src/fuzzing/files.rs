@@ -103,6 +103,7 @@ pub(super) fn record(data: &[u8]) {
         Event::Accepted(SlurmJobId(17)),
         Event::Started,
         Event::Requeued,
+        Event::OutOfMemory,
         Event::Failed("it failed".into()),
         Event::ReplySpooled(Outcome::Models),
         Event::Delivered,

@@ -24,7 +24,7 @@ pub(super) fn conversation(data: &[u8]) {
         let message = progress.message("c");
         assert!(message.body.len() <= MAX_JSON_BYTES);
         assert!(JobProgress::parse(&message.body).is_ok());
-        assert!((0.0..=1.0).contains(&progress.fraction()));
+        assert!((0.0..=1.0).contains(&progress.standing.fraction()));
     }
     if let Ok(end) = End::from_spool(data) {
         let back = End::from_spool(&end.body()).unwrap();

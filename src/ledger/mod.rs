@@ -26,7 +26,7 @@ pub use lock::{HeldBy, Lock, LockError, Role};
 pub use outbox::{Live, Outbox};
 pub use paces::{NodeKind, Paces};
 pub use progress::{NotedPace, Progress};
-pub use record::{Doubt, Event, Outcome, Record, State, TransitionError};
+pub use record::{Doubt, Event, Outcome, Record, State, TooSmall, TransitionError};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use store::parse as parse_record;
 pub use store::{Store, StoreError, Unreadable};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use base::files::Replace;
 use base::files::read_own;
-use contract::wire::conversation::JobProgress;
+use contract::wire::conversation::{JobProgress, Standing};
 use domain::SlurmJobId;
 
 /// What a trainer was doing when it last wrote this.
@@ -22,37 +22,11 @@ pub struct Progress {
     pub slurm_job_id: Option<SlurmJobId>,
     /// How often Slurm has put the job back into its queue.
     pub restart_count: u64,
-    /// The wire's name of the model that is being trained, such as `Background Model`; empty before
-    /// the first.
-    pub layer: String,
-    /// Number of that layer, from 1; 0 before the first.
-    pub layer_number: usize,
-    /// How many layers there are.
-    pub layers: usize,
-    /// The epoch that is being trained, from 1; 0 before the first.
-    pub epoch: usize,
-    /// Most epochs that the layer may take.
-    pub epochs: usize,
-    /// Steps of the epoch that are done.
-    pub step: usize,
-    /// Steps in an epoch.
-    pub steps: usize,
-    /// Loss of the latest step.
-    pub loss: Option<f64>,
-    /// Validation accuracy after the latest epoch of this layer.
-    pub accuracy: Option<f64>,
-    /// F1 of the layer's pixels in the validation samples after that epoch.
-    pub f1: Option<f64>,
+    /// Where the training stands.
+    #[serde(flatten)]
+    pub standing: Standing,
     /// When that was.
     pub updated_at: Timestamp,
-    /// Largest resident memory so far, in Slurm's MB (1,048,576 bytes).
-    pub peak_memory_mb: Option<u64>,
-    /// When the training ends at the latest if it goes on at the pace of this run. A layer that
-    /// learns nothing more ends earlier. Nothing before the pace is known.
-    pub expected_end: Option<Timestamp>,
-    /// The best validation accuracy of this layer so far.
-    #[serde(default)]
-    pub best: Option<f64>,
     /// How fast this run trains, once that is known.
     #[serde(default)]
     pub pace: Option<NotedPace>,
@@ -68,38 +42,9 @@ pub struct NotedPace {
 }
 
 impl Progress {
-    /// Most steps that are left: if every layer takes all of its epochs, and if those to come are
-    /// as large as this one. `None` before the first step, or if the numbers contradict each other.
-    pub fn steps_left(&self) -> Option<u64> {
-        let Self { layer_number, layers, epoch, epochs, step, steps, .. } = *self;
-        if layer_number == 0 || epoch == 0 {
-            return None;
-        }
-        let of_epoch = steps.checked_sub(step)?;
-        let of_layer = epochs.checked_sub(epoch)?.checked_mul(steps)?;
-        let of_others =
-            layers.checked_sub(layer_number)?.checked_mul(epochs)?.checked_mul(steps)?;
-        u64::try_from(of_epoch.checked_add(of_layer)?.checked_add(of_others)?).ok()
-    }
-
     /// The same for the asker.
     pub fn told(&self) -> JobProgress {
-        JobProgress {
-            at: self.updated_at,
-            layer: self.layer.clone(),
-            layer_number: self.layer_number,
-            layers: self.layers,
-            epoch: self.epoch,
-            epochs: self.epochs,
-            step: self.step,
-            steps: self.steps,
-            loss: self.loss,
-            accuracy: self.accuracy,
-            f1: self.f1,
-            best: self.best,
-            peak_memory_mb: self.peak_memory_mb,
-            expected_end: self.expected_end,
-        }
+        JobProgress { at: self.updated_at, standing: self.standing.clone() }
     }
 
     /// Reads what was written to `path`; `None` if there is nothing, or nothing that can be
@@ -120,6 +65,7 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::fs;
 
     use super::*;
@@ -132,33 +78,42 @@ mod tests {
         let progress = Progress {
             slurm_job_id: Some(SlurmJobId(17)),
             restart_count: 1,
-            layer: "Model 0".into(),
-            layer_number: 2,
-            layers: 3,
-            epoch: 4,
-            epochs: 15,
-            step: 5,
-            steps: 600,
-            loss: Some(0.25),
-            accuracy: Some(0.5),
-            // Read without care, what is written for it is one bit more.
-            f1: Some(1.333_333_333_333_333_7),
+            standing: Standing {
+                layer: "Model 0".into(),
+                layer_number: 2,
+                layers: 3,
+                epoch: 4,
+                epochs: 15,
+                step: 5,
+                steps: 600,
+                loss: Some(0.25),
+                accuracy: Some(0.5),
+                // Read without care, what is written for it is one bit more.
+                f1: Some(1.333_333_333_333_333_7),
+                best: Some(0.75),
+                peak_memory_mb: Some(700),
+                expected_end: Some("2026-01-02T03:14:05Z".parse().unwrap()),
+            },
             updated_at: "2026-01-02T03:04:05Z".parse().unwrap(),
-            peak_memory_mb: Some(700),
-            expected_end: Some("2026-01-02T03:14:05Z".parse().unwrap()),
-            best: Some(0.75),
             pace: Some(NotedPace { megapixels: 12.5, seconds: 3.25 }),
         };
-        assert_eq!(progress.steps_left(), Some(595 + 11 * 600 + 15 * 600));
-        let odd = [
-            Progress { layer_number: 0, ..progress.clone() },
-            Progress { layers: 1, ..progress.clone() },
-            Progress { epochs: 3, ..progress.clone() },
-            Progress { step: 601, ..progress.clone() },
-        ];
-        assert!(odd.iter().all(|odd| odd.steps_left().is_none()));
         progress.write(&path).unwrap();
         assert_eq!(Progress::read(&path), Some(progress));
+        // An older note lacks the last two.
+        let note = r#"{"slurm_job_id":17,"restart_count":0,"layer":"Model 0","layer_number":2,
+            "layers":3,"epoch":4,"epochs":15,"step":5,"steps":600,"loss":0.25,"accuracy":null,
+            "f1":null,"updated_at":"2026-01-02T03:04:05Z","peak_memory_mb":700,
+            "expected_end":null}"#;
+        fs::write(&path, note).unwrap();
+        let read = Progress::read(&path).unwrap();
+        assert_eq!((read.standing.layer_number, read.standing.loss), (2, Some(0.25)));
+        let names = |text: &str| {
+            let value: serde_json::Value = serde_json::from_str(text).unwrap();
+            value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>()
+        };
+        let mut expected = names(note);
+        expected.extend(["best".to_owned(), "pace".to_owned()]);
+        assert_eq!(names(&serde_json::to_string(&read).unwrap()), expected);
         fs::write(&path, "{\"slurm_job_id\": 17, \"lay").unwrap();
         assert_eq!(Progress::read(&path), None);
     }

@@ -9,7 +9,7 @@ use super::cause::Cause;
 use super::told::Told;
 use super::verdict::Verdict;
 use base::text::hex;
-use contract::wire::conversation::Asked;
+use contract::wire::conversation::{Asked, Origin};
 use contract::wire::{Envelope, Protocol};
 use domain::ResourceSettings;
 use domain::SlurmJobId;
@@ -71,6 +71,8 @@ pub enum Event {
     Started,
     /// Slurm put it back into its queue.
     Requeued,
+    /// It ran out of memory, and is to be submitted again with more.
+    OutOfMemory,
     /// It ended, or can't begin, without a result.
     Failed(String),
     /// A reply is on disk.
@@ -109,6 +111,7 @@ impl State {
             (S::Submitted { slurm_id } | S::Running { slurm_id }, E::Requeued) => {
                 S::Submitted { slurm_id: *slurm_id }
             }
+            (S::Submitted { .. } | S::Running { .. }, E::OutOfMemory) => S::Received,
             (
                 S::Received
                 | S::Submitting { .. }
@@ -155,6 +158,19 @@ pub struct Doubt {
     pub times: u32,
 }
 
+/// A Slurm job that ran out of the memory that was chosen for it; one with more has followed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TooSmall {
+    /// Its number.
+    pub slurm_id: SlurmJobId,
+    /// The memory that it had, in Slurm's MB.
+    pub memory_mb: u64,
+    /// Its watcher.
+    pub watcher: Option<SlurmJobId>,
+    /// When that was seen.
+    pub at: Timestamp,
+}
+
 /// One job, as it is kept on disk. It holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -188,6 +204,9 @@ pub struct Record {
     /// What the asker of a conversation was told last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<Told>,
+    /// The Slurm jobs that had too little memory, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub too_small: Vec<TooSmall>,
     /// Slurm's number, kept after the end.
     pub slurm_id: Option<SlurmJobId>,
     /// Since when Slurm does not know the job any more.
@@ -236,6 +255,7 @@ impl Record {
             resources: None,
             asked: None,
             told: None,
+            too_small: Vec::new(),
             slurm_id: None,
             missing_since: None,
             last_error: None,
@@ -256,6 +276,50 @@ impl Record {
             correlation_id: self.correlation_id.0.clone(),
             message_id: self.message_id.clone(),
         }
+    }
+
+    /// Notes that the job ran out of the memory that was chosen for it, and gives it `memory_mb`.
+    /// The caller saves the record.
+    ///
+    /// # Errors
+    /// When Slurm does not have the job.
+    pub fn raise_memory(&mut self, memory_mb: u64, now: Timestamp) -> Result<(), TransitionError> {
+        let slurm_id = self.state.slurm_id();
+        self.apply(Event::OutOfMemory, now)?;
+        if let (Some(slurm_id), Some(resources)) = (slurm_id, &mut self.resources) {
+            let watcher = self.watcher.take();
+            let memory_mb = resources.memory_mb;
+            self.too_small.push(TooSmall { slurm_id, memory_mb, watcher, at: now });
+        }
+        self.ask_memory(memory_mb, Origin::Raised);
+        Ok(())
+    }
+
+    /// Takes the last raise back: Slurm has not so much. The caller saves the record.
+    pub fn lower_memory(&mut self) {
+        if let Some(last) = self.too_small.pop() {
+            let origin = if self.too_small.is_empty() { Origin::Estimate } else { Origin::Raised };
+            self.ask_memory(last.memory_mb, origin);
+        }
+    }
+
+    fn ask_memory(&mut self, memory_mb: u64, origin: Origin) {
+        if let Some(resources) = &mut self.resources {
+            resources.memory_mb = memory_mb;
+        }
+        if let Some(asked) = &mut self.asked {
+            (asked.memory_mb, asked.memory_from) = (memory_mb, origin);
+        }
+    }
+
+    /// True for a Slurm job that had too little memory, and for its watcher.
+    pub fn has_outgrown(&self, id: SlurmJobId) -> bool {
+        self.too_small.iter().any(|small| small.slurm_id == id || small.watcher == Some(id))
+    }
+
+    /// Since when it waits for services: since it was taken, or since it got more memory.
+    pub fn waits_since(&self) -> Timestamp {
+        self.too_small.last().map_or(self.received_at, |small| small.at)
     }
 
     /// Applies `event` at `now`. The caller saves the record.
@@ -290,6 +354,7 @@ mod tests {
             (1u64..9).prop_map(|id| Event::Accepted(SlurmJobId(id))),
             Just(Event::Started),
             Just(Event::Requeued),
+            Just(Event::OutOfMemory),
             "[a-z]{0,4}".prop_map(Event::Failed),
             prop_oneof![Just(Outcome::Models), Just(Outcome::Error)].prop_map(Event::ReplySpooled),
             Just(Event::Delivered),
@@ -300,7 +365,9 @@ mod tests {
         /// Whatever happens in whatever order: a reply is sent only after it was spooled, an
         /// answered job stays answered, and an event that can't happen changes nothing.
         #[test]
-        fn a_job_is_answered_only_after_its_reply_is_on_disk(events in prop::collection::vec(event(), 0..40)) {
+        fn a_job_is_answered_only_after_its_reply_is_on_disk(
+            events in prop::collection::vec(event(), 0..40),
+        ) {
             let mut state = State::Received;
             let (mut spooled, mut replied) = (false, false);
             for event in events {
@@ -312,7 +379,7 @@ mod tests {
                     replied = true;
                 }
                 if let (Some(before), Some(after)) = (state.slurm_id(), next.slurm_id()) {
-                    prop_assert_eq!(before, after, "a job has one Slurm job");
+                    prop_assert_eq!(before, after, "a job has one Slurm job at a time");
                 }
                 state = next;
             }
@@ -320,8 +387,14 @@ mod tests {
 
         #[test]
         fn every_state_survives_the_disk(events in prop::collection::vec(event(), 0..20)) {
+            let correlation_id = CorrelationId("a".into());
             let mut record = Record::new(
-                JobId::from_correlation_id(&CorrelationId("a".into())), CorrelationId("a".into()), "q".into(), b"{}", Timestamp::UNIX_EPOCH);
+                JobId::from_correlation_id(&correlation_id),
+                correlation_id,
+                "q".into(),
+                b"{}",
+                Timestamp::UNIX_EPOCH,
+            );
             for event in events {
                 let _ = record.apply(event, Timestamp::UNIX_EPOCH);
             }

@@ -166,7 +166,7 @@ impl Tally {
         ran.into_iter().for_each(|ran| self.runs.add(ran));
         if let (Some(asked), Some(Outcome::Models)) = (&job.record.asked, job.record.outcome) {
             let note = Progress::read(&job.files.progress());
-            self.chosen.add(asked, note.and_then(|note| note.peak_memory_mb), ran);
+            self.chosen.add(asked, note.and_then(|note| note.standing.peak_memory_mb), ran);
         }
     }
 }

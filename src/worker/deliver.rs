@@ -69,7 +69,12 @@ pub(super) async fn deliver(
     let mut result = sender.send(&reply).await;
     if let Err(error @ PublishError::TooLarge { .. }) = &result {
         let verdict = Verdict::ReplyTooLarge { problem: error.to_string() };
-        let about = About { slurm_id: None, asked: None, operator: &config.operator };
+        let about = About {
+            slurm_id: None,
+            asked: None,
+            operator: &config.operator,
+            scheduler: config.scheduler,
+        };
         let (cause, sentence) = of_verdict(&verdict, about);
         error!("{sentence}");
         place.managed.iter().for_each(|files| files.note_failure(cause));

@@ -98,7 +98,8 @@ impl Finished {
                         "validation_f1": validation.map(|metrics| metrics.f1),
                     })
                 });
-                serde_json::json!({ "figures": figures(layer), "history": epochs.collect::<Vec<_>>() })
+                let history: Vec<_> = epochs.collect();
+                serde_json::json!({ "figures": figures(layer), "history": history })
             })
             .collect();
         let text = serde_json::json!({

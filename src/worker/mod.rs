@@ -312,7 +312,8 @@ impl Job<'_> {
                 )
             });
         if let Some(courier) = &mut courier {
-            courier.send(&state(Phase::Running, &allocation, file.asked.as_ref()));
+            let asked = file.asked.as_ref();
+            courier.send(&state(Phase::Running, &allocation, asked, config.scheduler));
         }
         let scratch = scratch().map_err(JobError::Scratch)?;
         info!("downloading {} files from {}", file.inputs.iter().count(), config.rodan);
@@ -329,7 +330,9 @@ impl Job<'_> {
         let downloads = downloads.map_err(JobError::Runtime)?;
         let fetched = downloads.block_on(async {
             tokio::select! {
-                fetched = downloader.fetch(&file.inputs, scratch.path()) => fetched.map_err(JobError::from),
+                fetched = downloader.fetch(&file.inputs, scratch.path()) => {
+                    fetched.map_err(JobError::from)
+                }
                 stopped = stopped(signals, managed.is_some()) => Err(stopped),
             }
         });
@@ -366,7 +369,9 @@ impl Job<'_> {
             if worth_it && allocation.may_requeue(config).is_some() {
                 // Told before it is asked for: Slurm ends this process at once.
                 if let Some(mut courier) = watch.inner.take_courier() {
-                    courier.send(&state(Phase::Requeued, &allocation, file.asked.as_ref()));
+                    let asked = file.asked.as_ref();
+                    let requeued = state(Phase::Requeued, &allocation, asked, config.scheduler);
+                    courier.send(&requeued);
                     courier.close(SHORT_GOODBYE);
                 }
             }

@@ -12,6 +12,7 @@ use super::signals::{Signal, Signals};
 use crate::courier::{Courier, Errand};
 use crate::ledger::{JobFiles, NotedPace, Outbox, Progress as Note};
 use base::memory::peak_memory;
+use contract::wire::conversation::Standing;
 use domain::{Layer, TrainingSettings};
 use page_layers::{EpochReport, JobObserver, Stop, TrainedLayer};
 
@@ -68,20 +69,8 @@ impl Watch {
         let note = Note {
             slurm_job_id: allocation.job,
             restart_count: allocation.restarts,
-            layer: String::new(),
-            layer_number: 0,
-            layers,
-            epoch: 0,
-            epochs: 0,
-            step: 0,
-            steps: 0,
-            loss: None,
-            accuracy: None,
-            f1: None,
+            standing: Standing { layers, ..Standing::default() },
             updated_at: Timestamp::now(),
-            peak_memory_mb: None,
-            expected_end: None,
-            best: None,
             pace: None,
         };
         let mut watch = Self {
@@ -120,7 +109,9 @@ impl Watch {
 
     fn tell(&mut self, every: Duration) {
         let Some(told) = &mut self.teller else { return };
-        if self.note.layer_number > 0 && told.last.is_none_or(|last| last.elapsed() >= every) {
+        if self.note.standing.layer_number > 0
+            && told.last.is_none_or(|last| last.elapsed() >= every)
+        {
             told.last = Some(Instant::now());
             told.courier.send(&Errand::Progress(self.note.told()));
         }
@@ -143,7 +134,7 @@ impl Watch {
         let timed = u32::try_from(self.steps.checked_sub(1)?)
             .ok()
             .filter(|n| u64::from(*n) >= TELLING_STEPS)?;
-        let left = u32::try_from(self.note.steps_left()?).ok()?;
+        let left = u32::try_from(self.note.standing.steps_left()?).ok()?;
         let left = (self.first_step?.elapsed() / timed).checked_mul(left)?;
         Timestamp::now().checked_add(left).ok()
     }
@@ -159,9 +150,9 @@ impl Watch {
     fn write(&mut self) {
         self.noted = Instant::now();
         self.note.updated_at = Timestamp::now();
-        self.note.expected_end = self.expected_end();
+        self.note.standing.expected_end = self.expected_end();
         self.note.pace = self.pace();
-        self.note.peak_memory_mb = peak_memory().map(|bytes| bytes >> 20);
+        self.note.standing.peak_memory_mb = peak_memory().map(|bytes| bytes >> 20);
         self.tell(TOLD_EVERY);
         let Some(files) = &self.files else { return };
         if let Err(error) = self.note.write(&files.progress()) {
@@ -181,18 +172,15 @@ impl JobObserver for Watch {
         epochs: u32,
     ) {
         self.shown.layer_started(layer, number, train, validation, epochs);
-        self.note = Note {
+        let Standing { layers, peak_memory_mb, expected_end, .. } = self.note.standing;
+        self.note.standing = Standing {
             layer: layer.model_name(),
             layer_number: number,
-            epoch: 0,
+            layers,
             epochs: epochs as usize,
-            step: 0,
-            steps: 0,
-            loss: None,
-            accuracy: None,
-            f1: None,
-            best: None,
-            ..self.note.clone()
+            peak_memory_mb,
+            expected_end,
+            ..Standing::default()
         };
         self.write();
     }
@@ -201,8 +189,9 @@ impl JobObserver for Watch {
         self.steps += 1;
         self.first_step.get_or_insert_with(Instant::now);
         self.shown.step(layer, epoch, step, steps, loss);
-        (self.note.epoch, self.note.step, self.note.steps) = (epoch, step, steps);
-        self.note.loss = Some(f64::from(loss));
+        let standing = &mut self.note.standing;
+        (standing.epoch, standing.step, standing.steps) = (epoch, step, steps);
+        standing.loss = Some(f64::from(loss));
         if self.noted.elapsed() >= EVERY {
             self.write();
         }
@@ -210,9 +199,10 @@ impl JobObserver for Watch {
 
     fn epoch(&mut self, layer: Layer, report: &EpochReport) {
         self.shown.epoch(layer, report);
-        self.note.accuracy = report.validation.map(|metrics| metrics.accuracy);
-        self.note.f1 = report.validation.map(|metrics| metrics.f1);
-        self.note.best = self.note.accuracy.into_iter().chain(self.note.best).reduce(f64::max);
+        let standing = &mut self.note.standing;
+        standing.accuracy = report.validation.map(|metrics| metrics.accuracy);
+        standing.f1 = report.validation.map(|metrics| metrics.f1);
+        standing.best = standing.accuracy.into_iter().chain(standing.best).reduce(f64::max);
         self.write();
         self.tell(EPOCHS_EVERY);
     }
@@ -234,7 +224,7 @@ impl JobObserver for Watch {
         let received = self.signals.received();
         if self.told.replace(received) != received {
             match received {
-                Some(Signal::Warned) => info!("SIGUSR1: Slurm warns that the time is nearly up"),
+                Some(Signal::Warned) => info!("SIGUSR1: the time is nearly up"),
                 Some(Signal::Ended) => info!("SIGTERM or SIGINT: the job is to end"),
                 None => {}
             }

@@ -91,7 +91,8 @@ impl JobObserver for Progress {
         bar.set_length(steps as u64 * u64::from(self.epochs));
         bar.set_position(((epoch.max(1) - 1) * steps + step) as u64);
         if is_first {
-            bar.reset_eta(); // a layer that goes on from a checkpoint has done nothing of that just now
+            // A layer that goes on from a checkpoint has done nothing of that just now.
+            bar.reset_eta();
         }
     }
 

@@ -11,7 +11,7 @@ use crate::ledger::JobFiles;
 use contract::wire::conversation::{Asked, Origin};
 use domain::{SlurmJobId, TrainingSettings};
 use page_layers::{Checkpoints, TrainingInputs};
-use scheduler::slurm::Slurm;
+use scheduler::{Kind, requests};
 
 /// Shortly before the time limit, Slurm gets no more time than this to answer.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -55,20 +55,31 @@ impl Allocation {
         signals: &Signals,
     ) -> bool {
         let Some(job) = self.may_requeue(config) else { return false };
-        let slurm = Slurm::new(config.slurm_bin.clone(), config.slurm_timeout.min(LONGEST), []);
+        let deadline = config.slurm_timeout.min(LONGEST);
+        let slurm_bin = config.slurm_bin.clone();
+        let scheduler = requests::of_job(config.scheduler, &config.spool, slurm_bin, deadline);
         // Said before it is asked for: Slurm ends this process at once, perhaps before it has
         // heard the answer.
-        info!(
-            "out of time: asking Slurm to put job {job} back into its queue; it goes on from its \
-            checkpoint"
-        );
-        match runtime.block_on(slurm.requeue(job)) {
+        match config.scheduler {
+            Kind::Slurm => info!(
+                "out of time: asking Slurm to put job {job} back into its queue; it goes on from \
+                its checkpoint"
+            ),
+            Kind::Local { .. } => info!(
+                "out of time: job {job} goes back into the queue of this host, and on from its \
+                checkpoint"
+            ),
+        }
+        match runtime.block_on(scheduler.requeue(job)) {
             Ok(()) => true,
             // Slurm ends all processes of the job, and scontrol is one of them: it may have no
             // answer to bring.
             Err(_) if signals.received() == Some(Signal::Ended) => true,
             Err(error) => {
-                warn!("Slurm job {job} can't be put back into the queue: {error}");
+                warn!(
+                    "{} {job} can't be put back into the queue: {error}",
+                    config.scheduler.job_word()
+                );
                 false
             }
         }

@@ -13,15 +13,22 @@ use contract::wire::conversation::{
     Asked, Figures, JobDone, JobFailed, JobState, ModelEntry, Phase, Times, Used, sha256,
 };
 use page_layers::TrainedLayer;
+use scheduler::Kind;
 
 fn used(took: Duration) -> Used {
     Used { memory_mb: peak_memory().map(|bytes| bytes >> 20), seconds: Some(took.as_secs()) }
 }
 
 /// Tells that the training runs, or goes back into the queue.
-pub(super) fn state(phase: Phase, allocation: &Allocation, asked: Option<&Asked>) -> Errand {
+pub(super) fn state(
+    phase: Phase,
+    allocation: &Allocation,
+    asked: Option<&Asked>,
+    scheduler: Kind,
+) -> Errand {
     let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let number = allocation.job.map_or_else(String::new, |id| format!(" (Slurm job {id})"));
+    let word = scheduler.job_word();
+    let number = allocation.job.map_or_else(String::new, |id| format!(" ({word} {id})"));
     let detail = match phase {
         Phase::Requeued => {
             format!(

@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
 """Opens model files with the Keras that Rodan's classifier runs (TensorFlow 2.15.1).
 
-    check_models.py check PATH...   each .hdf5/.h5 file, or every one in a folder: load it with every warning
-                                    an error, evaluate and fit it; beside NAME.hdf5 may lie NAME.x.f32 (input
-                                    batch) and NAME.y.f32 (the trainer's predictions): they are compared.
-    check_models.py save FOLDER     save models of this network as Keras does: keras.hdf5 (trained, with Adam
-                                    slots), masking.hdf5 (with the successor's Masking layer), both with
-                                    NAME.x.f32 and NAME.y.f32; open.hdf5, for images of any size; and
-                                    other.hdf5, another network.
-    check_models.py segment FOLDER  page.png in the folder, segmented by the models in FOLDER/models as Rodan's
-                                    classifier does: windows of the models' size in steps of 51 pixels less, the
-                                    last moved back to the border, their outer 25 pixels unused, the page's border
-                                    replicated, each pixel to the surest model (in the order of the files' names).
-                                    Writes labels.u8, and gap.f32: by how much the surest was surer than the next.
+    check_models.py check PATH...   each .hdf5/.h5 file, or every one in a folder: load it with
+                                    every warning an error, evaluate and fit it; beside NAME.hdf5
+                                    may lie NAME.x.f32 (input batch) and NAME.y.f32 (the trainer's
+                                    predictions): they are compared.
+    check_models.py save FOLDER     save models of this network as Keras does: keras.hdf5 (trained,
+                                    with Adam slots), masking.hdf5 (with the successor's Masking
+                                    layer), both with NAME.x.f32 and NAME.y.f32; open.hdf5, for
+                                    images of any size; and other.hdf5, another network.
+    check_models.py segment FOLDER  page.png in the folder, segmented by the models in FOLDER/models
+                                    as Rodan's classifier does: windows of the models' size in steps
+                                    of 51 pixels less, the last moved back to the border, their
+                                    outer 25 pixels unused, the page's border replicated, each pixel
+                                    to the surest model (in the order of the files' names). Writes
+                                    labels.u8, and gap.f32: by how much the surest was surer than
+                                    the next.
 
 Raw files are little-endian float32, (N, H, W, channels). Exit status 0 only when all is right.
 """

@@ -132,8 +132,9 @@ def main():
         ours = {name: np.fromfile(folder / name, "<f4") for name in single}
 
     print(
-        f"batch {options.batch} of {options.size}x{options.size}; relative errors against TensorFlow "
-        f"{tf.__version__} in float64,\nand in the last column the largest of TensorFlow's own float32\n"
+        f"batch {options.batch} of {options.size}x{options.size}; relative errors against "
+        f"TensorFlow {tf.__version__} in float64,\n"
+        "and in the last column the largest of TensorFlow's own float32\n"
     )
     ours_error = {name: error(ours[name], double[name]) for name in single}
     own_error = {name: error(single[name], double[name]) for name in single}
@@ -155,7 +156,8 @@ def main():
     print()
     gap = np.abs(ours["probability"] - np.ravel(single["probability"])).max()
     print(
-        f"largest difference of a probability {gap:.2e}; worst error {worst:.2e}, limit {options.limit:.0e}"
+        f"largest difference of a probability {gap:.2e}; worst error {worst:.2e}, "
+        f"limit {options.limit:.0e}"
     )
     sys.exit(1 if worst > options.limit or gap > 1e-5 else 0)
 

@@ -101,10 +101,16 @@ impl<'a> Asker<'a> {
         Heard { messages: self.vhost.leftovers(&self.queue), id: self.id.clone() }
     }
 
-    /// Waits for the end and gives everything.
+    /// Waits for the end and gives everything. The models of a job are megabytes, so the queue is
+    /// read only when it has grown.
     #[track_caller]
     pub(crate) fn wait_for_end(&self, limit: Duration) -> Heard {
+        let mut known = 0;
         super::wait_for("the end of the conversation", limit, || {
+            let waiting = self.vhost.waiting(&self.queue).unwrap_or(0);
+            if std::mem::replace(&mut known, waiting) == waiting {
+                return None;
+            }
             let heard = self.heard();
             (!heard.ends().is_empty()).then_some(heard)
         })
@@ -144,6 +150,16 @@ impl Heard {
             .collect();
         states.dedup();
         states
+    }
+
+    /// That these states were told in this order, perhaps with others between them.
+    #[track_caller]
+    pub(crate) fn assert_states_in_order(&self, wanted: &[&str]) {
+        let states = self.states();
+        let mut told = states.iter();
+        for state in wanted {
+            assert!(told.any(|told| told == state), "no {state} where it belongs: {states:?}");
+        }
     }
 
     /// The ends, of which copies with the same id count once.

@@ -4,6 +4,7 @@
 //!   test's own;
 //! - [`broker`]: a vhost for one test, and Rodan's side of the queues;
 //! - [`asker`]: the asker's side of a conversation;
+//! - [`browser`]: a real browser without a window;
 //! - [`proxy`]: stands before the broker and breaks connections at a chosen moment;
 //! - [`rodan`]: the stand-in for Rodan's HTTP side;
 //! - [`slurm`]: what Slurm says about a job;
@@ -20,7 +21,10 @@
 
 pub(crate) mod asker;
 pub(crate) mod broker;
+pub(crate) mod browser;
 pub(crate) mod desk;
+#[cfg(feature = "gateway")]
+pub(crate) mod gateway;
 #[cfg(feature = "trainer")]
 #[path = "../../crates/page-layers/tests/support/keras_file.rs"]
 pub(crate) mod keras_file;

@@ -23,6 +23,11 @@ pub(crate) fn run_trainer() -> Option<&'static Path> {
     option_env!("CARGO_BIN_EXE_run_trainer").map(Path::new)
 }
 
+/// The `gateway` of this build; a build without the feature `gateway` has none.
+pub(crate) fn gateway() -> Option<&'static Path> {
+    option_env!("CARGO_BIN_EXE_gateway").map(Path::new)
+}
+
 /// The directory of this build's programs, with these examples in `examples/`. Examples are not
 /// built with the tests.
 pub(crate) fn with_examples(names: &[&str]) -> PathBuf {

@@ -55,6 +55,18 @@ impl Services {
         Self { variables, own: vec![own] }
     }
 
+    /// The same services for a desk of several that use them; they end with `self`.
+    pub(crate) fn lent(&self) -> Self {
+        Self { variables: self.variables.clone(), own: Vec::new() }
+    }
+
+    /// Whether a private cluster can keep jobs within their memory: this needs root, and a machine
+    /// with cgroups of version 1, which Slurm 22.05 wants.
+    pub(crate) fn can_have_cgroups() -> bool {
+        let access = rustix::fs::access("/sys/fs/cgroup/memory", rustix::fs::Access::WRITE_OK);
+        access.is_ok() && rustix::process::geteuid().is_root()
+    }
+
     /// These services with the cluster of `other`: for example a shared broker and a private Slurm.
     pub(crate) fn with_cluster_of(mut self, other: Self) -> Self {
         let of_cluster = [

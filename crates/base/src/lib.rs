@@ -7,6 +7,7 @@ pub mod exit_code;
 pub mod files;
 pub mod harden;
 pub mod memory;
+pub mod notify;
 pub mod retry;
 pub mod secret;
 pub mod text;

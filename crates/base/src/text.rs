@@ -22,7 +22,8 @@ pub fn printable(text: &str, max: usize) -> String {
 /// control characters, line separators, and the marks and isolates of bidirectional text.
 pub fn acts_on_terminal(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}')
+        || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A JSON text in which such characters are escaped, so that it can be shown. (In JSON they occur

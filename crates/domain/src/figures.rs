@@ -1,8 +1,10 @@
 //! The figures of a training: what an epoch came to, and how well a layer was found.
 
+use serde::{Deserialize, Serialize};
+
 /// Metrics of one pass over a set of samples; a pixel counts as positive above a probability of
 /// 0.5.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     /// Mean binary cross entropy a pixel.
     pub loss: f64,
@@ -17,7 +19,7 @@ pub struct Metrics {
 }
 
 /// The results of an epoch.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochReport {
     /// Number of the epoch, from 1.
     pub epoch: usize,

@@ -9,6 +9,7 @@ mod layer;
 mod limits;
 pub mod settings;
 mod shape;
+mod told;
 mod walltime;
 
 pub use choices::{Augmentation, Flip, PatchSelection, StoppingMetric};
@@ -22,4 +23,5 @@ pub use settings::{
     SettingsMap, TRAINING_SETTINGS, TrainingSettings, training_setting,
 };
 pub use shape::{PatchShape, PatchShapeError};
+pub use told::TrainingEvent;
 pub use walltime::{Walltime, WalltimeError};

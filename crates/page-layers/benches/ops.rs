@@ -2,14 +2,12 @@
 //! threads of rayon's global pool: `cargo bench --bench ops [FILTER]`. The throughput is in
 //! multiplications and additions of the direct sum (convolutions) or in values (the rest). `step`
 //! has the whole training step.
-#![allow(missing_docs, reason = "criterion_group! makes an undocumented function")]
-#![allow(clippy::unwrap_used, reason = "a benchmark that fails should stop")]
 
 use std::time::Duration;
 
-use candle_core::{CustomOp1, CustomOp2, CustomOp3, DType, Device, Tensor};
+use candle_core::{CustomOp1, CustomOp2, CustomOp3, DType, Device, Result, Tensor};
 use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkGroup, Criterion, Throughput};
 use page_layers::keras::CONV_LAYERS;
 use page_layers::ops::{BinaryCrossEntropy, Buffers, Conv, MaxPool};
 
@@ -22,8 +20,8 @@ const SIDES: [usize; 14] = {
     [SIDE, SIDE, half, half, quarter, quarter, quarter, half, half, half, SIDE, SIDE, SIDE, SIDE]
 };
 
-fn image(side: usize, channels: usize) -> Tensor {
-    Tensor::randn(0f32, 1., (BATCH, side, side, channels), &Device::Cpu).unwrap()
+fn image(side: usize, channels: usize) -> Result<Tensor> {
+    Tensor::randn(0f32, 1., (BATCH, side, side, channels), &Device::Cpu)
 }
 
 fn group<'a>(criterion: &'a mut Criterion, name: &str) -> BenchmarkGroup<'a, WallTime> {
@@ -46,7 +44,7 @@ struct Layer {
     flop: u64,
 }
 
-fn layer(number: usize) -> Layer {
+fn layer(number: usize) -> Result<Layer> {
     let (shape, side) = (CONV_LAYERS[number], SIDES[number]);
     let (input, output) = (shape.input, shape.output);
     let buffers = Buffers::default();
@@ -60,99 +58,114 @@ fn layer(number: usize) -> Layer {
             (Conv::new(shape.kernel, input, output, number < 13, number > 0, &buffers), vec![input])
         }
     };
-    let conv = conv.unwrap();
-    let parameters = Tensor::randn(0f32, 0.05, conv.parameter_shape(), &Device::Cpu).unwrap();
-    let images = channels.into_iter().map(|channels| image(side, channels)).collect();
+    let conv = conv?;
+    let parameters = Tensor::randn(0f32, 0.05, conv.parameter_shape(), &Device::Cpu)?;
+    let images =
+        channels.into_iter().map(|channels| image(side, channels)).collect::<Result<_>>()?;
     let result = BATCH * side * side * if matches!(number, 6 | 9) { 4 } else { 1 };
     let flop = 2 * (result * shape.kernel * shape.kernel * input * output) as u64;
     let name = format!("{} {}x{side}x{side}, {input} to {output}", shape.name, BATCH);
-    Layer { name, conv, images, parameters, buffers, flop }
+    Ok(Layer { name, conv, images, parameters, buffers, flop })
 }
 
 impl Layer {
-    fn forward(&self) -> Tensor {
+    fn forward(&self) -> Result<Tensor> {
         match &self.images[..] {
             [skip, up] => skip.apply_op3_no_bwd(up, &self.parameters, &self.conv),
             images => images[0].apply_op2_no_bwd(&self.parameters, &self.conv),
         }
-        .unwrap()
     }
 
-    fn backward(&self, result: &Tensor, grad: &Tensor) {
+    fn backward(&self, result: &Tensor, grad: &Tensor) -> Result<()> {
         let gradients = match &self.images[..] {
             [skip, up] => {
                 let (a, b, p) =
-                    CustomOp3::bwd(&self.conv, skip, up, &self.parameters, result, grad).unwrap();
+                    CustomOp3::bwd(&self.conv, skip, up, &self.parameters, result, grad)?;
                 [a, b, p]
             }
             images => {
                 let (a, p) =
-                    CustomOp2::bwd(&self.conv, &images[0], &self.parameters, result, grad).unwrap();
+                    CustomOp2::bwd(&self.conv, &images[0], &self.parameters, result, grad)?;
                 [a, None, p]
             }
         };
-        for gradient in gradients.into_iter().flatten() {
-            self.buffers.reclaim(gradient).unwrap();
-        }
+        give_back(&self.buffers, gradients)
     }
 }
 
-fn convolutions(criterion: &mut Criterion) {
+/// Hands the memory of gradients back, for the next call.
+fn give_back(buffers: &Buffers, gradients: impl IntoIterator<Item = Option<Tensor>>) -> Result<()> {
+    gradients.into_iter().flatten().try_for_each(|gradient| buffers.reclaim(gradient))
+}
+
+/// Measures an operation; a benchmark whose operation fails is an error.
+fn measure<T>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    operation: impl Fn() -> Result<T>,
+) -> Result<()> {
+    let mut failed = None;
+    group.bench_function(name, |bencher| {
+        bencher.iter(|| operation().map_err(|error| failed = Some(error)));
+    });
+    failed.map_or(Ok(()), Err)
+}
+
+fn convolutions(criterion: &mut Criterion) -> Result<()> {
     for number in 0..CONV_LAYERS.len() {
-        let layer = layer(number);
+        let layer = layer(number)?;
         let mut group = group(criterion, &layer.name);
         group.throughput(Throughput::Elements(layer.flop));
-        group.bench_function("forward", |bencher| {
-            bencher.iter(|| layer.buffers.reclaim(layer.forward()).unwrap());
-        });
-        let result = layer.forward();
-        let grad = result.randn_like(0., 1.).unwrap();
+        measure(&mut group, "forward", || layer.buffers.reclaim(layer.forward()?))?;
+        let result = layer.forward()?;
+        let grad = result.randn_like(0., 1.)?;
         // The first layer has no gradient of its input.
         group.throughput(Throughput::Elements(layer.flop * if number == 0 { 1 } else { 2 }));
-        group.bench_function("backward", |bencher| bencher.iter(|| layer.backward(&result, &grad)));
+        measure(&mut group, "backward", || layer.backward(&result, &grad))?;
         group.finish();
     }
+    Ok(())
 }
 
-fn pooling(criterion: &mut Criterion) {
+fn pooling(criterion: &mut Criterion) -> Result<()> {
     let buffers = Buffers::default();
     let pool = MaxPool { buffers: buffers.clone() };
     for (side, channels) in [(SIDE, 32), (SIDE / 2, 64)] {
-        let x = image(side, channels);
+        let x = image(side, channels)?;
         let mut group = group(criterion, &format!("max pool {BATCH}x{side}x{side}x{channels}"));
         group.throughput(Throughput::Elements(x.elem_count() as u64));
-        group.bench_function("forward", |bencher| {
-            bencher.iter(|| buffers.reclaim(x.apply_op1_no_bwd(&pool).unwrap()).unwrap());
-        });
-        let y = x.apply_op1_no_bwd(&pool).unwrap();
-        let grad = y.randn_like(0., 1.).unwrap();
-        group.bench_function("backward", |bencher| {
-            bencher.iter(|| buffers.reclaim(pool.bwd(&x, &y, &grad).unwrap().unwrap()).unwrap());
-        });
+        measure(&mut group, "forward", || buffers.reclaim(x.apply_op1_no_bwd(&pool)?))?;
+        let y = x.apply_op1_no_bwd(&pool)?;
+        let grad = y.randn_like(0., 1.)?;
+        measure(&mut group, "backward", || give_back(&buffers, [pool.bwd(&x, &y, &grad)?]))?;
         group.finish();
     }
+    Ok(())
 }
 
-fn loss(criterion: &mut Criterion) {
+fn loss(criterion: &mut Criterion) -> Result<()> {
     let buffers = Buffers::default();
     let op = BinaryCrossEntropy { buffers: buffers.clone() };
-    let logits = image(SIDE, 1);
-    let targets = logits.gt(0.5).unwrap().to_dtype(DType::F32).unwrap();
+    let logits = image(SIDE, 1)?;
+    let targets = logits.gt(0.5)?.to_dtype(DType::F32)?;
     let mut group = group(criterion, &format!("loss {BATCH}x{SIDE}x{SIDE}"));
     group.throughput(Throughput::Elements(logits.elem_count() as u64));
-    group.bench_function("forward", |bencher| {
-        bencher.iter(|| logits.apply_op2_no_bwd(&targets, &op).unwrap());
-    });
-    let result = logits.apply_op2_no_bwd(&targets, &op).unwrap();
-    let grad = Tensor::new(1f32, &Device::Cpu).unwrap();
-    group.bench_function("backward", |bencher| {
-        bencher.iter(|| {
-            let (gradient, _) = op.bwd(&logits, &targets, &result, &grad).unwrap();
-            buffers.reclaim(gradient.unwrap()).unwrap();
-        });
-    });
+    measure(&mut group, "forward", || logits.apply_op2_no_bwd(&targets, &op))?;
+    let result = logits.apply_op2_no_bwd(&targets, &op)?;
+    let grad = Tensor::new(1f32, &Device::Cpu)?;
+    measure(&mut group, "backward", || {
+        let (gradient, _) = op.bwd(&logits, &targets, &result, &grad)?;
+        give_back(&buffers, [gradient])
+    })?;
     group.finish();
+    Ok(())
 }
 
-criterion_group!(benches, convolutions, pooling, loss);
-criterion_main!(benches);
+fn main() -> Result<()> {
+    let mut criterion = Criterion::default().configure_from_args();
+    convolutions(&mut criterion)?;
+    pooling(&mut criterion)?;
+    loss(&mut criterion)?;
+    criterion.final_summary();
+    Ok(())
+}

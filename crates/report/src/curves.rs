@@ -26,8 +26,9 @@ struct Curve {
     value: fn(&EpochReport) -> Option<f64>,
 }
 
-/// Both charts of a layer that the user calls `name`.
-pub(crate) fn charts(name: &str, history: &[EpochReport], kept: usize) -> String {
+/// Both charts of a layer that the user calls `name`, as two `<svg>` elements: its losses, and what
+/// its validation came to, epoch by epoch. `kept` is the epoch that was kept, or the best so far.
+pub fn charts(name: &str, history: &[EpochReport], kept: usize) -> String {
     let losses = [
         Curve { name: "training", class: "a", value: |report| Some(report.training_loss) },
         Curve { name: "validation", class: "b", value: |report| report.validation.map(|m| m.loss) },
@@ -51,7 +52,8 @@ fn chart(
     kept: usize,
 ) -> String {
     let mut svg = String::new();
-    draw(&mut svg, layer, what, curves, history, kept).unwrap_or_default(); // writing to a String can't fail
+    // Writing to a String can't fail.
+    draw(&mut svg, layer, what, curves, history, kept).unwrap_or_default();
     svg
 }
 

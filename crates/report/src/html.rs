@@ -13,7 +13,7 @@ use base::text::clock;
 use domain::layer_colour;
 
 /// The style of the page, for light and dark screens.
-const STYLE: &str = include_str!("style.css");
+pub const STYLE: &str = include_str!("style.css");
 
 /// What the page may load: nothing but itself. A browser enforces this, whatever else the page may
 /// contain.

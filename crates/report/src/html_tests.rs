@@ -55,7 +55,8 @@ fn everything_that_is_told_is_there() {
     let given = map(json!({"Patch height": "64", "Some later setting": [true]}));
     let html = rendered(&given, None, Pictures::Drawn(vec![picture]));
     for part in [
-        "<tr><th scope=\"row\">Background<td>80<td>20<td>2<td>3<td>0.9000<td>0.2000<td>0.2000<td>0.2000<td>1<td>yes<td>1:01",
+        "<tr><th scope=\"row\">Background<td>80<td>20<td>2<td>3<td>0.9000<td>0.2000<td>0.2000\
+        <td>0.2000<td>1<td>yes<td>1:01",
         "Layer 3 learned nothing: check what was drawn",
         "<span class=\"bad\">no</span>",
         "<img src=\"data:image/jpeg;base64,/9j/",
@@ -85,7 +86,8 @@ fn everything_that_is_told_is_there() {
 fn nothing_from_outside_becomes_markup_and_nothing_private_is_told() {
     let given = map(json!({
         "<script>alert(1)</script>": "\"><img src=x onerror='x'>&amp;",
-        "Rodan Token": "5ecr3t-1", "PASSWORD": "5ecr3t-2", "Callback": "https://user:5ecr3t-3@rodan.example/?t=1",
+        "Rodan Token": "5ecr3t-1", "PASSWORD": "5ecr3t-2",
+        "Callback": "https://user:5ecr3t-3@rodan.example/?t=1",
         "Slurm Notification Email": "someone@example.org", "Header": "Bearer 5ecr3t-4",
         "Nested": {"url": "http://rodan.example/5ecr3t-5"},
         "Long": "x".repeat(5000),

@@ -9,5 +9,6 @@ mod picture;
 mod scale;
 
 pub use content::{Content, LayerPart, PagePart, Pictures, layer_name};
-pub use html::render;
+pub use curves::charts;
+pub use html::{STYLE, render};
 pub use picture::{MOST_PICTURES, Picture};

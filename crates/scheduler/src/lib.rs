@@ -2,9 +2,12 @@
 //! Knows no training.
 
 mod gres;
+mod interface;
+pub mod local;
 pub mod requests;
 mod site;
 pub mod slurm;
 
 pub use gres::{Gres, GresTable, GresTableError};
-pub use site::SiteConfig;
+pub use interface::Scheduler;
+pub use site::{Kind, SiteConfig};

@@ -1,10 +1,13 @@
-//! What this site's settings make of Slurm: how its commands are called, and what each kind of job
+//! What this site's settings make of its scheduler: how it is called, and what each kind of job
 //! asks for.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::SiteConfig;
+use crate::interface::Scheduler;
+use crate::local::Local;
+use crate::site::{Kind, LOCAL, SiteConfig};
 use crate::slurm::{JobRequest, Request, Slurm};
 use domain::JobId;
 use domain::ResourceSettings;
@@ -16,18 +19,75 @@ const WATCHER_MINUTES: u64 = 10;
 const WATCHER_MB: u64 = 200;
 
 /// Time and memory of the job that looks at a node.
-const NODE_CHECK_MINUTES: &str = "5";
+const NODE_CHECK_MINUTES: u64 = 5;
 const NODE_CHECK_MB: u64 = 500;
 
-/// Slurm's commands at this site. The jobs are told where the installation and the spool are.
+/// The scheduler of this site. The jobs are told where the installation and the spool are.
+pub fn scheduler(site: &SiteConfig) -> Scheduler {
+    match site.scheduler {
+        Kind::Slurm => Scheduler::Slurm(commands(site)),
+        Kind::Local { jobs } => Scheduler::Local(this_host(site, jobs)),
+    }
+}
+
+/// What a job that runs can ask of the scheduler: to be put back. `spool` is the directory that its
+/// environment names.
+pub fn of_job(
+    kind: Kind,
+    spool: &Path,
+    slurm_bin: Option<PathBuf>,
+    deadline: Duration,
+) -> Scheduler {
+    match kind {
+        Kind::Slurm => Scheduler::Slurm(Slurm::new(slurm_bin, deadline, [])),
+        // A job only asks to be put back. It starts no supervisor, so it needs no program.
+        Kind::Local { jobs } => {
+            let root = spool.join(LOCAL);
+            Scheduler::Local(Local::new(root, jobs, PathBuf::new(), false, Vec::new()))
+        }
+    }
+}
+
+/// The directories of the installation that may hold the programs, as in `run_check`.
+const PROGRAMS: [&str; 4] = ["", "bin", "target/login", "target/release"];
+
+/// Variables that a supervisor needs beside those that Slurm's commands get: to ask systemd for a
+/// scope, to find the driver's libraries, and to know the GPUs that it may give out.
+const OF_THIS_HOST: [&str; 4] =
+    ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"];
+
+fn this_host(site: &SiteConfig, jobs: u32) -> Local {
+    let mut environment = crate::slurm::environment(told(site));
+    environment.extend(
+        OF_THIS_HOST.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?))),
+    );
+    environment.push(("SCHEDULER".into(), "local".into()));
+    Local::new(site.local_jobs(), jobs, check(&site.home), site.watcher, environment)
+}
+
+/// The program that looks after a job: this one, or where it was replaced meanwhile, the one of the
+/// installation.
+fn check(home: &Path) -> PathBuf {
+    let own = std::env::current_exe().ok().filter(|path| path.is_file());
+    let installed =
+        || PROGRAMS.iter().map(|place| home.join(place).join("check")).find(|path| path.is_file());
+    own.or_else(installed).unwrap_or_else(|| home.join("check"))
+}
+
+/// Slurm's commands at this site.
 pub fn commands(site: &SiteConfig) -> Slurm {
+    Slurm::new(site.slurm_bin.clone(), site.slurm_timeout, told(site))
+}
+
+/// What a job is told by its environment.
+fn told(site: &SiteConfig) -> Vec<(OsString, OsString)> {
     let mut told: Vec<(OsString, OsString)> = vec![
         ("HPC_TRAINER_HOME".into(), site.home.clone().into()),
         // For the watcher: `check` may use another spool than the file says.
         ("SPOOL_DIR".into(), site.spool.clone().into()),
     ];
     told.extend(site.env_file.clone().map(|file| ("HPC_TRAINER_ENV_FILE".into(), file.into())));
-    Slurm::new(site.slurm_bin.clone(), site.slurm_timeout, told)
+    told
 }
 
 /// How long before the time limit Slurm warns the trainer, in seconds: as the site wants it, but
@@ -55,6 +115,7 @@ pub fn training(
         cpus: resources.cpus,
         memory_mb: resources.memory_mb,
         time: resources.walltime.to_string(),
+        seconds: resources.walltime.seconds(),
         log: site.logs.join(job_name),
         // A job that comes back goes on from its checkpoint.
         requeue: Some(site.requeue),
@@ -92,6 +153,7 @@ pub fn watcher(
         cpus: 1,
         memory_mb: WATCHER_MB,
         time: minutes.to_string(),
+        seconds: minutes * 60,
         directory: site.home.clone(),
         account: site.account.clone(),
         partition: site.watcher_partition.clone().or_else(|| site.gres_for(memory_mb).partition),
@@ -117,7 +179,8 @@ pub fn node_check(
         name: name.to_owned(),
         cpus: 1,
         memory_mb: memory_mb.min(NODE_CHECK_MB),
-        time: NODE_CHECK_MINUTES.to_owned(),
+        time: NODE_CHECK_MINUTES.to_string(),
+        seconds: NODE_CHECK_MINUTES * 60,
         log: directory.join("node"),
         requeue: Some(false),
         directory: site.home.clone(),
@@ -140,6 +203,7 @@ mod tests {
 
     fn site() -> SiteConfig {
         SiteConfig {
+            scheduler: Kind::Slurm,
             home: "/project/hpc trainer".into(),
             env_file: None,
             spool: "/project/spool".into(),

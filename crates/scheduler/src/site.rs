@@ -7,9 +7,53 @@ use domain::{SiteChoice, SiteLimits};
 
 use crate::gres::{Gres, GresTable};
 
+/// The directory of the jobs of a host, in the spool.
+pub(crate) const LOCAL: &str = "local";
+
+/// What runs the jobs (`SCHEDULER`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// Slurm.
+    #[default]
+    Slurm,
+    /// This host.
+    Local {
+        /// How many jobs may run at a time (`LOCAL_JOBS`).
+        jobs: u32,
+    },
+}
+
+impl Kind {
+    /// What a job is called beside its number.
+    pub fn job_word(self) -> &'static str {
+        match self {
+            Self::Slurm => "Slurm job",
+            Self::Local { .. } => "job",
+        }
+    }
+
+    /// Who is asked about jobs, as the subject of a sentence.
+    pub fn subject(self) -> &'static str {
+        match self {
+            Self::Slurm => "Slurm",
+            Self::Local { .. } => "the queue of this host",
+        }
+    }
+
+    /// Where a job is that was submitted, after "it is".
+    pub fn place(self) -> &'static str {
+        match self {
+            Self::Slurm => "with Slurm",
+            Self::Local { .. } => "in the queue of this host",
+        }
+    }
+}
+
 /// What the site wants: directories and Slurm options.
 #[derive(Clone, Debug)]
 pub struct SiteConfig {
+    /// What runs the jobs.
+    pub scheduler: Kind,
     /// Directory of the installation: of `run_check`, `hpc_training.sh` and `credentials.env`.
     pub home: PathBuf,
     /// The file that the configuration was read from; it is passed on to the trainer.
@@ -67,6 +111,11 @@ impl SiteConfig {
     /// The script of the watcher, part of the installation.
     pub fn watcher_script(&self) -> PathBuf {
         self.home.join("slurm/handle_failure.sh")
+    }
+
+    /// The directory of the jobs of this host, where there is no Slurm.
+    pub fn local_jobs(&self) -> PathBuf {
+        self.spool.join(LOCAL)
     }
 
     /// The generic resource and the partition for a job of this memory.

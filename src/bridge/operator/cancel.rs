@@ -122,10 +122,11 @@ impl Pass<'_> {
         self.beat()?;
         // What was said of it before no longer counts.
         self.view.forget(job);
-        match self.slurm.cancel(slurm_id).await {
+        match self.scheduler.cancel(slurm_id).await {
             Ok(()) => {
                 self.cancelled = true;
-                self.tell(job, "cancelled", &format!("Slurm job {slurm_id} {why}"));
+                let word = self.job_word();
+                self.tell(job, "cancelled", &format!("{word} {slurm_id} {why}"));
             }
             Err(error) => {
                 tracing::error!(job = %job.job_id, slurm_job = %slurm_id, "{error}");

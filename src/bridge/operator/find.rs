@@ -81,7 +81,10 @@ pub fn find(store: &Store, text: &str) -> Result<Seen, FindError> {
         .collect();
     if fit.is_empty() {
         // A correlation id that is no safe file name is known here by a hash of it.
-        let is_meant = |id: &&JobId| matches!(store.see(id), Ok(Some(seen)) if seen.record.correlation_id.0 == text);
+        let is_meant = |id: &&JobId| {
+            let seen = store.see(id).ok().flatten();
+            seen.is_some_and(|seen| seen.record.correlation_id.0 == text)
+        };
         fit = ids.iter().filter(is_meant).cloned().collect();
     }
     match fit.as_slice() {

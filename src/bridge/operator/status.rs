@@ -18,8 +18,8 @@ use base::files::read_own;
 use contract::wire::Answer;
 use domain::JobId;
 use domain::SlurmJobId;
-use scheduler::requests;
 use scheduler::slurm::{JobInfo, Node, Pending, Phase, fitting, in_words, place};
+use scheduler::{Kind, SiteConfig, requests};
 
 /// A note that is older says nothing about the end: it may be of a run before the job came back.
 const FRESH: Duration = Duration::from_secs(600);
@@ -39,6 +39,9 @@ pub struct Status {
     pub lock: Option<HeldBy>,
     /// What lies among the open jobs and can't be read as one: its name, and why.
     pub unreadable: Vec<(JobId, String)>,
+    /// How many jobs of this host may run at a time, where it runs them itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_jobs: Option<u32>,
     /// The spool's directory, where it is not there (yet): the first pass makes it.
     pub absent_spool: Option<PathBuf>,
 }
@@ -89,8 +92,8 @@ pub struct Waiting {
     pub of: usize,
     /// The partition, or several, separated by commas.
     pub partition: String,
-    /// When Slurm expects it to start, in the cluster's local time.
-    pub expected_start: Option<String>,
+    /// When Slurm expects it to start.
+    pub expected_start: Option<Timestamp>,
     /// The memory that it asks for, in MB.
     pub memory_mb: Option<u64>,
     /// The cores that it asks for.
@@ -127,6 +130,9 @@ pub struct Details {
     pub job: JobStatus,
     /// What squeue said instead of an answer.
     pub slurm_error: Option<String>,
+    /// True where jobs run on this host and not on Slurm.
+    #[serde(skip)]
+    pub is_local: bool,
     /// The settings of the message.
     pub settings: Map<String, Value>,
     /// What the error reply says, until it is delivered.
@@ -171,13 +177,24 @@ pub async fn status(config: &Config, all: bool) -> Result<Status, StoreError> {
         failures: breaker.failures,
         last: breaker.last.clone(),
     });
-    let operator = &config.site.operator;
     let new = |job: Seen| {
-        JobStatus::new(&job, &names, &queue, now, operator).placed(&job, &pending, &nodes)
+        JobStatus::new(&job, &names, &queue, now, &config.site).placed(&job, &pending, &nodes)
     };
     let jobs = seen.into_iter().map(new).collect();
+    let local_jobs = match config.site.scheduler {
+        Kind::Local { jobs } => Some(jobs),
+        Kind::Slurm => None,
+    };
     let absent_spool = Some(&config.site.spool).filter(|spool| !spool.exists()).cloned();
-    Ok(Status { jobs, slurm_error, paused, lock: store.held_by(), unreadable, absent_spool })
+    Ok(Status {
+        jobs,
+        slurm_error,
+        paused,
+        lock: store.held_by(),
+        unreadable,
+        local_jobs,
+        absent_spool,
+    })
 }
 
 /// One job, named by the beginning of its id.
@@ -204,14 +221,9 @@ pub async fn details(config: &Config, text: &str) -> Result<Details, FindError> 
         logs: logs.into_iter().map(|log| log.path).collect(),
         log_directory,
         slurm_error,
-        job: JobStatus::new(
-            &seen,
-            &[open, done].concat(),
-            &queue,
-            Timestamp::now(),
-            &config.site.operator,
-        )
-        .placed(&seen, &pending, &nodes),
+        is_local: config.site.scheduler != Kind::Slurm,
+        job: JobStatus::new(&seen, &[open, done].concat(), &queue, Timestamp::now(), &config.site)
+            .placed(&seen, &pending, &nodes),
     })
 }
 
@@ -234,7 +246,7 @@ async fn ask(config: &Config, jobs: &[Seen]) -> Asked {
     if !jobs.iter().any(is_with_slurm) {
         return Asked::default();
     }
-    let slurm = requests::commands(&config.site);
+    let slurm = requests::scheduler(&config.site);
     let queue = match slurm.queue().await {
         Ok(queue) => queue,
         Err(error) => return Asked { error: Some(error.to_string()), ..Asked::default() },
@@ -261,11 +273,16 @@ impl JobStatus {
         names: &[JobId],
         queue: &[JobInfo],
         now: Timestamp,
-        operator: &str,
+        site: &SiteConfig,
     ) -> Self {
         let record = seen.record.clone();
         let in_slurm = |name: &str, id: Option<SlurmJobId>| {
-            queue.iter().rfind(|info| info.name == name && id.is_none_or(|id| info.id == id))
+            let is_it = |info: &&JobInfo| {
+                info.name == name
+                    && id.is_none_or(|id| info.id == id)
+                    && !record.has_outgrown(info.id)
+            };
+            queue.iter().rfind(is_it)
         };
         let info = in_slurm(&record.job_id.slurm_name(), record.slurm_id);
         let watcher =
@@ -274,7 +291,12 @@ impl JobStatus {
         let expected_end = info
             .zip(progress.as_ref())
             .and_then(|(info, progress)| expected_end(info, progress, now));
-        let about = About { slurm_id: record.slurm_id, asked: record.resources.as_ref(), operator };
+        let about = About {
+            slurm_id: record.slurm_id,
+            asked: record.resources.as_ref(),
+            operator: &site.operator,
+            scheduler: site.scheduler,
+        };
         let verdict = record.verdict.as_ref().filter(|_| is_with_slurm(&record));
         let being_cancelled = verdict.map(|verdict| of_verdict(verdict, about).1);
         Self {
@@ -334,7 +356,7 @@ fn expected_end(info: &JobInfo, progress: &Progress, now: Timestamp) -> Option<T
     let is_of_this_job =
         progress.slurm_job_id == Some(info.id) && info.state.phase() == Phase::Active;
     let is_fresh = now.duration_since(progress.updated_at).unsigned_abs() <= FRESH;
-    progress.expected_end.filter(|_| is_of_this_job && is_fresh)
+    progress.standing.expected_end.filter(|_| is_of_this_job && is_fresh)
 }
 
 fn small(path: &Path) -> Option<Vec<u8>> {
@@ -353,6 +375,7 @@ fn settings(message: &[u8]) -> Option<Map<String, Value>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use contract::wire::conversation::Standing;
     use scheduler::slurm::JobState;
 
     #[test]
@@ -371,20 +394,17 @@ mod tests {
         let progress = Progress {
             slurm_job_id: Some(SlurmJobId(17)),
             restart_count: 1,
-            layer: "Model 0".into(),
-            layer_number: 2,
-            layers: 4,
-            epoch: 2,
-            epochs: 8,
-            step: 0,
-            steps: 100,
-            loss: None,
-            accuracy: None,
-            f1: None,
+            standing: Standing {
+                layer: "Model 0".into(),
+                layer_number: 2,
+                layers: 4,
+                epoch: 2,
+                epochs: 8,
+                steps: 100,
+                expected_end: end,
+                ..Standing::default()
+            },
             updated_at: now - Duration::from_secs(10),
-            peak_memory_mb: None,
-            expected_end: end,
-            best: None,
             pace: None,
         };
         assert_eq!(expected_end(&info, &progress, now), end);
@@ -392,7 +412,7 @@ mod tests {
         assert_eq!(expected_end(&waiting, &progress, now), None);
         let other = Progress { slurm_job_id: Some(SlurmJobId(16)), ..progress.clone() };
         let old = Progress { updated_at: now - Duration::from_secs(601), ..progress.clone() };
-        let silent = Progress { expected_end: None, ..progress };
+        let silent = Progress { standing: Standing::default(), ..progress };
         for progress in [other, old, silent] {
             assert_eq!(expected_end(&info, &progress, now), None, "{progress:?}");
         }

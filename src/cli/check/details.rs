@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::table::{nodes, place, progress, reason, since, state, wrap};
 use crate::bridge::operator::{Details, InSlurm};
-use crate::ledger::{Outcome, State};
+use crate::ledger::{Outcome, State, TooSmall};
 use base::text::{printable, span};
 use contract::wire::conversation::{Asked, Origin};
 use domain::Walltime;
@@ -44,6 +44,7 @@ fn asked(asked: &Asked) -> String {
         Origin::Site => " (the site's default)",
         Origin::Estimate => " (estimated from its settings)",
         Origin::Measured => " (from finished jobs of this site)",
+        Origin::Raised => " (more than at first, which was not enough)",
         Origin::Unknown => " (chosen by another program)",
     };
     let time = Walltime::from_seconds(asked.time_seconds)
@@ -73,15 +74,19 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
     if let Some(waiting) = &job.waiting {
         lines.add("place", place(waiting));
         lines.add_some("nodes", nodes(waiting));
-        let start = waiting.expected_start.as_ref();
-        lines
-            .add_some("expected start", start.map(|start| format!("{start} (the cluster's time)")));
+        let start = waiting.expected_start;
+        lines.add_some("expected start", start.map(|start| format!("{start:.0}, says Slurm")));
     }
     lines.add("taken", at(record.received_at));
     lines.add("state since", at(record.changed_at));
     let number = record.slurm_id.map(|id| id.to_string());
-    lines.add_some("Slurm job", number.map(|id| format!("{id}{}", in_slurm(job.slurm.as_ref()))));
+    let word = if found.is_local { "number" } else { "Slurm job" };
+    lines.add_some(word, number.map(|id| format!("{id}{}", in_slurm(job.slurm.as_ref()))));
     lines.add_some("asks for", record.asked.as_ref().map(asked));
+    for small in &record.too_small {
+        let TooSmall { slurm_id, memory_mb, .. } = small;
+        lines.add("out of memory", format!("with {memory_mb} MB, as Slurm job {slurm_id}"));
+    }
     let watcher = record.watcher.map(|id| id.to_string());
     lines.add_some(
         "watcher",
@@ -89,18 +94,22 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
     );
     lines.add_some("unknown since", record.missing_since.map(at));
     lines.add_some(
-        "Slurm",
+        if found.is_local { "queue" } else { "Slurm" },
         found.slurm_error.as_ref().map(|error| format!("does not answer: {error}")),
     );
     if let Some(note) = &job.progress {
-        lines.add("progress", format!("{}, step {}/{}", progress(note), note.step, note.steps));
-        lines.add_some("loss", note.loss.map(|loss| format!("{loss:.4}")));
-        lines.add_some("accuracy", note.accuracy.map(|accuracy| format!("{accuracy:.4}")));
-        lines.add_some("F1", note.f1.map(|f1| format!("{f1:.4}")));
+        let standing = &note.standing;
+        lines.add(
+            "progress",
+            format!("{}, step {}/{}", progress(standing), standing.step, standing.steps),
+        );
+        lines.add_some("loss", standing.loss.map(|loss| format!("{loss:.4}")));
+        lines.add_some("accuracy", standing.accuracy.map(|accuracy| format!("{accuracy:.4}")));
+        lines.add_some("F1", standing.f1.map(|f1| format!("{f1:.4}")));
         lines.add("noted", at(note.updated_at));
         lines
             .add_some("restarts", (note.restart_count > 0).then(|| note.restart_count.to_string()));
-        lines.add_some("peak memory", note.peak_memory_mb.map(|mb| format!("{mb} MB")));
+        lines.add_some("peak memory", standing.peak_memory_mb.map(|mb| format!("{mb} MB")));
     }
     let end = |time: Timestamp| {
         format!("{time:.0} (in {}) at the latest, at this pace", span(since(now, time)))

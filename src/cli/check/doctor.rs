@@ -35,7 +35,12 @@ pub(super) struct Arguments {
     #[arg(long, conflicts_with = "download")]
     no_download: bool,
     /// On a compute node: write what is seen into this directory
-    #[arg(long, value_name = "DIR", hide = true, conflicts_with_all = ["json", "on_node", "download", "no_download"])]
+    #[arg(
+        long,
+        value_name = "DIR",
+        hide = true,
+        conflicts_with_all = ["json", "on_node", "download", "no_download"]
+    )]
     as_node: Option<PathBuf>,
 }
 

@@ -31,25 +31,30 @@ pub(super) async fn run(
         Ok(seen) => seen.record.job_id,
         Err(error) => return fail(error.exit_code(), &error),
     };
+    let scheduler = config.site.scheduler;
     let with = |outcome| if outcome == Some(Outcome::Models) { "the models" } else { "an error" };
     let says = match operator::retry(config, &id, tell).await {
-        Ok(Retried::Submitted(slurm_id)) => format!("is with Slurm now, as job {slurm_id}"),
+        Ok(Retried::Submitted(slurm_id)) => {
+            format!("is {} now, as job {slurm_id}", scheduler.place())
+        }
         Ok(Retried::Answered(outcome)) => {
             say(&format_args!("{id} is answered now, with {}.", with(outcome)));
             let is_done = outcome == Some(Outcome::Models);
             return if is_done { ExitCode::Success } else { ExitCode::Training };
         }
         Ok(Retried::Waits(code, why)) => {
-            let why = why
-                .unwrap_or_else(|| "Slurm does not say whether it has the job already".to_owned());
+            let why = why.unwrap_or_else(|| {
+                format!("{} does not say whether it has the job already", scheduler.subject())
+            });
             // Even a trouble that is nobody's fault leaves the job where it was.
             let code = if code == ExitCode::Success { ExitCode::Slurm } else { code };
             return fail(code, &format!("{id} still waits: {why}; the next check tries again"));
         }
         Ok(Retried::InSlurm(slurm_id)) => {
             let sentence = format!(
-                "{id} is with Slurm already, as job {slurm_id}: there is nothing to try again; \
-                check status {id} shows how it stands, check cancel {id} ends it"
+                "{id} is {} already, as job {slurm_id}: there is nothing to try again; \
+                check status {id} shows how it stands, check cancel {id} ends it",
+                scheduler.place()
             );
             return fail(ExitCode::Usage, &sentence);
         }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::bridge::operator::{JobStatus, Status, Waiting};
-use crate::ledger::{HeldBy, Outcome, Progress, Role, State};
+use crate::ledger::{HeldBy, Outcome, Role, State};
 use base::text::{printable, span};
+use contract::wire::conversation::Standing;
 use scheduler::slurm::Phase;
 
 /// Columns of the terminal.
@@ -31,9 +32,14 @@ pub(super) fn render(status: &Status, now: Timestamp) -> String {
             format!("There is no {} yet; the first pass of check makes it.", spool.display());
         wrapped(&mut text, &sentence);
     }
+    if let Some(jobs) = status.local_jobs.filter(|_| !status.jobs.is_empty()) {
+        let most = if jobs == 1 { "one runs".to_owned() } else { format!("{jobs} run") };
+        wrapped(&mut text, &format!("Jobs run on this host, at most {most} at a time."));
+    }
     if let Some(error) = &status.slurm_error {
+        let who = if status.local_jobs.is_some() { "The queue of this host" } else { "Slurm" };
         let sentence =
-            format!("Slurm does not answer ({error}). States are those of the last pass of check.");
+            format!("{who} does not answer ({error}). States are those of the last pass of check.");
         wrapped(&mut text, &sentence);
     }
     if let Some(pause) = &status.paused {
@@ -129,7 +135,8 @@ fn summary(job: &JobStatus, now: Timestamp) -> Option<String> {
             (!says.is_empty()).then(|| says.join(", "))
         }
         Some(Phase::Active) | None => {
-            let mut says = job.progress.as_ref().filter(|_| is_running(job)).map(progress)?;
+            let note = job.progress.as_ref().filter(|_| is_running(job))?;
+            let mut says = progress(&note.standing);
             if let Some(end) = job.expected_end {
                 let left = Duration::try_from(end.duration_since(now)).unwrap_or_default();
                 let _ = write!(says, ", ≤ {} left", span(left)); // writing to a String can't fail
@@ -185,17 +192,17 @@ pub(super) fn nodes(waiting: &Waiting) -> Option<String> {
 }
 
 /// How far a training has got.
-pub(super) fn progress(progress: &Progress) -> String {
-    if progress.layer_number == 0 {
+pub(super) fn progress(standing: &Standing) -> String {
+    if standing.layer_number == 0 {
         return "fetching the page".to_owned();
     }
     format!(
         "{} ({}/{}), epoch {}/{}",
-        printable(&progress.layer, 30),
-        progress.layer_number,
-        progress.layers,
-        progress.epoch,
-        progress.epochs
+        printable(&standing.layer, 30),
+        standing.layer_number,
+        standing.layers,
+        standing.epoch,
+        standing.epochs
     )
 }
 

@@ -49,6 +49,7 @@ fn status(jobs: Vec<JobStatus>) -> Status {
         paused: None,
         lock: None,
         unreadable: Vec::new(),
+        local_jobs: None,
         absent_spool: None,
     }
 }
@@ -90,8 +91,8 @@ fn the_table_fits_a_terminal_whatever_comes_from_outside() {
     running.slurm = in_slurm("RUNNING", Phase::Active, "");
     running.expected_end = Some(now() + Duration::from_secs(2400));
     running.progress = serde_json::from_value(json!({
-        "slurm_job_id": 17, "restart_count": 0, "layer": "Model\u{1b} 0", "layer_number": 2, "layers": 3,
-        "epoch": 4, "epochs": 15, "step": 1, "steps": 9, "loss": 0.5, "accuracy": null,
+        "slurm_job_id": 17, "restart_count": 0, "layer": "Model\u{1b} 0", "layer_number": 2,
+        "layers": 3, "epoch": 4, "epochs": 15, "step": 1, "steps": 9, "loss": 0.5, "accuracy": null,
         "updated_at": "2026-11-01T09:59:59Z", "peak_memory_mb": 700
     }))
     .unwrap();

@@ -37,7 +37,8 @@ impl Summary<'_> {
         for [layer, samples, epochs, accuracy, precision, recall, f1, time, colour] in HEAD {
             let _ = writeln!(
                 text,
-                "{layer:<11}{samples:>12}{epochs:>9}{accuracy:>9}{precision:>7}{recall:>7}{f1:>7}{time:>8}  {colour}"
+                "{layer:<11}{samples:>12}{epochs:>9}{accuracy:>9}{precision:>7}{recall:>7}{f1:>7}\
+                 {time:>8}  {colour}"
             );
         }
         let _ = writeln!(text, "{}", "-".repeat(79));

@@ -16,6 +16,7 @@ use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
 use thiserror::Error;
 
 use super::config::BrokerConfig;
+use super::listening::Listening;
 use base::advice::Advice;
 use base::text::printable;
 
@@ -44,6 +45,8 @@ pub struct Broker {
     pub(super) config: BrokerConfig,
     /// How long a broker that takes no messages for now is waited for.
     pub(super) patience: Duration,
+    /// What waits for messages, where that is wanted.
+    pub(super) listening: Option<Listening>,
 }
 
 /// The broker can't be used.
@@ -263,7 +266,13 @@ impl Broker {
         let channel = within(CALL_DEADLINE, action, connection.create_channel())
             .await?
             .map_err(failed(action))?;
-        Ok(Self { connection, channel, config: config.clone(), patience: PUBLISH_DEADLINE })
+        Ok(Self {
+            connection,
+            channel,
+            config: config.clone(),
+            patience: PUBLISH_DEADLINE,
+            listening: None,
+        })
     }
 
     /// The same connection for whoever holds up others: a broker that takes no messages for now is

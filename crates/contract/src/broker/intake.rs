@@ -17,11 +17,13 @@ pub struct Taken {
     pub(super) delivery: Delivery,
     /// The message is no longer in the queue.
     gone: bool,
+    /// It came by the channel that waits for messages.
+    pushed: bool,
 }
 
 impl Taken {
     pub(super) fn new(delivery: Delivery) -> Self {
-        Self { delivery, gone: false }
+        Self { delivery, gone: false, pushed: false }
     }
 
     /// The body.
@@ -63,6 +65,9 @@ impl Broker {
     /// When the broker refuses or does not answer.
     pub async fn take(&mut self) -> Result<Option<Taken>, BrokerError> {
         let action = "looking for a job in hpc-jobs";
+        if let Some(held) = self.listening.as_mut().and_then(|listening| listening.held.take()) {
+            return Ok(Some(Taken { pushed: true, ..Taken::new(held) }));
+        }
         if self.depth(JOBS_QUEUE).await?.is_none() {
             return Ok(None);
         }
@@ -83,7 +88,7 @@ impl Broker {
         let action = "dropping a message that can't be read";
         let got = self.channel.basic_get(JOBS_QUEUE.into(), BasicGetOptions { no_ack: true });
         match self.message(action, got).await {
-            Ok(got) => Ok(got.map(|message| Taken { delivery: message.delivery, gone: true })),
+            Ok(got) => Ok(got.map(|message| Taken { gone: true, ..Taken::new(message.delivery) })),
             Err(BrokerError::Unreadable { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -128,7 +133,15 @@ impl Broker {
         within(CALL_DEADLINE, action, ack).await?.map_err(failed(action))?;
         // The broker does not answer an acknowledgement; but it answers a later request on the same
         // channel after it.
-        self.depth(JOBS_QUEUE).await?;
+        match self.listening.as_ref().filter(|_| taken.pushed) {
+            Some(listening) => {
+                let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+                let queue = JOBS_QUEUE.into();
+                let asked = listening.channel.queue_declare(queue, passive, FieldTable::default());
+                within(CALL_DEADLINE, action, asked).await?.map_err(failed(action))?;
+            }
+            None => drop(self.depth(JOBS_QUEUE).await?),
+        }
         crash::point("after the acknowledgement");
         Ok(())
     }

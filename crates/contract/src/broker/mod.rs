@@ -7,6 +7,8 @@ mod hello;
 mod inspect;
 mod intake;
 mod kind;
+mod listen;
+mod listening;
 mod publish;
 mod tell;
 
@@ -17,5 +19,6 @@ pub use hello::{Hello, hello};
 pub use inspect::QueueFacts;
 pub use intake::{JOBS_QUEUE, Taken};
 pub use kind::Looking;
+pub use listen::Wake;
 pub use publish::{DEFAULT_REPLY_QUEUE, PublishError};
 pub use tell::TellError;

@@ -143,7 +143,9 @@ impl Broker {
             // The broker says so when it gets a message that it does not take for now: an alarm of
             // its memory or its disk. It may still read what lies in the socket by then, so it may
             // have this one.
-            reason = blocked(events, self.patience) => return Err(BrokerError::Blocked { reason }.into()),
+            reason = blocked(events, self.patience) => {
+                return Err(BrokerError::Blocked { reason }.into());
+            }
         };
         crash::point("after the confirmation");
         match answer {

@@ -273,13 +273,16 @@ mod tests {
         /// Whatever the settings: a request that Slurm can take, and more work never gets less.
         #[test]
         fn every_choice_is_within_the_ranges_of_a_request(
-            patch in 4u32..1024, batch in 1u32..1024, epochs in 1u32..10_000, samples in 1u32..10_000_000,
+            patch in 4u32..1024,
+            batch in 1u32..1024,
+            epochs in 1u32..10_000,
+            samples in 1u32..10_000_000,
             pace in prop::option::of(any::<f64>()),
         ) {
             let pace = pace.map(|seconds_per_megapixel| Pace { seconds_per_megapixel });
             let of = |patch, batch, epochs, samples| {
-                choose(&NamedResources::default(), &training(patch, batch, epochs, samples), &page(), &site(), pace)
-                    .resources
+                let training = training(patch, batch, epochs, samples);
+                choose(&NamedResources::default(), &training, &page(), &site(), pace).resources
             };
             let (patch, more) = (patch * 4, (patch * 4 + 4).min(4096));
             let chosen = of(patch, batch, epochs, samples);

@@ -233,10 +233,13 @@ mod tests {
     use super::*;
 
     const JOB: &str = r#"{
-        "inputs": {"Image": "/uploads/p.png", "Background": "/uploads/b.png", "rgba PNG - Layer 0": "/uploads/0.png"},
-        "settings": {"Maximum number of training epochs": 15, "Maximum number of samples per label": 10000,
-                     "Patch height": 256, "Patch width": 256, "CPUs": 6, "Maximum memory (MB)": 257000,
-                     "Maximum time (D-HH:MM)": "0-06:00", "Slurm Notification Email": "", "Later": {"x": 1}}}"#;
+        "inputs": {"Image": "/uploads/p.png", "Background": "/uploads/b.png",
+                   "rgba PNG - Layer 0": "/uploads/0.png"},
+        "settings": {"Maximum number of training epochs": 15,
+                     "Maximum number of samples per label": 10000,
+                     "Patch height": 256, "Patch width": 256, "CPUs": 6,
+                     "Maximum memory (MB)": 257000, "Maximum time (D-HH:MM)": "0-06:00",
+                     "Slurm Notification Email": "", "Later": {"x": 1}}}"#;
 
     #[test]
     fn a_job_becomes_a_job_file_and_is_read_back() {

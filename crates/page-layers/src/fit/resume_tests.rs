@@ -138,7 +138,9 @@ fn what_can_not_be_gone_on_from_says_why() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn any_bytes_are_refused_without_a_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
         prop_assert!(Checkpoint::from_bytes(&bytes, "page").is_err());
     }
 

@@ -22,16 +22,17 @@ static void run(void (*kernel)(P...), u32 blocks, void** arguments) {
 extern "C" int launch(const char* name, u32 blocks, void** arguments) {
 #define IS(kernel) \
     if (!std::strcmp(name, #kernel)) return run(kernel, blocks, arguments), 0;
-    IS(cut_samples) IS(take_samples) IS(activate) IS(activate_pool) IS(logits) IS(loss_gradient) IS(finish_loss)
-    IS(count_pixels) IS(add_counts) IS(gate) IS(gate_pool) IS(sum_biases) IS(adam) IS(gather_gradients)
-    IS(copy_kernels) IS(expand_kernels)
+    IS(cut_samples) IS(take_samples) IS(activate) IS(activate_pool) IS(logits) IS(loss_gradient)
+    IS(finish_loss) IS(count_pixels) IS(add_counts) IS(gate) IS(gate_pool) IS(sum_biases) IS(adam)
+    IS(gather_gradients) IS(copy_kernels) IS(expand_kernels)
     return 1;
 }
 
 // The convolution itself, as cuDNN defines it: NHWC images, KRSC kernels, cross-correlation, f32
 // sums. `pass`: 0 y from x and w, 1 dx from w and dy, 2 dw from x and dy.
 extern "C" void convolve(int pass, const u32* shape, Value* x, Value* w, Value* y) {
-    const u32 n = shape[0], h = shape[1], width = shape[2], c = shape[3], k = shape[4], side = shape[5], pad = shape[6];
+    const u32 n = shape[0], h = shape[1], width = shape[2], c = shape[3];
+    const u32 k = shape[4], side = shape[5], pad = shape[6];
     const u32 oh = h + 2 * pad - side + 1, ow = width + 2 * pad - side + 1;
     const u64 xs = (u64)n * h * width * c, ws = (u64)k * side * side * c, ys = (u64)n * oh * ow * k;
     float *fx = new float[xs], *fw = new float[ws], *fy = new float[ys];
@@ -44,8 +45,10 @@ extern "C" void convolve(int pass, const u32* shape, Value* x, Value* w, Value* 
             for (u32 column = 0; column < ow; ++column)
                 for (u32 r = 0; r < side; ++r)
                     for (u32 s = 0; s < side; ++s) {
-                        const int from_row = (int)(row + r) - (int)pad, from_column = (int)(column + s) - (int)pad;
-                        if (from_row < 0 || from_column < 0 || from_row >= (int)h || from_column >= (int)width) continue;
+                        const int from_row = (int)(row + r) - (int)pad;
+                        const int from_column = (int)(column + s) - (int)pad;
+                        if (from_row < 0 || from_row >= (int)h) continue;
+                        if (from_column < 0 || from_column >= (int)width) continue;
                         float* px = fx + (((u64)image * h + from_row) * width + from_column) * c;
                         float* py = fy + (((u64)image * oh + row) * ow + column) * k;
                         for (u32 o = 0; o < k; ++o) {

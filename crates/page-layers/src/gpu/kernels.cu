@@ -14,7 +14,8 @@ typedef unsigned long long u64;
 
 #define BLOCK_THREADS 256u
 
-#if !defined(BF16) || !defined(ADAM_FIRST_RATE) || !defined(ADAM_SECOND_RATE) || !defined(ADAM_EPSILON)
+#if !defined(BF16) || !defined(ADAM_FIRST_RATE) || !defined(ADAM_SECOND_RATE) || \
+    !defined(ADAM_EPSILON)
 #error "compiled without the macros of machine.rs"
 #endif
 
@@ -175,7 +176,8 @@ DEVICE u32 inside(int index, u32 length) {
 
 // Patches of pages as the network sees them: three channels of (255 - byte) / 255, and five that
 // are 0; targets are 0 or 1. Images from `samples` on stay empty.
-KERNEL cut_samples(const Cut* cuts, u32 samples, u32 images, u32 height, u32 width, Value* x, float* targets) {
+KERNEL cut_samples(const Cut* cuts, u32 samples, u32 images, u32 height, u32 width, Value* x,
+                   float* targets) {
     EACH(i, (u64)images * height * width) {
         Pixel p = pixel_of((u32)i, height, width);
         Eight out = {{0}};
@@ -184,8 +186,10 @@ KERNEL cut_samples(const Cut* cuts, u32 samples, u32 images, u32 height, u32 wid
             Cut cut = cuts[p.image];
             u32 y = cut.mirrored & 2 ? height - 1 - p.row : p.row;
             u32 x = cut.mirrored & 1 ? width - 1 - p.column : p.column;
-            u32 row = inside(cut.top + (int)y, cut.height), column = inside(cut.left + (int)x, cut.width);
-            const unsigned char* bgr = (const unsigned char*)cut.bgr + 3 * ((u64)row * cut.width + column);
+            u32 row = inside(cut.top + (int)y, cut.height);
+            u32 column = inside(cut.left + (int)x, cut.width);
+            const unsigned char* bgr =
+                (const unsigned char*)cut.bgr + 3 * ((u64)row * cut.width + column);
             for (int c = 0; c < 3; ++c) {
                 float value = (float)(255 - bgr[c]) / 255.0f;
                 if (cut.lighter != 0.0f) {
@@ -215,8 +219,8 @@ KERNEL take_samples(const float* from, u32 samples, u32 images, u32 height, u32 
 // ── Forward ──────────────────────────────────────────────────────────────────────────────────────
 
 // y = ReLU(z + bias), from one place to another.
-KERNEL activate(const Value* z, View from, Value* y, View to, const float* bias, u32 images, u32 height, u32 width,
-                u32 channels) {
+KERNEL activate(const Value* z, View from, Value* y, View to, const float* bias, u32 images,
+                u32 height, u32 width, u32 channels) {
     u32 vectors = channels / 8;
     EACH(i, (u64)images * height * width * vectors) {
         u32 c = 8 * (u32)(i % vectors);
@@ -229,8 +233,8 @@ KERNEL activate(const Value* z, View from, Value* y, View to, const float* bias,
 
 // The same, and the maximum of each 2×2 window to `pooled`; `height` × `width` is the size of
 // `pooled`.
-KERNEL activate_pool(const Value* z, View from, Value* y, View to, Value* pooled, const float* bias, u32 images,
-                     u32 height, u32 width, u32 channels) {
+KERNEL activate_pool(const Value* z, View from, Value* y, View to, Value* pooled,
+                     const float* bias, u32 images, u32 height, u32 width, u32 channels) {
     u32 vectors = channels / 8;
     EACH(i, (u64)images * height * width * vectors) {
         u32 c = 8 * (u32)(i % vectors);
@@ -272,8 +276,8 @@ DEVICE float loss_of(float x, float target) {
 // Loss and gradient of the last layer. gz is the gradient before the ReLU that made y; it is 0 for
 // pixels from `counted` on. Each block writes a row of `parts`: the loss, the gradients of the last
 // layer's two weights and its bias, and those of the two biases of the layer before.
-KERNEL loss_gradient(const Value* y, const float* targets, const float* last, u64 pixels, u64 counted, Value* gz,
-                     float* parts) {
+KERNEL loss_gradient(const Value* y, const float* targets, const float* last, u64 pixels,
+                     u64 counted, Value* gz, float* parts) {
     SHARED float sums[8 * 256];
     float scale = 1.0f / (float)counted;
     THREADS(t) {
@@ -316,23 +320,25 @@ KERNEL loss_gradient(const Value* y, const float* targets, const float* last, u6
     SYNC;
 
 // Writes the mean loss, and the five gradients to their places in `gradients`.
-KERNEL finish_loss(const float* parts, u32 rows, u64 counted, float* loss, float* gradients, u32 last_kernel,
-                   u32 last_bias, u32 bias_below) {
+KERNEL finish_loss(const float* parts, u32 rows, u64 counted, float* loss, float* gradients,
+                   u32 last_kernel, u32 last_bias, u32 bias_below) {
     SHARED double sums[256];
     SUM_ROWS(sums, parts, rows)
     THREADS(t) {
         if (t < 6) {
             double sum = 0.0;
             for (u32 i = t; i < 256; i += 8) sum += sums[i];
+            u32 at = t < 3 ? last_kernel + t - 1 : t == 3 ? last_bias : bias_below + t - 4;
             if (t == 0) *loss = (float)(sum / (double)counted);
-            else gradients[t < 3 ? last_kernel + t - 1 : t == 3 ? last_bias : bias_below + t - 4] = (float)sum;
+            else gradients[at] = (float)sum;
         }
     }
 }
 
 // What the metrics are computed from; each block writes a row of `parts`: true positives, false
 // positives, false negatives, the loss, the probabilities and their squares.
-KERNEL count_pixels(const Value* y, const float* targets, const float* last, u64 counted, double* parts) {
+KERNEL count_pixels(const Value* y, const float* targets, const float* last, u64 counted,
+                    double* parts) {
     SHARED double sums[6 * 256];
     THREADS(t) {
         double sum[6] = {0};
@@ -388,8 +394,8 @@ KERNEL add_counts(const double* parts, u32 rows, double* total) {
 // gz = the gradient before a ReLU, from the one after it; its derivative at 0 is 0, as
 // TensorFlow's. Each block writes a row of `parts`, for the bias's gradient. `channels` is 8, 16,
 // 32, 64, 128 or 256.
-KERNEL gate(const Value* gy, View from, const Value* y, View result, Value* gz, View to, u32 images, u32 height, u32 width,
-            u32 channels, float* parts) {
+KERNEL gate(const Value* gy, View from, const Value* y, View result, Value* gz, View to, u32 images,
+            u32 height, u32 width, u32 channels, float* parts) {
     SHARED float sums[8 * 256];
     u32 vectors = channels / 8, at_once = BLOCK_THREADS / vectors;
     THREADS(t) {
@@ -414,8 +420,8 @@ KERNEL gate(const Value* gy, View from, const Value* y, View result, Value* gz, 
 // The same for a result that was used twice: by the skip connection, and by a 2×2 max pool, whose
 // whole gradient goes to the first maximum in row-major order. `height` × `width` is the pooled
 // size; `pooled` and gz have no gaps.
-KERNEL gate_pool(const Value* skip, View from, const Value* pooled, const Value* y, View result, Value* gz, u32 images,
-                 u32 height, u32 width, u32 channels, float* parts) {
+KERNEL gate_pool(const Value* skip, View from, const Value* pooled, const Value* y, View result,
+                 Value* gz, u32 images, u32 height, u32 width, u32 channels, float* parts) {
     SHARED float sums[8 * 256];
     u32 vectors = channels / 8, at_once = BLOCK_THREADS / vectors;
     View to = {2 * height, 2 * width, channels, 0, 0};
@@ -426,13 +432,18 @@ KERNEL gate_pool(const Value* skip, View from, const Value* pooled, const Value*
         for (u32 i = BLOCK * at_once + t / vectors; i < pixels; i += GRID * at_once) {
             Pixel p = pixel_of(i, height, width);
             Eight e[4];
-            for (u32 corner = 0; corner < 4; ++corner)
-                e[corner] = load(y + place(result, p.image, 2 * p.row + corner / 2, 2 * p.column + corner % 2) + c);
+            for (u32 corner = 0; corner < 4; ++corner) {
+                u32 row = 2 * p.row + corner / 2, column = 2 * p.column + corner % 2;
+                e[corner] = load(y + place(result, p.image, row, column) + c);
+            }
             Eight g = load(pooled + (u64)i * channels + c);
             u32 first[8];
             for (int k = 0; k < 8; ++k) {
                 float best = fmaxf(fmaxf(e[0].v[k], e[1].v[k]), fmaxf(e[2].v[k], e[3].v[k]));
-                first[k] = e[0].v[k] == best ? 0 : e[1].v[k] == best ? 1 : e[2].v[k] == best ? 2 : 3;
+                first[k] = e[0].v[k] == best   ? 0
+                           : e[1].v[k] == best ? 1
+                           : e[2].v[k] == best ? 2
+                                               : 3;
             }
             for (u32 corner = 0; corner < 4; ++corner) {
                 u32 row = 2 * p.row + corner / 2, column = 2 * p.column + corner % 2;
@@ -459,21 +470,25 @@ struct Segment { u32 master, length, compute, kind, input, output, parts; };
 
 enum {
     KERNEL_PLAIN,     // [out][k][k][in] in both
-    KERNEL_UPSAMPLED, // [out][2][2][in]; the convolution's is [4 · out][2][2][in], see expand_kernels
-    BIAS_SUMMED,      // gradient: at `master` among the gradients, from rows of `output` values from `parts` on
+    KERNEL_UPSAMPLED, // [out][2][2][in]; the convolution's is [4 · out][2][2][in], see
+                      // expand_kernels
+    BIAS_SUMMED,      // gradient: at `master` among the gradients, from rows of `output` values
+                      // from `parts` on
     DIRECT,           // gradient: at `master` among the gradients
 };
 
 // The biases' gradients from the rows that gate and gate_pool have left: one block for 8 channels
 // of a segment.
-KERNEL sum_biases(const Segment* segments, u32 each, const float* parts, u32 rows, float* gradients) {
+KERNEL sum_biases(const Segment* segments, u32 each, const float* parts, u32 rows,
+                  float* gradients) {
     SHARED float sums[256];
     Segment s = segments[BLOCK / each];
     u32 first = BLOCK % each * 8;
     bool mine = s.kind == BIAS_SUMMED && first < s.output;
     THREADS(t) {
         float sum = 0.0f;
-        for (u32 row = t / 8; row < rows && mine; row += 32) sum += parts[s.parts + (u64)row * s.output + first + t % 8];
+        for (u32 row = t / 8; row < rows && mine; row += 32)
+            sum += parts[s.parts + (u64)row * s.output + first + t % 8];
         sums[t] = sum;
     }
     SYNC;
@@ -493,7 +508,8 @@ DEVICE float gradient_of(Segment s, u32 i, const Value* kernels, const float* di
         return widen(kernels[s.compute + i]);
     case KERNEL_UPSAMPLED: {
         // The four small convolutions in which the tap takes part.
-        u32 c = i % s.input, column = i / s.input % 2, row = i / s.input / 2 % 2, k = i / s.input / 4;
+        u32 c = i % s.input, column = i / s.input % 2, row = i / s.input / 2 % 2;
+        u32 k = i / s.input / 4;
         float sum = 0.0f;
         for (u32 part = 0; part < 4; ++part) {
             u32 r = part / 2 ? row : 0, q = part % 2 ? column : 0;
@@ -515,7 +531,8 @@ KERNEL adam(const Segment* segments, u32 each, const Value* kernel_gradients, co
     Segment s = segments[BLOCK / each];
     bool finite = *loss - *loss == 0.0f;
     THREADS(t) {
-        for (u32 i = BLOCK % each * BLOCK_THREADS + t; i < s.length && finite; i += each * BLOCK_THREADS) {
+        for (u32 i = BLOCK % each * BLOCK_THREADS + t; i < s.length && finite;
+             i += each * BLOCK_THREADS) {
             float g = gradient_of(s, i, kernel_gradients, direct);
             u32 at = s.master + i;
             float m = first[at], v = second[at], w = master[at];
@@ -531,8 +548,8 @@ KERNEL adam(const Segment* segments, u32 each, const Value* kernel_gradients, co
 }
 
 // The gradients alone, in the order of the parameters: for checks.
-KERNEL gather_gradients(const Segment* segments, u32 each, const Value* kernel_gradients, const float* direct,
-                        float* out) {
+KERNEL gather_gradients(const Segment* segments, u32 each, const Value* kernel_gradients,
+                        const float* direct, float* out) {
     Segment s = segments[BLOCK / each];
     THREADS(t) {
         for (u32 i = BLOCK % each * BLOCK_THREADS + t; i < s.length; i += each * BLOCK_THREADS)
@@ -544,7 +561,8 @@ KERNEL gather_gradients(const Segment* segments, u32 each, const Value* kernel_g
 KERNEL copy_kernels(const Segment* segments, u32 each, const float* master, Value* kernels) {
     Segment s = segments[BLOCK / each];
     THREADS(t) {
-        for (u32 i = BLOCK % each * BLOCK_THREADS + t; i < s.length && s.kind != KERNEL_UPSAMPLED; i += each * BLOCK_THREADS)
+        for (u32 i = BLOCK % each * BLOCK_THREADS + t; i < s.length && s.kind != KERNEL_UPSAMPLED;
+             i += each * BLOCK_THREADS)
             kernels[s.compute + i] = narrow(master[s.master + i]);
     }
 }
@@ -555,16 +573,19 @@ KERNEL copy_kernels(const Segment* segments, u32 each, const float* master, Valu
 KERNEL expand_kernels(const Segment* segments, u32 each, const float* master, Value* kernels) {
     Segment s = segments[BLOCK / each];
     THREADS(t) {
-        for (u32 i = BLOCK % each * BLOCK_THREADS + t; i < 4 * s.length && s.kind == KERNEL_UPSAMPLED;
-             i += each * BLOCK_THREADS) {
-            u32 c = i % s.input, q = i / s.input % 2, r = i / s.input / 2 % 2, k = i / s.input / 4 % s.output;
+        for (u32 i = BLOCK % each * BLOCK_THREADS + t;
+             i < 4 * s.length && s.kind == KERNEL_UPSAMPLED; i += each * BLOCK_THREADS) {
+            u32 c = i % s.input, q = i / s.input % 2, r = i / s.input / 2 % 2;
+            u32 k = i / s.input / 4 % s.output;
             u32 part = i / s.input / 4 / s.output;
             u32 odd_row = part / 2, odd_column = part % 2;
             float sum = 0.0f;
             for (u32 row = 0; row < 2; ++row) {
                 for (u32 column = 0; column < 2; ++column) {
-                    bool here = (odd_row ? row == r : r == 0) && (odd_column ? column == q : q == 0);
-                    if (here) sum += master[s.master + (((u64)k * 2 + row) * 2 + column) * s.input + c];
+                    bool here =
+                        (odd_row ? row == r : r == 0) && (odd_column ? column == q : q == 0);
+                    if (here)
+                        sum += master[s.master + (((u64)k * 2 + row) * 2 + column) * s.input + c];
                 }
             }
             kernels[s.compute + i] = narrow(sum);

@@ -18,7 +18,11 @@ const EACH: u32 = 64;
 /// Starts a kernel with addresses (u64), numbers and views as its arguments.
 macro_rules! launch {
     ($machine:expr, $kernel:literal, $blocks:expr; $($argument:expr),* $(,)?) => {
-        $machine.launch($kernel, $blocks, &mut [$( (&raw const *&$argument).cast::<c_void>().cast_mut() ),*])
+        $machine.launch(
+            $kernel,
+            $blocks,
+            &mut [$((&raw const *&$argument).cast::<c_void>().cast_mut()),*],
+        )
     };
 }
 
@@ -85,7 +89,8 @@ impl Steps<'_> {
         // pages and masks that the cuts point to, and the kernel stays inside of them for every
         // place.
         unsafe {
-            launch!(self.machine, c"cut_samples", blocks; cuts, samples, size.images, size.height, size.width, x, targets)
+            launch!(self.machine, c"cut_samples", blocks;
+                cuts, samples, size.images, size.height, size.width, x, targets)
         }
     }
 
@@ -103,7 +108,8 @@ impl Steps<'_> {
         let blocks = blocks_for(size.pixels());
         // SAFETY: the types are the kernel's, the lengths are checked above.
         unsafe {
-            launch!(self.machine, c"take_samples", blocks; from, samples, size.images, size.height, size.width, x)
+            launch!(self.machine, c"take_samples", blocks;
+                from, samples, size.images, size.height, size.width, x)
         }
     }
 
@@ -121,7 +127,8 @@ impl Steps<'_> {
         // SAFETY: the types are the kernel's, the images are as large as their views, and `bias` is
         // a segment of the parameters, which has a value for each channel.
         unsafe {
-            launch!(self.machine, c"activate", blocks; from, z.view, to, y.view, bias, images, height, width, channels)
+            launch!(self.machine, c"activate", blocks;
+                from, z.view, to, y.view, bias, images, height, width, channels)
         }
     }
 
@@ -189,8 +196,10 @@ impl Steps<'_> {
         let [kernel, bias, below] = places;
         // SAFETY: the types are the kernels', the lengths are checked above; `last` as in `logits`.
         unsafe {
-            launch!(self.machine, c"loss_gradient", PARTS; y, targets, last, pixels, counted, gz, parts)?;
-            launch!(self.machine, c"finish_loss", 1; parts, PARTS, counted, loss, gradients, kernel, bias, below)
+            launch!(self.machine, c"loss_gradient", PARTS;
+                y, targets, last, pixels, counted, gz, parts)?;
+            launch!(self.machine, c"finish_loss", 1;
+                parts, PARTS, counted, loss, gradients, kernel, bias, below)
         }
     }
 
@@ -273,7 +282,8 @@ impl Steps<'_> {
         // SAFETY: the types are the kernel's; the segments' places lie in the three (`Layout`), and
         // no layer has more than 32 · 8 channels.
         unsafe {
-            launch!(self.machine, c"sum_biases", table.count * each; segments, each, parts, PARTS, gradients)
+            launch!(self.machine, c"sum_biases", table.count * each;
+                segments, each, parts, PARTS, gradients)
         }
     }
 
@@ -292,7 +302,8 @@ impl Steps<'_> {
         unsafe {
             launch!(self.machine, c"adam", table.count * EACH;
                 segments, EACH, of_kernels, direct, loss, alpha, master, first, second, kernels)?;
-            launch!(self.machine, c"expand_kernels", table.count * EACH; segments, EACH, master, kernels)
+            launch!(self.machine, c"expand_kernels", table.count * EACH;
+                segments, EACH, master, kernels)
         }
     }
 
@@ -306,8 +317,10 @@ impl Steps<'_> {
         let segments = table.address()?;
         // SAFETY: as in `adam`.
         unsafe {
-            launch!(self.machine, c"copy_kernels", table.count * EACH; segments, EACH, master, kernels)?;
-            launch!(self.machine, c"expand_kernels", table.count * EACH; segments, EACH, master, kernels)
+            launch!(self.machine, c"copy_kernels", table.count * EACH;
+                segments, EACH, master, kernels)?;
+            launch!(self.machine, c"expand_kernels", table.count * EACH;
+                segments, EACH, master, kernels)
         }
     }
 
@@ -322,7 +335,8 @@ impl Steps<'_> {
         let [of_kernels, direct] = gradients;
         // SAFETY: as in `adam`.
         unsafe {
-            launch!(self.machine, c"gather_gradients", table.count * EACH; segments, EACH, of_kernels, direct, out)
+            launch!(self.machine, c"gather_gradients", table.count * EACH;
+                segments, EACH, of_kernels, direct, out)
         }
     }
 }

@@ -15,12 +15,18 @@ use crate::topology::{Activation, CONV_LAYERS, ConvLayer, LAST, NODES, Node, Ope
 pub(super) fn training_config() -> String {
     let [rate, beta_1, beta_2, epsilon] =
         [LEARNING_RATE, BETA_1, BETA_2, EPSILON].map(python_number);
-    let adam = format!(
-        r#"{{"name": "Adam", "learning_rate": {rate}, "beta_1": {beta_1}, "beta_2": {beta_2}, "epsilon": {epsilon}, "amsgrad": false}}"#
-    );
-    format!(
-        r#"{{"loss": "binary_crossentropy", "metrics": ["accuracy"], "weighted_metrics": null, "loss_weights": null, "optimizer_config": {{"class_name": "Adam", "config": {adam}}}}}"#
-    )
+    one_line(&format!(
+        r#"{{"loss": "binary_crossentropy", "metrics": ["accuracy"], "weighted_metrics": null,
+        "loss_weights": null,
+        "optimizer_config": {{"class_name": "Adam",
+        "config": {{"name": "Adam", "learning_rate": {rate}, "beta_1": {beta_1},
+        "beta_2": {beta_2}, "epsilon": {epsilon}, "amsgrad": false}}}}}}"#
+    ))
+}
+
+/// The same JSON in one line, where a line break and the blanks after it are one space.
+fn one_line(json: &str) -> String {
+    json.lines().map(str::trim_start).collect::<Vec<_>>().join(" ")
 }
 
 /// A number from 0 to 1 as Python prints it: from 1e-4 on without an exponent, below with one of
@@ -42,19 +48,27 @@ fn node_json(node: &Node, shape: PatchShape) -> String {
         Operation::Input => {
             let (h, w) = (shape.height(), shape.width());
             // An input layer alone has its name at the end of `config`, and reads nothing.
-            return format!(
-                r#"{{"class_name": "InputLayer", "config": {{"batch_input_shape": [null, {h}, {w}, 3], "dtype": "float32", "sparse": false, "ragged": false, "name": "{name}"}}, "name": "{name}", "inbound_nodes": []}}"#
-            );
+            return one_line(&format!(
+                r#"{{"class_name": "InputLayer",
+                "config": {{"batch_input_shape": [null, {h}, {w}, 3], "dtype": "float32",
+                "sparse": false, "ragged": false, "name": "{name}"}},
+                "name": "{name}", "inbound_nodes": []}}"#
+            ));
         }
         Operation::Conv(index) => ("Conv2D", conv_config(CONV_LAYERS[index])),
         Operation::Pool => (
             "MaxPooling2D",
-            r#""pool_size": [2, 2], "padding": "valid", "strides": [2, 2], "data_format": "channels_last""#
-                .to_owned(),
+            one_line(
+                r#""pool_size": [2, 2], "padding": "valid", "strides": [2, 2],
+                "data_format": "channels_last""#,
+            ),
         ),
         Operation::Upsample => (
             "UpSampling2D",
-            r#""size": [2, 2], "data_format": "channels_last", "interpolation": "nearest""#.to_owned(),
+            one_line(
+                r#""size": [2, 2], "data_format": "channels_last",
+                "interpolation": "nearest""#,
+            ),
         ),
         Operation::Concat => ("Concatenate", r#""axis": 3"#.to_owned()),
     };
@@ -64,9 +78,11 @@ fn node_json(node: &Node, shape: PatchShape) -> String {
         .map(|input| format!(r#"["{}", 0, 0, {{}}]"#, NODES[*input].name))
         .collect();
     let inbound = inbound.join(", ");
-    format!(
-        r#"{{"class_name": "{class}", "config": {{"name": "{name}", "trainable": true, "dtype": "float32", {config}}}, "name": "{name}", "inbound_nodes": [[{inbound}]]}}"#
-    )
+    one_line(&format!(
+        r#"{{"class_name": "{class}",
+        "config": {{"name": "{name}", "trainable": true, "dtype": "float32", {config}}},
+        "name": "{name}", "inbound_nodes": [[{inbound}]]}}"#
+    ))
 }
 
 fn conv_config(layer: ConvLayer) -> String {
@@ -76,9 +92,17 @@ fn conv_config(layer: ConvLayer) -> String {
         Activation::Sigmoid => ("valid", "sigmoid", "GlorotUniform"),
         Activation::Relu => ("same", "relu", "HeNormal"),
     };
-    format!(
-        r#""filters": {filters}, "kernel_size": [{k}, {k}], "strides": [1, 1], "padding": "{padding}", "data_format": "channels_last", "dilation_rate": [1, 1], "groups": 1, "activation": "{activation}", "use_bias": true, "kernel_initializer": {{"module": "keras.initializers", "class_name": "{initializer}", "config": {{"seed": null}}, "registered_name": null}}, "bias_initializer": {{"module": "keras.initializers", "class_name": "Zeros", "config": {{}}, "registered_name": null}}, "kernel_regularizer": null, "bias_regularizer": null, "activity_regularizer": null, "kernel_constraint": null, "bias_constraint": null"#
-    )
+    one_line(&format!(
+        r#""filters": {filters}, "kernel_size": [{k}, {k}], "strides": [1, 1],
+        "padding": "{padding}", "data_format": "channels_last", "dilation_rate": [1, 1],
+        "groups": 1, "activation": "{activation}", "use_bias": true,
+        "kernel_initializer": {{"module": "keras.initializers", "class_name": "{initializer}",
+        "config": {{"seed": null}}, "registered_name": null}},
+        "bias_initializer": {{"module": "keras.initializers", "class_name": "Zeros",
+        "config": {{}}, "registered_name": null}},
+        "kernel_regularizer": null, "bias_regularizer": null, "activity_regularizer": null,
+        "kernel_constraint": null, "bias_constraint": null"#
+    ))
 }
 
 /// The attribute `layer_names`: all layers, weightless ones included, in model order.
@@ -90,9 +114,11 @@ pub(super) fn layer_names() -> impl Iterator<Item = &'static str> {
 pub(super) fn model_config(shape: PatchShape) -> String {
     let layers = NODES.iter().map(|node| node_json(node, shape)).collect::<Vec<_>>().join(", ");
     let (input, output) = (NODES[0].name, CONV_LAYERS[LAST].name);
-    format!(
-        r#"{{"class_name": "Functional", "config": {{"name": "model", "trainable": true, "layers": [{layers}], "input_layers": [["{input}", 0, 0]], "output_layers": [["{output}", 0, 0]]}}}}"#
-    )
+    one_line(&format!(
+        r#"{{"class_name": "Functional",
+        "config": {{"name": "model", "trainable": true, "layers": [{layers}],
+        "input_layers": [["{input}", 0, 0]], "output_layers": [["{output}", 0, 0]]}}}}"#
+    ))
 }
 
 #[cfg(test)]

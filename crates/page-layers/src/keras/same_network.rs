@@ -7,9 +7,12 @@
 //! | | Keras 2.0 to 2.3, TensorFlow 2.0 to 2.2 | TensorFlow 2.3 to 2.15 | Keras 3 |
 //! |---|---|---|---|
 //! | input size | `batch_input_shape` | `batch_input_shape` | `batch_shape` |
-//! | inputs | `[[["name", 0, 0, {}]]]` | the same | `[{"args": [tensor], "kwargs": {}}]`, whose tensors have a `keras_history` |
+//! | inputs | `[[["name", 0, 0, {}]]]` | the same | other objects |
 //! | `groups` | never | written | written |
 //! | `dilation_rate`, `interpolation` | by newer ones | written | written |
+//!
+//! The inputs of Keras 3 are `[{"args": [tensor], "kwargs": {}}]`, where each tensor has a
+//! `keras_history`.
 //!
 //! A setting that a Keras does not write yet has one value there, which later ones take by default.
 //! Keras 1 has other classes and other names for everything: [`TopologyError::Keras1`].
@@ -316,7 +319,8 @@ mod tests {
     fn a_masking_layer_is_passed_over() {
         let json = model_config(PatchShape::new(64, 32).unwrap());
         let masking = r#"{"class_name": "Masking", "config": {"name": "masking", "mask_value": -1},
-            "name": "masking", "inbound_nodes": [[["input_1", 0, 0, {}]]]}, {"class_name": "Conv2D""#;
+            "name": "masking",
+            "inbound_nodes": [[["input_1", 0, 0, {}]]]}, {"class_name": "Conv2D""#;
         let json = json.replacen(r#"{"class_name": "Conv2D""#, masking, 1);
         let json = json.replacen(
             r#"[[["input_1", 0, 0, {}]]]}, {"class_name": "Conv2D", "config": {"name": "conv2d_1""#,

@@ -320,8 +320,8 @@ mod tests {
 
     #[test]
     fn each_pixel_goes_to_the_surest_layer() {
-        // The blue byte is 0 in the left part, so the input is 1 there; one network answers with it, the
-        // other with a constant.
+        // The blue byte is 0 in the left part, so the input is 1 there; one network answers with
+        // it, the other with a constant.
         let (width, height) = (90, 50);
         let bgr = (0..width * height)
             .flat_map(|i| [if i % width < 40 { 0 } else { 255 }, 9, 9])

@@ -166,8 +166,8 @@ impl Page {
         &self.layers
     }
 
-    /// Writes the part of `height`×`width` pixels whose upper left pixel is (`top`, `left`) as the network's
-    /// input: HWC, BGR, `(255 − value) / 255`.
+    /// Writes the part of `height`×`width` pixels whose upper left pixel is (`top`, `left`) as the
+    /// network's input: HWC, BGR, `(255 − value) / 255`.
     pub(crate) fn crop(
         &self,
         top: isize,

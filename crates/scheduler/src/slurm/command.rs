@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use base::advice::Advice;
+use domain::SlurmJobId;
 use thiserror::Error;
 use tokio::process::Command;
 
@@ -97,6 +98,19 @@ impl Output {
     }
 }
 
+/// What of this process's environment the scheduler and its jobs get, and `handed_on`.
+pub(crate) fn environment(
+    handed_on: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Vec<(OsString, OsString)> {
+    let mut environment: Vec<(OsString, OsString)> = PASSED_ON
+        .iter()
+        .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)))
+        .collect();
+    environment.push(("LC_ALL".into(), "C".into()));
+    environment.extend(handed_on);
+    environment
+}
+
 impl Slurm {
     /// Slurm's commands in `directory` (`None`: where `PATH` has them), each with `deadline` to
     /// answer. They get of this process's environment what they need, and `handed_on`, which sbatch
@@ -106,13 +120,40 @@ impl Slurm {
         deadline: Duration,
         handed_on: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Self {
-        let mut environment: Vec<(OsString, OsString)> = PASSED_ON
-            .iter()
-            .filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)))
-            .collect();
-        environment.push(("LC_ALL".into(), "C".into()));
-        environment.extend(handed_on);
-        Self { directory, environment, deadline }
+        Self { directory, environment: environment(handed_on), deadline }
+    }
+
+    /// A step of a job that runs, for somebody who looks into it. It shares what the job has.
+    pub fn inside(
+        &self,
+        id: SlurmJobId,
+        words: &[OsString],
+        terminal: bool,
+    ) -> std::process::Command {
+        let mut command = std::process::Command::new(self.program("srun"));
+        command.arg(format!("--jobid={id}")).args(["--overlap", "--ntasks=1"]);
+        if terminal {
+            command.arg("--pty");
+        }
+        // Without the dashes srun would take words of the command for its own options.
+        command
+            .arg("--")
+            .args(words)
+            .env_clear()
+            .envs(self.environment.iter().map(|(k, v)| (k, v)));
+        command
+    }
+
+    fn program(&self, command: &str) -> PathBuf {
+        self.directory.as_ref().map_or_else(|| PathBuf::from(command), |d| d.join(command))
+    }
+
+    /// The same commands, which give all times in UTC.
+    pub(super) fn in_utc(&self) -> Self {
+        let mut commands = self.clone();
+        commands.environment.retain(|(name, _)| name != "TZ");
+        commands.environment.push(("TZ".into(), "UTC0".into()));
+        commands
     }
 
     /// Runs one command to its end.
@@ -121,9 +162,7 @@ impl Slurm {
         command: &'static str,
         arguments: &[OsString],
     ) -> Result<Output, SlurmError> {
-        let program =
-            self.directory.as_ref().map_or_else(|| PathBuf::from(command), |d| d.join(command));
-        let mut child = Command::new(program);
+        let mut child = Command::new(self.program(command));
         child.args(arguments).env_clear().envs(self.environment.iter().map(|(k, v)| (k, v)));
         child.stdin(Stdio::null()).kill_on_drop(true);
         let output = tokio::time::timeout(self.deadline, child.output())

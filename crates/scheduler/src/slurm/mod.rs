@@ -12,6 +12,7 @@ mod submit;
 mod waiting;
 
 pub use answer::SubmitError;
+pub(crate) use command::environment;
 pub use command::{Slurm, SlurmError};
 pub use probe::{Accounting, Trial};
 pub use query::JobInfo;

@@ -237,8 +237,8 @@ mod tests {
 
     #[test]
     fn squeue_is_read_with_banner_and_odd_names() {
-        let text = "Welcome to the \
-            cluster\n17|PENDING|Resources|0:00|hpct-a\n18|RUNNING|None|1-02:03:04|my|job\n19_[1-4]|PENDING|Priority|0:00|array\n";
+        let text = "Welcome to the cluster\n17|PENDING|Resources|0:00|hpct-a\n\
+                    18|RUNNING|None|1-02:03:04|my|job\n19_[1-4]|PENDING|Priority|0:00|array\n";
         let jobs: Vec<JobInfo> = text.lines().filter_map(squeue_line).collect();
         assert_eq!(jobs.len(), 2);
         assert_eq!((jobs[0].name.as_str(), jobs[0].reason.as_str()), ("hpct-a", "Resources"));
@@ -249,9 +249,10 @@ mod tests {
 
     #[test]
     fn sacct_gives_the_memory_of_the_steps_to_the_job() {
-        let text = "17|OUT_OF_MEMORY|None|00:01:02||0:125|hpct-a\n17.batch|OUT_OF_MEMORY||00:01:02|2038000K|0:125|batch\n\
-                    17.extern|COMPLETED||00:01:02|1K|0:0|extern\n18|CANCELLED by \
-                    1000|None|00:00:00||0:0|hpct-b\n";
+        let text = "17|OUT_OF_MEMORY|None|00:01:02||0:125|hpct-a\n\
+                    17.batch|OUT_OF_MEMORY||00:01:02|2038000K|0:125|batch\n\
+                    17.extern|COMPLETED||00:01:02|1K|0:0|extern\n\
+                    18|CANCELLED by 1000|None|00:00:00||0:0|hpct-b\n";
         let jobs = sacct_lines(text);
         assert_eq!(jobs.len(), 2);
         assert_eq!((&jobs[0].state, jobs[0].used_mb), (&JobState::OutOfMemory, Some(1991)));

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use domain::SlurmJobId;
 
-/// A job that Slurm is to run: each part becomes an option of sbatch, in one place.
-#[derive(Clone, Debug, Default)]
+/// A job that is to run: each part becomes an option of sbatch, in one place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobRequest {
     /// `--job-name`.
     pub name: String,
@@ -19,6 +19,8 @@ pub struct JobRequest {
     pub memory_mb: u64,
     /// `--time`, in one of Slurm's forms.
     pub time: String,
+    /// The same in seconds.
+    pub seconds: u64,
     /// `--output` without its ending: `-NUMBER.log` is added, and a job that comes back goes on
     /// there.
     pub log: PathBuf,
@@ -49,6 +51,7 @@ pub struct JobRequest {
 /// One call of sbatch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
+    job: JobRequest,
     arguments: Vec<OsString>,
 }
 
@@ -65,6 +68,7 @@ fn escaped(path: &Path) -> String {
 
 impl From<JobRequest> for Request {
     fn from(job: JobRequest) -> Self {
+        let asked = job.clone();
         let mut arguments = vec![OsString::from("--parsable"), option("job-name", &job.name)];
         if let Some(other) = job.after_failure_of {
             arguments.push(option("dependency", format!("afternotok:{other}")));
@@ -100,7 +104,7 @@ impl From<JobRequest> for Request {
             arguments.push(option("signal", format!("B:USR1@{}", job.warning_seconds)));
         }
         arguments.extend(["--".into(), job.script.into(), job.argument]);
-        Self { arguments }
+        Self { job: asked, arguments }
     }
 }
 
@@ -114,6 +118,19 @@ impl Request {
         };
         let rest = self.arguments.iter().filter(|argument| !waits(argument)).cloned();
         std::iter::once("--test-only".into()).chain(rest).collect()
+    }
+
+    /// The job itself.
+    pub fn job(&self) -> &JobRequest {
+        &self.job
+    }
+
+    /// What runs on this host where there is no Slurm, as a person would type it.
+    pub fn local_line(&self) -> String {
+        let JobRequest { script, argument, cpus, memory_mb, time, .. } = &self.job;
+        let words = [script.as_os_str(), argument.as_os_str()];
+        let words = words.map(|word| quoted(&word.to_string_lossy())).join(" ");
+        format!("{words}  # {cpus} CPUs, {memory_mb} MB, {time}")
     }
 
     /// The arguments of sbatch.

@@ -3,6 +3,10 @@
 
 use std::ffi::OsString;
 
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
 use super::command::{Slurm, SlurmError};
 use base::text::printable;
 use domain::SlurmJobId;
@@ -14,8 +18,15 @@ pub struct Pending {
     id: SlurmJobId,
     priority: u64,
     partitions: Vec<String>,
-    /// When Slurm expects it to start, in the cluster's local time; it often does not say.
-    start: Option<String>,
+    /// When Slurm expects it to start; it often does not say.
+    start: Option<Timestamp>,
+}
+
+impl Pending {
+    /// A job of equal rank with all others of its partition.
+    pub(crate) fn new(id: SlurmJobId, partition: &str) -> Self {
+        Self { id, priority: 0, partitions: vec![partition.to_owned()], start: None }
+    }
 }
 
 /// What one node has.
@@ -36,8 +47,8 @@ pub struct Place {
     pub of: usize,
     /// The partition, or several, separated by commas.
     pub partition: String,
-    /// When Slurm expects it to start, in the cluster's local time.
-    pub start: Option<String>,
+    /// When Slurm expects it to start.
+    pub start: Option<Timestamp>,
 }
 
 const SQUEUE_FORMAT: &str = "%A|%Q|%P|%S";
@@ -54,7 +65,7 @@ impl Slurm {
             "--states=PENDING".into(),
             format!("--format={SQUEUE_FORMAT}").into(),
         ];
-        let output = self.run("squeue", &arguments).await?;
+        let output = self.in_utc().run("squeue", &arguments).await?;
         if !output.success {
             return Err(SlurmError::Failed { command: "squeue", detail: output.last_words() });
         }
@@ -90,7 +101,7 @@ pub fn place(id: SlurmJobId, all: &[Pending]) -> Option<Place> {
         position: 1 + others.iter().filter(|job| rank(job) < rank(own)).count(),
         of: 1 + others.len(),
         partition: own.partitions.join(","),
-        start: own.start.clone(),
+        start: own.start,
     })
 }
 
@@ -113,9 +124,14 @@ fn pending(line: &str) -> Option<Pending> {
         id: SlurmJobId(id.parse().ok()?),
         priority: priority.parse().ok()?,
         partitions: partitions.split(',').map(|name| printable(name, 60)).collect(),
-        start: (start.len() >= 10 && start.as_bytes()[0].is_ascii_digit())
-            .then(|| printable(start, 40)),
+        start: moment(start),
     })
+}
+
+/// A time as Slurm writes it, in UTC.
+fn moment(text: &str) -> Option<Timestamp> {
+    let time: DateTime = text.parse().ok()?;
+    Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
 /// sinfo writes a `+` after a number that not all nodes of a line have.
@@ -137,7 +153,8 @@ mod tests {
 
     #[test]
     fn the_place_goes_by_priority_and_then_by_age_within_the_partition() {
-        let text = "Welcome\n17|100|gpu|N/A\n18|200|gpu,long|2026-11-25T03:00:00\n19|100|long|N/A\n20|100|gpu|N/A\n21|900|other|N/A\n";
+        let text = "Welcome\n17|100|gpu|N/A\n18|200|gpu,long|2026-11-25T03:00:00\n\
+                    19|100|long|N/A\n20|100|gpu|N/A\n21|900|other|N/A\n";
         let all: Vec<Pending> = text.lines().filter_map(pending).collect();
         assert_eq!(all.len(), 5);
         let stands = |id| place(SlurmJobId(id), &all).map(|place| (place.position, place.of));
@@ -147,12 +164,14 @@ mod tests {
         );
         assert_eq!((stands(21), stands(99)), (Some((1, 1)), None));
         let start = |id| place(SlurmJobId(id), &all).and_then(|place| place.start);
-        assert_eq!((start(18).as_deref(), start(17)), (Some("2026-11-25T03:00:00"), None));
+        assert_eq!((start(18), start(17)), ("2026-11-25T03:00:00Z".parse().ok(), None));
+        assert_eq!(["Unknown", "NONE", "", "2026-13-25T03:00:00"].map(moment), [None; 4]);
     }
 
     #[test]
     fn nodes_that_suffice_are_counted_once() {
-        let text = "n1|300000|8|gpu\nn1|300000|8|long\nn2|128000+|8|gpu\nn3|300000|4|gpu\nn4|300000|8|other\nbanner\n";
+        let text = "n1|300000|8|gpu\nn1|300000|8|long\nn2|128000+|8|gpu\nn3|300000|4|gpu\n\
+                    n4|300000|8|other\nbanner\n";
         let nodes: Vec<Node> = text.lines().filter_map(node).collect();
         assert_eq!(fitting("gpu", 257_000, 6, &nodes), (1, 3));
         assert_eq!(fitting("gpu,long", 100_000, 4, &nodes), (3, 3));

@@ -88,6 +88,8 @@ pub enum Origin {
     Estimate,
     /// Finished jobs of this site tell it.
     Measured,
+    /// What was chosen first was not enough, and the job goes on with more.
+    Raised,
     /// A word of a newer program.
     #[serde(other)]
     Unknown,
@@ -181,14 +183,12 @@ impl JobState {
     }
 }
 
-/// `job.progress`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct JobProgress {
-    /// The time of the progress.
-    pub at: Timestamp,
-    /// The model under way, such as `Background Model`.
+/// Where a training stands: in `job.progress`, and in the trainer's note for `check`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The model under way, such as `Background Model`; empty before the first.
     pub layer: String,
-    /// Its number, from 1.
+    /// Its number, from 1; 0 before the first.
     pub layer_number: usize,
     /// How many layers there are.
     pub layers: usize,
@@ -204,31 +204,18 @@ pub struct JobProgress {
     pub loss: Option<f64>,
     /// Validation accuracy after the latest epoch of this layer.
     pub accuracy: Option<f64>,
-    /// F1 of the layer's pixels after that epoch.
+    /// F1 of the layer's pixels in the validation samples after that epoch.
     pub f1: Option<f64>,
     /// The best validation accuracy of this layer so far.
     pub best: Option<f64>,
-    /// The largest resident memory so far, in Slurm's MB.
+    /// The largest resident memory so far, in Slurm's MB (1,048,576 bytes).
     pub peak_memory_mb: Option<u64>,
-    /// When the training ends at the latest, at the pace of now.
+    /// When the training ends at the latest if it goes on at the pace of this run. A layer that
+    /// learns nothing more ends earlier. Nothing before the pace is known.
     pub expected_end: Option<Timestamp>,
 }
 
-impl JobProgress {
-    /// The message.
-    pub fn message(&self, correlation_id: &str) -> Message<'static> {
-        let clipped = Self { layer: clip(&self.layer, MAX_LINE), ..self.clone() };
-        Message::json(Kind::Progress, correlation_id, self.at, write(&clipped))
-    }
-
-    /// Reads the body of a `job.progress`.
-    ///
-    /// # Errors
-    /// When it is none.
-    pub fn parse(body: &[u8]) -> Result<Self, BodyError> {
-        read(body)
-    }
-
+impl Standing {
     /// How much of all epochs of all layers is done, 0 to 1. A layer that stops early makes it jump
     /// forward.
     pub fn fraction(&self) -> f64 {
@@ -242,6 +229,47 @@ impl JobProgress {
         let of_epoch = if steps < 1.0 { 0.0 } else { step / steps };
         let of_layer = (epoch - 1.0 + of_epoch) / epochs;
         ((layer - 1.0 + of_layer) / layers).clamp(0.0, 1.0)
+    }
+
+    /// Most steps that are left: if every layer takes all of its epochs, and if those to come are
+    /// as large as this one. `None` before the first step, or if the numbers contradict each other.
+    pub fn steps_left(&self) -> Option<u64> {
+        let Self { layer_number, layers, epoch, epochs, step, steps, .. } = *self;
+        if layer_number == 0 || epoch == 0 {
+            return None;
+        }
+        let of_epoch = steps.checked_sub(step)?;
+        let of_layer = epochs.checked_sub(epoch)?.checked_mul(steps)?;
+        let of_others =
+            layers.checked_sub(layer_number)?.checked_mul(epochs)?.checked_mul(steps)?;
+        u64::try_from(of_epoch.checked_add(of_layer)?.checked_add(of_others)?).ok()
+    }
+}
+
+/// `job.progress`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobProgress {
+    /// The time of the progress.
+    pub at: Timestamp,
+    /// Where the training stands.
+    #[serde(flatten)]
+    pub standing: Standing,
+}
+
+impl JobProgress {
+    /// The message.
+    pub fn message(&self, correlation_id: &str) -> Message<'static> {
+        let mut clipped = self.clone();
+        clipped.standing.layer = clip(&self.standing.layer, MAX_LINE);
+        Message::json(Kind::Progress, correlation_id, self.at, write(&clipped))
+    }
+
+    /// Reads the body of a `job.progress`.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse(body: &[u8]) -> Result<Self, BodyError> {
+        read(body)
     }
 }
 
@@ -414,200 +442,5 @@ impl End {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn at() -> impl Strategy<Value = Timestamp> {
-        (0i64..4_000_000_000).prop_map(|s| Timestamp::from_second(s).unwrap())
-    }
-
-    fn origin() -> impl Strategy<Value = Origin> {
-        prop_oneof![
-            Just(Origin::Job),
-            Just(Origin::Site),
-            Just(Origin::Estimate),
-            Just(Origin::Measured)
-        ]
-    }
-
-    fn asked() -> impl Strategy<Value = Option<Asked>> {
-        let values =
-            (1u32..4096, origin(), 1u64..100_000_000, origin(), 60u64..31_536_000, origin());
-        prop::option::of(values.prop_map(
-            |(cpus, cpus_from, memory_mb, memory_from, time_seconds, time_from)| Asked {
-                cpus,
-                cpus_from,
-                memory_mb,
-                memory_from,
-                time_seconds,
-                time_from,
-            },
-        ))
-    }
-
-    fn used() -> impl Strategy<Value = Used> {
-        (any::<Option<u64>>(), any::<Option<u64>>())
-            .prop_map(|(memory_mb, seconds)| Used { memory_mb, seconds })
-    }
-
-    fn number() -> impl Strategy<Value = Option<f64>> {
-        prop::option::of(-1e9..1e9)
-    }
-
-    fn phase() -> impl Strategy<Value = Phase> {
-        use Phase::{Cancelling, Requeued, Running, Submitted, Taken, Waiting};
-        prop::sample::select(vec![Taken, Submitted, Waiting, Running, Requeued, Cancelling])
-    }
-
-    proptest! {
-        #[test]
-        fn a_state_is_read_back(
-            state in phase(), at in at(), detail in "[^\\p{C}\\p{Zl}\\p{Zp}]{0,80}", slurm_job in any::<Option<u64>>(),
-            queue_position in any::<Option<usize>>(), starts_at in prop::option::of(at()), asked in asked(),
-        ) {
-            let state = JobState { state, at, detail, slurm_job, queue_position, starts_at, asked };
-            let message = state.message("c");
-            prop_assert!(message.body.len() <= MAX_JSON_BYTES);
-            prop_assert_eq!(JobState::parse(&message.body).unwrap(), state.clone());
-            prop_assert_eq!(message.message_id, state.message("c").message_id);
-        }
-
-        #[test]
-        fn progress_is_read_back_to_the_last_bit(
-            at in at(), layer in "[A-Za-z0-9 ]{0,30}", counts in any::<[u16; 6]>(), loss in number(),
-            accuracy in number(), f1 in number(), best in number(), peak_memory_mb in any::<Option<u64>>(),
-            expected_end in prop::option::of(at()),
-        ) {
-            let [layer_number, layers, epoch, epochs, step, steps] = counts.map(usize::from);
-            let progress = JobProgress {
-                at, layer, layer_number, layers, epoch, epochs, step, steps, loss, accuracy, f1, best,
-                peak_memory_mb, expected_end,
-            };
-            let message = progress.message("c");
-            prop_assert_eq!(JobProgress::parse(&message.body).unwrap(), progress.clone());
-            prop_assert!((0.0..=1.0).contains(&progress.fraction()));
-        }
-
-        #[test]
-        fn an_end_is_read_back_from_the_wire_and_from_the_spool(
-            at in at(), error in "[^\\p{C}\\p{Zl}\\p{Zp}]{1,80}", cause in "[a-z_]{1,20}", advice in "[a-z .]{0,60}",
-            log in prop::collection::vec("[^\\p{C}\\p{Zl}\\p{Zp}]{0,60}", 0..40), asked in asked(), used in used(),
-            names in prop::collection::vec("[A-Za-z0-9 ]{1,20}", 0..14), seed in any::<u64>(),
-            seconds in 0.0..1e6,
-        ) {
-            let failed = JobFailed { at, error, cause, advice, log, asked: asked.clone(), used: used.clone() };
-            let models = names.iter().map(|name| ModelEntry {
-                name: name.clone(), sha256: super::super::sha256(name.as_bytes()), size: seed,
-            });
-            let figures = names.iter().map(|name| Figures {
-                model: name.clone(), epochs: 15, best_epoch: 3, accuracy: Some(0.98), f1: None, loss: Some(0.1),
-                train_samples: 800, validation_samples: 200, learned: true, seconds,
-            });
-            let times = Times { seconds, download_seconds: seconds / 3.0 };
-            let done =
-                JobDone { at, models: models.collect(), figures: figures.collect(), times, seed, asked, used };
-            for end in [End::Failed(failed), End::Done(done)] {
-                let message = end.message("c");
-                prop_assert!(message.body.len() <= MAX_JSON_BYTES);
-                prop_assert_eq!(End::parse(end.kind(), &message.body).unwrap(), end.clone());
-                prop_assert_eq!(End::from_spool(&end.body()).unwrap(), end.clone());
-                prop_assert_eq!(message.kind, end.kind());
-            }
-        }
-
-        /// Whatever a sentence or a log holds, the body stays within its limit.
-        #[test]
-        fn no_text_makes_a_body_too_large(text in "\\PC{0,200}", repeat in 0usize..2000, lines in 0usize..200) {
-            let text = format!("{text}\u{1}\u{7f}\"\\").repeat(repeat);
-            let failed = JobFailed {
-                at: Timestamp::UNIX_EPOCH, error: text.clone(), cause: text.clone(), advice: text.clone(),
-                log: vec![text.clone(); lines], asked: None, used: Used::default(),
-            };
-            prop_assert!(End::Failed(failed).body().len() <= MAX_JSON_BYTES);
-            let state = JobState::new(Phase::Waiting, Timestamp::UNIX_EPOCH, &text);
-            let state = JobState { detail: text, ..state };
-            prop_assert!(state.message("c").body.len() <= MAX_JSON_BYTES);
-        }
-
-        #[test]
-        fn hostile_bytes_are_no_body_or_a_whole_one(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = JobState::parse(&bytes);
-            let _ = JobProgress::parse(&bytes);
-            if let Ok(end) = End::from_spool(&bytes) {
-                prop_assert_eq!(End::from_spool(&end.body()).unwrap().kind(), end.kind());
-            }
-        }
-    }
-
-    #[test]
-    fn a_torn_end_is_no_end() {
-        let failed = JobFailed {
-            at: Timestamp::UNIX_EPOCH,
-            error: "no".into(),
-            cause: "input".into(),
-            advice: String::new(),
-            log: Vec::new(),
-            asked: None,
-            used: Used::default(),
-        };
-        let body = End::Failed(failed).body();
-        for length in 0..body.len() {
-            assert!(End::from_spool(&body[..length]).is_err(), "{length}");
-        }
-        for other in [&b"{}"[..], b"[]", b"{\"Model 0\":\"AAAA\"}", b"{\"error\":5}", b"null"] {
-            assert!(End::from_spool(other).is_err());
-        }
-        assert!(matches!(End::parse(Kind::State, &body), Err(BodyError::NoEnd(Kind::State))));
-        let large = vec![b' '; MAX_JSON_BYTES + 1];
-        assert!(matches!(End::from_spool(&large), Err(BodyError::TooLarge(_))));
-    }
-
-    #[test]
-    fn words_of_a_newer_program_are_read() {
-        let state = br#"{"state":"dreaming","at":"2026-11-01T10:00:00Z","detail":"","more":[1]}"#;
-        assert_eq!(JobState::parse(state).unwrap().state, Phase::Unknown);
-    }
-
-    #[test]
-    fn how_far_a_job_is_follows_from_its_counts() {
-        let progress = JobProgress {
-            at: Timestamp::UNIX_EPOCH,
-            layer: "Model 0".into(),
-            layer_number: 2,
-            layers: 4,
-            epoch: 3,
-            epochs: 4,
-            step: 5,
-            steps: 10,
-            loss: None,
-            accuracy: None,
-            f1: None,
-            best: None,
-            peak_memory_mb: None,
-            expected_end: None,
-        };
-        assert!((progress.fraction() - (1.0 + 2.5 / 4.0) / 4.0).abs() < 1e-12);
-        assert_eq!(JobProgress { epoch: 0, ..progress.clone() }.fraction(), 0.0);
-        assert_eq!(JobProgress { layer_number: 9, ..progress }.fraction(), 1.0);
-    }
-
-    #[test]
-    fn of_a_long_log_the_last_lines_are_sent() {
-        let failed = JobFailed {
-            at: Timestamp::UNIX_EPOCH,
-            error: "e".into(),
-            cause: "training".into(),
-            advice: "a".into(),
-            log: (0..100).map(|n| n.to_string()).collect(),
-            asked: None,
-            used: Used::default(),
-        };
-        let End::Failed(sent) = End::from_spool(&End::Failed(failed).body()).unwrap() else {
-            panic!("a failure")
-        };
-        assert_eq!(sent.log.len(), MAX_LINES);
-        assert_eq!(sent.log.last().map(String::as_str), Some("99"));
-    }
-}
+#[path = "body_tests.rs"]
+mod tests;

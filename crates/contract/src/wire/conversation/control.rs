@@ -126,7 +126,9 @@ mod tests {
         }
 
         #[test]
-        fn hostile_bytes_are_refused_or_within_the_limits(body in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn hostile_bytes_are_refused_or_within_the_limits(
+            body in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
             if let Ok(cancel) = Cancel::parse(&body) {
                 prop_assert!((1..=MAX_NAME).contains(&cancel.correlation_id.len()));
             }

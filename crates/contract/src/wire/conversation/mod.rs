@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 
 pub use body::{
     Asked, BodyError, End, Figures, JobDone, JobFailed, JobProgress, JobState, ModelEntry, Origin,
-    Phase, Times, Used,
+    Phase, Standing, Times, Used,
 };
 pub use control::{CONTROL_QUEUE, Cancel, ControlError};
 pub use model::{Collected, Collector, ModelPart, PART_BYTES, PartError, model_messages};

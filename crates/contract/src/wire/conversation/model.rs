@@ -347,7 +347,8 @@ mod tests {
             let mut collector = Collector::default();
             let mut whole = 0;
             for message in order.iter().map(|at| at.get(&all)).chain(&all).chain(&all) {
-                if let Some(model) = collector.take(&read(message).unwrap(), &message.body).unwrap() {
+                let taken = collector.take(&read(message).unwrap(), &message.body);
+                if let Some(model) = taken.unwrap() {
                     prop_assert_eq!(&model.file, &file);
                     prop_assert_eq!(&model.sha256, &sha256(&file));
                     whole += 1;

@@ -3,13 +3,15 @@
  *     cc -o make make.c -ljpeg && ./make
  *     for file in *_plain.jpg; do djpeg -ppm "$file" > "${file%_plain.jpg}.ppm"; done
  *
- * NAME_HOW.jpg: NAME is the colours and their sampling factors, HOW the way in which they are stored:
+ * NAME_HOW.jpg: NAME is the colours and their sampling factors, HOW the way in which they are
+ * stored:
  *   plain        baseline, all colours in one scan
  *   restart      the same, with a restart after every second unit
  *   progressive  libjpeg's own series of scans
  *   separate     baseline, each colour in a scan of its own, with restarts after every fifth block
  *   paired       baseline, the first colour by itself, then the others
- * How a file is stored makes no difference to its pixels: NAME.ppm is right for all of NAME's files. */
+ * How a file is stored makes no difference to its pixels: NAME.ppm is right for all of NAME's
+ * files. */
 #include <stdio.h>
 #include <string.h>
 #include <jpeglib.h>
@@ -64,7 +66,8 @@ static void make(const char *name, J_COLOR_SPACE space, const char *factors, con
         for (int x = 0; x < WIDTH; x++)
             for (int i = 0; i < count; i++) {
                 /* Strokes on a ground that changes slowly; the fourth colour is black's absence. */
-                int stroke = (x / 5 + y / 7 + i) % 3 == 0, value = stroke ? 60 + 30 * i : 200 - 25 * i + x / 2 - y;
+                int stroke = (x / 5 + y / 7 + i) % 3 == 0;
+                int value = stroke ? 60 + 30 * i : 200 - 25 * i + x / 2 - y;
                 row[count * x + i] = i == 3 ? 255 - value / 3 : value;
             }
         jpeg_write_scanlines(&jpeg, &rows, 1);
@@ -74,7 +77,11 @@ static void make(const char *name, J_COLOR_SPACE space, const char *factors, con
 }
 
 int main(void) {
-    static const struct { const char *name; J_COLOR_SPACE space; const char *factors; } colours[] = {
+    static const struct {
+        const char *name;
+        J_COLOR_SPACE space;
+        const char *factors;
+    } colours[] = {
         {"grey", JCS_GRAYSCALE, "11"},          {"grey_22", JCS_GRAYSCALE, "22"},
         {"rgb", JCS_RGB, "111111"},             {"ycc", JCS_YCbCr, "111111"},
         {"ycc_21", JCS_YCbCr, "211111"},        {"ycc_12", JCS_YCbCr, "121111"},

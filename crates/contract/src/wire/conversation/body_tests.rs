@@ -1,0 +1,256 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn at() -> impl Strategy<Value = Timestamp> {
+    (0i64..4_000_000_000).prop_map(|s| Timestamp::from_second(s).unwrap())
+}
+
+fn origin() -> impl Strategy<Value = Origin> {
+    prop_oneof![
+        Just(Origin::Job),
+        Just(Origin::Site),
+        Just(Origin::Estimate),
+        Just(Origin::Measured),
+        Just(Origin::Raised)
+    ]
+}
+
+fn asked() -> impl Strategy<Value = Option<Asked>> {
+    let values = (1u32..4096, origin(), 1u64..100_000_000, origin(), 60u64..31_536_000, origin());
+    prop::option::of(values.prop_map(
+        |(cpus, cpus_from, memory_mb, memory_from, time_seconds, time_from)| Asked {
+            cpus,
+            cpus_from,
+            memory_mb,
+            memory_from,
+            time_seconds,
+            time_from,
+        },
+    ))
+}
+
+fn used() -> impl Strategy<Value = Used> {
+    (any::<Option<u64>>(), any::<Option<u64>>())
+        .prop_map(|(memory_mb, seconds)| Used { memory_mb, seconds })
+}
+
+fn number() -> impl Strategy<Value = Option<f64>> {
+    prop::option::of(-1e9..1e9)
+}
+
+fn phase() -> impl Strategy<Value = Phase> {
+    use Phase::{Cancelling, Requeued, Running, Submitted, Taken, Waiting};
+    prop::sample::select(vec![Taken, Submitted, Waiting, Running, Requeued, Cancelling])
+}
+
+proptest! {
+    #[test]
+    fn a_state_is_read_back(
+        state in phase(),
+        at in at(),
+        detail in "[^\\p{C}\\p{Zl}\\p{Zp}]{0,80}",
+        slurm_job in any::<Option<u64>>(),
+        queue_position in any::<Option<usize>>(),
+        starts_at in prop::option::of(at()),
+        asked in asked(),
+    ) {
+        let state = JobState { state, at, detail, slurm_job, queue_position, starts_at, asked };
+        let message = state.message("c");
+        prop_assert!(message.body.len() <= MAX_JSON_BYTES);
+        prop_assert_eq!(JobState::parse(&message.body).unwrap(), state.clone());
+        prop_assert_eq!(message.message_id, state.message("c").message_id);
+    }
+
+    #[test]
+    fn progress_is_read_back_to_the_last_bit(
+        at in at(),
+        layer in "[A-Za-z0-9 ]{0,30}",
+        counts in any::<[u16; 6]>(),
+        loss in number(),
+        accuracy in number(),
+        f1 in number(),
+        best in number(),
+        peak_memory_mb in any::<Option<u64>>(),
+        expected_end in prop::option::of(at()),
+    ) {
+        let [layer_number, layers, epoch, epochs, step, steps] = counts.map(usize::from);
+        let standing = Standing {
+            layer, layer_number, layers, epoch, epochs, step, steps, loss, accuracy, f1, best,
+            peak_memory_mb, expected_end,
+        };
+        let progress = JobProgress { at, standing };
+        let message = progress.message("c");
+        prop_assert_eq!(JobProgress::parse(&message.body).unwrap(), progress.clone());
+        prop_assert!((0.0..=1.0).contains(&progress.standing.fraction()));
+    }
+
+    #[test]
+    fn an_end_is_read_back_from_the_wire_and_from_the_spool(
+        at in at(),
+        error in "[^\\p{C}\\p{Zl}\\p{Zp}]{1,80}",
+        cause in "[a-z_]{1,20}",
+        advice in "[a-z .]{0,60}",
+        log in prop::collection::vec("[^\\p{C}\\p{Zl}\\p{Zp}]{0,60}", 0..40),
+        asked in asked(),
+        used in used(),
+        names in prop::collection::vec("[A-Za-z0-9 ]{1,20}", 0..14),
+        seed in any::<u64>(),
+        seconds in 0.0..1e6,
+    ) {
+        let failed = JobFailed {
+            at,
+            error,
+            cause,
+            advice,
+            log,
+            asked: asked.clone(),
+            used: used.clone(),
+        };
+        let models = names.iter().map(|name| ModelEntry {
+            name: name.clone(), sha256: super::super::sha256(name.as_bytes()), size: seed,
+        });
+        let figures = names.iter().map(|name| Figures {
+            model: name.clone(),
+            epochs: 15,
+            best_epoch: 3,
+            accuracy: Some(0.98),
+            f1: None,
+            loss: Some(0.1),
+            train_samples: 800,
+            validation_samples: 200,
+            learned: true,
+            seconds,
+        });
+        let times = Times { seconds, download_seconds: seconds / 3.0 };
+        let (models, figures) = (models.collect(), figures.collect());
+        let done = JobDone { at, models, figures, times, seed, asked, used };
+        for end in [End::Failed(failed), End::Done(done)] {
+            let message = end.message("c");
+            prop_assert!(message.body.len() <= MAX_JSON_BYTES);
+            prop_assert_eq!(End::parse(end.kind(), &message.body).unwrap(), end.clone());
+            prop_assert_eq!(End::from_spool(&end.body()).unwrap(), end.clone());
+            prop_assert_eq!(message.kind, end.kind());
+        }
+    }
+
+    /// Whatever a sentence or a log holds, the body stays within its limit.
+    #[test]
+    fn no_text_makes_a_body_too_large(
+        text in "\\PC{0,200}",
+        repeat in 0usize..2000,
+        lines in 0usize..200,
+    ) {
+        let text = format!("{text}\u{1}\u{7f}\"\\").repeat(repeat);
+        let failed = JobFailed {
+            at: Timestamp::UNIX_EPOCH,
+            error: text.clone(),
+            cause: text.clone(),
+            advice: text.clone(),
+            log: vec![text.clone(); lines],
+            asked: None,
+            used: Used::default(),
+        };
+        prop_assert!(End::Failed(failed).body().len() <= MAX_JSON_BYTES);
+        let state = JobState::new(Phase::Waiting, Timestamp::UNIX_EPOCH, &text);
+        let state = JobState { detail: text, ..state };
+        prop_assert!(state.message("c").body.len() <= MAX_JSON_BYTES);
+    }
+
+    #[test]
+    fn hostile_bytes_are_no_body_or_a_whole_one(
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let _ = JobState::parse(&bytes);
+        let _ = JobProgress::parse(&bytes);
+        if let Ok(end) = End::from_spool(&bytes) {
+            prop_assert_eq!(End::from_spool(&end.body()).unwrap().kind(), end.kind());
+        }
+    }
+}
+
+#[test]
+fn a_torn_end_is_no_end() {
+    let failed = JobFailed {
+        at: Timestamp::UNIX_EPOCH,
+        error: "no".into(),
+        cause: "input".into(),
+        advice: String::new(),
+        log: Vec::new(),
+        asked: None,
+        used: Used::default(),
+    };
+    let body = End::Failed(failed).body();
+    for length in 0..body.len() {
+        assert!(End::from_spool(&body[..length]).is_err(), "{length}");
+    }
+    for other in [&b"{}"[..], b"[]", b"{\"Model 0\":\"AAAA\"}", b"{\"error\":5}", b"null"] {
+        assert!(End::from_spool(other).is_err());
+    }
+    assert!(matches!(End::parse(Kind::State, &body), Err(BodyError::NoEnd(Kind::State))));
+    let large = vec![b' '; MAX_JSON_BYTES + 1];
+    assert!(matches!(End::from_spool(&large), Err(BodyError::TooLarge(_))));
+}
+
+#[test]
+fn words_of_a_newer_program_are_read() {
+    let state = br#"{"state":"dreaming","at":"2026-11-01T10:00:00Z","detail":"","more":[1]}"#;
+    assert_eq!(JobState::parse(state).unwrap().state, Phase::Unknown);
+}
+
+#[test]
+fn how_far_a_job_is_follows_from_its_counts() {
+    let standing = Standing {
+        layer: "Model 0".into(),
+        layer_number: 2,
+        layers: 4,
+        epoch: 3,
+        epochs: 4,
+        step: 5,
+        steps: 10,
+        ..Standing::default()
+    };
+    assert!((standing.fraction() - (1.0 + 2.5 / 4.0) / 4.0).abs() < 1e-12);
+    assert_eq!(Standing { epoch: 0, ..standing.clone() }.fraction(), 0.0);
+    assert_eq!(Standing { layer_number: 9, ..standing.clone() }.fraction(), 1.0);
+    assert_eq!(standing.steps_left(), Some(5 + 10 + 2 * 40));
+    let odd = [
+        Standing { layer_number: 0, ..standing.clone() },
+        Standing { layers: 1, ..standing.clone() },
+        Standing { epochs: 2, ..standing.clone() },
+        Standing { step: 11, ..standing },
+    ];
+    assert!(odd.iter().all(|odd| odd.steps_left().is_none()));
+}
+
+#[test]
+fn progress_has_the_keys_of_the_protocol() {
+    let progress = JobProgress { at: Timestamp::UNIX_EPOCH, standing: Standing::default() };
+    let body = String::from_utf8(progress.message("c").body.into_owned()).unwrap();
+    assert_eq!(
+        body,
+        concat!(
+            r#"{"at":"1970-01-01T00:00:00Z","layer":"","layer_number":0,"layers":0,"epoch":0,"#,
+            r#""epochs":0,"step":0,"steps":0,"loss":null,"accuracy":null,"f1":null,"best":null,"#,
+            r#""peak_memory_mb":null,"expected_end":null}"#
+        )
+    );
+}
+
+#[test]
+fn of_a_long_log_the_last_lines_are_sent() {
+    let failed = JobFailed {
+        at: Timestamp::UNIX_EPOCH,
+        error: "e".into(),
+        cause: "training".into(),
+        advice: "a".into(),
+        log: (0..100).map(|n| n.to_string()).collect(),
+        asked: None,
+        used: Used::default(),
+    };
+    let End::Failed(sent) = End::from_spool(&End::Failed(failed).body()).unwrap() else {
+        panic!("a failure")
+    };
+    assert_eq!(sent.log.len(), MAX_LINES);
+    assert_eq!(sent.log.last().map(String::as_str), Some("99"));
+}

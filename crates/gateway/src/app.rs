@@ -1,0 +1,116 @@
+//! What all requests share.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use tokio::sync::Semaphore;
+use tracing::error;
+
+use crate::problem::Problem;
+use crate::rates::Rates;
+use crate::store::{Store, StoreError};
+
+/// How much is taken from whoever asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes of an upload.
+    pub upload_bytes: u64,
+    /// Most bytes of any other request.
+    pub body_bytes: usize,
+    /// Most runs of one account that may wait.
+    pub waiting_runs: u64,
+    /// Most uploads at a time.
+    pub uploads: usize,
+    /// Most watchers of events at a time.
+    pub watchers: usize,
+    /// Most requests of an account a second; five times as many may come at once.
+    pub requests: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            upload_bytes: 1 << 30,
+            body_bytes: 256 << 10,
+            waiting_runs: 200,
+            uploads: 16,
+            watchers: 500,
+            requests: 50,
+        }
+    }
+}
+
+/// How requests are served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Serving {
+    /// How much is taken.
+    pub limits: Limits,
+    /// Whether browsers reach this gateway by TLS, through a proxy.
+    pub behind_proxy: bool,
+    /// Whether calls of gRPC may come without a token: they are this machine's user's then.
+    pub open_grpc: bool,
+}
+
+/// What all requests share; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct App {
+    /// The store.
+    pub store: Arc<Store>,
+    /// How much is taken.
+    pub limits: Limits,
+    /// Whether browsers reach this gateway by TLS, through a proxy.
+    pub behind_proxy: bool,
+    /// Whether calls of gRPC may come without a token.
+    pub open_grpc: bool,
+    /// One for each upload that may come in at a time.
+    pub uploads: Arc<Semaphore>,
+    /// One page is decoded at a time: a page of 100 megapixels takes 300 MB and more.
+    pub decoding: Arc<Semaphore>,
+    /// One for each watcher of events.
+    pub watchers: Arc<Semaphore>,
+    /// How often each account may ask.
+    pub rates: Arc<Rates>,
+}
+
+impl App {
+    /// Over this store.
+    pub(crate) fn new(store: Arc<Store>, serving: Serving) -> Self {
+        let Serving { limits, behind_proxy, open_grpc } = serving;
+        Self {
+            store,
+            limits,
+            behind_proxy,
+            open_grpc,
+            uploads: Arc::new(Semaphore::new(limits.uploads)),
+            decoding: Arc::new(Semaphore::new(1)),
+            watchers: Arc::new(Semaphore::new(limits.watchers)),
+            rates: Arc::new(Rates::new(limits.requests)),
+        }
+    }
+
+    /// Asks the store on a thread that may wait.
+    ///
+    /// # Errors
+    /// What the store says, as a problem document.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let store = Arc::clone(&self.store);
+        blocking(move || ask(&store)).await?.map_err(Problem::from)
+    }
+}
+
+/// Does work that takes long on a thread of its own.
+///
+/// # Errors
+/// When the work panics: a fault of the program.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|fault| {
+        error!("a request ended by a fault of the program: {fault}");
+        let what = "a fault of the gateway; its log says more";
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, what)
+    })
+}

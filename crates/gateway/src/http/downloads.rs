@@ -1,0 +1,291 @@
+//! Files of runs: whole, in part, or not again.
+
+use std::io::SeekFrom;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+
+use super::runs::visible;
+use crate::app::App;
+use crate::identity::Identity;
+use crate::problem::Problem;
+use crate::runner::LOG;
+use crate::store::{ResultKind, Run, StoreError};
+
+/// Bytes that are sent at a time.
+const PIECE: usize = 64 << 10;
+
+/// A report runs nothing and loads nothing, whatever it may contain.
+const REPORT_POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox";
+
+/// Download a model
+#[utoipa::path(
+    get, path = "/v1/runs/{id}/models/{name}", tag = "runs",
+    params(
+        ("id" = i64, Path, description = "The run's number"),
+        ("name" = String, Path, example = "Model 0.hdf5", description = "The model's file"),
+        ("Range" = Option<String>, Header, description = "bytes=FIRST-LAST"),
+        ("If-None-Match" = Option<String>, Header, description = "The ETag that is known"),
+    ),
+    responses(
+        (status = 200, description = "The model", content_type = "application/x-hdf5",
+            body = Vec<u8>, headers(("ETag" = String))),
+        (status = 206, description = "The part that was asked for",
+            content_type = "application/x-hdf5", body = Vec<u8>),
+        (status = 304, description = "It is the one that is known"),
+        (status = 404, description = "There is none", body = Problem,
+            content_type = "application/problem+json"),
+        (status = 416, description = "It has no such part", body = Problem,
+            content_type = "application/problem+json"),
+        (status = "default", description = "Any other problem", body = Problem,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn model(
+    State(app): State<App>,
+    identity: Identity,
+    Path((id, name)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let run = visible(&app, &identity, &id).await?;
+    send_result(&app, &run, &name, Some(ResultKind::Model), &headers).await
+}
+
+/// Download any file of a run
+#[utoipa::path(
+    get, path = "/v1/runs/{id}/files/{name}", tag = "runs",
+    params(
+        ("id" = i64, Path, description = "The run's number"),
+        ("name" = String, Path, example = "preview.png", description = "The file"),
+    ),
+    responses(
+        (status = 200, description = "The file", content_type = "application/octet-stream",
+            body = Vec<u8>),
+        (status = 404, description = "There is none", body = Problem,
+            content_type = "application/problem+json"),
+        (status = "default", description = "Any other problem", body = Problem,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn file(
+    State(app): State<App>,
+    identity: Identity,
+    Path((id, name)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let run = visible(&app, &identity, &id).await?;
+    send_result(&app, &run, &name, None, &headers).await
+}
+
+/// The report of a run, a web page
+#[utoipa::path(
+    get, path = "/v1/runs/{id}/report", tag = "runs",
+    params(("id" = i64, Path, description = "The run's number")),
+    responses(
+        (status = 200, description = "The report", content_type = "text/html", body = String),
+        (status = 404, description = "There is none (yet)", body = Problem,
+            content_type = "application/problem+json"),
+        (status = "default", description = "Any other problem", body = Problem,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn report(
+    State(app): State<App>,
+    identity: Identity,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let run = visible(&app, &identity, &id).await?;
+    send_result(&app, &run, "report.html", None, &headers).await
+}
+
+/// What the training of a run has logged
+#[utoipa::path(
+    get, path = "/v1/runs/{id}/log", tag = "runs",
+    params(("id" = i64, Path, description = "The run's number")),
+    responses(
+        (status = 200, description = "The log", content_type = "text/plain", body = String),
+        (status = 404, description = "There is none (yet)", body = Problem,
+            content_type = "application/problem+json"),
+        (status = "default", description = "Any other problem", body = Problem,
+            content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn log(
+    State(app): State<App>,
+    identity: Identity,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let run = visible(&app, &identity, &id).await?;
+    send_result(&app, &run, LOG, None, &headers).await
+}
+
+async fn send_result(
+    app: &App,
+    run: &Run,
+    name: &str,
+    kind: Option<ResultKind>,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let fits = |found: ResultKind| kind.is_none_or(|kind| kind == found);
+    let result = run.results.iter().find(|result| result.name == name && fits(result.kind));
+    let Some(result) = result else {
+        let when = if run.life.state.is_end() { "" } else { " yet: the run is not over" };
+        return Err(Problem::missing(format!("such file of run {}{when}", run.id)));
+    };
+    let (media, shown) = match result.kind {
+        ResultKind::Model => ("application/x-hdf5", false),
+        ResultKind::Report => ("text/html; charset=utf-8", true),
+        ResultKind::Record => ("application/json", true),
+        ResultKind::Preview => ("image/png", true),
+        ResultKind::Layer => ("image/png", false),
+        ResultKind::Log => ("text/plain; charset=utf-8", true),
+    };
+    let name = (!shown).then_some(&*result.name);
+    send(app, &result.object.sha256, media, name, headers).await
+}
+
+/// Sends an object; with a name, to be saved.
+pub(super) async fn send(
+    app: &App,
+    sha256: &str,
+    media: &'static str,
+    save_as: Option<&str>,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let tag = format!("\"{sha256}\"");
+    let asked = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let known = asked(header::IF_NONE_MATCH).is_some_and(|known| matches(known, &tag));
+    if known {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    }
+    let path = app.store.objects().path(sha256);
+    let unread = |source| {
+        Problem::from(StoreError::File { path: path.clone(), what: "can't be read", source })
+    };
+    let mut file = tokio::fs::File::open(&path).await.map_err(unread)?;
+    let size = file.metadata().await.map_err(unread)?.len();
+    // If-Range: where the file is not the one that the client has begun, it gets the whole.
+    let same = asked(header::IF_RANGE).is_none_or(|known| known == tag);
+    let part = match asked(header::RANGE).filter(|_| same).map(|range| part_of(range, size)) {
+        None | Some(Part::Whole) => None,
+        Some(Part::Bytes { first, last }) => Some((first, last)),
+        Some(Part::Outside) => {
+            let what = format!("the file has {size} bytes");
+            let mut refused = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, what).into_response();
+            if let Ok(value) = format!("bytes */{size}").parse() {
+                refused.headers_mut().insert(header::CONTENT_RANGE, value);
+            }
+            return Ok(refused);
+        }
+    };
+    let (first, last) = part.unwrap_or((0, size.saturating_sub(1)));
+    let length = if size == 0 { 0 } else { last - first + 1 };
+    if first > 0 {
+        file.seek(SeekFrom::Start(first)).await.map_err(unread)?;
+    }
+    let pieces = stream::try_unfold((file, length), |(mut file, left)| async move {
+        let mut piece = vec![0; PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
+        if piece.is_empty() {
+            return Ok::<_, std::io::Error>(None);
+        }
+        let read = file.read(&mut piece).await?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        piece.truncate(read);
+        Ok(Some((Bytes::from(piece), (file, left - read as u64))))
+    });
+    let mut response = Response::builder()
+        .header(header::CONTENT_TYPE, media)
+        .header(header::CONTENT_LENGTH, length)
+        .header(header::ACCEPT_RANGES, "bytes")
+        .header(header::ETAG, tag);
+    if part.is_some() {
+        response = response
+            .status(StatusCode::PARTIAL_CONTENT)
+            .header(header::CONTENT_RANGE, format!("bytes {first}-{last}/{size}"));
+    }
+    if media.starts_with("text/html") {
+        response = response.header(header::CONTENT_SECURITY_POLICY, REPORT_POLICY);
+    }
+    if let Some(name) = save_as {
+        let name = name.replace(['"', '\\'], "_");
+        response = response
+            .header(header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\""));
+    }
+    response
+        .body(Body::from_stream(pieces))
+        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+/// Whether a list of tags has this one.
+pub(super) fn matches(known: &str, tag: &str) -> bool {
+    known.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == tag)
+}
+
+/// The part of a file that is asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    Whole,
+    Bytes { first: u64, last: u64 },
+    Outside,
+}
+
+/// Reads a `Range`. Anything but one range of bytes gets the whole, as RFC 9110 allows.
+fn part_of(range: &str, size: u64) -> Part {
+    let Some((first, last)) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-'))
+    else {
+        return Part::Whole;
+    };
+    let (first, last) = match (first.parse::<u64>(), last.parse::<u64>()) {
+        (Ok(first), Ok(last)) if first <= last => (first, last.min(size.saturating_sub(1))),
+        (Ok(first), Err(_)) if last.is_empty() => (first, size.saturating_sub(1)),
+        // The last so many bytes.
+        (Err(_), Ok(0)) if first.is_empty() => return Part::Outside,
+        (Err(_), Ok(count)) if first.is_empty() => {
+            (size.saturating_sub(count), size.saturating_sub(1))
+        }
+        _ => return Part::Whole,
+    };
+    if first >= size { Part::Outside } else { Part::Bytes { first, last } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_inside_the_file() {
+        let bytes = |first, last| Part::Bytes { first, last };
+        for (range, expected) in [
+            ("bytes=0-0", bytes(0, 0)),
+            ("bytes=2-4", bytes(2, 4)),
+            ("bytes=2-99", bytes(2, 9)),
+            ("bytes=7-", bytes(7, 9)),
+            ("bytes=-3", bytes(7, 9)),
+            ("bytes=-99", bytes(0, 9)),
+            ("bytes=-0", Part::Outside),
+            ("bytes=10-", Part::Outside),
+            ("bytes=10-12", Part::Outside),
+            ("bytes=4-2", Part::Whole),
+            ("bytes=1-2,4-5", Part::Whole),
+            ("lines=1-2", Part::Whole),
+            ("bytes=x-y", Part::Whole),
+        ] {
+            assert_eq!(part_of(range, 10), expected, "{range}");
+        }
+        assert_eq!(part_of("bytes=0-", 0), Part::Outside);
+    }
+
+    #[test]
+    fn a_known_tag_is_found_in_a_list() {
+        assert!(matches("\"a\", W/\"b\"", "\"b\"") && matches("*", "\"b\""));
+        assert!(!matches("\"a\", \"bb\"", "\"b\""));
+    }
+}

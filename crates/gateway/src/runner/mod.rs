@@ -1,0 +1,493 @@
+//! Trains the queued runs one after the other, or applies their models, and takes up what a gateway
+//! that ended has left.
+
+mod child;
+mod folder;
+mod lines;
+mod trainer;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use thiserror::Error;
+use tracing::{error, info, warn};
+
+pub use child::LocalTrainer;
+pub use folder::RunFolder;
+pub use trainer::{Ended, StartError, Trainer, Training};
+
+use crate::page_files::{self, Files, KeepError};
+use crate::progress::Progress;
+use crate::state::{Happening, State};
+use crate::store::{Change, Object, Part, ResultKind, RunResult, Store, StoreError};
+use domain::TrainingEvent;
+use lines::Lines;
+
+/// How often a training is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a training that is to end has for its checkpoint.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the runner rests after the store could not be used.
+const REST: Duration = Duration::from_secs(5);
+
+/// The name of what a training has logged, among a run's files.
+pub(crate) const LOG: &str = "log.txt";
+
+/// Why a run's training can't be prepared or its files can't be kept.
+#[derive(Debug, Error)]
+enum RunError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{}: {source}", path.display())]
+    File { path: std::path::PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("the run has gone from the store")]
+    Gone,
+}
+
+/// What a training has told, until it is noted.
+struct Told {
+    lines: Lines,
+    progress: Progress,
+    /// A layer has begun.
+    began: bool,
+    /// The progress differs from the one in the store.
+    changed: bool,
+    /// Kind and data of the events that are not in the store yet.
+    happened: Vec<(&'static str, Value)>,
+}
+
+impl Told {
+    fn by(lines: Lines) -> Self {
+        Self {
+            lines,
+            progress: Progress::default(),
+            began: false,
+            changed: false,
+            happened: Vec::new(),
+        }
+    }
+}
+
+/// Errors of the store that follow each other, of which the log gets the first.
+#[derive(Default)]
+struct Trouble {
+    is_told: bool,
+}
+
+impl Trouble {
+    fn note(&mut self, id: i64, error: &StoreError) {
+        if !self.is_told {
+            error!("run {id}: its training goes on, and what it tells is noted later: {error}");
+            self.is_told = true;
+        }
+    }
+}
+
+/// The thread that trains.
+#[derive(Debug)]
+pub struct Runner {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Runner {
+    /// Starts it.
+    pub fn start(store: Arc<Store>, trainer: Box<dyn Trainer>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let work = Work { store, trainer, stop: Arc::clone(&stop) };
+        let thread = std::thread::spawn(move || work.until_stopped());
+        Self { stop, thread }
+    }
+
+    /// Lets the training write its checkpoint and end; the run is taken up when a gateway starts
+    /// again.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if self.thread.join().is_err() {
+            error!("the runner ended by a fault of the program");
+        }
+    }
+}
+
+struct Work {
+    store: Arc<Store>,
+    trainer: Box<dyn Trainer>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Work {
+    fn stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn rest(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while !self.stopping() && Instant::now() < end {
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn until_stopped(&self) {
+        let mut found = loop {
+            match self.store.active_runs() {
+                Ok(found) => break found.into_iter(),
+                Err(error) => {
+                    error!("{error}");
+                    self.rest(REST);
+                }
+            }
+            if self.stopping() {
+                return;
+            }
+        };
+        while !self.stopping() {
+            let next = match found.next() {
+                Some(id) => Ok(Some((id, Happening::Found))),
+                None => self.store.next_in_queue().map(|id| Some((id?, Happening::Turn))),
+            };
+            match next {
+                Ok(Some((id, happening))) => self.one(id, happening),
+                Ok(None) => self.rest(LOOK),
+                Err(error) => {
+                    error!("{error}");
+                    self.rest(REST);
+                }
+            }
+        }
+    }
+
+    /// Trains a run, and notes what came of it.
+    fn one(&self, id: i64, happening: Happening) {
+        let folder = RunFolder::new(&self.store.folder().run(id));
+        if happening == Happening::Found && !self.alone_with(id, &folder) {
+            return;
+        }
+        match self.store.happen(id, happening, &Change::default()) {
+            Ok(life) if life.state == State::Launch => {}
+            Ok(_) => return folder.remove(),
+            // Cancelled between the look and now.
+            Err(StoreError::NotNow(_)) => return,
+            Err(error) => {
+                error!("run {id}: {error}");
+                return self.rest(REST);
+            }
+        }
+        info!("run {id} begins");
+        let ended = match self.train(id, &folder) {
+            Ok(Some(ended)) => ended,
+            Ok(None) => return,
+            Err(RunError::Start(error)) => Ended::Failed(error.to_string()),
+            Err(error) => {
+                error!("run {id}: {error}");
+                let what = "the gateway could not go on with the run; its log says why";
+                Ended::Failed(what.to_owned())
+            }
+        };
+        self.note_end(id, &folder, ended);
+    }
+
+    /// Waits until the training that an earlier gateway has started is over: it ends by itself
+    /// when its gateway does, and writes its checkpoint before. False when this gateway is to
+    /// stop meanwhile.
+    fn alone_with(&self, id: i64, folder: &RunFolder) -> bool {
+        let mut told = false;
+        while !self.stopping() {
+            match folder.is_in_use() {
+                Ok(false) => return true,
+                Ok(true) if !told => {
+                    info!("run {id}: waiting for the end of the training of an earlier gateway");
+                    told = true;
+                }
+                Ok(true) => {}
+                Err(error) => {
+                    warn!("{}: {error}", folder.log().display());
+                    return true;
+                }
+            }
+            std::thread::sleep(LOOK);
+        }
+        false
+    }
+
+    /// Trains a run to its end; `None` when this gateway is to stop.
+    fn train(&self, id: i64, folder: &RunFolder) -> Result<Option<Ended>, RunError> {
+        let run = self.store.any_run(id)?.ok_or(RunError::Gone)?;
+        let models = match run.models_from {
+            None => Vec::new(),
+            Some(from) => self.models_of(from)?,
+        };
+        let pages = self.store.pages_of(id)?;
+        folder
+            .fill(self.store.objects(), &pages, &models, &run.settings, run.image.as_ref())
+            .map_err(|source| RunError::File { path: folder.path().to_owned(), source })?;
+        base::crash::point("before starting a training");
+        let mut training = self.trainer.start(folder)?;
+        base::crash::point("after starting a training");
+        if run.image.is_some() {
+            // It tells no progress.
+            self.store.happen(id, Happening::Began, &Change::default())?;
+        }
+        let mut told = Told::by(Lines::of(&folder.progress()));
+        let mut asked: Option<Instant> = None;
+        let mut killed = false;
+        // A store that can't be used for a while, such as on a full disk, is no reason to end a
+        // training: what it tells is noted later.
+        let mut trouble = Trouble::default();
+        loop {
+            let ended = training.ended();
+            let mut passed_on = self.pass_on(id, &mut told);
+            if let Some(ended) = ended {
+                while let Err(error) = passed_on {
+                    trouble.note(id, &error);
+                    self.rest(REST);
+                    if self.stopping() {
+                        return Ok(None);
+                    }
+                    passed_on = self.pass_on(id, &mut told);
+                }
+                let ended = if killed { Ended::Stopped } else { ended };
+                if self.stopping() && ended == Ended::Stopped {
+                    info!("run {id}: its training has ended with this gateway");
+                    return Ok(None);
+                }
+                return Ok(Some(ended));
+            }
+            match passed_on {
+                Ok(()) => trouble = Trouble::default(),
+                Err(error) => trouble.note(id, &error),
+            }
+            let cancelled = match self.store.any_run(id) {
+                Ok(run) => run.ok_or(RunError::Gone)?.life.cancel_asked,
+                Err(error) => {
+                    trouble.note(id, &error);
+                    false
+                }
+            };
+            match asked {
+                None if cancelled || self.stopping() => {
+                    training.stop();
+                    asked = Some(Instant::now());
+                }
+                Some(since) if since.elapsed() > PATIENCE && !killed => {
+                    training.kill();
+                    killed = true;
+                }
+                _ => {}
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Notes what the training has told and is not noted yet.
+    fn pass_on(&self, id: i64, told: &mut Told) -> Result<(), StoreError> {
+        for event in told.lines.read() {
+            told.progress.note(&event);
+            match &event {
+                TrainingEvent::Layer { .. } => {
+                    told.began = true;
+                    told.happened.push(("layer", as_json(&event)));
+                }
+                TrainingEvent::Epoch { .. } => told.happened.push(("epoch", as_json(&event))),
+                _ => {}
+            }
+        }
+        told.changed |= told.lines.have_come();
+        if told.began {
+            self.store.happen(id, Happening::Began, &Change::default())?;
+            told.began = false;
+        }
+        if told.changed {
+            self.store.note(id, &told.progress, &told.happened)?;
+            told.changed = false;
+            told.happened.clear();
+        }
+        Ok(())
+    }
+
+    /// The models of a run that are there, with the names of their files.
+    fn models_of(&self, run: i64) -> Result<Vec<(String, String)>, RunError> {
+        let run = self.store.any_run(run)?.ok_or(RunError::Gone)?;
+        let models = run.results.into_iter().filter(|result| result.kind == ResultKind::Model);
+        Ok(models.map(|model| (model.name, model.object.sha256)).collect())
+    }
+
+    /// Keeps what the training has left and notes its end; tries again while that fails.
+    fn note_end(&self, id: i64, folder: &RunFolder, ended: Ended) {
+        loop {
+            let noted = self.end(id, folder, &ended);
+            match noted {
+                Ok(state) => {
+                    info!("run {id} is {state}");
+                    return folder.remove();
+                }
+                Err(error) => error!("run {id}: what came of it can't be kept: {error}"),
+            }
+            // Everything is still in its folder.
+            self.rest(REST);
+            if self.stopping() {
+                return;
+            }
+        }
+    }
+
+    fn end(&self, id: i64, folder: &RunFolder, ended: &Ended) -> Result<State, RunError> {
+        let keep = |path: &Path| -> Result<Object, RunError> {
+            let failed = |source| RunError::File { path: path.to_owned(), source };
+            self.store.objects().keep(path).map_err(failed)
+        };
+        let mut change = Change::default();
+        if folder.log().exists() {
+            let (name, kind) = (LOG.to_owned(), ResultKind::Log);
+            change.results.push(RunResult { name, kind, object: keep(&folder.log())? });
+        }
+        let happening = match ended {
+            Ended::Done => {
+                if let Some(image) = folder.image() {
+                    change.made_page = self.made_page(id, folder, &image)?;
+                }
+                for (name, path) in folder.outputs() {
+                    let Some(kind) = kind_of(&name) else { continue };
+                    let name = page_file(&name).unwrap_or(name);
+                    change.results.push(RunResult { name, kind, object: keep(&path)? });
+                }
+                change.figures = figures(&folder.out().join("training.json"));
+                Happening::Trained
+            }
+            Ended::Failed(why) => {
+                change.error = Some(base::text::sentence(&folder.without_paths(why)));
+                Happening::Broke
+            }
+            Ended::Stopped => {
+                let what = "the training was stopped by somebody else before it had models";
+                change.error = Some(base::text::sentence(what));
+                Happening::Broke
+            }
+        };
+        match self.store.happen(id, happening, &change) {
+            Ok(life) => Ok(life.state),
+            Err(StoreError::NotNow(not_now)) => Ok(not_now.0),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Work {
+    /// Makes a page of an image and the layers that were found on it, so that they can be
+    /// corrected and trained with; `None` where they are no page: nothing but background, perhaps.
+    fn made_page(
+        &self,
+        id: i64,
+        folder: &RunFolder,
+        image: &Path,
+    ) -> Result<Option<String>, RunError> {
+        let run = self.store.any_run(id)?.ok_or(RunError::Gone)?;
+        let part = |(name, path): (String, PathBuf)| {
+            let file = page_file(&name)?;
+            Some((Part::from_name(file.trim_end_matches(".png"))?, path))
+        };
+        let mut files: Files = folder.outputs().into_iter().filter_map(part).collect();
+        files.insert(Part::Image, image.to_owned());
+        let Some(inputs) = page_files::inputs(&files) else { return Ok(None) };
+        let name = format!("Layers found by run {id}");
+        let objects = self.store.objects();
+        let mut page = match page_files::keep(objects, &inputs, &files, &name, folder.path()) {
+            Ok(page) => page,
+            Err(KeepError::File { path, source }) => return Err(RunError::File { path, source }),
+            Err(KeepError::Page(error)) => {
+                warn!("run {id}: the layers that were found are no page: {error}");
+                return Ok(None);
+            }
+        };
+        // A layer without pixels can't be trained.
+        page.files.retain(|file| file.pixels != Some(0));
+        let has = |wanted: fn(Part) -> bool| page.files.iter().any(|file| wanted(file.part));
+        if !has(|part| part == Part::Background) || !has(|part| matches!(part, Part::Layer(_))) {
+            return Ok(None);
+        }
+        Ok(Some(self.store.add_page(&page, run.account)?.0))
+    }
+}
+
+/// What a file of a layer is called in the folder of a page: `Layer 3.png` is `layer_3.png`.
+fn page_file(name: &str) -> Option<String> {
+    match name.strip_suffix(".png")? {
+        "Background" => Some("background.png".into()),
+        layer => {
+            let number = layer.strip_prefix("Layer ")?.parse().ok().filter(|number| *number < 10);
+            number.map(|number: u8| format!("layer_{number}.png"))
+        }
+    }
+}
+
+fn as_json(event: &TrainingEvent) -> Value {
+    serde_json::to_value(event).unwrap_or_default()
+}
+
+/// What a file is that the training has written; `None` for one that is not kept.
+fn kind_of(name: &str) -> Option<ResultKind> {
+    if name.ends_with(".hdf5") {
+        Some(ResultKind::Model)
+    } else if name == "report.html" {
+        Some(ResultKind::Report)
+    } else if name == "training.json" {
+        Some(ResultKind::Record)
+    } else if page_file(name).is_some() {
+        Some(ResultKind::Layer)
+    } else if name == "overlay.png" || (name.starts_with("preview") && name.ends_with(".png")) {
+        Some(ResultKind::Preview)
+    } else {
+        None
+    }
+}
+
+/// What `training.json` says of the run and of each layer, without the history, which the events
+/// have.
+fn figures(path: &Path) -> Option<Value> {
+    let record: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    let of_layer = |layer: &Value| {
+        let taken = ["model", "precision", "recall", "f1", "best_epoch", "learned", "seconds"];
+        let taken = taken.into_iter().map(|name| (name.to_owned(), layer[name].clone()));
+        let mut taken: serde_json::Map<String, Value> = taken.collect();
+        taken.insert("epochs".into(), layer["history"].as_array().map_or(0, Vec::len).into());
+        Value::from(taken)
+    };
+    let layers: Vec<Value> = record["layers"].as_array()?.iter().map(of_layer).collect();
+    Some(json!({
+        "seed": record["seed"], "device": record["device"], "seconds": record["seconds"],
+        "peak_memory_bytes": record["peak_memory_bytes"], "effective": record["effective"],
+        "layers": layers,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_known_by_their_names() {
+        for (name, kind, renamed) in [
+            ("Model 0.hdf5", Some(ResultKind::Model), None),
+            ("report.html", Some(ResultKind::Report), None),
+            ("training.json", Some(ResultKind::Record), None),
+            ("preview_2.png", Some(ResultKind::Preview), None),
+            ("overlay.png", Some(ResultKind::Preview), None),
+            ("Background.png", Some(ResultKind::Layer), Some("background.png")),
+            ("Layer 9.png", Some(ResultKind::Layer), Some("layer_9.png")),
+            ("Layer 10.png", None, None),
+            ("Layer x.png", None, None),
+            ("events.out", None, None),
+        ] {
+            assert_eq!(kind_of(name), kind, "{name}");
+            assert_eq!(page_file(name).as_deref(), renamed, "{name}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The states of a run, and what leads from one to another: pure functions.
+
+use std::fmt;
+
+/// Where a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// It waits for its turn.
+    Queued,
+    /// Its training is being started: pages are read and checked.
+    Launch,
+    /// Its layers are being trained.
+    Running,
+    /// Its models are there.
+    Succeeded,
+    /// It ended without models; the run says why.
+    Failed,
+    /// Somebody cancelled it.
+    Cancelled,
+}
+
+impl State {
+    /// All of them, in the order of a run's life.
+    pub const ALL: [Self; 6] =
+        [Self::Queued, Self::Launch, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
+
+    /// Its name in the interface and in the store.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Launch => "launch",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// The state with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.name() == name)
+    }
+
+    /// Whether nothing happens to it any more.
+    pub fn is_end(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    /// Whether a training may be going on.
+    pub fn is_active(self) -> bool {
+        matches!(self, Self::Launch | Self::Running)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What happens to a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// It is its turn.
+    Turn,
+    /// The first layer begins.
+    Began,
+    /// The training ended with a model for every layer.
+    Trained,
+    /// The training ended without.
+    Broke,
+    /// Somebody wants it to end.
+    CancelAsked,
+    /// The gateway was started again and finds it.
+    Found,
+}
+
+/// Where a run is, and whether its end was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    /// Its state.
+    pub state: State,
+    /// Whether somebody has asked for its end.
+    pub cancel_asked: bool,
+}
+
+/// Nothing of the kind can happen in this state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the run is {0} already")]
+pub struct NotNow(pub State);
+
+/// What becomes of a run.
+///
+/// Whoever asks for a run's end gets it: a training that is done before it hears of that is
+/// cancelled all the same, so that the answer to the request stays true. A run that the gateway
+/// finds when it is started again goes back to [`State::Launch`], from where it goes on from its
+/// checkpoint.
+///
+/// # Errors
+/// [`NotNow`], when it is over, or when nothing of the kind can happen yet.
+pub(crate) fn next(life: Life, happening: Happening) -> Result<Life, NotNow> {
+    use Happening as H;
+    use State as S;
+    let Life { state, cancel_asked } = life;
+    let state = match (state, happening) {
+        (S::Queued, H::CancelAsked) => S::Cancelled,
+        (S::Queued, H::Turn) => S::Launch,
+        (S::Queued, H::Found) => S::Queued,
+        (S::Launch, H::Began) => S::Running,
+        // A training that goes on begins a layer again and again.
+        (S::Running, H::Began) => S::Running,
+        (S::Launch | S::Running, H::CancelAsked) => {
+            return Ok(Life { state, cancel_asked: true });
+        }
+        (S::Launch | S::Running, H::Found | H::Trained | H::Broke) if cancel_asked => S::Cancelled,
+        (S::Launch | S::Running, H::Found) => S::Launch,
+        (S::Launch | S::Running, H::Trained) => S::Succeeded,
+        (S::Launch | S::Running, H::Broke) => S::Failed,
+        (S::Queued, H::Began | H::Trained | H::Broke)
+        | (S::Launch | S::Running, H::Turn)
+        | (S::Succeeded | S::Failed | S::Cancelled, _) => return Err(NotNow(state)),
+    };
+    Ok(Life { state, cancel_asked: cancel_asked || happening == H::CancelAsked })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Happening::{Began, Broke, CancelAsked, Found, Trained, Turn};
+    use super::State::{Cancelled, Failed, Launch, Queued, Running, Succeeded};
+    use super::*;
+
+    /// Every state with everything that can happen: what becomes of it without and with a request
+    /// for its end; `None` where it can't happen.
+    #[test]
+    fn every_case_is_as_the_table_says() {
+        let table = [
+            (Queued, Turn, Some(Launch), Some(Launch)),
+            (Queued, Began, None, None),
+            (Queued, Trained, None, None),
+            (Queued, Broke, None, None),
+            (Queued, CancelAsked, Some(Cancelled), Some(Cancelled)),
+            (Queued, Found, Some(Queued), Some(Queued)),
+            (Launch, Turn, None, None),
+            (Launch, Began, Some(Running), Some(Running)),
+            (Launch, Trained, Some(Succeeded), Some(Cancelled)),
+            (Launch, Broke, Some(Failed), Some(Cancelled)),
+            (Launch, CancelAsked, Some(Launch), Some(Launch)),
+            (Launch, Found, Some(Launch), Some(Cancelled)),
+            (Running, Turn, None, None),
+            (Running, Began, Some(Running), Some(Running)),
+            (Running, Trained, Some(Succeeded), Some(Cancelled)),
+            (Running, Broke, Some(Failed), Some(Cancelled)),
+            (Running, CancelAsked, Some(Running), Some(Running)),
+            (Running, Found, Some(Launch), Some(Cancelled)),
+        ];
+        for (state, happening, plain, asked) in table {
+            for (cancel_asked, expected) in [(false, plain), (true, asked)] {
+                let found = next(Life { state, cancel_asked }, happening);
+                let expected = expected
+                    .map(|state| {
+                        let cancel_asked = cancel_asked || happening == CancelAsked;
+                        Life { state, cancel_asked }
+                    })
+                    .ok_or(NotNow(state));
+                assert_eq!(found, expected, "{state} {happening:?} {cancel_asked}");
+            }
+        }
+        for state in [Succeeded, Failed, Cancelled] {
+            for happening in [Turn, Began, Trained, Broke, CancelAsked, Found] {
+                for cancel_asked in [false, true] {
+                    let found = next(Life { state, cancel_asked }, happening);
+                    assert_eq!(found, Err(NotNow(state)), "{state} {happening:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_read_back_and_an_end_is_no_activity() {
+        for state in State::ALL {
+            assert_eq!(State::from_name(state.name()), Some(state));
+            assert!(!(state.is_end() && state.is_active()), "{state}");
+        }
+        assert_eq!(State::from_name("Queued"), None);
+    }
+}

@@ -1,0 +1,161 @@
+//! The tables, and how a file of an earlier version becomes one of this.
+
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::StoreError;
+
+/// What leads from each version to the next; `user_version` says how many are done.
+const STEPS: &[&str] = &["
+CREATE TABLE accounts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE,
+    role TEXT NOT NULL,
+    token_hash TEXT UNIQUE,
+    created_at TEXT NOT NULL
+);
+CREATE TABLE objects (
+    sha256 TEXT PRIMARY KEY,
+    size INTEGER NOT NULL
+);
+CREATE TABLE pages (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    width INTEGER NOT NULL,
+    height INTEGER NOT NULL,
+    thumbnail TEXT NOT NULL REFERENCES objects,
+    created_at TEXT NOT NULL
+);
+CREATE TABLE page_accounts (
+    page TEXT NOT NULL REFERENCES pages (id) ON DELETE CASCADE,
+    account INTEGER NOT NULL REFERENCES accounts ON DELETE CASCADE,
+    PRIMARY KEY (page, account)
+);
+CREATE TABLE page_files (
+    page TEXT NOT NULL REFERENCES pages (id) ON DELETE CASCADE,
+    part TEXT NOT NULL,
+    file TEXT NOT NULL,
+    sha256 TEXT NOT NULL REFERENCES objects,
+    pixels INTEGER,
+    PRIMARY KEY (page, part)
+);
+CREATE TABLE groups (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    account INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    created_at TEXT NOT NULL
+);
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    account INTEGER NOT NULL,
+    account_name TEXT NOT NULL,
+    name TEXT NOT NULL,
+    state TEXT NOT NULL,
+    cancel_asked INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    settings TEXT NOT NULL,
+    labels TEXT NOT NULL,
+    models_from INTEGER,
+    run_group INTEGER REFERENCES groups,
+    image TEXT REFERENCES objects,
+    image_file TEXT,
+    made_page TEXT REFERENCES pages (id) ON DELETE SET NULL,
+    progress TEXT NOT NULL,
+    figures TEXT,
+    error TEXT,
+    created_at TEXT NOT NULL,
+    started_at TEXT,
+    finished_at TEXT
+);
+CREATE INDEX runs_by_state ON runs (state, id);
+CREATE INDEX runs_by_group ON runs (run_group, id);
+CREATE TABLE run_pages (
+    run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    page TEXT NOT NULL REFERENCES pages (id),
+    PRIMARY KEY (run, position)
+);
+CREATE TABLE results (
+    run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    sha256 TEXT NOT NULL REFERENCES objects,
+    PRIMARY KEY (run, name)
+);
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE,
+    kind TEXT NOT NULL,
+    at TEXT NOT NULL,
+    data TEXT NOT NULL
+);
+CREATE INDEX events_by_run ON events (run, id);
+CREATE TABLE requests (
+    account INTEGER NOT NULL,
+    key TEXT NOT NULL,
+    body_sha256 TEXT NOT NULL,
+    run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE,
+    PRIMARY KEY (account, key)
+);
+"];
+
+/// Brings the file up to this version: all of it, or nothing.
+pub(super) fn migrate(database: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    migrate_by(database, path, STEPS)
+}
+
+fn migrate_by(database: &mut Connection, path: &Path, steps: &[&str]) -> Result<(), StoreError> {
+    // Of two programs that open a new file, the second waits and finds it done.
+    let change = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let found: usize = change.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found > steps.len() {
+        return Err(StoreError::Later { path: path.to_owned(), found, known: steps.len() });
+    }
+    for step in &steps[found..] {
+        change.execute_batch(step)?;
+    }
+    if found < steps.len() {
+        change.pragma_update(None, "user_version", steps.len())?;
+    }
+    base::crash::point("before bringing the store up to date");
+    change.commit()?;
+    base::crash::point("after bringing the store up to date");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_brought_up_step_by_step_and_never_down() {
+        let path = Path::new("file");
+        let mut database = Connection::open_in_memory().unwrap();
+        let steps = ["CREATE TABLE a (x)", "ALTER TABLE a ADD COLUMN y", "CREATE TABLE b (z)"];
+        migrate_by(&mut database, path, &steps[..1]).unwrap();
+        database.execute("INSERT INTO a VALUES (7)", []).unwrap();
+        migrate_by(&mut database, path, &steps).unwrap();
+        migrate_by(&mut database, path, &steps).unwrap();
+        let kept: (i64, Option<i64>) = database
+            .query_row("SELECT x, y FROM a", [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        assert_eq!(kept, (7, None));
+        let error = migrate_by(&mut database, path, &steps[..2]).unwrap_err().to_string();
+        assert!(error.contains("later version (its version is 3"), "{error}");
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_the_file_as_it_was() {
+        let path = Path::new("file");
+        let mut database = Connection::open_in_memory().unwrap();
+        let broken = ["CREATE TABLE a (x)", "CREATE TABLE b (y); CREATE TABLE a (x)"];
+        assert!(migrate_by(&mut database, path, &broken).is_err());
+        let tables: i64 = database
+            .query_row("SELECT count(*) FROM sqlite_master WHERE type = 'table'", [], |r| r.get(0))
+            .unwrap();
+        assert_eq!(tables, 0);
+        migrate(&mut database, path).unwrap();
+    }
+}

@@ -1,0 +1,309 @@
+//! `gateway`: pages are uploaded, trained on this machine, and their models fetched, by browser or
+//! program.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use gateway::{DataFolder, Limits, LocalTrainer, Role, Runner, Store, StoreError};
+use jiff::{Timestamp, ToSpan as _};
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use super::logging::Verbosity;
+use super::output::{fail, print, say};
+use base::exit_code::ExitCode;
+use base::harden;
+
+/// A front door for everyone without Rodan: upload pages, train them, watch, fetch models
+///
+/// Without a command: serves browsers and programs, and trains on this machine, one run at a time.
+/// Needs no broker, no Slurm and no configuration. Prints the link to open.
+#[derive(Debug, Parser)]
+#[command(
+    name = "gateway",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Exit codes: 0 ended as it was told to, 1 internal fault, 2 command line, 7 the data folder can't \
+be used or another gateway works with it, 11 the address can't be listened at."
+)]
+pub struct Arguments {
+    /// Folder of everything that is kept; made when it is not there
+    #[arg(long, value_name = "DIR", default_value = "gateway-data", global = true)]
+    data: PathBuf,
+    #[command(flatten)]
+    serving: Serving,
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    verbosity: Verbosity,
+}
+
+#[derive(Debug, Args)]
+struct Serving {
+    /// Address and port to listen at; port 0: any that is free
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9090")]
+    listen: SocketAddr,
+    /// A proxy on this machine or in its network adds TLS; without it only this machine is served
+    #[arg(long)]
+    behind_proxy: bool,
+    /// Calls of gRPC need no token, as clients of other training services send none; this machine's
+    /// users can train then
+    #[arg(long, conflicts_with = "behind_proxy")]
+    grpc_without_token: bool,
+    /// The program that trains [default: run_trainer beside this program]
+    #[arg(long, value_name = "FILE")]
+    trainer: Option<PathBuf>,
+    /// Most megabytes of an upload
+    #[arg(long, value_name = "MB", default_value_t = 1024)]
+    max_upload: u64,
+    /// Most requests of an account a second; five times as many may come at once
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    max_requests: u32,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Accounts, each with a token
+    Account {
+        #[command(subcommand)]
+        command: AccountCommand,
+    },
+    /// Write a copy of the store's file, also while a gateway works with it; copy the folder
+    /// objects/ afterwards
+    Backup {
+        /// The new file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Remove runs that were over for some time, and the pages and files that nothing needs then
+    Purge {
+        /// How long they were over, such as 90d
+        #[arg(long, value_name = "DAYS", value_parser = days)]
+        older: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum AccountCommand {
+    /// Make an account and print its token, which is shown this once
+    Add {
+        /// Its name
+        name: String,
+        /// What it may do
+        #[arg(long, value_enum, default_value = "submitter")]
+        role: RoleName,
+    },
+    /// List the accounts
+    List,
+    /// Remove an account; its runs stay
+    Remove {
+        /// Its name
+        name: String,
+    },
+}
+
+/// The roles, as the command line names them.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RoleName {
+    /// Looks at everything
+    Viewer,
+    /// Uploads and trains; sees its own
+    Submitter,
+    /// Everything
+    Admin,
+}
+
+impl From<RoleName> for Role {
+    fn from(name: RoleName) -> Self {
+        match name {
+            RoleName::Viewer => Self::Viewer,
+            RoleName::Submitter => Self::Submitter,
+            RoleName::Admin => Self::Admin,
+        }
+    }
+}
+
+/// Why the gateway can't do what it was told.
+#[derive(Debug, Error)]
+enum GatewayError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(
+        "--listen {0}: other machines would reach it without TLS; put a proxy with TLS before it \
+        and say so with --behind-proxy, or listen at 127.0.0.1"
+    )]
+    Open(SocketAddr),
+    #[error("{0}: can't be listened at: {1}; choose another port with --listen")]
+    Listen(SocketAddr, #[source] std::io::Error),
+    #[error(
+        "{}: there is no such program; give the program that trains with --trainer", .0.display()
+    )]
+    NoTrainer(PathBuf),
+    #[error("{0}")]
+    Name(&'static str),
+    #[error("the gateway can't work: {0}")]
+    System(#[from] std::io::Error),
+}
+
+impl GatewayError {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Store(_) => ExitCode::Spool,
+            Self::Open(_) | Self::Name(_) => ExitCode::Usage,
+            Self::Listen(..) | Self::NoTrainer(_) => ExitCode::Input,
+            Self::System(_) => ExitCode::Internal,
+        }
+    }
+}
+
+/// Runs `gateway` and returns its exit code.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    arguments.verbosity.start(tracing::Level::INFO);
+    harden::process();
+    harden::files();
+    let done = match &arguments.command {
+        None => serve(&arguments.data, &arguments.serving),
+        Some(command) => command.run(&arguments.data),
+    };
+    match done {
+        Ok(()) => ExitCode::Success,
+        Err(error) => fail("gateway", error.exit_code(), &error),
+    }
+}
+
+fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
+    let local = serving.listen.ip().is_loopback();
+    if !local && !serving.behind_proxy {
+        return Err(GatewayError::Open(serving.listen));
+    }
+    let trainer = match &serving.trainer {
+        Some(trainer) => trainer.clone(),
+        None => std::env::current_exe()?.with_file_name("run_trainer"),
+    };
+    let trainer = trainer.canonicalize().map_err(|_| GatewayError::NoTrainer(trainer))?;
+    let folder = DataFolder::at(data)?;
+    let _lock = folder.lock()?;
+    let store = Arc::new(Store::open(&folder)?);
+    store.tidy()?;
+    // Behind a proxy everybody has an account, and what is printed may go to a log.
+    let token = (local && !serving.behind_proxy).then(gateway::new_token);
+    store.set_account("local", Role::Admin, token.as_ref())?;
+    let limits = Limits {
+        upload_bytes: serving.max_upload.saturating_mul(1_000_000),
+        requests: serving.max_requests,
+        ..Limits::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let served = runtime.block_on(async {
+        // Before anybody can know the address.
+        let end = ending()?;
+        let listener = TcpListener::bind(serving.listen)
+            .await
+            .map_err(|error| GatewayError::Listen(serving.listen, error))?;
+        let address = listener.local_addr()?;
+        let runner = Runner::start(Arc::clone(&store), Box::new(LocalTrainer::new(&trainer)));
+        match &token {
+            Some(token) => {
+                say(&format_args!("open http://{address}/?token={}", token.expose()));
+            }
+            None => say(&format_args!("listening at {address}, behind a proxy")),
+        }
+        let serving = gateway::Serving {
+            limits,
+            behind_proxy: serving.behind_proxy,
+            open_grpc: serving.grpc_without_token,
+        };
+        let served = gateway::serve(listener, store, serving, end).await;
+        info!(
+            "ending: a training writes its checkpoint, and goes on when the gateway starts again"
+        );
+        let stopped = tokio::task::spawn_blocking(move || runner.stop()).await;
+        served.and(stopped.map_err(std::io::Error::other)).map_err(GatewayError::from)
+    });
+    // Work that still goes on belongs to requests that nobody waits for any more.
+    runtime.shutdown_background();
+    served
+}
+
+/// Comes with Ctrl-C or SIGTERM.
+fn ending() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+impl Command {
+    fn run(&self, data: &Path) -> Result<(), GatewayError> {
+        let folder = DataFolder::at(data)?;
+        match self {
+            Self::Account { command } => command.run(&Store::open(&folder)?),
+            Self::Backup { file } => {
+                Store::open(&folder)?.backup(file)?;
+                say(&format_args!("{} is written; now copy objects/", file.display()));
+                Ok(())
+            }
+            Self::Purge { older } => {
+                let _lock = folder.lock()?;
+                let store = Store::open(&folder)?;
+                let before = Timestamp::now()
+                    .checked_sub((i64::from(*older) * 24).hours())
+                    .map_err(std::io::Error::other)?;
+                let purged = store.purge(before)?;
+                say(&format_args!(
+                    "removed {} runs, {} pages and {} files",
+                    purged.runs, purged.pages, purged.objects
+                ));
+                Ok(())
+            }
+        }
+    }
+}
+
+impl AccountCommand {
+    fn run(&self, store: &Store) -> Result<(), GatewayError> {
+        match self {
+            Self::Add { name, role } => {
+                if name == "local" || !(1..=60).contains(&name.len()) {
+                    return Err(GatewayError::Name(
+                        "an account's name has 1 to 60 characters and is not \"local\", which \
+                         is the account of the printed link",
+                    ));
+                }
+                let token = gateway::new_token();
+                store.add_account(name, (*role).into(), &token)?;
+                say(&token.expose());
+            }
+            Self::List => {
+                let mut text = String::new();
+                for account in store.accounts()? {
+                    let (role, at) = (account.role.name(), account.created_at);
+                    text += &format!("{:<20} {role:<10} {at}\n", account.name);
+                }
+                let _ = print(&text); // a list that nobody reads changes nothing
+            }
+            Self::Remove { name } => store.remove_account(name)?,
+        }
+        Ok(())
+    }
+}
+
+/// `90d`, or `90`.
+fn days(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('d').unwrap_or(text);
+    number.parse().map_err(|_| "write it in days, such as 90d".to_owned())
+}

@@ -1,0 +1,196 @@
+//! What a gateway does again after it was killed, stopped or held up: nothing is lost or doubled.
+#![cfg(feature = "gateway")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::local::Page;
+use crate::support::gateway::{Gateway, QUICK, Site, id_of, page, tiny, upload_and_train, visit};
+use crate::support::{SECONDS, wait_for, write_script};
+
+#[test]
+fn a_run_goes_on_after_the_gateway_was_killed_and_after_it_was_stopped() {
+    let site = Site::new();
+    let gateway = site.start();
+    let id = id_of(&gateway.upload(&page()).unwrap().expect(201));
+    gateway.post("/v1/runs", &tiny(&id, 12)).expect(202);
+    let trained = |gateway: &Gateway, attempt: u64| {
+        wait_for("an epoch", SECONDS(60), || {
+            let run = gateway.get("/v1/runs/1").json();
+            let (layer, epoch) = (&run["progress"]["layer"], &run["progress"]["epoch"]);
+            let goes_on = run["attempts"] == attempt && run["state"] == "running";
+            (goes_on && layer.as_u64() >= Some(2) && epoch.as_u64() >= Some(1)).then_some(())
+        });
+    };
+    trained(&gateway, 1);
+    drop(gateway); // kill -9
+    let gateway = site.start();
+    trained(&gateway, 2);
+    gateway.terminate();
+    let gateway = site.start();
+    let run = gateway.finish(1);
+    assert_eq!(run["state"], "succeeded", "{run}");
+    assert_eq!(run["attempts"], 3);
+    // Its first layer was not learned again: the log of all attempts has the whole story.
+    let log = gateway.get("/v1/runs/1/log").text();
+    let done = log.matches("Background Model: done after").count();
+    assert_eq!(done, 1, "{log}");
+    assert_eq!(gateway.get("/v1/runs").json()["runs"].as_array().unwrap().len(), 1);
+    gateway.terminate();
+    site.assert_tidy("a kill and a stop");
+
+    // The same as without any of that.
+    let undisturbed = Site::new();
+    let gateway = undisturbed.start();
+    let id = id_of(&gateway.upload(&page()).unwrap().expect(201));
+    gateway.post("/v1/runs", &tiny(&id, 12)).expect(202);
+    let models = |run: &Value| -> Vec<Value> {
+        let files = run["files"].as_array().unwrap().iter();
+        files.filter(|file| file["kind"] == "model").map(|file| file["sha256"].clone()).collect()
+    };
+    let other = gateway.finish(1);
+    assert_eq!(models(&other).len(), 4);
+    assert_eq!(models(&other), models(&run));
+}
+
+#[test]
+fn a_training_that_fails_says_why_in_a_sentence() {
+    let folder = tempfile::tempdir().unwrap();
+    let trainer = folder.path().join("trainer");
+    write_script(&trainer, "kill -KILL $$");
+    let site = Site::with_trainer(&trainer);
+    let gateway = site.start();
+    let id = id_of(&gateway.upload(&page()).unwrap().expect(201));
+    gateway.post("/v1/runs", &tiny(&id, 1)).expect(202);
+    let error = gateway.finish(1)["error"].clone();
+    assert!(error.as_str().unwrap().contains("too little memory"), "{error}");
+    write_script(&trainer, "echo \"run_trainer: $PWD/pages/1/layer_0.png: is odd\" >&2; exit 11");
+    gateway.post("/v1/runs", &tiny(&id, 1)).expect(202);
+    let run = gateway.finish(2);
+    assert_eq!(
+        (&run["state"], &run["error"]),
+        (&json!("failed"), &json!("Page 1/layer_0.png: is odd."))
+    );
+    fs::remove_file(&trainer).unwrap();
+    gateway.post("/v1/runs", &tiny(&id, 1)).expect(202);
+    let error = gateway.finish(3)["error"].clone();
+    assert!(error.as_str().unwrap().contains("can't be started"), "{error}");
+    gateway.terminate();
+    site.assert_tidy("failures");
+}
+
+#[test]
+fn killed_at_every_point_it_loses_and_doubles_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let trainer = folder.path().join("trainer");
+    let drawn = Page::cut(150, 150);
+    write_script(&trainer, &format!("drawn='{}'{QUICK}", drawn.path("").display()));
+    // What happens without a crash: the points, and the objects that are left.
+    let undisturbed = |apply: bool| {
+        let log = folder.path().join(format!("points-{apply}.txt"));
+        let site = Site::with_trainer(&trainer);
+        let gateway = site.start_with(&[("HPC_TRAINER_DIE_LOG", log.display().to_string())]);
+        assert!(visit(&gateway, apply));
+        gateway.terminate();
+        site.assert_tidy("no crash");
+        (crate::crash::points(&log), site.objects())
+    };
+    let (short, trained) = undisturbed(false);
+    let (points, applied) = undisturbed(true);
+    assert!(short.len() > 25 && points.len() > short.len() + 10, "{points:?}");
+    for (number, name) in (1..).zip(&points) {
+        let what = format!("a crash at point {number}, {name}");
+        // What comes early needs no application.
+        let apply = number > short.len();
+        let runs = if apply { 2 } else { 1 };
+        let site = Site::with_trainer(&trainer);
+        let die = [("HPC_TRAINER_DIE_AT", number.to_string())];
+        if let Some(mut dying) = site.try_start(&die, &[]) {
+            // Near the end the answer may come first.
+            visit(&dying, apply);
+            wait_for(&what, SECONDS(20), || dying.child.try_wait().unwrap());
+        }
+        let gateway = site.start();
+        assert!(visit(&gateway, apply), "{what}");
+        let listed = gateway.get("/v1/runs").json();
+        let ids: Vec<_> = listed["runs"].as_array().unwrap().iter().map(|run| &run["id"]).collect();
+        assert_eq!(ids, if runs == 1 { vec![1] } else { vec![2, 1] }, "{what}");
+        // The page that was uploaded, and the one that was made.
+        assert_eq!(gateway.get("/v1/pages").json()["pages"].as_array().unwrap().len(), runs);
+        wait_for("the run's folder to go", SECONDS(5), || {
+            fs::read_dir(site.data().join("runs")).unwrap().next().is_none().then_some(())
+        });
+        gateway.terminate();
+        site.assert_tidy(&what);
+        assert_eq!(&site.objects(), if apply { &applied } else { &trained }, "{what}");
+    }
+    eprintln!("{} points, 0 lost, 0 doubled: {points:?}", points.len());
+}
+
+/// As on a full disk, but that a test can bring about: somebody else holds the store.
+#[test]
+fn a_training_goes_on_while_the_store_can_not_be_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let (trainer, go) = (folder.path().join("trainer"), folder.path().join("go"));
+    let waits = format!("while [ ! -e '{}' ]; do sleep 0.05; done", go.display());
+    write_script(&trainer, &format!("{waits}{QUICK}"));
+    let site = Site::with_trainer(&trainer);
+    let gateway = site.start();
+    let page = id_of(&gateway.upload(&page()).unwrap().expect(201));
+    gateway.post("/v1/runs", &tiny(&page, 1)).expect(202);
+    wait_for("the training", SECONDS(20), || {
+        let run = gateway.get("/v1/runs/1").json();
+        (run["state"] == "launch").then_some(())
+    });
+    // Longer than the gateway waits for its turn.
+    let hold = "import sqlite3, sys, time\n\
+                store = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
+                store.execute('BEGIN EXCLUSIVE'); print('held', flush=True); time.sleep(8)";
+    let mut holder = Command::new("python3")
+        .args(["-c", hold])
+        .arg(site.data().join("gateway.sqlite"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "held\n");
+    fs::write(&go, "").unwrap();
+    assert!(holder.wait().unwrap().success());
+    let run = gateway.finish(1);
+    assert_eq!((&run["state"], &run["attempts"]), (&json!("succeeded"), &json!(1)), "{run}");
+    gateway.terminate();
+    site.assert_tidy("a store that was held");
+}
+
+#[test]
+fn what_is_old_goes_and_a_copy_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let trainer = folder.path().join("trainer");
+    write_script(&trainer, QUICK);
+    let site = Site::with_trainer(&trainer);
+    let gateway = site.start();
+    assert!(upload_and_train(&gateway));
+    let copy = folder.path().join("copy.sqlite");
+    let backup = site.command(&["backup", copy.to_str().unwrap()]);
+    backup.run().success();
+    assert!(fs::read(&copy).unwrap().starts_with(b"SQLite format 3"));
+    assert_eq!(site.command(&["backup", copy.to_str().unwrap()]).run().code(), Some(7));
+    let busy = site.command(&["purge", "--older", "0d"]).run();
+    assert_eq!(busy.code(), Some(7), "{busy}");
+    gateway.terminate();
+    site.command(&["purge", "--older", "90d"]).run().success();
+    let before = site.objects().len();
+    assert!(before > 8, "{before}");
+    let purged = site.command(&["purge", "--older", "0d"]).run().success();
+    assert!(purged.stdout.starts_with("removed 1 runs, 1 pages"), "{purged}");
+    assert!(site.objects().is_empty());
+    // Numbers never come twice.
+    let gateway = site.start();
+    let id = id_of(&gateway.upload(&page()).unwrap().expect(201));
+    assert_eq!(gateway.post("/v1/runs", &tiny(&id, 1)).expect(202).json()["id"], 2);
+}
