@@ -13,6 +13,10 @@
 # Those are for use by hand:
 #
 #   sbatch hpc_training.sh JOB_FILE REPLY_QUEUE CORRELATION_ID
+#
+# Where a job has several tasks, the trainer starts this script again for each of them, by srun, as
+# `hpc_training.sh JOB_FILE --task=NUMBER`: so a task has the same modules. RANK, WORLD_SIZE and
+# LOCAL_RANK are set there.
 set -eu
 unset CDPATH
 umask 077

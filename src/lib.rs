@@ -3,8 +3,9 @@
 //!
 //! Three programs share this library: `check`, which runs on a login node, takes jobs from
 //! RabbitMQ and submits them to Slurm; `run_trainer`, which runs inside the allocation, trains one
-//! network per page layer and publishes the reply; and `gateway`, which serves browsers and
-//! programs without any of that. `ARCHITECTURE.md` draws the modules.
+//! network per page layer and publishes the reply; and `gateway`, which takes pages from browsers
+//! and programs and trains them here, without RabbitMQ and Slurm. `ARCHITECTURE.md` draws the
+//! modules.
 
 pub mod bridge;
 pub mod cli;

@@ -1,9 +1,10 @@
 //! What a person is told about a job that failed: one sentence or two, what happened and what to
 //! change.
 //!
-//! Every sentence of a reply is here, but for what is wrong with a message, a page or a model: that
-//! is said by the error of whatever has found it. Whoever can help is always [`OPERATOR`], or whom
-//! the site names instead.
+//! Every sentence of a reply is here, with its advice, but for what is wrong with a message, a page
+//! or a model: that is said by the error of whatever has found it. What a conversation says while it
+//! goes on is in `bridge/converse.rs` and `worker/told.rs`. Whoever can help is always [`OPERATOR`],
+//! or whom the site names instead.
 
 use std::fmt::Display;
 
@@ -42,24 +43,21 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
             Cause::Rodan,
             format!(
                 "The cluster could not reach Rodan to fetch the page. Run the workflow again, or \
-                 ask \
-                 {operator}."
+                 ask {operator}."
             ),
         ),
         Verdict::RodanRefused => (
             Cause::Rodan,
             format!(
                 "The cluster could not log in to Rodan to fetch the page. Ask {operator} to check \
-                 the \
-                 account that it has in Rodan."
+                 the account that it has in Rodan."
             ),
         ),
         Verdict::Refused { words } => (
             Cause::Slurm,
             format!(
                 "The cluster refuses the job: {}. Change \"CPUs\", \"Maximum memory (MB)\" or \
-                 \"Maximum \
-                 time (D-HH:MM)\", or ask {operator}.",
+                 \"Maximum time (D-HH:MM)\", or ask {operator}.",
                 words.trim_end_matches('.')
             ),
         ),
@@ -88,8 +86,12 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
                 }
             };
             let asked = asked.map_or_else(String::new, |asked| {
-                let ResourceSettings { cpus, memory_mb, walltime, .. } = asked;
-                format!(" It asked for {cpus} CPUs, {memory_mb} MB and {walltime}.")
+                let ResourceSettings { cpus, memory_mb, walltime, instances, .. } = asked;
+                let tasks = match instances {
+                    0 | 1 => String::new(),
+                    tasks => format!("{tasks} tasks with "),
+                };
+                format!(" It asked for {tasks}{cpus} CPUs, {memory_mb} MB and {walltime}.")
             });
             let advice = format!(
                 "Set \"CPUs\", \"Maximum memory (MB)\" or \"Maximum time (D-HH:MM)\" lower, or ask \
@@ -143,8 +145,7 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
             Cause::Cancelled,
             format!(
                 "The training{number} was cancelled on the cluster{}. Run the workflow again, or \
-                 ask \
-                 {operator} why.",
+                 ask {operator} why.",
                 after(ran)
             ),
         ),
@@ -170,9 +171,8 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
             let more = mb.map_or_else(|| "higher".to_owned(), |mb| format!("to {}", mb * 2));
             let text = format!(
                 "The training{number} was killed{} and nothing says why. Most often that is too \
-                 little \
-                 memory{asked}. Set \"Maximum memory (MB)\" {more}, and ask {operator} if it \
-                 happens again.",
+                 little memory{asked}. Set \"Maximum memory (MB)\" {more}, and ask {operator} if \
+                 it happens again.",
                 after(ran)
             );
             (Cause::Killed, text)
@@ -182,8 +182,7 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
                 exit_code.as_ref().map_or_else(String::new, |code| format!(", exit code {code}"));
             let text = format!(
                 "The training{number} ended{} without a result ({state}{code}). Ask {operator} to \
-                 look \
-                 into the job's log.",
+                 look into the job's log.",
                 after(ran)
             );
             (Cause::Training, text)
@@ -196,10 +195,48 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
             Cause::Reply,
             format!(
                 "The models are trained but can't be sent: {problem}. Train fewer layers at once, \
-                 or ask \
-                 {operator} to raise RabbitMQ's max_message_size."
+                 or ask {operator} to raise RabbitMQ's max_message_size."
             ),
         ),
+    }
+}
+
+/// What to do about a failure of this cause: one sentence for the person who asked, the `advice` of
+/// a conversation's end. What was wrong with this one job is in its error.
+pub fn advice(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Message => {
+            "Correct the settings and inputs that the error names, and run the workflow again."
+        }
+        Cause::Rodan => {
+            "Make sure that the page and its layers are still there, and run the workflow again."
+        }
+        Cause::Slurm => {
+            "Ask for fewer CPUs, less memory or less time, or leave these settings out."
+        }
+        Cause::NotStarted => {
+            "Ask for fewer CPUs, less memory or less time, or run the workflow again later."
+        }
+        Cause::Input => {
+            "Correct the page, the layer or the model that the error names, and run the workflow \
+             again."
+        }
+        Cause::OutOfMemory => {
+            "Set \"Maximum memory (MB)\" higher, or \"Batch Size\" or the patches smaller."
+        }
+        Cause::Time => MORE_TIME,
+        Cause::Node => "Run the workflow again: the cluster had a fault.",
+        Cause::Cancelled => "Run the workflow again if that was not meant.",
+        Cause::Killed => "Set \"Maximum memory (MB)\" higher; most often too little of it is why.",
+        Cause::Setup | Cause::Unknown => {
+            "Run the workflow again; if it fails the same way, the log says what the cluster lacks."
+        }
+        Cause::Training => {
+            "Look at the last lines of the log: they say where the training stopped."
+        }
+        Cause::Reply => {
+            "Run the workflow again, with fewer layers where the models were too large."
+        }
     }
 }
 
@@ -212,8 +249,7 @@ pub fn beyond_the_limits(exceeded: &[Beyond], operator: &str) -> String {
         let Beyond { name, asked, most, variable } = beyond;
         format!(
             "the setting \"{name}\" is {asked}, and this cluster gives a job at most {most}: lower \
-             it, or \
-             ask {operator} ({variable})"
+             it, or ask {operator} ({variable})"
         )
     };
     exceeded.iter().map(one).collect::<Vec<_>>().join("; ")
@@ -274,6 +310,7 @@ mod tests {
             memory_mb: 2000,
             walltime: "0-06:00".parse().unwrap(),
             email: None,
+            instances: 1,
         }
     }
 
@@ -320,6 +357,15 @@ mod tests {
             }
             let kept = serde_json::to_string(&verdict).unwrap();
             assert_eq!(serde_json::from_str::<Verdict>(&kept).unwrap(), verdict);
+        }
+    }
+
+    #[test]
+    fn each_cause_has_an_advice_in_one_sentence() {
+        for cause in Cause::ALL {
+            let advice = advice(cause);
+            assert!(advice.ends_with('.') && advice.len() < 120, "{advice}");
+            assert_eq!(advice.matches(". ").count(), 0, "{advice}");
         }
     }
 

@@ -1,11 +1,6 @@
 //! The limits for messages, servers and files: each is tried at the limit and one over, through
 //! `check` and `run_trainer`. Real RabbitMQ and Slurm, the stand-in Rodan.
 #![cfg(feature = "trainer")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

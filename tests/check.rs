@@ -1,11 +1,6 @@
 //! `check` on a login node: real RabbitMQ, real Slurm, the stand-in Rodan. The batch script is a
 //! shell script of the test, so that the job ends as the test needs; `tests/job.rs` has the whole
 //! road with the trainer.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

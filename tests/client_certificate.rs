@@ -1,7 +1,6 @@
 //! Servers that ask who we are: a real RabbitMQ that refuses clients without a certificate, and a
 //! stand-in Rodan.
 #![cfg(feature = "trainer")]
-#![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
 

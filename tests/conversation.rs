@@ -2,11 +2,6 @@
 //! cancelled, abandoned, with a small limit of the broker, without rights. Real RabbitMQ, real
 //! Slurm, real training, the stand-in Rodan.
 #![cfg(feature = "trainer")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

@@ -2,11 +2,6 @@
 //! Real RabbitMQ, real Slurm, real training, the stand-in Rodan. Preemption and memory are in
 //! `tests/endings.rs`, which has clusters of its own for them.
 #![cfg(feature = "trainer")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

@@ -2,11 +2,6 @@
 //! acknowledgement, log-in, sbatch, publish and confirmation), and started again as cron or Slurm
 //! would do it. The result is always one Slurm job, one reply, and nothing left over. Real
 //! RabbitMQ, real Slurm, the stand-in Rodan.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

@@ -2,11 +2,6 @@
 //! end, models whole, copies with the ids of the first, one Slurm job, nothing left over. Real
 //! RabbitMQ, real Slurm, the stand-in Rodan.
 #![cfg(feature = "trainer")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

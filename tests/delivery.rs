@@ -1,11 +1,6 @@
 //! How a reply reaches its queue when the queue, the connection or the broker is not as it should
 //! be. Every case ends with one copy of the reply in the queue. Real RabbitMQ, real Slurm; a proxy
 //! in front of the broker where a connection has to break at a chosen moment.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

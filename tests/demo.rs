@@ -1,14 +1,11 @@
 //! `./demo`: a whole site on one machine, from nothing to models and a picture, and back to
 //! nothing.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 
 use std::fs;
+#[cfg(feature = "gateway")]
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -149,6 +146,33 @@ fn a_newcomer_sees_a_page_become_models_and_a_picture_and_nothing_is_left() {
 }
 
 #[test]
+#[cfg(feature = "gateway")]
+fn the_gateway_alone_is_there_for_a_browser() {
+    let demo = Demo::new();
+    let binaries = demo.binaries.to_str().unwrap();
+    let finished = demo.run(&["gateway", "--binaries", binaries]).success();
+    let link = fs::read_to_string(demo.path().join("gateway/link")).unwrap();
+    let (address, token) = link.trim().split_once("/?token=").unwrap();
+    assert!(finished.stdout.contains(address) && !finished.stdout.contains(token), "{finished}");
+    let host = address.strip_prefix("http://").unwrap();
+    let mut stream = std::net::TcpStream::connect(host).unwrap();
+    write!(stream, "GET /healthz HTTP/1.0\r\nHost: {host}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains(" 200 "), "{answer}");
+    let again = demo.run(&["gateway", "--binaries", binaries]).success();
+    assert!(again.stdout.contains(address), "{again}");
+    assert!(demo.run(&["status"]).success().stdout.contains(address));
+    let finished = demo.run(&["down"]).success();
+    assert!(finished.stdout.contains("gateway"), "{finished}");
+    assert_eq!(processes_of(&demo.path()), Vec::<String>::new());
+    let mut left: Vec<_> =
+        fs::read_dir(demo.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["demo", "gateway"]);
+}
+
+#[test]
 fn without_a_demo_each_command_says_what_to_do() {
     let demo = Demo::new();
     let finished = demo.run(&["job"]);
@@ -157,7 +181,7 @@ fn without_a_demo_each_command_says_what_to_do() {
     assert!(demo.run(&["down"]).success().stdout.contains("nothing is up"));
     expect(&demo.run(&["job", "--every", "5"]), 2, &["what is «--every»?", "usage:"]);
     expect(&demo.run(&["up", "--every", "soon"]), 2, &["a number of seconds"]);
-    expect(&demo.run(&["sideways"]), 2, &["one of up, job, status and down"]);
+    expect(&demo.run(&["sideways"]), 2, &["one of up, job, gateway, status and down"]);
 
     fs::create_dir(demo.path()).unwrap();
     fs::write(demo.path().join("thesis.tex"), "months of work").unwrap();

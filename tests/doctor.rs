@@ -1,10 +1,5 @@
 //! `check doctor`: first everything is well, then one fault after another is planted. Real
 //! RabbitMQ, real Slurm, the stand-in Rodan.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

@@ -1,7 +1,5 @@
 //! The documents are true and whole: messages that they quote and commands that are to be typed are
 //! the programs' own, links lead somewhere, files and targets that are named exist.
-#![allow(missing_docs)]
-#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

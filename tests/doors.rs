@@ -1,6 +1,5 @@
 //! What `check` lets nobody see or hear. No service is needed: the broker is absent, or a listener
 //! that says nothing.
-#![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
 use std::fs;
 use std::net::TcpListener;

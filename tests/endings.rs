@@ -2,11 +2,6 @@
 //! accounting, and a controller that is away: each job is answered once, with a sentence of its
 //! own. The tests print tables with Slurm's state beside the reply
 //! (`cargo nextest run --test stories endings:: --no-capture`).
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

@@ -1,13 +1,14 @@
 //! `run_trainer --evaluate`: models beside a page whose layers are drawn.
 #![cfg(feature = "trainer")]
-#![allow(missing_docs)]
-#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use page_layers::{PatchShape, initial_weights, keras};
 use serde_json::Value;
+
+/// Width and height of the part of the example page that is cut, in pixels.
+const SIDES: (u32, u32) = (100, 90);
 
 /// A part of the example page in a folder, and models that have learned nothing.
 struct Desk {
@@ -21,7 +22,7 @@ impl Desk {
         std::fs::create_dir(desk.path("page")).unwrap();
         for file in std::fs::read_dir(example).unwrap().map(|file| file.unwrap().path()) {
             if file.extension().is_some_and(|extension| extension == "png") {
-                let part = image::open(&file).unwrap().crop_imm(70, 40, 150, 140);
+                let part = image::open(&file).unwrap().crop_imm(70, 40, SIDES.0, SIDES.1);
                 part.save(desk.path("page").join(file.file_name().unwrap())).unwrap();
             }
         }
@@ -70,7 +71,7 @@ fn the_figures_are_those_of_the_layers_that_predict_writes() {
         assert!(predicted.status.success());
         let regions = match desk.path("page/regions.png") {
             path if path.exists() => desk.opaque("page/regions.png"),
-            _ => vec![true; 150 * 140],
+            _ => vec![true; (SIDES.0 * SIDES.1) as usize],
         };
         let count = |test: &dyn Fn(usize) -> bool| {
             (0..regions.len()).filter(|at| regions[*at] && test(*at)).count()
@@ -96,7 +97,7 @@ fn the_figures_are_those_of_the_layers_that_predict_writes() {
         }
     }
     let picture = image::open(desk.path("out/errors.png")).unwrap();
-    assert_eq!((picture.width(), picture.height()), (150, 140));
+    assert_eq!((picture.width(), picture.height()), SIDES);
     let table = desk.evaluate(&[]);
     for word in ["drawn as", "mean F1", "Layer 1", "errors.png"] {
         assert!(table.contains(word), "{word}: {table}");

@@ -1,9 +1,9 @@
 //! The gateway: a page goes in, models come out; what is wrong is answered by a problem document.
 #![cfg(feature = "gateway")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use domain::hex_sha256;
 use serde_json::{Value, json};
@@ -148,7 +148,7 @@ fn layers_that_models_have_found_are_a_page_to_be_corrected_and_trained_with() {
     assert!(shown.contains(&offer) && shown.contains("/v1/runs/2/layers.zip"), "{shown}");
     let form_there = gateway.get("/runs/1").expect(200).text();
     assert!(form_there.contains("action=\"/runs/1/apply\""), "{form_there}");
-    gateway.post("/v1/runs/2/retry", &json!({})).expect(422);
+    gateway.post("/v1/runs/2/retry", &json!({})).expect(409);
     for (path, body, status) in [
         ("/v1/runs/2/apply", json!({"page": id}), 409),
         ("/v1/runs/99/apply", json!({"page": id}), 404),
@@ -392,6 +392,17 @@ fn nobody_gets_in_without_a_token() {
     assert_eq!(gateway.send("GET", "/", &[], b"").expect(303).header("location"), Some("/login"));
     gateway.send("GET", "/?token=wrong", &[], b"").expect(401);
 
+    // A name that another site has chosen is none of this gateway's, whatever it stands for.
+    for path in ["/healthz", "/login", "/?token=x", "/training.TrainingService/Train"] {
+        let foreign = [("Host", "attacker.example:9090")];
+        let refused = gateway.send("GET", path, &foreign, b"").expect(421).json();
+        assert!(refused["detail"].as_str().unwrap().contains("attacker.example"), "{refused}");
+        gateway.send("GET", "/healthz", &[("Host", "localhost")], b"").expect(200);
+    }
+    // The link is for this account alone, and goes with the gateway.
+    let link = site.data().join("link");
+    assert_eq!(fs::metadata(&link).unwrap().permissions().mode() & 0o777, 0o600);
+
     // The printed link gives the browser a cookie, which no script and no other site gets.
     let path = format!("/?token={}", gateway.link_token);
     let entered = gateway.send("GET", &path, &[], b"").expect(303);
@@ -424,6 +435,7 @@ fn nobody_gets_in_without_a_token() {
     assert!(second.stderr.contains("another gateway"), "{second}");
     // Tokens are nowhere on the disk.
     gateway.terminate();
+    assert!(!link.exists());
     let database = fs::read(site.data().join("gateway.sqlite")).unwrap();
     let holds = |text: &str| database.windows(text.len()).any(|part| part == text.as_bytes());
     assert!(holds("boss") && !holds(&site.admin));

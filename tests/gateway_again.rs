@@ -1,6 +1,5 @@
 //! What a gateway does again after it was killed, stopped or held up: nothing is lost or doubled.
 #![cfg(feature = "gateway")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};

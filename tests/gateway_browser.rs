@@ -1,12 +1,15 @@
 //! The gateway's pages in a real browser: a page is uploaded, a run is started and watched, runs
 //! are compared, a model is applied; wide and narrow, light and dark, with and without scripts.
+//! axe-core looks at each page, where `HPC_TRAINER_TEST_PYTHON` has it.
 //! With `GATEWAY_PICTURES=FOLDER` in the environment pictures of all pages are left there.
 #![cfg(feature = "gateway")]
-#![allow(missing_docs)]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::LazyLock;
 
+use crate::gateway_clients::python_with;
 use crate::local::Page;
 use crate::support::browser::Browser;
 use crate::support::gateway::{QUICK, Site};
@@ -32,12 +35,41 @@ const SOUND: &str = "(() => {
     return wrong.join('; ');
 })()";
 
+/// What axe-core finds that keeps people from using the page: its serious and critical findings.
+const BARRIERS: &str = "axe.run({resultTypes: ['violations']}).then(found => found.violations
+    .filter(rule => ['serious', 'critical'].includes(rule.impact))
+    .map(rule => rule.id + ': ' + rule.nodes.slice(0, 5).map(node =>
+        node.html.slice(0, 160) + ' (' + node.failureSummary.slice(0, 300) + ')').join(' | '))
+    .join('\\n'))";
+
+/// The script of axe-core, out of its wrapper for Python's Playwright; `None` where the tests'
+/// Python has none, which is said.
+fn axe() -> Option<String> {
+    let found = python_with("axe_playwright_python").and_then(|python| {
+        let place = "import axe_playwright_python as axe; print(axe.__path__[0])";
+        let place = Command::new(python).args(["-c", place]).output().ok()?.stdout;
+        let place = String::from_utf8(place).ok()?;
+        fs::read_to_string(Path::new(place.trim()).join("axe.min.js")).ok()
+    });
+    if found.is_none() {
+        eprintln!("SKIPPED in part: there is no axe-core for the tests; ./run_tests installs it");
+    }
+    found
+}
+
 /// Looks at the page that is open, in all widths and colours.
 fn look(browser: &Browser, name: &str) {
-    for (width, dark) in [(1280, false), (1280, true), (400, false)] {
+    static AXE: LazyLock<Option<String>> = LazyLock::new(axe);
+    if let Some(axe) = &*AXE {
+        browser.value(&format!("{axe}; true"));
+    }
+    for (width, dark) in [(1280, false), (1280, true), (400, false), (400, true)] {
         browser.width(width);
         browser.dark(dark);
         assert_eq!(browser.value(SOUND), "", "{name} at {width} pixels");
+        if AXE.is_some() {
+            assert_eq!(browser.value(BARRIERS), "", "{name} at {width} pixels, dark: {dark}");
+        }
         browser.picture(&format!("{name}-{width}{}", if dark { "-dark" } else { "" }));
     }
     browser.width(1280);

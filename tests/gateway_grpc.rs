@@ -1,8 +1,6 @@
 //! The gateway's gRPC: a job is queued, launched, run and succeeds, as clients of other training
 //! services ask for it; and the service describes itself.
 #![cfg(feature = "gateway")]
-#![allow(missing_docs)]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -1,6 +1,5 @@
 //! `run_trainer --check-gpu`: says what is missing, or that the GPU computes what the CPU computes.
 #![cfg(feature = "trainer")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, and says where")]
 
 use std::process::{Command, Output};
 

@@ -1,10 +1,5 @@
 //! Messages by an attacker who chooses every word, through the real broker, `check` and the real
 //! sbatch, whose arguments are recorded on the way.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

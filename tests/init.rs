@@ -1,10 +1,5 @@
 //! `check init`: from nothing to a configuration, with options and at a terminal. Real RabbitMQ and
 //! Slurm for the doctor.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

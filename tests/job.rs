@@ -1,10 +1,5 @@
 //! The whole road, and the trainer's part of it: real RabbitMQ, real Slurm, real training, the
 //! stand-in Rodan.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

@@ -3,8 +3,6 @@
 //! `HPC_TRAINER_TEST_PYTHON` names a Python with `tensorflow-cpu==2.15.1`; `run_tests` makes one
 //! and sets it.
 #![cfg(feature = "trainer")]
-#![allow(missing_docs)]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

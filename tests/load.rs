@@ -1,10 +1,5 @@
 //! Many jobs, many passes, a cluster that is full or away: what is not taken waits, what is taken
 //! is answered once.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

@@ -1,8 +1,6 @@
 //! `run_trainer --local`: a page in a folder gives models, a picture and a table; a bad page gives
 //! a clear sentence.
 #![cfg(feature = "trainer")]
-#![allow(missing_docs)]
-#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -320,7 +318,7 @@ fn training_goes_on_from_models() {
     let set = [
         "Patch height=32",
         "Patch width=32",
-        "Maximum number of samples per label=60",
+        "Maximum number of samples per label=40",
         "Batch Size=4",
         "Seed=7",
     ];

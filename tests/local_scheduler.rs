@@ -1,10 +1,5 @@
 //! `SCHEDULER=local`: jobs of a host without Slurm. Every way in which a job can end, crashes of
 //! whatever can crash, and an order that is kept. Real processes, real RabbitMQ, no Slurm command.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

@@ -2,7 +2,6 @@
 //! and no password. Real RabbitMQ, the stand-in Rodan. Needs Linux's `/proc`, and root, because the
 //! process can't be looked into otherwise.
 #![cfg(feature = "trainer")]
-#![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
 

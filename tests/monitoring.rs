@@ -3,11 +3,6 @@
 //!
 //! `HPC_TRAINER_TEST_PYTHON` names a Python with `prometheus-client`; `run_tests` makes one and
 //! sets it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

@@ -1,10 +1,5 @@
 //! The commands of the operator: `check status`, `logs`, `cancel`, `retry` and `purge`. Real
 //! RabbitMQ, real Slurm.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

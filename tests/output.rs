@@ -1,6 +1,5 @@
 //! Standard output and standard error that can't be written: a log on a full disk, a reader that
 //! has gone. No job is lost by it, no program panics, and each command ends with its own exit code.
-#![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
 

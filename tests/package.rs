@@ -1,9 +1,4 @@
 //! `./package`: a tarball that runs wherever it is unpacked, and over an older installation.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

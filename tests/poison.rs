@@ -1,10 +1,5 @@
 //! Messages that are no jobs between others that are, and replies that can't be delivered. Real
 //! RabbitMQ, real Slurm.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

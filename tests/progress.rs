@@ -1,11 +1,6 @@
 //! How a training shows its progress: a bar in a terminal, a line per epoch in Slurm's log, and a
 //! note that `check status` reads.
 #![cfg(feature = "trainer")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

@@ -1,5 +1,4 @@
 //! Every test that a document names exists.
-#![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

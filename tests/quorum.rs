@@ -1,10 +1,5 @@
 //! Quorum queues count how often a message was handed out, and drop it after its limit: a look must
 //! not cost it anything. Real RabbitMQ, real Slurm.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

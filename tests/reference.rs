@@ -1,8 +1,6 @@
 //! What is made from the programs: pages of `docs/`, `credentials.env.example`, the completions and
 //! the man pages.
 #![cfg(feature = "trainer")]
-#![allow(missing_docs)]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on has failed")]
 
 use std::fs;
 use std::io::Write as _;

@@ -1,9 +1,4 @@
 //! No training is lost: a real Slurm requeues, kills, warns and cancels jobs in the middle.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

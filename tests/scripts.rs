@@ -1,6 +1,5 @@
 //! `run_check` and `hpc_training.sh`, with a program in place that prints its arguments and
 //! environment.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, and says where")]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -2,11 +2,6 @@
 //! files, logs, replies, Slurm's record of the job and its environment; and meanwhile in the
 //! arguments and the environment of every process. Real RabbitMQ, real Slurm.
 //! `cargo nextest run --test stories secrets:: --no-capture` prints what was searched.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 
@@ -41,14 +36,14 @@ exec "$HPC_TRAINER_HOME/run_trainer" "$@"
 
 /// Searches for the secrets, as they are and as they are encoded on the way, and counts what it has
 /// searched.
-struct Search {
+pub(crate) struct Search {
     forms: Vec<(String, Vec<u8>)>,
-    seen: Vec<(&'static str, usize)>,
-    hits: Vec<String>,
+    pub(crate) seen: Vec<(&'static str, usize)>,
+    pub(crate) hits: Vec<String>,
 }
 
 impl Search {
-    fn new(secrets: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(secrets: &[(&str, &str)]) -> Self {
         let mut forms = Vec::new();
         for (name, secret) in secrets {
             let percent: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
@@ -64,7 +59,7 @@ impl Search {
         Self { forms, seen: Vec::new(), hits: Vec::new() }
     }
 
-    fn look(&mut self, kind: &'static str, which: &str, bytes: &[u8]) {
+    pub(crate) fn look(&mut self, kind: &'static str, which: &str, bytes: &[u8]) {
         match self.seen.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, count)) => *count += 1,
             None => self.seen.push((kind, 1)),
@@ -77,7 +72,7 @@ impl Search {
     }
 
     /// The arguments and the environment of every process that this account may look at.
-    fn look_at_processes(&mut self) {
+    pub(crate) fn look_at_processes(&mut self) {
         for entry in fs::read_dir("/proc").unwrap().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             if name.bytes().all(|b| b.is_ascii_digit()) {

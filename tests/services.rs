@@ -1,6 +1,5 @@
 //! The test infrastructure itself: the broker, the cluster and the stand-in Rodan do what the other
 //! tests rely on.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, and says where")]
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -1,10 +1,5 @@
 //! `slurm/sites/`: a profile that an operator copies is understood; and what a proxy does on the
 //! way to Rodan.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 
@@ -129,8 +124,7 @@ fn every_profile_has_a_site_script_that_the_batch_script_can_read() {
         let script = directory.path().join("site.sh");
         fs::write(&script, all).unwrap();
         let read = "module() { echo \"module $*\"; }; mkdir -p cuda; : >cuda/runtime.sh; \
-                    HPC_TRAINER_HOME=$PWD; \
-                    SLURM_JOB_ID=7; set -e; . ./site.sh; env";
+                    HPC_TRAINER_HOME=$PWD; SLURM_JOB_ID=7; set -e; . ./site.sh; env";
         let finished =
             Program::new("bash").args(["-c", read]).current_dir(directory.path()).run().success();
         assert_eq!(finished.stderr, "", "{}", path.display());

@@ -4,11 +4,6 @@
 //! After an intended change:
 //! `INSTA_UPDATE=always cargo nextest run --test stories snapshots:: reference::`, and look at
 //! the difference.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

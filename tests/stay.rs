@@ -1,10 +1,5 @@
 //! `check --stay`: it passes as soon as a message comes, tells systemd how it is, survives a broker
 //! that is restarted, and ends between two steps. Jobs run on this host, which is quickest.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

@@ -3,6 +3,11 @@
 //!
 //! `cargo nextest run --test stories check::` runs those of `tests/check.rs`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is not one of the programs")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that can't go on panics, and says where"
+)]
 
 mod support;
 
@@ -24,11 +29,15 @@ mod endings;
 mod evaluate;
 mod gateway;
 mod gateway_again;
+mod gateway_broker;
+mod gateway_broker_crash;
 mod gateway_browser;
+mod gateway_clients;
 mod gateway_grpc;
 mod gpu;
 mod hostile;
 mod init;
+mod instances;
 mod job;
 mod keras_models;
 mod load;
@@ -48,6 +57,7 @@ mod reference;
 mod resume;
 mod scripts;
 mod secrets;
+mod secrets_gateway;
 mod services;
 mod sites;
 mod snapshots;

@@ -4,8 +4,6 @@
 //! the paths of its `use` lines and the paths in its text that begin with `crate::`, tests left
 //! out. A name that a folder hands on (`pub use`) leads to the file that it comes from.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,5 @@
 //! What sbatch says when it does not take a job. Real RabbitMQ, real Slurm; a sbatch in the path
 //! says what a healthy controller can't be made to say.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

@@ -1,7 +1,6 @@
 //! Servers with a bad certificate: a broker that `check` connects to, a Rodan that `run_trainer`
 //! connects to. Each is refused with what is wrong and what to do, before a byte of a secret is
 //! sent. Needs no service.
-#![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
 

@@ -1,7 +1,6 @@
 //! Where the token and the password go. Locations and redirects try to lead them elsewhere, through
 //! `run_trainer` and `check`, to two stand-ins that record what they are told. Real RabbitMQ for
 //! the replies.
-#![allow(clippy::unwrap_used, reason = "a test that can't go on panics, and says where")]
 
 use crate::support;
 

@@ -1,10 +1,5 @@
 //! The watcher: a tiny Slurm job beside each training job, which reports its failure at once. Real
 //! RabbitMQ, real Slurm.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that can't go on panics, and says where"
-)]
 
 use crate::support;
 

@@ -18,7 +18,7 @@ use crate::ledger::{
     Cause, Event, Lock, LockError, Record, Role, Store, StoreError, TransitionError, Verdict,
 };
 use crate::rodan::Client;
-use crate::sentences::{self, About};
+use crate::sentences::{About, of_verdict};
 use base::exit_code::ExitCode;
 use base::notify;
 use base::secret::Secret;
@@ -26,14 +26,14 @@ use base::text::printable;
 use contract::broker::{Broker, BrokerError};
 use domain::JobId;
 use scheduler::Scheduler;
-use scheduler::requests;
+use scheduler::kinds_of_job;
 
 /// The longest detail that is told of a job, in characters.
 const LONGEST_DETAIL: usize = 2000;
 
 /// Something that happened to a job, for the person who reads `check`'s output.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct Happening {
+pub struct JobNews {
     /// Our id of the job.
     pub job: String,
     /// One word: `submitted`, `found`, `waiting`, `raised`, `cancelled`, `failed`, `answered`,
@@ -45,7 +45,7 @@ pub struct Happening {
 
 /// How a pass ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum PassEnd {
     /// Another `check` holds the lock.
     Busy(String),
     /// The pass is done; the code tells the first thing that went wrong, if any.
@@ -124,7 +124,7 @@ pub struct Pass<'a> {
     /// Why nothing more is delivered in this pass.
     pub(super) no_deliveries: Option<String>,
     lock: Lock,
-    tell: &'a mut dyn FnMut(Happening),
+    tell: &'a mut dyn FnMut(JobNews),
     worst: Option<ExitCode>,
 }
 
@@ -160,7 +160,7 @@ impl<'a> Pass<'a> {
         config: &'a Config,
         store: Store,
         lock: Lock,
-        tell: &'a mut dyn FnMut(Happening),
+        tell: &'a mut dyn FnMut(JobNews),
     ) -> Result<Self, BridgeError> {
         let logs = &config.site.logs;
         DirBuilder::new()
@@ -172,7 +172,7 @@ impl<'a> Pass<'a> {
         Ok(Self {
             config,
             store,
-            scheduler: requests::scheduler(&config.site),
+            scheduler: kinds_of_job::scheduler(&config.site),
             broker: None,
             no_broker: None,
             http: None,
@@ -195,11 +195,11 @@ impl<'a> Pass<'a> {
     pub(super) async fn end(
         mut self,
         result: Result<(), BridgeError>,
-    ) -> Result<Outcome, BridgeError> {
+    ) -> Result<PassEnd, BridgeError> {
         if let Some(broker) = self.broker.take() {
             broker.close().await;
         }
-        result.map(|()| Outcome::Done(self.code()))
+        result.map(|()| PassEnd::Done(self.code()))
     }
 
     /// The exit code so far.
@@ -227,6 +227,19 @@ impl<'a> Pass<'a> {
     pub(super) fn operator(&self) -> &'a str {
         let config: &'a Config = self.config;
         &config.site.operator
+    }
+
+    /// What a sentence needs to know of a job.
+    pub(super) fn about<'b>(&self, job: &'b Record) -> About<'b>
+    where
+        'a: 'b,
+    {
+        About {
+            slurm_id: job.slurm_id,
+            asked: job.resources.as_ref(),
+            operator: self.operator(),
+            scheduler: self.config.site.scheduler,
+        }
     }
 
     /// What a job is called beside its number.
@@ -258,13 +271,7 @@ impl<'a> Pass<'a> {
 
     /// Gives a job up: its error reply is to follow.
     pub(super) fn fails(&mut self, job: &mut Record, verdict: Verdict) -> Result<(), BridgeError> {
-        let about = About {
-            slurm_id: job.slurm_id,
-            asked: job.resources.as_ref(),
-            operator: self.operator(),
-            scheduler: self.config.site.scheduler,
-        };
-        let (cause, sentence) = sentences::of_verdict(&verdict, about);
+        let (cause, sentence) = of_verdict(&verdict, self.about(job));
         self.remember(code_of(cause));
         tracing::info!(job = %job.job_id, cause = cause.word(), "it is given up: {sentence}");
         self.tell(job, "failed", &sentence);
@@ -275,7 +282,7 @@ impl<'a> Pass<'a> {
 
     pub(super) fn tell(&mut self, job: &Record, what: &'static str, detail: &str) {
         let detail = printable(detail, LONGEST_DETAIL);
-        (self.tell)(Happening { job: job.job_id.to_string(), what, detail });
+        (self.tell)(JobNews { job: job.job_id.to_string(), what, detail });
     }
 
     /// The first trouble of a pass decides its exit code.

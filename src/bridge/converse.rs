@@ -13,7 +13,7 @@ use super::decide::Slurm;
 use super::view::is_with_slurm;
 use crate::ledger::{Cancels, Live, Progress, Record, State, Told, Verdict};
 use contract::broker::{BrokerError, TellError};
-use contract::wire::conversation::{CONTROL_QUEUE, Cancel, JobState, Message, Phase as Stage};
+use contract::wire::conversation::{CONTROL_QUEUE, Cancel, JobState, Message, Stage};
 use scheduler::Kind;
 use scheduler::slurm::{Phase, Place, in_words, place};
 
@@ -99,7 +99,7 @@ fn is_about(one: Option<Timestamp>, other: Option<Timestamp>) -> bool {
 }
 
 fn stage(job: &Record, known: &Known<'_>) -> Option<Stage> {
-    let is_told_to_end = job.verdict.as_ref().is_some_and(Verdict::is_order);
+    let is_told_to_end = job.verdict.as_ref().is_some_and(Verdict::ends_in_any_state);
     let has_run = job
         .told
         .as_ref()

@@ -69,6 +69,7 @@ fn each_change_is_told_once_and_a_later_hour_is_none() {
         memory_from: Origin::Estimate,
         time_seconds: 21_600,
         time_from: Origin::Site,
+        instances: None,
     });
     let taken = state(news(&job, &silent(), at(50)));
     assert_eq!((taken.state, taken.at, taken.slurm_job), (Stage::Taken, at(0), None));
@@ -186,6 +187,7 @@ fn a_job_that_gets_more_memory_is_requeued_and_says_why() {
         memory_mb: 500,
         walltime: domain::Walltime::MINUTE,
         email: None,
+        instances: 1,
     });
     let runs = state(news(&job, &silent(), at(9)));
     tell(&mut job, &runs);

@@ -2,14 +2,29 @@
 //!
 //! [`decide`] is asked again and again until nothing is left to do (`pass.rs`); each step is done,
 //! and written down, by whoever the pass gives it to.
+//!
+//! # When a job is given up
+//!
+//! - It waits for Rodan or Slurm for `GIVE_UP_HOURS` ([`Rules::gives_up`], counted from
+//!   `Record::waits_since`): [`before_submission`], [`judge_login`]. Where Rodan refuses the log-in,
+//!   at once.
+//! - It waits in Slurm's queue, or for room under a limit of jobs, for `MAX_PENDING_HOURS`; or it
+//!   waits for a reason that can't pass (`NEVER_PASSES` in `scheduler::slurm`): [`alive`],
+//!   [`before_submission`].
+//! - sbatch refuses it, or says the same unknown words for half an hour: [`judge`].
+//! - Slurm no longer knows it (`GRACE_SECONDS`), or it ended without a reply: [`after`].
+//! - Its reply queue is gone (a conversation): `converse.rs` and `deliver.rs` note
+//!   `Verdict::Abandoned`.
+//!
+//! A reply, not a job, is given up by [`is_undeliverable`].
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::ledger::{Breaker, Doubt, Outcome, Record, State, Verdict};
+use crate::rodan::LoginError;
 use contract::broker::{BrokerError, PublishError};
-use contract::wire::conversation::Origin;
 use domain::ResourceSettings;
 use domain::SlurmJobId;
 use scheduler::slurm::{JobInfo, JobState, Phase, SubmitError};
@@ -144,7 +159,7 @@ pub(super) enum Part {
 }
 
 impl Decision {
-    /// The part of a pass that this belongs to; nothing for nothing.
+    /// The part of a pass that does this; `None` for [`Decision::Rest`].
     pub(super) fn part(&self) -> Option<Part> {
         match self {
             Self::Rest => None,
@@ -200,7 +215,7 @@ pub(super) fn decide(
 
 /// A job that Slurm does not have yet.
 fn before_submission(job: &Record, now: Timestamp, rules: &Rules) -> Decision {
-    if let Some(order) = job.verdict.as_ref().filter(|verdict| verdict.is_order()) {
+    if let Some(order) = job.verdict.as_ref().filter(|verdict| verdict.ends_in_any_state()) {
         return Decision::Fail(order.clone());
     }
     if matches!(job.state, State::Submitting { .. }) && !rules.insists {
@@ -227,7 +242,7 @@ fn alive(job: &Record, id: SlurmJobId, info: &JobInfo, now: Timestamp, rules: &R
         _ => {}
     }
     // A job that is ending has been told before.
-    if let Some(order) = job.verdict.as_ref().filter(|verdict| verdict.is_order()) {
+    if let Some(order) = job.verdict.as_ref().filter(|verdict| verdict.ends_in_any_state()) {
         return if is_ending { Decision::Rest } else { Decision::Cancel(id, order.clone()) };
     }
     if waits {
@@ -238,7 +253,7 @@ fn alive(job: &Record, id: SlurmJobId, info: &JobInfo, now: Timestamp, rules: &R
             None if waited_for(rules.max_pending) => {
                 Some(not_started(info.reason.clone(), Some(rules.max_pending)))
             }
-            None if info.is_hopeless() && waited_for(rules.grace) => {
+            None if info.can_never_start() && waited_for(rules.grace) => {
                 Some(not_started(info.reason.clone(), None))
             }
             None => None,
@@ -281,12 +296,12 @@ const MOST_MEMORY_MB: u64 = 100_000_000;
 /// A job gets more memory so many times.
 const MOST_RAISES: usize = 2;
 
-/// The memory with which a job goes on that has run out of it, in MB: twice as much, as far as the
-/// site gives it. Nothing where its message names the memory, where the job had more twice already,
-/// or where the site gives no more.
+/// How much memory, in MB, a job gets after it ran out: twice what it had, at most what the site
+/// gives. Nothing where its message names the memory, where the job had more twice already, or
+/// where the site gives no more.
 fn more_memory(job: &Record, most: Option<u64>) -> Option<u64> {
     let asked = job.asked.as_ref()?;
-    let was_chosen = !matches!(asked.memory_from, Origin::Job | Origin::Unknown);
+    let was_chosen = asked.memory_from.is_chosen();
     let most = most.unwrap_or(MOST_MEMORY_MB).min(MOST_MEMORY_MB);
     let more = asked.memory_mb.saturating_mul(2).min(most);
     (was_chosen && job.too_small.len() < MOST_RAISES && more > asked.memory_mb).then_some(more)
@@ -368,16 +383,23 @@ pub(super) enum Untaken {
 /// Judges sbatch's words. Only what is known to be the job's own fault is a refusal at once. Words
 /// that nobody knows (a site's own submit filter has such) are one when they have stayed the same
 /// for half an hour while the controller answers; `controller_answers` says whether it does now.
+/// With `was_raised` the job asks for more memory than before, because that was not enough: where it
+/// is refused, it ran out of memory.
 pub(super) fn judge(
     error: &SubmitError,
     doubt: Option<&Doubt>,
     controller_answers: bool,
+    was_raised: bool,
     now: Timestamp,
 ) -> Untaken {
+    let refused = |words: &str| {
+        Untaken::Refused(match was_raised {
+            true => Verdict::OutOfMemory { used_mb: None },
+            false => Verdict::Refused { words: words.to_owned() },
+        })
+    };
     let words = match error {
-        SubmitError::Refused(words) => {
-            return Untaken::Refused(Verdict::Refused { words: words.clone() });
-        }
+        SubmitError::Refused(words) => return refused(words),
         SubmitError::Limit(_) => return Untaken::NoRoom,
         SubmitError::Unclear(words) if controller_answers => words,
         SubmitError::Unclear(_) | SubmitError::Later(_) | SubmitError::Command(_) => {
@@ -389,9 +411,29 @@ pub(super) fn judge(
         None => Doubt { words: words.clone(), since: now, times: 1 },
     };
     if doubt.times >= UNCLEAR_TIMES && has_passed(doubt.since, UNCLEAR_FOR, now) {
-        return Untaken::Refused(Verdict::Refused { words: words.clone() });
+        return refused(words);
     }
     Untaken::Unclear(doubt)
+}
+
+/// What becomes of a job for which Rodan gave no token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NoToken {
+    /// It waits, as do all others that are not with Slurm yet.
+    Waits,
+    /// It is answered with an error.
+    Fails(Verdict),
+}
+
+/// Judges a log-in to Rodan that failed. `gives_up` says whether the job has waited long enough.
+pub(super) fn judge_login(error: &LoginError, gives_up: bool) -> NoToken {
+    match error {
+        LoginError::Unavailable { .. } if !gives_up => NoToken::Waits,
+        LoginError::Unavailable { .. } => NoToken::Fails(Verdict::RodanAway),
+        LoginError::Refused { .. } | LoginError::NotRodan { .. } => {
+            NoToken::Fails(Verdict::RodanRefused)
+        }
+    }
 }
 
 /// Whether one more message may be taken. What is not taken stays in RabbitMQ, and nothing is lost.
@@ -441,7 +483,7 @@ pub(super) fn never_ran(job: &Record) -> bool {
 /// True when a reply that could not be published is not tried again. Either its queue is gone and
 /// nobody but the broker can create a queue of that name, or it tells of a message that never
 /// became a Slurm job and has waited long enough (`gives_up`). A broker that is away is waited for.
-pub(super) fn is_hopeless(job: &Record, error: &PublishError, gives_up: bool) -> bool {
+pub(super) fn is_undeliverable(job: &Record, error: &PublishError, gives_up: bool) -> bool {
     let is_reserved = job.reply_to.starts_with("amq.") || job.reply_to.contains(['\r', '\n']);
     match error {
         PublishError::NoQueue { .. } if is_reserved => true,
@@ -452,9 +494,9 @@ pub(super) fn is_hopeless(job: &Record, error: &PublishError, gives_up: bool) ->
     }
 }
 
-/// Shows to `check` what a person would be told of such a job.
+/// Calls `look` with each sentence that a person would be told of such a job.
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn ends(info: &JobInfo, check: impl Fn(&str)) {
+pub(crate) fn ends(info: &JobInfo, look: impl Fn(&str)) {
     use crate::sentences::{About, OPERATOR, of_verdict};
 
     let asked = ResourceSettings {
@@ -462,12 +504,13 @@ pub(crate) fn ends(info: &JobInfo, check: impl Fn(&str)) {
         memory_mb: 100_000_000,
         walltime: domain::Walltime::MINUTE,
         email: None,
+        instances: 1,
     };
     for asked in [None, Some(&asked)] {
         let about =
             About { slurm_id: Some(info.id), asked, operator: OPERATOR, scheduler: Kind::Slurm };
-        check(&of_verdict(&ended(info, asked, &Found::default()), about).1);
-        check(&of_verdict(&not_started(info.reason.clone(), None), about).1);
+        look(&of_verdict(&ended(info, asked, &Found::default()), about).1);
+        look(&of_verdict(&not_started(info.reason.clone(), None), about).1);
     }
 }
 

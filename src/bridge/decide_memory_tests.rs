@@ -13,6 +13,7 @@ fn with_memory(memory_mb: u64, from: Origin, raises: usize) -> Record {
             memory_from: from,
             time_seconds: 21_600,
             time_from: Origin::Site,
+            instances: None,
         });
         for n in 0..raises as u64 {
             job.too_small.push(TooSmall {
@@ -35,7 +36,7 @@ fn who_ran_out_of_memory_that_was_chosen_gets_more_within_the_sites_limit() {
         (4000, Raised, 1, None, Some(8000)),
         // The job's own word is kept, and what nobody here understands.
         (2000, Job, 0, None, None),
-        (2000, Unknown, 0, None, None),
+        (2000, Unknown, 0, None, Some(4000)),
         // Twice is enough.
         (8000, Raised, 2, None, None),
         (8000, Raised, 9, None, None),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::ledger::{Event, TooSmall};
-use contract::wire::conversation::Asked;
+use contract::wire::conversation::{Asked, Origin};
 use domain::{CorrelationId, JobId};
 
 #[path = "decide_memory_tests.rs"]
@@ -37,7 +37,8 @@ fn rules() -> Rules {
 const ID: SlurmJobId = SlurmJobId(17);
 
 fn asked() -> ResourceSettings {
-    ResourceSettings { cpus: 6, memory_mb: 2000, walltime: "0-06:00".parse().unwrap(), email: None }
+    let walltime = "0-06:00".parse().unwrap();
+    ResourceSettings { cpus: 6, memory_mb: 2000, walltime, email: None, instances: 1 }
 }
 
 /// A job that was taken an hour ago, and to which all this has happened since then.
@@ -471,7 +472,28 @@ fn sbatchs_words_are_a_refusal_where_they_are_known_or_stay_the_same() {
     .into_iter()
     .enumerate()
     {
-        assert_eq!(judge(&error, before.as_ref(), answers, now()), untaken, "case {n}");
+        assert_eq!(judge(&error, before.as_ref(), answers, false, now()), untaken, "case {n}");
+        let raised = match untaken {
+            Untaken::Refused(_) => Untaken::Refused(Verdict::OutOfMemory { used_mb: None }),
+            other => other,
+        };
+        assert_eq!(judge(&error, before.as_ref(), answers, true, now()), raised, "case {n}");
+    }
+}
+
+#[test]
+fn a_login_that_fails_is_tried_again_until_the_site_gives_up() {
+    let address = || "https://rodan.example".to_owned();
+    let away = LoginError::Unavailable { address: address(), detail: "timed out".into() };
+    let refused =
+        LoginError::Refused { address: address(), status: 400, detail: "no such user".into() };
+    let other = LoginError::NotRodan { address: address(), detail: "no token".into() };
+    assert_eq!(judge_login(&away, false), NoToken::Waits);
+    assert_eq!(judge_login(&away, true), NoToken::Fails(Verdict::RodanAway));
+    for error in [&refused, &other] {
+        for gives_up in [false, true] {
+            assert_eq!(judge_login(error, gives_up), NoToken::Fails(Verdict::RodanRefused));
+        }
     }
 }
 
@@ -523,7 +545,7 @@ fn a_reply_is_given_up_where_nobody_can_get_it() {
     .into_iter()
     .enumerate()
     {
-        assert_eq!(is_hopeless(&job, &error, gives_up), hopeless, "case {n}: {error}");
+        assert_eq!(is_undeliverable(&job, &error, gives_up), hopeless, "case {n}: {error}");
     }
 }
 
@@ -531,7 +553,7 @@ fn a_reply_is_given_up_where_nobody_can_get_it() {
 #[test]
 fn an_order_ends_a_job_wherever_it_is() {
     for order in [Verdict::Cancelled, Verdict::CancelledByAsker, Verdict::Abandoned] {
-        assert!(order.is_order());
+        assert!(order.ends_in_any_state());
         let told = |mut job: Record| {
             job.verdict = Some(order.clone());
             job
@@ -547,5 +569,5 @@ fn an_order_ends_a_job_wherever_it_is() {
         assert_eq!(next(failed(), "silent"), Decision::Spool);
         assert_eq!(next(spooled(Outcome::Models), "silent"), Decision::Deliver);
     }
-    assert!(!Verdict::Vanished.is_order());
+    assert!(!Verdict::Vanished.ends_in_any_state());
 }

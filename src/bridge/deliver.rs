@@ -5,11 +5,11 @@ use std::ops::ControlFlow;
 use jiff::Timestamp;
 
 use super::context::{BridgeError, Pass};
-use super::decide::is_hopeless;
+use super::decide::is_undeliverable;
 use super::intake::kind;
 use crate::courier::{Rest, RestError, tail_of};
-use crate::ledger::{Cause, Event, Outcome, Progress, Record, State, Verdict};
-use crate::sentences::{About, of_verdict};
+use crate::ledger::{Cause, Claimed, Event, Outcome, Progress, Record, State, Verdict};
+use crate::sentences::{advice, of_verdict};
 use base::exit_code::ExitCode;
 use contract::broker::{BrokerError, PublishError, TellError};
 use contract::wire::conversation::{End, JobFailed, Used};
@@ -62,7 +62,8 @@ impl Pass<'_> {
         // The connection comes first: without a broker nothing is claimed, and nothing has to be
         // searched next time.
         self.broker().await?;
-        if self.store.claim(&job.job_id)? && self.broker().await?.holds(&envelope).await? {
+        let claimed = self.store.claim(&job.job_id)?;
+        if claimed == Claimed::Again && self.broker().await?.holds(&envelope).await? {
             tracing::info!(
                 job = %job.job_id,
                 queue = job.reply_to,
@@ -83,7 +84,7 @@ impl Pass<'_> {
             Err(error) => error,
         };
         let gives_up = self.rules.gives_up(job, Timestamp::now());
-        if is_hopeless(job, &error, gives_up) {
+        if is_undeliverable(job, &error, gives_up) {
             return self.given_up(job, &error);
         }
         if matches!(error, PublishError::Broker(_)) {
@@ -99,13 +100,7 @@ impl Pass<'_> {
 
     /// Puts an error reply in the place of one that can't be sent.
     fn replace_reply(&mut self, job: &mut Record, verdict: Verdict) -> Result<Answer, BridgeError> {
-        let about = About {
-            slurm_id: job.slurm_id,
-            asked: job.resources.as_ref(),
-            operator: self.operator(),
-            scheduler: self.config.site.scheduler,
-        };
-        let (cause, sentence) = of_verdict(&verdict, about);
+        let (cause, sentence) = of_verdict(&verdict, self.about(job));
         tracing::error!(job = %job.job_id, "{sentence}");
         // A job that has failed before keeps its first cause.
         job.cause.get_or_insert(cause);
@@ -134,7 +129,7 @@ impl Pass<'_> {
             at: Timestamp::now(),
             error: sentence.to_owned(),
             cause: cause.word().to_owned(),
-            advice: cause.advice().to_owned(),
+            advice: advice(cause).to_owned(),
             log: log.map(|log| tail_of(&self.config.site.logs.join(log))).unwrap_or_default(),
             asked: job.asked.clone(),
             used,
@@ -151,12 +146,13 @@ impl Pass<'_> {
         if self.store.files(&job.job_id).is_delivered() {
             return self.delivered(job);
         }
-        // Connected first: without a broker nothing is claimed.
+        // Connected first: without a broker nothing is claimed. Whoever claimed before, the same
+        // messages are sent again: they have the same ids.
         self.broker().await?;
         self.store.claim(&job.job_id)?;
         let mut result = self.send_rest(job, &end).await?;
         if let Err(error) = &result
-            && let Some(failed) = error.in_place_of(&end)
+            && let Some(failed) = error.in_place_of(&end, self.about(job))
         {
             tracing::error!(job = %job.job_id, "{error}");
             job.cause.get_or_insert(Cause::Reply);

@@ -10,7 +10,7 @@ use base::text::{printable, printable_json, sentence};
 use contract::broker::{Broker, BrokerError, DEFAULT_REPLY_QUEUE, JOBS_QUEUE, Looking};
 use contract::wire::{Chosen, Envelope, JobFile};
 use domain::{CorrelationId, JobId};
-use scheduler::requests;
+use scheduler::kinds_of_job;
 
 /// What `check` would do with the next message.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ pub async fn dry_run(config: &Config) -> Result<DryRun, BridgeError> {
         Ok(Chosen { resources, asked }) => {
             let id = JobId::from_correlation_id(&CorrelationId(envelope.correlation_id.clone()));
             let path = Store::unopened(&config.site.spool).files(&id).job_file();
-            let request = requests::training(&config.site, &id.slurm_name(), &resources, &path);
+            let request = kinds_of_job::training(&config.site, &id.slurm_name(), &resources, &path);
             let shown =
                 JobFile::masked_text(taken.body(), &envelope, Some(&asked)).unwrap_or_default();
             DryRun::Job {
@@ -79,7 +79,7 @@ pub async fn dry_run(config: &Config) -> Result<DryRun, BridgeError> {
                     printable(&envelope.reply_to, 100)
                 ),
                 job_file: printable_json(&shown),
-                command: requests::scheduler(&config.site).shown(&request),
+                command: kinds_of_job::scheduler(&config.site).shown(&request),
             }
         }
     };

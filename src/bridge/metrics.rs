@@ -62,7 +62,7 @@ impl LastPass {
 }
 
 /// How things stand at the end of a pass.
-struct Standing {
+struct Gauges {
     jobs: Vec<Record>,
     unreadable: usize,
     rejected: usize,
@@ -97,11 +97,8 @@ impl Pass<'_> {
             Err(_) => None,
         };
         let last = LastPass::now(began, code);
-        match self
-            .standing(queue, last.ended)
-            .and_then(|standing| Ok((standing, self.tally(&last)?)))
-        {
-            Ok((standing, tally)) => put(&path, &render(&standing, &tally, &last)),
+        match self.gauges(queue, last.ended).and_then(|gauges| Ok((gauges, self.tally(&last)?))) {
+            Ok((gauges, tally)) => put(&path, &render(&gauges, &tally, &last)),
             Err(error) => {
                 tracing::warn!("the metrics are not brought up to date: {error}");
                 amend(&path, &last);
@@ -123,7 +120,7 @@ impl Pass<'_> {
         }
     }
 
-    fn standing(&self, queue: Option<u32>, now: Timestamp) -> Result<Standing, StoreError> {
+    fn gauges(&self, queue: Option<u32>, now: Timestamp) -> Result<Gauges, StoreError> {
         let (open, _) = self.store.ids()?;
         let (mut jobs, mut unreadable) = (Vec::new(), 0);
         for id in &open {
@@ -134,13 +131,7 @@ impl Pass<'_> {
             }
         }
         let paused = self.store.breaker().paused_until(now).is_some();
-        Ok(Standing {
-            jobs,
-            unreadable,
-            rejected: self.store.rejected_files()?.len(),
-            queue,
-            paused,
-        })
+        Ok(Gauges { jobs, unreadable, rejected: self.store.rejected_files()?.len(), queue, paused })
     }
 
     fn tally(&self, last: &LastPass) -> Result<Tally, StoreError> {
@@ -164,7 +155,7 @@ pub(super) fn count(store: &Store) -> Result<(), StoreError> {
     store.save_tally(&tally, &before)
 }
 
-fn render(standing: &Standing, tally: &Tally, last: &LastPass) -> String {
+fn render(gauges: &Gauges, tally: &Tally, last: &LastPass) -> String {
     let mut out = Exposition::default();
     out.gauge("hpc_trainer_build_info", "The version of check.").labelled(
         "version",
@@ -172,24 +163,24 @@ fn render(standing: &Standing, tally: &Tally, last: &LastPass) -> String {
         1,
     );
     let mut family = out.gauge("hpc_trainer_jobs", "Open jobs by state.");
-    for (name, count) in by_state(&standing.jobs) {
+    for (name, count) in by_state(&gauges.jobs) {
         family = family.labelled("state", name, count);
     }
-    let oldest = standing.jobs.iter().filter(|job| waits(job)).map(|job| job.received_at).min();
+    let oldest = gauges.jobs.iter().filter(|job| waits(job)).map(|job| job.received_at).min();
     let waited = oldest.map_or(0, |since| last.ended.duration_since(since).as_secs().max(0));
     out.gauge(
         "hpc_trainer_oldest_waiting_job_seconds",
         "How long ago the oldest job that has not started was taken; 0 without one.",
     )
     .value(waited);
-    let undelivered = standing
+    let undelivered = gauges
         .jobs
         .iter()
         .filter(|job| matches!(job.state, State::Failed { .. } | State::ResultSpooled { .. }))
         .count();
     out.gauge("hpc_trainer_replies_waiting", "Replies in the spool that are not delivered.")
         .value(undelivered);
-    if let Some(messages) = standing.queue {
+    if let Some(messages) = gauges.queue {
         out.gauge(
             "hpc_trainer_queue_messages",
             "Jobs that wait in RabbitMQ; absent where it did not answer.",
@@ -197,14 +188,14 @@ fn render(standing: &Standing, tally: &Tally, last: &LastPass) -> String {
         .labelled("queue", JOBS_QUEUE, messages);
     }
     out.gauge("hpc_trainer_intake_paused", "1 while no jobs are taken because submissions failed.")
-        .value(u8::from(standing.paused));
+        .value(u8::from(gauges.paused));
     out.gauge(
         "hpc_trainer_unreadable_jobs",
         "What lies among the open jobs and can't be read as one.",
     )
-    .value(standing.unreadable);
+    .value(gauges.unreadable);
     out.gauge("hpc_trainer_rejected_messages", "Messages that were no jobs, kept in rejected/.")
-        .value(standing.rejected);
+        .value(gauges.rejected);
     out.counter(
         "hpc_trainer_jobs_answered_total",
         "Answered jobs by what they were answered with.",
@@ -278,7 +269,7 @@ fn by_state(jobs: &[Record]) -> [(&'static str, usize); 6] {
     ]
 }
 
-/// A pass that came to nothing: its metrics, with all others as an earlier pass has left them.
+/// Writes the metrics of a pass that failed; the others stay as an earlier pass wrote them.
 pub(super) fn pass_failed(path: &Path, began: Instant, code: ExitCode) {
     amend(path, &LastPass::now(began, code));
 }

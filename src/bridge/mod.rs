@@ -1,4 +1,5 @@
-//! One pass of `check`: look after the open jobs, deliver replies, take new jobs, submit them.
+//! What `check` does with the jobs: a pass (`pass`), passes without end (`stay`), one job
+//! (`watch`), what is asked by hand (`operator`).
 
 mod context;
 mod converse;
@@ -17,7 +18,7 @@ mod throttle;
 mod view;
 mod watch;
 
-pub use context::{BridgeError, Happening, Outcome, Pass};
+pub use context::{BridgeError, JobNews, Pass, PassEnd};
 pub use dry_run::{DryRun, dry_run};
 pub(crate) use intake::chosen;
 pub use pass::run;

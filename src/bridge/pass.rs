@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::context::{BridgeError, Happening, Outcome, Pass, lock};
+use super::context::{BridgeError, JobNews, Pass, PassEnd, lock};
 use super::decide::{Decision, Part, decide};
 use super::metrics;
 use crate::config::Config;
@@ -26,8 +26,8 @@ const PATIENCE_WITH_A_WATCHER: Duration = Duration::from_secs(30);
 pub async fn run(
     config: &Config,
     max_jobs: u32,
-    tell: &mut dyn FnMut(Happening),
-) -> Result<Outcome, BridgeError> {
+    tell: &mut dyn FnMut(JobNews),
+) -> Result<PassEnd, BridgeError> {
     run_on(config, max_jobs, tell, Carried::default()).await.result
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Carried<'a> {
 
 /// What a pass leaves.
 pub(super) struct Left {
-    pub(super) result: Result<Outcome, BridgeError>,
+    pub(super) result: Result<PassEnd, BridgeError>,
     /// The connection, where it is to be kept and still works as far as is known.
     pub(super) broker: Option<Broker>,
     /// True when one more message may be taken now.
@@ -53,7 +53,7 @@ pub(super) struct Left {
 pub(super) async fn run_on<'a>(
     config: &'a Config,
     max_jobs: u32,
-    tell: &'a mut dyn FnMut(Happening),
+    tell: &'a mut dyn FnMut(JobNews),
     carried: Carried<'a>,
 ) -> Left {
     let mut broker = carried.broker;
@@ -65,11 +65,11 @@ pub(super) async fn run_on<'a>(
 async fn pass<'a>(
     config: &'a Config,
     max_jobs: u32,
-    tell: &'a mut dyn FnMut(Happening),
+    tell: &'a mut dyn FnMut(JobNews),
     stop: Option<&'a AtomicBool>,
     broker: &mut Option<Broker>,
     open: &mut bool,
-) -> Result<Outcome, BridgeError> {
+) -> Result<PassEnd, BridgeError> {
     let began = Instant::now();
     let begin = async {
         let store = Store::open(&config.site.spool)?;
@@ -78,7 +78,7 @@ async fn pass<'a>(
     };
     let mut pass = match begin.await {
         Ok(pass) => pass,
-        Err(BridgeError::Lock(LockError::Held { who, .. })) => return Ok(Outcome::Busy(who)),
+        Err(BridgeError::Lock(LockError::Held { who, .. })) => return Ok(PassEnd::Busy(who)),
         Err(error) => {
             if let Some(path) = &config.site.metrics_file {
                 metrics::pass_failed(path, began, error.exit_code());

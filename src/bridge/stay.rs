@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::context::{BridgeError, Happening, Outcome};
+use super::context::{BridgeError, JobNews, PassEnd};
 use super::pass::{Carried, Left, run_on};
 use crate::config::Config;
 use base::notify;
@@ -71,7 +71,7 @@ impl Stop {
 ///
 /// # Errors
 /// When the signals can't be listened for.
-pub async fn stay(config: &Config, stay: Stay, tell: &mut dyn FnMut(Happening)) -> io::Result<()> {
+pub async fn stay(config: &Config, stay: Stay, tell: &mut dyn FnMut(JobNews)) -> io::Result<()> {
     let stop = Stop::watch()?;
     notify::tell(notify::READY);
     let mut broker: Option<Broker> = None;
@@ -84,7 +84,7 @@ pub async fn stay(config: &Config, stay: Stay, tell: &mut dyn FnMut(Happening)) 
         notify::alive();
         let mut wait = stay.every;
         match result {
-            Ok(Outcome::Done(_)) => {
+            Ok(PassEnd::Done(_)) => {
                 // What went wrong with a job was told by the pass.
                 let listening = listen(config, &mut broker, open && !stop.is_raised()).await;
                 match listening {
@@ -96,7 +96,7 @@ pub async fn stay(config: &Config, stay: Stay, tell: &mut dyn FnMut(Happening)) 
                 }
             }
             // Another check is at work, and takes what there is.
-            Ok(Outcome::Busy(_)) => {
+            Ok(PassEnd::Busy(_)) => {
                 stop_listening(&mut broker).await;
                 wait = LONGEST_WAIT.min(stay.every);
             }

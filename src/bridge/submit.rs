@@ -5,16 +5,16 @@ use std::ops::ControlFlow;
 use jiff::Timestamp;
 
 use super::context::{BridgeError, Pass};
-use super::decide::{Untaken, judge};
+use super::decide::{NoToken, Untaken, judge, judge_login};
 use crate::ledger::{Event, Record, State, Verdict};
-use crate::rodan::{Client, LoginError, log_in};
+use crate::rodan::{Client, log_in};
 use base::exit_code::ExitCode;
 use base::files::write_atomic;
 use base::secret::Secret;
 use contract::wire::JobFile;
 use domain::ResourceSettings;
 use domain::SlurmJobId;
-use scheduler::requests;
+use scheduler::kinds_of_job;
 use scheduler::slurm::SubmitError;
 
 /// The job has to wait: there is no next step in this pass.
@@ -50,7 +50,7 @@ impl Pass<'_> {
             return WAITS;
         }
         let request =
-            requests::training(&self.config.site, &job.job_id.slurm_name(), &resources, &path);
+            kinds_of_job::training(&self.config.site, &job.job_id.slurm_name(), &resources, &path);
         tracing::debug!(job = %job.job_id, "{}", self.scheduler.shown(&request));
         self.beat()?;
         self.apply(job, Event::SubmitStarted)?;
@@ -70,9 +70,13 @@ impl Pass<'_> {
         (job.limited, job.doubt, job.last_error) = (false, None, None);
         self.accepted = true;
         self.apply(job, Event::Accepted(slurm_id))?;
-        let ResourceSettings { cpus, memory_mb, walltime, .. } = resources;
+        let ResourceSettings { cpus, memory_mb, walltime, instances, .. } = resources;
         let word = self.job_word();
-        let detail = format!("{word} {slurm_id} ({cpus} CPUs, {memory_mb} MB, {walltime})");
+        let tasks = match instances {
+            0 | 1 => String::new(),
+            tasks => format!("{tasks} tasks of "),
+        };
+        let detail = format!("{word} {slurm_id} ({tasks}{cpus} CPUs, {memory_mb} MB, {walltime})");
         self.tell(job, "submitted", &detail);
         self.submission_worked()?;
         self.watch(job, slurm_id).await?;
@@ -106,18 +110,13 @@ impl Pass<'_> {
     ) -> Result<ControlFlow<()>, BridgeError> {
         let is_unclear = matches!(error, SubmitError::Unclear(_));
         let controller_answers = is_unclear && (self.accepted || self.scheduler.answers().await);
-        let untaken = judge(error, job.doubt.as_ref(), controller_answers, Timestamp::now());
+        let (doubt, was_raised) = (job.doubt.as_ref(), !job.too_small.is_empty());
+        let untaken = judge(error, doubt, controller_answers, was_raised, Timestamp::now());
         let why = error.to_string();
         (job.limited, job.doubt) = (untaken == Untaken::NoRoom, None);
         let code = match untaken {
             Untaken::Refused(verdict) => {
                 self.submission_failed(&why)?;
-                // What Slurm does not give is more memory than before: that was not enough, and
-                // there the job ends.
-                let verdict = match job.too_small.is_empty() {
-                    true => verdict,
-                    false => Verdict::OutOfMemory { used_mb: None },
-                };
                 job.lower_memory();
                 self.fails(job, verdict)?;
                 return GOES_ON;
@@ -154,7 +153,7 @@ impl Pass<'_> {
         }
         let known = self.view.watcher_of(job);
         let memory_mb = job.resources.as_ref().map_or(0, |asked| asked.memory_mb);
-        let request = requests::watcher(&self.config.site, &job.job_id, slurm_id, memory_mb);
+        let request = kinds_of_job::watcher(&self.config.site, &job.job_id, slurm_id, memory_mb);
         let watcher = match known {
             Some(known) => Ok(known),
             None => self.scheduler.submit(&request).await,
@@ -171,8 +170,8 @@ impl Pass<'_> {
                 self.rules.watcher = false;
                 let why = format!(
                     "no watcher yet, so that a failure is reported by the next check only: \
-                     {error}; \
-                     WATCHER_PARTITION names a partition for small jobs, WATCHER=0 does without"
+                     {error}; WATCHER_PARTITION names a partition for small jobs, WATCHER=0 does \
+                     without"
                 );
                 // Cron sends a mail for a warning: one a job, not one a pass.
                 match self.accepted {
@@ -209,18 +208,14 @@ impl Pass<'_> {
         };
         let why = error.to_string();
         self.submission_failed(&why)?;
-        match error {
-            LoginError::Unavailable { .. } if !self.rules.gives_up(job, Timestamp::now()) => {
+        match judge_login(&error, self.rules.gives_up(job, Timestamp::now())) {
+            NoToken::Waits => {
                 self.no_submissions = Some((ExitCode::Rodan, why.clone()));
                 self.waits(job, ExitCode::Rodan, &why)?;
             }
-            LoginError::Unavailable { .. } => {
+            NoToken::Fails(verdict) => {
                 tracing::error!(job = %job.job_id, "{why}");
-                self.fails(job, Verdict::RodanAway)?;
-            }
-            LoginError::Refused { .. } | LoginError::NotRodan { .. } => {
-                tracing::error!(job = %job.job_id, "{why}");
-                self.fails(job, Verdict::RodanRefused)?;
+                self.fails(job, verdict)?;
             }
         }
         Ok(None)

@@ -17,8 +17,7 @@ impl Pass<'_> {
             Intake::Paused(until) => {
                 tracing::warn!(
                     "no new jobs are taken until {until:.0}: {} submissions in a row failed, the \
-                     last \
-                     because: {}",
+                     last because: {}",
                     breaker.failures,
                     breaker.last
                 );
@@ -37,7 +36,7 @@ impl Pass<'_> {
         false
     }
 
-    /// The same without a word about it.
+    /// As [`Self::may_take`], but logs nothing.
     pub(super) fn may_take_more(&self, jobs: &[Record]) -> bool {
         let (breaker, limit) = (self.store.breaker(), self.config.site.max_open_jobs);
         intake(jobs, &breaker, limit, Timestamp::now()) == Intake::Open

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::context::{BridgeError, Happening, Outcome, Pass, lock};
+use super::context::{BridgeError, JobNews, Pass, PassEnd, lock};
 use super::decide::Part;
 use crate::config::Config;
 use crate::ledger::{LockError, Record, Role, Store};
@@ -14,7 +14,7 @@ use domain::JobId;
 const PAUSE: Duration = Duration::from_secs(5);
 /// How long the lock of the spool is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// How long it goes on after the grace time; its Slurm job has more time (`requests::watcher`).
+/// How long it goes on after the grace time; its Slurm job has more time (`kinds_of_job::watcher`).
 const EXTRA: Duration = Duration::from_secs(300);
 
 /// Looks at one job until it is answered, and tells `tell` what happens to it.
@@ -28,21 +28,21 @@ const EXTRA: Duration = Duration::from_secs(300);
 pub async fn watch(
     config: &Config,
     id: &JobId,
-    tell: &mut dyn FnMut(Happening),
-) -> Result<Outcome, BridgeError> {
+    tell: &mut dyn FnMut(JobNews),
+) -> Result<PassEnd, BridgeError> {
     let end = Instant::now() + config.site.grace + EXTRA;
     loop {
         let store = Store::open(&config.site.spool)?;
         let code = match lock(&store, Role::Watcher, PATIENCE).await {
             Ok(lock) => {
                 let Ok(job) = store.open_job(id) else {
-                    return Ok(Outcome::Done(ExitCode::Success));
+                    return Ok(PassEnd::Done(ExitCode::Success));
                 };
                 let mut pass = Pass::new(config, store, lock, tell)?;
                 let result = pass.look_at(job).await;
                 // The lock goes here, so that a pass of `check` can get on between two looks.
                 match pass.end(result).await {
-                    Ok(Outcome::Done(code)) => code,
+                    Ok(PassEnd::Done(code)) => code,
                     Ok(busy) => return Ok(busy),
                     Err(error @ (BridgeError::Broker(_) | BridgeError::Lock(_))) => {
                         tracing::warn!("{error}");
@@ -59,7 +59,7 @@ pub async fn watch(
         };
         let store = Store::open(&config.site.spool)?;
         if store.open_job(id).is_err() || Instant::now() + PAUSE > end {
-            return Ok(Outcome::Done(code));
+            return Ok(PassEnd::Done(code));
         }
         tokio::time::sleep(PAUSE).await;
     }

@@ -1,6 +1,7 @@
 //! `check`: one pass on the login node, and the commands of its operator.
 
 mod attach;
+mod caller;
 mod cancel;
 mod completions;
 mod crontab;
@@ -23,11 +24,12 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use serde_json::json;
 
+use self::caller::Caller;
 use self::fail::fail;
 use super::logging::{LogFormat, Verbosity};
 use super::output::{complain, print, say};
-use crate::bridge::{self, DryRun, Happening, Outcome, Stay};
-use crate::config::{Config, Examined, Sources};
+use crate::bridge::{self, DryRun, JobNews, PassEnd, Stay};
+use crate::config::{Config, Sources};
 use base::exit_code::ExitCode;
 use base::harden;
 use base::text::printable_json;
@@ -46,10 +48,8 @@ use domain::JobId;
     disable_help_subcommand = true,
     after_help = "\
 Exit codes: 0 done or nothing to do, 1 internal fault, 2 command line, 3 configuration, 4 \
-RabbitMQ, \
-5 Rodan, 6 Slurm, 7 spool, 8 a message was no job, 9 a job failed, 10 a reply is not delivered \
-yet, \
-12 stopped; of doctor also 13 something deserves a look, 14 something is broken.\n\
+RabbitMQ, 5 Rodan, 6 Slurm, 7 spool, 8 a message was no job, 9 a job failed, 10 a reply is not \
+delivered yet, 12 stopped; of doctor also 13 something deserves a look, 14 something is broken.\n\
 Whatever went wrong, nothing is lost: the next pass carries on."
 )]
 pub struct Arguments {
@@ -85,27 +85,43 @@ pub struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    Status(status::Arguments),
-    Logs(logs::Arguments),
-    Attach(attach::Arguments),
-    Shell(shell::Arguments),
-    Cancel(cancel::Arguments),
-    Retry(retry::Arguments),
-    Purge(purge::Arguments),
-    Doctor(doctor::Arguments),
-    Init(init::Arguments),
-    Completions(completions::Arguments),
+/// Makes the commands, in the order in which `--help` lists them: of each, the module (a file in
+/// `check/` with `Arguments` and `run`) and the name. A new one is its file, its `mod` line and a
+/// line in this list. (`mod` lines made by the macro would hide the files from rustfmt.)
+macro_rules! commands {
+    ($($(#[$attribute:meta])* $module:ident $name:ident;)*) => {
+        #[derive(Debug, Subcommand)]
+        enum Command {
+            $($(#[$attribute])* $name($module::Arguments),)*
+        }
+
+        impl Command {
+            async fn run(&self, caller: &Caller<'_>) -> ExitCode {
+                match self {
+                    $(Self::$name(arguments) => $module::run(arguments, caller).await,)*
+                }
+            }
+        }
+    };
+}
+
+commands! {
+    status Status;
+    logs Logs;
+    attach Attach;
+    shell Shell;
+    cancel Cancel;
+    retry Retry;
+    purge Purge;
+    doctor Doctor;
+    init Init;
+    completions Completions;
     #[command(hide = true)]
-    Supervise(supervise::Arguments),
+    supervise Supervise;
 }
 
 /// Runs `check` and returns its exit code.
 pub fn run(arguments: &Arguments) -> ExitCode {
-    if let Some(Command::Completions(completions)) = &arguments.command {
-        return completions::run(completions);
-    }
     arguments.verbosity.start(tracing::Level::WARN);
     harden::process();
     harden::files();
@@ -120,71 +136,40 @@ pub fn run(arguments: &Arguments) -> ExitCode {
 }
 
 async fn command(arguments: &Arguments) -> ExitCode {
-    let sources = Sources::of_process(arguments.env_file.as_deref());
-    let spool = arguments.spool.as_deref();
-    // Commands that work with an incomplete configuration.
-    if let Some(Command::Doctor(doctor)) = &arguments.command {
-        return doctor::run(doctor, &Examined::new(&sources, spool), arguments.verbosity.quiet)
-            .await;
-    }
-    if let Some(Command::Supervise(supervise)) = &arguments.command {
-        return supervise::run(supervise).await;
-    }
-    if let Some(Command::Init(init)) = &arguments.command {
-        return init::run(init, &sources, arguments.verbosity.quiet).await;
-    }
-    let config = match Config::load(&sources, spool) {
-        Ok(config) => config,
-        Err(error) => return fail(ExitCode::Config, &error),
+    let caller = Caller {
+        sources: Sources::of_process(arguments.env_file.as_deref()),
+        spool: arguments.spool.as_deref(),
+        verbosity: arguments.verbosity,
     };
-    if arguments.command.is_none() {
-        for sentence in config.plain_connections() {
-            tracing::warn!("{sentence}");
-        }
+    if let Some(command) = &arguments.command {
+        return command.run(&caller).await;
     }
-    match &arguments.command {
-        Some(Command::Status(status)) => status::run(status, &config).await,
-        Some(Command::Logs(logs)) => logs::run(logs, &config).await,
-        Some(Command::Attach(attach)) => attach::run(attach, &config).await,
-        Some(Command::Shell(shell)) => shell::run(shell, &config),
-        Some(Command::Cancel(cancel)) => cancel::run(cancel, &config, &mut teller(arguments)).await,
-        Some(Command::Retry(retry)) => retry::run(retry, &config, &mut teller(arguments)).await,
-        Some(Command::Purge(purge)) => purge::run(purge, &config).await,
-        // have returned above
-        Some(
-            Command::Doctor(_) | Command::Init(_) | Command::Completions(_) | Command::Supervise(_),
-        ) => ExitCode::Internal,
-        None if arguments.stay.is_some() => {
-            let every = Duration::from_secs(arguments.stay.unwrap_or(60));
-            let stay = Stay { every, max_jobs: arguments.max_jobs };
-            match bridge::stay(&config, stay, &mut teller(arguments)).await {
-                Ok(()) => ExitCode::Success,
-                Err(error) => fail(ExitCode::Internal, &error),
-            }
-        }
-        None if arguments.dry_run => show(arguments, &config).await,
-        None => pass(arguments, &config).await,
+    let config = match caller.config() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    for sentence in config.plain_connections() {
+        tracing::warn!("{sentence}");
+    }
+    let mut tell = caller.teller();
+    if let Some(seconds) = arguments.stay {
+        let stay = Stay { every: Duration::from_secs(seconds), max_jobs: arguments.max_jobs };
+        return match bridge::stay(&config, stay, &mut tell).await {
+            Ok(()) => ExitCode::Success,
+            Err(error) => fail(ExitCode::Internal, &error),
+        };
+    }
+    match arguments.dry_run {
+        true => show(arguments, &config).await,
+        false => pass(arguments, &config, &mut tell).await,
     }
 }
 
-/// Prints what happens to each job.
-fn teller(arguments: &Arguments) -> impl FnMut(Happening) + use<> {
-    let Verbosity { quiet, log_format, .. } = arguments.verbosity;
-    move |h: Happening| match log_format {
-        LogFormat::Json => say(&printable_json(&json!(h).to_string())),
-        LogFormat::Text if !quiet || matches!(h.what, "failed" | "waiting") => {
-            say(&format_args!("{}  {:<9}  {}", h.job, h.what, h.detail));
-        }
-        LogFormat::Text => {}
-    }
-}
-
-async fn pass(arguments: &Arguments, config: &Config) -> ExitCode {
+async fn pass(arguments: &Arguments, config: &Config, tell: &mut dyn FnMut(JobNews)) -> ExitCode {
     let verbose = arguments.verbosity.verbose;
-    let mut tell = teller(arguments);
     let result = match &arguments.watch {
         Some(id) => match JobId::from_directory(id) {
-            Some(id) => bridge::watch(config, &id, &mut tell).await,
+            Some(id) => bridge::watch(config, &id, tell).await,
             None => {
                 return fail(
                     ExitCode::Usage,
@@ -192,14 +177,14 @@ async fn pass(arguments: &Arguments, config: &Config) -> ExitCode {
                 );
             }
         },
-        None => bridge::run(config, arguments.max_jobs, &mut tell).await,
+        None => bridge::run(config, arguments.max_jobs, tell).await,
     };
     match result {
-        Ok(Outcome::Busy(who)) => {
+        Ok(PassEnd::Busy(who)) => {
             say(&format_args!("check: another check is at work ({who}); nothing done"));
             ExitCode::Success
         }
-        Ok(Outcome::Done(code)) => {
+        Ok(PassEnd::Done(code)) => {
             if verbose > 0 && code == ExitCode::Success {
                 complain(&"check: done");
             }

@@ -1,34 +1,43 @@
-//! `gateway`: pages are uploaded, trained on this machine, and their models fetched, by browser or
-//! program.
+//! `gateway`: pages are uploaded, trained on this machine or by a cluster, and their models
+//! fetched, by browser or program.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use gateway::{DataFolder, Limits, LocalTrainer, Role, Runner, Store, StoreError};
+use gateway::{Asker, DataFolder, Limits, LocalTrainer, Reach, Role, Runner, Store, StoreError};
 use jiff::{Timestamp, ToSpan as _};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::logging::Verbosity;
 use super::output::{fail, print, say};
+use crate::config::{ConfigError, Sources, broker};
+use base::address::{AddressError, BrokerAddress};
 use base::exit_code::ExitCode;
+use base::files::Replace;
 use base::harden;
+use base::secret::Secret;
+use contract::broker::BrokerConfig;
 
 /// A front door for everyone without Rodan: upload pages, train them, watch, fetch models
 ///
 /// Without a command: serves browsers and programs, and trains on this machine, one run at a time.
-/// Needs no broker, no Slurm and no configuration. Prints the link to open.
+/// Needs no broker, no Slurm and no configuration. Prints the link to open or, where that would
+/// not go to a terminal, the file that has it. With --broker a cluster trains: the jobs go to
+/// RabbitMQ, where check takes them.
 #[derive(Debug, Parser)]
 #[command(
     name = "gateway",
     version,
     max_term_width = 100,
     after_help = "\
-Exit codes: 0 ended as it was told to, 1 internal fault, 2 command line, 7 the data folder can't \
+Exit codes: 0 ended as it was told to, 1 internal fault, 2 command line, 3 a variable or \
+credentials.env is wrong, 7 the data folder can't \
 be used or another gateway works with it, 11 the address can't be listened at."
 )]
 pub struct Arguments {
@@ -51,6 +60,10 @@ struct Serving {
     /// A proxy on this machine or in its network adds TLS; without it only this machine is served
     #[arg(long)]
     behind_proxy: bool,
+    /// A name by which browsers and programs reach it, besides localhost and its addresses; may be
+    /// given again. Behind a proxy, without this, any name does
+    #[arg(long, value_name = "NAME")]
+    host: Vec<String>,
     /// Calls of gRPC need no token, as clients of other training services send none; this machine's
     /// users can train then
     #[arg(long, conflicts_with = "behind_proxy")]
@@ -58,6 +71,15 @@ struct Serving {
     /// The program that trains [default: run_trainer beside this program]
     #[arg(long, value_name = "FILE")]
     trainer: Option<PathBuf>,
+    /// Have a cluster train: jobs go to RabbitMQ at this address, such as amqps://HOST:PORT/VHOST,
+    /// or at RABBITMQ_HOST where none is given. User and password are RABBITMQ_USER and
+    /// RABBITMQ_PASSWORD, in credentials.env or the environment
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "")]
+    broker: Option<String>,
+    /// With --broker: the file of the variables [default: credentials.env in the current directory,
+    /// where there is one]
+    #[arg(long, value_name = "FILE", requires = "broker")]
+    env_file: Option<PathBuf>,
     /// Most megabytes of an upload
     #[arg(long, value_name = "MB", default_value_t = 1024)]
     max_upload: u64,
@@ -95,7 +117,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum AccountCommand {
-    /// Make an account and print its token, which is shown this once
+    /// Make an account and print its token, or a bridge's password, which is shown this once
     Add {
         /// Its name
         name: String,
@@ -121,6 +143,8 @@ enum RoleName {
     Submitter,
     /// Everything
     Admin,
+    /// Fetches the files of jobs for a cluster: RODAN_USER and RODAN_PASSWORD of check
+    Bridge,
 }
 
 impl From<RoleName> for Role {
@@ -129,6 +153,7 @@ impl From<RoleName> for Role {
             RoleName::Viewer => Self::Viewer,
             RoleName::Submitter => Self::Submitter,
             RoleName::Admin => Self::Admin,
+            RoleName::Bridge => Self::Bridge,
         }
     }
 }
@@ -149,6 +174,16 @@ enum GatewayError {
         "{}: there is no such program; give the program that trains with --trainer", .0.display()
     )]
     NoTrainer(PathBuf),
+    #[error(
+        "--broker: the address must not hold a user name or a password, which everybody on this \
+        machine can read in the list of processes; write them as RABBITMQ_USER and \
+        RABBITMQ_PASSWORD into credentials.env, and change the password"
+    )]
+    BrokerUser,
+    #[error("--broker: the address {0}")]
+    Broker(AddressError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error("{0}")]
     Name(&'static str),
     #[error("the gateway can't work: {0}")]
@@ -159,7 +194,8 @@ impl GatewayError {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Store(_) => ExitCode::Spool,
-            Self::Open(_) | Self::Name(_) => ExitCode::Usage,
+            Self::Open(_) | Self::Name(_) | Self::BrokerUser | Self::Broker(_) => ExitCode::Usage,
+            Self::Config(_) => ExitCode::Config,
             Self::Listen(..) | Self::NoTrainer(_) => ExitCode::Input,
             Self::System(_) => ExitCode::Internal,
         }
@@ -186,6 +222,7 @@ fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
     if !local && !serving.behind_proxy {
         return Err(GatewayError::Open(serving.listen));
     }
+    let broker = serving.broker()?;
     let trainer = match &serving.trainer {
         Some(trainer) => trainer.clone(),
         None => std::env::current_exe()?.with_file_name("run_trainer"),
@@ -193,7 +230,12 @@ fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
     let trainer = trainer.canonicalize().map_err(|_| GatewayError::NoTrainer(trainer))?;
     let folder = DataFolder::at(data)?;
     let _lock = folder.lock()?;
-    let store = Arc::new(Store::open(&folder)?);
+    let reach = Reach::default();
+    let mut store = Store::open(&folder)?;
+    if broker.is_some() {
+        store = store.with_broker(&reach);
+    }
+    let store = Arc::new(store);
     store.tidy()?;
     // Behind a proxy everybody has an account, and what is printed may go to a log.
     let token = (local && !serving.behind_proxy).then(gateway::new_token);
@@ -212,27 +254,76 @@ fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
             .map_err(|error| GatewayError::Listen(serving.listen, error))?;
         let address = listener.local_addr()?;
         let runner = Runner::start(Arc::clone(&store), Box::new(LocalTrainer::new(&trainer)));
-        match &token {
-            Some(token) => {
-                say(&format_args!("open http://{address}/?token={}", token.expose()));
-            }
-            None => say(&format_args!("listening at {address}, behind a proxy")),
-        }
+        let asker = broker.map(|broker| Asker::start(Arc::clone(&store), broker, reach));
+        let asker = asker.transpose()?;
+        announce(&folder, address, token.as_ref())?;
         let serving = gateway::Serving {
             limits,
             behind_proxy: serving.behind_proxy,
             open_grpc: serving.grpc_without_token,
+            hosts: (!serving.behind_proxy || !serving.host.is_empty())
+                .then(|| serving.host.clone()),
         };
         let served = gateway::serve(listener, store, serving, end).await;
         info!(
             "ending: a training writes its checkpoint, and goes on when the gateway starts again"
         );
-        let stopped = tokio::task::spawn_blocking(move || runner.stop()).await;
+        let stopped = tokio::task::spawn_blocking(move || {
+            if let Some(asker) = asker {
+                asker.stop();
+            }
+            runner.stop();
+        });
+        let stopped = stopped.await;
         served.and(stopped.map_err(std::io::Error::other)).map_err(GatewayError::from)
     });
     // Work that still goes on belongs to requests that nobody waits for any more.
     runtime.shutdown_background();
+    let _ = std::fs::remove_file(folder.link()); // the next one has another token
     served
+}
+
+/// Says where the gateway is. What is not read by a person at a terminal may be kept, by systemd's
+/// journal for one: the token goes into a file then, for this account alone.
+fn announce(
+    folder: &DataFolder,
+    address: SocketAddr,
+    token: Option<&Secret>,
+) -> Result<(), GatewayError> {
+    let Some(token) = token else {
+        say(&format_args!("listening at {address}, behind a proxy"));
+        return Ok(());
+    };
+    let link = format!("http://{address}/?token={}", token.expose());
+    if std::io::stdout().is_terminal() {
+        say(&format_args!("open {link}"));
+        return Ok(());
+    }
+    let path = folder.link();
+    Replace::NOTE.write(&path, format!("{link}\n").as_bytes())?;
+    say(&format_args!("listening at http://{address}; open the link in {}", path.display()));
+    Ok(())
+}
+
+impl Serving {
+    /// How RabbitMQ is reached, where a cluster trains.
+    fn broker(&self) -> Result<Option<BrokerConfig>, GatewayError> {
+        let Some(address) = &self.broker else { return Ok(None) };
+        let address = Some(address.as_str()).filter(|address| !address.is_empty());
+        match address.map(BrokerAddress::parse) {
+            Some(Err(AddressError::UserInfo)) => return Err(GatewayError::BrokerUser),
+            Some(Err(error)) => return Err(GatewayError::Broker(error)),
+            Some(Ok(_)) | None => {}
+        }
+        let broker = broker(&Sources::of_process(self.env_file.as_deref()), address)?;
+        if broker.address.is_exposed() {
+            warn!(
+                "RabbitMQ has no TLS: its password crosses the network in the clear; write {}",
+                broker.address.with_tls()
+            );
+        }
+        Ok(Some(broker))
+    }
 }
 
 /// Comes with Ctrl-C or SIGTERM.

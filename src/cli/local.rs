@@ -21,14 +21,15 @@ pub use training_json::ReportError;
 use crate::worker::parts::{layer_parts, page_parts, picture};
 use crate::worker::progress_bar::Progress;
 use base::exit_code::ExitCode;
+use base::files::Replace;
 use base::memory::peak_memory;
 use domain::{Layer, TrainingEvent, TrainingSettings};
 use going_on::Telling;
 pub(super) use going_on::stop_with_standard_input;
 use page_layers::look_at_pages as look;
 use page_layers::{
-    Checkpoints, EventLogs, Line, PageInputs, PictureError, TrainError, TrainingInputs,
-    TrainingJob, WithEvents, choose_device, write_preview,
+    Checkpoints, EventLogs, PageInputs, PictureError, TrainError, TrainingInputs, TrainingJob,
+    WithEvents, choose_device, spent_line, write_preview,
 };
 use report::{Content, MOST_PICTURES, Pictures};
 
@@ -203,7 +204,7 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     };
     let mut steps = job.spent(&trained).parts().to_vec();
     steps.push(("predict", predicted));
-    info!("time: {}", Line(&steps));
+    info!("time: {}", spent_line(&steps));
     let path = arguments.out.join("training.json");
     training_json::write(&path, &map, &settings, &job, &summary, &steps)?;
     let labels: Vec<_> = inputs.pages.iter().map(|page| page.label.clone()).collect();
@@ -222,7 +223,9 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
         peak_memory: summary.peak_memory,
     });
     let path = arguments.out.join("report.html");
-    std::fs::write(&path, html).map_err(|source| ReportError { path: path.clone(), source })?;
+    Replace::USERS
+        .write(&path, html.as_bytes())
+        .map_err(|source| ReportError { path: path.clone(), source })?;
     Ok(format!(
         "{}models, {} and training.json are in {}\nto look at: {}\n",
         summary.table(),

@@ -1,4 +1,4 @@
-//! Standard output and standard error of both programs, either of which may be full, closed, or
+//! Standard output and standard error of all programs, either of which may be full, closed, or
 //! read by nobody.
 //!
 //! Nothing here panics: what a pass does for a job never depends on whether somebody can read about

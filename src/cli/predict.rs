@@ -72,7 +72,7 @@ pub enum PredictError {
     #[error(transparent)]
     Folder(#[from] FolderError),
     /// Too few models to choose between.
-    #[error("{}: there is no {missing}; a pixel goes to the surest of the models, so Background \
+    #[error("{}: there is no {missing}; each pixel goes to the most confident model, so Background \
         Model and at least one other are needed", folder.display())]
     Few {
         /// The folder.

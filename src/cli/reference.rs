@@ -64,11 +64,10 @@ fn command_line() -> String {
 /// `docs/exit-codes.md`.
 fn exit_codes() -> String {
     let mut text = format!(
-        "# Exit codes\n\n{}\n\n`check` and `run_trainer` say what happened and what to do about \
-         it, \
-         and end with one of these\ncodes. The codes never change their meaning. Whatever the \
-         code, a \
-         job that was taken is in the\nspool until it is answered.\n\n\
+        "# Exit codes\n\n{}\n\n\
+         `check`, `run_trainer` and `gateway` say what happened and what to do about it, and end\n\
+         with one of these codes. The codes never change their meaning. Whatever the code, a job\n\
+         that `check` took is in the spool until it is answered.\n\n\
          | code | meaning | what to do |\n|---|---|---|\n",
         made()
     );

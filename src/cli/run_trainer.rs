@@ -12,6 +12,7 @@ use super::output::{fail, print};
 use super::predict::{self, PredictArgs, WindowsOption};
 use crate::courier::run_child;
 use crate::worker::cores::use_the_cores_of_the_allocation;
+use crate::worker::tasks::{TaskArgs, run_task};
 use crate::worker::{self, JobArgs};
 use base::exit_code::ExitCode;
 use base::harden;
@@ -36,12 +37,10 @@ const VERSION: &str = if cfg!(feature = "cuda") {
     max_term_width = 100,
     after_help = "\
 Exit codes: 0 the models are delivered (or written), 1 internal fault, 2 command line, 3 \
-configuration, \
-5 Rodan, 8 the job file is no job, 9 training failed, 10 the reply is not delivered yet, 11 an \
-input \
-can't be used, 12 stopped before there was a result. A job gets its one reply whatever \
-the code: the next check sends what the trainer could not. After 12 Slurm may start the job again \
-instead."
+configuration, 5 Rodan, 8 the job file is no job, 9 training failed, 10 the reply is not delivered \
+yet, 11 an input can't be used, 12 stopped before there was a result. A job gets its one reply \
+whatever the code: the next check sends what the trainer could not. After 12 Slurm may start the \
+job again instead."
 )]
 pub struct Arguments {
     /// The job file: JSON with inputs, settings and token
@@ -99,6 +98,15 @@ pub struct Arguments {
         conflicts_with_all = ["local", "predict", "evaluate", "check_gpu", "out"]
     )]
     courier: bool,
+    /// The number of one of several tasks of a job; started by run_trainer itself
+    #[arg(
+        long,
+        hide = true,
+        value_name = "NUMBER",
+        requires = "job_file",
+        conflicts_with_all = ["reply_queue", "env_file"]
+    )]
+    task: Option<u32>,
     /// Folder with models, such as an earlier --out: to predict with, or to go on training from
     #[arg(long, value_name = "DIR", requires = "out")]
     models: Option<PathBuf>,
@@ -189,6 +197,9 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
     // clap requires a job file if there is no --local.
     let Some(job_file) = arguments.job_file else { return ExitCode::Usage };
+    if let Some(task) = arguments.task {
+        return run_task(&TaskArgs { job_file, task, quiet });
+    }
     let Arguments { reply_queue, correlation_id, env_file, .. } = arguments;
     worker::run(&JobArgs { job_file, reply_queue, correlation_id, env_file, quiet })
 }

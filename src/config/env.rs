@@ -211,8 +211,8 @@ variables! {
             "the file, ending in .prom, that each pass of check writes its metrics to, for \
             Prometheus",
             "Without it none is written. Its directory is the one that node_exporter's textfile \
-             collector reads. \
-             Everybody may read the file; it holds numbers only (docs/monitoring.md).";
+             collector reads. Everybody may read the file; it holds numbers only \
+             (docs/monitoring.md).";
     }
     "What runs the jobs", "" {
         SCHEDULER: Text(), or("slurm"), "", "what runs the jobs: slurm, or local for this host",
@@ -236,6 +236,13 @@ variables! {
             "The smallest row that suffices is taken; * suffices for every job; where no row \
              suffices SITE_GRES and \
              SITE_PARTITION count.";
+        SITE_TASKS_PER_NODE: Number(1, 64), or("1"), "",
+            "how many tasks of a job with \"Parallel instances\" share a node",
+            "On nodes with four GPUs, 4: then such a job asks for nodes with as many GPUs as \
+            tasks on them. With 1 each task may be on another node.";
+        SITE_SRUN_OPTIONS: Text(), MAY, "--mpi=none",
+            "more options of the srun that starts each of several tasks, separated by blanks",
+            "Each begins with a dash; a value follows after =.";
         SITE_SIGNAL_SECONDS: Number(0, 65_535), or("120"), "",
             "how long before the time limit Slurm warns the trainer, in seconds",
             "A short job is warned a tenth of its limit ahead, but at least 10 seconds. 0: no \
@@ -256,8 +263,7 @@ variables! {
             "the largest file that is downloaded from Rodan, in bytes",
             "All files of a job together may have four times as many.";
         DOWNLOAD_SECONDS: Number(1, 86_400), or("1800"), "",
-            "how long all downloads of a job may take together, with every new attempt, in \
-            seconds", "";
+            "how long all downloads of a job may take together, retries included, in seconds", "";
         GRACE_SECONDS: Number(0, 86_400), or("600"), "",
             "how long a job that Slurm does not know, or is requeueing, counts as alive, in \
             seconds", "";
@@ -285,6 +291,10 @@ variables! {
             for", "";
         MAX_SAMPLES: Number(1, u32::MAX as u64), MAY, "20000",
             "the most samples a layer that a job may ask for", "";
+        MAX_INSTANCES: Number(1, 64), MAY, "4",
+            "the most tasks that a job may have at a time (\"Parallel instances\")",
+            "Each has the cores, the memory and the GPU of a job; MAX_CPUS and MAX_MEMORY_MB are \
+            those of one.";
         DEFAULT_CPUS: Number(1, 4096), or("6"), "",
             "how many cores a job gets that names none",
             "Its memory follows from its settings.";
@@ -310,9 +320,8 @@ variables! {
         ON_TIME_LIMIT: Text(), or("reply"), "",
             "what happens short of the time limit: reply, or requeue",
             "With reply the best so far is sent where every layer has an epoch; else the job is \
-             requeued (REQUEUE=1) or \
-             answered with an error. With requeue it goes on in any case until all epochs are \
-             done.";
+             requeued (REQUEUE=1) or answered with an error. With requeue, and for each job whose \
+             time limit check has chosen, it goes on in any case until all epochs are done.";
         MAX_REQUEUES: Number(0, 10_000), or("10"), "",
             "how often a job may requeue itself for more time", "";
         CHECKPOINT_SECONDS: Number(0, 86_400), or("300"), "",
@@ -439,16 +448,13 @@ pub fn markdown() -> String {
     let mut text = format!(
         "# Variables\n\nMade by `{UPDATE}` from the table in `src/config/env.rs`; a test \
          compares.\n\n\
-         The configuration of a site. `check` and `run_trainer` read these variables from \
-         `credentials.env`\n\
-         and from the environment; the environment wins. `credentials.env.example` in the \
-         directory of\n\
-         `run_check` shows all of them with examples, and `./run_check init` writes the file.\n\n\
-         The environment stays on the login node. What a job needs on the compute node must stand \
-         in\n\
-         `credentials.env`: the addresses, RabbitMQ's login, `REQUIRE_TLS` and the limits. A \
-         relative path\n\
-         starts from the directory of `run_check`.\n"
+         The configuration of a site. `check` and `run_trainer` read these variables from\n\
+         `credentials.env` and from the environment; the environment wins.\n\
+         `credentials.env.example` in the directory of `run_check` shows all of them with\n\
+         examples, and `./run_check init` writes the file.\n\n\
+         The environment stays on the login node. What a job needs on the compute node must\n\
+         stand in `credentials.env`: the addresses, RabbitMQ's login, `REQUIRE_TLS` and the\n\
+         limits. A relative path starts from the directory of `run_check`.\n"
     );
     for section in SECTIONS {
         // Writing to a String can't fail.

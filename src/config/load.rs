@@ -13,7 +13,7 @@ use base::address::{BrokerAddress, RodanAddress};
 use base::secret::Secret;
 use base::text::acts_on_terminal;
 use contract::broker::BrokerConfig;
-use domain::{SiteChoice, SiteLimits, Walltime};
+use domain::{Host, SiteChoice, SiteLimits, Walltime};
 use scheduler::{GresTable, Kind, SiteConfig, local};
 
 /// How long the name of the operator may be, in characters.
@@ -41,6 +41,7 @@ pub(super) struct TrainerOnly {
     on_time_limit: OnTimeLimit,
     max_requeues: u64,
     checkpoint_every: Duration,
+    srun_options: Vec<String>,
 }
 
 impl Reader {
@@ -200,7 +201,22 @@ impl Reader {
             on_time_limit: on_time_limit.unwrap_or(OnTimeLimit::Reply),
             max_requeues: self.number(&var::MAX_REQUEUES),
             checkpoint_every: self.seconds(&var::CHECKPOINT_SECONDS),
+            srun_options: self.srun_options(),
         }
+    }
+
+    /// Options alone: a word without a dash would be taken for the program that srun starts.
+    fn srun_options(&mut self) -> Vec<String> {
+        let options = self.text(&var::SITE_SRUN_OPTIONS, |text| {
+            let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+            let fit = |word: &String| word.starts_with('-') && word != "--";
+            if words.iter().all(fit) && !text.chars().any(acts_on_terminal) {
+                Ok(words)
+            } else {
+                Err("must be options that begin with a dash, such as --mpi=none")
+            }
+        });
+        options.unwrap_or_default()
     }
 
     /// A name, an address or both, which sentences in replies and reports hold.
@@ -248,6 +264,7 @@ impl Reader {
             cpus: small(&var::MAX_CPUS),
             epochs: small(&var::MAX_EPOCHS),
             samples: small(&var::MAX_SAMPLES),
+            instances: small(&var::MAX_INSTANCES),
             memory_mb: self.limit(&var::MAX_MEMORY_MB),
             walltime: self.text(&var::MAX_TIME, Walltime::from_str),
         }
@@ -258,7 +275,7 @@ impl Reader {
         let cpus = u32::try_from(self.number(&var::DEFAULT_CPUS)).unwrap_or(1);
         let walltime =
             self.text(&var::DEFAULT_TIME, Walltime::from_str).unwrap_or(Walltime::MINUTE);
-        SiteChoice { cpus, walltime, gpu, limits }
+        SiteChoice { cpus, walltime, gpu, host: None, limits }
     }
 
     /// node_exporter reads no other file names.
@@ -282,7 +299,9 @@ impl Reader {
         let mut choice = self.choice(limits, gres.is_some());
         if scheduler != Kind::Slurm {
             // A job that names nothing is not to be refused for what this host does not have.
-            choice.cpus = choice.cpus.min(u32::try_from(local::cpus()).unwrap_or(u32::MAX));
+            let cpus = u32::try_from(local::cpus()).unwrap_or(u32::MAX);
+            choice.cpus = choice.cpus.min(cpus);
+            choice.host = Some(Host { cpus, memory_mb: local::memory_mb() });
         }
         SiteConfig {
             scheduler,
@@ -297,6 +316,7 @@ impl Reader {
             choice,
             gres,
             gres_table,
+            tasks_per_node: u32::try_from(self.number(&var::SITE_TASKS_PER_NODE)).unwrap_or(1),
             signal_seconds: self.number(&var::SITE_SIGNAL_SECONDS),
             slurm_bin,
             give_up: self.hours(&var::GIVE_UP_HOURS),
@@ -412,6 +432,23 @@ impl Config {
     }
 }
 
+/// Reads how RabbitMQ is reached, and nothing else: what the gateway needs. An `address` that is
+/// given wins over `RABBITMQ_HOST`.
+///
+/// # Errors
+/// As [`Config::load`].
+pub fn broker(sources: &Sources<'_>, address: Option<&str>) -> Result<BrokerConfig, ConfigError> {
+    let (mut reader, ..) = sources.read()?;
+    if let Some(address) = address {
+        reader.values.insert(var::RABBITMQ_HOST.0.name.to_owned(), address.to_owned());
+    }
+    let require_tls = reader.flag(&var::REQUIRE_TLS);
+    match reader.broker(require_tls) {
+        Some(broker) if reader.problems.is_empty() => Ok(broker),
+        _ => Err(ConfigError::Variables(reader.problems)),
+    }
+}
+
 impl TrainerConfig {
     /// Reads what `run_trainer` needs.
     ///
@@ -429,6 +466,7 @@ impl TrainerConfig {
         let (slurm_bin, slurm_timeout) = reader.slurm();
         let scheduler = reader.scheduler();
         let spool = reader.path(&var::SPOOL_DIR).unwrap_or_else(|| reader.home.clone());
+        let batch_script = reader.path(&var::BATCH_SCRIPT).unwrap_or_else(|| reader.home.clone());
         let operator = reader.operator();
         match (broker, rodan) {
             (Some(broker), Some(rodan)) if reader.problems.is_empty() => Ok(Self {
@@ -441,6 +479,8 @@ impl TrainerConfig {
                 on_time_limit: trainer.on_time_limit,
                 max_requeues: trainer.max_requeues,
                 checkpoint_every: trainer.checkpoint_every,
+                srun_options: trainer.srun_options,
+                batch_script,
                 tensorboard,
                 scheduler,
                 spool,

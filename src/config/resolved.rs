@@ -69,6 +69,10 @@ pub struct TrainerConfig {
     pub max_requeues: u64,
     /// How much training may be lost.
     pub checkpoint_every: Duration,
+    /// More options of srun, for the tasks of a job.
+    pub srun_options: Vec<String>,
+    /// The script that sbatch runs, and each of several tasks.
+    pub batch_script: PathBuf,
     /// Directory of TensorBoard's event files, if they are wanted.
     pub tensorboard: Option<PathBuf>,
     /// What runs the jobs.

@@ -1,5 +1,5 @@
-//! Sending one job's conversation: what has to arrive from disk, what need not while the training
-//! goes on.
+//! Sends one job's conversation. What must arrive is sent from disk at the end; what need not
+//! arrive is sent while the training goes on.
 //!
 //! A trainer that learns from a stranger's files holds no password, so what it has to tell
 //! meanwhile is published by a process of its own (`live` starts it, `child` is it). What is left

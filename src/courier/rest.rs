@@ -6,7 +6,8 @@ use std::path::Path;
 use jiff::Timestamp;
 use thiserror::Error;
 
-use crate::ledger::{Cause, Outbox};
+use crate::ledger::{Outbox, Verdict};
+use crate::sentences::{About, advice, of_verdict};
 use base::files::read_own;
 use contract::broker::{Broker, TellError};
 use contract::wire::conversation::{
@@ -45,27 +46,25 @@ pub enum RestError {
 }
 
 impl RestError {
-    /// The failure that is sent in place of an end that can never be sent. `None` if trying again
-    /// may help, or if nobody is there to be told.
-    pub fn in_place_of(&self, end: &End) -> Option<JobFailed> {
+    /// The failure that is sent in place of an end that can never be sent, of the job that `about`
+    /// describes. `None` if trying again may help, or if nobody is there to be told.
+    pub fn in_place_of(&self, end: &End, about: About<'_>) -> Option<JobFailed> {
         let End::Done(done) = end else { return None };
-        let sentence = match self {
-            Self::Tell(TellError::TooLarge { .. }) => format!(
-                "The models are trained but can't be sent: {self}. RabbitMQ's max_message_size has \
-                to be raised."
-            ),
-            Self::Lost { .. } => {
-                "The cluster lost the result of the training. Run the workflow again.".to_owned()
+        let verdict = match self {
+            Self::Tell(TellError::TooLarge { .. }) => {
+                Verdict::ReplyTooLarge { problem: self.to_string() }
             }
+            Self::Lost { .. } => Verdict::ReplyLost,
             Self::Tell(TellError::Broker(_) | TellError::Gone(_) | TellError::Refused(_)) => {
                 return None;
             }
         };
+        let (cause, error) = of_verdict(&verdict, about);
         Some(JobFailed {
             at: done.at,
-            error: sentence,
-            cause: Cause::Reply.word().to_owned(),
-            advice: Cause::Reply.advice().to_owned(),
+            error,
+            cause: cause.word().to_owned(),
+            advice: advice(cause).to_owned(),
             log: Vec::new(),
             asked: done.asked.clone(),
             used: done.used.clone(),
@@ -170,5 +169,44 @@ pub(super) async fn send_model(
         }
         let Some(limit) = refused else { return Ok(()) };
         most = usize::try_from(limit).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sentences::OPERATOR;
+    use contract::wire::conversation::{Times, Used};
+
+    fn done() -> End {
+        End::Done(JobDone {
+            at: Timestamp::UNIX_EPOCH,
+            models: Vec::new(),
+            figures: Vec::new(),
+            times: Times::default(),
+            seed: 7,
+            asked: None,
+            used: Used { memory_mb: Some(1990), seconds: Some(60) },
+        })
+    }
+
+    #[test]
+    fn only_an_end_that_can_never_be_sent_is_replaced() {
+        let about = About {
+            slurm_id: None,
+            asked: None,
+            operator: OPERATOR,
+            scheduler: scheduler::Kind::Slurm,
+        };
+        let lost = RestError::Lost { name: "Model 0".into(), source: io::Error::other("gone") };
+        let large = RestError::from(TellError::TooLarge { size: 17, limit: Some(16) });
+        for (error, says) in [(&lost, "lost the result"), (&large, OPERATOR)] {
+            let failed = error.in_place_of(&done(), about).unwrap();
+            assert!(failed.error.contains(says), "{}", failed.error);
+            assert_eq!((failed.cause.as_str(), failed.used.memory_mb), ("reply", Some(1990)));
+            assert!(error.in_place_of(&End::Failed(failed), about).is_none());
+        }
+        let gone = RestError::from(TellError::Gone("q".into()));
+        assert!(gone.in_place_of(&done(), about).is_none());
     }
 }

@@ -130,8 +130,7 @@ fn jobs(rows: &mut Rows, wants_durable: bool, found: Result<Option<QueueFacts>, 
         Ok(None) if wants_durable => rows.warn(
             JOBS_QUEUE,
             "there is no such queue, and this broker refuses one that is not durable, as an old \
-             Rodan \
-             declares it",
+             Rodan declares it",
             "declare it durable (rodan/ does): rabbitmqadmin declare queue name=hpc-jobs \
             durable=true",
         ),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::node::{Ended, NodeCheck, RESULT, on_node};
 use super::rodan::Wanted;
-use super::row::{Report, Row, Rows, Verdict, apart, host};
+use super::row::{Grade, Report, Row, Rows, apart, host};
 use super::typical::Typical;
 use super::{broker, local, rodan, schedule, settings, slurm, spool, trainer};
 use crate::config::Examined;
@@ -72,7 +72,7 @@ pub async fn doctor(
     let parts = [parts.0, parts.1, parts.2, parts.3, parts.4, parts.5];
     let refused = parts.iter().flatten().any(|row| {
         (row.group == "Slurm" && row.name.starts_with("sbatch") || row.group == local::GROUP)
-            && row.verdict == Verdict::Fail
+            && row.verdict == Grade::Fail
     });
     rows.extend(parts.into_iter().flatten());
     let mut ended = None;
@@ -117,7 +117,7 @@ async fn on_this_node(found: &Examined) -> Vec<Row> {
         row.group.clone_from(&group);
     }
     // The settings were checked on the login node, so only the file itself can be wrong here.
-    rows.retain(|row| row.verdict != Verdict::Pass);
+    rows.retain(|row| row.verdict != Grade::Pass);
     let (of_broker, of_rodan, of_trainer) = tokio::join!(
         broker::rows(&group, found.broker.as_ref(), true),
         rodan::rows(&group, found.rodan.as_ref(), None, found.max_download),

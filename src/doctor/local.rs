@@ -5,14 +5,14 @@ use super::typical::Typical;
 use domain::ResourceSettings;
 use scheduler::local;
 use scheduler::slurm::Phase;
-use scheduler::{Scheduler, SiteConfig, requests};
+use scheduler::{Scheduler, SiteConfig, kinds_of_job};
 
 /// The rows' group.
 pub(super) const GROUP: &str = "this host";
 
 pub(super) fn rows(site: &SiteConfig, most: u32, typical: &Typical) -> Vec<Row> {
     let mut rows = Rows::new(GROUP);
-    let Scheduler::Local(queue) = requests::scheduler(site) else { return rows.done() };
+    let Scheduler::Local(queue) = kinds_of_job::scheduler(site) else { return rows.done() };
     match queue.queue() {
         Ok(jobs) => {
             let count = |phase| jobs.iter().filter(|job| job.state.phase() == phase).count();
@@ -24,7 +24,7 @@ pub(super) fn rows(site: &SiteConfig, most: u32, typical: &Typical) -> Vec<Row> 
     }
     let ResourceSettings { cpus, memory_mb, walltime, .. } = &typical.resources;
     let job_file = site.spool.join("jobs/doctor/job.json");
-    let request = requests::training(site, "hpct-doctor", &typical.resources, &job_file);
+    let request = kinds_of_job::training(site, "hpct-doctor", &typical.resources, &job_file);
     let asks = format!("{cpus} CPUs, {memory_mb} MB, {walltime}");
     match local::refusal(&request) {
         None => rows.pass("job", format!("{asks}: this host has as much")),

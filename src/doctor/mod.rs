@@ -16,4 +16,4 @@ mod typical;
 
 pub use examine::{Download, Options, doctor, write_rows};
 pub use node::{Ended, NodeCheck};
-pub use row::{Report, Row, Verdict};
+pub use row::{Grade, Report, Row};

@@ -10,7 +10,7 @@ use super::spool::DIRECTORY;
 use base::text::{printable, span};
 use domain::SlurmJobId;
 use scheduler::SiteConfig;
-use scheduler::requests;
+use scheduler::kinds_of_job;
 use scheduler::slurm::{JobInfo, Phase, in_words};
 use scheduler::{Kind, Scheduler};
 
@@ -70,10 +70,10 @@ pub(super) async fn on_node(
         );
         return (rows.done(), Ended::Done);
     }
-    let slurm = requests::scheduler(site);
+    let slurm = kinds_of_job::scheduler(site);
     // A name that no other doctor has.
     let name = format!("hpcd-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
-    let request = requests::node_check(site, &name, memory_mb, &script, directory.path());
+    let request = kinds_of_job::node_check(site, &name, memory_mb, &script, directory.path());
     let id = match slurm.submit(&request).await {
         Ok(id) => id,
         Err(error) => {
@@ -146,7 +146,7 @@ async fn wait(
             told.clone_from(&state);
         }
         let info = info.flatten();
-        if let Some(info) = info.as_ref().filter(|info| info.is_hopeless()) {
+        if let Some(info) = info.as_ref().filter(|info| info.can_never_start()) {
             rows.fail(
                 "job",
                 describe(Some(info)),

@@ -14,7 +14,7 @@ const MOST: usize = 500;
 /// The result of one check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Verdict {
+pub enum Grade {
     /// Could not be tried, or need not be; the text says why.
     Skipped,
     /// As it should be.
@@ -33,7 +33,7 @@ pub struct Row {
     /// What was checked.
     pub name: String,
     /// The result.
-    pub verdict: Verdict,
+    pub verdict: Grade,
     /// What was seen.
     pub seen: String,
     /// What to do about it.
@@ -44,7 +44,7 @@ pub struct Row {
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// The worst of the rows: `pass`, `warn` or `fail`.
-    pub verdict: Verdict,
+    pub verdict: Grade,
     /// The machine that the checks ran on.
     pub host: String,
     /// The rows.
@@ -54,19 +54,19 @@ pub struct Report {
 impl Report {
     /// A report of these rows.
     pub fn new(checks: Vec<Row>) -> Self {
-        let worst = checks.iter().map(|row| row.verdict).max().unwrap_or(Verdict::Pass);
-        Self { verdict: worst.max(Verdict::Pass), host: host(), checks }
+        let worst = checks.iter().map(|row| row.verdict).max().unwrap_or(Grade::Pass);
+        Self { verdict: worst.max(Grade::Pass), host: host(), checks }
     }
 
     /// How many rows have this verdict.
-    pub fn count(&self, verdict: Verdict) -> usize {
+    pub fn count(&self, verdict: Grade) -> usize {
         self.checks.iter().filter(|row| row.verdict == verdict).count()
     }
 }
 
 /// This machine's name.
 pub(super) fn host() -> String {
-    printable(&rustix::system::uname().nodename().to_string_lossy(), 64)
+    printable(&base::host_name(), 64)
 }
 
 /// The rows of one part of the bridge, as they come.
@@ -81,7 +81,7 @@ impl Rows {
         Self { group: group.into(), rows: Vec::new() }
     }
 
-    fn add(&mut self, name: &str, verdict: Verdict, seen: &str, advice: Option<&str>) {
+    fn add(&mut self, name: &str, verdict: Grade, seen: &str, advice: Option<&str>) {
         self.rows.push(Row {
             group: self.group.clone(),
             name: printable(name, 60),
@@ -92,19 +92,19 @@ impl Rows {
     }
 
     pub(super) fn pass(&mut self, name: &str, seen: impl AsRef<str>) {
-        self.add(name, Verdict::Pass, seen.as_ref(), None);
+        self.add(name, Grade::Pass, seen.as_ref(), None);
     }
 
     pub(super) fn warn(&mut self, name: &str, seen: impl AsRef<str>, advice: impl AsRef<str>) {
-        self.add(name, Verdict::Warn, seen.as_ref(), Some(advice.as_ref()));
+        self.add(name, Grade::Warn, seen.as_ref(), Some(advice.as_ref()));
     }
 
     pub(super) fn fail(&mut self, name: &str, seen: impl AsRef<str>, advice: impl AsRef<str>) {
-        self.add(name, Verdict::Fail, seen.as_ref(), Some(advice.as_ref()));
+        self.add(name, Grade::Fail, seen.as_ref(), Some(advice.as_ref()));
     }
 
     pub(super) fn skip(&mut self, name: &str, why: impl AsRef<str>) {
-        self.add(name, Verdict::Skipped, why.as_ref(), None);
+        self.add(name, Grade::Skipped, why.as_ref(), None);
     }
 
     /// Skips several things for one reason.

@@ -5,7 +5,7 @@ use super::typical::Typical;
 use domain::JobId;
 use domain::ResourceSettings;
 use domain::SlurmJobId;
-use scheduler::requests;
+use scheduler::kinds_of_job;
 use scheduler::slurm::{Accounting, SlurmError, Trial};
 use scheduler::{Kind, SiteConfig};
 
@@ -17,7 +17,7 @@ pub(super) async fn rows(site: &SiteConfig, typical: &Typical) -> Vec<Row> {
         return super::local::rows(site, jobs, typical);
     }
     let mut rows = Rows::new("Slurm");
-    let slurm = requests::commands(site);
+    let slurm = kinds_of_job::commands(site);
     match slurm.queue().await {
         Ok(jobs) => rows.pass("squeue", format!("answers; jobs of this account: {}", jobs.len())),
         Err(error) => failed(&mut rows, "squeue", &error),
@@ -32,7 +32,7 @@ pub(super) async fn rows(site: &SiteConfig, typical: &Typical) -> Vec<Row> {
     for resources in requests(site, typical) {
         let ResourceSettings { cpus, memory_mb, walltime, .. } = &resources;
         let job_file = site.spool.join("jobs/doctor/job.json");
-        let request = requests::training(site, "hpct-doctor", &resources, &job_file);
+        let request = kinds_of_job::training(site, "hpct-doctor", &resources, &job_file);
         let asks = format!("{cpus} CPUs, {memory_mb} MB, {walltime}");
         tried.push((format!("sbatch {memory_mb} MB"), asks, request));
     }
@@ -42,7 +42,7 @@ pub(super) async fn rows(site: &SiteConfig, typical: &Typical) -> Vec<Row> {
     if site.watcher
         && let Some(id) = JobId::from_directory("doctor")
     {
-        let request = requests::watcher(site, &id, SlurmJobId(1), typical.resources.memory_mb);
+        let request = kinds_of_job::watcher(site, &id, SlurmJobId(1), typical.resources.memory_mb);
         tried.push(("watcher".to_owned(), "the watcher's job".to_owned(), request));
     }
     for (name, asks, request) in tried {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock, statfs, statvfs};
 
 use super::row::{Row, Rows, apart};
+use base::files::PROBE;
 use base::text::size;
 use scheduler::{Kind, SiteConfig};
 
@@ -19,8 +20,6 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const LITTLE: u64 = 2 << 30;
 const TOO_LITTLE: u64 = 100 << 20;
 const FEW_INODES: u64 = 1000;
-/// The beginning of the name of a test file. A pass removes one that is left behind.
-const PROBE: &str = ".probe-";
 /// The beginning of the name of a directory for tests. The next doctor removes one that is left
 /// behind.
 pub(super) const DIRECTORY: &str = ".doctor-";

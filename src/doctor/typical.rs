@@ -62,6 +62,7 @@ fn usual(limits: &SiteLimits) -> ResourceSettings {
         // Six hours are a valid limit.
         walltime: walltime.unwrap_or(Walltime::MINUTE),
         email: None,
+        instances: 1,
     }
 }
 

@@ -16,7 +16,7 @@ use domain::{
     Allowed, CorrelationId, JobId, NamedResources, ResourceSettings, Setting, SettingsMap,
     SiteLimits, TrainingSettings, Walltime,
 };
-use scheduler::requests;
+use scheduler::kinds_of_job;
 
 /// Occurs in no input unless somebody searches for it.
 const TOKEN: &str = "9f1c3ad0a07e44d2b6f5c2e1d8b7a604";
@@ -41,6 +41,7 @@ const LIMITS: SiteLimits = SiteLimits {
     walltime: None,
     epochs: Some(100),
     samples: Some(20_000),
+    instances: Some(8),
 };
 
 /// A message: `correlation_id 0xFF reply_to 0xFF body`, or the body alone.
@@ -130,8 +131,12 @@ fn job_id(correlation_id: &str) -> JobId {
 
 /// Nothing of a message becomes an option of sbatch or a word of a shell.
 fn check_request(id: &JobId, resources: &ResourceSettings) {
-    let request =
-        requests::training(&SITE.site, &id.slurm_name(), resources, Path::new("/spool/job.json"));
+    let request = kinds_of_job::training(
+        &SITE.site,
+        &id.slurm_name(),
+        resources,
+        Path::new("/spool/job.json"),
+    );
     let words: Vec<String> =
         request.arguments().iter().map(|a| a.to_str().unwrap().to_owned()).collect();
     let end = words.iter().position(|word| word == "--").unwrap();

@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a promise that is broken must panic")]
 
+#[cfg(feature = "gateway")]
+mod doors;
 mod files;
 #[cfg(feature = "trainer")]
 mod images;
@@ -58,6 +60,13 @@ pub const TARGETS: &[Target] = &[
     Target { memory: 96 << 20, tries: 500, ..target("image", images::image) },
     #[cfg(feature = "trainer")]
     Target { memory: 16 << 20, tries: 300, ..target("archive", images::archive) },
+    // Each run of a grid has all of the settings.
+    #[cfg(feature = "gateway")]
+    Target { memory: 8 << 20, ..target("run_request", doors::run_request) },
+    #[cfg(feature = "gateway")]
+    Target { memory: 8 << 20, ..target("settings_form", doors::settings_form) },
+    #[cfg(feature = "gateway")]
+    Target { memory: 4 << 20, tries: 500, ..target("multipart", doors::multipart) },
 ];
 
 /// Asserts that a text can go to a terminal, a log or a reply as it is: short, and without anything

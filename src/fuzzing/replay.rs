@@ -116,6 +116,12 @@ replays!(
     image,
     #[cfg(feature = "trainer")]
     archive,
+    #[cfg(feature = "gateway")]
+    run_request,
+    #[cfg(feature = "gateway")]
+    settings_form,
+    #[cfg(feature = "gateway")]
+    multipart,
 );
 
 #[test]

@@ -82,7 +82,7 @@ fn check(job: &JobInfo, text: &str) {
         assert_shown(word);
         assert_eq!(phase, Phase::Unknown);
     }
-    assert!(!job.is_hopeless() || phase == Phase::Waiting);
+    assert!(!job.can_never_start() || phase == Phase::Waiting);
     if let Some(time) = job.ran_for() {
         assert!(job.elapsed.chars().all(|c| c.is_ascii_digit() || "-:+".contains(c)), "{job:?}");
         assert!(time.as_secs() < 1 << 50);

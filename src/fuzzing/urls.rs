@@ -28,7 +28,7 @@ pub(super) fn join(data: &[u8]) {
     let lower = location.trim().to_ascii_lowercase();
     if !lower.starts_with("http://") && !lower.starts_with("https://") {
         assert_eq!(target.url().origin(), base.origin(), "a path has moved the host");
-        assert!(target.is_rodan());
+        assert!(target.may_have_secrets());
     }
     for location in lines.take(5) {
         let Ok(next) = target.redirected(location) else { return };
@@ -58,7 +58,7 @@ fn check(target: &Target, base: &Url) {
         "it is read otherwise by the next who reads it"
     );
     let ((scheme, host), (base_scheme, base_host)) = (authority(url), authority(base));
-    if !target.is_rodan() {
+    if !target.may_have_secrets() {
         return;
     }
     if scheme == base_scheme {

@@ -3,8 +3,10 @@
 //! The trainer, the watcher and `check` run on different machines, and a node that Slurm has given
 //! up may still be at work. So before the first byte of a reply goes to the broker, its publisher
 //! creates the file `claim` in the job's directory, which only one of them can do. If a claim is
-//! there already, somebody may have published: then the reply queue has to be searched before the
-//! reply is sent again.
+//! there already, somebody may have published: the one reply is then looked for in its queue before
+//! it is sent again (not in a quorum queue). A conversation is sent again: its messages have the ids
+//! of the first. The callers, each before its first byte: `worker/deliver.rs` and `courier/child.rs`
+//! as [`Publisher::Trainer`], `bridge/deliver.rs` as [`Publisher::Check`].
 
 use std::io;
 
@@ -52,7 +54,7 @@ pub enum Claimed {
 ///
 /// When the claim can't be written; the reply must not be published then.
 pub fn claim(files: &JobFiles, by: Publisher) -> io::Result<Claimed> {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = base::host_name();
     let claim = Claim { by, host, pid: std::process::id(), at: Timestamp::now() };
     let text = serde_json::to_vec(&claim).map_err(io::Error::other)?;
     let path = files.claim();

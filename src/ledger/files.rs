@@ -21,13 +21,14 @@ const REPORT: &str = "report.html";
 const FAILURE: &str = "failure";
 const CHECKPOINT: &str = "checkpoint";
 const OUTBOX: &str = "outbox";
+const TASKS: &str = "tasks";
 
 /// All files of a job. What is not among them is not ours, and `check purge` leaves its directory
 /// alone.
 const ALL: [&str; 10] =
     [RECORD, MESSAGE, JOB, STARTED, PROGRESS, REPLY, DELIVERED, CLAIM, REPORT, FAILURE];
 /// Its directories.
-const DIRECTORIES: [&str; 2] = [CHECKPOINT, OUTBOX];
+const DIRECTORIES: [&str; 3] = [CHECKPOINT, OUTBOX, TASKS];
 
 /// The files of one job, as `check` and the trainer share them.
 #[derive(Clone, Debug)]
@@ -110,18 +111,26 @@ impl JobFiles {
         self.directory.join(CHECKPOINT)
     }
 
+    /// What the tasks of a job share while they train.
+    pub fn tasks(&self) -> PathBuf {
+        self.directory.join(TASKS)
+    }
+
     /// What a conversation has to send.
     pub fn outbox(&self) -> Outbox {
         Outbox::new(&self.directory.join(OUTBOX))
     }
 
-    /// Removes the checkpoint (some 25 MB): once a reply is on disk, nobody continues from it.
+    /// Removes the checkpoint (some 25 MB) and what the tasks shared: once a reply is on disk,
+    /// nobody continues from it.
     pub fn remove_checkpoint(&self) {
-        match fs::remove_dir_all(self.checkpoint()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!("can't remove {}: {error}", self.checkpoint().display());
+        for directory in [self.checkpoint(), self.tasks()] {
+            match fs::remove_dir_all(&directory) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!("can't remove {}: {error}", directory.display());
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
 

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use base::files::read_own;
 use base::files::{create_atomic, write_atomic};
+use base::host_name;
 
 /// How long the lock of another host is valid without a new heartbeat.
 const STALE_AFTER: Duration = Duration::from_secs(600);
@@ -116,10 +117,6 @@ pub enum LockError {
         /// What the system says.
         source: io::Error,
     },
-}
-
-fn host_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 impl Holder {

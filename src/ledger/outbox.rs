@@ -160,7 +160,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contract::wire::conversation::Phase;
+    use contract::wire::conversation::Stage;
 
     fn outbox() -> (tempfile::TempDir, Outbox) {
         let dir = tempfile::tempdir().unwrap();
@@ -213,7 +213,7 @@ mod tests {
         let (_dir, outbox) = outbox();
         let live = Live {
             reachable: true,
-            state: Some(JobState::new(Phase::Running, Timestamp::UNIX_EPOCH, "it runs")),
+            state: Some(JobState::new(Stage::Running, Timestamp::UNIX_EPOCH, "it runs")),
             state_sent: true,
             progress_at: Some(Timestamp::UNIX_EPOCH),
         };

@@ -93,6 +93,7 @@ mod tests {
                 best: Some(0.75),
                 peak_memory_mb: Some(700),
                 expected_end: Some("2026-01-02T03:14:05Z".parse().unwrap()),
+                tasks: Vec::new(),
             },
             updated_at: "2026-01-02T03:04:05Z".parse().unwrap(),
             pace: Some(NotedPace { megapixels: 12.5, seconds: 3.25 }),

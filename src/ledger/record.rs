@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
 use super::cause::Cause;
-use super::told::Told;
+use super::last_news::Told;
 use super::verdict::Verdict;
 use base::text::hex;
 use contract::wire::conversation::{Asked, Origin};

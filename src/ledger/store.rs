@@ -347,15 +347,17 @@ impl Store {
         Ok(())
     }
 
-    /// Claims the reply of a job for `check`; true when an earlier attempt may have succeeded.
+    /// Claims the reply of a job for `check`.
     ///
     /// # Errors
     ///
     /// When the claim can't be written; the reply must not be published then.
-    pub fn claim(&self, id: &JobId) -> Result<bool, StoreError> {
+    pub fn claim(&self, id: &JobId) -> Result<Claimed, StoreError> {
         let files = self.files(id);
-        claim(&files, Publisher::Check).map(|claimed| claimed == Claimed::Again).map_err(|source| {
-            StoreError { path: files.claim(), action: "can't be written", source }
+        claim(&files, Publisher::Check).map_err(|source| StoreError {
+            path: files.claim(),
+            action: "can't be written",
+            source,
         })
     }
 

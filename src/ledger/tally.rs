@@ -20,7 +20,7 @@ use super::store::{Store, StoreError};
 use super::view::Seen;
 use base::files::read_own;
 use base::files::write_atomic;
-use contract::wire::conversation::{Asked, Origin};
+use contract::wire::conversation::Asked;
 use domain::JobId;
 
 /// Form of the file. A file of another form is not read; counting then starts anew, which
@@ -82,11 +82,11 @@ pub struct Chosen {
 impl Chosen {
     /// Counts what is known on both sides only.
     fn add(&mut self, asked: &Asked, used_mb: Option<u64>, ran: Option<Duration>) {
-        if let Some(used) = used_mb.filter(|_| asked.memory_from != Origin::Job) {
+        if let Some(used) = used_mb.filter(|_| asked.memory_from.is_chosen()) {
             self.memory_asked_mb = self.memory_asked_mb.saturating_add(asked.memory_mb);
             self.memory_used_mb = self.memory_used_mb.saturating_add(used);
         }
-        if let Some(ran) = ran.filter(|_| asked.time_from != Origin::Job) {
+        if let Some(ran) = ran.filter(|_| asked.time_from.is_chosen()) {
             self.seconds_asked = self.seconds_asked.saturating_add(asked.time_seconds);
             self.seconds_used = self.seconds_used.saturating_add(ran.as_secs());
         }
@@ -216,6 +216,7 @@ impl Store {
 #[cfg(test)]
 mod chosen_tests {
     use super::*;
+    use contract::wire::conversation::Origin;
 
     #[test]
     fn only_what_was_chosen_and_is_known_is_counted() {
@@ -226,6 +227,7 @@ mod chosen_tests {
             memory_from,
             time_seconds: 21_600,
             time_from,
+            instances: None,
         };
         let mut chosen = Chosen::default();
         let hour = Some(Duration::from_secs(3600));

@@ -88,8 +88,9 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// True for a decision of a person: the job ends in whatever state it is.
-    pub fn is_order(&self) -> bool {
+    /// True where the job is to end whatever its state: the operator or its asker has cancelled it,
+    /// or nobody asks for it any more.
+    pub fn ends_in_any_state(&self) -> bool {
         matches!(self, Self::Cancelled | Self::CancelledByAsker | Self::Abandoned)
     }
 }

@@ -29,8 +29,8 @@ impl Store {
         Self::at(root)
     }
 
-    /// The ids of all jobs, open ones first. A job that is filed away in this moment may come
-    /// twice, but never not at all.
+    /// The ids of all jobs, open ones first. A job that is filed away in this moment may be listed
+    /// twice, but is never missed.
     ///
     /// # Errors
     /// When a directory is there and can't be read. Before the first pass there is none, and no

@@ -175,7 +175,7 @@ impl Downloader {
                 )
             };
             let mut request = self.client.0.get(target.url().clone());
-            if target.is_rodan() {
+            if target.may_have_secrets() {
                 request = request.header(AUTHORIZATION, self.authorization());
             }
             let response = request.send().await.map_err(|e| again(describe(&e), None))?;

@@ -99,7 +99,7 @@ async fn attempt(client: &Client, config: &RodanConfig) -> Result<Secret, Attemp
                 .and_then(|l| l.to_str().ok())
                 .unwrap_or_default();
             target = target.redirected(location).map_err(bad_target)?;
-            if !target.is_rodan() {
+            if !target.may_have_secrets() {
                 return Err(not_rodan("it redirects the login to another server".into()));
             }
             continue;

@@ -79,7 +79,7 @@ impl Target {
         if self.url.scheme() == "https" && url.scheme() == "http" {
             return Err(TargetError::Downgrade);
         }
-        Ok(Self { by_rodan: self.is_rodan(), ..self.checked(url)? })
+        Ok(Self { by_rodan: self.may_have_secrets(), ..self.checked(url)? })
     }
 
     /// The URL.
@@ -87,11 +87,14 @@ impl Target {
         &self.url
     }
 
-    /// True when the token may be sent there: the same scheme, host and port as Rodan's, or the
-    /// same host by https where Rodan's address says http (servers redirect to https). Another port
-    /// than https's own counts as Rodan's only if Rodan's address names a port too and Rodan itself
-    /// redirects there: a message can't choose it.
-    pub fn is_rodan(&self) -> bool {
+    /// True when the token, or the password of the log-in, may be sent there: the same scheme, host
+    /// and port as Rodan's, or the same host by https where Rodan's address says http (servers
+    /// redirect to https). Another port than https's own counts as Rodan's only if Rodan's address
+    /// names a port too and Rodan itself redirects there: a message can't choose it.
+    ///
+    /// Asked by `download.rs` before each request, and by `login.rs` after each redirect. Nobody
+    /// else sends a secret to Rodan.
+    pub fn may_have_secrets(&self) -> bool {
         if self.url.origin() == self.base.origin() {
             return true;
         }
@@ -110,7 +113,7 @@ mod tests {
 
     fn target(base: &str, location: &str) -> Result<(String, bool), TargetError> {
         let target = Target::new(&RodanAddress::parse(base).unwrap(), location)?;
-        Ok((target.url().to_string(), target.is_rodan()))
+        Ok((target.url().to_string(), target.may_have_secrets()))
     }
 
     #[test]
@@ -219,7 +222,7 @@ mod tests {
                 "{path}"
             );
             assert!(
-                (url.query(), url.fragment()) == (None, None) && target.is_rodan(),
+                (url.query(), url.fragment()) == (None, None) && target.may_have_secrets(),
                 "{path}: {url}"
             );
         }
@@ -240,17 +243,20 @@ mod tests {
 
     #[test]
     fn an_upgrade_to_https_on_the_same_host_keeps_the_token() {
-        let is_rodan = |base: &str, to: &str| {
+        let may_have_secrets = |base: &str, to: &str| {
             let start = Target::new(&RodanAddress::parse(base).unwrap(), "/x").unwrap();
-            start.redirected(to).map(|t| t.is_rodan())
+            start.redirected(to).map(|t| t.may_have_secrets())
         };
-        assert_eq!(is_rodan("rodan", "https://rodan/x"), Ok(true));
-        assert_eq!(is_rodan("rodan", "https://rodan:4443/x"), Ok(false));
-        assert_eq!(is_rodan("rodan:8000", "https://rodan:4443/x"), Ok(true));
-        assert_eq!(is_rodan("rodan", "https://evil.example/x"), Ok(false));
-        assert_eq!(is_rodan("rodan", "//evil.example/x"), Ok(false));
-        assert_eq!(is_rodan("https://rodan", "/y"), Ok(true));
-        assert_eq!(is_rodan("https://rodan", "http://rodan/x"), Err(TargetError::Downgrade));
+        assert_eq!(may_have_secrets("rodan", "https://rodan/x"), Ok(true));
+        assert_eq!(may_have_secrets("rodan", "https://rodan:4443/x"), Ok(false));
+        assert_eq!(may_have_secrets("rodan:8000", "https://rodan:4443/x"), Ok(true));
+        assert_eq!(may_have_secrets("rodan", "https://evil.example/x"), Ok(false));
+        assert_eq!(may_have_secrets("rodan", "//evil.example/x"), Ok(false));
+        assert_eq!(may_have_secrets("https://rodan", "/y"), Ok(true));
+        assert_eq!(
+            may_have_secrets("https://rodan", "http://rodan/x"),
+            Err(TargetError::Downgrade)
+        );
     }
 
     /// Locations made from the pieces that such tricks use.
@@ -306,7 +312,7 @@ mod tests {
             let rodan = RodanAddress::parse("https://rodan.example").unwrap();
             if let Ok(target) = Target::new(&rodan, &location) {
                 let url = target.url();
-                prop_assert_eq!(target.is_rodan(), is_rodans_origin(url), "{}", url);
+                prop_assert_eq!(target.may_have_secrets(), is_rodans_origin(url), "{}", url);
                 prop_assert!(url.username().is_empty() && url.password().is_none());
             }
         }
@@ -319,7 +325,7 @@ mod tests {
                 target = target.and_then(|t| t.redirected(&to));
                 if let Ok(target) = &target {
                     let url = target.url();
-                    prop_assert_eq!(target.is_rodan(), is_rodans_origin(url), "{}", url);
+                    prop_assert_eq!(target.may_have_secrets(), is_rodans_origin(url), "{}", url);
                     prop_assert!(url.username().is_empty() && url.password().is_none());
                 }
             }

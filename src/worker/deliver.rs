@@ -69,13 +69,7 @@ pub(super) async fn deliver(
     let mut result = sender.send(&reply).await;
     if let Err(error @ PublishError::TooLarge { .. }) = &result {
         let verdict = Verdict::ReplyTooLarge { problem: error.to_string() };
-        let about = About {
-            slurm_id: None,
-            asked: None,
-            operator: &config.operator,
-            scheduler: config.scheduler,
-        };
-        let (cause, sentence) = of_verdict(&verdict, about);
+        let (cause, sentence) = of_verdict(&verdict, about(config));
         error!("{sentence}");
         place.managed.iter().for_each(|files| files.note_failure(cause));
         let reply = Reply::error(&sentence);
@@ -91,6 +85,12 @@ pub(super) async fn deliver(
     Ok(delivered)
 }
 
+/// What its own sentences need to know of this job.
+fn about(config: &TrainerConfig) -> About<'_> {
+    let (operator, scheduler) = (&config.operator, config.scheduler);
+    About { slurm_id: None, asked: None, operator, scheduler }
+}
+
 /// Sends what is left of a conversation, and its end. What may have come through before is sent
 /// again, with the same ids.
 async fn deliver_end(
@@ -101,7 +101,7 @@ async fn deliver_end(
 ) -> Result<Delivered, DeliveryError> {
     let mut result = send_rest(config, envelope, &end, place).await;
     if let Err(error) = &result
-        && let Some(failed) = error.in_place_of(&end)
+        && let Some(failed) = error.in_place_of(&end, about(config))
     {
         error!("{error}");
         place.managed.iter().for_each(|files| files.note_failure(Cause::Reply));

@@ -6,12 +6,30 @@ use base::exit_code::ExitCode;
 use base::text;
 use contract::wire::JobFileError;
 use page_layers::{ArchiveError, TrainError};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::config::ConfigError;
 use crate::ledger::Cause;
 use crate::rodan::{ClientError, DownloadError};
 use crate::sentences;
+
+/// What one of several tasks can't do, as it notes it for the process that answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Failure {
+    /// The sentence of the answer.
+    pub(crate) sentence: String,
+    /// What it is counted by.
+    pub(crate) cause: Cause,
+    /// The exit code, as a number.
+    pub(crate) code: u8,
+}
+
+impl Failure {
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::ALL.get(usize::from(self.code)).copied().unwrap_or(ExitCode::Training)
+    }
+}
 
 /// Why a job has no models.
 #[derive(Debug, Error)]
@@ -48,6 +66,16 @@ pub(crate) enum JobError {
     Model { layer: String, source: io::Error },
     #[error("the trainer stopped with a fault of its own")]
     Panic,
+    /// The files that the tasks of a job share can't be used.
+    #[error("what the tasks of the job share can't be used on the compute node: {0}")]
+    Tasks(io::Error),
+    /// One of several tasks has failed, and has said why.
+    #[error("{}", .0.sentence)]
+    OfTask(Failure),
+    /// A task ended again and again without a word. There is no reply: the job ends by the same
+    /// signal, if it is known, and `check` answers it by Slurm's word.
+    #[error("a task of the job ended again and again without a word; the job is left to check")]
+    TaskDied(Option<i32>),
 }
 
 impl JobError {
@@ -58,12 +86,14 @@ impl JobError {
             Self::Client(_) | Self::Download(_) => ExitCode::Rodan,
             Self::Train(error) if error.is_input() => ExitCode::Input,
             Self::Archive(error) if error.is_input() => ExitCode::Input,
-            Self::Time | Self::Cancelled | Self::Left => ExitCode::Stopped,
+            Self::Time | Self::Cancelled | Self::Left | Self::TaskDied(_) => ExitCode::Stopped,
+            Self::OfTask(failure) => failure.exit_code(),
             Self::Panic => ExitCode::Internal,
             Self::Runtime(_)
             | Self::Scratch(_)
             | Self::Archive(_)
             | Self::Train(_)
+            | Self::Tasks(_)
             | Self::Model { .. } => ExitCode::Training,
         }
     }
@@ -79,6 +109,7 @@ impl JobError {
             }
             Self::Time => sentences::short_of_time(),
             Self::Cancelled => sentences::stopped(),
+            Self::OfTask(failure) => failure.sentence.clone(),
             Self::Panic => sentences::fault_of_the_trainer(operator),
             // What is wrong with a message, a page or a model is said by the error that has found
             // it.
@@ -89,7 +120,9 @@ impl JobError {
     /// The cause under which the failure is counted.
     pub(crate) fn cause(&self) -> Cause {
         match self {
-            Self::Config(_) | Self::Runtime(_) | Self::Scratch(_) => Cause::Setup,
+            Self::Config(_) | Self::Runtime(_) | Self::Scratch(_) | Self::Tasks(_) => Cause::Setup,
+            Self::OfTask(failure) => failure.cause,
+            Self::TaskDied(_) => Cause::Killed,
             Self::Read(_) | Self::File(_) => Cause::Message,
             Self::Client(_) | Self::Download(_) => Cause::Rodan,
             Self::Train(error) if error.is_input() => Cause::Input,

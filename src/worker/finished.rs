@@ -17,7 +17,7 @@ use super::told::figures;
 use base::memory::peak_memory;
 use domain::{Layer, SettingsMap, TrainingSettings};
 use page_layers::look_at_pages as look;
-use page_layers::{Device, Line, NetworkError, Score, TrainedLayer, TrainingJob};
+use page_layers::{Device, NetworkError, Score, TrainedLayer, TrainingJob, spent_line};
 use report::{Content, MOST_PICTURES, Pictures};
 
 /// A job does not keep its node for longer than this only for a picture.
@@ -39,6 +39,8 @@ pub(super) struct Finished {
     pub(super) started: Instant,
     pub(super) downloaded: Duration,
     pub(super) encoded: Duration,
+    /// How long several tasks have trained, where they did.
+    pub(super) by_tasks: Option<Duration>,
 }
 
 /// Why a page is not in the report.
@@ -60,7 +62,11 @@ impl Finished {
     /// The download, the parts of the training, and making the reply.
     fn parts(&self) -> Vec<(&'static str, Duration)> {
         let mut parts = vec![("download", self.downloaded)];
-        parts.extend(self.job.spent(&self.layers).parts());
+        match self.by_tasks {
+            None => parts.extend(self.job.spent(&self.layers).parts()),
+            // The times of layers that are trained side by side have no sum.
+            Some(took) => parts.push(("tasks", took)),
+        }
         parts.push(("encode", self.encoded));
         parts
     }
@@ -73,7 +79,7 @@ impl Finished {
         parts.push(("spool", spooling));
         let known: Duration = parts.iter().map(|(_, took)| *took).sum();
         parts.push(("other", whole.saturating_sub(known)));
-        info!("time to the reply {:.2} s: {}", whole.as_secs_f64(), Line(&parts));
+        info!("time to the reply {:.2} s: {}", whole.as_secs_f64(), spent_line(&parts));
     }
 
     /// Writes the report without the picture. It takes milliseconds.
@@ -95,7 +101,11 @@ impl Finished {
                         "training_loss": report.training_loss,
                         "validation_loss": validation.map(|metrics| metrics.loss),
                         "validation_accuracy": validation.map(|metrics| metrics.accuracy),
+                        "validation_precision": validation.map(|metrics| metrics.precision),
+                        "validation_recall": validation.map(|metrics| metrics.recall),
                         "validation_f1": validation.map(|metrics| metrics.f1),
+                        "best": report.best,
+                        "seconds": report.seconds,
                     })
                 });
                 let history: Vec<_> = epochs.collect();

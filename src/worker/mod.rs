@@ -14,11 +14,12 @@ pub(crate) mod parts;
 pub(crate) mod progress_bar;
 mod requeue;
 mod signals;
+pub(crate) mod tasks;
 mod told;
 
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,8 @@ use self::observer::Watch;
 use self::progress_bar::Progress;
 use self::requeue::Allocation;
 use self::signals::{Signal, Signals};
-use self::told::{failed, state};
+use self::tasks::{Leader, Led, Shared};
+use self::told::{failed, state, tell_requeued};
 use crate::config::{ConfigError, Sources, TrainerConfig};
 use crate::courier::Courier;
 use crate::ledger::JobFiles;
@@ -47,16 +49,17 @@ use base::harden;
 use base::text;
 use base::tls::Identity;
 use contract::broker::DEFAULT_REPLY_QUEUE;
-use contract::wire::conversation::{End, Phase};
+use contract::wire::conversation::{Asked, End, Stage};
 use contract::wire::{Answer, Envelope, JobFile, Protocol, Reply};
-use domain::TrainingSettings;
-use domain::{CorrelationId, JobId};
-use page_layers::{Checkpoints, EventLogs, TrainError, TrainingJob, WithEvents, choose_device};
+use domain::{CorrelationId, JobId, SettingsMap, TrainingSettings};
+use page_layers::{
+    Checkpoints, Device, EventLogs, TrainError, TrainingInputs, TrainingJob, WithEvents,
+    choose_device,
+};
 
-/// How long what is told meanwhile may take when the training is over, and when time is short. What
-/// is not sent then, is sent with the end.
+/// How long the courier may take to finish: after the training, and when time is short. What it has
+/// not sent by then is sent with the end.
 const LONG_GOODBYE: Duration = Duration::from_secs(60);
-const SHORT_GOODBYE: Duration = Duration::from_secs(10);
 
 /// The arguments of the command line.
 #[derive(Clone, Debug)]
@@ -107,8 +110,12 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
             }
         }
         None => match attempt(arguments, &config, identity, &runtime, &signals, &place) {
-            Some(ended) => ended,
-            None => return ExitCode::Stopped,
+            Attempt::Ended(ended) => *ended,
+            Attempt::Left => return ExitCode::Stopped,
+            Attempt::Died(signal) => {
+                end_like_the_task(signal);
+                return ExitCode::Stopped;
+            }
         },
     };
     let spooling = Instant::now();
@@ -160,6 +167,27 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
         finished.report_with_pictures(&place, &signals);
     }
     code
+}
+
+/// What became of a job here.
+enum Attempt {
+    /// It has an answer.
+    Ended(Box<Ended>),
+    /// It is left to the cluster.
+    Left,
+    /// It is left to `check`, as its task has ended: by this signal, where it is known.
+    Died(Option<i32>),
+}
+
+/// Ends this process by the signal that a task of the job ended by: so Slurm's word for the job is
+/// the same as if it had only one task.
+fn end_like_the_task(signal: Option<i32>) {
+    let signal = signal.and_then(rustix::process::Signal::from_named_raw);
+    if let Some(signal) = signal
+        && let Err(error) = rustix::process::kill_process(rustix::process::getpid(), signal)
+    {
+        warn!("this process can't end by a signal: {error}");
+    }
 }
 
 /// How a job ended.
@@ -225,7 +253,7 @@ fn name(arguments: &JobArgs, file: &JobFile, place: &Place) -> String {
     id.to_string()
 }
 
-/// The reply and where it goes; `None` when the job is left without one.
+/// The reply and where it goes, or why there is none.
 fn attempt(
     arguments: &JobArgs,
     config: &Result<TrainerConfig, ConfigError>,
@@ -233,7 +261,7 @@ fn attempt(
     runtime: &Runtime,
     signals: &Signals,
     place: &Place,
-) -> Option<Ended> {
+) -> Attempt {
     let started = Instant::now();
     let text = place.read(&arguments.job_file).map_err(JobError::Read);
     let protocol = text.as_ref().map_or(Protocol::Reply, |text| Protocol::of(text));
@@ -251,11 +279,16 @@ fn attempt(
     });
     match result {
         Ok((answer, finished)) => {
-            Some(Ended { envelope, answer, code: ExitCode::Success, finished: Some(finished) })
+            let code = ExitCode::Success;
+            Attempt::Ended(Box::new(Ended { envelope, answer, code, finished: Some(finished) }))
         }
         Err(error @ JobError::Left) => {
             info!("{error}");
-            None
+            Attempt::Left
+        }
+        Err(error @ JobError::TaskDied(signal)) => {
+            error!("{error}");
+            Attempt::Died(signal)
         }
         Err(error) => {
             error!("{error}");
@@ -272,7 +305,8 @@ fn attempt(
                     started.elapsed(),
                 ))),
             };
-            Some(Ended { envelope, answer, code: error.exit_code(), finished: None })
+            let code = error.exit_code();
+            Attempt::Ended(Box::new(Ended { envelope, answer, code, finished: None }))
         }
     }
 }
@@ -295,7 +329,7 @@ impl Job<'_> {
         identity: Option<Identity>,
     ) -> Result<(Answer, Finished), JobError> {
         let started = Instant::now();
-        let Job { arguments, config, runtime, signals, place, envelope } = *self;
+        let Job { arguments, config, signals, place, envelope, .. } = *self;
         let name = name(arguments, &file, place);
         let managed = place.managed.as_ref();
         let allocation = Allocation::of_process();
@@ -313,9 +347,16 @@ impl Job<'_> {
             });
         if let Some(courier) = &mut courier {
             let asked = file.asked.as_ref();
-            courier.send(&state(Phase::Running, &allocation, asked, config.scheduler));
+            courier.send(&state(Stage::Running, &allocation, asked, config.scheduler));
         }
         let scratch = scratch().map_err(JobError::Scratch)?;
+        // Several tasks read the files on their own nodes.
+        let shared = managed.filter(|_| allocation.tasks > 1);
+        let shared = shared.map(|files| Shared::new(files, &allocation));
+        if let Some(shared) = &shared {
+            shared.make().map_err(JobError::Tasks)?;
+        }
+        let folder = shared.as_ref().map_or_else(|| scratch.path().to_owned(), Shared::inputs);
         info!("downloading {} files from {}", file.inputs.iter().count(), config.rodan);
         let downloader = Downloader {
             client: Client::new(identity.as_ref())?,
@@ -330,7 +371,7 @@ impl Job<'_> {
         let downloads = downloads.map_err(JobError::Runtime)?;
         let fetched = downloads.block_on(async {
             tokio::select! {
-                fetched = downloader.fetch(&file.inputs, scratch.path()) => {
+                fetched = downloader.fetch(&file.inputs, &folder) => {
                     fetched.map_err(JobError::from)
                 }
                 stopped = stopped(signals, managed.is_some()) => Err(stopped),
@@ -343,51 +384,28 @@ impl Job<'_> {
         use_the_cores_of_the_allocation();
         // This comes before a stranger's bytes are decoded. The GPU is opened first, because its
         // driver may start a program with more rights.
-        let (device, device_name) = choose_device();
+        let (device, device_name) = match &shared {
+            None => choose_device(),
+            // The GPUs are for the tasks.
+            Some(_) => (Device::Cpu, String::new()),
+        };
         harden::no_new_privileges();
-        let inputs = local_inputs(&file.inputs, scratch.path(), config.max_download)?;
-        let mut checkpoints =
-            managed.and_then(|files| requeue::checkpoints(files, config, &inputs, &file.settings));
-        let drawn = checkpoints.as_ref().and_then(Checkpoints::seed);
-        let settings = TrainingSettings { seed: file.settings.seed.or(drawn), ..file.settings };
-        let job = TrainingJob::prepare(&inputs, &settings).map_err(JobError::Train)?;
-        let events = config.tensorboard.as_ref().map(|base| EventLogs::new(&base.join(&name)));
-        let shown = Progress::new(arguments.quiet, Arc::default());
-        let inner = Watch::new(shown, signals, managed, &allocation, job.layers());
-        let mut watch = WithEvents { inner, events };
-        watch.inner.measure(&settings);
-        if let Some(courier) = courier {
-            watch.inner.tell_by(courier, &place.outbox);
-        }
-        let suspends = checkpoints.is_some() && allocation.suspends(config, file.asked.as_ref());
-        watch.inner.suspend_when_warned(suspends);
-        let mut trained = job.train_from(checkpoints.as_mut(), &device, scratch.path(), &mut watch);
-        if let (Err(TrainError::Stopped { .. }), Some(Signal::Warned), Some(checkpoints)) =
-            (&trained, signals.received(), &mut checkpoints)
-        {
-            let worth_it = watch.inner.made_progress() && checkpoints.is_saved();
-            if worth_it && allocation.may_requeue(config).is_some() {
-                // Told before it is asked for: Slurm ends this process at once.
-                if let Some(mut courier) = watch.inner.take_courier() {
-                    let asked = file.asked.as_ref();
-                    let requeued = state(Phase::Requeued, &allocation, asked, config.scheduler);
-                    courier.send(&requeued);
-                    courier.close(SHORT_GOODBYE);
-                }
-            }
-            if worth_it && allocation.requeue(config, runtime, signals) {
-                return Err(JobError::Left);
-            }
-            // A job that can't continue later ends here, with the best models so far if every layer
-            // has an epoch.
-            watch.inner.suspend_when_warned(false);
-            checkpoints.look();
-            trained = job.train_from(Some(checkpoints), &device, scratch.path(), &mut watch);
-        }
-        let trained = trained.map_err(|error| match (error, signals.error(managed.is_some())) {
-            (TrainError::Stopped { .. }, Some(stopped)) => stopped,
-            (error, _) => JobError::Train(error),
-        })?;
+        let inputs = local_inputs(&file.inputs, &folder, config.max_download)?;
+        let mut run = Run {
+            name: &name,
+            asked: file.asked.as_ref(),
+            given: &file.given,
+            settings: &file.settings,
+            inputs: &inputs,
+            allocation: &allocation,
+            scratch: scratch.path(),
+            courier,
+        };
+        let (job, settings, Led { layers: trained, device_name, took }) = match &shared {
+            None => self.train_alone(&mut run, &device, device_name)?,
+            Some(shared) => self.train_by_tasks(&mut run, shared)?,
+        };
+        let courier = run.courier;
         let encoding = Instant::now();
         let models = trained
             .iter()
@@ -396,7 +414,7 @@ impl Job<'_> {
                 Err(source) => Err(JobError::Model { layer: t.layer.input_name(), source }),
             })
             .collect::<Result<Vec<_>, _>>()?;
-        if let Some(courier) = watch.inner.take_courier() {
+        if let Some(courier) = courier {
             courier.close(LONG_GOODBYE);
         }
         let answer = match file.protocol {
@@ -432,9 +450,109 @@ impl Job<'_> {
                 started,
                 downloaded,
                 encoded,
+                by_tasks: shared.map(|_| took),
             },
         ))
     }
+
+    /// Trains all layers in this process.
+    fn train_alone(
+        &self,
+        run: &mut Run<'_>,
+        device: &Device,
+        device_name: String,
+    ) -> Result<(TrainingJob, TrainingSettings, Led), JobError> {
+        let began = Instant::now();
+        let Job { arguments, config, runtime, signals, place, .. } = *self;
+        let Run { name, asked, settings: given, inputs, allocation, scratch, .. } = *run;
+        let managed = place.managed.as_ref();
+        let mut checkpoints =
+            managed.and_then(|files| requeue::checkpoints(files, config, inputs, given));
+        let drawn = checkpoints.as_ref().and_then(Checkpoints::seed);
+        let settings = TrainingSettings { seed: given.seed.or(drawn), ..*given };
+        let job = TrainingJob::prepare(inputs, &settings).map_err(JobError::Train)?;
+        let events = config.tensorboard.as_ref().map(|base| EventLogs::new(&base.join(name)));
+        let shown = Progress::new(arguments.quiet, Arc::default());
+        let note = managed.map(JobFiles::progress);
+        let inner = Watch::new(shown, signals, managed.is_some(), note, allocation, job.layers());
+        let mut watch = WithEvents { inner, events };
+        watch.inner.measure(&settings);
+        if let Some(courier) = run.courier.take() {
+            watch.inner.tell_by(courier, &place.outbox);
+        }
+        let suspends = checkpoints.is_some() && allocation.suspends(config, asked);
+        watch.inner.suspend_when_warned(suspends);
+        let mut trained = job.train_from(checkpoints.as_mut(), device, scratch, &mut watch);
+        if let (Err(TrainError::Stopped { .. }), Some(Signal::Warned), Some(checkpoints)) =
+            (&trained, signals.received(), &mut checkpoints)
+        {
+            let worth_it = watch.inner.made_progress() && checkpoints.is_saved();
+            if worth_it && allocation.may_requeue(config).is_some() {
+                // Told before it is asked for: Slurm ends this process at once.
+                let courier = watch.inner.take_courier();
+                tell_requeued(courier, allocation, asked, config.scheduler);
+            }
+            if worth_it && allocation.requeue(config, runtime, signals) {
+                return Err(JobError::Left);
+            }
+            // A job that can't continue later ends here, with the best models so far if every layer
+            // has an epoch.
+            watch.inner.suspend_when_warned(false);
+            checkpoints.look();
+            trained = job.train_from(Some(checkpoints), device, scratch, &mut watch);
+        }
+        let layers = trained.map_err(|error| match (error, signals.error(managed.is_some())) {
+            (TrainError::Stopped { .. }, Some(stopped)) => stopped,
+            (error, _) => JobError::Train(error),
+        })?;
+        run.courier = watch.inner.take_courier();
+        Ok((job, settings, Led { layers, device_name, took: began.elapsed() }))
+    }
+
+    /// Has the layers trained by several tasks.
+    fn train_by_tasks(
+        &self,
+        run: &mut Run<'_>,
+        shared: &Shared,
+    ) -> Result<(TrainingJob, TrainingSettings, Led), JobError> {
+        let Job { arguments, config, runtime, signals, place, .. } = *self;
+        let Run { name, asked, given, settings, inputs, allocation, scratch, .. } = *run;
+        let Some(files) = &place.managed else { return Err(JobError::Panic) };
+        let leader = Leader {
+            config,
+            runtime,
+            signals,
+            allocation,
+            files,
+            shared,
+            outbox: &place.outbox,
+            asked,
+            job_file: &arguments.job_file,
+            given,
+            settings,
+            inputs,
+            quiet: arguments.quiet,
+        };
+        let seed = settings.seed.or_else(|| leader.seed());
+        let settings = TrainingSettings { seed, ..*settings };
+        let job = TrainingJob::prepare(inputs, &settings).map_err(JobError::Train)?;
+        let led = leader.lead(&job, name, scratch, &mut run.courier)?;
+        Ok((job, settings, led))
+    }
+}
+
+/// What a training needs beside what its job is run with.
+struct Run<'a> {
+    /// The job's name for directories.
+    name: &'a str,
+    asked: Option<&'a Asked>,
+    /// The settings as they came.
+    given: &'a SettingsMap,
+    settings: &'a TrainingSettings,
+    inputs: &'a TrainingInputs,
+    allocation: &'a Allocation,
+    scratch: &'a Path,
+    courier: Option<Courier>,
 }
 
 async fn stopped(signals: &Signals, managed: bool) -> JobError {

@@ -1,6 +1,7 @@
 //! Between the training and the job around it: passes signals in and progress out.
 
 use std::cell::Cell;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -10,7 +11,7 @@ use super::progress_bar::Progress;
 use super::requeue::Allocation;
 use super::signals::{Signal, Signals};
 use crate::courier::{Courier, Errand};
-use crate::ledger::{JobFiles, NotedPace, Outbox, Progress as Note};
+use crate::ledger::{NotedPace, Outbox, Progress as Note};
 use base::memory::peak_memory;
 use contract::wire::conversation::Standing;
 use domain::{Layer, TrainingSettings};
@@ -43,7 +44,8 @@ pub(super) struct Watch {
     /// When the first of these steps was done.
     first_step: Option<Instant>,
     note: Note,
-    files: Option<JobFiles>,
+    /// Where the note is written.
+    note_file: Option<PathBuf>,
     noted: Instant,
     /// Millions of pixels of patches in a step.
     megapixels: f64,
@@ -58,11 +60,12 @@ struct Told {
 }
 
 impl Watch {
-    /// Watches a training of this many layers. `files` are those of a job that `check` looks after.
+    /// Watches a training of this many layers. `managed`: `check` looks after the job.
     pub(super) fn new(
         shown: Progress,
         signals: &Signals,
-        files: Option<&JobFiles>,
+        managed: bool,
+        note_file: Option<PathBuf>,
         allocation: &Allocation,
         layers: usize,
     ) -> Self {
@@ -76,13 +79,13 @@ impl Watch {
         let mut watch = Self {
             shown,
             signals: signals.clone(),
-            managed: files.is_some(),
+            managed,
             suspend_when_warned: false,
             told: Cell::new(None),
             steps: 0,
             first_step: None,
             note,
-            files: files.cloned(),
+            note_file,
             noted: Instant::now(),
             megapixels: 0.0,
             teller: None,
@@ -91,7 +94,7 @@ impl Watch {
         watch
     }
 
-    /// From these follows how much is learned in a step.
+    /// Notes how many pixels of patches one step learns from.
     pub(super) fn measure(&mut self, settings: &TrainingSettings) {
         let pixels = f64::from(settings.patch_height) * f64::from(settings.patch_width);
         self.megapixels = pixels * f64::from(settings.batch_size) / 1e6;
@@ -154,10 +157,10 @@ impl Watch {
         self.note.pace = self.pace();
         self.note.standing.peak_memory_mb = peak_memory().map(|bytes| bytes >> 20);
         self.tell(TOLD_EVERY);
-        let Some(files) = &self.files else { return };
-        if let Err(error) = self.note.write(&files.progress()) {
-            warn!("{} can't be written: {error}", files.progress().display());
-            self.files = None; // once is enough to be told
+        let Some(file) = &self.note_file else { return };
+        if let Err(error) = self.note.write(file) {
+            warn!("{} can't be written: {error}", file.display());
+            self.note_file = None; // once is enough to be told
         }
     }
 }

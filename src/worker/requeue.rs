@@ -8,10 +8,10 @@ use tracing::{info, warn};
 use super::signals::{Signal, Signals};
 use crate::config::{OnTimeLimit, TrainerConfig};
 use crate::ledger::JobFiles;
-use contract::wire::conversation::{Asked, Origin};
+use contract::wire::conversation::Asked;
 use domain::{SlurmJobId, TrainingSettings};
 use page_layers::{Checkpoints, TrainingInputs};
-use scheduler::{Kind, requests};
+use scheduler::{Kind, kinds_of_job};
 
 /// Shortly before the time limit, Slurm gets no more time than this to answer.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -22,6 +22,8 @@ pub(super) struct Allocation {
     pub(super) job: Option<SlurmJobId>,
     /// How often Slurm has put it back into its queue.
     pub(super) restarts: u64,
+    /// How many tasks Slurm has given it.
+    pub(super) tasks: u32,
 }
 
 impl Allocation {
@@ -30,6 +32,7 @@ impl Allocation {
         Self {
             job: number("SLURM_JOB_ID").map(SlurmJobId),
             restarts: number("SLURM_RESTART_COUNT").unwrap_or_default(),
+            tasks: number("SLURM_NTASKS").and_then(|n| u32::try_from(n).ok()).unwrap_or(1).max(1),
         }
     }
 
@@ -38,10 +41,11 @@ impl Allocation {
         self.job.filter(|_| config.requeue && self.restarts < config.max_requeues)
     }
 
-    /// True when a warning suspends the training even if it has an epoch to show: where the site
-    /// wants that, and where the time limit was chosen by `check` and not by the job's message.
+    /// True when a warning suspends the training even if it has an epoch to show: the site wants
+    /// that (`ON_TIME_LIMIT=requeue`), or `check` and not the message has chosen the time limit.
+    /// Either way the job has to be allowed to come back.
     pub(super) fn suspends(&self, config: &TrainerConfig, asked: Option<&Asked>) -> bool {
-        let was_chosen = asked.is_some_and(|asked| asked.time_from != Origin::Job);
+        let was_chosen = asked.is_some_and(|asked| asked.time_from.is_chosen());
         let wanted = config.on_time_limit == OnTimeLimit::Requeue || was_chosen;
         wanted && self.may_requeue(config).is_some()
     }
@@ -57,7 +61,7 @@ impl Allocation {
         let Some(job) = self.may_requeue(config) else { return false };
         let deadline = config.slurm_timeout.min(LONGEST);
         let slurm_bin = config.slurm_bin.clone();
-        let scheduler = requests::of_job(config.scheduler, &config.spool, slurm_bin, deadline);
+        let scheduler = kinds_of_job::of_job(config.scheduler, &config.spool, slurm_bin, deadline);
         // Said before it is asked for: Slurm ends this process at once, perhaps before it has
         // heard the answer.
         match config.scheduler {

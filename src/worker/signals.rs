@@ -1,4 +1,9 @@
 //! What the trainer does when Slurm sends a signal. `docs/protocol.md` tells the whole story.
+//!
+//! SIGUSR1, step by step: [`Signals::stop`] tells the training (`page_layers::Stop`; epochs.rs ends
+//! the step, job.rs keeps the best epoch of the last layer); `Allocation::suspends` says whether it
+//! is to be suspended instead; `Job::train_alone` in mod.rs (with several tasks `tasks/leader.rs`)
+//! then requeues the job (`requeue.rs`) or trains on for the best models.
 
 use std::io;
 use std::sync::Arc;

@@ -6,14 +6,19 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::requeue::Allocation;
-use crate::courier::{Errand, tail};
+use crate::courier::{Courier, Errand, tail};
 use crate::ledger::{Cause, Outbox};
+use crate::sentences::advice;
 use base::memory::peak_memory;
 use contract::wire::conversation::{
-    Asked, Figures, JobDone, JobFailed, JobState, ModelEntry, Phase, Times, Used, sha256,
+    Asked, Figures, JobDone, JobFailed, JobState, ModelEntry, Stage, Times, Used, sha256,
 };
 use page_layers::TrainedLayer;
 use scheduler::Kind;
+
+/// How long what is told meanwhile may take when time is short. What is not sent then, is sent with
+/// the end.
+const SHORT_GOODBYE: Duration = Duration::from_secs(10);
 
 fn used(took: Duration) -> Used {
     Used { memory_mb: peak_memory().map(|bytes| bytes >> 20), seconds: Some(took.as_secs()) }
@@ -21,16 +26,16 @@ fn used(took: Duration) -> Used {
 
 /// Tells that the training runs, or goes back into the queue.
 pub(super) fn state(
-    phase: Phase,
+    phase: Stage,
     allocation: &Allocation,
     asked: Option<&Asked>,
     scheduler: Kind,
 ) -> Errand {
-    let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let node = base::host_name();
     let word = scheduler.job_word();
     let number = allocation.job.map_or_else(String::new, |id| format!(" ({word} {id})"));
     let detail = match phase {
-        Phase::Requeued => {
+        Stage::Requeued => {
             format!(
                 "the training{number} is out of time, waits in the queue again and goes on from \
                 its checkpoint"
@@ -45,6 +50,18 @@ pub(super) fn state(
         asked: asked.cloned(),
         ..state
     })
+}
+
+/// Tells the asker that the training goes back into the queue, and ends the process that tells.
+pub(super) fn tell_requeued(
+    courier: Option<Courier>,
+    allocation: &Allocation,
+    asked: Option<&Asked>,
+    scheduler: Kind,
+) {
+    let Some(mut courier) = courier else { return };
+    courier.send(&state(Stage::Requeued, allocation, asked, scheduler));
+    courier.close(SHORT_GOODBYE);
 }
 
 /// The end of a training that has models; they are still to be listed.
@@ -99,7 +116,7 @@ pub(super) fn failed(
         at: Timestamp::now(),
         error,
         cause: cause.word().to_owned(),
-        advice: cause.advice().to_owned(),
+        advice: advice(cause).to_owned(),
         log: own_log(),
         asked,
         used: used(took),

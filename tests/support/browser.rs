@@ -140,7 +140,8 @@ impl Browser {
     /// What an expression of JavaScript is in the page.
     #[track_caller]
     pub(crate) fn value(&self, expression: &str) -> Value {
-        let parameters = json!({"expression": expression, "returnByValue": true});
+        let parameters =
+            json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
         let answer = self.ask("Runtime.evaluate", &parameters);
         assert_eq!(answer["exceptionDetails"], Value::Null, "{expression}: {answer}");
         answer["result"]["value"].clone()

@@ -84,11 +84,14 @@ impl Site {
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let Some(link) = line.trim().strip_prefix("open http://") else {
+        let Some((_, path)) = line.trim().split_once("; open the link in ") else {
             child.wait().unwrap();
             return None;
         };
+        let link = fs::read_to_string(path).unwrap();
+        let link = link.trim().strip_prefix("http://").unwrap();
         let (address, token) = link.split_once("/?token=").unwrap();
+        assert!(!line.contains(token), "{line}");
         Some(Gateway {
             child,
             address: address.parse().unwrap(),
@@ -188,7 +191,10 @@ impl Gateway {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Option<Answer> {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n");
+        let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
+        if !headers.iter().any(|(name, _)| *name == "Host") {
+            request += &format!("Host: {}\r\n", self.address);
+        }
         for (name, value) in headers {
             request += &format!("{name}: {value}\r\n");
         }

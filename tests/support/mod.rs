@@ -11,8 +11,14 @@
 //! - [`program`]: runs a program with a clean environment and a deadline;
 //! - [`desk`]: all of these together;
 //! - [`site`]: a directory like an operator's, with `run_check`, the batch script and
-//!   `credentials.env`.
-#![allow(dead_code, unused_imports, reason = "every test file compiles all of it and uses a part")]
+//!   `credentials.env`;
+//! - `gateway`: a gateway of a test's own, and its clients;
+//! - `keras_file`: files as Keras writes them.
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "a build without the trainer or the gateway uses a part of it"
+)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

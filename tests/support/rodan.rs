@@ -4,7 +4,7 @@
 //! It is the only part of the tests that is not the real thing. So it is strict where Rodan is
 //! strict, and it can be as slow and as broken as networks are. It keeps every request, so that a
 //! test can check what was sent to it.
-#![allow(dead_code, reason = "every test file compiles all of it and uses a part")]
+#![allow(dead_code, reason = "a build without the trainer or the gateway uses a part of it")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,4 @@
-//! The exit codes of `check` and `run_trainer`: a public list that scripts may rely on.
+//! The exit codes of `check`, `run_trainer` and `gateway`: a public list that scripts may rely on.
 //!
 //! `docs/exit-codes.md` is made from it (`cargo run --example reference`).
 

@@ -14,5 +14,10 @@ pub mod text;
 pub mod tls;
 pub mod wipe;
 
+/// The name of this host.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// The name of the product, as reports and error messages give it.
 pub const PRODUCT: &str = "hpc-trainer";

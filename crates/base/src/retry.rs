@@ -25,7 +25,7 @@ pub struct Policy {
 impl Policy {
     /// The wait after attempt number `attempt` (from 0): doubled each time, with a random part, so
     /// that many jobs that failed together don't try again together.
-    fn wait(&self, attempt: u32, asked_for: Option<Duration>) -> Duration {
+    pub fn wait(&self, attempt: u32, asked_for: Option<Duration>) -> Duration {
         let full = self.first_wait.saturating_mul(1 << attempt.min(16)).min(self.longest_wait);
         let jitter = f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 255.0;
         let own = full.mul_f64(0.5 + 0.5 * jitter);

@@ -8,8 +8,8 @@ use std::ptr;
 
 /// Blocks up to this size, in bytes, are wiped. That covers the blocks of the libraries that send
 /// and read secrets, except lapin's two buffers of 4 MiB, most of which is never touched; talking
-/// to the broker is the last thing that both programs do, so their contents end with the process.
-/// Other larger blocks are pictures and activations, and wiping those would cost time.
+/// to the broker is the last thing that `check` and `run_trainer` do, so their contents end with
+/// the process. Other larger blocks are pictures and activations, and wiping those would cost time.
 const LARGEST: usize = 1 << 20;
 
 /// The system's allocator, which fills every block of up to 1 MiB with zeros before it is given

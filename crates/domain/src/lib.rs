@@ -3,25 +3,28 @@
 
 mod choices;
 mod colour;
+mod email;
 mod figures;
 mod ids;
+mod instances;
 mod layer;
 mod limits;
 pub mod settings;
 mod shape;
-mod told;
+mod training_event;
 mod walltime;
 
 pub use choices::{Augmentation, Flip, PatchSelection, StoppingMetric};
 pub use colour::{colour_name, layer_colour};
 pub use figures::{Course, EpochReport, Metrics, SampleCounts, Score};
 pub use ids::{CorrelationId, JobId, SlurmJobId, hex_sha256};
+pub use instances::Instances;
 pub use layer::{Input, InputKind, Inputs, InputsError, Layer};
-pub use limits::{Beyond, SiteChoice, SiteLimits};
+pub use limits::{Beyond, Host, SiteChoice, SiteLimits};
 pub use settings::{
     Allowed, NamedResources, RESOURCE_SETTINGS, ResourceSettings, Setting, SettingsError,
     SettingsMap, TRAINING_SETTINGS, TrainingSettings, training_setting,
 };
 pub use shape::{PatchShape, PatchShapeError};
-pub use told::TrainingEvent;
+pub use training_event::TrainingEvent;
 pub use walltime::{Walltime, WalltimeError};

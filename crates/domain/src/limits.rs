@@ -1,16 +1,16 @@
 //! The most that a site gives one job, whatever its message asks for.
 
 use crate::settings::{
-    CPUS, EPOCHS, MEMORY, ResourceSettings, SAMPLES, Setting, TrainingSettings, WALLTIME,
+    CPUS, EPOCHS, INSTANCES, MEMORY, ResourceSettings, SAMPLES, Setting, TrainingSettings, WALLTIME,
 };
 use crate::walltime::Walltime;
 
 /// The most that one job may ask for; `None` means no limit but that of the setting itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SiteLimits {
-    /// `CPUs`.
+    /// `CPUs`, of each task.
     pub cpus: Option<u32>,
-    /// `Maximum memory (MB)`, in Slurm's MB (1,048,576 bytes).
+    /// `Maximum memory (MB)` of each task, in Slurm's MB (1,048,576 bytes).
     pub memory_mb: Option<u64>,
     /// `Maximum time (D-HH:MM)`.
     pub walltime: Option<Walltime>,
@@ -18,6 +18,17 @@ pub struct SiteLimits {
     pub epochs: Option<u32>,
     /// `Maximum number of samples per label`.
     pub samples: Option<u32>,
+    /// `Parallel instances`.
+    pub instances: Option<u32>,
+}
+
+/// A host that runs the jobs itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its cores.
+    pub cpus: u32,
+    /// Its memory in MB, where that is known.
+    pub memory_mb: Option<u64>,
 }
 
 /// What a site gives a job whose message names nothing.
@@ -29,6 +40,8 @@ pub struct SiteChoice {
     pub walltime: Walltime,
     /// Whether jobs get a GPU.
     pub gpu: bool,
+    /// The host, where there is no Slurm.
+    pub host: Option<Host>,
     /// The limits of every choice.
     pub limits: SiteLimits,
 }
@@ -73,6 +86,7 @@ impl SiteLimits {
             walltime,
             number(&EPOCHS, training.epochs.into(), self.epochs.map(u64::from)),
             number(&SAMPLES, training.max_samples.into(), self.samples.map(u64::from)),
+            number(&INSTANCES, resources.instances.into(), self.instances.map(u64::from)),
         ];
         all.into_iter().flatten().collect()
     }
@@ -92,6 +106,7 @@ mod tests {
             memory_mb: named.memory_mb.unwrap(),
             walltime: named.walltime.unwrap(),
             email: named.email,
+            instances: 4,
         };
         (TrainingSettings::from_job(map).unwrap(), resources)
     }
@@ -110,6 +125,7 @@ mod tests {
             walltime: Some("360".parse().unwrap()),
             epochs: Some(15),
             samples: Some(2000),
+            instances: Some(4),
         };
         assert_eq!(at.exceeded_by(&training, &resources), []);
         let one_over = [
@@ -141,6 +157,13 @@ mod tests {
                 "2000",
                 "1999",
                 "MAX_SAMPLES",
+            ),
+            (
+                SiteLimits { instances: Some(3), ..at },
+                "Parallel instances",
+                "4",
+                "3",
+                "MAX_INSTANCES",
             ),
         ];
         for (limits, name, asked, most, variable) in one_over {

@@ -11,6 +11,8 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::choices::{Augmentation, Choice, Flip, PatchSelection, StoppingMetric, words};
+use crate::email::is_email;
+use crate::instances::{self, Instances};
 use crate::walltime::Walltime;
 
 /// The `settings` object of a message, as it came; unknown names stay in it.
@@ -32,10 +34,10 @@ pub struct Setting {
     /// The name by which `training.json` and `report.html` show the value that was used; `None` if
     /// they show it elsewhere.
     pub shown_as: Option<&'static str>,
-    /// Whether a checkpoint can't be used any more when it changes.
-    pub resumes: bool,
     /// The site's variable that limits it.
     pub limit: Option<&'static str>,
+    /// Another name of it, which counts where its own is absent.
+    pub also: Option<&'static str>,
 }
 
 /// The values of a setting.
@@ -56,13 +58,15 @@ pub enum Allowed {
     Walltime,
     /// An e-mail address.
     Email,
+    /// A number of tasks, or the word for as many as there are layers.
+    Instances,
 }
 
 impl Setting {
-    /// A row with the usual values of the columns that most rows don't set.
+    /// A row with defaults for the columns that most rows leave out.
     const fn new(name: &'static str, allowed: Allowed, meaning: &'static str) -> Self {
-        let (default, local_default, shown_as, limit) = (None, None, None, None);
-        Self { name, allowed, default, local_default, meaning, shown_as, resumes: true, limit }
+        let (default, local_default, shown_as, limit, also) = (None, None, None, None, None);
+        Self { name, allowed, default, local_default, meaning, shown_as, limit, also }
     }
 
     const fn or(self, default: &'static str) -> Self {
@@ -81,9 +85,8 @@ impl Setting {
         Self { limit: Some(variable), ..self }
     }
 
-    /// Its default, where that is a number.
-    pub fn default_number(&self) -> Option<u64> {
-        self.default?.parse().ok()
+    const fn also(self, name: &'static str) -> Self {
+        Self { also: Some(name), ..self }
     }
 
     /// The values that it may have, in words.
@@ -95,6 +98,7 @@ impl Setting {
             Allowed::Words(words) => words().join(", "),
             Allowed::Walltime => "D-HH:MM, HH:MM:SS or minutes".to_owned(),
             Allowed::Email => "an e-mail address".to_owned(),
+            Allowed::Instances => format!("1 to {}, or {}", instances::MOST, instances::AUTO),
         }
     }
 }
@@ -126,6 +130,15 @@ macro_rules! settings {
         #[derive(Clone, Debug, PartialEq, Eq $(, $copy)?)]
         pub struct $struct {
             $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        impl Default for $struct {
+            /// The settings of a local page that names none.
+            fn default() -> Self {
+                let map = SettingsMap::new();
+                let mut reader = Reader { map: &map, origin: Origin::Local, problems: Vec::new() };
+                Self { $($field: reader.read::<$type>(&$row).unwrap_or_default(),)* }
+            }
         }
 
         impl $struct {
@@ -228,15 +241,16 @@ settings! {
     /// What a job asks Slurm for.
     RESOURCE_SETTINGS =>
     /// What a job's message says that Slurm is to be asked for: all of it may be left out.
-    NamedResources (Default) {
+    NamedResources {
         /// `--cpus-per-task`.
         cpus: Option<u32> = CPUS: Setting::new(
-            "CPUs", number(1, 4096), "Cores of the Slurm job.",
+            "CPUs", number(1, 4096),
+            "Cores of the Slurm job; of each task where there are several.",
         ).limited_by("MAX_CPUS");
         /// `--mem` in MB (Slurm's: 1,048,576 bytes).
         memory_mb: Option<u64> = MEMORY: Setting::new(
-            "Maximum memory (MB)", number(1, 100_000_000), "Memory of the Slurm job. 6000 is \
-            enough for the default patches and batch.",
+            "Maximum memory (MB)", number(1, 100_000_000), "Memory of the Slurm job; of each task \
+            where there are several. 6000 is enough for the default patches and batch.",
         ).limited_by("MAX_MEMORY_MB");
         /// `--time`.
         walltime: Option<Walltime> = WALLTIME: Setting::new(
@@ -248,6 +262,13 @@ settings! {
             "Slurm Notification Email", Allowed::Email,
             "The address that Slurm mails when the job begins, ends or fails.",
         );
+        /// How many tasks train its layers.
+        instances: Instances = INSTANCES: Setting::new(
+            "Parallel instances", Allowed::Instances,
+            "How many tasks train the layers side by side, each with the CPUs, the memory and the \
+            GPU of a job. auto: one for each layer. More tasks than layers are not asked for. \
+            `PARALLEL_INSTANCES` is the same.",
+        ).or("1").limited_by("MAX_INSTANCES").also("PARALLEL_INSTANCES");
     }
 }
 
@@ -283,8 +304,8 @@ impl Reader<'_> {
             Origin::Local => setting.local_default.or(setting.default),
         };
         let default = default.map(Value::from);
-        let given =
-            self.map.get(setting.name).filter(|value| !value.is_null()).or(default.as_ref());
+        let named = |name: &str| self.map.get(name).filter(|value| !value.is_null());
+        let given = named(setting.name).or_else(|| named(setting.also?)).or(default.as_ref());
         let read = match given {
             Some(value) => T::read(value, &setting.allowed),
             None => T::absent().ok_or_else(|| "is missing".to_owned()),
@@ -295,7 +316,7 @@ impl Reader<'_> {
 }
 
 /// A type that a setting can have.
-trait SettingValue: Sized {
+pub(crate) trait SettingValue: Sized {
     /// Reads a value; the error completes the sentence `the setting "NAME" ...`.
     fn read(value: &Value, allowed: &Allowed) -> Result<Self, String>;
 
@@ -435,20 +456,6 @@ fn integer(value: &Value) -> Option<u64> {
     }
 }
 
-/// An address that is safe in an argument list and a mail header: letters, digits and a few signs
-/// around one `@`.
-fn is_email(text: &str) -> bool {
-    let word = |part: &str, signs: &str| {
-        !part.is_empty()
-            && !part.starts_with(['-', '.'])
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || signs.contains(c))
-    };
-    text.len() <= 254
-        && text.split_once('@').is_some_and(|(user, host)| {
-            word(user, "._%+-") && word(host, ".-") && host.contains('.')
-        })
-}
-
 impl TrainingSettings {
     /// Reads the training settings of a job; only the numbers of epochs and samples and the patch
     /// size must be there.
@@ -492,7 +499,7 @@ impl TrainingSettings {
     /// A text that differs between settings if a checkpoint of one can't be used with the other.
     pub fn fingerprint(&self) -> String {
         let mut text = String::new();
-        for (setting, value) in self.values().iter().filter(|(setting, _)| setting.resumes) {
+        for (setting, value) in self.values() {
             let _ = writeln!(text, "{}={value}", setting.name); // writing to a String can't fail
         }
         text
@@ -510,6 +517,17 @@ pub struct ResourceSettings {
     pub walltime: Walltime,
     /// `--mail-user`, where one was given.
     pub email: Option<String>,
+    /// How many tasks train the layers; cores and memory are those of one.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub instances: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_one(instances: &u32) -> bool {
+    *instances == 1
 }
 
 impl NamedResources {
@@ -541,12 +559,10 @@ pub fn markdown(update: &str) -> String {
     let mut text = format!(
         "# Settings of a job\n\nMade by `{update}` from the table in \
          `crates/domain/src/settings.rs`; a test compares.\n\n\
-         The names are those of Rodan's workflows. In `settings.json` of a [local page](local.md), \
-         and with\n\
-         `--set`, all of them are optional. [Choosing settings](choosing.md) says which of them \
-         matter, and\n\
-         how the cluster chooses what is left out. A setting with another name is kept and \
-         ignored.\n"
+         The names are those of Rodan's workflows. In `settings.json` of a\n\
+         [local page](local.md), and with `--set`, all of them are optional.\n\
+         [Choosing settings](choosing.md) says which of them matter, and how the cluster chooses\n\
+         what is left out. A setting with another name is kept and ignored.\n"
     );
     for (title, table) in [("Training", TRAINING_SETTINGS), ("The Slurm job", RESOURCE_SETTINGS)] {
         // Writing to a String can't fail.

@@ -27,12 +27,8 @@ fn rodan_settings_are_read_with_the_defaults_of_the_optional_ones() {
         patch_width: 128,
         batch_size: 16,
         patience: 3,
-        seed: None,
         metric: StoppingMetric::Accuracy,
-        selection: PatchSelection::Random,
-        brightness: 0,
-        shift: 0,
-        flip: Flip::None,
+        ..TrainingSettings::default()
     };
     assert_eq!(training, expected);
     assert!(training.augmentation().is_none());
@@ -40,6 +36,7 @@ fn rodan_settings_are_read_with_the_defaults_of_the_optional_ones() {
     assert_eq!((named.cpus, named.memory_mb, named.email), (Some(6), Some(257_000), None));
     assert_eq!(named.walltime.map(Walltime::seconds), Some(6 * 3600));
     let local = TrainingSettings::from_local(&SettingsMap::new()).unwrap();
+    assert_eq!(local, TrainingSettings::default());
     assert_eq!(
         (local.epochs, local.max_samples, local.patch_height, local.patch_width),
         (15, 10_000, 256, 256)
@@ -116,6 +113,15 @@ fn every_row_is_read_at_its_ends_and_refused_beyond() {
             }
             Allowed::Walltime | Allowed::Email => {
                 assert!(of_job(setting, json!(["x"])).is_err(), "{name}");
+            }
+            Allowed::Instances => {
+                for value in [json!(1), json!(64), json!("2"), json!("auto"), json!(" AUTO ")] {
+                    assert_eq!(of_job(setting, value.clone()), Ok(()), "{name} {value}");
+                }
+                for value in [json!(0), json!(65), json!(-1), json!("all"), json!(["auto"])] {
+                    let error = of_job(setting, value.clone()).unwrap_err().to_string();
+                    assert!(error.contains(name) && error.contains("or auto"), "{error}");
+                }
             }
         }
         assert!(setting.meaning.ends_with('.'), "{name}");

@@ -41,7 +41,7 @@ impl Default for Limits {
 }
 
 /// How requests are served.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Serving {
     /// How much is taken.
     pub limits: Limits,
@@ -49,6 +49,8 @@ pub struct Serving {
     pub behind_proxy: bool,
     /// Whether calls of gRPC may come without a token: they are this machine's user's then.
     pub open_grpc: bool,
+    /// The names by which it is reached besides `localhost` and its addresses; `None`: any.
+    pub hosts: Option<Vec<String>>,
 }
 
 /// What all requests share; cheap to clone.
@@ -75,7 +77,7 @@ pub(crate) struct App {
 impl App {
     /// Over this store.
     pub(crate) fn new(store: Arc<Store>, serving: Serving) -> Self {
-        let Serving { limits, behind_proxy, open_grpc } = serving;
+        let Serving { limits, behind_proxy, open_grpc, hosts: _ } = serving;
         Self {
             store,
             limits,

@@ -11,7 +11,7 @@ use domain::hex_sha256;
 use crate::app::App;
 use crate::problem::Problem;
 use crate::rates::STRANGERS;
-use crate::store::Account;
+use crate::store::{Account, Group, Run};
 
 /// The name of the cookie.
 pub(crate) const COOKIE: &str = "gateway_token";
@@ -64,6 +64,31 @@ impl Identity {
     }
 }
 
+/// What the account may see.
+impl Identity {
+    /// The run of this number.
+    ///
+    /// # Errors
+    /// 404, when there is none that the account may see.
+    pub(crate) async fn run(&self, app: &App, id: &str) -> Result<Run, Problem> {
+        let missing = || Problem::missing("such run");
+        let number = id.parse::<i64>().map_err(|_| missing())?;
+        let account = self.account.clone();
+        app.ask(move |store| store.run(number, &account)).await?.ok_or_else(missing)
+    }
+
+    /// The group of this number.
+    ///
+    /// # Errors
+    /// 404, when there is none that the account may see.
+    pub(crate) async fn group(&self, app: &App, id: &str) -> Result<Group, Problem> {
+        let missing = || Problem::missing("such group");
+        let number = id.parse::<i64>().map_err(|_| missing())?;
+        let account = self.account.clone();
+        app.ask(move |store| store.group(number, &account)).await?.ok_or_else(missing)
+    }
+}
+
 /// Compares without telling by the time it takes how much is equal.
 fn same(left: &str, right: &str) -> bool {
     left.len() == right.len()
@@ -86,12 +111,12 @@ pub(crate) async fn of_token(app: &App, token: Secret, browser: bool) -> Result<
     }
     let account = app.ask(move |store| store.account_of(&token)).await?;
     let asks = account.as_ref().map_or(STRANGERS, |account| account.id);
-    if !app.rates.allow(asks, Instant::now()) {
+    if let Err(wait) = app.rates.allow(asks, Instant::now()) {
         let what = format!(
             "this gateway takes {} requests a second of an account; ask again in a second",
             app.limits.requests
         );
-        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, what));
+        return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, what).again_in(wait));
     }
     account.map(|account| Identity { account, form_key }).ok_or_else(unknown)
 }

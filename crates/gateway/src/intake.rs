@@ -58,20 +58,32 @@ impl Upload {
 pub(crate) fn place(app: &App) -> Result<SemaphorePermit<'_>, Problem> {
     app.uploads.try_acquire().map_err(|_| {
         let what = "too many uploads come in at the moment; send it again in a minute";
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, what).again_in(60)
     })
 }
 
-/// Writes the parts of a form to the disk as they come.
+/// Writes the parts of a form to the disk as they come. It may have these texts besides.
 ///
 /// # Errors
 /// When the form is broken, too large, or names no part of a page; when the disk is full.
-pub(crate) async fn receive(app: &App, mut form: Multipart) -> Result<Upload, Problem> {
-    let folder = app.store.folder().incoming().join(uuid::Uuid::new_v4().to_string());
+pub(crate) async fn receive(app: &App, form: Multipart, texts: &[&str]) -> Result<Upload, Problem> {
+    receive_in(&app.store.folder().incoming(), app.limits.upload_bytes, form, texts).await
+}
+
+/// The same, into a folder in `incoming`.
+///
+/// # Errors
+/// The same.
+pub(crate) async fn receive_in(
+    incoming: &Path,
+    mut left: u64,
+    mut form: Multipart,
+    texts: &[&str],
+) -> Result<Upload, Problem> {
+    let folder = incoming.join(uuid::Uuid::new_v4().to_string());
     DirBuilder::new().mode(0o700).create(&folder).map_err(|error| unwritten(&folder, error))?;
     let mut upload =
         Upload { folder, texts: BTreeMap::new(), files: BTreeMap::new(), archive: None };
-    let mut left = app.limits.upload_bytes;
     let mut parts = 0;
     while let Some(field) = form.next_field().await.map_err(broken)? {
         parts += 1;
@@ -82,6 +94,11 @@ pub(crate) async fn receive(app: &App, mut form: Multipart) -> Result<Upload, Pr
         let file = field.file_name().map(str::to_owned);
         match kind_of(&name, file.as_deref()) {
             Kind::Nothing => {}
+            Kind::Text if !texts.contains(&name.as_str()) => {
+                let name = base::text::printable(&name, 60);
+                let what = format!("there is no part {name} of this form; leave it out");
+                return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what));
+            }
             Kind::Text => {
                 let text = text(field).await?;
                 upload.texts.insert(name, text);
@@ -258,7 +275,8 @@ async fn decode<T: Send + 'static>(
     work: impl FnOnce(&Store) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
     let Ok(_turn) = app.decoding.acquire().await else {
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the gateway is ending"));
+        let ending = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the gateway is ending");
+        return Err(ending.again_in(10));
     };
     let store = std::sync::Arc::clone(&app.store);
     blocking(move || work(&store)).await?

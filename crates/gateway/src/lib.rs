@@ -1,21 +1,30 @@
 //! The HTTP front door for everyone without Rodan: upload pages, train them, watch, fetch models.
 //!
-//! This is the embedded gateway: it trains on this machine, one run at a time, with the product's
-//! own trainer, and needs neither broker nor scheduler. [`Store`] remembers; [`Runner`] trains
-//! through the interface [`Trainer`]; [`serve`] answers programs (`/v1`) and browsers.
+//! By itself it trains on this machine, one run at a time, with the product's own trainer, and
+//! needs neither broker nor scheduler. [`Store`] remembers; [`Runner`] trains through the interface
+//! [`Trainer`]; [`serve`] answers programs (`/v1`) and browsers. With a broker, [`Asker`] sends the
+//! trainings to a cluster and hears of them, and the gateway serves the cluster the runs' files.
 
+mod address;
 mod app;
+mod asker;
 mod comparison;
+mod figures;
+#[doc(hidden)]
+pub mod fuzzing;
 mod grpc;
+mod hosts;
 mod http;
 mod identity;
 mod intake;
+mod job_files;
 mod order;
 mod page_files;
 mod placing;
 mod problem;
 mod progress;
 mod rates;
+mod reach;
 mod run_configuration;
 mod runner;
 mod state;
@@ -33,12 +42,15 @@ use tokio::net::TcpListener;
 use tracing::warn;
 
 pub use app::{Limits, Serving};
+pub use asker::Asker;
 pub use http::openapi;
 pub use identity::new_token;
+pub use reach::Reach;
 pub use runner::{Ended, LocalTrainer, RunFolder, Runner, StartError, Trainer, Training};
 pub use store::{Account, DataFolder, Purged, Role, Store, StoreError};
 
 use app::App;
+use hosts::Hosts;
 
 /// How long requests have that are served when the gateway ends; watchers go on for ever.
 const GRACE: Duration = Duration::from_secs(3);
@@ -53,6 +65,7 @@ pub async fn serve(
     serving: Serving,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
+    let hosts = Arc::new(Hosts::new(serving.hosts.clone()));
     let app = App::new(store, serving);
     let routes = Router::new()
         .merge(http::routes(&app))
@@ -60,6 +73,7 @@ pub async fn serve(
         .merge(grpc::routes())
         .fallback(http::no_route)
         .method_not_allowed_fallback(http::no_method)
+        .layer(middleware::from_fn_with_state(hosts, hosts::check))
         .layer(middleware::from_fn(http::guard))
         .with_state(app);
     let (ending, ended) = tokio::sync::oneshot::channel::<()>();

@@ -29,6 +29,9 @@ pub(crate) struct Problem {
     /// The fields of the request that are wrong.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
+    /// In how many seconds it may be asked for again, where that is known.
+    #[serde(skip)]
+    again_in: Option<u32>,
 }
 
 /// A field that is wrong.
@@ -50,7 +53,13 @@ impl Problem {
             status: status.as_u16(),
             detail: base::text::sentence(&detail.into()),
             errors: Vec::new(),
+            again_in: None,
         }
+    }
+
+    /// The same, with the seconds after which it may be asked for again (`Retry-After`).
+    pub(crate) fn again_in(self, seconds: u32) -> Self {
+        Self { again_in: Some(seconds), ..self }
     }
 
     /// Fields that are wrong.
@@ -111,9 +120,8 @@ impl IntoResponse for Problem {
         let kind = HeaderValue::from_static(MEDIA_TYPE);
         let mut response = (self.status(), body).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, kind);
-        if matches!(self.status, 429 | 503) {
-            // In seconds. Also where only the end of another run makes room: that is not known.
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = self.again_in {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         if self.status == StatusCode::UNAUTHORIZED.as_u16() {
             let challenge = HeaderValue::from_static("Bearer realm=\"gateway\"");
@@ -126,6 +134,18 @@ impl IntoResponse for Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_says_when_to_ask_again_where_that_is_known() {
+        let after =
+            |problem: Problem| problem.into_response().headers().get("retry-after").cloned();
+        let busy = || Problem::new(StatusCode::SERVICE_UNAVAILABLE, "busy");
+        assert_eq!(after(busy().again_in(60)), Some(HeaderValue::from_static("60")));
+        // Runs that wait make room when others end: nobody knows when.
+        assert_eq!(after(Problem::from(StoreError::TooMany { waiting: 3, most: 2 })), None);
+        let text = serde_json::to_string(&busy().again_in(60)).unwrap();
+        assert!(!text.contains("60"), "{text}");
+    }
 
     #[test]
     fn fields_are_pointed_at_and_server_faults_name_no_file() {

@@ -25,18 +25,21 @@ impl Rates {
     }
 
     /// Whether the account may ask now; each time counts.
-    pub(crate) fn allow(&self, account: i64, now: Instant) -> bool {
+    ///
+    /// # Errors
+    /// The seconds after which it may, when it has asked too often.
+    pub(crate) fn allow(&self, account: i64, now: Instant) -> Result<(), u32> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let most = self.per_second * AT_ONCE;
         let (has, at) = left.entry(account).or_insert((most, now));
         let passed = now.saturating_duration_since(*at).as_secs_f64();
         *has = (*has + passed * self.per_second).min(most);
         *at = now;
-        let may = *has >= 1.0;
-        if may {
-            *has -= 1.0;
+        if *has < 1.0 {
+            return Err(((1.0 - *has) / self.per_second).ceil() as u32);
         }
-        may
+        *has -= 1.0;
+        Ok(())
     }
 }
 
@@ -51,12 +54,12 @@ mod tests {
         let rates = Rates::new(2);
         let start = Instant::now();
         let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
-        let first = (0..20).filter(|_| rates.allow(7, at(0.0))).count();
+        let allow = |account, seconds| rates.allow(account, at(seconds));
+        let first = (0..20).filter(|_| allow(7, 0.0).is_ok()).count();
         assert_eq!(first, 10);
-        assert!(rates.allow(8, at(0.0)));
-        assert!(!rates.allow(7, at(0.4)) && rates.allow(7, at(0.6)));
-        assert!(!rates.allow(7, at(0.6)));
+        assert_eq!(allow(8, 0.0), Ok(()));
+        assert_eq!((allow(7, 0.4), allow(7, 0.6), allow(7, 0.6)), (Err(1), Ok(()), Err(1)));
         // What is not used is not saved up for ever.
-        assert_eq!((0..20).filter(|_| rates.allow(7, at(1000.0))).count(), 10);
+        assert_eq!((0..20).filter(|_| allow(7, 1000.0).is_ok()).count(), 10);
     }
 }

@@ -73,6 +73,8 @@ pub enum Happening {
     CancelAsked,
     /// The gateway was started again and finds it.
     Found,
+    /// The cluster has put its job back into its queue, from where it goes on.
+    Requeued,
 }
 
 /// Where a run is, and whether its end was asked for.
@@ -116,16 +118,42 @@ pub(crate) fn next(life: Life, happening: Happening) -> Result<Life, NotNow> {
         (S::Launch | S::Running, H::Found) => S::Launch,
         (S::Launch | S::Running, H::Trained) => S::Succeeded,
         (S::Launch | S::Running, H::Broke) => S::Failed,
-        (S::Queued, H::Began | H::Trained | H::Broke)
-        | (S::Launch | S::Running, H::Turn)
+        (S::Queued, H::Began | H::Trained | H::Broke | H::Requeued)
+        | (S::Launch | S::Running, H::Turn | H::Requeued)
         | (S::Succeeded | S::Failed | S::Cancelled, _) => return Err(NotNow(state)),
     };
     Ok(Life { state, cancel_asked: cancel_asked || happening == H::CancelAsked })
 }
 
+/// What becomes of a run whose job is with the broker.
+///
+/// What the cluster tells of a state is told at best effort, so that any of it may be missing: such
+/// a run may begin, and end, from every state. Its end is the cluster's: whoever cancels it while
+/// it waits gets that end when the cluster has heard of it.
+///
+/// # Errors
+/// As [`next`].
+pub(crate) fn next_away(life: Life, happening: Happening) -> Result<Life, NotNow> {
+    use Happening as H;
+    use State as S;
+    let to = |state| Ok(Life { state, ..life });
+    match (life.state, happening) {
+        (S::Queued, H::CancelAsked) => Ok(Life { cancel_asked: true, ..life }),
+        (S::Queued, H::Began) => to(S::Running),
+        (S::Queued, H::Trained | H::Broke) if life.cancel_asked => to(S::Cancelled),
+        (S::Queued, H::Trained) => to(S::Succeeded),
+        (S::Queued, H::Broke) => to(S::Failed),
+        (S::Queued | S::Launch | S::Running, H::Requeued) => to(S::Queued),
+        // Told twice.
+        (S::Launch | S::Running, H::Turn) => to(life.state),
+        (S::Queued | S::Launch | S::Running, H::Found) => to(life.state),
+        _ => next(life, happening),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Happening::{Began, Broke, CancelAsked, Found, Trained, Turn};
+    use super::Happening::{Began, Broke, CancelAsked, Found, Requeued, Trained, Turn};
     use super::State::{Cancelled, Failed, Launch, Queued, Running, Succeeded};
     use super::*;
 
@@ -140,6 +168,9 @@ mod tests {
             (Queued, Broke, None, None),
             (Queued, CancelAsked, Some(Cancelled), Some(Cancelled)),
             (Queued, Found, Some(Queued), Some(Queued)),
+            (Queued, Requeued, None, None),
+            (Launch, Requeued, None, None),
+            (Running, Requeued, None, None),
             (Launch, Turn, None, None),
             (Launch, Began, Some(Running), Some(Running)),
             (Launch, Trained, Some(Succeeded), Some(Cancelled)),
@@ -153,7 +184,42 @@ mod tests {
             (Running, CancelAsked, Some(Running), Some(Running)),
             (Running, Found, Some(Launch), Some(Cancelled)),
         ];
-        for (state, happening, plain, asked) in table {
+        holds(next, &table);
+    }
+
+    /// The same where the job is with the broker.
+    #[test]
+    fn every_case_of_a_job_that_is_away_is_as_the_table_says() {
+        let table = [
+            (Queued, Turn, Some(Launch), Some(Launch)),
+            (Queued, Began, Some(Running), Some(Running)),
+            (Queued, Trained, Some(Succeeded), Some(Cancelled)),
+            (Queued, Broke, Some(Failed), Some(Cancelled)),
+            (Queued, CancelAsked, Some(Queued), Some(Queued)),
+            (Queued, Found, Some(Queued), Some(Queued)),
+            (Queued, Requeued, Some(Queued), Some(Queued)),
+            (Launch, Turn, Some(Launch), Some(Launch)),
+            (Launch, Began, Some(Running), Some(Running)),
+            (Launch, Trained, Some(Succeeded), Some(Cancelled)),
+            (Launch, Broke, Some(Failed), Some(Cancelled)),
+            (Launch, CancelAsked, Some(Launch), Some(Launch)),
+            (Launch, Found, Some(Launch), Some(Launch)),
+            (Launch, Requeued, Some(Queued), Some(Queued)),
+            (Running, Turn, Some(Running), Some(Running)),
+            (Running, Began, Some(Running), Some(Running)),
+            (Running, Trained, Some(Succeeded), Some(Cancelled)),
+            (Running, Broke, Some(Failed), Some(Cancelled)),
+            (Running, CancelAsked, Some(Running), Some(Running)),
+            (Running, Found, Some(Running), Some(Running)),
+            (Running, Requeued, Some(Queued), Some(Queued)),
+        ];
+        holds(next_away, &table);
+    }
+
+    type Row = (State, Happening, Option<State>, Option<State>);
+
+    fn holds(next: fn(Life, Happening) -> Result<Life, NotNow>, table: &[Row]) {
+        for &(state, happening, plain, asked) in table {
             for (cancel_asked, expected) in [(false, plain), (true, asked)] {
                 let found = next(Life { state, cancel_asked }, happening);
                 let expected = expected
@@ -166,7 +232,7 @@ mod tests {
             }
         }
         for state in [Succeeded, Failed, Cancelled] {
-            for happening in [Turn, Began, Trained, Broke, CancelAsked, Found] {
+            for happening in [Turn, Began, Trained, Broke, CancelAsked, Found, Requeued] {
                 for cancel_asked in [false, true] {
                     let found = next(Life { state, cancel_asked }, happening);
                     assert_eq!(found, Err(NotNow(state)), "{state} {happening:?}");

@@ -1,6 +1,6 @@
-//! The numbers of the training contract: what Rodan's original trainer set.
+//! Adam's numbers, as Rodan's original trainer set them, and how often a layer starts again.
 //!
-//! Each is written here once. The optimiser, the kernels for cards (which get them as macros) and
+//! Each is written here once. The optimiser, the kernels for GPUs (which get them as macros) and
 //! the Keras file's `training_config` are made from them.
 
 /// Adam's learning rate.

@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use thiserror::Error;
 use tracing::{info, warn};
 
+use crate::fit::checkpoint::FinishedLayer;
 use crate::fit::epochs::fit_from;
 use crate::fit::observe::{JobObserver, LayerObserver};
 use crate::fit::outcome::{
@@ -39,7 +40,7 @@ pub struct TrainingJob {
     sampling: Duration,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct PreparedLayer {
     layer: Layer,
     split: Split,
@@ -198,6 +199,19 @@ impl TrainingJob {
         self.layers.len()
     }
 
+    /// The layers in their order, each with the number of samples that it learns from.
+    pub fn lengths(&self) -> Vec<(Layer, usize)> {
+        self.layers.iter().map(|layer| (layer.layer, layer.samples().train)).collect()
+    }
+
+    /// The same job with this layer alone; `None` where it has no such layer. What is trained is
+    /// what the whole job would train: a layer's samples and seeds do not depend on the others.
+    pub fn only(&self, layer: Layer) -> Option<Self> {
+        let layers = self.layers.iter().filter(|prepared| prepared.layer == layer).cloned();
+        let layers: Vec<_> = layers.collect();
+        (!layers.is_empty()).then(|| Self { pages: self.pages.clone(), layers, ..*self })
+    }
+
     /// Size of the samples.
     pub fn shape(&self) -> PatchShape {
         self.shape
@@ -263,29 +277,11 @@ impl TrainingJob {
             self.layers.len(),
             self.seed
         );
-        let layers: Vec<Layer> = self.layers.iter().map(|l| l.layer).collect();
+        let layers = self.names();
         let resumed = checkpoints.as_mut().and_then(|c| c.take(self.seed, &layers));
         resumed.iter().for_each(Resumed::report);
         let (finished, mut state) = resumed.map_or((Vec::new(), None), |r| (r.finished, r.fit));
-        let mut trained = Vec::with_capacity(layers.len());
-        for ((done, weights), (layer, prepared)) in
-            finished.into_iter().zip(layers.iter().zip(&self.layers))
-        {
-            let began = Instant::now();
-            let path = self.write_model(&done.model_name, &weights, folder)?;
-            trained.push(TrainedLayer {
-                layer: *layer,
-                path,
-                weights,
-                samples: prepared.samples(),
-                course: done.course,
-                times: LayerTimes {
-                    whole: Duration::try_from_secs_f64(done.seconds).unwrap_or_default(),
-                    writing: began.elapsed(),
-                    ..LayerTimes::default()
-                },
-            });
-        }
+        let mut trained = self.written_again(finished, folder)?;
         while let (Some(&layer), Some(prepared)) =
             (layers.get(trained.len()), self.layers.get(trained.len()))
         {
@@ -304,6 +300,50 @@ impl TrainingJob {
             }
             observer.layer_finished(&done);
             trained.push(done);
+        }
+        Ok(trained)
+    }
+
+    fn names(&self) -> Vec<Layer> {
+        self.layers.iter().map(|layer| layer.layer).collect()
+    }
+
+    /// The layers that are done in a checkpoint, without training any. Their models are written
+    /// into `folder`.
+    ///
+    /// # Errors
+    /// When a model can't be written.
+    pub fn finished(
+        &self,
+        checkpoints: &mut Checkpoints,
+        folder: &Path,
+    ) -> Result<Vec<TrainedLayer>, TrainError> {
+        let resumed = checkpoints.take(self.seed, &self.names());
+        self.written_again(resumed.map_or_else(Vec::new, |resumed| resumed.finished), folder)
+    }
+
+    /// The first layers, which an earlier run has trained.
+    fn written_again(
+        &self,
+        finished: Vec<(FinishedLayer, Weights)>,
+        folder: &Path,
+    ) -> Result<Vec<TrainedLayer>, TrainError> {
+        let mut trained = Vec::with_capacity(self.layers.len());
+        for ((done, weights), prepared) in finished.into_iter().zip(&self.layers) {
+            let began = Instant::now();
+            let path = self.write_model(&done.model_name, &weights, folder)?;
+            trained.push(TrainedLayer {
+                layer: prepared.layer,
+                path,
+                weights,
+                samples: prepared.samples(),
+                course: done.course,
+                times: LayerTimes {
+                    whole: Duration::try_from_secs_f64(done.seconds).unwrap_or_default(),
+                    writing: began.elapsed(),
+                    ..LayerTimes::default()
+                },
+            });
         }
         Ok(trained)
     }
@@ -333,11 +373,8 @@ impl TrainingJob {
         }
         let options = FitOptions {
             initial: prepared.initial.clone(),
-            batch_size: self.settings.batch_size as usize,
-            patience: self.settings.patience as usize,
-            metric: self.settings.metric,
-            augmentation: self.settings.augmentation(),
-            ..FitOptions::new(device.clone(), self.settings.epochs as usize, prepared.seed)
+            settings: self.settings,
+            ..FitOptions::new(device.clone(), self.settings.epochs, prepared.seed)
         };
         let fitted = match fit_from(train, validation, &options, state, observer) {
             Ok(fitted) if fitted.stopped == StopReason::Interrupted => {

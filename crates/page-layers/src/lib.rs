@@ -57,4 +57,4 @@ pub use patch::patches::{
     LayerSamples, SampleError, Split, is_mirrored, sample, samples_per_layer,
 };
 pub use patch::samples::{Place, Samples};
-pub use spent::{Line, Spent};
+pub use spent::{Spent, spent_line};

@@ -1,6 +1,5 @@
 //! Where the time of a job goes: what a person who finds it slow looks at first.
 
-use std::fmt;
 use std::time::Duration;
 
 /// How long each part of a training took, all layers together, in this run of the program.
@@ -33,14 +32,7 @@ impl Spent {
 }
 
 /// Parts with their seconds, in one line: `decode 0.12 s, train 40.10 s`.
-pub struct Line<'a>(pub &'a [(&'static str, Duration)]);
-
-impl fmt::Display for Line<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, (name, took)) in self.0.iter().enumerate() {
-            let comma = if number == 0 { "" } else { ", " };
-            write!(f, "{comma}{name} {:.2} s", took.as_secs_f64())?;
-        }
-        Ok(())
-    }
+pub fn spent_line(parts: &[(&'static str, Duration)]) -> String {
+    let part = |(name, took): &(&str, Duration)| format!("{name} {:.2} s", took.as_secs_f64());
+    parts.iter().map(part).collect::<Vec<_>>().join(", ")
 }

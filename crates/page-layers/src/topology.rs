@@ -1,8 +1,21 @@
 //! The network, once and as data: its layers, in Keras's order, and what each of them reads.
 //!
 //! The Keras file's JSON, the comparison of a stranger's file, the network on the CPU, on a candle
-//! device and on a card are all made from these two tables. Source: the Keras model that Rodan's
+//! device and on a GPU are all made from these two tables. Source: the Keras model that Rodan's
 //! classifier loads (order of `model_weights/layer_names` in the files that Keras 2.15 writes).
+//!
+//! # What else knows this network
+//!
+//! When the tables change a test or the compiler fails for each of these, except where "by hand" is
+//! said:
+//! - its two poolings shrink a patch by 4: `PatchShape` in `domain`, and a patch side's step in the
+//!   table of settings;
+//! - it sees 24 and 27 pixels: `REACH` in `look/segment.rs`;
+//! - it decides by two channels: `fit/start.rs`, `net/init.rs`, `Collapse::LostChannel`;
+//! - kernels for layers of these sizes: `Method` in `ops/conv/mod.rs`, `gpu/layout.rs`, and the last
+//!   layer in `gpu/kernels.cu`;
+//! - the memory of a step: `PATCH_MB` in `contract` (`wire/chosen.rs`) and docs/quality.md, both
+//!   measured (by hand).
 
 /// What follows a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,6 +237,9 @@ mod tests {
             }
         }
         assert_eq!(scale(node_of(LAST)), 1);
+        // What a patch's height and width have to be multiples of.
+        let deepest = (0..NODES.len()).map(scale).max();
+        assert_eq!(deepest, Some(domain::PatchShape::SMALLEST.height()));
     }
 
     #[test]

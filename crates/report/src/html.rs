@@ -67,8 +67,8 @@ fn page(html: &mut String, content: &Content<'_>) -> fmt::Result {
 fn layer_table(html: &mut String, layers: &[LayerPart<'_>]) -> fmt::Result {
     writeln!(
         html,
-        "<h2>Layers</h2>\n<div class=\"wide\"><table>\n<tr><th>layer<th>samples<th>validated \
-         with<th>kept epoch\
+        "<h2>Layers</h2>\n<div class=\"wide\"><table>\n\
+         <tr><th>layer<th>samples<th>validated with<th>kept epoch\
          <th>epochs<th>accuracy<th>precision<th>recall<th>F1<th>restarts<th>learned<th>time</tr>"
     )?;
     for part in layers {

@@ -30,6 +30,25 @@ pub enum GresTableError {
     Memory(String),
 }
 
+/// The generic resources of so many tasks on a node, where `gres` is what one of them gets: each
+/// count times their number. `gpu:v100:1` becomes `gpu:v100:4`, and `gpu` becomes `gpu:4`.
+pub(crate) fn of_tasks(gres: &str, tasks: u32) -> String {
+    let of_one = |resource: &str| match resource.rsplit_once(':') {
+        Some((name, count)) if count.starts_with(|c: char| c.is_ascii_digit()) => {
+            let digits = count.find(|c: char| !c.is_ascii_digit()).unwrap_or(count.len());
+            let (number, unit) = count.split_at(digits);
+            // A number with a unit, such as 10G, keeps it.
+            let number = number.parse::<u64>().unwrap_or(1).saturating_mul(tasks.into());
+            format!("{name}:{number}{unit}")
+        }
+        _ => format!("{resource}:{tasks}"),
+    };
+    if tasks <= 1 {
+        return gres.to_owned();
+    }
+    gres.split(',').map(of_one).collect::<Vec<_>>().join(",")
+}
+
 /// A word that is safe as the value of an sbatch option.
 fn is_word(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-:.=,/".contains(c))
@@ -78,6 +97,21 @@ impl GresTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tasks_that_share_a_node_ask_for_all_that_they_need_there() {
+        for (gres, tasks, expected) in [
+            ("gpu:1", 1, "gpu:1"),
+            ("gpu", 1, "gpu"),
+            ("gpu:1", 4, "gpu:4"),
+            ("gpu", 2, "gpu:2"),
+            ("gpu:p100l", 2, "gpu:p100l:2"),
+            ("gpu:p100l:2", 3, "gpu:p100l:6"),
+            ("gres/gpu:1,lscratch:10G", 2, "gres/gpu:2,lscratch:20G"),
+        ] {
+            assert_eq!(of_tasks(gres, tasks), expected, "{gres} {tasks}");
+        }
+    }
 
     #[test]
     fn the_smallest_row_that_suffices_is_taken() {

@@ -3,8 +3,8 @@
 
 mod gres;
 mod interface;
+pub mod kinds_of_job;
 pub mod local;
-pub mod requests;
 mod site;
 pub mod slurm;
 

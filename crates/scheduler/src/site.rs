@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use domain::{SiteChoice, SiteLimits};
 
-use crate::gres::{Gres, GresTable};
+use crate::gres::GresTable;
 
 /// The directory of the jobs of a host, in the spool.
 pub(crate) const LOCAL: &str = "local";
@@ -78,6 +78,8 @@ pub struct SiteConfig {
     pub gres: Option<String>,
     /// Memory to gres and partition.
     pub gres_table: GresTable,
+    /// How many tasks of a job with several share a node.
+    pub tasks_per_node: u32,
     /// Seconds before the time limit at which Slurm warns the trainer.
     pub signal_seconds: u64,
     /// Directory of Slurm's commands, if `PATH` lacks it.
@@ -116,14 +118,5 @@ impl SiteConfig {
     /// The directory of the jobs of this host, where there is no Slurm.
     pub fn local_jobs(&self) -> PathBuf {
         self.spool.join(LOCAL)
-    }
-
-    /// The generic resource and the partition for a job of this memory.
-    pub fn gres_for(&self, memory_mb: u64) -> Gres {
-        let row = self.gres_table.get(memory_mb).cloned();
-        let default = || Gres { gres: self.gres.clone(), partition: None };
-        let mut gres = row.unwrap_or_else(default);
-        gres.partition = gres.partition.or_else(|| self.partition.clone());
-        gres
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::context::{BridgeError, Happening, Outcome as PassOutcome, Pass, lock};
+use super::super::context::{BridgeError, JobNews, Pass, PassEnd, lock};
 use super::super::decide::Part;
 use super::super::view::is_with_slurm;
 use crate::config::Config;
@@ -42,7 +42,7 @@ pub enum Cancelled {
 pub async fn cancel(
     config: &Config,
     id: &JobId,
-    tell: &mut dyn FnMut(Happening),
+    tell: &mut dyn FnMut(JobNews),
 ) -> Result<Cancelled, BridgeError> {
     let mut end = None;
     loop {
@@ -62,8 +62,8 @@ pub async fn cancel(
         let result = pass.cancel(job, end.is_none()).await;
         // The lock goes here, so that others can get on between two looks.
         let code = match pass.end(result).await {
-            Ok(PassOutcome::Done(code)) => code,
-            Ok(PassOutcome::Busy(who)) => return Ok(Cancelled::Busy(who)),
+            Ok(PassEnd::Done(code)) => code,
+            Ok(PassEnd::Busy(who)) => return Ok(Cancelled::Busy(who)),
             Err(error @ (BridgeError::Broker(_) | BridgeError::Lock(_))) => {
                 tracing::warn!("{error}");
                 error.exit_code()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::context::{BridgeError, Happening, Outcome as PassOutcome, Pass, lock};
+use super::super::context::{BridgeError, JobNews, Pass, PassEnd, lock};
 use super::super::decide::Part;
 use crate::config::Config;
 use crate::ledger::{LockError, Outcome, Record, Role, State, Store};
@@ -38,7 +38,7 @@ pub enum Retried {
 pub async fn retry(
     config: &Config,
     id: &JobId,
-    tell: &mut dyn FnMut(Happening),
+    tell: &mut dyn FnMut(JobNews),
 ) -> Result<Retried, BridgeError> {
     let store = Store::open(&config.site.spool)?;
     let held = match lock(&store, Role::Watcher, PATIENCE).await {
@@ -57,8 +57,8 @@ pub async fn retry(
     pass.rules.insists = true;
     let result = pass.retry(job).await;
     let code = match pass.end(result).await {
-        Ok(PassOutcome::Done(code)) => code,
-        Ok(PassOutcome::Busy(who)) => return Ok(Retried::Busy(who)),
+        Ok(PassEnd::Done(code)) => code,
+        Ok(PassEnd::Busy(who)) => return Ok(Retried::Busy(who)),
         Err(error @ (BridgeError::Broker(_) | BridgeError::Lock(_))) => {
             return Ok(Retried::Waits(error.exit_code(), Some(error.to_string())));
         }

@@ -19,7 +19,7 @@ use contract::wire::Answer;
 use domain::JobId;
 use domain::SlurmJobId;
 use scheduler::slurm::{JobInfo, Node, Pending, Phase, fitting, in_words, place};
-use scheduler::{Kind, SiteConfig, requests};
+use scheduler::{Kind, SiteConfig, kinds_of_job};
 
 /// A note that is older says nothing about the end: it may be of a run before the job came back.
 const FRESH: Duration = Duration::from_secs(600);
@@ -246,7 +246,7 @@ async fn ask(config: &Config, jobs: &[Seen]) -> Asked {
     if !jobs.iter().any(is_with_slurm) {
         return Asked::default();
     }
-    let slurm = requests::scheduler(&config.site);
+    let slurm = kinds_of_job::scheduler(&config.site);
     let queue = match slurm.queue().await {
         Ok(queue) => queue,
         Err(error) => return Asked { error: Some(error.to_string()), ..Asked::default() },

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::caller::Caller;
 use super::fail::fail;
 use super::table;
 use crate::bridge::operator::{FindError, find};
 use crate::cli::output::{Printed, complain, print};
-use crate::config::Config;
 use crate::ledger::{Progress, Store};
 use base::exit_code::ExitCode;
 use contract::wire::conversation::Standing;
@@ -30,7 +30,11 @@ pub(super) struct Arguments {
     job: String,
 }
 
-pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
+pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode {
+    let config = match caller.config() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
     let store = Store::unopened(&config.site.spool);
     let id = match find(&store, &arguments.job) {
         Ok(seen) => seen.record.job_id,
@@ -71,10 +75,13 @@ pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
 
 /// A line with a bar over the epochs of the layer.
 fn bar(standing: &Standing) -> String {
-    let steps = standing.steps.max(1);
-    let all = standing.epochs.saturating_mul(steps);
-    let done = standing.epoch.saturating_sub(1).saturating_mul(steps).saturating_add(standing.step);
-    let full = WIDTH.saturating_mul(done.min(all)).checked_div(all).unwrap_or(0).min(WIDTH);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "0 to WIDTH"
+    )]
+    let full = (standing.of_layer() * WIDTH as f64) as usize;
     let loss = standing.loss.map_or_else(String::new, |loss| format!(", loss {loss:.4}"));
     let f1 = standing.f1.map_or_else(String::new, |f1| format!(", F1 {f1:.3}"));
     format!(

@@ -2,11 +2,10 @@
 
 use clap::Args;
 
+use super::caller::Caller;
 use super::fail::fail;
-use crate::bridge::Happening;
 use crate::bridge::operator::{self, Cancelled, find};
 use crate::cli::output::say;
-use crate::config::Config;
 use crate::ledger::{Outcome, Store};
 use base::exit_code::ExitCode;
 
@@ -20,16 +19,16 @@ pub(super) struct Arguments {
     job: String,
 }
 
-pub(super) async fn run(
-    arguments: &Arguments,
-    config: &Config,
-    tell: &mut dyn FnMut(Happening),
-) -> ExitCode {
+pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode {
+    let config = match caller.config() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
     let id = match find(&Store::unopened(&config.site.spool), &arguments.job) {
         Ok(seen) => seen.record.job_id,
         Err(error) => return fail(error.exit_code(), &error),
     };
-    let (code, says) = match operator::cancel(config, &id, tell).await {
+    let (code, says) = match operator::cancel(&config, &id, &mut caller.teller()).await {
         Ok(Cancelled::Answered(Some(Outcome::Models))) => (
             ExitCode::Success,
             "was done before it could be cancelled; the models are sent".to_owned(),

@@ -3,6 +3,7 @@
 use clap::{Args, CommandFactory as _};
 use clap_complete::{Shell, generate};
 
+use super::caller::Caller;
 use crate::cli::output::print;
 use base::exit_code::ExitCode;
 
@@ -29,7 +30,7 @@ fn command(text: &str) -> Result<String, String> {
 }
 
 /// This needs no configuration: a shell asks for it wherever it starts.
-pub(super) fn run(arguments: &Arguments) -> ExitCode {
+pub(super) async fn run(arguments: &Arguments, _: &Caller<'_>) -> ExitCode {
     let mut script = Vec::new();
     generate(arguments.shell, &mut super::Arguments::command(), &arguments.name, &mut script);
     print(&String::from_utf8_lossy(&script)).or(ExitCode::Success)

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::table::{nodes, place, progress, reason, since, state, wrap};
+use super::table::{nodes, place, progress, reason, since, state, task, wrap};
 use crate::bridge::operator::{Details, InSlurm};
 use crate::ledger::{Outcome, State, TooSmall};
 use base::text::{printable, span};
@@ -49,8 +49,17 @@ fn asked(asked: &Asked) -> String {
     };
     let time = Walltime::from_seconds(asked.time_seconds)
         .map_or_else(|_| String::new(), |time| time.to_string());
+    let tasks = asked.instances.map_or_else(String::new, |instances| {
+        let chosen = match instances.from {
+            Origin::Estimate => " (one for each layer)",
+            Origin::Site => " (the site gives no more)",
+            _ => "",
+        };
+        let word = if instances.number == 1 { "task" } else { "tasks" };
+        format!("{} {word}{chosen}, each with ", instances.number)
+    });
     format!(
-        "{} CPUs{}, {} MB{}, {time}{}",
+        "{tasks}{} CPUs{}, {} MB{}, {time}{}",
         asked.cpus,
         chosen(asked.cpus_from),
         asked.memory_mb,
@@ -103,6 +112,9 @@ pub(super) fn render(found: &Details, now: Timestamp) -> String {
             "progress",
             format!("{}, step {}/{}", progress(standing), standing.step, standing.steps),
         );
+        for one in &standing.tasks {
+            lines.add(&format!("  task {}", one.task), task(one));
+        }
         lines.add_some("loss", standing.loss.map(|loss| format!("{loss:.4}")));
         lines.add_some("accuracy", standing.accuracy.map(|accuracy| format!("{accuracy:.4}")));
         lines.add_some("F1", standing.f1.map(|f1| format!("{f1:.4}")));

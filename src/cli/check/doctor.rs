@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::caller::Caller;
 use super::doctor_table::render;
 use super::fail::fail;
 use crate::cli::output::{complain, print};
 use crate::config::Examined;
-use crate::doctor::{self, Download, Ended, NodeCheck, Options, Verdict};
+use crate::doctor::{self, Download, Ended, Grade, NodeCheck, Options};
 use base::exit_code::ExitCode;
 
 /// Try every link out and say what to do about each that fails
@@ -44,9 +45,11 @@ pub(super) struct Arguments {
     as_node: Option<PathBuf>,
 }
 
-pub(super) async fn run(arguments: &Arguments, found: &Examined, quiet: bool) -> ExitCode {
+/// Works with an incomplete configuration: what is wrong with it is among the rows.
+pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode {
+    let found = Examined::new(&caller.sources, caller.spool);
     if let Some(directory) = &arguments.as_node {
-        return match doctor::write_rows(found, directory).await {
+        return match doctor::write_rows(&found, directory).await {
             Ok(()) => ExitCode::Success,
             Err(error) => {
                 fail(ExitCode::Spool, &format!("{} can't be written: {error}", directory.display()))
@@ -61,14 +64,14 @@ pub(super) async fn run(arguments: &Arguments, found: &Examined, quiet: bool) ->
     let on_node =
         arguments.on_node.then(|| NodeCheck { wait: Duration::from_secs(arguments.wait) });
     let mut tell = |text: &str| {
-        if !quiet {
+        if !caller.verbosity.quiet {
             complain(&format_args!("check: {text}"));
         }
     };
     let has_job = on_node.is_some();
     let options = Options { download, on_node };
     let (report, ended) = match stop(has_job) {
-        Ok(stop) => doctor::doctor(found, options, &mut tell, stop).await,
+        Ok(stop) => doctor::doctor(&found, options, &mut tell, stop).await,
         Err(error) => return fail(ExitCode::Internal, &error),
     };
     let text = if arguments.json {
@@ -81,8 +84,8 @@ pub(super) async fn run(arguments: &Arguments, found: &Examined, quiet: bool) ->
     };
     let code = match (ended, report.verdict) {
         (Some(Ended::Stopped), _) => ExitCode::Stopped,
-        (_, Verdict::Fail) => ExitCode::Unsound,
-        (_, Verdict::Warn) => ExitCode::Doubtful,
+        (_, Grade::Fail) => ExitCode::Unsound,
+        (_, Grade::Warn) => ExitCode::Doubtful,
         _ => ExitCode::Success,
     };
     print(&text).or(code)

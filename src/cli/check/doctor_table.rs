@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::table::wrap;
-use crate::doctor::{Report, Verdict};
+use crate::doctor::{Grade, Report};
 
 /// Width of the names; after them stands what was seen.
 const NAME: usize = 17;
@@ -22,10 +22,10 @@ pub(super) fn render(report: &Report) -> String {
             let _ = writeln!(text, "{group}");
         }
         let verdict = match row.verdict {
-            Verdict::Pass => "pass",
-            Verdict::Warn => "WARN",
-            Verdict::Fail => "FAIL",
-            Verdict::Skipped => "skip",
+            Grade::Pass => "pass",
+            Grade::Warn => "WARN",
+            Grade::Fail => "FAIL",
+            Grade::Skipped => "skip",
         };
         let _ = write!(text, "  {verdict}  {:NAME$} ", row.name);
         let is_long = row.name.chars().count() > NAME;
@@ -45,10 +45,10 @@ pub(super) fn render(report: &Report) -> String {
     let _ = writeln!(
         text,
         "\n{}, {}, {}, {}.",
-        count(Verdict::Pass, "passed", "passed"),
-        count(Verdict::Warn, "warning", "warnings"),
-        count(Verdict::Fail, "failed", "failed"),
-        count(Verdict::Skipped, "skipped", "skipped"),
+        count(Grade::Pass, "passed", "passed"),
+        count(Grade::Warn, "warning", "warnings"),
+        count(Grade::Fail, "failed", "failed"),
+        count(Grade::Skipped, "skipped", "skipped"),
     );
     text
 }
@@ -70,25 +70,25 @@ mod tests {
         let wrong = "6 CPUs, 6000 MB, 0-06:00:00 (as the last job): Slurm would refuse it: invalid \
             partition specified: gqu";
         let checks = vec![
-            row("RabbitMQ", "DNS", Verdict::Pass, "rabbit.example.org is 192.0.2.7", None),
+            row("RabbitMQ", "DNS", Grade::Pass, "rabbit.example.org is 192.0.2.7", None),
             row(
                 "RabbitMQ",
                 "TLS",
-                Verdict::Warn,
+                Grade::Warn,
                 "TLS 1.3, certificate good for 9 days, until 2026-12-01",
                 Some("have the certificate of rabbit.example.org renewed"),
             ),
             row(
                 "Slurm",
                 "sbatch 128000 MB long",
-                Verdict::Fail,
+                Grade::Fail,
                 wrong,
                 Some(
                     "check SITE_ACCOUNT, SITE_PARTITION, SITE_QOS, SITE_CONSTRAINT, SITE_GRES and \
                     SITE_GRES_TABLE",
                 ),
             ),
-            row("Slurm", "download", Verdict::Skipped, "--no-download", None),
+            row("Slurm", "download", Grade::Skipped, "--no-download", None),
         ];
         let mut report = Report::new(checks);
         "login1".clone_into(&mut report.host);

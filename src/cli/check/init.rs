@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use thiserror::Error;
 
+use super::caller::Caller;
 use super::crontab;
 use super::doctor;
 use super::fail::fail;
 use crate::cli::output::{complain, print, say};
-use crate::config::{Examined, Problem, Sources, credentials_text, problems, variable};
+use crate::config::{Problem, Sources, credentials_text, problems, variable};
 use base::address::{BrokerAddress, RodanAddress};
 use base::exit_code::ExitCode;
 use base::files::{create_atomic, write_atomic};
@@ -106,7 +107,8 @@ fn shown(problems: &[Problem]) -> String {
 /// The values by the names of their variables.
 type Values = BTreeMap<String, Secret>;
 
-pub(super) async fn run(arguments: &Arguments, sources: &Sources<'_>, quiet: bool) -> ExitCode {
+pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode {
+    let sources = &caller.sources;
     let path = sources.new_file();
     match write(arguments, sources, &path) {
         Ok(()) => {}
@@ -125,7 +127,8 @@ pub(super) async fn run(arguments: &Arguments, sources: &Sources<'_>, quiet: boo
         environment: sources.environment.clone(),
         unreadable: sources.unreadable.clone(),
     };
-    doctor::run(&doctor::Arguments::default(), &Examined::new(&sources, None), quiet).await
+    let caller = Caller { sources, spool: None, verbosity: caller.verbosity };
+    doctor::run(&doctor::Arguments::default(), &caller).await
 }
 
 fn write(arguments: &Arguments, sources: &Sources<'_>, path: &Path) -> Result<(), InitError> {

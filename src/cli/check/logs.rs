@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::caller::Caller;
 use super::fail::fail;
 use crate::bridge::operator::{find, logs_of};
 use crate::cli::output::{Printed, complain, print};
-use crate::config::Config;
 use crate::ledger::Store;
 use base::exit_code::ExitCode;
 use base::text::acts_on_terminal;
@@ -32,7 +32,11 @@ pub(super) struct Arguments {
     follow: bool,
 }
 
-pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
+pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode {
+    let config = match caller.config() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
     let store = Store::unopened(&config.site.spool);
     let id = match find(&store, &arguments.job) {
         Ok(seen) => seen.record.job_id,

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::caller::Caller;
 use super::fail::fail;
 use crate::bridge::operator::{self, Item, Purged};
 use crate::cli::output::print;
-use crate::config::Config;
 use base::exit_code::ExitCode;
 use base::text::{printable, size, span};
 use scheduler::SiteConfig;
@@ -42,8 +42,12 @@ fn age(text: &str) -> Result<Duration, String> {
     Ok(age)
 }
 
-pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
-    match operator::purge(config, arguments.older, arguments.dry_run).await {
+pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode {
+    let config = match caller.config() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    match operator::purge(&config, arguments.older, arguments.dry_run).await {
         Ok(Purged::Items(items)) => {
             let failed = items.iter().any(|item| item.error.is_some());
             let code = if failed { ExitCode::Spool } else { ExitCode::Success };

@@ -2,11 +2,10 @@
 
 use clap::Args;
 
+use super::caller::Caller;
 use super::fail::fail;
-use crate::bridge::Happening;
 use crate::bridge::operator::{self, Retried, find};
 use crate::cli::output::say;
-use crate::config::Config;
 use crate::ledger::{Outcome, Store};
 use base::exit_code::ExitCode;
 
@@ -22,18 +21,18 @@ pub(super) struct Arguments {
     job: String,
 }
 
-pub(super) async fn run(
-    arguments: &Arguments,
-    config: &Config,
-    tell: &mut dyn FnMut(Happening),
-) -> ExitCode {
+pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode {
+    let config = match caller.config() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
     let id = match find(&Store::unopened(&config.site.spool), &arguments.job) {
         Ok(seen) => seen.record.job_id,
         Err(error) => return fail(error.exit_code(), &error),
     };
     let scheduler = config.site.scheduler;
     let with = |outcome| if outcome == Some(Outcome::Models) { "the models" } else { "an error" };
-    let says = match operator::retry(config, &id, tell).await {
+    let says = match operator::retry(&config, &id, &mut caller.teller()).await {
         Ok(Retried::Submitted(slurm_id)) => {
             format!("is {} now, as job {slurm_id}", scheduler.place())
         }

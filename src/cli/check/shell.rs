@@ -6,12 +6,12 @@ use std::os::unix::process::CommandExt as _;
 
 use clap::Args;
 
+use super::caller::Caller;
 use super::fail::fail;
 use crate::bridge::operator::find;
-use crate::config::Config;
 use crate::ledger::Store;
 use base::exit_code::ExitCode;
-use scheduler::requests;
+use scheduler::kinds_of_job;
 
 /// Open a shell where a job runs, or run a command there
 ///
@@ -28,7 +28,11 @@ pub(super) struct Arguments {
 }
 
 /// Becomes the shell. Returns only when that fails.
-pub(super) fn run(arguments: &Arguments, config: &Config) -> ExitCode {
+pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode {
+    let config = match caller.config() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
     let seen = match find(&Store::unopened(&config.site.spool), &arguments.job) {
         Ok(seen) => seen,
         Err(error) => return fail(error.exit_code(), &error),
@@ -39,7 +43,7 @@ pub(super) fn run(arguments: &Arguments, config: &Config) -> ExitCode {
         false => arguments.command.clone(),
     };
     let slurm_id = seen.record.slurm_id.filter(|_| !seen.answered);
-    let scheduler = requests::scheduler(&config.site);
+    let scheduler = kinds_of_job::scheduler(&config.site);
     let command =
         slurm_id.and_then(|slurm_id| scheduler.inside(slurm_id, &words, stdin().is_terminal()));
     let Some(mut command) = command else {

@@ -3,11 +3,11 @@
 use clap::Args;
 use jiff::Timestamp;
 
+use super::caller::Caller;
 use super::fail::fail;
 use super::{details, table};
 use crate::bridge::operator;
 use crate::cli::output::print;
-use crate::config::Config;
 use base::exit_code::ExitCode;
 use base::text::printable_json;
 
@@ -27,16 +27,20 @@ pub(super) struct Arguments {
     all: bool,
 }
 
-pub(super) async fn run(arguments: &Arguments, config: &Config) -> ExitCode {
+pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode {
+    let config = match caller.config() {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
     let now = Timestamp::now();
     let text = if let Some(job) = &arguments.job {
-        match operator::details(config, job).await {
+        match operator::details(&config, job).await {
             Ok(found) if arguments.json => as_json(&found),
             Ok(found) => Ok(details::render(&found, now)),
             Err(error) => return fail(error.exit_code(), &error),
         }
     } else {
-        match operator::status(config, arguments.all).await {
+        match operator::status(&config, arguments.all).await {
             Ok(found) if arguments.json => as_json(&found),
             Ok(found) => Ok(table::render(&found, now)),
             Err(error) => return fail(ExitCode::Spool, &error),

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use clap::Args;
 
+use super::caller::Caller;
 use super::fail::fail;
 use base::exit_code::ExitCode;
 use scheduler::local::{Directory, Supervised, begin, supervise};
@@ -28,7 +29,7 @@ pub(super) struct Arguments {
     begin: Option<i32>,
 }
 
-pub(super) async fn run(arguments: &Arguments) -> ExitCode {
+pub(super) async fn run(arguments: &Arguments, _: &Caller<'_>) -> ExitCode {
     let directory = Directory::new(&arguments.directory);
     if let Some(supervisor) = arguments.begin {
         return fail(ExitCode::Internal, &begin(&directory, supervisor));

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::bridge::operator::{JobStatus, Status, Waiting};
 use crate::ledger::{HeldBy, Outcome, Role, State};
 use base::text::{printable, span};
-use contract::wire::conversation::Standing;
+use contract::wire::conversation::{Standing, TaskStanding};
 use scheduler::slurm::Phase;
 
 /// Columns of the terminal.
@@ -196,14 +196,25 @@ pub(super) fn progress(standing: &Standing) -> String {
     if standing.layer_number == 0 {
         return "fetching the page".to_owned();
     }
+    let others = match standing.tasks.len().saturating_sub(1) {
+        0 => String::new(),
+        1 => ", and 1 more task".to_owned(),
+        n => format!(", and {n} more tasks"),
+    };
     format!(
-        "{} ({}/{}), epoch {}/{}",
+        "{} ({}/{}), epoch {}/{}{others}",
         printable(&standing.layer, 30),
         standing.layer_number,
         standing.layers,
         standing.epoch,
         standing.epochs
     )
+}
+
+/// What one of several tasks trains.
+pub(super) fn task(task: &TaskStanding) -> String {
+    let TaskStanding { layer, epoch, epochs, step, steps, .. } = task;
+    format!("{}, epoch {epoch}/{epochs}, step {step}/{steps}", printable(layer, 30))
 }
 
 /// Who holds the lock.

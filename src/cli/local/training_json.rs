@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::summary::Summary;
+use base::files::Replace;
 use domain::{SettingsMap, TrainingSettings};
 use page_layers::{EpochReport, TrainingJob};
 
@@ -138,5 +139,5 @@ pub(super) fn write(
     let failed = |source| ReportError { path: path.to_owned(), source };
     let mut text = serde_json::to_vec_pretty(&report).map_err(|e| failed(e.into()))?;
     text.push(b'\n');
-    std::fs::write(path, text).map_err(failed)
+    Replace::USERS.write(path, &text).map_err(failed)
 }

@@ -14,24 +14,34 @@ pub const UNFINISHED: &str = ".new-";
 /// How the name of a file begins that only tests whether a directory can be written.
 pub const PROBE: &str = ".probe-";
 
+/// The permission bits of a new file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// These, whatever the umask.
+    Bits(u32),
+    /// 0666 without the bits of the umask, as any other file of the user has.
+    Umask,
+}
+
 /// How a file is replaced: by another one that is written beside it and then gets its name, so that
 /// nobody ever sees it half-written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replace {
-    /// The permission bits of the new file.
-    pub mode: u32,
-    /// Whether it is there for certain afterwards, also when the machine then fails: it and its
-    /// directory are flushed to disk.
+    /// Who may read the new file.
+    pub mode: Mode,
+    /// Whether it survives a crash of the machine: file and directory are flushed to disk.
     pub sync: bool,
 }
 
 impl Replace {
     /// A file of the spool: for this account alone, and it lasts.
-    pub const OWN: Self = Self { mode: 0o600, sync: true };
+    pub const OWN: Self = Self { mode: Mode::Bits(0o600), sync: true };
     /// A note that the next one soon replaces, and that nothing depends on.
-    pub const NOTE: Self = Self { mode: 0o600, sync: false };
+    pub const NOTE: Self = Self { mode: Mode::Bits(0o600), sync: false };
     /// A file that everybody may read.
-    pub const PUBLIC: Self = Self { mode: 0o644, sync: true };
+    pub const PUBLIC: Self = Self { mode: Mode::Bits(0o644), sync: true };
+    /// A file that a program makes for the user who called it: a model, a picture, a report.
+    pub const USERS: Self = Self { mode: Mode::Umask, sync: true };
 
     /// Writes `bytes` to `path`.
     ///
@@ -39,20 +49,42 @@ impl Replace {
     /// When any of the steps fails; `path` is then as it was before.
     pub fn write(self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let file = self.beside(path, bytes)?;
-        if self == Self::OWN {
-            crash::point(&format!("before renaming {}", name(path)));
+        self.finish(file, path)
+    }
+
+    /// An empty file beside `path`, which gets its name by [`Self::finish`], and is removed if it is
+    /// dropped before.
+    ///
+    /// # Errors
+    /// When no file can be made there.
+    pub fn begin(self, path: &Path) -> io::Result<NamedTempFile> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(UNFINISHED);
+        if self.mode == Mode::Umask {
+            builder.permissions(fs::Permissions::from_mode(0o666));
+        }
+        let file = builder.tempfile_in(directory(path))?;
+        if let Mode::Bits(bits) = self.mode {
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(bits))?;
+        }
+        Ok(file)
+    }
+
+    /// Gives the file of [`Self::begin`] its name; whatever had it before is gone then.
+    ///
+    /// # Errors
+    /// When the file can't be flushed or renamed; `path` is then as it was before.
+    pub fn finish(self, file: NamedTempFile, path: &Path) -> io::Result<()> {
+        if self.sync {
+            file.as_file().sync_all()?;
         }
         file.persist(path).map_err(|e| e.error)?;
         if self.sync { sync_directory(directory(path)) } else { Ok(()) }
     }
 
     fn beside(self, path: &Path, bytes: &[u8]) -> io::Result<NamedTempFile> {
-        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(directory(path))?;
-        fs::set_permissions(file.path(), fs::Permissions::from_mode(self.mode))?;
+        let mut file = self.begin(path)?;
         file.write_all(bytes)?;
-        if self.sync {
-            file.as_file().sync_all()?;
-        }
         Ok(file)
     }
 }
@@ -64,7 +96,9 @@ impl Replace {
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = name(path);
     crash::point(&format!("before writing {name}"));
-    Replace::OWN.write(path, bytes)?;
+    let file = Replace::OWN.beside(path, bytes)?;
+    crash::point(&format!("before renaming {name}"));
+    Replace::OWN.finish(file, path)?;
     crash::point(&format!("after writing {name}"));
     Ok(())
 }
@@ -80,6 +114,7 @@ pub fn create_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     let name = name(path);
     crash::point(&format!("before creating {name}"));
     let file = Replace::OWN.beside(path, bytes)?;
+    file.as_file().sync_all()?;
     match fs::hard_link(file.path(), path) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
@@ -92,7 +127,7 @@ pub fn create_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
 }
 
 /// Where a link can't be made because its filesystem knows none (FAT, SMB, some of FUSE), the
-/// system says "Operation not permitted", which everybody takes for a matter of permissions.
+/// system says "Operation not permitted", which reads like a problem of permissions.
 fn without_links(error: io::Error) -> io::Error {
     use rustix::io::Errno as E;
     let errno = E::from_io_error(&error);
@@ -159,13 +194,23 @@ mod tests {
     fn a_file_is_replaced_whole_and_gets_its_mode() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        for (n, how) in [Replace::OWN, Replace::NOTE, Replace::PUBLIC].into_iter().enumerate() {
+        let others = dir.path().join("others");
+        fs::write(&others, "").unwrap();
+        let bits = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let all = [Replace::OWN, Replace::NOTE, Replace::PUBLIC, Replace::USERS];
+        for (n, how) in all.into_iter().enumerate() {
             how.write(&path, &[0; 9][..n]).unwrap();
             assert_eq!(fs::read(&path).unwrap().len(), n);
-            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, how.mode);
+            let expected = match how.mode {
+                Mode::Bits(bits) => bits,
+                Mode::Umask => bits(&others),
+            };
+            assert_eq!(bits(&path), expected);
             assert!(how.write(&dir.path().join("nowhere/file"), b"").is_err());
         }
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing unfinished is left");
+        drop(Replace::USERS.begin(&path).unwrap());
+        assert_eq!(fs::read(&path).unwrap().len(), all.len() - 1, "what was dropped is gone");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "nothing unfinished is left");
     }
 
     #[test]

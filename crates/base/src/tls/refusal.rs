@@ -313,9 +313,8 @@ fn own_certificate(host: &str) -> String {
     let kind = if host.parse::<std::net::IpAddr>().is_ok() { "IP" } else { "DNS" };
     format!(
         "make one for the server: openssl req -x509 -newkey rsa:3072 -nodes -days 365 -keyout \
-         server.key \
-         -out server.pem -subj /CN={host} -addext subjectAltName={kind}:{host} \
-         -addext basicConstraints=critical,CA:FALSE; then {}",
+         server.key -out server.pem -subj /CN={host} -addext subjectAltName={kind}:{host} -addext \
+         basicConstraints=critical,CA:FALSE; then {}",
         trust("server.pem")
     )
 }

@@ -108,8 +108,7 @@ pub enum BrokerError {
     /// Nobody can say whether such a look would be counted.
     #[error(
         "the queue '{queue}' can't be looked into for nothing: RabbitMQ does not tell its type to \
-         this user, \
-         and a quorum queue would count each look as a delivery; {}",
+         this user, and a quorum queue would count each look as a delivery; {}",
         GIVE_THE_RIGHT
     )]
     PerhapsCounted {

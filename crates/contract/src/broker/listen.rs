@@ -59,7 +59,10 @@ impl Broker {
     }
 
     /// A consumer of one message at a time; `None` where there is no such queue, or no right to it.
-    async fn consume(&self, queue: &str) -> Result<Option<(Channel, Consumer)>, BrokerError> {
+    pub(super) async fn consume(
+        &self,
+        queue: &str,
+    ) -> Result<Option<(Channel, Consumer)>, BrokerError> {
         let action = "waiting for messages";
         let channel = within(CALL_DEADLINE, action, self.connection.create_channel())
             .await?

@@ -131,12 +131,12 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::wire::conversation::{JobState, Phase, model_messages};
+    use crate::wire::conversation::{JobState, Stage, model_messages};
 
     #[test]
     fn each_message_says_what_it_is_and_for_whom() {
         let at = Timestamp::from_second(1_700_000_000).unwrap();
-        let state = JobState::new(Phase::Taken, at, "the cluster has the job").message("c-1");
+        let state = JobState::new(Stage::Taken, at, "the cluster has the job").message("c-1");
         let told = properties("c-1", &state);
         let text =
             |value: &Option<lapin::types::ShortString>| value.as_ref().map(ToString::to_string);

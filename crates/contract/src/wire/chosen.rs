@@ -1,9 +1,9 @@
 //! What Slurm is asked for if the job's message does not say it.
 
-use super::conversation::{Asked, Origin};
+use super::conversation::{Asked, AskedInstances, Origin};
 use domain::{
-    InputKind, Inputs, Layer, NamedResources, ResourceSettings, SiteChoice, TrainingSettings,
-    Walltime,
+    InputKind, Inputs, Instances, Layer, NamedResources, ResourceSettings, SiteChoice,
+    TrainingSettings, Walltime,
 };
 
 /// Memory of a training without its batch, in MB: the program, weights, Adam's moments, four
@@ -32,6 +32,9 @@ const LAYERS_OF_A_ZIP: u64 = 4;
 
 /// What CUDA's libraries take on the host, in MB. Not measured; from what their makers say of them.
 const CUDA_MB: u64 = 1_600;
+
+/// What the process takes that starts and collects the tasks of a job, in MB, without its pages.
+const LEADER_MB: u64 = 100;
 
 /// Memory is rounded up to a multiple of so many MB.
 const ROUND_MB: u64 = 100;
@@ -99,16 +102,24 @@ fn megapixels_to_learn(training: &TrainingSettings, layers: u64) -> f64 {
     f64::from(training.epochs) * samples * pixels * layers / 1e6
 }
 
-fn memory(training: &TrainingSettings, inputs: &Inputs, site: &SiteChoice) -> u64 {
+/// The memory of a task. The first one's node also holds the process that collects what several
+/// tasks have trained, with the pages once more; all tasks ask for the same.
+fn memory(training: &TrainingSettings, inputs: &Inputs, site: &SiteChoice, tasks: u32) -> u64 {
+    let megapixels = pages(inputs) * PAGE_MEGAPIXELS;
+    let mut peak = peak_memory_mb(training, megapixels);
+    if tasks > 1 {
+        peak = peak.saturating_add(LEADER_MB + megapixels * MEGAPIXEL_MB);
+    }
     // Accounting and containers count the page cache and the libraries in their own ways.
-    let peak = peak_memory_mb(training, pages(inputs) * PAGE_MEGAPIXELS);
     let host = if site.gpu { CUDA_MB } else { 0 };
     let memory = (peak.saturating_mul(3) / 2).saturating_add(host);
     memory.div_ceil(ROUND_MB).saturating_mul(ROUND_MB).min(100_000_000)
 }
 
-fn time(training: &TrainingSettings, inputs: &Inputs, pace: Pace) -> Option<Walltime> {
-    let learning = megapixels_to_learn(training, layers(inputs)) * pace.seconds_per_megapixel;
+fn time(training: &TrainingSettings, inputs: &Inputs, pace: Pace, tasks: u32) -> Option<Walltime> {
+    // A task trains whole layers, one after the other.
+    let one_by_one = layers(inputs).div_ceil(u64::from(tasks.max(1)));
+    let learning = megapixels_to_learn(training, one_by_one) * pace.seconds_per_megapixel;
     let seconds = 1.5 * learning + BESIDE_SECONDS;
     if !seconds.is_finite() || seconds < 0.0 {
         return None;
@@ -121,6 +132,53 @@ fn time(training: &TrainingSettings, inputs: &Inputs, pace: Pace) -> Option<Wall
     let seconds =
         (seconds.min(31_536_000.0) as u64).next_multiple_of(ROUND_SECONDS).min(31_536_000);
     Walltime::from_seconds(seconds).ok()
+}
+
+/// How many tasks a job gets, and what that was chosen by; nothing where its message asks for one.
+/// A zip may hold more layers than can be known here.
+fn instances(
+    named: &NamedResources,
+    training: &TrainingSettings,
+    inputs: &Inputs,
+    site: &SiteChoice,
+    cpus: u32,
+) -> Option<AskedInstances> {
+    let layers = u32::try_from(layers(inputs)).unwrap_or(u32::MAX);
+    let (mut number, mut from) = match named.instances {
+        Instances::Number(1) => return None,
+        Instances::Number(number) => (number, Origin::Job),
+        Instances::Auto => (layers, Origin::Estimate),
+    };
+    let is_known = !inputs.iter().any(|input| input.kind.is_archive());
+    if is_known && number > layers {
+        (number, from) = (layers, Origin::Estimate);
+    }
+    // A message that names more than the site gives is refused, as with every other limit.
+    let limit = site.limits.instances.filter(|_| named.instances == Instances::Auto);
+    for most in limit.into_iter().chain(room(named, training, inputs, site, cpus)) {
+        if number > most {
+            (number, from) = (most, Origin::Site);
+        }
+    }
+    Some(AskedInstances { number, from })
+}
+
+/// How many tasks the host has room for, where there is no Slurm. Its jobs get one GPU.
+fn room(
+    named: &NamedResources,
+    training: &TrainingSettings,
+    inputs: &Inputs,
+    site: &SiteChoice,
+    cpus: u32,
+) -> Option<u32> {
+    let host = site.host?;
+    if site.gpu {
+        return Some(1);
+    }
+    let memory_mb = named.memory_mb.unwrap_or_else(|| memory(training, inputs, site, 2)).max(1);
+    let by_memory = host.memory_mb.map_or(u64::MAX, |has| has / memory_mb);
+    let room = u64::from(host.cpus / cpus.max(1)).min(by_memory).max(1);
+    Some(u32::try_from(room).unwrap_or(u32::MAX))
 }
 
 /// Completes what a job's message names by what its settings need, within what the site gives. What
@@ -137,17 +195,19 @@ pub fn choose(
         Some(cpus) => (cpus, Origin::Job),
         None => (limits.cpus.map_or(site.cpus, |most| most.min(site.cpus)), Origin::Site),
     };
+    let instances = instances(named, training, inputs, site, cpus);
+    let tasks = instances.map_or(1, |instances| instances.number);
     let (memory_mb, memory_from) = match named.memory_mb {
         Some(memory) => (memory, Origin::Job),
         None => {
-            let memory = memory(training, inputs, site);
+            let memory = memory(training, inputs, site, tasks);
             (limits.memory_mb.map_or(memory, |most| most.min(memory)), Origin::Estimate)
         }
     };
     let (walltime, time_from) = match named.walltime {
         Some(walltime) => (walltime, Origin::Job),
         None => {
-            let measured = pace.and_then(|pace| time(training, inputs, pace));
+            let measured = pace.and_then(|pace| time(training, inputs, pace, tasks));
             let from = if measured.is_some() { Origin::Measured } else { Origin::Site };
             let walltime = measured.unwrap_or(site.walltime);
             (limits.walltime.map_or(walltime, |most| most.min(walltime)), from)
@@ -160,16 +220,23 @@ pub fn choose(
         memory_from,
         time_seconds: walltime.seconds(),
         time_from,
+        instances,
     };
     Chosen {
-        resources: ResourceSettings { cpus, memory_mb, walltime, email: named.email.clone() },
+        resources: ResourceSettings {
+            cpus,
+            memory_mb,
+            walltime,
+            email: named.email.clone(),
+            instances: tasks,
+        },
         asked,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use domain::SiteLimits;
+    use domain::{Host, SiteLimits};
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -180,6 +247,7 @@ mod tests {
             cpus: 6,
             walltime: "0-06:00".parse().unwrap(),
             gpu: false,
+            host: None,
             limits: SiteLimits::default(),
         }
     }
@@ -208,6 +276,7 @@ mod tests {
             memory_mb: Some(777),
             walltime: Some("17".parse().unwrap()),
             email: Some("a@b.c".into()),
+            instances: Instances::default(),
         };
         let chosen = choose(&named, &training(256, 16, 15, 1000), &page(), &site(), None);
         let resources = &chosen.resources;
@@ -248,6 +317,52 @@ mod tests {
             (measured.asked.time_seconds, measured.asked.time_from),
             (12_000, Origin::Measured)
         );
+    }
+
+    #[test]
+    fn a_job_gets_as_many_tasks_as_it_asks_for_has_layers_and_is_given() {
+        use Instances::{Auto, Number};
+        use Origin::{Estimate, Job, Site};
+        let host = |cpus, memory_mb| Some(Host { cpus, memory_mb });
+        let zip = inputs(&["Multi-Sample Zip"]);
+        let page = page(); // three layers, of 6 cores and 5,000 MB each
+        for (asks, inputs, most, host, gpu, expected) in [
+            (Number(1), &page, None, None, false, None),
+            (Number(2), &page, None, None, false, Some((2, Job))),
+            (Number(3), &page, Some(8), None, true, Some((3, Job))),
+            (Number(9), &page, None, None, true, Some((3, Estimate))),
+            (Number(9), &zip, None, None, true, Some((9, Job))),
+            (Number(3), &page, Some(2), None, true, Some((3, Job))), // to be refused
+            (Auto, &page, None, None, true, Some((3, Estimate))),
+            (Auto, &page, Some(2), None, true, Some((2, Site))),
+            (Auto, &zip, None, None, false, Some((4, Estimate))),
+            (Number(3), &page, None, host(18, Some(64_000)), false, Some((3, Job))),
+            (Number(3), &page, None, host(12, Some(64_000)), false, Some((2, Site))),
+            (Number(3), &page, None, host(64, Some(11_000)), false, Some((2, Site))),
+            (Auto, &page, None, host(2, None), false, Some((1, Site))),
+            (Auto, &page, None, host(64, None), true, Some((1, Site))),
+        ] {
+            let named = NamedResources { instances: asks, ..NamedResources::default() };
+            let limits = SiteLimits { instances: most, ..SiteLimits::default() };
+            let site = SiteChoice { limits, host, gpu, ..site() };
+            let chosen = choose(&named, &training(256, 16, 15, 1000), inputs, &site, None);
+            let found = chosen.asked.instances.map(|found| (found.number, found.from));
+            assert_eq!(found, expected, "{asks:?} of {most:?} on {host:?}");
+            assert_eq!(chosen.resources.instances, expected.map_or(1, |(number, _)| number));
+        }
+    }
+
+    #[test]
+    fn several_tasks_need_less_time_and_a_little_more_memory() {
+        let pace = Some(Pace { seconds_per_megapixel: 3.0 });
+        let of = |tasks| {
+            let instances = Instances::Number(tasks);
+            let named = NamedResources { instances, ..NamedResources::default() };
+            let chosen = choose(&named, &training(256, 16, 15, 1000), &page(), &site(), pace);
+            (chosen.resources.memory_mb, chosen.resources.walltime.seconds())
+        };
+        // Three layers of 2,359 s each, times 1.5, and 1,200 s.
+        assert_eq!([of(1), of(2), of(3)], [(4400, 12_000), (5000, 8_400), (5000, 4_800)]);
     }
 
     #[test]

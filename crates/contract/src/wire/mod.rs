@@ -1,4 +1,4 @@
-//! The messages exchanged with Rodan: the only place that knows Rodan's key names.
+//! The messages exchanged with Rodan. The names of inputs and settings are in `domain`.
 
 mod answer;
 mod chosen;

@@ -1,4 +1,4 @@
-//! The one reply that every job gets.
+//! The one reply of a job whose message names no `protocol`.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -102,10 +102,17 @@ pub(super) fn status(state: State) -> Status {
 
 /// The same in a sentence.
 pub(super) fn message(run: &Run) -> String {
+    let waits = match (run.life.state, &run.detail) {
+        (State::Queued, Some(detail)) => format!(" {detail}"),
+        _ => String::new(),
+    };
     match (run.life.state, run.queue_position) {
-        (State::Queued, Some(1)) => "Queueing, there is 1 training before this one.".to_owned(),
+        (State::Queued, Some(1)) => {
+            format!("Queueing, there is 1 training before this one.{waits}")
+        }
         (State::Queued, before) => {
-            format!("Queueing, there are {} trainings before this one.", before.unwrap_or_default())
+            let before = before.unwrap_or_default();
+            format!("Queueing, there are {before} trainings before this one.{waits}")
         }
         (State::Failed, _) => run.error.clone().unwrap_or_else(|| "It failed.".to_owned()),
         (State::Running, _) => {

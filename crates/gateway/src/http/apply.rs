@@ -7,8 +7,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
-use super::runs::{key_of, visible};
-use super::views::{ApplyRequest, RunView};
+use super::runs::key_of;
+use super::views::RunView;
 use crate::app::App;
 use crate::identity::Identity;
 use crate::intake;
@@ -23,29 +23,23 @@ use crate::problem::Problem;
 /// that the models have found, as RGBA PNGs, and a picture of all of them. Where they can be
 /// trained with, they are a page as well (`made_page`).
 #[utoipa::path(
-    post, path = "/v1/runs/{id}/apply", tag = "runs",
+    post, path = "/v1/runs/{id}/apply", operation_id = "apply_models", tag = "runs",
     params(
         ("id" = i64, Path, description = "The number of the run whose models are applied"),
-        ("Idempotency-Key" = Option<String>, Header,
+        ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,200}$",
             description = "A key of the client's own for this request"),
     ),
     request_body(content(
-        (ApplyRequest = "application/json"),
-        (Object = "multipart/form-data"),
+        (ref("#/components/schemas/ApplyRequest") = "application/json"),
+        (ref("#/components/schemas/ImageForm") = "multipart/form-data"),
     )),
     responses(
         (status = 202, description = "The new run is queued", body = RunView,
             headers(("Location" = String))),
-        (status = 404, description = "There is no such run", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 409, description = "The run has no models", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 422, description = "It is no page", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 429, description = "Too many runs of this account wait", body = Problem,
-            content_type = "application/problem+json"),
-        (status = "default", description = "Any other problem", body = Problem,
-            content_type = "application/problem+json"),
+        (status = 404, description = "There is no such run"),
+        (status = 409, description = "The run has no models"),
+        (status = 422, description = "It is no page"),
+        (status = 429, description = "Too many runs of this account wait"),
     )
 )]
 pub(super) async fn apply(
@@ -55,7 +49,7 @@ pub(super) async fn apply(
     request: Request,
 ) -> Result<Response, Problem> {
     identity.may_submit()?;
-    let from = visible(&app, &identity, &id).await?;
+    let from = identity.run(&app, &id).await?;
     let key = key_of(request.headers())?;
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let subject = if kind.is_some_and(|kind| kind.starts_with("multipart/form-data")) {
@@ -79,7 +73,7 @@ fn unread(status: StatusCode, error: &dyn std::fmt::Display) -> Problem {
 /// The image in a form.
 async fn sent(app: &App, form: Multipart) -> Result<Subject, Problem> {
     let _place = intake::place(app)?;
-    let upload = intake::receive(app, form).await?;
+    let upload = intake::receive(app, form, &[]).await?;
     Ok(Subject::Sent(intake::take_image(app, upload).await?))
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use domain::hex_sha256;
 use futures_util::stream;
@@ -14,12 +14,11 @@ use tracing::warn;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use super::downloads::matches;
-use super::runs::visible;
+use super::downloads::unchanged;
 use crate::app::{App, blocking};
 use crate::identity::Identity;
 use crate::problem::Problem;
-use crate::store::{ResultKind, Run, StoreError};
+use crate::store::{Objects, ResultKind, Run, StoreError};
 
 /// Bytes that are sent at a time.
 const PIECE: usize = 64 << 10;
@@ -29,7 +28,7 @@ const PIECES: usize = 4;
 
 /// Download all models of a run in one zip
 #[utoipa::path(
-    get, path = "/v1/runs/{id}/models.zip", tag = "runs",
+    get, path = "/v1/runs/{id}/models.zip", operation_id = "all_models", tag = "runs",
     params(
         ("id" = i64, Path, description = "The run's number"),
         ("If-None-Match" = Option<String>, Header, description = "The ETag that is known"),
@@ -38,10 +37,7 @@ const PIECES: usize = 4;
         (status = 200, description = "The models", content_type = "application/zip",
             body = Vec<u8>, headers(("ETag" = String))),
         (status = 304, description = "They are those that are known"),
-        (status = 404, description = "There are none (yet)", body = Problem,
-            content_type = "application/problem+json"),
-        (status = "default", description = "Any other problem", body = Problem,
-            content_type = "application/problem+json"),
+        (status = 404, description = "There are none (yet)"),
     )
 )]
 pub(super) async fn models(
@@ -50,22 +46,19 @@ pub(super) async fn models(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let run = visible(&app, &identity, &id).await?;
+    let run = identity.run(&app, &id).await?;
     send(&app, &run, ResultKind::Model, &headers).await
 }
 
 /// Download the layers that a run has found, with the image, as a page's files in one zip
 #[utoipa::path(
-    get, path = "/v1/runs/{id}/layers.zip", tag = "runs",
+    get, path = "/v1/runs/{id}/layers.zip", operation_id = "all_layers", tag = "runs",
     params(("id" = i64, Path, description = "The number of a run that applied models")),
     responses(
         (status = 200, description = "The layers", content_type = "application/zip",
             body = Vec<u8>, headers(("ETag" = String))),
         (status = 304, description = "They are those that are known"),
-        (status = 404, description = "There are none (yet)", body = Problem,
-            content_type = "application/problem+json"),
-        (status = "default", description = "Any other problem", body = Problem,
-            content_type = "application/problem+json"),
+        (status = 404, description = "There are none (yet)"),
     )
 )]
 pub(super) async fn layers(
@@ -74,7 +67,7 @@ pub(super) async fn layers(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let run = visible(&app, &identity, &id).await?;
+    let run = identity.run(&app, &id).await?;
     send(&app, &run, ResultKind::Layer, &headers).await
 }
 
@@ -97,34 +90,47 @@ async fn send(
     }
     // The same files are the same zip, byte for byte.
     let tag = format!("\"{}\"", hex_sha256(format!("{files:?}").as_bytes()));
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|known| known.to_str().ok());
-    if known.is_some_and(|known| matches(known, &tag)) {
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    if let Some(unchanged) = unchanged(headers, &tag) {
+        return Ok(unchanged);
     }
     let objects = app.store.objects().clone();
     // All are open before anything is promised: what is purged meanwhile is sent all the same.
-    let opened = blocking(move || {
-        let open = |(name, sha256): (String, String)| {
-            let path = objects.path(&sha256);
-            let file = File::open(&path);
-            let failed = |source| StoreError::File { path, what: "can't be read", source };
-            file.map(|file| (name, file)).map_err(failed)
-        };
-        files.into_iter().map(open).collect::<Result<Vec<_>, _>>()
-    });
-    let opened = opened.await??;
-    let (sender, receiver) = mpsc::channel(PIECES);
-    tokio::task::spawn_blocking(move || write(opened, sender));
-    let pieces = stream::unfold(receiver, |mut receiver| async move {
-        receiver.recv().await.map(|piece| (piece, receiver))
-    });
+    let opened = blocking(move || open(&objects, files)).await??;
+    let pieces = zipped(opened);
     let saved = format!("attachment; filename=\"run-{}-{name}s.zip\"", run.id);
     let headers = [
         (header::CONTENT_TYPE, "application/zip".to_owned()),
         (header::CONTENT_DISPOSITION, saved),
         (header::ETAG, tag),
     ];
-    Ok((headers, Body::from_stream(pieces)).into_response())
+    Ok((headers, pieces).into_response())
+}
+
+/// A zip of these files as a body, written while it is sent.
+pub(super) fn zipped(files: Vec<(String, File)>) -> Body {
+    let (sender, receiver) = mpsc::channel(PIECES);
+    tokio::task::spawn_blocking(move || write(files, sender));
+    let pieces = stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|piece| (piece, receiver))
+    });
+    Body::from_stream(pieces)
+}
+
+/// Opens objects by their SHA-256, with their names beside them.
+///
+/// # Errors
+/// When one can't be read.
+pub(super) fn open(
+    objects: &Objects,
+    files: Vec<(String, String)>,
+) -> Result<Vec<(String, File)>, StoreError> {
+    let open = |(name, sha256): (String, String)| {
+        let path = objects.path(&sha256);
+        let file = File::open(&path);
+        let failed = |source| StoreError::File { path, what: "can't be read", source };
+        file.map(|file| (name, file)).map_err(failed)
+    };
+    files.into_iter().map(open).collect()
 }
 
 /// Writes the zip into the channel. An error ends the answer before its end, which the client sees.

@@ -9,7 +9,6 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
-use super::runs::visible;
 use crate::app::App;
 use crate::identity::Identity;
 use crate::problem::Problem;
@@ -37,12 +36,8 @@ const REPORT_POLICY: &str = "default-src 'none'; img-src data:; style-src 'unsaf
         (status = 206, description = "The part that was asked for",
             content_type = "application/x-hdf5", body = Vec<u8>),
         (status = 304, description = "It is the one that is known"),
-        (status = 404, description = "There is none", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 416, description = "It has no such part", body = Problem,
-            content_type = "application/problem+json"),
-        (status = "default", description = "Any other problem", body = Problem,
-            content_type = "application/problem+json"),
+        (status = 404, description = "There is none"),
+        (status = 416, description = "It has no such part"),
     )
 )]
 pub(super) async fn model(
@@ -51,7 +46,7 @@ pub(super) async fn model(
     Path((id, name)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let run = visible(&app, &identity, &id).await?;
+    let run = identity.run(&app, &id).await?;
     send_result(&app, &run, &name, Some(ResultKind::Model), &headers).await
 }
 
@@ -63,12 +58,11 @@ pub(super) async fn model(
         ("name" = String, Path, example = "preview.png", description = "The file"),
     ),
     responses(
-        (status = 200, description = "The file", content_type = "application/octet-stream",
-            body = Vec<u8>),
-        (status = 404, description = "There is none", body = Problem,
-            content_type = "application/problem+json"),
-        (status = "default", description = "Any other problem", body = Problem,
-            content_type = "application/problem+json"),
+        (status = 200, description = "The file", content(
+            (Vec<u8> = "application/x-hdf5"), (Vec<u8> = "image/png"),
+            (String = "text/html"), (String = "text/plain"), (Object = "application/json"),
+        )),
+        (status = 404, description = "There is none"),
     )
 )]
 pub(super) async fn file(
@@ -77,7 +71,7 @@ pub(super) async fn file(
     Path((id, name)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let run = visible(&app, &identity, &id).await?;
+    let run = identity.run(&app, &id).await?;
     send_result(&app, &run, &name, None, &headers).await
 }
 
@@ -87,10 +81,7 @@ pub(super) async fn file(
     params(("id" = i64, Path, description = "The run's number")),
     responses(
         (status = 200, description = "The report", content_type = "text/html", body = String),
-        (status = 404, description = "There is none (yet)", body = Problem,
-            content_type = "application/problem+json"),
-        (status = "default", description = "Any other problem", body = Problem,
-            content_type = "application/problem+json"),
+        (status = 404, description = "There is none (yet)"),
     )
 )]
 pub(super) async fn report(
@@ -99,7 +90,7 @@ pub(super) async fn report(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let run = visible(&app, &identity, &id).await?;
+    let run = identity.run(&app, &id).await?;
     send_result(&app, &run, "report.html", None, &headers).await
 }
 
@@ -109,10 +100,7 @@ pub(super) async fn report(
     params(("id" = i64, Path, description = "The run's number")),
     responses(
         (status = 200, description = "The log", content_type = "text/plain", body = String),
-        (status = 404, description = "There is none (yet)", body = Problem,
-            content_type = "application/problem+json"),
-        (status = "default", description = "Any other problem", body = Problem,
-            content_type = "application/problem+json"),
+        (status = 404, description = "There is none (yet)"),
     )
 )]
 pub(super) async fn log(
@@ -121,7 +109,7 @@ pub(super) async fn log(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let run = visible(&app, &identity, &id).await?;
+    let run = identity.run(&app, &id).await?;
     send_result(&app, &run, LOG, None, &headers).await
 }
 
@@ -159,11 +147,10 @@ pub(super) async fn send(
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let tag = format!("\"{sha256}\"");
-    let asked = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let known = asked(header::IF_NONE_MATCH).is_some_and(|known| matches(known, &tag));
-    if known {
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    if let Some(unchanged) = unchanged(headers, &tag) {
+        return Ok(unchanged);
     }
+    let asked = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let path = app.store.objects().path(sha256);
     let unread = |source| {
         Problem::from(StoreError::File { path: path.clone(), what: "can't be read", source })
@@ -224,8 +211,15 @@ pub(super) async fn send(
         .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
+/// The answer to a client that has what this tag names.
+pub(super) fn unchanged(headers: &HeaderMap, tag: &str) -> Option<Response> {
+    let known = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?;
+    let answer = || (StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response();
+    matches(known, tag).then(answer)
+}
+
 /// Whether a list of tags has this one.
-pub(super) fn matches(known: &str, tag: &str) -> bool {
+fn matches(known: &str, tag: &str) -> bool {
     known.split(',').map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == tag)
 }
 

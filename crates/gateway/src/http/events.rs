@@ -12,7 +12,6 @@ use futures_util::stream;
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::runs::visible;
 use super::views::progress;
 use crate::app::App;
 use crate::identity::Identity;
@@ -32,15 +31,14 @@ const MOST: u32 = 200;
     get, path = "/v1/runs/{id}/events", tag = "runs",
     params(
         ("id" = i64, Path, description = "The run's number"),
-        ("Last-Event-ID" = Option<i64>, Header, description = "Go on after this event"),
+        ("Last-Event-ID" = Option<i64>, Header, minimum = 0,
+            description = "Go on after this event"),
     ),
     responses(
         (status = 200, description = "The events", content_type = "text/event-stream",
-            body = String),
-        (status = 404, description = "There is no such run", body = Problem,
-            content_type = "application/problem+json"),
-        (status = "default", description = "Any other problem", body = Problem,
-            content_type = "application/problem+json"),
+            body = ref("#/components/schemas/RunEvent")),
+        (status = 400, description = "Last-Event-ID is no number of an event"),
+        (status = 404, description = "There is no such run"),
     )
 )]
 pub(super) async fn events(
@@ -49,17 +47,17 @@ pub(super) async fn events(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let run = visible(&app, &identity, &id).await?;
+    let run = identity.run(&app, &id).await?;
+    let after = after(&headers)?;
     let permit = std::sync::Arc::clone(&app.watchers).try_acquire_owned().map_err(|_| {
         let what = "too many watch at the moment; ask for the run itself";
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, what)
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, what).again_in(30)
     })?;
-    let after = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
     let watcher = Watcher {
         changes: app.store.watch(),
         app,
         run: run.id,
-        after: after.unwrap_or(0),
+        after,
         told: Value::Null,
         pending: VecDeque::new(),
         over: false,
@@ -70,6 +68,16 @@ pub(super) async fn events(
     });
     let events = Sse::new(events).keep_alive(KeepAlive::new().interval(ALIVE));
     Ok(events.into_response())
+}
+
+/// The last event that the client has seen; 0 for none.
+fn after(headers: &HeaderMap) -> Result<i64, Problem> {
+    let Some(last) = headers.get("last-event-id") else { return Ok(0) };
+    let number = last.to_str().ok().and_then(|id| id.parse().ok()).filter(|id| *id >= 0);
+    number.ok_or_else(|| {
+        let what = "Last-Event-ID must be the id of an event of this run";
+        Problem::new(StatusCode::BAD_REQUEST, what)
+    })
 }
 
 struct Watcher {

@@ -7,7 +7,9 @@ mod downloads;
 mod events;
 mod groups;
 mod pages;
+mod rodan;
 mod runs;
+mod schemas;
 mod status;
 mod views;
 
@@ -47,6 +49,8 @@ pub(crate) fn routes(app: &App) -> Router<App> {
         .route("/", post(runs::place_short).put(runs::place_short))
         .route("/request", post(runs::place_short).put(runs::place_short))
         .route("/status", get(status::status))
+        .route("/api/auth/token/", post(rodan::log_in))
+        .route("/uploads/{key}/{name}", get(rodan::download))
         .route("/healthz", get(status::health))
         .route("/readyz", get(status::ready))
         .route("/metrics", get(status::metrics))

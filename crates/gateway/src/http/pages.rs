@@ -23,20 +23,17 @@ const MOST: u32 = 500;
 /// layer_9.png; or one zip as Pixel makes it. The page is decoded as the trainer does it: what is
 /// accepted can be trained.
 #[utoipa::path(
-    post, path = "/v1/pages", tag = "pages",
-    request_body(content = Object, content_type = "multipart/form-data"),
+    post, path = "/v1/pages", operation_id = "upload_page", tag = "pages",
+    request_body(
+        content = ref("#/components/schemas/PageForm"), content_type = "multipart/form-data",
+    ),
     responses(
         (status = 201, description = "The page is new", body = PageView,
             headers(("Location" = String))),
         (status = 200, description = "The page was there", body = PageView),
-        (status = 400, description = "The form is broken", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 413, description = "It is too large", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 422, description = "It is no page that can be trained", body = Problem,
-            content_type = "application/problem+json"),
-        (status = "default", description = "Any other problem", body = Problem,
-            content_type = "application/problem+json"),
+        (status = 400, description = "The form is broken"),
+        (status = 413, description = "It is too large"),
+        (status = 422, description = "It is no page that can be trained"),
     )
 )]
 pub(super) async fn upload(
@@ -50,7 +47,7 @@ pub(super) async fn upload(
         let what = "send the page as multipart/form-data, a part for each file";
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("{what} ({error})"))
     })?;
-    let upload = intake::receive(&app, form).await?;
+    let upload = intake::receive(&app, form, &["name"]).await?;
     let (page, new) = intake::take(&app, upload, identity.account).await?;
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
     let location = [(header::LOCATION, format!("/v1/pages/{}", page.id))];
@@ -59,11 +56,9 @@ pub(super) async fn upload(
 
 /// List the pages, the newest first
 #[utoipa::path(
-    get, path = "/v1/pages", tag = "pages",
+    get, path = "/v1/pages", operation_id = "list_pages", tag = "pages",
     responses(
         (status = 200, description = "The newest pages", body = PageList),
-        (status = "default", description = "A problem", body = Problem,
-            content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn list(
@@ -76,14 +71,11 @@ pub(super) async fn list(
 
 /// Look at a page
 #[utoipa::path(
-    get, path = "/v1/pages/{id}", tag = "pages",
+    get, path = "/v1/pages/{id}", operation_id = "page", tag = "pages",
     params(("id" = String, Path, description = "The page's id")),
     responses(
         (status = 200, description = "The page", body = PageView),
-        (status = 404, description = "There is none", body = Problem,
-            content_type = "application/problem+json"),
-        (status = "default", description = "Any other problem", body = Problem,
-            content_type = "application/problem+json"),
+        (status = 404, description = "There is none"),
     )
 )]
 pub(super) async fn one(
@@ -97,15 +89,12 @@ pub(super) async fn one(
 
 /// A small JPEG of a page
 #[utoipa::path(
-    get, path = "/v1/pages/{id}/thumbnail", tag = "pages",
+    get, path = "/v1/pages/{id}/thumbnail", operation_id = "thumbnail", tag = "pages",
     params(("id" = String, Path, description = "The page's id")),
     responses(
         (status = 200, description = "The picture", content_type = "image/jpeg",
             body = Vec<u8>),
-        (status = 404, description = "There is none", body = Problem,
-            content_type = "application/problem+json"),
-        (status = "default", description = "Any other problem", body = Problem,
-            content_type = "application/problem+json"),
+        (status = 404, description = "There is none"),
     )
 )]
 pub(super) async fn thumbnail(

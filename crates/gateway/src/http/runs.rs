@@ -14,8 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::groups;
-use super::views::{DryRunView, GroupView, RunList, RunRequest, RunView};
+use super::views::{DryRunView, GroupView, RunList, RunView, StateView};
 use crate::app::App;
 use crate::identity::Identity;
 use crate::order::{self, FieldProblem};
@@ -40,22 +39,17 @@ const LONGEST_KEY: usize = 200;
 /// `Idempotency-Key`, the same request again is the same run. A setting with a list of values makes
 /// a grid, whose runs are a group.
 #[utoipa::path(
-    post, path = "/v1/runs", tag = "runs",
-    params(("Idempotency-Key" = Option<String>, Header,
+    post, path = "/v1/runs", operation_id = "place_run", tag = "runs",
+    params(("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,200}$",
         description = "A key of the client's own for this request")),
-    request_body = RunRequest,
+    request_body(content = ref("#/components/schemas/RunRequest")),
     responses(
         (status = 202, description = "The run is queued, or the runs of the grid are",
             body = RunOrGroup, headers(("Location" = String))),
         (status = 200, description = "With dry_run: the request is right", body = DryRunView),
-        (status = 400, description = "The body is no JSON", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 422, description = "Fields are wrong, or the key was used for another request",
-            body = Problem, content_type = "application/problem+json"),
-        (status = 429, description = "Too many runs of this account wait", body = Problem,
-            content_type = "application/problem+json"),
-        (status = "default", description = "Any other problem", body = Problem,
-            content_type = "application/problem+json"),
+        (status = 400, description = "The body is no JSON"),
+        (status = 422, description = "Fields are wrong, or the key was used for another request"),
+        (status = 429, description = "Too many runs of this account wait"),
     )
 )]
 pub(super) async fn place(
@@ -115,7 +109,7 @@ async fn ask_for(
     let run = placing::place(app, account, order, key).await?;
     let run = run.ok_or_else(|| Problem::missing("such run"))?;
     if let Some(group) = run.group {
-        let group = groups::visible(app, &identity, &group.to_string()).await?;
+        let group = identity.group(app, &group.to_string()).await?;
         let location = [(header::LOCATION, format!("/v1/groups/{}", group.id))];
         let view = Json(RunOrGroup::Group(GroupView::from(&group)));
         return Ok((StatusCode::ACCEPTED, location, view).into_response());
@@ -144,9 +138,16 @@ fn json_of(headers: &HeaderMap, body: &[u8]) -> Result<Value, Problem> {
 pub(super) fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     match key.to_str() {
-        Ok(key) if (1..=LONGEST_KEY).contains(&key.len()) => Ok(Some(key.to_owned())),
+        Ok(key)
+            if (1..=LONGEST_KEY).contains(&key.len())
+                && key.bytes().all(|byte| byte.is_ascii_graphic()) =>
+        {
+            Ok(Some(key.to_owned()))
+        }
         _ => {
-            let what = format!("Idempotency-Key must have 1 to {LONGEST_KEY} visible characters");
+            let what = format!(
+                "Idempotency-Key must have 1 to {LONGEST_KEY} visible characters, without spaces"
+            );
             Err(Problem::new(StatusCode::BAD_REQUEST, what))
         }
     }
@@ -154,22 +155,19 @@ pub(super) fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 
 /// List the runs, the newest first
 #[utoipa::path(
-    get, path = "/v1/runs", tag = "runs",
+    get, path = "/v1/runs", operation_id = "list_runs", tag = "runs",
     params(
-        ("state" = Option<String>, Query, description = "Only those in this state"),
+        ("state" = Option<StateView>, Query, description = "Only those in this state"),
         ("name" = Option<String>, Query, description = "Only those whose name holds this"),
         ("group" = Option<i64>, Query, description = "Only those of this group"),
         ("page_size" = Option<u32>, Query, minimum = 1, maximum = 200,
             description = "At most so many"),
-        ("page_token" = Option<String>, Query,
+        ("page_token" = Option<String>, Query, pattern = "^before-[0-9]{1,18}$",
             description = "next_page_token of the list before"),
     ),
     responses(
         (status = 200, description = "The runs", body = RunList),
-        (status = 400, description = "A parameter is wrong", body = Problem,
-            content_type = "application/problem+json"),
-        (status = "default", description = "Any other problem", body = Problem,
-            content_type = "application/problem+json"),
+        (status = 400, description = "A parameter is wrong"),
     )
 )]
 pub(super) async fn list(
@@ -227,18 +225,15 @@ fn filter(query: &HashMap<String, String>) -> Result<Filter, String> {
 
 /// Look at a run
 #[utoipa::path(
-    get, path = "/v1/runs/{id}", tag = "runs",
+    get, path = "/v1/runs/{id}", operation_id = "run", tag = "runs",
     params(
         ("id" = i64, Path, description = "The run's number"),
-        ("wait" = Option<String>, Query, example = "30s",
+        ("wait" = Option<String>, Query, example = "30s", pattern = "^[0-9]{1,9}s?$",
             description = "Wait for its end, at most so many seconds (60)"),
     ),
     responses(
         (status = 200, description = "The run", body = RunView),
-        (status = 404, description = "There is none", body = Problem,
-            content_type = "application/problem+json"),
-        (status = "default", description = "Any other problem", body = Problem,
-            content_type = "application/problem+json"),
+        (status = 404, description = "There is none"),
     )
 )]
 pub(super) async fn one(
@@ -257,7 +252,7 @@ pub(super) async fn one(
     let mut changes = app.store.watch();
     loop {
         changes.mark_unchanged();
-        let run = visible(&app, &identity, &id).await?;
+        let run = identity.run(&app, &id).await?;
         let more = !run.life.state.is_end()
             && matches!(tokio::time::timeout_at(end, changes.changed()).await, Ok(Ok(())));
         if !more {
@@ -270,28 +265,16 @@ fn seconds(text: &str) -> Option<Duration> {
     text.strip_suffix('s').unwrap_or(text).parse().ok().map(Duration::from_secs)
 }
 
-/// The run of this number, if the account may see it.
-pub(super) async fn visible(app: &App, identity: &Identity, id: &str) -> Result<Run, Problem> {
-    let missing = || Problem::missing("such run");
-    let number = id.parse::<i64>().map_err(|_| missing())?;
-    let account = identity.account.clone();
-    app.ask(move |store| store.run(number, &account)).await?.ok_or_else(missing)
-}
-
 /// Cancel a run
 ///
 /// A run that waits is cancelled at once; one that is trained, as soon as its training has ended.
 #[utoipa::path(
-    post, path = "/v1/runs/{id}/cancel", tag = "runs",
+    post, path = "/v1/runs/{id}/cancel", operation_id = "cancel_run", tag = "runs",
     params(("id" = i64, Path, description = "The run's number")),
     responses(
         (status = 202, description = "It is cancelled, or will be in a moment", body = RunView),
-        (status = 404, description = "There is none", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 409, description = "It is over", body = Problem,
-            content_type = "application/problem+json"),
-        (status = "default", description = "Any other problem", body = Problem,
-            content_type = "application/problem+json"),
+        (status = 404, description = "There is none"),
+        (status = 409, description = "It is over"),
     )
 )]
 pub(super) async fn cancel(
@@ -300,9 +283,9 @@ pub(super) async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     identity.may_submit()?;
-    let run = visible(&app, &identity, &id).await?;
+    let run = identity.run(&app, &id).await?;
     placing::cancel(&app, run.id).await?;
-    let run = visible(&app, &identity, &id).await?;
+    let run = identity.run(&app, &id).await?;
     Ok((StatusCode::ACCEPTED, Json(RunView::from(&run))).into_response())
 }
 
@@ -311,18 +294,16 @@ pub(super) async fn cancel(
 /// With the same pages and settings; the body, if there is one, holds what changes:
 /// `{"settings": {…}}`.
 #[utoipa::path(
-    post, path = "/v1/runs/{id}/retry", tag = "runs",
+    post, path = "/v1/runs/{id}/retry", operation_id = "retry_run", tag = "runs",
     params(("id" = i64, Path, description = "The run's number")),
-    request_body(content = Option<Object>, content_type = "application/json"),
+    request_body(content = ref("#/components/schemas/RunChanges")),
     responses(
-        (status = 202, description = "The new run is queued", body = RunView,
-            headers(("Location" = String))),
-        (status = 404, description = "There is none", body = Problem,
-            content_type = "application/problem+json"),
-        (status = 422, description = "Fields are wrong", body = Problem,
-            content_type = "application/problem+json"),
-        (status = "default", description = "Any other problem", body = Problem,
-            content_type = "application/problem+json"),
+        (status = 202, description = "The new run is queued, or the runs of the grid are",
+            body = RunOrGroup, headers(("Location" = String))),
+        (status = 200, description = "With dry_run: the request is right", body = DryRunView),
+        (status = 404, description = "There is none"),
+        (status = 409, description = "It has applied models, and was no training"),
+        (status = 422, description = "Fields are wrong"),
     )
 )]
 pub(super) async fn retry(
@@ -335,7 +316,11 @@ pub(super) async fn retry(
     identity.may_submit()?;
     let body = bytes_of(body)?;
     let changes = if body.is_empty() { json!({}) } else { json_of(&headers, &body)? };
-    let run = visible(&app, &identity, &id).await?;
+    let run = identity.run(&app, &id).await?;
+    if run.image.is_some() {
+        let what = "the run has applied models, which is asked for by \"apply\" again";
+        return Err(Problem::new(StatusCode::CONFLICT, what));
+    }
     let value = again(&run, &changes).map_err(|problem| Problem::fields(vec![problem]))?;
     ask_for(&app, identity, &headers, value, &[run.id.to_string().as_bytes(), &body].concat()).await
 }
@@ -345,10 +330,6 @@ fn again(run: &Run, changes: &Value) -> Result<Value, FieldProblem> {
     let Some(changes) = changes.as_object() else {
         return Err(FieldProblem::new("", "must be an object such as {\"settings\": {…}}"));
     };
-    if run.image.is_some() {
-        let what = "the run has applied models, which is asked for by \"apply\" again";
-        return Err(FieldProblem::new("", what));
-    }
     let mut value = json!({
         "name": run.name, "pages": run.pages, "settings": run.settings, "labels": run.labels,
         "models_from": run.models_from,

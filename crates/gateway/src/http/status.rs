@@ -19,8 +19,6 @@ use crate::state::State as RunState;
     get, path = "/status", tag = "gateway",
     responses(
         (status = 200, description = "The queue", body = StatusView),
-        (status = "default", description = "A problem", body = Problem,
-            content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn status(
@@ -35,7 +33,8 @@ pub(super) async fn status(
         queued_tasks: of(|state| state == RunState::Queued),
         active_tasks: of(RunState::is_active),
         scheduled_tasks: 0,
-        registered_workers: 1,
+        registered_workers: app.store.reach().is_none().then_some(1),
+        trouble: app.store.trouble(),
     }))
 }
 
@@ -53,8 +52,6 @@ pub(super) async fn health() -> Json<Value> {
     get, path = "/readyz", tag = "gateway", security(()),
     responses(
         (status = 200, description = "They can"),
-        (status = "default", description = "The store can't be used", body = Problem,
-            content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn ready(State(app): State<App>) -> Result<Json<Value>, Problem> {
@@ -67,8 +64,6 @@ pub(super) async fn ready(State(app): State<App>) -> Result<Json<Value>, Problem
     get, path = "/metrics", tag = "gateway",
     responses(
         (status = 200, description = "The figures", content_type = "text/plain", body = String),
-        (status = "default", description = "A problem", body = Problem,
-            content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn metrics(
@@ -82,6 +77,14 @@ pub(super) async fn metrics(
     for (state, count) in counts {
         // Writing to a String can't fail.
         let _ = writeln!(text, "gateway_runs{{state=\"{state}\"}} {count}");
+    }
+    if let Some(reach) = app.store.reach() {
+        let there = u8::from(reach.is_there());
+        let _ = writeln!(
+            text,
+            "# HELP gateway_broker_up Whether RabbitMQ answered when it was asked last.\n\
+             # TYPE gateway_broker_up gauge\ngateway_broker_up {there}"
+        );
     }
     let busy = |all: usize, semaphore: &tokio::sync::Semaphore| {
         all.saturating_sub(semaphore.available_permits())

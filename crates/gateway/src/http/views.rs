@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::address::percent;
 use crate::comparison::compare;
 use crate::progress::Progress;
 use crate::state::State;
@@ -178,8 +179,11 @@ pub(super) struct RunView {
     task: &'static str,
     /// Whether somebody has asked for its end.
     cancel_asked: bool,
-    /// While it is queued: how many runs are to be trained before it.
+    /// While it is queued: how many runs are to be trained before it, at least. Where a cluster
+    /// trains, it is the place in the cluster's queue as soon as the cluster tells it.
     queue_position: Option<u64>,
+    /// What it waits for, or what the cluster says of it, in a sentence.
+    detail: Option<String>,
     progress: ProgressView,
     /// How often its training was started: more than once where the gateway was.
     attempts: u32,
@@ -220,7 +224,7 @@ impl From<&Run> for RunView {
         let own = format!("/v1/runs/{}", run.id);
         let files = run.results.iter().map(|result| {
             let place = if result.kind == ResultKind::Model { "models" } else { "files" };
-            let name = result.name.replace(' ', "%20");
+            let name = percent(&result.name);
             FileView {
                 name: result.name.clone(),
                 kind: result.kind.name(),
@@ -250,6 +254,7 @@ impl From<&Run> for RunView {
             task: if run.image.is_some() { "apply" } else { "train" },
             cancel_asked: run.life.cancel_asked,
             queue_position: run.queue_position,
+            detail: run.detail.clone(),
             progress: progress(run.percent(), &run.progress),
             attempts: run.attempts,
             pages: run.pages.clone(),
@@ -352,41 +357,6 @@ pub(super) struct DryRunView {
     pub(super) settings: Vec<domain::SettingsMap>,
 }
 
-/// The page that models are to be applied to.
-#[derive(Debug, ToSchema)]
-#[allow(dead_code, reason = "it describes what apply.rs reads")]
-pub(super) struct ApplyRequest {
-    /// Its id.
-    page: String,
-}
-
-/// What a request for a run holds. (The request is read field by field, so that every wrong one is
-/// pointed at; this describes it.)
-#[derive(Debug, ToSchema)]
-#[schema(as = RunRequest)]
-#[allow(dead_code, reason = "it describes what order.rs reads")]
-pub(super) struct RunRequest {
-    /// What its user calls it.
-    #[schema(max_length = 200)]
-    name: Option<String>,
-    /// The ids of the pages to learn from.
-    #[schema(min_items = 1, max_items = 50)]
-    pages: Vec<String>,
-    /// Settings by Rodan's names; what is absent has its default. A list of values makes a grid: a
-    /// run for every combination, in a group.
-    #[schema(value_type = Option<Object>, example = json!({"Patch height": 64, "Patch width": 64}))]
-    settings: Option<Value>,
-    /// Lists of values by the names of settings: the same as lists in `settings`.
-    #[schema(value_type = Option<Object>, example = json!({"Patch height": [64, 128]}))]
-    grid: Option<Value>,
-    /// A run whose models are gone on from.
-    models_from: Option<i64>,
-    /// Words of the user's own.
-    labels: Option<BTreeMap<String, String>>,
-    /// Only check it, and count its runs.
-    dry_run: Option<bool>,
-}
-
 /// What `/status` says, as the training stacks do that have a queue and workers.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct StatusView {
@@ -396,6 +366,8 @@ pub(super) struct StatusView {
     pub(super) active_tasks: u64,
     /// Runs that are to begin at a set time: none.
     pub(super) scheduled_tasks: u64,
-    /// How many can be trained at a time.
-    pub(super) registered_workers: u64,
+    /// How many can be trained at a time; null where a cluster trains, which does not tell it.
+    pub(super) registered_workers: Option<u64>,
+    /// Why runs wait, where the broker can't be reached.
+    pub(super) trouble: Option<String>,
 }

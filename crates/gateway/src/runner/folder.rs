@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use base::files::Replace;
@@ -69,7 +69,7 @@ impl RunFolder {
     /// # Errors
     /// When that can't be known.
     pub fn is_in_use(&self) -> io::Result<bool> {
-        match File::options().append(true).open(self.log()) {
+        match File::open(self.log()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
             Ok(log) => match log.try_lock() {
@@ -85,6 +85,8 @@ impl RunFolder {
     /// # Errors
     /// When it can't be made, or a training holds it.
     pub fn open_log(&self) -> io::Result<File> {
+        // A gateway that was killed may have kept it already, which nobody writes to any more.
+        absent(fs::set_permissions(self.log(), fs::Permissions::from_mode(0o600)))?;
         let log = File::options().create(true).append(true).mode(0o600).open(self.log())?;
         log.try_lock().map_err(io::Error::from)?;
         Ok(log)
@@ -182,6 +184,11 @@ mod tests {
         assert!(folder.is_in_use().unwrap());
         assert!(folder.open_log().is_err());
         drop(log);
+        // As it is when it was kept and the gateway was killed then.
+        fs::set_permissions(folder.log(), fs::Permissions::from_mode(0o400)).unwrap();
+        drop(folder.open_log().unwrap());
+        let mode = fs::metadata(folder.log()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
         assert!(!folder.is_in_use().unwrap());
     }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use thiserror::Error;
 use tracing::{error, info, warn};
 
@@ -21,6 +21,7 @@ pub use child::LocalTrainer;
 pub use folder::RunFolder;
 pub use trainer::{Ended, StartError, Trainer, Training};
 
+use crate::figures;
 use crate::page_files::{self, Files, KeepError};
 use crate::progress::Progress;
 use crate::state::{Happening, State};
@@ -100,10 +101,12 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Starts it.
+    /// Starts it. Where a cluster trains (the store knows), this machine only applies models, and
+    /// goes on with trainings that it has begun before.
     pub fn start(store: Arc<Store>, trainer: Box<dyn Trainer>) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let work = Work { store, trainer, stop: Arc::clone(&stop) };
+        let trains = store.reach().is_none();
+        let work = Work { store, trainer, trains, stop: Arc::clone(&stop) };
         let thread = std::thread::spawn(move || work.until_stopped());
         Self { stop, thread }
     }
@@ -121,6 +124,8 @@ impl Runner {
 struct Work {
     store: Arc<Store>,
     trainer: Box<dyn Trainer>,
+    /// Whether it takes trainings out of the queue.
+    trains: bool,
     stop: Arc<AtomicBool>,
 }
 
@@ -152,7 +157,9 @@ impl Work {
         while !self.stopping() {
             let next = match found.next() {
                 Some(id) => Ok(Some((id, Happening::Found))),
-                None => self.store.next_in_queue().map(|id| Some((id?, Happening::Turn))),
+                None => {
+                    self.store.next_in_queue(self.trains).map(|id| Some((id?, Happening::Turn)))
+                }
             };
             match next {
                 Ok(Some((id, happening))) => self.one(id, happening),
@@ -359,7 +366,8 @@ impl Work {
                     let name = page_file(&name).unwrap_or(name);
                     change.results.push(RunResult { name, kind, object: keep(&path)? });
                 }
-                change.figures = figures(&folder.out().join("training.json"));
+                let record = fs::read(folder.out().join("training.json")).unwrap_or_default();
+                change.figures = figures::of_record(&record);
                 Happening::Trained
             }
             Ended::Failed(why) => {
@@ -447,25 +455,6 @@ fn kind_of(name: &str) -> Option<ResultKind> {
     } else {
         None
     }
-}
-
-/// What `training.json` says of the run and of each layer, without the history, which the events
-/// have.
-fn figures(path: &Path) -> Option<Value> {
-    let record: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-    let of_layer = |layer: &Value| {
-        let taken = ["model", "precision", "recall", "f1", "best_epoch", "learned", "seconds"];
-        let taken = taken.into_iter().map(|name| (name.to_owned(), layer[name].clone()));
-        let mut taken: serde_json::Map<String, Value> = taken.collect();
-        taken.insert("epochs".into(), layer["history"].as_array().map_or(0, Vec::len).into());
-        Value::from(taken)
-    };
-    let layers: Vec<Value> = record["layers"].as_array()?.iter().map(of_layer).collect();
-    Some(json!({
-        "seed": record["seed"], "device": record["device"], "seconds": record["seconds"],
-        "peak_memory_bytes": record["peak_memory_bytes"], "effective": record["effective"],
-        "layers": layers,
-    }))
 }
 
 #[cfg(test)]

@@ -17,11 +17,13 @@ pub enum Role {
     Submitter,
     /// Everything.
     Admin,
+    /// Fetches the files of jobs for a cluster, and nothing else: `check` and `run_trainer`.
+    Bridge,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Viewer, Self::Submitter, Self::Admin];
+    pub const ALL: [Self; 4] = [Self::Viewer, Self::Submitter, Self::Admin, Self::Bridge];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -29,6 +31,7 @@ impl Role {
             Self::Viewer => "viewer",
             Self::Submitter => "submitter",
             Self::Admin => "admin",
+            Self::Bridge => "bridge",
         }
     }
 
@@ -39,12 +42,12 @@ impl Role {
 
     /// Whether it may upload and train.
     pub fn may_submit(self) -> bool {
-        self != Self::Viewer
+        matches!(self, Self::Submitter | Self::Admin)
     }
 
     /// Whether it sees what others have uploaded and trained.
     pub fn sees_all(self) -> bool {
-        self != Self::Submitter
+        matches!(self, Self::Viewer | Self::Admin)
     }
 }
 
@@ -115,13 +118,15 @@ impl Store {
         Ok(accounts)
     }
 
-    /// The account that this token belongs to.
+    /// The account that this token belongs to. A bridge has no account here: what it has is a
+    /// password, for its log-in.
     ///
     /// # Errors
     /// When the store can't be read.
     pub fn account_of(&self, token: &Secret) -> Result<Option<Account>, StoreError> {
-        let sql = "SELECT * FROM accounts WHERE token_hash = ?";
-        Ok(self.database().query_row(sql, [hash(token)], account).optional()?)
+        let sql = "SELECT * FROM accounts WHERE token_hash = ? AND role != ?";
+        let asked = params![hash(token), Role::Bridge.name()];
+        Ok(self.database().query_row(sql, asked, account).optional()?)
     }
 }
 
@@ -137,6 +142,6 @@ fn account(row: &Row<'_>) -> rusqlite::Result<Account> {
 }
 
 /// Tokens are random and long, so that a plain hash can't be turned back.
-fn hash(token: &Secret) -> String {
+pub(super) fn hash(token: &Secret) -> String {
     hex_sha256(token.expose().as_bytes())
 }

@@ -5,13 +5,16 @@
 //! a kill at any moment leaves neither a row without its object nor an object without its row.
 
 mod accounts;
+mod changes;
 mod events;
+mod jobs;
 mod keeping;
 mod objects;
 mod pages;
 mod rows;
 mod runs;
 mod schema;
+mod uploads;
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
@@ -26,14 +29,15 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 pub use accounts::{Account, Role};
+pub(crate) use changes::Change;
 pub(crate) use events::Event;
+pub(crate) use jobs::{Hearing, Job, NewJob, Step};
 pub use keeping::Purged;
 pub(crate) use objects::{Object, Objects};
 pub(crate) use pages::{NewPage, Page, PageFile, Part};
-pub(crate) use runs::{
-    Change, Filter, Group, Image, NewRun, Result_ as RunResult, ResultKind, Run,
-};
+pub(crate) use runs::{Filter, Group, Image, NewRun, Result_ as RunResult, ResultKind, Run};
 
+use crate::reach::Reach;
 use crate::state::NotNow;
 
 /// How long a statement waits for another process that writes.
@@ -155,6 +159,11 @@ impl DataFolder {
         self.0.join("gateway.sqlite")
     }
 
+    /// The link with the token for a browser, where it is not printed.
+    pub fn link(&self) -> PathBuf {
+        self.0.join("link")
+    }
+
     /// Where objects lie.
     pub fn objects(&self) -> PathBuf {
         self.0.join("objects")
@@ -204,6 +213,8 @@ pub struct Store {
     folder: DataFolder,
     /// Counts what has changed, for those who watch.
     changes: watch::Sender<u64>,
+    /// Whether the broker is there, where a cluster trains.
+    reach: Option<Reach>,
 }
 
 impl Store {
@@ -230,7 +241,31 @@ impl Store {
             objects: Objects::new(&folder.objects()),
             folder: folder.clone(),
             changes: watch::Sender::new(0),
+            reach: None,
         })
+    }
+
+    /// The same for a gateway whose runs are trained by a cluster: they say when the broker keeps
+    /// them waiting.
+    #[must_use]
+    pub fn with_broker(mut self, reach: &Reach) -> Self {
+        self.reach = Some(reach.clone());
+        self
+    }
+
+    /// Whether the broker is there; `None` where this machine trains.
+    pub(crate) fn reach(&self) -> Option<&Reach> {
+        self.reach.as_ref()
+    }
+
+    /// Why runs wait for the broker, in a sentence, where they do.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.reach.as_ref()?.trouble()
+    }
+
+    /// Has those who watch look again.
+    pub(crate) fn wake(&self) {
+        self.changed();
     }
 
     /// The folder.

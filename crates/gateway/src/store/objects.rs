@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 
 use base::files::{UNFINISHED, sync_directory};
 use base::text::hex;
+use rusqlite::{OptionalExtension as _, Row};
 use sha2::{Digest as _, Sha256};
 use tracing::warn;
+
+use super::{Store, StoreError};
 
 /// A file that is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,8 @@ impl Objects {
         if target.exists() {
             return Ok(object);
         }
+        // Trainings read it by other names of the same file: none of them shall write to it.
+        from.set_permissions(fs::Permissions::from_mode(0o400))?;
         from.sync_all()?;
         base::crash::point("before keeping an object");
         if let Some(shelf) = target.parent() {
@@ -106,6 +111,18 @@ impl Objects {
     }
 }
 
+impl Store {
+    /// The object of this name, where it is kept.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn object(&self, sha256: &str) -> Result<Option<Object>, StoreError> {
+        let sql = "SELECT sha256, size FROM objects WHERE sha256 = ?";
+        let object = |row: &Row<'_>| Ok(Object { sha256: row.get(0)?, size: row.get(1)? });
+        Ok(self.database().query_row(sql, [sha256], object).optional()?)
+    }
+}
+
 fn measure(file: &mut File) -> io::Result<Object> {
     let (mut hash, mut size) = (Sha256::new(), 0);
     let mut buffer = vec![0; 1 << 16];
@@ -130,7 +147,7 @@ fn link_or_copy(from: &Path, target: &Path) -> io::Result<()> {
             let folder = target.parent().unwrap_or(Path::new("."));
             let mut copy = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
             io::copy(&mut File::open(from)?, copy.as_file_mut())?;
-            copy.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+            copy.as_file().set_permissions(fs::Permissions::from_mode(0o400))?;
             copy.as_file().sync_all()?;
             copy.persist(target).map(drop).map_err(|error| error.error)
         }
@@ -156,6 +173,8 @@ mod tests {
         };
         let (one, again, other) = (keep("one"), keep("one"), keep("other"));
         assert_eq!(one, again);
+        let mode = fs::metadata(objects.path(&one.sha256)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o400);
         assert_eq!((one.size, other.size), (3, 5));
         assert_eq!(fs::read(objects.path(&one.sha256)).unwrap(), b"one");
         let place = folder.path().join("place");

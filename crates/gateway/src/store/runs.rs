@@ -10,7 +10,7 @@ use super::rows::{self, text_of};
 use super::{Account, Object, Store, StoreError, events, now};
 use crate::order::Order;
 use crate::progress::Progress;
-use crate::state::{Happening, Life, State, next};
+use crate::state::{Life, State};
 
 /// What a file of a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,15 @@ pub struct Image {
     pub file: String,
 }
 
+/// What a run's job is known to do, for those who look at the run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Away {
+    /// The cluster's last words, in a sentence; empty before the first.
+    pub detail: String,
+    /// How many jobs of the cluster's queue are trained before it, where the cluster tells it.
+    pub before: Option<u64>,
+}
+
 /// A run in the store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Run {
@@ -115,9 +124,20 @@ pub struct Run {
     pub results: Vec<Result_>,
     /// While it is queued: how many runs are to be trained before it.
     pub queue_position: Option<u64>,
+    /// What is known of its job, where a cluster trains it.
+    pub away: Option<Away>,
+    /// What it waits for, or what the cluster says of it, in a sentence; while it is not over.
+    pub detail: Option<String>,
 }
 
 impl Run {
+    /// How many runs are to be trained before it, where that is all that it waits for: a cluster
+    /// has jobs of others, too, until it tells the place.
+    pub fn place(&self) -> Option<u64> {
+        let known = self.away.as_ref().is_none_or(|away| away.before.is_some());
+        self.queue_position.filter(|_| known)
+    }
+
     /// Percent that are done at least.
     pub fn percent(&self) -> u8 {
         match self.life.state {
@@ -164,19 +184,6 @@ pub struct Filter {
     pub before: Option<i64>,
     /// At most so many.
     pub most: u32,
-}
-
-/// What changes with a run's state.
-#[derive(Clone, Debug, Default)]
-pub struct Change {
-    /// Why it failed.
-    pub error: Option<String>,
-    /// What came of it.
-    pub figures: Option<Value>,
-    /// Its files.
-    pub results: Vec<Result_>,
-    /// The page that it has made.
-    pub made_page: Option<String>,
 }
 
 /// A group of runs that were asked for together.
@@ -267,7 +274,23 @@ impl Store {
         let database = self.database();
         let run =
             database.query_row("SELECT * FROM runs WHERE id = ?", [id], run_row).optional()?;
-        run.map(|run| with_parts(&database, run)).transpose()
+        run.map(|run| self.with_parts(&database, run)).transpose()
+    }
+
+    fn with_parts(&self, database: &Connection, run: Run) -> Result<Run, StoreError> {
+        let mut run = with_parts(database, run)?;
+        run.detail = detail(&run, self.reach().is_some(), self.trouble());
+        Ok(run)
+    }
+
+    /// The models that a run goes on from.
+    ///
+    /// # Errors
+    /// When the store can't be read.
+    pub fn models_for(&self, run: &Run) -> Result<Vec<Result_>, StoreError> {
+        let from = run.models_from.map(|from| self.any_run(from)).transpose()?.flatten();
+        let results = from.map(|from| from.results).unwrap_or_default();
+        Ok(results.into_iter().filter(|result| result.kind == ResultKind::Model).collect())
     }
 
     /// The runs that the account may see, the newest first.
@@ -294,7 +317,7 @@ impl Store {
             run_row,
         )?;
         let runs = runs.collect::<Result<Vec<_>, _>>()?;
-        runs.into_iter().map(|run| with_parts(&database, run)).collect()
+        runs.into_iter().map(|run| self.with_parts(&database, run)).collect()
     }
 
     /// The group of this number, if the account may see it.
@@ -323,23 +346,29 @@ impl Store {
         Ok(Some(group))
     }
 
-    /// The run whose turn is next: models are applied first, which takes minutes at most.
+    /// The run whose turn on this machine is next: models are applied first, which takes minutes at
+    /// most; then trainings, where `trainings` says that this machine trains.
     ///
     /// # Errors
     /// When the store can't be read.
-    pub fn next_in_queue(&self) -> Result<Option<i64>, StoreError> {
-        let sql = "SELECT id FROM runs WHERE state = ? ORDER BY image IS NULL, id LIMIT 1";
-        let queued = [State::Queued.name()];
+    pub fn next_in_queue(&self, trainings: bool) -> Result<Option<i64>, StoreError> {
+        let sql = "SELECT id FROM runs WHERE state = ? AND (? OR image IS NOT NULL)
+            AND NOT EXISTS (SELECT 1 FROM jobs WHERE run = runs.id)
+            ORDER BY image IS NULL, id LIMIT 1";
+        let queued = params![State::Queued.name(), trainings];
         Ok(self.database().query_row(sql, queued, |row| row.get(0)).optional()?)
     }
 
-    /// The runs that were being trained when the gateway ended.
+    /// The runs that were being trained on this machine when the gateway ended.
     ///
     /// # Errors
     /// When the store can't be read.
     pub fn active_runs(&self) -> Result<Vec<i64>, StoreError> {
         let database = self.database();
-        let mut rows = database.prepare("SELECT id FROM runs WHERE state IN (?, ?) ORDER BY id")?;
+        let mut rows = database.prepare(
+            "SELECT id FROM runs WHERE state IN (?, ?)
+             AND NOT EXISTS (SELECT 1 FROM jobs WHERE run = runs.id) ORDER BY id",
+        )?;
         let states = [State::Launch.name(), State::Running.name()];
         let ids = rows.query_map(states, |row| row.get(0))?.collect::<Result<_, _>>()?;
         Ok(ids)
@@ -356,99 +385,6 @@ impl Store {
             Ok((state, database.query_row(sql, [state.name()], |row| row.get(0))?))
         };
         State::ALL.into_iter().map(count).collect()
-    }
-
-    /// Changes a run's state, with the event that shows it, and what comes with it: all of it, or
-    /// nothing.
-    ///
-    /// # Errors
-    /// [`StoreError::NotNow`], when nothing of the kind can happen to it now.
-    pub fn happen(&self, id: i64, happening: Happening, what: &Change) -> Result<Life, StoreError> {
-        let mut database = self.database();
-        let change = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let found = change
-            .query_row("SELECT * FROM runs WHERE id = ?", [id], life_row)
-            .optional()?
-            .ok_or_else(|| StoreError::Missing(format!("run {id}")))?;
-        let life = next(found, happening)?;
-        if life == found && happening != Happening::Found {
-            return Ok(life);
-        }
-        let at = now();
-        let starts =
-            matches!(happening, Happening::Turn | Happening::Found) && life.state == State::Launch;
-        let error = what.error.as_ref().filter(|_| life.state == State::Failed);
-        change.execute(
-            "UPDATE runs SET state = ?2, cancel_asked = ?3, attempts = attempts + ?4,
-                 started_at = coalesce(started_at, ?5), finished_at = ?6, error = ?7, figures = ?8,
-                 made_page = coalesce(made_page, ?9)
-             WHERE id = ?1",
-            params![
-                id,
-                life.state.name(),
-                life.cancel_asked,
-                u8::from(starts),
-                starts.then_some(&at),
-                life.state.is_end().then_some(&at),
-                error,
-                what.figures.as_ref().map(text_of).transpose()?,
-                what.made_page,
-            ],
-        )?;
-        for result in &what.results {
-            let Result_ { name, kind, object } = result;
-            change.execute(
-                "INSERT INTO objects (sha256, size) VALUES (?, ?) ON CONFLICT DO NOTHING",
-                params![object.sha256, object.size],
-            )?;
-            change.execute(
-                "INSERT OR REPLACE INTO results (run, name, kind, sha256) VALUES (?, ?, ?, ?)",
-                params![id, name, kind.name(), object.sha256],
-            )?;
-        }
-        let mut data = json!({"state": life.state.name()});
-        if life.cancel_asked && !life.state.is_end() {
-            data["cancel_asked"] = true.into();
-        }
-        if let Some(error) = error {
-            data["error"] = error.as_str().into();
-        }
-        if happening == Happening::Found && life.state == State::Launch {
-            data["detail"] =
-                "the gateway was started again; the run goes on from its checkpoint".into();
-        }
-        events::add(&change, id, "state", &data)?;
-        base::crash::point(&format!("before a run is {}", life.state));
-        change.commit()?;
-        drop(database);
-        base::crash::point(&format!("after a run is {}", life.state));
-        self.changed();
-        Ok(life)
-    }
-
-    /// Notes how far a run is, and what has happened in its training.
-    ///
-    /// # Errors
-    /// When the store can't be written.
-    pub fn note(
-        &self,
-        id: i64,
-        progress: &Progress,
-        happened: &[(&str, Value)],
-    ) -> Result<(), StoreError> {
-        let mut database = self.database();
-        let change = database.transaction()?;
-        change.execute(
-            "UPDATE runs SET progress = ? WHERE id = ?",
-            params![text_of(progress)?, id],
-        )?;
-        for (kind, data) in happened {
-            events::add(&change, id, kind, data)?;
-        }
-        change.commit()?;
-        drop(database);
-        self.changed();
-        Ok(())
     }
 }
 
@@ -510,7 +446,7 @@ fn placed_before(
     }
 }
 
-fn life_row(row: &Row<'_>) -> rusqlite::Result<Life> {
+pub(super) fn life_row(row: &Row<'_>) -> rusqlite::Result<Life> {
     Ok(Life { state: rows::state(row, "state")?, cancel_asked: row.get("cancel_asked")? })
 }
 
@@ -537,6 +473,8 @@ fn run_row(row: &Row<'_>) -> rusqlite::Result<Run> {
         pages: Vec::new(),
         results: Vec::new(),
         queue_position: None,
+        away: None,
+        detail: None,
     })
 }
 
@@ -565,15 +503,53 @@ fn with_parts(database: &Connection, mut run: Run) -> Result<Run, StoreError> {
         Ok(Image { object, file: row.get(2)? })
     };
     run.image = image.query_row([run.id], found).optional()?;
+    let mut job = database.prepare("SELECT detail, before FROM jobs WHERE run = ?")?;
+    let found = |row: &Row<'_>| Ok(Away { detail: row.get(0)?, before: row.get(1)? });
+    run.away = job.query_row([run.id], found).optional()?;
     if run.life.state == State::Queued {
-        let sql = "SELECT count(*) FROM runs WHERE state IN (?1, ?2)
-            OR state = ?3 AND (image IS NULL, id) < (?4, ?5)";
-        let states = [State::Launch, State::Running, State::Queued].map(State::name);
-        run.queue_position = Some(database.query_row(
-            sql,
-            params![states[0], states[1], states[2], run.image.is_none(), run.id],
-            |row| row.get(0),
-        )?);
+        run.queue_position = Some(before(database, &run)?);
     }
     Ok(run)
+}
+
+/// What a run waits for, or what the cluster says of it. `clustered`: this gateway sends its runs
+/// to a cluster; `trouble`: why they wait for that.
+fn detail(run: &Run, clustered: bool, trouble: Option<String>) -> Option<String> {
+    if run.life.state.is_end() {
+        return None;
+    }
+    match &run.away {
+        Some(_) if !clustered => Some(
+            "Its job is with a cluster; start the gateway with --broker again, so that it hears \
+             of it."
+                .to_owned(),
+        ),
+        Some(away) => {
+            let said = Some(base::text::sentence(&away.detail)).filter(|said| !said.is_empty());
+            let both = [said, trouble].into_iter().flatten().collect::<Vec<_>>().join(" ");
+            Some(both).filter(|both| !both.is_empty())
+        }
+        None if run.life.state == State::Queued && run.image.is_none() => trouble,
+        None => None,
+    }
+}
+
+/// How many runs are to be trained before one that is queued, as far as that is known: of the
+/// cluster's queue where the cluster has told it, else of this gateway's runs.
+fn before(database: &Connection, run: &Run) -> Result<u64, StoreError> {
+    let states = [State::Launch, State::Running, State::Queued].map(State::name);
+    match &run.away {
+        Some(Away { before: Some(before), .. }) => Ok(*before),
+        Some(_) => {
+            let sql = "SELECT count(*) FROM runs WHERE state = ? AND image IS NULL AND id < ?";
+            Ok(database.query_row(sql, params![states[2], run.id], |row| row.get(0))?)
+        }
+        None => {
+            let sql = "SELECT count(*) FROM runs WHERE state IN (?1, ?2)
+                AND NOT EXISTS (SELECT 1 FROM jobs WHERE run = runs.id)
+                OR state = ?3 AND (image IS NULL, id) < (?4, ?5)";
+            let asked = params![states[0], states[1], states[2], run.image.is_none(), run.id];
+            Ok(database.query_row(sql, asked, |row| row.get(0))?)
+        }
+    }
 }

@@ -7,7 +7,8 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::StoreError;
 
 /// What leads from each version to the next; `user_version` says how many are done.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
 CREATE TABLE accounts (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL UNIQUE,
@@ -99,7 +100,32 @@ CREATE TABLE requests (
     run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE,
     PRIMARY KEY (account, key)
 );
-"];
+",
+    "
+CREATE TABLE jobs (
+    run INTEGER PRIMARY KEY REFERENCES runs ON DELETE CASCADE,
+    correlation_id TEXT NOT NULL UNIQUE,
+    key_hash TEXT NOT NULL UNIQUE,
+    step TEXT NOT NULL,
+    body TEXT,
+    cancel_sent INTEGER NOT NULL DEFAULT 0,
+    detail TEXT NOT NULL DEFAULT '',
+    before INTEGER,
+    created_at TEXT NOT NULL
+);
+CREATE TABLE heard (
+    run INTEGER NOT NULL REFERENCES runs ON DELETE CASCADE,
+    message_id TEXT NOT NULL,
+    PRIMARY KEY (run, message_id)
+) WITHOUT ROWID;
+CREATE TABLE upload_tokens (
+    token_hash TEXT PRIMARY KEY,
+    account INTEGER NOT NULL REFERENCES accounts ON DELETE CASCADE,
+    issued_at TEXT NOT NULL,
+    good_until TEXT NOT NULL
+);
+",
+];
 
 /// Brings the file up to this version: all of it, or nothing.
 pub(super) fn migrate(database: &mut Connection, path: &Path) -> Result<(), StoreError> {

@@ -11,6 +11,7 @@ use maud::html;
 
 use super::forms::{Browser, Fields};
 use super::layout::{Frame, page as whole, state};
+use crate::address::percent;
 use crate::app::App;
 use crate::comparison::{Comparison, Row, compare};
 use crate::placing;
@@ -49,7 +50,7 @@ pub(super) async fn page(
         @if runs.is_empty() {
             p { "No run is chosen. Mark some of them in the table of " a href="/" { "runs" } "." }
         } @else {
-            div.wide { table.compared {
+            div.wide tabindex="0" role="region" aria-label="The runs" { table.compared {
                 thead { tr { @for name in &table.head { th scope="col" {
                     a href={"/compare?" (ids) "&sort=" (percent(name))} { (name) }
                 } } } }
@@ -137,12 +138,10 @@ async fn chosen(
         .filter_map(|(_, value)| value.parse().ok())
         .take(MOST)
         .collect();
-    let account = browser.0.account.clone();
-    let group = query.iter().find(|(name, _)| name == "group").and_then(|(_, id)| id.parse().ok());
-    if let Some(group) = group {
-        let group = app.ask(move |store| store.group(group, &account)).await?;
-        return group.map(|group| group.runs).ok_or_else(|| Problem::missing("such group"));
+    if let Some((_, group)) = query.iter().find(|(name, _)| name == "group") {
+        return Ok(browser.0.group(app, group).await?.runs);
     }
+    let account = browser.0.account.clone();
     app.ask(move |store| {
         let found = ids.into_iter().map(|id| store.run(id, &account));
         Ok(found.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
@@ -182,10 +181,6 @@ fn sort_by(table: &mut Table, column: &str) {
             (Err(_), Err(_)) => left.cmp(right),
         }
     });
-}
-
-fn percent(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
 /// A cell that a spreadsheet takes for nothing but a text or a number.

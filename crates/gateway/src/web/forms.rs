@@ -65,6 +65,11 @@ impl Fields {
         Ok(fields)
     }
 
+    /// Without a look at where they come from.
+    pub(super) fn of_pairs(pairs: Vec<(String, String)>) -> Self {
+        Self(pairs)
+    }
+
     /// The first field of this name.
     pub(super) fn first(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())

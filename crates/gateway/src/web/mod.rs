@@ -14,6 +14,8 @@ use axum::routing::{get, post};
 
 use crate::app::App;
 
+pub(crate) use new::request_of;
+
 /// All routes for browsers.
 pub(crate) fn routes(app: &App) -> Router<App> {
     let upload = DefaultBodyLimit::disable(); // counted while it comes in

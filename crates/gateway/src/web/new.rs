@@ -167,7 +167,7 @@ fn field(setting: &Setting, filled: &Filled) -> Markup {
                         }
                     }
                 }
-                Allowed::Walltime | Allowed::Email => {
+                Allowed::Walltime | Allowed::Email | Allowed::Instances => {
                     input type="text" name={"set:" (name)} placeholder=(default) value=(given);
                 }
             }
@@ -187,7 +187,7 @@ pub(super) async fn upload(
         let _place = intake::place(&app)?;
         let form =
             form.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
-        let upload = intake::receive(&app, form).await?;
+        let upload = intake::receive(&app, form, &[KEY, "name"]).await?;
         browser.0.sent_by(upload.texts.get(KEY).map_or("", String::as_str))?;
         intake::take(&app, upload, browser.0.account.clone()).await
     };
@@ -207,29 +207,7 @@ pub(super) async fn place(
         Ok(fields) => fields,
         Err(problem) => return browser.problem(&problem),
     };
-    let given = |setting: &&Setting| {
-        let value = fields.first(&format!("set:{}", setting.name))?.trim();
-        (!value.is_empty()).then(|| (setting.name.to_owned(), Value::from(value)))
-    };
-    let mut filled = Filled {
-        name: fields.first("name").unwrap_or_default().to_owned(),
-        pages: fields.all("pages").map(str::to_owned).collect(),
-        settings: TRAINING_SETTINGS.iter().filter_map(|setting| given(&setting)).collect(),
-        models_from: fields.first("models_from").unwrap_or_default().trim().to_owned(),
-        counted: None,
-    };
-    let dry_run = fields.first("dry_run").is_some();
-    let settings: Map<String, Value> =
-        filled.settings.iter().map(|(name, value)| (name.clone(), listed(value))).collect();
-    let from = match filled.models_from.parse::<i64>() {
-        _ if filled.models_from.is_empty() => Value::Null,
-        Ok(number) => number.into(),
-        Err(_) => filled.models_from.as_str().into(),
-    };
-    let request = json!({
-        "name": filled.name, "pages": filled.pages, "settings": settings,
-        "models_from": from, "dry_run": dry_run,
-    });
+    let (mut filled, request) = asked(&fields);
     let placed = async {
         browser.0.may_submit()?;
         let order = order::read(&request).map_err(Problem::fields)?;
@@ -248,6 +226,39 @@ pub(super) async fn place(
         }
         Err(problem) => show(&app, &browser, &filled, Some(&problem)).await,
     }
+}
+
+/// What the form holds, and the request that it makes.
+fn asked(fields: &Fields) -> (Filled, Value) {
+    let given = |setting: &&Setting| {
+        let value = fields.first(&format!("set:{}", setting.name))?.trim();
+        (!value.is_empty()).then(|| (setting.name.to_owned(), Value::from(value)))
+    };
+    let filled = Filled {
+        name: fields.first("name").unwrap_or_default().to_owned(),
+        pages: fields.all("pages").map(str::to_owned).collect(),
+        settings: TRAINING_SETTINGS.iter().filter_map(|setting| given(&setting)).collect(),
+        models_from: fields.first("models_from").unwrap_or_default().trim().to_owned(),
+        counted: None,
+    };
+    let dry_run = fields.first("dry_run").is_some();
+    let settings: Map<String, Value> =
+        filled.settings.iter().map(|(name, value)| (name.clone(), listed(value))).collect();
+    let from = match filled.models_from.parse::<i64>() {
+        _ if filled.models_from.is_empty() => Value::Null,
+        Ok(number) => number.into(),
+        Err(_) => filled.models_from.as_str().into(),
+    };
+    let request = json!({
+        "name": filled.name, "pages": filled.pages, "settings": settings,
+        "models_from": from, "dry_run": dry_run,
+    });
+    (filled, request)
+}
+
+/// The request that the fields of a form make.
+pub(crate) fn request_of(fields: Vec<(String, String)>) -> Value {
+    asked(&Fields::of_pairs(fields)).1
 }
 
 /// A text with commas is a list of values.

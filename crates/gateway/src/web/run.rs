@@ -13,7 +13,9 @@ use serde_json::Value;
 
 use super::forms::{Browser, Fields, KEY};
 use super::layout::{Frame, page as whole, state, time};
+use crate::address::percent;
 use crate::app::App;
+use crate::figures::VALIDATION;
 use crate::intake;
 use crate::placing::{self, Subject};
 use crate::problem::Problem;
@@ -30,7 +32,7 @@ pub(super) async fn page(
     Path(id): Path<String>,
 ) -> Response {
     let found = async {
-        let run = visible(&app, &browser, &id).await?;
+        let run = browser.0.run(&app, &id).await?;
         let (number, account) = (run.id, browser.0.account.clone());
         let epochs = app.ask(move |store| store.events_of(number, "epoch")).await?;
         let pages = app.ask(move |store| store.pages(&account, MOST_PAGES)).await?;
@@ -59,18 +61,11 @@ pub(super) async fn page(
     whole(StatusCode::OK, &frame, &content)
 }
 
-async fn visible(app: &App, browser: &Browser, id: &str) -> Result<Run, Problem> {
-    let missing = || Problem::missing("such run");
-    let number = id.parse::<i64>().map_err(|_| missing())?;
-    let account = browser.0.account.clone();
-    app.ask(move |store| store.run(number, &account)).await?.ok_or_else(missing)
-}
-
 fn summary(run: &Run, browser: &Browser) -> Markup {
     let progress = &run.progress;
     html! {
         p { (state(run.life.state))
-            @match (run.life.state, run.queue_position) {
+            @match (run.life.state, run.place()) {
                 (RunState::Queued, Some(0)) => { ": it is next" }
                 (RunState::Queued, Some(position)) => { ": " (position) " are trained before it" }
                 (RunState::Launch, _) => { ": the pages are read and checked" }
@@ -94,6 +89,7 @@ fn summary(run: &Run, browser: &Browser) -> Markup {
                     @if let Some(loss) = progress.loss { ", loss " (format!("{loss:.4}")) } }
             }
         }
+        @if let Some(detail) = &run.detail { p { (detail) } }
         @if let Some(error) = &run.error { p.bad { (error) } }
         p.dim { "Asked for by " (run.account_name) ", " (time(&run.created_at))
             @if let Some(at) = &run.started_at { " · begun " (time(at)) }
@@ -115,6 +111,8 @@ fn figures(run: &Run) -> Markup {
     let empty = Vec::new();
     let layers = run.figures.as_ref().and_then(|figures| figures["layers"].as_array());
     let layers = layers.unwrap_or(&empty);
+    let on_samples =
+        run.figures.as_ref().is_some_and(|figures| figures["measured_on"] == VALIDATION);
     let number = |layer: &Value, name: &str| {
         layer[name].as_f64().map_or("–".to_owned(), |value| format!("{value:.4}"))
     };
@@ -124,7 +122,7 @@ fn figures(run: &Run) -> Markup {
     html! {
         @if !layers.is_empty() {
             h2 { "Layers" }
-            div.wide { table {
+            div.wide tabindex="0" role="region" aria-label="Figures of the layers" { table {
                 thead { tr {
                     th.text scope="col" { "layer" } th scope="col" { "kept epoch" }
                     th scope="col" { "epochs" } th scope="col" { "precision" }
@@ -139,7 +137,14 @@ fn figures(run: &Run) -> Markup {
                     td { @if layer["learned"] == true { "yes" } @else { span.bad { "no" } } }
                 } } }
             } }
-            p.dim { "Precision, recall and F1 on the whole of the pages, inside the regions." }
+            @if on_samples {
+                p.dim {
+                    "Precision, recall and F1 on the validation samples of the kept epoch. The "
+                    "report has those on the whole of the pages."
+                }
+            } @else {
+                p.dim { "Precision, recall and F1 on the whole of the pages, inside the regions." }
+            }
         }
     }
 }
@@ -152,14 +157,14 @@ fn files(run: &Run) -> Markup {
             h2 { "Files" }
             ul {
                 @for model in of(ResultKind::Model) {
-                    li { a href={(own) "/models/" (model.name.replace(' ', "%20"))} { (model.name) }
+                    li { a href={(own) "/models/" (percent(&model.name))} { (model.name) }
                         " " span.dim { (base::text::size(model.object.size)) } }
                 }
                 @if of(ResultKind::Model).count() > 1 {
                     li { a href={(own) "/models.zip"} { "All models in one zip" } }
                 }
                 @for layer in of(ResultKind::Layer) {
-                    li { a href={(own) "/files/" (layer.name)} { (layer.name) }
+                    li { a href={(own) "/files/" (percent(&layer.name))} { (layer.name) }
                         " " span.dim { (base::text::size(layer.object.size)) } }
                 }
                 @if of(ResultKind::Layer).count() > 1 {
@@ -175,8 +180,8 @@ fn files(run: &Run) -> Markup {
             }
             @for preview in of(ResultKind::Preview) {
                 figure {
-                    img src={(own) "/files/" (preview.name)} alt="The page as the models see it"
-                        loading="lazy";
+                    img src={(own) "/files/" (percent(&preview.name))}
+                        alt="The page as the models see it" loading="lazy";
                     figcaption { "The page as the models see it." } }
             }
         }
@@ -235,11 +240,11 @@ pub(super) async fn apply(
 ) -> Response {
     let placed = async {
         browser.0.may_submit()?;
-        let from = visible(&app, &browser, &id).await?;
+        let from = browser.0.run(&app, &id).await?;
         let _place = intake::place(&app)?;
         let form =
             form.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
-        let upload = intake::receive(&app, form).await?;
+        let upload = intake::receive(&app, form, &[KEY, "page"]).await?;
         browser.0.sent_by(upload.texts.get(KEY).map_or("", String::as_str))?;
         let page = upload.texts.get("page").filter(|page| !page.is_empty()).cloned();
         let subject = match page {
@@ -352,7 +357,7 @@ pub(super) async fn cancel(
     let cancelled = async {
         Fields::of(&browser, form)?;
         browser.0.may_submit()?;
-        let run = visible(&app, &browser, &id).await?;
+        let run = browser.0.run(&app, &id).await?;
         placing::cancel(&app, run.id).await?;
         Ok::<_, Problem>(run.id)
     };

@@ -11,6 +11,7 @@ use maud::{Markup, html};
 use super::entry;
 use super::forms::Browser;
 use super::layout::{Frame, page as whole, state, time};
+use crate::address::percent;
 use crate::app::App;
 use crate::comparison::mean_f1;
 use crate::state::State as RunState;
@@ -46,6 +47,9 @@ pub(super) async fn page(
     runs.truncate(MOST as usize);
     let content = html! {
         h1 { "Runs" }
+        @if let Some(trouble) = app.store.trouble() {
+            div.notice role="status" { p { (trouble) } }
+        }
         form.line method="get" action="/" role="search" {
             label { "Name " input type="search" name="name" value=[name.as_deref()]; }
             label { "State "
@@ -82,8 +86,7 @@ fn next(before: i64, wanted: Option<RunState>, name: Option<&str>) -> String {
         address = format!("{address}&state={state}");
     }
     if let Some(name) = name {
-        let escaped: String = name.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        address = format!("{address}&name={escaped}");
+        address = format!("{address}&name={}", percent(name));
     }
     address
 }
@@ -92,7 +95,7 @@ fn table(runs: &[Run], browser: &Browser) -> Markup {
     let all = browser.0.account.role.sees_all();
     html! {
         form method="get" action="/compare" {
-            div.wide { table {
+            div.wide tabindex="0" role="region" aria-label="Table of the runs" { table {
                 thead { tr {
                     th.text scope="col" { "Compare" } th scope="col" { "Run" }
                     th.text scope="col" { "Name" } th.text scope="col" { "State" }
@@ -132,7 +135,7 @@ fn table(runs: &[Run], browser: &Browser) -> Markup {
 
 fn how_far(run: &Run) -> Markup {
     html! {
-        @match (run.life.state, run.queue_position) {
+        @match (run.life.state, run.place()) {
             (RunState::Queued, Some(0)) => { "next" }
             (RunState::Queued, Some(position)) => { (position) " before it" }
             (RunState::Launch | RunState::Running, _) => {

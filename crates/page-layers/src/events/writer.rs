@@ -23,8 +23,7 @@ impl EventFile {
     /// Begins a new file in `directory`, which is made where it is missing.
     pub(super) fn create(directory: &Path) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let host: String = host
+        let host: String = base::host_name()
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '_' })
             .collect();

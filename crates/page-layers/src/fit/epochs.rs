@@ -53,10 +53,10 @@ pub fn fit_from(
     if !validation.is_empty() && validation.shape() != train.shape() {
         return Err(FitError::Shapes);
     }
-    if options.epochs == 0 {
+    if options.settings.epochs == 0 {
         return Err(FitError::Zero("the number of epochs"));
     }
-    if options.batch_size == 0 {
+    if options.settings.batch_size == 0 {
         return Err(FitError::Zero("the batch size"));
     }
     let mut restarts = state.as_ref().map_or(0, |state| state.restarts);
@@ -109,7 +109,7 @@ fn shuffled(len: usize, seed: u64, epoch: usize) -> Vec<usize> {
 
 /// Number of samples in the largest batch of this training.
 fn largest(train: &dyn Samples, validation: &dyn Samples, options: &FitOptions) -> usize {
-    options.batch_size.min(train.len().max(validation.len()))
+    (options.settings.batch_size as usize).min(train.len().max(validation.len()))
 }
 
 /// After this many epochs, a network that learns at all has a loss below that of the base rate;
@@ -289,11 +289,11 @@ impl<'a> Run<'a> {
         observer: &mut dyn FitObserver,
     ) -> Result<bool, FitError> {
         let order = shuffled(self.train.len(), self.seed, epoch);
-        let size = self.options.batch_size;
+        let size = self.options.settings.batch_size as usize;
         let steps = order.len().div_ceil(size);
         let varied = Augmented {
             samples: self.train,
-            how: self.options.augmentation,
+            how: self.options.settings.augmentation(),
             seed: self.seed,
             epoch,
         };
@@ -336,11 +336,12 @@ impl<'a> Run<'a> {
         go_on: &dyn Fn() -> bool,
     ) -> Result<Option<Tally>, FitError> {
         let order: Vec<usize> = (0..samples.len().min(most)).collect();
-        self.learner.evaluate(samples, &order, self.options.batch_size, go_on)
+        let size = self.options.settings.batch_size as usize;
+        self.learner.evaluate(samples, &order, size, go_on)
     }
 
     fn learned_nothing(&mut self, epoch: usize, validation: Tally) -> Result<bool, FitError> {
-        let steps = epoch * self.train.len().div_ceil(self.options.batch_size);
+        let steps = epoch * self.train.len().div_ceil(self.options.settings.batch_size as usize);
         // A young network's output varies little too, but it does vary.
         let flat = if steps < GROWN_UP { ALL_THE_SAME } else { HARDLY_VARIES };
         if validation.targets_vary() {
@@ -348,7 +349,8 @@ impl<'a> Run<'a> {
         }
         // The validation samples can't show it, so some of the training samples are used. A few
         // batches, which nothing interrupts.
-        let tally = self.evaluate(self.train, 4 * self.options.batch_size, &|| true)?;
+        let tally =
+            self.evaluate(self.train, 4 * self.options.settings.batch_size as usize, &|| true)?;
         Ok(tally.unwrap_or_default().learned_nothing(flat))
     }
 
@@ -378,7 +380,7 @@ impl<'a> Run<'a> {
         let done = std::mem::replace(&mut self.epoch, Epoch::new());
         let training_loss = done.loss_sum / self.train.len() as f64;
         let validation = tally.metrics();
-        let score = match (validation, self.options.metric) {
+        let score = match (validation, self.options.settings.metric) {
             (None, _) => -training_loss,
             (Some(metrics), StoppingMetric::Accuracy) if !tally.is_accurate_by_chance() => {
                 metrics.accuracy
@@ -406,9 +408,9 @@ impl<'a> Run<'a> {
             self.best.as_ref().map_or(0, |b| b.epoch)
         };
         let without_better = epoch - better;
-        Ok(if without_better >= self.options.patience && without_better > 0 {
+        Ok(if without_better >= self.options.settings.patience as usize && without_better > 0 {
             Some(StopReason::Patience)
-        } else if epoch >= self.options.epochs {
+        } else if epoch >= self.options.settings.epochs as usize {
             Some(StopReason::Epochs)
         } else {
             None

@@ -7,7 +7,7 @@ use crate::{
     Collapse, EpochReport, FitError, FitObserver, FitOptions, FitState, KerasAdam, Network,
     PatchShape, Samples, Stop, StopReason, fit, fit_from, initial_weights,
 };
-use domain::{Augmentation, Flip, StoppingMetric};
+use domain::{Flip, StoppingMetric, TrainingSettings};
 
 /// Patches with a bright rectangle each, which is the target.
 pub(crate) struct Rectangles {
@@ -87,8 +87,20 @@ impl FitObserver for Watcher {
     }
 }
 
-fn options(epochs: usize) -> FitOptions {
-    FitOptions { batch_size: 4, learning_rate: 1e-3, ..FitOptions::new(Device::Cpu, epochs, 3) }
+fn options(epochs: u32) -> FitOptions {
+    let options = FitOptions { learning_rate: 1e-3, ..FitOptions::new(Device::Cpu, epochs, 3) };
+    with(options, |settings| settings.batch_size = 4)
+}
+
+/// The same options with other settings.
+pub(crate) fn with(mut options: FitOptions, change: impl Fn(&mut TrainingSettings)) -> FitOptions {
+    change(&mut options.settings);
+    options
+}
+
+/// As [`options`], with another patience.
+fn patient(epochs: u32, patience: u32) -> FitOptions {
+    with(options(epochs), |settings| settings.patience = patience)
 }
 
 /// Weights whose two-channel layer is dead: its biases are far below 0.
@@ -103,7 +115,7 @@ fn a_simple_pattern_is_learned_and_the_best_epoch_kept() {
     let mut watcher = Watcher::default();
     // For some epochs the accuracy stays at the base rate while the loss falls; that alone must not
     // end the training.
-    let options = FitOptions { patience: 2, seed: 4, ..options(8) };
+    let options = FitOptions { seed: 4, ..patient(8, 2) };
     let trained = fit(&Rectangles::new(24), &Rectangles::new(3), &options, &mut watcher).unwrap();
     assert_eq!(
         trained.course.history,
@@ -170,7 +182,7 @@ fn targets_without_a_pixel_of_the_layer_are_no_collapse() {
 
 #[test]
 fn patience_ends_a_training_that_gets_no_better() {
-    let options = FitOptions { learning_rate: 0.0, patience: 2, max_restarts: 0, ..options(10) };
+    let options = FitOptions { learning_rate: 0.0, max_restarts: 0, ..patient(10, 2) };
     let trained =
         fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut Watcher::default()).unwrap();
     assert_eq!(trained.stopped, StopReason::Patience);
@@ -183,7 +195,7 @@ fn patience_ends_a_training_that_gets_no_better() {
 fn a_network_that_has_only_begun_to_learn_is_neither_ended_nor_replaced() {
     // Weights as they were drawn; with adapted weights, as a start uses them, it would be too easy.
     let initial = Some(initial_weights(4).unwrap());
-    let options = FitOptions { patience: 2, seed: 4, max_restarts: 0, initial, ..options(5) };
+    let options = FitOptions { seed: 4, max_restarts: 0, initial, ..patient(5, 2) };
     let mut watcher = Watcher::default();
     let (train, validation) = (Rectangles::new(16), Rectangles::new(2));
     let trained = fit(&train, &validation, &options, &mut watcher).unwrap();
@@ -199,7 +211,8 @@ fn a_network_that_has_only_begun_to_learn_is_neither_ended_nor_replaced() {
         accuracies[..4].iter().all(|a| *a <= accuracies[0]),
         "{accuracies:?}: accuracy alone would have ended it"
     );
-    let restarting = FitOptions { max_restarts: 3, epochs: 2, ..options };
+    let restarting =
+        FitOptions { max_restarts: 3, ..with(options, |settings| settings.epochs = 2) };
     let trained = fit(&train, &validation, &restarting, &mut watcher).unwrap();
     assert_eq!(trained.course.restarts, 0);
 }
@@ -208,8 +221,7 @@ fn a_network_that_has_only_begun_to_learn_is_neither_ended_nor_replaced() {
 fn a_network_no_better_than_the_base_rate_at_the_end_is_started_again() {
     // Its output is near 0.5 for all pixels, and stays there.
     let initial = Some(initial_weights(3).unwrap());
-    let options =
-        FitOptions { learning_rate: 0.0, patience: 9, max_restarts: 1, initial, ..options(3) };
+    let options = FitOptions { learning_rate: 0.0, max_restarts: 1, initial, ..patient(3, 9) };
     let mut watcher = Watcher::default();
     let trained = fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut watcher).unwrap();
     assert_eq!((trained.course.restarts, watcher.epochs.len()), (1, 6));
@@ -270,7 +282,7 @@ fn what_cannot_be_trained_is_refused() {
     assert!(matches!(fit(&none, &some, &options(1), &mut watcher), Err(FitError::NoSamples)));
     assert!(matches!(fit(&some, &other, &options(1), &mut watcher), Err(FitError::Shapes)));
     assert!(matches!(fit(&some, &none, &options(0), &mut watcher), Err(FitError::Zero(_))));
-    let no_batch = FitOptions { batch_size: 0, ..options(1) };
+    let no_batch = with(options(1), |settings| settings.batch_size = 0);
     assert!(matches!(fit(&some, &none, &no_batch, &mut watcher), Err(FitError::Zero(_))));
 }
 
@@ -307,7 +319,8 @@ fn a_network_with_a_dead_channel_is_replaced_after_its_first_epoch_unless_it_was
 #[test]
 fn the_best_epoch_is_the_one_of_the_chosen_metric() {
     let best = |metric| {
-        let options = FitOptions { metric, patience: 9, seed: 4, ..options(8) };
+        let options = with(patient(8, 9), |settings| settings.metric = metric);
+        let options = FitOptions { seed: 4, ..options };
         let trained =
             fit(&Rectangles::new(16), &Rectangles::new(4), &options, &mut Watcher::default())
                 .unwrap();
@@ -325,13 +338,14 @@ fn the_best_epoch_is_the_one_of_the_chosen_metric() {
 
 #[test]
 fn augmented_samples_train_other_weights_and_the_same_ones_again() {
-    let run = |augmentation| {
-        let options = FitOptions { augmentation, ..options(2) };
+    let run = |shift, brightness, flip| {
+        let options = with(options(2), |settings| {
+            (settings.shift, settings.brightness, settings.flip) = (shift, brightness, flip);
+        });
         fit(&Rectangles::new(6), &Rectangles::new(2), &options, &mut Watcher::default())
             .unwrap()
             .weights
     };
-    let varied = Augmentation { shift: 2, brightness: 10, flip: Flip::Both };
-    assert!(run(varied) == run(varied));
-    assert!(run(varied) != run(Augmentation::default()));
+    assert!(run(2, 10, Flip::Both) == run(2, 10, Flip::Both));
+    assert!(run(2, 10, Flip::Both) != run(0, 0, Flip::None));
 }

@@ -10,55 +10,38 @@ use crate::hyperparameters::{LEARNING_RATE, MAX_RESTARTS};
 use crate::keras::{Weights, WeightsError};
 use crate::net::adam::AdamState;
 use crate::net::error::NetworkError;
-use domain::settings::{BATCH_SIZE, PATIENCE};
-use domain::{Augmentation, Course, EpochReport, Layer, SampleCounts, Setting, StoppingMetric};
+use domain::{Course, EpochReport, Layer, SampleCounts, TrainingSettings};
 
 /// How to train.
 #[derive(Clone, Debug)]
 pub struct FitOptions {
     /// Where to compute.
     pub device: Device,
-    /// Most epochs.
-    pub epochs: usize,
-    /// Samples in one step.
-    pub batch_size: usize,
-    /// Epochs without a better one after which training stops.
-    pub patience: usize,
-    /// Adam's learning rate.
-    pub learning_rate: f64,
-    /// Decides first weights and the samples' order.
+    /// Decides first weights and the samples' order: the job's seed, or the one that was drawn.
     pub seed: u64,
     /// Weights to start from instead of random ones. A restart uses random ones in any case.
     pub initial: Option<Weights>,
-    /// What makes an epoch better than another.
-    pub metric: StoppingMetric,
-    /// How training samples vary from epoch to epoch.
-    pub augmentation: Augmentation,
+    /// Adam's learning rate.
+    pub learning_rate: f64,
     /// How often a network that learns nothing is replaced by one from another seed.
     pub max_restarts: usize,
+    /// The job's settings: epochs, batch size, patience, metric and augmentation are read here.
+    pub settings: TrainingSettings,
 }
 
 impl FitOptions {
-    /// The training contract's values: batch 16, patience 3, learning rate 1e-4, three restarts.
-    pub fn new(device: impl Into<Device>, epochs: usize, seed: u64) -> Self {
+    /// The values of a job that names none: batch 16, patience 3, learning rate 1e-4; and three
+    /// restarts, which the original trainer does not have.
+    pub fn new(device: impl Into<Device>, epochs: u32, seed: u64) -> Self {
         Self {
             device: device.into(),
-            epochs,
-            batch_size: default(&BATCH_SIZE),
-            patience: default(&PATIENCE),
-            learning_rate: LEARNING_RATE,
             seed,
             initial: None,
-            metric: StoppingMetric::default(),
-            augmentation: Augmentation::default(),
+            learning_rate: LEARNING_RATE,
             max_restarts: MAX_RESTARTS,
+            settings: TrainingSettings { epochs, ..TrainingSettings::default() },
         }
     }
-}
-
-/// The default of a setting that is a number, as a job has it.
-fn default(setting: &Setting) -> usize {
-    setting.default_number().and_then(|n| usize::try_from(n).ok()).unwrap_or(1)
 }
 
 /// Why training ended.
@@ -75,7 +58,7 @@ pub enum StopReason {
 /// A trained network.
 #[derive(Clone, Debug)]
 pub struct Trained {
-    /// Weights of the best epoch by [`FitOptions::metric`]. By the validation loss if no epoch was
+    /// Weights of the best epoch by the setting `Early stopping metric`. By the validation loss if no epoch was
     /// more accurate than a constant output (with F1: if none found a pixel of the layer); by the
     /// training loss if there are no validation samples.
     pub weights: Weights,

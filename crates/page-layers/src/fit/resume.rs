@@ -95,6 +95,26 @@ impl Checkpoints {
         self.found.as_ref().map(|(found, _)| found.seed)
     }
 
+    /// How many layers are done in the checkpoint that was found, or that this run has written.
+    pub fn layers_done(&self) -> usize {
+        let found = self.found.as_ref().map_or(0, |(found, _)| found.finished.len());
+        found.max(self.finished.len())
+    }
+
+    /// True when the checkpoint that was found has a model to show: a layer that is done, or the
+    /// best epoch of the one after it.
+    pub fn shows_a_model(&self) -> bool {
+        self.found.as_ref().is_some_and(|(found, _)| {
+            let best = found.fit.as_ref().is_some_and(|fit| fit.best.is_some());
+            best || !found.finished.is_empty()
+        })
+    }
+
+    /// True when an earlier run, or this one, has left a checkpoint.
+    pub fn is_found(&self) -> bool {
+        self.found.is_some()
+    }
+
     fn read(&self) -> Result<Option<(Checkpoint, Vec<Weights>)>, String> {
         let path = self.file();
         let bytes = match fs::metadata(&path) {
@@ -131,6 +151,11 @@ impl Checkpoints {
 
     fn model_file(&self, model_name: &str) -> PathBuf {
         self.directory.join(format!("{model_name}.hdf5"))
+    }
+
+    /// Where the model of a layer lies that is done, in the directory of its checkpoint.
+    pub fn model_in(directory: &Path, layer: Layer) -> PathBuf {
+        directory.join(format!("{}.hdf5", layer.model_name()))
     }
 
     /// Takes the checkpoint that was found, if it has this seed and these layers: the weights of

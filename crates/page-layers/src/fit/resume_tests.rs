@@ -8,12 +8,12 @@ use proptest::prelude::*;
 
 use crate::Device;
 use crate::fit::checkpoint::{Checkpoint, CheckpointError};
-use crate::fit::fit_tests::{Rectangles, collapsed};
+use crate::fit::fit_tests::{Rectangles, collapsed, with};
 use crate::{
     Checkpoints, EpochReport, FitObserver, FitOptions, FitState, JobObserver, PageInputs, Stop,
     StopReason, TrainError, Trained, TrainedLayer, TrainingInputs, TrainingJob, fit, fit_from,
 };
-use domain::{Flip, Layer, PatchSelection, StoppingMetric, TrainingSettings};
+use domain::{Flip, Layer, TrainingSettings};
 
 /// Keeps the file of every state that it is offered, and suspends after a number of steps.
 #[derive(Default)]
@@ -63,18 +63,18 @@ fn assert_same(left: &Trained, right: &Trained) {
     assert_eq!(rest(left), rest(right));
 }
 
-/// Three steps per epoch. The first start is dead and is followed by another one.
+/// Two steps per epoch. The first start is dead and is followed by another one.
 fn options() -> FitOptions {
-    FitOptions {
-        batch_size: 4,
+    let options = FitOptions {
         learning_rate: 1e-3,
         initial: Some(collapsed()),
         ..FitOptions::new(Device::Cpu, 3, 3)
-    }
+    };
+    with(options, |settings| settings.batch_size = 3)
 }
 
 fn samples() -> (Rectangles, Rectangles) {
-    (Rectangles::new(10), Rectangles::new(3))
+    (Rectangles::new(6), Rectangles::new(3))
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn a_training_suspended_again_and_again_ends_as_if_it_had_not_been_interrupted()
 fn what_can_not_be_gone_on_from_says_why() {
     let (train, validation) = samples();
     let mut recorder = Recorder::default();
-    fit(&train, &validation, &FitOptions { epochs: 1, ..options() }, &mut recorder).unwrap();
+    fit(&train, &validation, &with(options(), |s| s.epochs = 1), &mut recorder).unwrap();
     let file = recorder.files.pop().unwrap();
     let refused = |bytes: &[u8]| Checkpoint::from_bytes(bytes, "page").unwrap_err();
     for length in [0, 7, 8, 100, file.len() / 2, file.len() - 1] {
@@ -196,13 +196,10 @@ impl Desk {
             patch_height: 16,
             patch_width: 16,
             batch_size: 8,
-            patience: 3,
-            seed: None,
-            metric: StoppingMetric::default(),
-            selection: PatchSelection::default(),
             brightness: 10,
             shift: 4,
             flip: Flip::Horizontal,
+            ..TrainingSettings::default()
         };
         Self { folder, inputs, settings }
     }

@@ -8,7 +8,7 @@ use super::layout::{Segment, View};
 use super::machine::{Buffer, Machine, Precision};
 use super::pages::Cut;
 use super::twin::{self, Twin};
-use crate::fit::fit_tests::Rectangles;
+use crate::fit::fit_tests::{Rectangles, with};
 use crate::{
     Device, FitError, FitObserver, FitOptions, FitState, Predictor, Stop, fit, fit_from,
     initial_weights,
@@ -165,14 +165,14 @@ impl FitObserver for Watcher {
     }
 }
 
-fn options(device: Device, epochs: usize) -> FitOptions {
-    FitOptions {
-        batch_size: 2,
+fn options(device: Device, epochs: u32) -> FitOptions {
+    let options = FitOptions {
         learning_rate: 1e-3,
         max_restarts: 0,
         initial: Some(initial_weights(4).unwrap()),
         ..FitOptions::new(device, epochs, 3)
-    }
+    };
+    with(options, |settings| settings.batch_size = 2)
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! Writes a trained network as the HDF5 file that Rodan's classifier opens with `load_model`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use hdf5_pure::{AttrValue, FileBuilder};
@@ -9,6 +8,7 @@ use thiserror::Error;
 use super::Weights;
 use super::model_config::{layer_names, model_config, training_config};
 use crate::topology::{CONV_LAYERS, NODES, Operation};
+use base::files::Replace;
 use domain::PatchShape;
 
 /// The Keras whose file layout is written: the one that Rodan's classifier runs.
@@ -83,25 +83,15 @@ pub fn to_bytes(weights: &Weights, shape: PatchShape) -> Result<Vec<u8>, WriteEr
     file.finish().map_err(WriteError::Layout)
 }
 
-/// Writes the model file so that `path` holds either the whole file or what it held before: a
-/// temporary file beside it, synced, then renamed.
+/// Writes the model file as [`Replace::USERS`], so that `path` holds either the whole file or what it
+/// held before.
 ///
 /// # Errors
 /// [`WriteError::Io`] when the folder is missing, not writable or full.
 pub fn write(path: &Path, weights: &Weights, shape: PatchShape) -> Result<(), WriteError> {
     let bytes = to_bytes(weights, shape)?;
     let io = |source| WriteError::Io { path: path.to_owned(), source };
-    // A bare file name has an empty parent, which means the current folder.
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    // A model is no secret: temporary files are 0600 by default, which would survive the rename.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut temporary = builder.prefix(".model-").tempfile_in(folder).map_err(io)?;
-    temporary.write_all(&bytes).map_err(io)?;
-    temporary.as_file().sync_all().map_err(io)?;
-    temporary.persist(path).map_err(|e| io(e.error))?;
-    Ok(())
+    Replace::USERS.write(path, &bytes).map_err(io)
 }
 
 fn text(value: &str) -> AttrValue {

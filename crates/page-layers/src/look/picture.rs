@@ -1,14 +1,14 @@
 //! A PNG file that is either whole or absent.
 
-use std::fs::Permissions;
 use std::io::{BufWriter, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder as _, ImageError};
 use tempfile::NamedTempFile;
 use thiserror::Error;
+
+use base::files::Replace;
 
 /// A picture that could not be written.
 #[derive(Debug, Error)]
@@ -39,12 +39,7 @@ impl Picture {
         colour: ExtendedColorType,
     ) -> Result<Self, PictureError> {
         let draw = || {
-            let folder =
-                path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            // The mode that any other file of the user has: 0666 without the bits of the umask.
-            let mode = Permissions::from_mode(0o666);
-            let mut file =
-                tempfile::Builder::new().prefix(".new-").permissions(mode).tempfile_in(folder)?;
+            let mut file = Replace::USERS.begin(path)?;
             let mut out = BufWriter::new(file.as_file_mut());
             PngEncoder::new_with_quality(&mut out, CompressionType::Fast, FilterType::Adaptive)
                 .write_image(bytes, width as u32, height as u32, colour)?;
@@ -63,14 +58,15 @@ impl Picture {
     /// When the file can't be renamed; the file that had the name before is then still there.
     pub fn finish(self) -> Result<(), PictureError> {
         let Self { path, file } = self;
-        file.persist(&path)
-            .map(drop)
-            .map_err(|error| PictureError { path, source: error.error.into() })
+        let renamed = Replace::USERS.finish(file, &path);
+        renamed.map_err(|error| PictureError { path, source: error.into() })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn draw(path: &Path, grey: u8) -> Result<Picture, PictureError> {

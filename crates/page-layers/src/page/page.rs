@@ -6,9 +6,10 @@ use crate::page::decode::{self, Input, PageError};
 use crate::page::mask::Mask;
 use domain::PatchShape;
 use domain::{InputKind, Layer};
+use serde::{Deserialize, Serialize};
 
 /// What a training starts from.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct TrainingInputs {
     /// The pages, at least one.
     pub pages: Vec<PageInputs>,
@@ -24,7 +25,7 @@ impl TrainingInputs {
 }
 
 /// The images of one page.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PageInputs {
     /// The user's name for the page, where there are several: errors begin with it.
     pub label: Option<String>,

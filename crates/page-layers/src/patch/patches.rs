@@ -6,8 +6,10 @@
 //! count of the smallest layer. In row order the last fifth (the lower part of the page) is for
 //! validation. With several pages a layer's count is that of all of them, and each page's last
 //! fifth is for validation. Three cases that the original can't handle are described at [`sample`].
-//! With [`PatchSelection::Covering`] as many pixels are drawn, but first such pixels that the
-//! patches show the whole layer.
+//! With [`PatchSelection::Covering`] as many pixels are drawn, but first one in each cell of half a
+//! patch by half a patch (`draw.rs`), so that the patches show the whole layer. In each epoch a
+//! patch may then be cut up to `Augmentation: shift` pixels from there (`augment.rs`); beyond the
+//! page's edge lies the page, mirrored.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

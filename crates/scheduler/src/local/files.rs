@@ -24,7 +24,10 @@ pub(super) struct Entry {
     pub(super) host: String,
     /// When it was submitted.
     pub(super) submitted_at: Timestamp,
-    /// Cores.
+    /// How many processes train at a time.
+    #[serde(default = "one")]
+    pub(super) tasks: u32,
+    /// Cores of all of them.
     pub(super) cpus: u32,
     /// Memory in MB (1,048,576 bytes).
     pub(super) memory_mb: u64,
@@ -44,6 +47,10 @@ pub(super) struct Entry {
     pub(super) script: PathBuf,
     /// The only argument of that.
     pub(super) argument: PathBuf,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// Who looks after a job.
@@ -313,8 +320,9 @@ pub(super) fn entry(number: u64, name: &str) -> Entry {
     Entry {
         number,
         name: name.to_owned(),
-        host: super::host::name(),
+        host: base::host_name(),
         submitted_at: Timestamp::UNIX_EPOCH,
+        tasks: 1,
         cpus: 1,
         memory_mb: 500,
         seconds: 600,

@@ -2,13 +2,8 @@
 
 use std::fs;
 
-/// Its name.
-pub(super) fn name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
 /// Its memory in MB; `None` where the system does not tell it.
-pub(super) fn memory_mb() -> Option<u64> {
+pub fn memory_mb() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -61,6 +56,6 @@ mod tests {
 
     #[test]
     fn this_host_has_memory_and_processors() {
-        assert!(memory_mb().is_some_and(|mb| mb > 100) && cpus() > 0 && !name().is_empty());
+        assert!(memory_mb().is_some_and(|mb| mb > 100) && cpus() > 0);
     }
 }

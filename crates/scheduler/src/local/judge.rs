@@ -5,7 +5,6 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::files::{End, Found};
-use super::host;
 use crate::slurm::{JobInfo, JobState};
 use domain::SlurmJobId;
 
@@ -35,7 +34,7 @@ pub(super) enum Tending {
 impl Found {
     /// True on the host that the job was submitted on.
     fn is_here(&self) -> bool {
-        self.entry.host == host::name()
+        self.entry.host == base::host_name()
     }
 
     /// The job's state, in Slurm's words.
@@ -110,14 +109,14 @@ fn elapsed(seconds: u64) -> String {
 
 /// The jobs that wait and are looked after, and the GPUs of those that run.
 #[derive(Debug, Default)]
-pub(super) struct Line {
+pub(super) struct Queue {
     /// Numbers of the jobs that wait, in order.
     pub(super) waiting: Vec<u64>,
     /// The GPUs that are in use; as many entries as jobs that run.
     pub(super) running: Vec<Option<String>>,
 }
 
-impl Line {
+impl Queue {
     /// From all jobs. One that waits without a supervisor holds nobody up: it takes its turn again
     /// once `check` has given it one.
     pub(super) fn of(jobs: &[Found]) -> Self {

@@ -154,20 +154,20 @@ fn what_is_said_of_a_job_has_slurms_form() {
 fn jobs_start_in_order_and_each_has_a_gpu_of_its_own() {
     let gpus: Vec<String> = ["0", "1"].map(str::to_owned).into();
     let some = |gpu: &str| Some(Some(gpu.to_owned()));
-    let line = Line::of(&[waiting(3), waiting(5)]);
+    let line = Queue::of(&[waiting(3), waiting(5)]);
     assert_eq!(line.turn(3, true, 1, &gpus), some("0"));
     assert_eq!(line.turn(5, true, 1, &gpus), None, "the other came first");
-    let line = Line::of(&[running(1, Some("0")), waiting(3), ended("FAILED")]);
+    let line = Queue::of(&[running(1, Some("0")), waiting(3), ended("FAILED")]);
     assert_eq!(line.turn(3, true, 1, &gpus), None, "one job at a time");
     assert_eq!(line.turn(3, true, 2, &gpus), some("1"));
     assert_eq!(line.turn(3, false, 2, &gpus), Some(None));
     assert_eq!(line.turn(3, true, 2, &[]), Some(None), "a host without a GPU");
     assert_eq!(line.turn(3, true, 2, &gpus[..1]), None, "its only GPU is in use");
     let without = Found { supervised: false, ..waiting(2) };
-    let line = Line::of(&[without, waiting(3)]);
+    let line = Queue::of(&[without, waiting(3)]);
     assert_eq!(line.turn(3, true, 1, &gpus), some("0"), "one that can't start holds nobody up");
     // What a job had whose supervisor is dead is given again only once that job is put back or
     // over; its processes are gone before that.
     let lost = Found { supervised: false, ..running(1, Some("0")) };
-    assert_eq!(Line::of(&[lost, waiting(3)]).turn(3, true, 1, &gpus), some("0"));
+    assert_eq!(Queue::of(&[lost, waiting(3)]).turn(3, true, 1, &gpus), some("0"));
 }

@@ -21,7 +21,7 @@ mod start;
 mod supervise;
 
 pub use files::Directory;
-pub use host::{cpus, gpus};
+pub use host::{cpus, gpus, memory_mb};
 pub use queue::{Local, refusal};
 pub use start::{BeginError, begin, scope_works};
 pub use supervise::{Supervised, supervise};

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use tokio::process::Command;
 
 use super::files::{Directory, Entry, Found, all, lock, next, remove_empty};
-use super::judge::{Line, Tending, cancelled_before_it_ran, lost};
+use super::judge::{Queue, Tending, cancelled_before_it_ran, lost};
 use super::{host, start};
 use crate::slurm::{JobInfo, JobRequest, Pending, Phase, Request, SlurmError, SubmitError};
 use base::crash;
@@ -92,10 +92,11 @@ impl Local {
         directory.write_entry(&Entry {
             number,
             name: job.name.clone(),
-            host: host::name(),
+            host: base::host_name(),
             submitted_at: Timestamp::now(),
-            cpus: job.cpus,
-            memory_mb: job.memory_mb,
+            tasks: job.tasks.max(1),
+            cpus: in_all(job).0,
+            memory_mb: in_all(job).1,
             seconds: job.seconds,
             warning_seconds: job.warning_seconds,
             gpu: job.gres.is_some(),
@@ -129,7 +130,7 @@ impl Local {
     /// When their files can't be read. Then nothing is known, and nothing may be decided.
     pub fn queue(&self) -> Result<Vec<JobInfo>, SlurmError> {
         let jobs = all(&self.root).map_err(|error| failed(&error))?;
-        let (line, now) = (Line::of(&jobs), Timestamp::now());
+        let (line, now) = (Queue::of(&jobs), Timestamp::now());
         Ok(jobs.iter().map(|job| job.info(line.ahead_of(job.entry.number), now)).collect())
     }
 
@@ -264,11 +265,18 @@ pub fn refusal(request: &Request) -> Option<String> {
 
 /// Why this host can never run a job, in the words of the answer.
 fn too_much(job: &JobRequest, memory_mb: Option<u64>, cpus: u64) -> Option<String> {
-    if let Some(has) = memory_mb.filter(|has| job.memory_mb > *has) {
-        return Some(format!("it asks for {} MB, and this host has {has} MB", job.memory_mb));
+    let (asked_cpus, asked_mb) = in_all(job);
+    if let Some(has) = memory_mb.filter(|has| asked_mb > *has) {
+        return Some(format!("it asks for {asked_mb} MB, and this host has {has} MB"));
     }
-    (u64::from(job.cpus) > cpus)
-        .then(|| format!("it asks for {} CPUs, and this host has {cpus}", job.cpus))
+    (u64::from(asked_cpus) > cpus)
+        .then(|| format!("it asks for {asked_cpus} CPUs, and this host has {cpus}"))
+}
+
+/// The cores and the memory of all tasks of a job.
+fn in_all(job: &JobRequest) -> (u32, u64) {
+    let tasks = job.tasks.max(1);
+    (job.cpus.saturating_mul(tasks), job.memory_mb.saturating_mul(tasks.into()))
 }
 
 /// `LOG-NUMBER.log`, as Slurm is asked to name it.

@@ -56,13 +56,17 @@ pub(super) fn variables(
     let mut variables: Vec<(&'static str, OsString)> = vec![
         ("SLURM_JOB_ID", entry.number.to_string().into()),
         ("SLURM_JOB_NAME", entry.name.clone().into()),
-        ("SLURM_CPUS_PER_TASK", entry.cpus.to_string().into()),
+        ("SLURM_CPUS_PER_TASK", (entry.cpus / entry.tasks.max(1)).max(1).to_string().into()),
         ("SLURM_MEM_PER_NODE", entry.memory_mb.to_string().into()),
         ("SLURM_SUBMIT_DIR", entry.directory.clone().into()),
         // An empty one hides all GPUs.
         ("CUDA_VISIBLE_DEVICES", gpu.unwrap_or("").into()),
         ("SCHEDULER", "local".into()),
     ];
+    if entry.tasks > 1 {
+        variables.push(("SLURM_NTASKS", entry.tasks.to_string().into()));
+        variables.push(("SLURM_NTASKS_PER_NODE", entry.tasks.to_string().into()));
+    }
     if restarts > 0 {
         variables.push(("SLURM_RESTART_COUNT", restarts.to_string().into()));
     }
@@ -204,6 +208,12 @@ mod tests {
         assert_eq!(of(0, Some("GPU-8f"), "CUDA_VISIBLE_DEVICES").as_deref(), Some("GPU-8f"));
         assert_eq!(of(0, Some("1"), "SLURM_GPUS_ON_NODE").as_deref(), Some("1"));
         assert_eq!(of(0, None, "SCHEDULER").as_deref(), Some("local"));
+        assert_eq!(of(0, None, "SLURM_NTASKS"), None);
+        let three = Entry { tasks: 3, cpus: 6, ..entry.clone() };
+        let found = variables(&three, 0, None);
+        for (name, value) in [("SLURM_NTASKS", "3"), ("SLURM_CPUS_PER_TASK", "2")] {
+            assert!(found.contains(&(name, value.into())), "{name} {value}: {found:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::files::{Beat, Directory, End, Entry, Found, Run, all, lock};
-use super::judge::{Limit, Line, cancelled_before_it_ran, ending, limit_of};
+use super::judge::{Limit, Queue, cancelled_before_it_ran, ending, limit_of};
 use super::process::{Identity, session_mb};
 use super::{host, start};
 
@@ -148,7 +148,7 @@ async fn wait_for_turn(
                 return Ok(Turn::Over);
             }
             let most = usize::try_from(most).unwrap_or(usize::MAX);
-            let line = Line::of(&jobs);
+            let line = Queue::of(&jobs);
             if let Some(gpu) = line.turn(own.entry.number, own.entry.gpu, most, &gpus) {
                 let bounds = *bounds.get_or_insert_with(|| match start::scope_works() {
                     true => start::Bounds::Scope,

@@ -398,8 +398,7 @@ mod tests {
     #[test]
     fn a_banner_decides_nothing() {
         let banner = "The gpu partition is temporarily down\nsbatch: error: Batch job submission \
-                      failed: \
-                      Invalid qos specification\nToo many jobs? Read the wiki.\n";
+                      failed: Invalid qos specification\nToo many jobs? Read the wiki.\n";
         assert!(matches!(answer(false, "", banner), Err(SubmitError::Refused(_))));
     }
 

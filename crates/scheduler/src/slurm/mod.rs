@@ -8,6 +8,7 @@ mod reason;
 mod request;
 mod requeue;
 mod state;
+mod step;
 mod submit;
 mod waiting;
 
@@ -19,6 +20,7 @@ pub use query::JobInfo;
 pub use reason::in_words;
 pub use request::{JobRequest, Request};
 pub use state::{JobState, Phase};
+pub use step::Step;
 pub use waiting::{Node, Pending, Place, fitting, place};
 
 /// What reads Slurm's words, for the fuzz targets.

@@ -34,7 +34,7 @@ pub struct JobInfo {
 /// Reasons for waiting that don't pass by themselves: the request fits no node, or the account may
 /// not ask for it. From `man squeue`, "JOB REASON CODES". A limit for one job ends in `PerJob` or
 /// `PerJobLimit`, one for a node in `PerNode`.
-const HOPELESS: [&str; 13] = [
+const NEVER_PASSES: [&str; 13] = [
     "AccountNotAllowed",
     "BadConstraints",
     "DependencyNeverSatisfied",
@@ -52,10 +52,12 @@ const HOPELESS: [&str; 13] = [
 
 impl JobInfo {
     /// True when the job waits for something that will never happen.
-    pub fn is_hopeless(&self) -> bool {
+    pub fn can_never_start(&self) -> bool {
         let per_job = |suffix: &str| self.reason.trim_end_matches("Limit").ends_with(suffix);
         self.state.phase() == super::state::Phase::Waiting
-            && (HOPELESS.contains(&self.reason.as_str()) || per_job("PerJob") || per_job("PerNode"))
+            && (NEVER_PASSES.contains(&self.reason.as_str())
+                || per_job("PerJob")
+                || per_job("PerNode"))
     }
 
     /// How long it ran: `elapsed`, which is `[DAYS-][HOURS:]MINUTES:SECONDS`.

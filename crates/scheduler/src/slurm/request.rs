@@ -1,8 +1,11 @@
-//! What a job asks Slurm for, as sbatch's arguments.
+//! A job that is to run (on Slurm or on this host), and sbatch's arguments for it: which options
+//! there are, and in which order. What a training, a watcher and a look at a node put into them is
+//! in `crate::kinds_of_job`.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use crate::gres::of_tasks;
 use domain::SlurmJobId;
 
 /// A job that is to run: each part becomes an option of sbatch, in one place.
@@ -13,9 +16,13 @@ pub struct JobRequest {
     /// The job runs only once this one has failed, and is dropped once that one can't fail any
     /// more.
     pub after_failure_of: Option<SlurmJobId>,
-    /// `--cpus-per-task`; there is one task on one node.
+    /// `--ntasks`; 0 counts as 1.
+    pub tasks: u32,
+    /// How many of several tasks share a node at most; 0 counts as 1.
+    pub tasks_per_node: u32,
+    /// `--cpus-per-task`.
     pub cpus: u32,
-    /// `--mem` in Slurm's MB (1,048,576 bytes).
+    /// The memory of a task in Slurm's MB (1,048,576 bytes); `--mem` is that of a node.
     pub memory_mb: u64,
     /// `--time`, in one of Slurm's forms.
     pub time: String,
@@ -28,7 +35,7 @@ pub struct JobRequest {
     pub requeue: Option<bool>,
     /// `--chdir`.
     pub directory: PathBuf,
-    /// `--gres`; `None` asks for none, whatever the batch script says.
+    /// What a task gets of `--gres`; `None` asks for none, whatever the batch script says.
     pub gres: Option<String>,
     /// `--account`.
     pub account: Option<String>,
@@ -69,16 +76,23 @@ fn escaped(path: &Path) -> String {
 impl From<JobRequest> for Request {
     fn from(job: JobRequest) -> Self {
         let asked = job.clone();
+        let (nodes, on_a_node) = job.layout();
         let mut arguments = vec![OsString::from("--parsable"), option("job-name", &job.name)];
         if let Some(other) = job.after_failure_of {
             arguments.push(option("dependency", format!("afternotok:{other}")));
             arguments.push(option("kill-on-invalid-dep", "yes"));
         }
         arguments.extend([
-            option("nodes", "1"),
-            option("ntasks", "1"),
+            option("nodes", nodes.to_string()),
+            option("ntasks", job.tasks.max(1).to_string()),
+        ]);
+        if job.tasks > 1 {
+            arguments.push(option("ntasks-per-node", on_a_node.to_string()));
+        }
+        let memory_mb = job.memory_mb.saturating_mul(on_a_node.into());
+        arguments.extend([
             option("cpus-per-task", job.cpus.to_string()),
-            option("mem", format!("{}M", job.memory_mb)),
+            option("mem", format!("{memory_mb}M")),
             option("time", &job.time),
             option("output", format!("{}-%j.log", escaped(&job.log))),
             option("open-mode", "append"),
@@ -87,7 +101,8 @@ impl From<JobRequest> for Request {
         let requeue = job.requeue.map(|yes| if yes { "--requeue" } else { "--no-requeue" });
         arguments.extend(requeue.map(OsString::from));
         arguments.push(option("chdir", &job.directory));
-        arguments.push(option("gres", job.gres.as_deref().unwrap_or("none")));
+        let gres = job.gres.as_deref().map(|gres| of_tasks(gres, on_a_node));
+        arguments.push(option("gres", gres.as_deref().unwrap_or("none")));
         let optional = [
             ("account", job.account),
             ("partition", job.partition),
@@ -105,6 +120,15 @@ impl From<JobRequest> for Request {
         }
         arguments.extend(["--".into(), job.script.into(), job.argument]);
         Self { job: asked, arguments }
+    }
+}
+
+impl JobRequest {
+    /// How many nodes the tasks need, and how many of them share one: as even as can be.
+    fn layout(&self) -> (u32, u32) {
+        let (tasks, most) = (self.tasks.max(1), self.tasks_per_node.max(1));
+        let nodes = tasks.div_ceil(most);
+        (nodes, tasks.div_ceil(nodes))
     }
 }
 
@@ -127,10 +151,11 @@ impl Request {
 
     /// What runs on this host where there is no Slurm, as a person would type it.
     pub fn local_line(&self) -> String {
-        let JobRequest { script, argument, cpus, memory_mb, time, .. } = &self.job;
+        let JobRequest { script, argument, cpus, memory_mb, time, tasks, .. } = &self.job;
+        let tasks = if *tasks > 1 { format!("{tasks} tasks of ") } else { String::new() };
         let words = [script.as_os_str(), argument.as_os_str()];
         let words = words.map(|word| quoted(&word.to_string_lossy())).join(" ");
-        format!("{words}  # {cpus} CPUs, {memory_mb} MB, {time}")
+        format!("{words}  # {tasks}{cpus} CPUs, {memory_mb} MB, {time}")
     }
 
     /// The arguments of sbatch.
@@ -161,6 +186,43 @@ mod tests {
     use super::*;
 
     #[test]
+    fn tasks_share_nodes_as_evenly_as_the_site_allows() {
+        for (tasks, tasks_per_node, layout) in [
+            (0, 0, (1, 1)),
+            (1, 1, (1, 1)),
+            (1, 4, (1, 1)),
+            (4, 1, (4, 1)),
+            (4, 2, (2, 2)),
+            (4, 4, (1, 4)),
+            (5, 4, (2, 3)),
+            (3, 64, (1, 3)),
+        ] {
+            let job = JobRequest { tasks, tasks_per_node, ..JobRequest::default() };
+            assert_eq!(job.layout(), layout, "{tasks} {tasks_per_node}");
+        }
+    }
+
+    #[test]
+    fn a_job_of_several_tasks_asks_each_node_for_what_its_tasks_need() {
+        let job = JobRequest {
+            tasks: 4,
+            tasks_per_node: 2,
+            cpus: 6,
+            memory_mb: 4400,
+            gres: Some("gpu:1".into()),
+            ..JobRequest::default()
+        };
+        let line = Request::from(job.clone()).command_line();
+        let expected = "--nodes=2 --ntasks=4 --ntasks-per-node=2 --cpus-per-task=6 --mem=8800M ";
+        assert!(line.contains(expected) && line.contains(" --gres=gpu:2 "), "{line}");
+        for tasks in [0, 1] {
+            let one = Request::from(JobRequest { tasks, ..job.clone() }).command_line();
+            let expected = "--nodes=1 --ntasks=1 --cpus-per-task=6 --mem=4400M ";
+            assert!(one.contains(expected) && one.contains(" --gres=gpu:1 "), "{one}");
+        }
+    }
+
+    #[test]
     fn what_is_not_asked_for_is_not_said_but_for_the_gres() {
         let job = JobRequest {
             name: "a".into(),
@@ -176,9 +238,8 @@ mod tests {
         assert_eq!(
             Request::from(job.clone()).command_line(),
             "sbatch --parsable --job-name=a --nodes=1 --ntasks=1 --cpus-per-task=1 --mem=500M \
-             --time=5 \
-             --output=/logs/50%%/a-%j.log --open-mode=append '--chdir=/home of it' --gres=none \
-             -- '/it'\\''s.sh' x"
+             --time=5 --output=/logs/50%%/a-%j.log --open-mode=append '--chdir=/home of it' \
+             --gres=none -- '/it'\\''s.sh' x"
         );
         let waits = JobRequest { after_failure_of: Some(SlurmJobId(17)), ..job.clone() };
         let request = Request::from(waits);

@@ -17,6 +17,9 @@ const MAX_LINE: usize = 400;
 /// The most lines of a log.
 const MAX_LINES: usize = 40;
 
+/// The most tasks that a progress names.
+const MAX_TASKS: usize = 64;
+
 /// A body that can't be read.
 #[derive(Debug, Error)]
 pub enum BodyError {
@@ -58,7 +61,7 @@ fn clip(text: &str, most: usize) -> String {
 /// Where a job stands, as far as its asker is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
+pub enum Stage {
     /// The cluster has its message.
     Taken,
     /// It was handed to Slurm.
@@ -95,6 +98,14 @@ pub enum Origin {
     Unknown,
 }
 
+impl Origin {
+    /// True where the job's message does not name the value. A word of a newer program is a way to
+    /// choose, too.
+    pub fn is_chosen(self) -> bool {
+        self != Self::Job
+    }
+}
+
 /// What Slurm is asked for, and where each value comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
@@ -110,12 +121,26 @@ pub struct Asked {
     pub time_seconds: u64,
     /// What the time was chosen by.
     pub time_from: Origin,
+    /// How many tasks train the layers, each with these cores and this memory; absent where the
+    /// job's message asks for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instances: Option<AskedInstances>,
+}
+
+/// How many tasks a job gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AskedInstances {
+    /// So many.
+    pub number: u32,
+    /// What the number was chosen by: `estimate` where it is that of the layers, `site` where the
+    /// site gives no more.
+    pub from: Origin,
 }
 
 impl Asked {
     /// True where any of it was chosen, and not named by the job's message.
     pub fn is_chosen(&self) -> bool {
-        [self.cpus_from, self.memory_from, self.time_from].iter().any(|from| *from != Origin::Job)
+        [self.cpus_from, self.memory_from, self.time_from].into_iter().any(Origin::is_chosen)
     }
 }
 
@@ -134,7 +159,7 @@ pub struct Used {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobState {
     /// Where the job stands.
-    pub state: Phase,
+    pub state: Stage,
     /// Since when.
     pub at: Timestamp,
     /// The same in words, for a person.
@@ -155,7 +180,7 @@ pub struct JobState {
 
 impl JobState {
     /// A state with nothing but its words.
-    pub fn new(state: Phase, at: Timestamp, detail: &str) -> Self {
+    pub fn new(state: Stage, at: Timestamp, detail: &str) -> Self {
         let detail = clip(detail, MAX_SENTENCE);
         Self {
             state,
@@ -213,22 +238,64 @@ pub struct Standing {
     /// When the training ends at the latest if it goes on at the pace of this run. A layer that
     /// learns nothing more ends earlier. Nothing before the pace is known.
     pub expected_end: Option<Timestamp>,
+    /// What each task trains, where several do; the values above are then those of the first, and
+    /// the layer's number follows those that are done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskStanding>,
+}
+
+/// Where one of several tasks stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskStanding {
+    /// Its number, from 0.
+    pub task: u32,
+    /// The model under way.
+    pub layer: String,
+    /// The epoch that is being trained, from 1; 0 before the first.
+    pub epoch: usize,
+    /// Most epochs.
+    pub epochs: usize,
+    /// Steps of the epoch that are done.
+    pub step: usize,
+    /// Steps of an epoch.
+    pub steps: usize,
+}
+
+/// How much of a layer is done, 0 to 1.
+fn of_layer(epoch: usize, epochs: usize, step: usize, steps: usize) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "counts of a training")]
+    let [epochs, epoch, steps, step] = [epochs, epoch, steps, step].map(|n| n as f64);
+    if epochs < 1.0 || epoch < 1.0 {
+        return 0.0;
+    }
+    let of_epoch = if steps < 1.0 { 0.0 } else { step / steps };
+    ((epoch - 1.0 + of_epoch) / epochs).clamp(0.0, 1.0)
 }
 
 impl Standing {
     /// How much of all epochs of all layers is done, 0 to 1. A layer that stops early makes it jump
     /// forward.
     pub fn fraction(&self) -> f64 {
-        #[expect(clippy::cast_precision_loss, reason = "counts of a training")]
-        let [layers, layer, epochs, epoch, steps, step] =
-            [self.layers, self.layer_number, self.epochs, self.epoch, self.steps, self.step]
-                .map(|n| n as f64);
-        if layers < 1.0 || layer < 1.0 || epochs < 1.0 || epoch < 1.0 {
+        if self.layers == 0 || self.layer_number == 0 {
             return 0.0;
         }
-        let of_epoch = if steps < 1.0 { 0.0 } else { step / steps };
-        let of_layer = (epoch - 1.0 + of_epoch) / epochs;
-        ((layer - 1.0 + of_layer) / layers).clamp(0.0, 1.0)
+        let under_way: f64 = if self.tasks.is_empty() {
+            if self.epoch == 0 || self.epochs == 0 {
+                return 0.0;
+            }
+            self.of_layer()
+        } else {
+            let of_task = |t: &TaskStanding| of_layer(t.epoch, t.epochs, t.step, t.steps);
+            self.tasks.iter().map(of_task).sum()
+        };
+        #[expect(clippy::cast_precision_loss, reason = "counts of a training")]
+        let [layers, done] = [self.layers, self.layer_number - 1].map(|n| n as f64);
+        ((done + under_way) / layers).clamp(0.0, 1.0)
+    }
+
+    /// How much of the epochs of this layer is done, 0 to 1.
+    pub fn of_layer(&self) -> f64 {
+        of_layer(self.epoch, self.epochs, self.step, self.steps)
     }
 
     /// Most steps that are left: if every layer takes all of its epochs, and if those to come are
@@ -261,6 +328,10 @@ impl JobProgress {
     pub fn message(&self, correlation_id: &str) -> Message<'static> {
         let mut clipped = self.clone();
         clipped.standing.layer = clip(&self.standing.layer, MAX_LINE);
+        clipped.standing.tasks.truncate(MAX_TASKS);
+        for task in &mut clipped.standing.tasks {
+            task.layer = clip(&task.layer, MAX_LINE);
+        }
         Message::json(Kind::Progress, correlation_id, self.at, write(&clipped))
     }
 

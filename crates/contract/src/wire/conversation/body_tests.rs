@@ -17,17 +17,34 @@ fn origin() -> impl Strategy<Value = Origin> {
 }
 
 fn asked() -> impl Strategy<Value = Option<Asked>> {
-    let values = (1u32..4096, origin(), 1u64..100_000_000, origin(), 60u64..31_536_000, origin());
+    let instances = (1u32..64, origin()).prop_map(|(number, from)| AskedInstances { number, from });
+    let values = (
+        1u32..4096,
+        origin(),
+        1u64..100_000_000,
+        origin(),
+        60u64..31_536_000,
+        origin(),
+        prop::option::of(instances),
+    );
     prop::option::of(values.prop_map(
-        |(cpus, cpus_from, memory_mb, memory_from, time_seconds, time_from)| Asked {
+        |(cpus, cpus_from, memory_mb, memory_from, time_seconds, time_from, instances)| Asked {
             cpus,
             cpus_from,
             memory_mb,
             memory_from,
             time_seconds,
             time_from,
+            instances,
         },
     ))
+}
+
+fn task() -> impl Strategy<Value = TaskStanding> {
+    (any::<u32>(), "[A-Za-z0-9 ]{0,20}", any::<[u16; 4]>()).prop_map(|(task, layer, counts)| {
+        let [epoch, epochs, step, steps] = counts.map(usize::from);
+        TaskStanding { task, layer, epoch, epochs, step, steps }
+    })
 }
 
 fn used() -> impl Strategy<Value = Used> {
@@ -39,8 +56,8 @@ fn number() -> impl Strategy<Value = Option<f64>> {
     prop::option::of(-1e9..1e9)
 }
 
-fn phase() -> impl Strategy<Value = Phase> {
-    use Phase::{Cancelling, Requeued, Running, Submitted, Taken, Waiting};
+fn phase() -> impl Strategy<Value = Stage> {
+    use Stage::{Cancelling, Requeued, Running, Submitted, Taken, Waiting};
     prop::sample::select(vec![Taken, Submitted, Waiting, Running, Requeued, Cancelling])
 }
 
@@ -73,11 +90,12 @@ proptest! {
         best in number(),
         peak_memory_mb in any::<Option<u64>>(),
         expected_end in prop::option::of(at()),
+        tasks in prop::collection::vec(task(), 0..5),
     ) {
         let [layer_number, layers, epoch, epochs, step, steps] = counts.map(usize::from);
         let standing = Standing {
             layer, layer_number, layers, epoch, epochs, step, steps, loss, accuracy, f1, best,
-            peak_memory_mb, expected_end,
+            peak_memory_mb, expected_end, tasks,
         };
         let progress = JobProgress { at, standing };
         let message = progress.message("c");
@@ -152,7 +170,7 @@ proptest! {
             used: Used::default(),
         };
         prop_assert!(End::Failed(failed).body().len() <= MAX_JSON_BYTES);
-        let state = JobState::new(Phase::Waiting, Timestamp::UNIX_EPOCH, &text);
+        let state = JobState::new(Stage::Waiting, Timestamp::UNIX_EPOCH, &text);
         let state = JobState { detail: text, ..state };
         prop_assert!(state.message("c").body.len() <= MAX_JSON_BYTES);
     }
@@ -195,7 +213,7 @@ fn a_torn_end_is_no_end() {
 #[test]
 fn words_of_a_newer_program_are_read() {
     let state = br#"{"state":"dreaming","at":"2026-11-01T10:00:00Z","detail":"","more":[1]}"#;
-    assert_eq!(JobState::parse(state).unwrap().state, Phase::Unknown);
+    assert_eq!(JobState::parse(state).unwrap().state, Stage::Unknown);
 }
 
 #[test]
@@ -211,6 +229,11 @@ fn how_far_a_job_is_follows_from_its_counts() {
         ..Standing::default()
     };
     assert!((standing.fraction() - (1.0 + 2.5 / 4.0) / 4.0).abs() < 1e-12);
+    // One layer is done, one half done, one has not begun.
+    let task =
+        |epoch, step| TaskStanding { epoch, epochs: 4, step, steps: 10, ..Default::default() };
+    let several = Standing { tasks: vec![task(3, 0), task(0, 0)], ..standing.clone() };
+    assert!((several.fraction() - (1.0 + 0.5) / 4.0).abs() < 1e-12);
     assert_eq!(Standing { epoch: 0, ..standing.clone() }.fraction(), 0.0);
     assert_eq!(Standing { layer_number: 9, ..standing.clone() }.fraction(), 1.0);
     assert_eq!(standing.steps_left(), Some(5 + 10 + 2 * 40));

@@ -17,15 +17,25 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use base::text::hex;
+
 pub use body::{
-    Asked, BodyError, End, Figures, JobDone, JobFailed, JobProgress, JobState, ModelEntry, Origin,
-    Phase, Standing, Times, Used,
+    Asked, AskedInstances, BodyError, End, Figures, JobDone, JobFailed, JobProgress, JobState,
+    ModelEntry, Origin, Stage, Standing, TaskStanding, Times, Used,
 };
 pub use control::{CONTROL_QUEUE, Cancel, ControlError};
 pub use model::{Collected, Collector, ModelPart, PART_BYTES, PartError, model_messages};
 
 /// The largest JSON body, in bytes.
 pub const MAX_JSON_BYTES: usize = 64 << 10;
+
+/// How long a reply queue stays into which nobody looks, in milliseconds: two weeks.
+pub const REPLY_QUEUE_EXPIRES: i64 = 14 * 24 * 3_600_000;
+
+/// The name of the reply queue of our own askers' jobs.
+pub fn reply_queue(correlation_id: &str) -> String {
+    format!("hpc-reply-{correlation_id}")
+}
 
 /// The name of the program in the property `app_id`.
 pub const APP_ID: &str = concat!("hpc-trainer/", env!("CARGO_PKG_VERSION"));
@@ -210,14 +220,6 @@ pub fn message_id(correlation_id: &str, kind: Kind, content: &[&[u8]]) -> String
 /// The SHA-256 of a model's file, hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}"); // writing to a String can't fail
-        text
-    })
 }
 
 #[cfg(test)]

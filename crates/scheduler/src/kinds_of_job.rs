@@ -1,10 +1,12 @@
 //! What this site's settings make of its scheduler: how it is called, and what each kind of job
-//! asks for.
+//! (a training, its watcher, a look at a node) asks for. Which options of sbatch that becomes is in
+//! `slurm/request.rs`.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::gres::Gres;
 use crate::interface::Scheduler;
 use crate::local::Local;
 use crate::site::{Kind, LOCAL, SiteConfig};
@@ -90,9 +92,21 @@ fn told(site: &SiteConfig) -> Vec<(OsString, OsString)> {
     told
 }
 
-/// How long before the time limit Slurm warns the trainer, in seconds: as the site wants it, but
-/// never more than a tenth of the limit, since what comes after the warning is no training; and at
-/// least ten seconds, for less suffices for nothing. 0, for no warning, stays 0.
+impl SiteConfig {
+    /// The generic resource and the partition for a job of this memory: a row of the site's table,
+    /// else `SITE_GRES` and `SITE_PARTITION`.
+    pub fn gres_for(&self, memory_mb: u64) -> Gres {
+        let row = self.gres_table.get(memory_mb).cloned();
+        let default = || Gres { gres: self.gres.clone(), partition: None };
+        let mut gres = row.unwrap_or_else(default);
+        gres.partition = gres.partition.or_else(|| self.partition.clone());
+        gres
+    }
+}
+
+/// How long before the time limit Slurm warns the trainer, in seconds: as the site wants it, but at
+/// most a tenth of the limit, or ten seconds where that is more. Later training is worth more than
+/// an early warning, and in less than ten seconds no model is sent. 0 is no warning.
 fn warning(wanted: u64, limit: u64) -> u64 {
     wanted.min((limit / 10).max(LEAST_WARNING))
 }
@@ -112,6 +126,8 @@ pub fn training(
     JobRequest {
         name: job_name.to_owned(),
         after_failure_of: None,
+        tasks: resources.instances,
+        tasks_per_node: site.tasks_per_node,
         cpus: resources.cpus,
         memory_mb: resources.memory_mb,
         time: resources.walltime.to_string(),
@@ -216,6 +232,7 @@ mod tests {
             constraint: None,
             gres: Some("gpu:1".into()),
             gres_table: "64000=gpu:p100l:1@short".parse().unwrap(),
+            tasks_per_node: 1,
             signal_seconds: 120,
             slurm_bin: None,
             give_up: std::time::Duration::ZERO,
@@ -232,6 +249,7 @@ mod tests {
                 cpus: 4,
                 walltime: "0-06:00".parse().unwrap(),
                 gpu: true,
+                host: None,
                 limits: SiteLimits::default(),
             },
         }
@@ -263,6 +281,7 @@ mod tests {
             memory_mb: 257_000,
             walltime: "0-06:00".parse().unwrap(),
             email: None,
+            instances: 1,
         }
     }
 
@@ -289,12 +308,9 @@ mod tests {
         assert_eq!(
             request.command_line(),
             "sbatch --parsable --job-name=hpct-a --nodes=1 --ntasks=1 --cpus-per-task=6 \
-             --mem=257000M \
-             --time=0-06:00:00 --output=/project/100%%/logs/hpct-a-%j.log --open-mode=append \
-             --requeue \
-             '--chdir=/project/hpc trainer' --gres=gpu:1 --signal=B:USR1@120 -- \
-             /project/hpc_training.sh \
-             /project/spool/jobs/a/job.json"
+             --mem=257000M --time=0-06:00:00 --output=/project/100%%/logs/hpct-a-%j.log \
+             --open-mode=append --requeue '--chdir=/project/hpc trainer' --gres=gpu:1 \
+             --signal=B:USR1@120 -- /project/hpc_training.sh /project/spool/jobs/a/job.json"
         );
     }
 

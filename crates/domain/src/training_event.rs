@@ -19,7 +19,7 @@ pub enum TrainingEvent {
         /// How many layers are trained.
         layers: usize,
     },
-    /// A layer begins, or is gone on with.
+    /// A layer begins, or continues from a checkpoint.
     Layer {
         /// The name of its model, such as `Background Model`.
         model: String,

@@ -1,0 +1,3 @@
+#![no_main]
+
+hpc_trainer_fuzz::target!("run_request");
