@@ -2,9 +2,9 @@
 //! change.
 //!
 //! Every sentence of a reply is here, with its advice, but for what is wrong with a message, a page
-//! or a model: that is said by the error of whatever has found it. What a conversation says while it
-//! goes on is in `bridge/converse.rs` and `worker/told.rs`. Whoever can help is always [`OPERATOR`],
-//! or whom the site names instead.
+//! or a model: that is said by the error of whatever has found it. What a conversation says while
+//! it goes on is in `bridge/converse.rs` and `worker/told.rs`. Whoever can help is always
+//! [`OPERATOR`], or whom the site names instead.
 
 use std::fmt::Display;
 

@@ -1,8 +1,8 @@
 //! Once training runs steadily, a step takes hardly any memory from the system: the images, the
 //! gradients and the transformed kernels of one step are used again in the next. Taking them anew
 //! would cost a third of a step's time, but a timed test could not tell that from a busy machine,
-//! so this test counts. It uses one thread and counts what that thread takes, so that the counts are
-//! the same each time.
+//! so this test counts. It uses one thread and counts what that thread takes, so that the counts
+//! are the same each time.
 #![cfg(feature = "trainer")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -101,8 +101,9 @@ fn memory_is_compared_with_the_networks_own() {
         bench("memory.py", [page.to_str().unwrap()].into_iter().chain(options).chain(paths))
             .success();
     // 16 patches of 64x64 are one of 256x256: 40 + 126 MiB for a step, and as much again for
-    // weights, gradients and everything else. Other parts of a run (choosing the first weights, validation, the picture)
-    // must not need a second step's memory in addition: docs/quality.md relies on that.
+    // weights, gradients and everything else. Other parts of a run (choosing the first weights,
+    // validation, the picture) must not need a second step's memory in addition: docs/quality.md
+    // relies on that.
     let network = figures(&finished, "the network by itself, one batch:")[0];
     assert!((200.0..400.0).contains(&network), "{finished}");
     let [before, after] = ["40 ", "80 "].map(|row| figures(&finished, row));

@@ -6,8 +6,8 @@
 //! # When a job is given up
 //!
 //! - It waits for Rodan or Slurm for `GIVE_UP_HOURS` ([`Rules::gives_up`], counted from
-//!   `Record::waits_since`): [`before_submission`], [`judge_login`]. Where Rodan refuses the log-in,
-//!   at once.
+//!   `Record::waits_since`): [`before_submission`], [`judge_login`]. Where Rodan refuses the
+//!   log-in, at once.
 //! - It waits in Slurm's queue, or for room under a limit of jobs, for `MAX_PENDING_HOURS`; or it
 //!   waits for a reason that can't pass (`NEVER_PASSES` in `scheduler::slurm`): [`alive`],
 //!   [`before_submission`].
@@ -383,8 +383,8 @@ pub(super) enum Untaken {
 /// Judges sbatch's words. Only what is known to be the job's own fault is a refusal at once. Words
 /// that nobody knows (a site's own submit filter has such) are one when they have stayed the same
 /// for half an hour while the controller answers; `controller_answers` says whether it does now.
-/// With `was_raised` the job asks for more memory than before, because that was not enough: where it
-/// is refused, it ran out of memory.
+/// With `was_raised` the job asks for more memory than before, because that was not enough: where
+/// it is refused, it ran out of memory.
 pub(super) fn judge(
     error: &SubmitError,
     doubt: Option<&Doubt>,

@@ -4,9 +4,9 @@
 //! up may still be at work. So before the first byte of a reply goes to the broker, its publisher
 //! creates the file `claim` in the job's directory, which only one of them can do. If a claim is
 //! there already, somebody may have published: the one reply is then looked for in its queue before
-//! it is sent again (not in a quorum queue). A conversation is sent again: its messages have the ids
-//! of the first. The callers, each before its first byte: `worker/deliver.rs` and `courier/child.rs`
-//! as [`Publisher::Trainer`], `bridge/deliver.rs` as [`Publisher::Check`].
+//! it is sent again (not in a quorum queue). A conversation is sent again: its messages have the
+//! ids of the first. The callers, each before its first byte: `worker/deliver.rs` and
+//! `courier/child.rs` as [`Publisher::Trainer`], `bridge/deliver.rs` as [`Publisher::Check`].
 
 use std::io;
 

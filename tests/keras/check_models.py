@@ -13,9 +13,9 @@
                                     as Rodan's classifier does: windows of the models' size in steps
                                     of 51 pixels less, the last moved back to the border, their
                                     outer 25 pixels unused, the page's border replicated, each pixel
-                                    to the most confident model (in the order of the files' names). Writes
-                                    labels.u8, and gap.f32: by how much the surest was surer than
-                                    the next.
+                                    to the most confident model (in the order of the files' names).
+                                    Writes labels.u8, and gap.f32: by how much the most confident
+                                    was more confident than the next.
 
 Raw files are little-endian float32, (N, H, W, channels). Exit status 0 only when all is right.
 """

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::settings::{Allowed, SettingValue};
+use crate::values::{Allowed, SettingValue};
 
 /// The most tasks that a job can ask for. No job has more layers.
 pub(crate) const MOST: u64 = 64;

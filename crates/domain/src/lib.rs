@@ -12,6 +12,7 @@ mod limits;
 pub mod settings;
 mod shape;
 mod training_event;
+mod values;
 mod walltime;
 
 pub use choices::{Augmentation, Flip, PatchSelection, StoppingMetric};
@@ -22,9 +23,10 @@ pub use instances::Instances;
 pub use layer::{Input, InputKind, Inputs, InputsError, Layer};
 pub use limits::{Beyond, Host, SiteChoice, SiteLimits};
 pub use settings::{
-    Allowed, NamedResources, RESOURCE_SETTINGS, ResourceSettings, Setting, SettingsError,
-    SettingsMap, TRAINING_SETTINGS, TrainingSettings, training_setting,
+    NamedResources, RESOURCE_SETTINGS, ResourceSettings, Setting, SettingsError, SettingsMap,
+    TRAINING_SETTINGS, TrainingSettings, training_setting,
 };
 pub use shape::{PatchShape, PatchShapeError};
 pub use training_event::TrainingEvent;
+pub use values::Allowed;
 pub use walltime::{Walltime, WalltimeError};

@@ -42,36 +42,36 @@ const END_WITHIN: Duration = Duration::from_secs(15);
 
 /// What a job with several tasks is led with.
 #[derive(Clone, Copy)]
-pub(in crate::worker) struct Leader<'a> {
-    pub(in crate::worker) config: &'a TrainerConfig,
-    pub(in crate::worker) runtime: &'a Runtime,
-    pub(in crate::worker) signals: &'a Signals,
-    pub(in crate::worker) allocation: &'a Allocation,
-    pub(in crate::worker) files: &'a JobFiles,
-    pub(in crate::worker) shared: &'a Shared,
-    pub(in crate::worker) outbox: &'a Outbox,
-    pub(in crate::worker) asked: Option<&'a Asked>,
-    pub(in crate::worker) job_file: &'a Path,
+pub(crate) struct Leader<'a> {
+    pub(crate) config: &'a TrainerConfig,
+    pub(crate) runtime: &'a Runtime,
+    pub(crate) signals: &'a Signals,
+    pub(crate) allocation: &'a Allocation,
+    pub(crate) files: &'a JobFiles,
+    pub(crate) shared: &'a Shared,
+    pub(crate) outbox: &'a Outbox,
+    pub(crate) asked: Option<&'a Asked>,
+    pub(crate) job_file: &'a Path,
     /// The settings as they came, and read.
-    pub(in crate::worker) given: &'a SettingsMap,
-    pub(in crate::worker) settings: &'a TrainingSettings,
-    pub(in crate::worker) inputs: &'a TrainingInputs,
-    pub(in crate::worker) quiet: bool,
+    pub(crate) given: &'a SettingsMap,
+    pub(crate) settings: &'a TrainingSettings,
+    pub(crate) inputs: &'a TrainingInputs,
+    pub(crate) quiet: bool,
 }
 
 /// What the tasks have trained.
-pub(in crate::worker) struct Led {
+pub(crate) struct Led {
     /// All layers, in their order.
-    pub(in crate::worker) layers: Vec<TrainedLayer>,
+    pub(crate) layers: Vec<TrainedLayer>,
     /// What they computed on.
-    pub(in crate::worker) device_name: String,
+    pub(crate) device_name: String,
     /// How long that took.
-    pub(in crate::worker) took: Duration,
+    pub(crate) took: Duration,
 }
 
 impl Leader<'_> {
     /// The seed that an earlier run of this job has drawn.
-    pub(in crate::worker) fn seed(&self) -> Option<u64> {
+    pub(crate) fn seed(&self) -> Option<u64> {
         let seed = |directory: std::path::PathBuf| {
             let every = self.config.checkpoint_every;
             Checkpoints::open(&directory, every, self.inputs, self.settings).ok()?.seed()
@@ -80,7 +80,7 @@ impl Leader<'_> {
     }
 
     /// Trains the layers of a job with its tasks. `name` is the job's, `folder` is for the models.
-    pub(in crate::worker) fn lead(
+    pub(crate) fn lead(
         &self,
         job: &TrainingJob,
         name: &str,

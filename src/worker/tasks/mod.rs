@@ -33,8 +33,8 @@
 //! - **A task fails** (pages that can't be learned from, a disk that is full): the others are
 //!   ended, and the leader answers with the error, as a single trainer does.
 //! - **The leader dies, or a node fails.** Slurm ends the job and all of its steps. `check`
-//!   answers, or Slurm starts the job again. Each start has claims of its own, so that a task which Slurm
-//!   could not end claims nothing of the next start; the checkpoints are used again.
+//!   answers, or Slurm starts the job again. Each start has claims of its own, so that a task which
+//!   Slurm could not end claims nothing of the next start; the checkpoints are used again.
 //! - **Time is nearly up.** Slurm warns the batch script, which is the leader, and it passes the
 //!   signal on. The tasks write their checkpoints and end. Then the leader replies with the best of
 //!   every layer, or asks Slurm for a requeue, by the rules of a single trainer.

@@ -19,23 +19,23 @@ use page_layers::TrainingInputs;
 
 /// What every task has to know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(in crate::worker) struct Plan {
+pub(crate) struct Plan {
     /// The settings as they came.
-    pub(in crate::worker) given: SettingsMap,
+    pub(crate) given: SettingsMap,
     /// The seed of all random choices.
-    pub(in crate::worker) seed: u64,
+    pub(crate) seed: u64,
     /// Where the pages and the models to start from lie.
-    pub(in crate::worker) inputs: TrainingInputs,
+    pub(crate) inputs: TrainingInputs,
     /// The layers in the order in which they are begun: the longest first.
-    pub(in crate::worker) order: Vec<Layer>,
+    pub(crate) order: Vec<Layer>,
     /// How many tasks there are.
-    pub(in crate::worker) tasks: u32,
+    pub(crate) tasks: u32,
     /// A checkpoint is written after so many seconds.
-    pub(in crate::worker) checkpoint_seconds: u64,
+    pub(crate) checkpoint_seconds: u64,
     /// Whom a musicologist is to ask.
-    pub(in crate::worker) operator: String,
+    pub(crate) operator: String,
     /// The job's directory for TensorBoard, if that is wanted.
-    pub(in crate::worker) tensorboard: Option<PathBuf>,
+    pub(crate) tensorboard: Option<PathBuf>,
 }
 
 /// A layer that is done.
@@ -55,7 +55,7 @@ struct Claim {
 
 /// The files of one run of a job with several tasks.
 #[derive(Clone, Debug)]
-pub(in crate::worker) struct Shared {
+pub(crate) struct Shared {
     root: PathBuf,
     run: PathBuf,
     checkpoints: PathBuf,
@@ -75,7 +75,7 @@ fn make(directory: &Path) -> io::Result<()> {
 
 impl Shared {
     /// The files of a job in this run of its Slurm job.
-    pub(in crate::worker) fn new(files: &JobFiles, allocation: &Allocation) -> Self {
+    pub(crate) fn new(files: &JobFiles, allocation: &Allocation) -> Self {
         let root = files.tasks();
         let number = allocation.job.map_or(0, |job| job.0);
         let run = root.join(format!("run-{number}-{}", allocation.restarts));
@@ -83,7 +83,7 @@ impl Shared {
     }
 
     /// Makes the directories, without anything of earlier runs. Only the leader calls it.
-    pub(in crate::worker) fn make(&self) -> io::Result<()> {
+    pub(crate) fn make(&self) -> io::Result<()> {
         match fs::remove_dir_all(&self.root) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -93,7 +93,7 @@ impl Shared {
     }
 
     /// Where the downloaded files lie.
-    pub(in crate::worker) fn inputs(&self) -> PathBuf {
+    pub(crate) fn inputs(&self) -> PathBuf {
         self.root.join("inputs")
     }
 

@@ -52,8 +52,8 @@ impl Replace {
         self.finish(file, path)
     }
 
-    /// An empty file beside `path`, which gets its name by [`Self::finish`], and is removed if it is
-    /// dropped before.
+    /// An empty file beside `path`, which gets its name by [`Self::finish`], and is removed if it
+    /// is dropped before.
     ///
     /// # Errors
     /// When no file can be made there.

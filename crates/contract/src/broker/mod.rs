@@ -23,9 +23,9 @@
 //!   [`give_requests_back`](Broker::give_requests_back),
 //!   [`stop_listening`](Broker::stop_listening).
 //!
-//! Its errors are [`BrokerError`], [`PublishError`] and [`TellError`]: what they call refused, gone,
-//! too large or blocked decides whether a reply is tried again. `check doctor` besides
-//! [looks into](Broker::inspect) queues and [rights](Broker::control_access).
+//! Its errors are [`BrokerError`], [`PublishError`] and [`TellError`]: what they call refused,
+//! gone, too large or blocked decides whether a reply is tried again. `check doctor` besides [looks
+//! into](Broker::inspect) queues and [rights](Broker::control_access).
 
 mod ask;
 mod config;

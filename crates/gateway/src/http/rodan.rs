@@ -4,11 +4,11 @@
 //! `check` logs in once a pass, before it knows how many jobs it will take, and writes the one
 //! token into the files of all of them. So the log-in can't be for one run. What is a run's own is
 //! the word in its addresses: it is drawn for the run, stands in its job's message and nowhere
-//! else, and leads to this run's files alone. Only both together open anything: the token shows that a bridge
-//! asks, the word says for which run. A job that has the token of its pass can't fetch the files of
-//! another job, whose word it does not know; whoever reads a message in RabbitMQ has no token. With
-//! the end of the run its word leads nowhere, and a token goes when all jobs are over that it may
-//! have been for. The store has hashes of both.
+//! else, and leads to this run's files alone. Only both together open anything: the token shows
+//! that a bridge asks, the word says for which run. A job that has the token of its pass can't
+//! fetch the files of another job, whose word it does not know; whoever reads a message in RabbitMQ
+//! has no token. With the end of the run its word leads nowhere, and a token goes when all jobs are
+//! over that it may have been for. The store has hashes of both.
 
 use std::time::Instant;
 

@@ -327,30 +327,66 @@ pub(super) async fn retry(
 
 /// The request for the same run with these changes.
 fn again(run: &Run, changes: &Value) -> Result<Value, FieldProblem> {
-    let Some(changes) = changes.as_object() else {
-        return Err(FieldProblem::new("", "must be an object such as {\"settings\": {…}}"));
-    };
-    let mut value = json!({
+    let same = json!({
         "name": run.name, "pages": run.pages, "settings": run.settings, "labels": run.labels,
         "models_from": run.models_from,
     });
+    changed(same, changes)
+}
+
+/// A request with changes: of settings one by one, of all else as a whole.
+fn changed(mut request: Value, changes: &Value) -> Result<Value, FieldProblem> {
+    let Some(changes) = changes.as_object() else {
+        return Err(FieldProblem::new("", "must be an object such as {\"settings\": {…}}"));
+    };
+    // A list of values takes the place of the value that the run had.
+    let lists = changes.get("grid").and_then(Value::as_object);
+    if let (Some(lists), Some(settings)) = (lists, request["settings"].as_object_mut()) {
+        settings.retain(|name, _| !lists.contains_key(name));
+    }
     for (field, change) in changes {
         match (field.as_str(), change.as_object()) {
             // A null takes a setting back to its default.
             ("settings", Some(map)) => {
                 for (name, setting) in map {
-                    value["settings"][name] = setting.clone();
+                    request["settings"][name] = setting.clone();
                 }
             }
-            _ => value[field] = change.clone(),
+            _ => request[field] = change.clone(),
         }
     }
-    Ok(value)
+    Ok(request)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_retry_keeps_what_it_does_not_name() {
+        let run = json!({"pages": ["a"], "settings": {"Seed": 7, "Patience": 3}});
+        for (changes, settings, grid) in [
+            (json!({}), json!({"Seed": 7, "Patience": 3}), json!(null)),
+            (json!({"settings": {"Seed": 8}}), json!({"Seed": 8, "Patience": 3}), json!(null)),
+            (
+                json!({"settings": {"Seed": null}}),
+                json!({"Seed": null, "Patience": 3}),
+                json!(null),
+            ),
+            // The run's own value gives way to a list; one that is named beside it is refused.
+            (json!({"grid": {"Seed": [1, 2]}}), json!({"Patience": 3}), json!({"Seed": [1, 2]})),
+            (
+                json!({"grid": {"Seed": [1, 2]}, "settings": {"Seed": 9}}),
+                json!({"Seed": 9, "Patience": 3}),
+                json!({"Seed": [1, 2]}),
+            ),
+        ] {
+            let request = changed(run.clone(), &changes).unwrap();
+            assert_eq!((&request["settings"], &request["grid"]), (&settings, &grid), "{changes}");
+            assert_eq!(request["pages"], json!(["a"]));
+        }
+        assert!(changed(run, &json!([])).is_err());
+    }
 
     #[test]
     fn lists_are_asked_for_in_words_that_are_known() {

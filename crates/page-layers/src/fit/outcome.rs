@@ -58,9 +58,9 @@ pub enum StopReason {
 /// A trained network.
 #[derive(Clone, Debug)]
 pub struct Trained {
-    /// Weights of the best epoch by the setting `Early stopping metric`. By the validation loss if no epoch was
-    /// more accurate than a constant output (with F1: if none found a pixel of the layer); by the
-    /// training loss if there are no validation samples.
+    /// Weights of the best epoch by the setting `Early stopping metric`. By the validation loss if
+    /// no epoch was more accurate than a constant output (with F1: if none found a pixel of the
+    /// layer); by the training loss if there are no validation samples.
     pub weights: Weights,
     /// How it went.
     pub course: Course,

@@ -83,8 +83,8 @@ pub fn to_bytes(weights: &Weights, shape: PatchShape) -> Result<Vec<u8>, WriteEr
     file.finish().map_err(WriteError::Layout)
 }
 
-/// Writes the model file as [`Replace::USERS`], so that `path` holds either the whole file or what it
-/// held before.
+/// Writes the model file as [`Replace::USERS`], so that `path` holds either the whole file or what
+/// it held before.
 ///
 /// # Errors
 /// [`WriteError::Io`] when the folder is missing, not writable or full.
