@@ -54,7 +54,7 @@ impl From<io::Error> for JpegError {
 ///
 /// Memory: 3 bytes a pixel stay. While decoding it is up to 6, with four colours 8; in a
 /// progressive file 2 more for each value, that is up to 12 or 16.
-pub(crate) fn decode(
+pub(super) fn decode(
     mut reader: Source<'_>,
     most: u64,
 ) -> Result<(DynamicImage, Orientation), JpegError> {
