@@ -99,7 +99,7 @@ fn a_server_runs_in_a_job_of_its_own_and_ends_with_it() {
     assert!(said.contains(&tunnel), "{finished}");
     let job = number(said, "scancel ").unwrap().to_string();
     let shown = cluster.job(&job).unwrap();
-    assert_eq!((shown["JobName"].as_str(), shown["Comment"].as_str()), ("hpc-notebook", "pages"));
+    assert_eq!((shown["JobName"].as_str(), shown["Comment"].trim()), ("hpc-notebook", "pages"));
     is_sound(port, home.path());
     let folder = home.path().join(".hpc-trainer/notebook");
     let log = fs::read_to_string(folder.join(format!("{job}.log"))).unwrap();
