@@ -198,6 +198,7 @@ fn leave_models(desk: &Desk, id: &str) {
         figures: Vec::new(),
         times: Times::default(),
         seed: 1,
+        log: Vec::new(),
         asked: None,
         used: Used::default(),
     };

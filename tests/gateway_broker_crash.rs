@@ -143,6 +143,7 @@ async fn train(broker: &mut Broker, id: &str) {
         figures: Vec::new(),
         times: Times::default(),
         seed: 7,
+        log: Vec::new(),
         asked: None,
         used: Used::default(),
     });

@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use gateway::{Asker, DataFolder, Limits, LocalTrainer, Reach, Role, Runner, Store, StoreError};
+use gateway::{
+    Asker, BucketConfig, BucketVariableError, DataFolder, IiifHosts, IiifHostsError, Limits,
+    LocalTrainer, Reach, Role, Runner, Store, StoreError, Tracker, TrackerError, TrackingConfig,
+    TrackingError,
+};
 use jiff::{Timestamp, ToSpan as _};
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -184,6 +188,14 @@ enum GatewayError {
     Broker(AddressError),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Bucket(#[from] BucketVariableError),
+    #[error(transparent)]
+    Iiif(#[from] IiifHostsError),
+    #[error(transparent)]
+    Tracking(#[from] TrackingError),
+    #[error(transparent)]
+    Tracker(#[from] TrackerError),
     #[error("{0}")]
     Name(&'static str),
     #[error("the gateway can't work: {0}")]
@@ -195,7 +207,11 @@ impl GatewayError {
         match self {
             Self::Store(_) => ExitCode::Spool,
             Self::Open(_) | Self::Name(_) | Self::BrokerUser | Self::Broker(_) => ExitCode::Usage,
-            Self::Config(_) => ExitCode::Config,
+            Self::Config(_)
+            | Self::Bucket(_)
+            | Self::Iiif(_)
+            | Self::Tracking(_)
+            | Self::Tracker(_) => ExitCode::Config,
             Self::Listen(..) | Self::NoTrainer(_) => ExitCode::Input,
             Self::System(_) => ExitCode::Internal,
         }
@@ -223,6 +239,11 @@ fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
         return Err(GatewayError::Open(serving.listen));
     }
     let broker = serving.broker()?;
+    let iiif = IiifHosts::parse(&variable("ALLOWED_IIIF_HOSTS").unwrap_or_default())?;
+    let tracking = TrackingConfig::from_variables(variable)?;
+    if tracking.as_ref().is_some_and(TrackingConfig::is_exposed) {
+        warn!("MLflow has no TLS: its password or token crosses the network in the clear");
+    }
     let trainer = match &serving.trainer {
         Some(trainer) => trainer.clone(),
         None => std::env::current_exe()?.with_file_name("run_trainer"),
@@ -231,9 +252,12 @@ fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
     let folder = DataFolder::at(data)?;
     let _lock = folder.lock()?;
     let reach = Reach::default();
-    let mut store = Store::open(&folder)?;
+    let mut store = with_its_objects(Store::open(&folder)?)?;
     if broker.is_some() {
         store = store.with_broker(&reach);
+    }
+    if let Some(tracking) = &tracking {
+        store = store.with_tracking(&tracking.address().to_string());
     }
     let store = Arc::new(store);
     store.tidy()?;
@@ -256,6 +280,8 @@ fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
         let runner = Runner::start(Arc::clone(&store), Box::new(LocalTrainer::new(&trainer)));
         let asker = broker.map(|broker| Asker::start(Arc::clone(&store), broker, reach));
         let asker = asker.transpose()?;
+        let tracker = tracking.map(|config| Tracker::start(Arc::clone(&store), config));
+        let tracker = tracker.transpose()?;
         announce(&folder, address, token.as_ref())?;
         let serving = gateway::Serving {
             limits,
@@ -263,12 +289,16 @@ fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
             open_grpc: serving.grpc_without_token,
             hosts: (!serving.behind_proxy || !serving.host.is_empty())
                 .then(|| serving.host.clone()),
+            iiif,
         };
         let served = gateway::serve(listener, store, serving, end).await;
         info!(
             "ending: a training writes its checkpoint, and goes on when the gateway starts again"
         );
         let stopped = tokio::task::spawn_blocking(move || {
+            if let Some(tracker) = tracker {
+                tracker.stop();
+            }
             if let Some(asker) = asker {
                 asker.stop();
             }
@@ -281,6 +311,20 @@ fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
     runtime.shutdown_background();
     let _ = std::fs::remove_file(folder.link()); // the next one has another token
     served
+}
+
+/// A variable of the environment.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// A store with its objects where the environment says.
+fn with_its_objects(store: Store) -> Result<Store, GatewayError> {
+    let Some(bucket) = BucketConfig::from_variables(variable)? else { return Ok(store) };
+    if bucket.is_exposed() {
+        warn!("S3 has no TLS: pages and models cross the network in the clear");
+    }
+    Ok(store.with_bucket(&bucket)?)
 }
 
 /// Says where the gateway is. What is not read by a person at a terminal may be kept, by systemd's
@@ -350,7 +394,7 @@ impl Command {
             }
             Self::Purge { older } => {
                 let _lock = folder.lock()?;
-                let store = Store::open(&folder)?;
+                let store = with_its_objects(Store::open(&folder)?)?;
                 let before = Timestamp::now()
                     .checked_sub((i64::from(*older) * 24).hours())
                     .map_err(std::io::Error::other)?;

@@ -448,6 +448,31 @@ const OF_ENVIRONMENT: &[(&str, &str)] = &[
     ("`CUDA_VISIBLE_DEVICES`", "which GPU is used; Slurm sets it"),
 ];
 
+/// What the gateway reads from its environment alone.
+const OF_GATEWAY: &[(&str, &str)] = &[
+    (
+        "`GATEWAY_OBJECTS`",
+        "`s3://BUCKET/FOLDER`: pages and models are kept there instead of in the data folder \
+        ([S3](gateway.md#objects-in-s3))",
+    ),
+    ("`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`", "the keys for it"),
+    ("`AWS_ENDPOINT_URL`, `AWS_REGION`", "its server, where that is not Amazon's, and its region"),
+    (
+        "`MLFLOW_TRACKING_URI`",
+        "the MLflow server at which runs are logged, too ([MLflow](gateway.md#mlflow))",
+    ),
+    ("`MLFLOW_EXPERIMENT_NAME`", "the experiment there; `hpc-trainer` unless it is set"),
+    (
+        "`MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_PASSWORD`, `MLFLOW_TRACKING_TOKEN`",
+        "who logs there",
+    ),
+    (
+        "`ALLOWED_IIIF_HOSTS`",
+        "the image servers that pages may come from ([IIIF](gateway.md#pages-from-iiif)); none \
+        unless it is set",
+    ),
+];
+
 /// `docs/variables.md`.
 pub fn markdown() -> String {
     let mut text = format!(
@@ -495,6 +520,13 @@ pub fn markdown() -> String {
     );
     for (names, what) in OF_ENVIRONMENT {
         let _ = writeln!(text, "| {names} | {what} |"); // writing to a String can't fail
+    }
+    text.push_str(
+        "\n## Variables of the gateway\n\n`gateway` reads these from its environment, such as \
+         `EnvironmentFile=` of its unit, and from no file.\n\n| variable | what it is |\n|---|---|\n",
+    );
+    for (names, what) in OF_GATEWAY {
+        let _ = writeln!(text, "| {names} | {what} |");
     }
     text
 }

@@ -185,6 +185,7 @@ mod tests {
             figures: Vec::new(),
             times: Times::default(),
             seed: 7,
+            log: Vec::new(),
             asked: None,
             used: Used { memory_mb: Some(1990), seconds: Some(60) },
         })

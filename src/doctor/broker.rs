@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::link::{Server, address, reach};
 use super::row::{Row, Rows, within};
-use base::text::size;
+use base::text::file_size;
 use contract::broker::BrokerConfig;
 use contract::broker::{
     Broker, BrokerError, ControlAccess, DEFAULT_REPLY_QUEUE, Hello, JOBS_QUEUE, QueueFacts,
@@ -230,12 +230,14 @@ fn limit(rows: &mut Rows, config: &BrokerConfig, hello: Option<&Hello>) {
             "message limit",
             format!(
                 "MAX_REPLY_BYTES is {}, and this broker takes {} by default",
-                size(set),
+                file_size(set),
                 mib(own)
             ),
             "lower it, unless max_message_size of the broker has been raised",
         ),
-        (_, Some(set)) => rows.pass("message limit", format!("{} (MAX_REPLY_BYTES)", size(set))),
+        (_, Some(set)) => {
+            rows.pass("message limit", format!("{} (MAX_REPLY_BYTES)", file_size(set)))
+        }
         (Some(own), None) => rows
             .pass("message limit", format!("{} for this version, unless set otherwise", mib(own))),
         (None, None) => {

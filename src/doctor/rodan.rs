@@ -12,7 +12,7 @@ use crate::config::RodanConfig;
 use crate::rodan::{Client, DownloadError, Downloader, LoginError, log_in, server_time};
 use base::retry::Policy;
 use base::secret::Secret;
-use base::text::{size, span};
+use base::text::{file_size, span};
 
 /// Logging in takes up to three attempts.
 const LOGIN_DEADLINE: Duration = Duration::from_secs(100);
@@ -228,5 +228,6 @@ async fn download(
 }
 
 fn bytes(path: &Path) -> String {
-    std::fs::metadata(path).map_or_else(|_| "the file".to_owned(), |metadata| size(metadata.len()))
+    std::fs::metadata(path)
+        .map_or_else(|_| "the file".to_owned(), |metadata| file_size(metadata.len()))
 }

@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, flock, statfs, statvfs};
 
 use super::row::{Row, Rows, apart};
 use base::files::PROBE;
-use base::text::size;
+use base::text::file_size;
 use scheduler::{Kind, SiteConfig};
 
 /// A filesystem that does not answer within this time counts as away.
@@ -281,7 +281,7 @@ fn room(rows: &mut Rows, place: &Path) {
     };
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     let advice = "make room: check purge --older 30d removes what is left of answered jobs";
-    let seen = format!("{} free (a quota of the account may leave less)", size(free));
+    let seen = format!("{} free (a quota of the account may leave less)", file_size(free));
     match free {
         0..TOO_LITTLE => rows.fail("free space", seen, advice),
         TOO_LITTLE..LITTLE => rows.warn("free space", seen, advice),

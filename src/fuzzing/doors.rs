@@ -25,6 +25,20 @@ pub(super) fn settings_form(data: &[u8]) {
     }
 }
 
+/// The form in which a cluster's bridge logs in: short texts, or none.
+pub(super) fn login_form(data: &[u8]) {
+    if let Some((name, password)) = gateway::fuzzing::login_form(data) {
+        for text in [&name, &password] {
+            assert!((1..=200).contains(&text.len()), "a text of {} bytes", text.len());
+        }
+        // What is read is read again, when it is sent as a browser would.
+        let pairs = [("username", &name), ("password", &password)];
+        let sent =
+            url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+        assert_eq!(gateway::fuzzing::login_form(sent.as_bytes()), Some((name, password)));
+    }
+}
+
 fn check(read: &Read) {
     match read {
         Ok(asked) => {

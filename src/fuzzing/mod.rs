@@ -66,6 +66,8 @@ pub const TARGETS: &[Target] = &[
     #[cfg(feature = "gateway")]
     Target { memory: 8 << 20, ..target("settings_form", doors::settings_form) },
     #[cfg(feature = "gateway")]
+    target("login_form", doors::login_form),
+    #[cfg(feature = "gateway")]
     Target { memory: 4 << 20, tries: 500, ..target("multipart", doors::multipart) },
 ];
 

@@ -121,6 +121,8 @@ replays!(
     #[cfg(feature = "gateway")]
     settings_form,
     #[cfg(feature = "gateway")]
+    login_form,
+    #[cfg(feature = "gateway")]
     multipart,
 );
 

@@ -78,6 +78,7 @@ pub(super) fn done(
         figures: layers.iter().map(figures).collect(),
         times: Times { seconds: took.as_secs_f64(), download_seconds: downloaded.as_secs_f64() },
         seed,
+        log: own_log(),
         asked,
         used: used(took),
     }

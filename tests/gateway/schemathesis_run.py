@@ -52,6 +52,12 @@ def narrowed(document, page):
     schemas["Grid"]["properties"]["Seed"]["items"] = {"enum": [1, 2, 3, None]}
     for name in ("RunRequest", "RunChanges"):
         schemas[name]["properties"]["models_from"] = {"enum": [1, None]}
+    # They are for a cluster, whose account is another.
+    for path in ("/api/auth/token/", "/uploads/{key}/{name}"):
+        del document["paths"][path]
+    # No server may be asked for an image here.
+    for form in ("PageForm", "ImageForm"):
+        del schemas[form]["properties"]["image_url"]
     for methods in document["paths"].values():
         for operation in methods.values():
             parameters = operation.get("parameters", [])

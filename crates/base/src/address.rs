@@ -49,7 +49,7 @@ pub enum AddressError {
 }
 
 /// Whether a connection to this host stays on this machine.
-fn is_loopback(host: &str) -> bool {
+pub fn is_loopback(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
         || host

@@ -1,7 +1,7 @@
 //! Memory: a size in words, and how much this process has had.
 
 /// A size of memory.
-pub fn size(bytes: u64) -> String {
+pub fn memory_size(bytes: u64) -> String {
     let mebibytes = bytes as f64 / f64::from(1 << 20);
     if mebibytes < 1000.0 {
         format!("{mebibytes:.0} MiB")

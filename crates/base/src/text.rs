@@ -68,8 +68,8 @@ pub fn span(time: Duration) -> String {
     }
 }
 
-/// A size, roughly: `900 B`, `1.2 kB`, `34.5 MB`.
-pub fn size(bytes: u64) -> String {
+/// The size of a file, roughly: `900 B`, `1.2 kB`, `34.5 MB`.
+pub fn file_size(bytes: u64) -> String {
     let tenths =
         |unit: u64, name: &str| format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit);
     match bytes {
@@ -100,7 +100,7 @@ mod tests {
         let spans =
             [0, 119, 120, 7199, 7200, 172_799, 172_800].map(|s| span(Duration::from_secs(s)));
         assert_eq!(spans, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"]);
-        let sizes = [999, 1_000, 1_250_000, 25_990_000_000].map(size);
+        let sizes = [999, 1_000, 1_250_000, 25_990_000_000].map(file_size);
         assert_eq!(sizes, ["999 B", "1.0 kB", "1.2 MB", "25.9 GB"]);
     }
 

@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use tokio::sync::Semaphore;
 use tracing::error;
 
+use crate::iiif::IiifHosts;
 use crate::problem::Problem;
 use crate::rates::Rates;
 use crate::store::{Store, StoreError};
@@ -51,6 +52,8 @@ pub struct Serving {
     pub open_grpc: bool,
     /// The names by which it is reached besides `localhost` and its addresses; `None`: any.
     pub hosts: Option<Vec<String>>,
+    /// The servers from which images of pages may be fetched.
+    pub iiif: IiifHosts,
 }
 
 /// What all requests share; cheap to clone.
@@ -72,12 +75,14 @@ pub(crate) struct App {
     pub watchers: Arc<Semaphore>,
     /// How often each account may ask.
     pub rates: Arc<Rates>,
+    /// The servers from which images of pages may be fetched.
+    pub iiif: Arc<IiifHosts>,
 }
 
 impl App {
     /// Over this store.
     pub(crate) fn new(store: Arc<Store>, serving: Serving) -> Self {
-        let Serving { limits, behind_proxy, open_grpc, hosts: _ } = serving;
+        let Serving { limits, behind_proxy, open_grpc, hosts: _, iiif } = serving;
         Self {
             store,
             limits,
@@ -87,6 +92,7 @@ impl App {
             decoding: Arc::new(Semaphore::new(1)),
             watchers: Arc::new(Semaphore::new(limits.watchers)),
             rates: Arc::new(Rates::new(limits.requests)),
+            iiif: Arc::new(iiif),
         }
     }
 

@@ -58,7 +58,7 @@ pub(crate) fn compare(runs: &[Run]) -> Comparison {
     let row = |run: &Run| Row {
         run: run.id,
         name: run.name.clone(),
-        state: run.life.state,
+        state: run.status.state,
         settings: settings.iter().map(|name| value(run, name)).collect(),
         f1: models
             .iter()

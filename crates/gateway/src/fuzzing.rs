@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::extract::{Form, FromRequest as _, Multipart, Request};
 use serde_json::Value;
 
+use crate::http;
 use crate::intake;
 use crate::order;
 use crate::run_configuration::translated;
@@ -47,6 +48,11 @@ pub async fn settings_form(body: &[u8]) -> Option<Read> {
         .ok()?;
     let Form(fields) = Form::from_request(request, &()).await.ok()?;
     Some(read(&web::request_of(fields)))
+}
+
+/// Reads the form in which a bridge logs in: its name and its password.
+pub fn login_form(body: &[u8]) -> Option<(String, String)> {
+    http::who_logs_in(body)
 }
 
 /// Reads a form with files, whose boundary is `edge`, into a folder in `incoming`. Returns its

@@ -12,9 +12,10 @@ use domain::{InputKind, Layer};
 use page_layers::{Page as Decoded, PageError, PageInputs};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::SemaphorePermit;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::app::{App, blocking};
+use crate::iiif::{self, IiifError};
 use crate::order::FieldProblem;
 use crate::page_files::{self, Files, KeepError};
 use crate::problem::Problem;
@@ -22,6 +23,9 @@ use crate::store::{Account, Image, Page, Part, Store, StoreError};
 
 /// Most bytes of a text among the parts of a form.
 const LONGEST_TEXT: usize = 1000;
+
+/// The text with the address of a IIIF image.
+pub(crate) const IMAGE_URL: &str = "image_url";
 
 /// Most parts of a form.
 const MOST_PARTS: usize = 40;
@@ -62,12 +66,37 @@ pub(crate) fn place(app: &App) -> Result<SemaphorePermit<'_>, Problem> {
     })
 }
 
-/// Writes the parts of a form to the disk as they come. It may have these texts besides.
+/// Writes the parts of a form to the disk as they come. It may have these texts besides; with
+/// [`IMAGE_URL`] among them, the image may be named by its address, from where it is fetched.
 ///
 /// # Errors
-/// When the form is broken, too large, or names no part of a page; when the disk is full.
+/// When the form is broken, too large, or names no part of a page; when the disk is full; when the
+/// image can't be fetched.
 pub(crate) async fn receive(app: &App, form: Multipart, texts: &[&str]) -> Result<Upload, Problem> {
-    receive_in(&app.store.folder().incoming(), app.limits.upload_bytes, form, texts).await
+    let limit = app.limits.upload_bytes;
+    let incoming = app.store.folder().incoming();
+    let mut upload = receive_in(&incoming, limit, form, texts).await?;
+    let address = upload.texts.get(IMAGE_URL).map(|address| address.trim().to_owned());
+    if let Some(address) = address.filter(|address| !address.is_empty()) {
+        let wrong = |what: &str| Problem::fields(vec![FieldProblem::new("/image_url", what)]);
+        if upload.files.contains_key(&Part::Image) || upload.archive.is_some() {
+            return Err(wrong("must not come with an image or a zip: send one or the other"));
+        }
+        let path = upload.folder.join(Part::Image.name());
+        iiif::fetch(&app.iiif, &address, &path, limit).await.map_err(|error| match error {
+            IiifError::Address(what) => wrong(&what),
+            IiifError::TooLarge(what) => too_large(&what),
+            IiifError::Server(what) => Problem::new(StatusCode::BAD_GATEWAY, what),
+            IiifError::Client(error) => {
+                error!("{error}");
+                let what = "the gateway can't ask other servers; its log says why";
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, what)
+            }
+            IiifError::File(error) => unwritten(&path, error),
+        })?;
+        upload.files.insert(Part::Image, path);
+    }
+    Ok(upload)
 }
 
 /// The same, into a folder in `incoming`.

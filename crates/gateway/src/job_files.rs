@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use domain::{InputKind, Layer};
 
-use crate::store::{Page, PageFile, Part, RunResult};
+use crate::store::{Page, PageFile, Part, RunFile};
 
 /// Where jobs' files lie.
 pub(crate) const UPLOADS: &str = "/uploads/";
@@ -26,7 +26,7 @@ pub(crate) enum JobFile {
 
 /// The inputs of a job: Rodan's names, and the addresses. `key` is the word that only the job's
 /// message has; models of layers that the pages don't have are left out.
-pub(crate) fn inputs(pages: &[Page], models: &[RunResult], key: &str) -> BTreeMap<String, String> {
+pub(crate) fn inputs(pages: &[Page], models: &[RunFile], key: &str) -> BTreeMap<String, String> {
     let address = |file: &str| format!("{UPLOADS}{key}/{file}");
     let mut inputs = BTreeMap::new();
     match pages {
@@ -46,7 +46,7 @@ pub(crate) fn inputs(pages: &[Page], models: &[RunResult], key: &str) -> BTreeMa
 }
 
 /// The file of this name; `None` where the job has none.
-pub(crate) fn find(pages: &[Page], models: &[RunResult], name: &str) -> Option<JobFile> {
+pub(crate) fn find(pages: &[Page], models: &[RunFile], name: &str) -> Option<JobFile> {
     if let Some(model) = models.iter().find(|model| plain(&model.name) == name) {
         return Some(JobFile::One(model.object.sha256.clone()));
     }
@@ -88,7 +88,7 @@ mod tests {
     use domain::Inputs;
 
     use super::*;
-    use crate::store::{Object, ResultKind};
+    use crate::store::{FileKind, Object};
 
     fn page(parts: &[(Part, &str)]) -> Page {
         let file = |(part, file): &(Part, &str)| PageFile {
@@ -109,9 +109,9 @@ mod tests {
         }
     }
 
-    fn model(name: &str) -> RunResult {
+    fn model(name: &str) -> RunFile {
         let object = Object { sha256: format!("hash of {name}"), size: 1 };
-        RunResult { name: name.into(), kind: ResultKind::Model, object }
+        RunFile { name: name.into(), kind: FileKind::Model, object }
     }
 
     const PARTS: [(Part, &str); 5] = [

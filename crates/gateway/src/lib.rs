@@ -16,9 +16,11 @@ mod grpc;
 mod hosts;
 mod http;
 mod identity;
+mod iiif;
 mod intake;
 mod job_files;
 mod order;
+mod outgoing;
 mod page_files;
 mod placing;
 mod problem;
@@ -30,6 +32,7 @@ mod runner;
 mod state;
 mod store;
 mod thumbnail;
+mod tracking;
 mod web;
 
 use std::future::{Future, IntoFuture as _};
@@ -45,9 +48,15 @@ pub use app::{Limits, Serving};
 pub use asker::Asker;
 pub use http::openapi;
 pub use identity::new_token;
+pub use iiif::{IiifHosts, IiifHostsError};
+pub use outgoing::ClientError;
 pub use reach::Reach;
 pub use runner::{Ended, LocalTrainer, RunFolder, Runner, StartError, Trainer, Training};
-pub use store::{Account, DataFolder, Purged, Role, Store, StoreError};
+pub use store::{
+    Account, BucketConfig, BucketError, BucketVariableError, DataFolder, Purged, Role, Store,
+    StoreError,
+};
+pub use tracking::{Tracker, TrackerError, TrackingConfig, TrackingError};
 
 use app::App;
 use hosts::Hosts;

@@ -6,8 +6,8 @@ use domain::hex_sha256;
 use crate::app::App;
 use crate::order::{FieldProblem, Order};
 use crate::problem::Problem;
-use crate::state::{Happening, State};
-use crate::store::{Account, Change, Image, NewRun, Part, ResultKind, Run, StoreError};
+use crate::state::{State, Transition};
+use crate::store::{Account, Change, FileKind, Image, NewRun, Part, Run, StoreError};
 
 /// Queues a run and returns it, of a grid the first; `None` where it was only to be checked.
 ///
@@ -110,8 +110,8 @@ pub(crate) async fn apply(
 }
 
 fn has_models(run: &Run) -> bool {
-    run.life.state == State::Succeeded
-        && run.results.iter().any(|result| result.kind == ResultKind::Model)
+    run.status.state == State::Succeeded
+        && run.results.iter().any(|result| result.kind == FileKind::Model)
 }
 
 /// Asks for the end of all runs that are not over.
@@ -120,7 +120,7 @@ fn has_models(run: &Run) -> bool {
 /// When the store can't be written.
 pub(crate) async fn cancel_all(app: &App, runs: &[Run]) -> Result<(), Problem> {
     // Those that wait first: else each would begin when the one before it ends.
-    for run in runs.iter().rev().filter(|run| !run.life.state.is_end()) {
+    for run in runs.iter().rev().filter(|run| !run.status.state.is_end()) {
         match cancel(app, run.id).await {
             Err(problem) if problem.status() != StatusCode::CONFLICT => return Err(problem),
             _ => {}
@@ -135,8 +135,8 @@ pub(crate) async fn cancel_all(app: &App, runs: &[Run]) -> Result<(), Problem> {
 /// 409, when it is over.
 pub(crate) async fn cancel(app: &App, run: i64) -> Result<(), Problem> {
     let asked = app
-        .ask(move |store| match store.happen(run, Happening::CancelAsked, &Change::default()) {
-            Err(StoreError::NotNow(not_now)) => Ok(Err(not_now)),
+        .ask(move |store| match store.happen(run, Transition::CancelAsked, &Change::default()) {
+            Err(StoreError::Transition(not_now)) => Ok(Err(not_now)),
             other => other.map(Ok),
         })
         .await?;

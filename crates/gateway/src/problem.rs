@@ -94,9 +94,15 @@ impl From<StoreError> for Problem {
     fn from(problem: StoreError) -> Self {
         let status = match &problem {
             StoreError::Missing(_) => StatusCode::NOT_FOUND,
-            StoreError::NotNow(_) | StoreError::Taken(_) => StatusCode::CONFLICT,
+            StoreError::Transition(_) | StoreError::Taken(_) => StatusCode::CONFLICT,
             StoreError::OtherRequest => StatusCode::UNPROCESSABLE_ENTITY,
             StoreError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            _ if problem.is_away() => {
+                error!("{problem}");
+                let what = "the place where this gateway keeps its files can't be reached; nothing \
+                    was kept of the request. Send it again later";
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, what).again_in(30);
+            }
             _ if problem.is_full() => {
                 error!("{problem}");
                 let what = "the gateway's disk is full; nothing was kept of the request. Make \

@@ -60,7 +60,7 @@ impl fmt::Display for State {
 
 /// What happens to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Happening {
+pub enum Transition {
     /// It is its turn.
     Turn,
     /// The first layer begins.
@@ -79,7 +79,7 @@ pub enum Happening {
 
 /// Where a run is, and whether its end was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Life {
+pub struct RunStatus {
     /// Its state.
     pub state: State,
     /// Whether somebody has asked for its end.
@@ -89,7 +89,7 @@ pub struct Life {
 /// Nothing of the kind can happen in this state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the run is {0} already")]
-pub struct NotNow(pub State);
+pub struct TransitionError(pub State);
 
 /// What becomes of a run.
 ///
@@ -99,30 +99,33 @@ pub struct NotNow(pub State);
 /// checkpoint.
 ///
 /// # Errors
-/// [`NotNow`], when it is over, or when nothing of the kind can happen yet.
-pub(crate) fn next(life: Life, happening: Happening) -> Result<Life, NotNow> {
-    use Happening as H;
+/// [`TransitionError`], when it is over, or when nothing of the kind can happen yet.
+pub(crate) fn next(
+    status: RunStatus,
+    transition: Transition,
+) -> Result<RunStatus, TransitionError> {
     use State as S;
-    let Life { state, cancel_asked } = life;
-    let state = match (state, happening) {
-        (S::Queued, H::CancelAsked) => S::Cancelled,
-        (S::Queued, H::Turn) => S::Launch,
-        (S::Queued, H::Found) => S::Queued,
-        (S::Launch, H::Began) => S::Running,
+    use Transition as T;
+    let RunStatus { state, cancel_asked } = status;
+    let state = match (state, transition) {
+        (S::Queued, T::CancelAsked) => S::Cancelled,
+        (S::Queued, T::Turn) => S::Launch,
+        (S::Queued, T::Found) => S::Queued,
+        (S::Launch, T::Began) => S::Running,
         // A training that goes on begins a layer again and again.
-        (S::Running, H::Began) => S::Running,
-        (S::Launch | S::Running, H::CancelAsked) => {
-            return Ok(Life { state, cancel_asked: true });
+        (S::Running, T::Began) => S::Running,
+        (S::Launch | S::Running, T::CancelAsked) => {
+            return Ok(RunStatus { state, cancel_asked: true });
         }
-        (S::Launch | S::Running, H::Found | H::Trained | H::Broke) if cancel_asked => S::Cancelled,
-        (S::Launch | S::Running, H::Found) => S::Launch,
-        (S::Launch | S::Running, H::Trained) => S::Succeeded,
-        (S::Launch | S::Running, H::Broke) => S::Failed,
-        (S::Queued, H::Began | H::Trained | H::Broke | H::Requeued)
-        | (S::Launch | S::Running, H::Turn | H::Requeued)
-        | (S::Succeeded | S::Failed | S::Cancelled, _) => return Err(NotNow(state)),
+        (S::Launch | S::Running, T::Found | T::Trained | T::Broke) if cancel_asked => S::Cancelled,
+        (S::Launch | S::Running, T::Found) => S::Launch,
+        (S::Launch | S::Running, T::Trained) => S::Succeeded,
+        (S::Launch | S::Running, T::Broke) => S::Failed,
+        (S::Queued, T::Began | T::Trained | T::Broke | T::Requeued)
+        | (S::Launch | S::Running, T::Turn | T::Requeued)
+        | (S::Succeeded | S::Failed | S::Cancelled, _) => return Err(TransitionError(state)),
     };
-    Ok(Life { state, cancel_asked: cancel_asked || happening == H::CancelAsked })
+    Ok(RunStatus { state, cancel_asked: cancel_asked || transition == T::CancelAsked })
 }
 
 /// What becomes of a run whose job is with the broker.
@@ -133,28 +136,31 @@ pub(crate) fn next(life: Life, happening: Happening) -> Result<Life, NotNow> {
 ///
 /// # Errors
 /// As [`next`].
-pub(crate) fn next_away(life: Life, happening: Happening) -> Result<Life, NotNow> {
-    use Happening as H;
+pub(crate) fn next_away(
+    status: RunStatus,
+    transition: Transition,
+) -> Result<RunStatus, TransitionError> {
     use State as S;
-    let to = |state| Ok(Life { state, ..life });
-    match (life.state, happening) {
-        (S::Queued, H::CancelAsked) => Ok(Life { cancel_asked: true, ..life }),
-        (S::Queued, H::Began) => to(S::Running),
-        (S::Queued, H::Trained | H::Broke) if life.cancel_asked => to(S::Cancelled),
-        (S::Queued, H::Trained) => to(S::Succeeded),
-        (S::Queued, H::Broke) => to(S::Failed),
-        (S::Queued | S::Launch | S::Running, H::Requeued) => to(S::Queued),
+    use Transition as T;
+    let to = |state| Ok(RunStatus { state, ..status });
+    match (status.state, transition) {
+        (S::Queued, T::CancelAsked) => Ok(RunStatus { cancel_asked: true, ..status }),
+        (S::Queued, T::Began) => to(S::Running),
+        (S::Queued, T::Trained | T::Broke) if status.cancel_asked => to(S::Cancelled),
+        (S::Queued, T::Trained) => to(S::Succeeded),
+        (S::Queued, T::Broke) => to(S::Failed),
+        (S::Queued | S::Launch | S::Running, T::Requeued) => to(S::Queued),
         // Told twice.
-        (S::Launch | S::Running, H::Turn) => to(life.state),
-        (S::Queued | S::Launch | S::Running, H::Found) => to(life.state),
-        _ => next(life, happening),
+        (S::Launch | S::Running, T::Turn) => to(status.state),
+        (S::Queued | S::Launch | S::Running, T::Found) => to(status.state),
+        _ => next(status, transition),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Happening::{Began, Broke, CancelAsked, Found, Requeued, Trained, Turn};
     use super::State::{Cancelled, Failed, Launch, Queued, Running, Succeeded};
+    use super::Transition::{Began, Broke, CancelAsked, Found, Requeued, Trained, Turn};
     use super::*;
 
     /// Every state with everything that can happen: what becomes of it without and with a request
@@ -216,26 +222,26 @@ mod tests {
         holds(next_away, &table);
     }
 
-    type Row = (State, Happening, Option<State>, Option<State>);
+    type Row = (State, Transition, Option<State>, Option<State>);
 
-    fn holds(next: fn(Life, Happening) -> Result<Life, NotNow>, table: &[Row]) {
-        for &(state, happening, plain, asked) in table {
+    fn holds(next: fn(RunStatus, Transition) -> Result<RunStatus, TransitionError>, table: &[Row]) {
+        for &(state, transition, plain, asked) in table {
             for (cancel_asked, expected) in [(false, plain), (true, asked)] {
-                let found = next(Life { state, cancel_asked }, happening);
+                let found = next(RunStatus { state, cancel_asked }, transition);
                 let expected = expected
                     .map(|state| {
-                        let cancel_asked = cancel_asked || happening == CancelAsked;
-                        Life { state, cancel_asked }
+                        let cancel_asked = cancel_asked || transition == CancelAsked;
+                        RunStatus { state, cancel_asked }
                     })
-                    .ok_or(NotNow(state));
-                assert_eq!(found, expected, "{state} {happening:?} {cancel_asked}");
+                    .ok_or(TransitionError(state));
+                assert_eq!(found, expected, "{state} {transition:?} {cancel_asked}");
             }
         }
         for state in [Succeeded, Failed, Cancelled] {
-            for happening in [Turn, Began, Trained, Broke, CancelAsked, Found, Requeued] {
+            for transition in [Turn, Began, Trained, Broke, CancelAsked, Found, Requeued] {
                 for cancel_asked in [false, true] {
-                    let found = next(Life { state, cancel_asked }, happening);
-                    assert_eq!(found, Err(NotNow(state)), "{state} {happening:?}");
+                    let found = next(RunStatus { state, cancel_asked }, transition);
+                    assert_eq!(found, Err(TransitionError(state)), "{state} {transition:?}");
                 }
             }
         }

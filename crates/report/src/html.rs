@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::content::{Content, LayerPart, Pictures, layer_name};
 use crate::curves;
 use crate::escape::escape;
-use base::memory::size;
+use base::memory::memory_size;
 use base::text::clock;
 use domain::layer_colour;
 
@@ -162,7 +162,7 @@ fn facts(html: &mut String, content: &Content<'_>) -> fmt::Result {
         rows.push((name, format!("{} × {}", page.height, page.width)));
     }
     rows.push(("device".into(), content.device.to_owned()));
-    let memory = content.peak_memory.map_or_else(|| "not known".to_owned(), size);
+    let memory = content.peak_memory.map_or_else(|| "not known".to_owned(), memory_size);
     rows.push(("peak memory".into(), memory));
     table(html, &rows)?;
     writeln!(html, "</section>\n<section><h2>Time</h2>")?;

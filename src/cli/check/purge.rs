@@ -11,7 +11,7 @@ use super::fail::fail;
 use crate::bridge::operator::{self, Item, Purged};
 use crate::cli::output::print;
 use base::exit_code::ExitCode;
-use base::text::{printable, size, span};
+use base::text::{file_size, printable, span};
 use scheduler::SiteConfig;
 
 /// The least age. A message that RabbitMQ delivers again is recognised by its record, so young
@@ -71,7 +71,8 @@ fn render(items: &[Item], site: &SiteConfig, dry_run: bool) -> String {
         let name = printable(&relative(&item.path, site).to_string_lossy(), 300);
         let error = item.error.as_ref().map_or_else(String::new, |e| format!("  not removed: {e}"));
         // Writing to a String can't fail.
-        let _ = writeln!(text, "{:>9}  {:>5}  {name}{error}", size(item.bytes), span(item.age));
+        let _ =
+            writeln!(text, "{:>9}  {:>5}  {name}{error}", file_size(item.bytes), span(item.age));
     }
     let removed = items.iter().filter(|item| item.error.is_none());
     let bytes = removed.clone().map(|item| item.bytes).sum();
@@ -79,7 +80,7 @@ fn render(items: &[Item], site: &SiteConfig, dry_run: bool) -> String {
     let _ = writeln!(
         text,
         "{:>9}  {what} in all ({} of {})",
-        size(bytes),
+        file_size(bytes),
         removed.count(),
         items.len()
     );

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-use base::memory::size;
+use base::memory::memory_size;
 use base::text::clock;
 use domain::colour_name;
 use report::{LayerPart, layer_name};
@@ -82,7 +82,7 @@ impl fmt::Display for Footer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} in all", clock(self.time))?;
         if let Some(bytes) = self.peak_memory {
-            write!(f, " · peak memory {}", size(bytes))?;
+            write!(f, " · peak memory {}", memory_size(bytes))?;
         }
         write!(f, " · {}", self.device)
     }

@@ -83,6 +83,7 @@ mod tests {
             figures: Vec::new(),
             times: Times::default(),
             seed: 1,
+            log: Vec::new(),
             asked: None,
             used: Used::default(),
         })

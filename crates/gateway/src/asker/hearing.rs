@@ -13,8 +13,8 @@ use thiserror::Error;
 use crate::figures;
 use crate::progress::Progress;
 use crate::runner::LOG;
-use crate::state::{Happening, State};
-use crate::store::{Change, Hearing, Object, ResultKind, Run, RunResult};
+use crate::state::{State, Transition};
+use crate::store::{Change, FileKind, Hearing, Object, Run, RunFile};
 
 /// The files that a cluster may send beside the models.
 const REPORT: &str = "report.html";
@@ -85,9 +85,9 @@ pub(super) struct Known {
 
 impl From<&Run> for Known {
     fn from(run: &Run) -> Self {
-        let models = run.results.iter().filter(|result| result.kind == ResultKind::Model);
+        let models = run.results.iter().filter(|result| result.kind == FileKind::Model);
         Self {
-            state: run.life.state,
+            state: run.status.state,
             progress: run.progress.clone(),
             models: models.map(|m| (m.name.clone(), m.object.sha256.clone())).collect(),
             has_figures: run.figures.is_some(),
@@ -103,8 +103,8 @@ pub(super) fn model_file(name: &str) -> String {
 /// What a `job.state` changes.
 pub(super) fn of_state(known: &Known, state: &JobState) -> Hearing {
     let happened = match state.state {
-        Stage::Running if known.state == State::Queued => vec![Happening::Turn],
-        Stage::Requeued if known.state.is_active() => vec![Happening::Requeued],
+        Stage::Running if known.state == State::Queued => vec![Transition::Turn],
+        Stage::Requeued if known.state.is_active() => vec![Transition::Requeued],
         // What the cluster does before a training are steps of waiting for the run. A snapshot of
         // Slurm's queue may also come late, when the training runs already.
         Stage::Taken
@@ -145,7 +145,7 @@ pub(super) fn of_progress(known: &Known, told: &JobProgress) -> Hearing {
         hearing.events.push(("layer", layer));
     }
     if known.state != State::Running {
-        hearing.happened.push(Happening::Began);
+        hearing.happened.push(Transition::Began);
         hearing.detail = Some("its layers are being trained".to_owned());
     }
     hearing.progress = Some(progress);
@@ -169,16 +169,16 @@ fn progress_of(before: &Progress, standing: &Standing) -> Progress {
 
 /// What a model changes that has come whole and is kept.
 pub(super) fn of_model(name: &str, object: Object) -> Hearing {
-    let result = RunResult { name: model_file(name), kind: ResultKind::Model, object };
+    let result = RunFile { name: model_file(name), kind: FileKind::Model, object };
     Hearing { change: Change { results: vec![result], ..Change::default() }, ..Hearing::default() }
 }
 
 /// What a report changes that is kept.
 pub(super) fn of_report(name: &'static str, body: &[u8], object: Object) -> Hearing {
     let is_record = name == RECORD;
-    let kind = if is_record { ResultKind::Record } else { ResultKind::Report };
+    let kind = if is_record { FileKind::Record } else { FileKind::Report };
     let mut hearing = Hearing::default();
-    hearing.change.results.push(RunResult { name: name.to_owned(), kind, object });
+    hearing.change.results.push(RunFile { name: name.to_owned(), kind, object });
     if is_record {
         hearing.change.figures = figures::of_record(body);
         // A conversation tells of epochs in passing; here all of them are, for the curves.
@@ -199,12 +199,12 @@ pub(super) fn of_end(
 ) -> Hearing {
     let mut hearing = Hearing::default();
     if let Some(object) = log {
-        let (name, kind) = (LOG.to_owned(), ResultKind::Log);
-        hearing.change.results.push(RunResult { name, kind, object });
+        let (name, kind) = (LOG.to_owned(), FileKind::Log);
+        hearing.change.results.push(RunFile { name, kind, object });
     }
     match end {
         End::Failed(failed) => {
-            hearing.happened.push(Happening::Broke);
+            hearing.happened.push(Transition::Broke);
             hearing.change.error = Some(base::text::sentence(&failed.error));
             hearing.detail = Some(failed.advice.clone()).filter(|advice| !advice.is_empty());
         }
@@ -214,19 +214,19 @@ pub(super) fn of_end(
             }
             let mut absent: Vec<&str> = Vec::new();
             for model in &done.models {
-                let (name, kind) = (model_file(&model.name), ResultKind::Model);
+                let (name, kind) = (model_file(&model.name), FileKind::Model);
                 if known.models.get(&name) == Some(&model.sha256) {
                     continue;
                 }
                 match kept(model) {
-                    Some(object) => hearing.change.results.push(RunResult { name, kind, object }),
+                    Some(object) => hearing.change.results.push(RunFile { name, kind, object }),
                     None => absent.push(&model.name),
                 }
             }
             if absent.is_empty() && !done.models.is_empty() {
-                hearing.happened.push(Happening::Trained);
+                hearing.happened.push(Transition::Trained);
             } else {
-                hearing.happened.push(Happening::Broke);
+                hearing.happened.push(Transition::Broke);
                 let absent = if absent.is_empty() { "no model".into() } else { absent.join(", ") };
                 let what = format!(
                     "the cluster has trained it, and not all of its models have arrived whole \
@@ -245,7 +245,7 @@ pub(super) fn of_silence() -> Hearing {
         somebody has removed it, or this gateway was away for more than two weeks; ask for the \
         run again";
     Hearing {
-        happened: vec![Happening::Broke],
+        happened: vec![Transition::Broke],
         change: Change { error: Some(base::text::sentence(what)), ..Change::default() },
         ..Hearing::default()
     }

@@ -31,6 +31,7 @@ fn done(models: &[(&str, &str)]) -> End {
         figures: Vec::new(),
         times: Times { seconds: 1.5, download_seconds: 0.5 },
         seed: 7,
+        log: Vec::new(),
         asked: None,
         used: Used { memory_mb: Some(2), seconds: None },
     })
@@ -54,7 +55,7 @@ fn failed(cause: &str) -> End {
 
 #[test]
 fn each_phase_in_each_state_is_as_the_table_says() {
-    use Happening::{Requeued, Turn};
+    use Transition::{Requeued, Turn};
     let states = [State::Queued, State::Launch, State::Running];
     // What happens when the run is queued, launched, running; whether the words are taken then.
     let table = [
@@ -123,10 +124,10 @@ fn progress_begins_a_run_and_tells_of_each_layer_once() {
 fn the_end_of_a_job_whose_models_have_come_is_a_success() {
     let mut run = known(State::Running);
     for (came, listed, happens, missing) in [
-        (&[("Model 0.hdf5", "a")][..], &[("Model 0", "a")][..], Happening::Trained, ""),
-        (&[("Model 0.hdf5", "b")], &[("Model 0", "a")], Happening::Broke, "missing: Model 0)"),
-        (&[], &[("Model 0", "a"), ("Model 1", "b")], Happening::Broke, "Model 0, Model 1"),
-        (&[], &[], Happening::Broke, "missing: no model"),
+        (&[("Model 0.hdf5", "a")][..], &[("Model 0", "a")][..], Transition::Trained, ""),
+        (&[("Model 0.hdf5", "b")], &[("Model 0", "a")], Transition::Broke, "missing: Model 0)"),
+        (&[], &[("Model 0", "a"), ("Model 1", "b")], Transition::Broke, "Model 0, Model 1"),
+        (&[], &[], Transition::Broke, "missing: no model"),
     ] {
         run.models = came.iter().map(|(n, s)| ((*n).into(), (*s).into())).collect();
         let hearing = of_end(&run, &done(listed), None, nothing);
@@ -138,7 +139,7 @@ fn the_end_of_a_job_whose_models_have_come_is_a_success() {
     run.models = [("Model 0.hdf5".to_owned(), "b".to_owned())].into();
     let kept = |model: &ModelEntry| Some(object(&model.sha256));
     let hearing = of_end(&run, &done(&[("Model 0", "a")]), None, kept);
-    assert_eq!(hearing.happened, [Happening::Trained]);
+    assert_eq!(hearing.happened, [Transition::Trained]);
     assert_eq!(hearing.change.results[0].object, object("a"));
     // Figures come from the end where no record has come.
     let figures = of_end(&run, &done(&[]), None, nothing).change.figures.unwrap();
@@ -150,12 +151,12 @@ fn the_end_of_a_job_whose_models_have_come_is_a_success() {
 #[test]
 fn a_failure_has_its_sentence_its_advice_and_its_log() {
     let hearing = of_end(&known(State::Queued), &failed("memory"), Some(object("l")), nothing);
-    assert_eq!(hearing.happened, [Happening::Broke]);
+    assert_eq!(hearing.happened, [Transition::Broke]);
     assert_eq!(hearing.change.error.as_deref(), Some("There was no memory left."));
     assert_eq!(hearing.detail.as_deref(), Some("Take smaller patches."));
     let [log] = &hearing.change.results[..] else { panic!("no log") };
-    assert_eq!((log.name.as_str(), log.kind), (LOG, ResultKind::Log));
-    assert_eq!(of_silence().happened, [Happening::Broke]);
+    assert_eq!((log.name.as_str(), log.kind), (LOG, FileKind::Log));
+    assert_eq!(of_silence().happened, [Transition::Broke]);
     assert!(of_silence().change.error.unwrap().contains("is gone"));
 }
 
@@ -163,14 +164,14 @@ fn a_failure_has_its_sentence_its_advice_and_its_log() {
 fn models_and_reports_are_files_of_the_run() {
     let model = of_model("Model 0", object("m"));
     assert_eq!(model.change.results[0].name, "Model 0.hdf5");
-    assert_eq!(model.change.results[0].kind, ResultKind::Model);
+    assert_eq!(model.change.results[0].kind, FileKind::Model);
     let page = of_report(REPORT, b"<p>", object("p"));
-    assert_eq!(page.change.results[0].kind, ResultKind::Report);
+    assert_eq!(page.change.results[0].kind, FileKind::Report);
     assert!(page.change.figures.is_none() && page.events.is_empty());
     let record = json!({"seed": 1, "layers": [{"figures": {"model": "Model 0", "best_epoch": 1},
         "history": [{"training_loss": 0.5, "seconds": 1.0}]}]});
     let record = of_report(RECORD, record.to_string().as_bytes(), object("r"));
-    assert_eq!(record.change.results[0].kind, ResultKind::Record);
+    assert_eq!(record.change.results[0].kind, FileKind::Record);
     assert!(record.change.figures.is_some());
     let [(kind, epoch)] = &record.events[..] else { panic!("one epoch") };
     assert_eq!(*kind, "epoch");

@@ -308,7 +308,7 @@ impl Work {
                     id_of_content(&said.correlation_id(), kind, &[said.body()])
                 }
             };
-            is_over = run.life.state.is_end();
+            is_over = run.status.state.is_end();
             if !is_over && !self.store.has_heard(id, &message_id)? {
                 is_over = self.note(&run, &message_id, &said)?;
             }
@@ -334,12 +334,12 @@ impl Work {
             // Not before: the last part may come again, and the others will not.
             Parts::of(&self.store.folder().run(run.id)).forget(part);
         }
-        let Some(life) = after else { return Ok(false) };
-        info!("run {} is {}", run.id, life.state);
-        if life.state.is_end() {
+        let Some(status) = after else { return Ok(false) };
+        info!("run {} is {}", run.id, status.state);
+        if status.state.is_end() {
             RunFolder::new(&self.store.folder().run(run.id)).remove();
         }
-        Ok(life.state.is_end())
+        Ok(status.state.is_end())
     }
 
     /// What a message changes; the files that it brings are kept first.
@@ -350,11 +350,13 @@ impl Work {
             Message::Progress(progress) => hearing::of_progress(&known, progress),
             Message::Report(name) => hearing::of_report(name, body, self.keep(run.id, body)?),
             Message::End(end) => {
-                let log = match end {
-                    End::Failed(failed) if !failed.log.is_empty() => {
-                        Some(self.keep(run.id, (failed.log.join("\n") + "\n").as_bytes())?)
-                    }
-                    End::Failed(_) | End::Done(_) => None,
+                let lines = match end {
+                    End::Done(done) => &done.log,
+                    End::Failed(failed) => &failed.log,
+                };
+                let log = match lines[..] {
+                    [] => None,
+                    _ => Some(self.keep(run.id, (lines.join("\n") + "\n").as_bytes())?),
                 };
                 let mut kept = BTreeMap::new();
                 if let End::Done(done) = end {

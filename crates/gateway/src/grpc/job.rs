@@ -96,11 +96,11 @@ pub(super) fn status(state: State) -> Status {
 
 /// The same in a sentence.
 pub(super) fn message(run: &Run) -> String {
-    let waits = match (run.life.state, &run.detail) {
+    let waits = match (run.status.state, &run.detail) {
         (State::Queued, Some(detail)) => format!(" {detail}"),
         _ => String::new(),
     };
-    match (run.life.state, run.queue_position) {
+    match (run.status.state, run.queue_position) {
         (State::Queued, Some(1)) => {
             format!("Queueing, there is 1 training before this one.{waits}")
         }

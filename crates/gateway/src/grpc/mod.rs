@@ -123,7 +123,7 @@ async fn tell(app: App, by: MetadataMap, request: StatusRequest) -> Result<Statu
     let found = found.map_err(|problem| refusal(&problem))?;
     let run = found.ok_or_else(|| Status::not_found(format!("Job {number} doesn't exist")))?;
     Ok(StatusResponse {
-        status: job::status(run.life.state).into(),
+        status: job::status(run.status.state).into(),
         job_id: number,
         message: job::message(&run),
         metadata: Some(job::metadata(&run)),

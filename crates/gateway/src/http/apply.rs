@@ -11,7 +11,7 @@ use super::runs::key_of;
 use super::views::RunView;
 use crate::app::App;
 use crate::identity::Identity;
-use crate::intake;
+use crate::intake::{self, IMAGE_URL};
 use crate::order::FieldProblem;
 use crate::placing::{self, Subject};
 use crate::problem::Problem;
@@ -19,7 +19,7 @@ use crate::problem::Problem;
 /// Apply a run's models to another page
 ///
 /// The page is one that is there, `{"page": "ID"}`, or an image that is sent as the part `image` of
-/// a form. It is a run of its own, which comes before trainings that wait. Its files are the layers
+/// a form, or named there by its address in IIIF (`image_url`). It is a run of its own, which comes before trainings that wait. Its files are the layers
 /// that the models have found, as RGBA PNGs, and a picture of all of them. Where they can be
 /// trained with, they are a page as well (`made_page`).
 #[utoipa::path(
@@ -40,6 +40,7 @@ use crate::problem::Problem;
         (status = 409, description = "The run has no models"),
         (status = 422, description = "It is no page"),
         (status = 429, description = "Too many runs of this account wait"),
+        (status = 502, description = "The image can't be had from its IIIF server"),
     )
 )]
 pub(super) async fn apply(
@@ -73,7 +74,7 @@ fn unread(status: StatusCode, error: &dyn std::fmt::Display) -> Problem {
 /// The image in a form.
 async fn sent(app: &App, form: Multipart) -> Result<Subject, Problem> {
     let _place = intake::place(app)?;
-    let upload = intake::receive(app, form, &[]).await?;
+    let upload = intake::receive(app, form, &[IMAGE_URL]).await?;
     Ok(Subject::Sent(intake::take_image(app, upload).await?))
 }
 

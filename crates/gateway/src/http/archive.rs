@@ -18,7 +18,7 @@ use super::downloads::unchanged;
 use crate::app::{App, blocking};
 use crate::identity::Identity;
 use crate::problem::Problem;
-use crate::store::{Objects, ResultKind, Run, StoreError};
+use crate::store::{FileKind, Objects, Run, StoreError};
 
 /// Bytes that are sent at a time.
 const PIECE: usize = 64 << 10;
@@ -47,7 +47,7 @@ pub(super) async fn models(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let run = identity.run(&app, &id).await?;
-    send(&app, &run, ResultKind::Model, &headers).await
+    send(&app, &run, FileKind::Model, &headers).await
 }
 
 /// Download the layers that a run has found, with the image, as a page's files in one zip
@@ -68,13 +68,13 @@ pub(super) async fn layers(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let run = identity.run(&app, &id).await?;
-    send(&app, &run, ResultKind::Layer, &headers).await
+    send(&app, &run, FileKind::Layer, &headers).await
 }
 
 async fn send(
     app: &App,
     run: &Run,
-    kind: ResultKind,
+    kind: FileKind,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let name = kind.name();
@@ -82,10 +82,10 @@ async fn send(
     let mut files: Vec<(String, String)> =
         wanted.map(|result| (result.name.clone(), result.object.sha256.clone())).collect();
     if files.is_empty() {
-        let when = if run.life.state.is_end() { "" } else { " yet: the run is not over" };
+        let when = if run.status.state.is_end() { "" } else { " yet: the run is not over" };
         return Err(Problem::missing(format!("{name} of run {}{when}", run.id)));
     }
-    if let (ResultKind::Layer, Some(image)) = (kind, &run.image) {
+    if let (FileKind::Layer, Some(image)) = (kind, &run.image) {
         files.push((image.file.clone(), image.object.sha256.clone()));
     }
     // The same files are the same zip, byte for byte.
@@ -125,9 +125,9 @@ pub(super) fn open(
     files: Vec<(String, String)>,
 ) -> Result<Vec<(String, File)>, StoreError> {
     let open = |(name, sha256): (String, String)| {
-        let path = objects.path(&sha256);
-        let file = File::open(&path);
-        let failed = |source| StoreError::File { path, what: "can't be read", source };
+        let file = objects.open(&sha256);
+        let failed =
+            |source| StoreError::File { path: sha256.into(), what: "can't be read", source };
         file.map(|file| (name, file)).map_err(failed)
     };
     files.into_iter().map(open).collect()

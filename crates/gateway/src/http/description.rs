@@ -7,14 +7,14 @@ use tracing::error;
 use utoipa::openapi::encoding::EncodingBuilder;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::schema::SchemaType;
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{
     Components, ContentBuilder, KnownFormat, ObjectBuilder, Ref, RefOr, Required, ResponseBuilder,
     Schema, SchemaFormat, Type,
 };
 use utoipa::{Modify, OpenApi};
 
-use super::{apply, archive, downloads, events, groups, pages, runs, schemas, status};
+use super::{apply, archive, downloads, events, groups, pages, rodan, runs, schemas, status};
 use crate::problem::{FieldError, MEDIA_TYPE, Problem};
 
 /// All that is described.
@@ -33,12 +33,14 @@ use crate::problem::{FieldError, MEDIA_TYPE, Problem};
         events::events,
         downloads::model, downloads::file, downloads::report, downloads::log,
         status::status, status::health, status::ready, status::metrics, description,
+        rodan::log_in, rodan::download,
     ),
     components(schemas(Problem, FieldError)),
     tags(
         (name = "pages", description = "Pages and their layers"),
         (name = "runs", description = "Trainings and what came of them"),
         (name = "gateway", description = "The gateway itself"),
+        (name = "bridges", description = "Rodan's side, for a cluster's check and run_trainer"),
     ),
     security(("token" = [])),
     modifiers(&Token, &Requests, &Problems),
@@ -53,6 +55,9 @@ impl Modify for Token {
         let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         let components = description.components.get_or_insert_default();
         components.add_security_scheme("token", bearer);
+        let what = "`Token TOKEN`, of a bridge's log-in, as Rodan wants it";
+        let header = ApiKeyValue::with_description("Authorization", what);
+        components.add_security_scheme("bridge", SecurityScheme::ApiKey(ApiKey::Header(header)));
     }
 }
 
@@ -137,7 +142,8 @@ impl Modify for Problems {
             for (status, response) in responses {
                 let wrong = status.starts_with(['4', '5']) || status == "default";
                 let RefOr::T(response) = response else { continue };
-                if wrong {
+                // Rodan's own answers have a form of their own.
+                if wrong && response.content.is_empty() {
                     response.content.insert(MEDIA_TYPE.to_owned(), problem());
                 }
                 for content in response.content.values_mut() {
@@ -217,13 +223,17 @@ mod tests {
                 for (status, answer) in operation["responses"].as_object().unwrap() {
                     if status.starts_with(['4', '5']) || status == "default" {
                         let content = answer["content"].as_object().unwrap();
+                        if path == "/api/auth/token/" && status != "default" {
+                            assert!(content.contains_key("application/json"), "{status}");
+                            continue;
+                        }
                         assert!(content.contains_key(MEDIA_TYPE), "{method} {path} {status}");
                     }
                 }
                 assert!(operation["responses"]["default"].is_object(), "{method} {path}");
             }
         }
-        assert_eq!(operations.len(), 24);
+        assert_eq!(operations.len(), 26);
     }
 
     #[test]

@@ -9,11 +9,11 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 
-use crate::app::App;
+use crate::app::{App, blocking};
 use crate::identity::Identity;
 use crate::problem::Problem;
 use crate::runner::LOG;
-use crate::store::{ResultKind, Run, StoreError};
+use crate::store::{FileKind, Run, StoreError};
 
 /// Bytes that are sent at a time.
 const PIECE: usize = 64 << 10;
@@ -47,7 +47,7 @@ pub(super) async fn model(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let run = identity.run(&app, &id).await?;
-    send_result(&app, &run, &name, Some(ResultKind::Model), &headers).await
+    send_result(&app, &run, &name, Some(FileKind::Model), &headers).await
 }
 
 /// Download any file of a run
@@ -117,22 +117,22 @@ async fn send_result(
     app: &App,
     run: &Run,
     name: &str,
-    kind: Option<ResultKind>,
+    kind: Option<FileKind>,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let fits = |found: ResultKind| kind.is_none_or(|kind| kind == found);
+    let fits = |found: FileKind| kind.is_none_or(|kind| kind == found);
     let result = run.results.iter().find(|result| result.name == name && fits(result.kind));
     let Some(result) = result else {
-        let when = if run.life.state.is_end() { "" } else { " yet: the run is not over" };
+        let when = if run.status.state.is_end() { "" } else { " yet: the run is not over" };
         return Err(Problem::missing(format!("such file of run {}{when}", run.id)));
     };
     let (media, shown) = match result.kind {
-        ResultKind::Model => ("application/x-hdf5", false),
-        ResultKind::Report => ("text/html; charset=utf-8", true),
-        ResultKind::Record => ("application/json", true),
-        ResultKind::Preview => ("image/png", true),
-        ResultKind::Layer => ("image/png", false),
-        ResultKind::Log => ("text/plain; charset=utf-8", true),
+        FileKind::Model => ("application/x-hdf5", false),
+        FileKind::Report => ("text/html; charset=utf-8", true),
+        FileKind::Record => ("application/json", true),
+        FileKind::Preview => ("image/png", true),
+        FileKind::Layer => ("image/png", false),
+        FileKind::Log => ("text/plain; charset=utf-8", true),
     };
     let name = (!shown).then_some(&*result.name);
     send(app, &result.object.sha256, media, name, headers).await
@@ -151,11 +151,12 @@ pub(super) async fn send(
         return Ok(unchanged);
     }
     let asked = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let path = app.store.objects().path(sha256);
     let unread = |source| {
-        Problem::from(StoreError::File { path: path.clone(), what: "can't be read", source })
+        Problem::from(StoreError::File { path: sha256.into(), what: "can't be read", source })
     };
-    let mut file = tokio::fs::File::open(&path).await.map_err(unread)?;
+    let (objects, name) = (app.store.objects().clone(), sha256.to_owned());
+    let file = blocking(move || objects.open(&name)).await?.map_err(unread)?;
+    let mut file = tokio::fs::File::from_std(file);
     let size = file.metadata().await.map_err(unread)?.len();
     // If-Range: where the file is not the one that the client has begun, it gets the whole.
     let same = asked(header::IF_RANGE).is_none_or(|known| known == tag);

@@ -121,7 +121,7 @@ impl Watcher {
         });
         let (run, events) = looked.await.ok()?;
         let run = run?;
-        self.over = run.life.state.is_end() && events.len() < MOST as usize;
+        self.over = run.status.state.is_end() && events.len() < MOST as usize;
         for event in events {
             self.after = event.id;
             let mut data = event.data;

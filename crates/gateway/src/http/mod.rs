@@ -24,6 +24,7 @@ use crate::app::App;
 use crate::problem::Problem;
 
 pub use description::openapi;
+pub(crate) use rodan::who_logs_in;
 
 /// All routes for programs.
 pub(crate) fn routes(app: &App) -> Router<App> {

@@ -10,7 +10,7 @@ use super::downloads::send;
 use super::views::{PageList, PageView};
 use crate::app::App;
 use crate::identity::Identity;
-use crate::intake;
+use crate::intake::{self, IMAGE_URL};
 use crate::problem::Problem;
 
 /// Most pages of a list.
@@ -20,7 +20,8 @@ const MOST: u32 = 500;
 ///
 /// A form with the files of a page, under the names that `run_trainer --local` knows: image.png (or
 /// .jpg), background.png, regions.png (where only a part of the page counts), layer_0.png to
-/// layer_9.png; or one zip as Pixel makes it. The page is decoded as the trainer does it: what is
+/// layer_9.png; or one zip as Pixel makes it. Instead of the image, `image_url` may be the address
+/// of a IIIF image, where the gateway's administrator allows its host. The page is decoded as the trainer does it: what is
 /// accepted can be trained.
 #[utoipa::path(
     post, path = "/v1/pages", operation_id = "upload_page", tag = "pages",
@@ -34,6 +35,7 @@ const MOST: u32 = 500;
         (status = 400, description = "The form is broken"),
         (status = 413, description = "It is too large"),
         (status = 422, description = "It is no page that can be trained"),
+        (status = 502, description = "The image can't be had from its IIIF server"),
     )
 )]
 pub(super) async fn upload(
@@ -47,7 +49,7 @@ pub(super) async fn upload(
         let what = "send the page as multipart/form-data, a part for each file";
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("{what} ({error})"))
     })?;
-    let upload = intake::receive(&app, form, &["name"]).await?;
+    let upload = intake::receive(&app, form, &["name", IMAGE_URL]).await?;
     let (page, new) = intake::take(&app, upload, identity.account).await?;
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
     let location = [(header::LOCATION, format!("/v1/pages/{}", page.id))];

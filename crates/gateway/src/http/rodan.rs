@@ -31,8 +31,27 @@ use crate::rates::STRANGERS;
 /// The longest name, password, token or word that is looked up.
 const LONGEST: usize = 200;
 
-/// Gives a bridge a token for its name and password, as Rodan does: the form's `username` or
-/// `email`, and `password`.
+/// Log in as a bridge
+///
+/// As Rodan does it: a token for the name (`username` or `email`) and the password of an account
+/// with the role `bridge`. With it `check` and `run_trainer` fetch the files of jobs.
+#[utoipa::path(
+    post, path = "/api/auth/token/", operation_id = "bridge_log_in", tag = "bridges", security(()),
+    request_body(
+        content = ref("#/components/schemas/BridgeLogIn"),
+        content_type = "application/x-www-form-urlencoded",
+    ),
+    responses(
+        (status = 200, description = "The token",
+            body = ref("#/components/schemas/BridgeToken")),
+        (status = 401, description = "There is no such bridge, or its password is another",
+            body = ref("#/components/schemas/BridgeRefusal")),
+        (status = 413, description = "It is too large",
+            body = ref("#/components/schemas/BridgeRefusal")),
+        (status = 429, description = "Too many log-ins",
+            body = ref("#/components/schemas/BridgeRefusal")),
+    )
+)]
 pub(super) async fn log_in(
     State(app): State<App>,
     body: Result<Bytes, BytesRejection>,
@@ -44,9 +63,7 @@ pub(super) async fn log_in(
     let Ok(body) = body else {
         return told(StatusCode::PAYLOAD_TOO_LARGE, "This is too large for a log-in.");
     };
-    let form = Form::read(&body);
-    let (Some(name), Some(password)) = (form.get(&["username", "email"]), form.get(&["password"]))
-    else {
+    let Some((name, password)) = who_logs_in(&body) else {
         return told(StatusCode::UNAUTHORIZED, "You must supply a username and a password.");
     };
     let (token, password) = (new_token(), Secret::new(password));
@@ -61,7 +78,29 @@ pub(super) async fn log_in(
     }
 }
 
-/// Sends a file of a run's job.
+/// Download a file of a run's job
+///
+/// The address stands in the job's message. It leads to the file until the run is over, for a
+/// bridge alone.
+#[utoipa::path(
+    get, path = "/uploads/{key}/{name}", operation_id = "job_file", tag = "bridges",
+    security(("bridge" = [])),
+    params(
+        ("key" = String, Path, description = "The run's own word"),
+        ("name" = String, Path, example = "image.png", description = "The file"),
+        ("Range" = Option<String>, Header, description = "bytes=FIRST-LAST"),
+    ),
+    responses(
+        (status = 200, description = "The file", content(
+            (Vec<u8> = "application/octet-stream"), (Vec<u8> = "application/zip"),
+        )),
+        (status = 206, description = "The part that was asked for",
+            content_type = "application/octet-stream", body = Vec<u8>),
+        (status = 401, description = "The token is unknown, or the run is over"),
+        (status = 404, description = "The job has no such file"),
+        (status = 416, description = "It has no such part"),
+    )
+)]
 pub(super) async fn download(
     State(app): State<App>,
     Path((key, name)): Path<(String, String)>,
@@ -107,6 +146,12 @@ fn token(headers: &HeaderMap) -> Option<Secret> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("token").then(|| Secret::new(token.trim()))
+}
+
+/// The name and the password in the body of a log-in.
+pub(crate) fn who_logs_in(body: &[u8]) -> Option<(String, String)> {
+    let form = Form::read(body);
+    Some((form.get(&["username", "email"])?, form.get(&["password"])?))
 }
 
 /// A form as browsers send it: `name=value&name=value`, with `%41` and `+`.
@@ -158,6 +203,9 @@ mod tests {
     fn a_log_in_is_read_as_check_sends_it() {
         let form = Form::read(b"username=the+cluster&email=a%40b.org&password=p%26%C3%A4&x");
         assert_eq!(form.get(&["username", "email"]).as_deref(), Some("the cluster"));
+        let who = who_logs_in(b"email=a%40b.org&password=x+y");
+        assert_eq!(who, Some(("a@b.org".to_owned(), "x y".to_owned())));
+        assert_eq!(who_logs_in(b"username=a"), None);
         assert_eq!(form.get(&["password"]).as_deref(), Some("p&\u{e4}"));
         assert_eq!(form.get(&["absent", "email"]).as_deref(), Some("a@b.org"));
         let long = format!("username={}", "x".repeat(LONGEST + 1));

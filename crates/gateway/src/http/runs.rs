@@ -253,7 +253,7 @@ pub(super) async fn one(
     loop {
         changes.mark_unchanged();
         let run = identity.run(&app, &id).await?;
-        let more = !run.life.state.is_end()
+        let more = !run.status.state.is_end()
             && matches!(tokio::time::timeout_at(end, changes.changed()).await, Ok(Ok(())));
         if !more {
             return Ok(Json(RunView::from(&run)));

@@ -21,6 +21,9 @@ pub(super) fn all() -> Vec<(&'static str, Value)> {
         ("PageForm", form(true)),
         ("ImageForm", form(false)),
         ("RunEvent", event()),
+        ("BridgeLogIn", texts(&["username", "email", "password"], &["password"])),
+        ("BridgeToken", texts(&["token"], &["token"])),
+        ("BridgeRefusal", texts(&["detail"], &["detail"])),
     ]
 }
 
@@ -132,11 +135,24 @@ fn apply() -> Value {
     })
 }
 
+/// An object with texts of these names, of which some have to be there.
+fn texts(names: &[&str], required: &[&str]) -> Value {
+    let properties: Map<String, Value> =
+        names.iter().map(|name| ((*name).to_owned(), json!({"type": "string"}))).collect();
+    json!({"type": "object", "properties": properties, "required": required})
+}
+
 /// The parts of a form: a whole page, or its image alone.
 fn form(whole: bool) -> Value {
     let file = |what: &str| json!({"type": "string", "format": "binary", "description": what});
     let mut parts = Map::new();
     parts.insert("image".into(), file("The page, as PNG or JPEG."));
+    let address = json!({
+        "type": "string",
+        "description": "Instead of the image: the address of a IIIF image, its info.json or a \
+                        request for it, of a host that the gateway's administrator allows.",
+    });
+    parts.insert("image_url".into(), address);
     if whole {
         parts.insert("background".into(), file("The background, as an RGBA PNG."));
         parts.insert("regions".into(), file("The part of the page that counts, as an RGBA PNG."));
@@ -151,7 +167,9 @@ fn form(whole: bool) -> Value {
     }
     let mut form = json!({"type": "object", "additionalProperties": false, "properties": parts});
     if !whole {
-        form["required"] = json!(["image"]);
+        // One of the two.
+        form["minProperties"] = 1.into();
+        form["maxProperties"] = 1.into();
     }
     form
 }
@@ -164,7 +182,7 @@ pub(super) fn encoding(form: &str) -> Vec<(String, &'static str)> {
     let kind = |name: &str| match name {
         "image" => Some("image/png, image/jpeg"),
         "archive" => Some("application/zip"),
-        "name" => None,
+        "name" | "image_url" => None,
         _ => Some("image/png"),
     };
     let names = parts.into_iter().flatten();

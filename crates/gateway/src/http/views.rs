@@ -10,7 +10,7 @@ use crate::address::percent;
 use crate::comparison::compare;
 use crate::progress::Progress;
 use crate::state::State;
-use crate::store::{Group, Page, ResultKind, Run};
+use crate::store::{FileKind, Group, Page, Run};
 
 /// A layer of a page.
 #[derive(Debug, Serialize, ToSchema)]
@@ -215,7 +215,7 @@ pub(super) struct RunView {
     /// Its files.
     files: Vec<FileView>,
     /// Where more is: `self`, `events`, `cancel`, `page`; where they are there `models`, `layers`,
-    /// `group`.
+    /// `group`, and `mlflow`, the run's page in MLflow.
     links: BTreeMap<&'static str, String>,
 }
 
@@ -223,7 +223,7 @@ impl From<&Run> for RunView {
     fn from(run: &Run) -> Self {
         let own = format!("/v1/runs/{}", run.id);
         let files = run.results.iter().map(|result| {
-            let place = if result.kind == ResultKind::Model { "models" } else { "files" };
+            let place = if result.kind == FileKind::Model { "models" } else { "files" };
             let name = percent(&result.name);
             FileView {
                 name: result.name.clone(),
@@ -239,20 +239,21 @@ impl From<&Run> for RunView {
             ("cancel", format!("{own}/cancel")),
             ("page", format!("/runs/{}", run.id)),
         ]);
-        for (link, kind) in [("models", ResultKind::Model), ("layers", ResultKind::Layer)] {
+        for (link, kind) in [("models", FileKind::Model), ("layers", FileKind::Layer)] {
             if run.results.iter().any(|result| result.kind == kind) {
                 links.insert(link, format!("{own}/{link}.zip"));
             }
         }
         links.extend(run.group.map(|group| ("group", format!("/v1/groups/{group}"))));
+        links.extend(run.tracked.clone().map(|page| ("mlflow", page)));
         Self {
             id: run.id,
             job_id: run.id,
             name: run.name.clone(),
             owner: run.account_name.clone(),
-            state: run.life.state.into(),
+            state: run.status.state.into(),
             task: if run.image.is_some() { "apply" } else { "train" },
-            cancel_asked: run.life.cancel_asked,
+            cancel_asked: run.status.cancel_asked,
             queue_position: run.queue_position,
             detail: run.detail.clone(),
             progress: progress(run.percent(), &run.progress),

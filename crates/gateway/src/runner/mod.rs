@@ -24,8 +24,8 @@ pub use trainer::{Ended, StartError, Trainer, Training};
 use crate::figures;
 use crate::page_files::{self, Files, KeepError};
 use crate::progress::Progress;
-use crate::state::{Happening, State};
-use crate::store::{Change, Object, Part, ResultKind, RunResult, Store, StoreError};
+use crate::state::{State, Transition};
+use crate::store::{BucketAway, Change, FileKind, Object, Part, Run, RunFile, Store, StoreError};
 use domain::TrainingEvent;
 use lines::Lines;
 
@@ -52,6 +52,16 @@ enum RunError {
     Start(#[from] StartError),
     #[error("the run has gone from the store")]
     Gone,
+}
+
+/// Whether the folder of a run has been made.
+enum Filled {
+    /// All of it.
+    Whole,
+    /// This gateway is to stop before.
+    Stopping,
+    /// The run was cancelled before.
+    Cancelled,
 }
 
 /// What a training has told, until it is noted.
@@ -156,13 +166,13 @@ impl Work {
         };
         while !self.stopping() {
             let next = match found.next() {
-                Some(id) => Ok(Some((id, Happening::Found))),
+                Some(id) => Ok(Some((id, Transition::Found))),
                 None => {
-                    self.store.next_in_queue(self.trains).map(|id| Some((id?, Happening::Turn)))
+                    self.store.next_in_queue(self.trains).map(|id| Some((id?, Transition::Turn)))
                 }
             };
             match next {
-                Ok(Some((id, happening))) => self.one(id, happening),
+                Ok(Some((id, transition))) => self.one(id, transition),
                 Ok(None) => self.rest(LOOK),
                 Err(error) => {
                     error!("{error}");
@@ -173,16 +183,16 @@ impl Work {
     }
 
     /// Trains a run, and notes what came of it.
-    fn one(&self, id: i64, happening: Happening) {
+    fn one(&self, id: i64, transition: Transition) {
         let folder = RunFolder::new(&self.store.folder().run(id));
-        if happening == Happening::Found && !self.alone_with(id, &folder) {
+        if transition == Transition::Found && !self.alone_with(id, &folder) {
             return;
         }
-        match self.store.happen(id, happening, &Change::default()) {
-            Ok(life) if life.state == State::Launch => {}
+        match self.store.happen(id, transition, &Change::default()) {
+            Ok(status) if status.state == State::Launch => {}
             Ok(_) => return folder.remove(),
             // Cancelled between the look and now.
-            Err(StoreError::NotNow(_)) => return,
+            Err(StoreError::Transition(_)) => return,
             Err(error) => {
                 error!("run {id}: {error}");
                 return self.rest(REST);
@@ -232,16 +242,17 @@ impl Work {
             None => Vec::new(),
             Some(from) => self.models_of(from)?,
         };
-        let pages = self.store.pages_of(id)?;
-        folder
-            .fill(self.store.objects(), &pages, &models, &run.settings, run.image.as_ref())
-            .map_err(|source| RunError::File { path: folder.path().to_owned(), source })?;
+        match self.fill(&run, folder, &models)? {
+            Filled::Whole => {}
+            Filled::Stopping => return Ok(None),
+            Filled::Cancelled => return Ok(Some(Ended::Stopped)),
+        }
         base::crash::point("before starting a training");
         let mut training = self.trainer.start(folder)?;
         base::crash::point("after starting a training");
         if run.image.is_some() {
             // It tells no progress.
-            self.store.happen(id, Happening::Began, &Change::default())?;
+            self.store.happen(id, Transition::Began, &Change::default())?;
         }
         let mut told = Told::by(Lines::of(&folder.progress()));
         let mut asked: Option<Instant> = None;
@@ -273,7 +284,7 @@ impl Work {
                 Err(error) => trouble.note(id, &error),
             }
             let cancelled = match self.store.any_run(id) {
-                Ok(run) => run.ok_or(RunError::Gone)?.life.cancel_asked,
+                Ok(run) => run.ok_or(RunError::Gone)?.status.cancel_asked,
                 Err(error) => {
                     trouble.note(id, &error);
                     false
@@ -294,6 +305,42 @@ impl Work {
         }
     }
 
+    /// Makes the folder of a run; waits while its files can't be had.
+    fn fill(
+        &self,
+        run: &Run,
+        folder: &RunFolder,
+        models: &[(String, String)],
+    ) -> Result<Filled, RunError> {
+        let pages = self.store.pages_of(run.id)?;
+        let mut told = false;
+        loop {
+            let objects = self.store.objects();
+            let filled = folder.fill(objects, &pages, models, &run.settings, run.image.as_ref());
+            match filled {
+                Ok(()) => return Ok(Filled::Whole),
+                Err(source) if BucketAway::is_why(&source) => {
+                    if !told {
+                        warn!("run {}: it waits for its files: {source}", run.id);
+                        told = true;
+                        // Whoever looks at the run learns why.
+                        self.store.wake();
+                    }
+                }
+                Err(source) => {
+                    return Err(RunError::File { path: folder.path().to_owned(), source });
+                }
+            }
+            self.rest(REST);
+            if self.stopping() {
+                return Ok(Filled::Stopping);
+            }
+            if self.store.any_run(run.id)?.ok_or(RunError::Gone)?.status.cancel_asked {
+                return Ok(Filled::Cancelled);
+            }
+        }
+    }
+
     /// Notes what the training has told and is not noted yet.
     fn pass_on(&self, id: i64, told: &mut Told) -> Result<(), StoreError> {
         for event in told.lines.read() {
@@ -309,7 +356,7 @@ impl Work {
         }
         told.changed |= told.lines.have_come();
         if told.began {
-            self.store.happen(id, Happening::Began, &Change::default())?;
+            self.store.happen(id, Transition::Began, &Change::default())?;
             told.began = false;
         }
         if told.changed {
@@ -323,7 +370,7 @@ impl Work {
     /// The models of a run that are there, with the names of their files.
     fn models_of(&self, run: i64) -> Result<Vec<(String, String)>, RunError> {
         let run = self.store.any_run(run)?.ok_or(RunError::Gone)?;
-        let models = run.results.into_iter().filter(|result| result.kind == ResultKind::Model);
+        let models = run.results.into_iter().filter(|result| result.kind == FileKind::Model);
         Ok(models.map(|model| (model.name, model.object.sha256)).collect())
     }
 
@@ -353,10 +400,10 @@ impl Work {
         };
         let mut change = Change::default();
         if folder.log().exists() {
-            let (name, kind) = (LOG.to_owned(), ResultKind::Log);
-            change.results.push(RunResult { name, kind, object: keep(&folder.log())? });
+            let (name, kind) = (LOG.to_owned(), FileKind::Log);
+            change.results.push(RunFile { name, kind, object: keep(&folder.log())? });
         }
-        let happening = match ended {
+        let transition = match ended {
             Ended::Done => {
                 if let Some(image) = folder.image() {
                     change.made_page = self.made_page(id, folder, &image)?;
@@ -364,25 +411,25 @@ impl Work {
                 for (name, path) in folder.outputs() {
                     let Some(kind) = kind_of(&name) else { continue };
                     let name = page_file(&name).unwrap_or(name);
-                    change.results.push(RunResult { name, kind, object: keep(&path)? });
+                    change.results.push(RunFile { name, kind, object: keep(&path)? });
                 }
                 let record = fs::read(folder.out().join("training.json")).unwrap_or_default();
                 change.figures = figures::of_record(&record);
-                Happening::Trained
+                Transition::Trained
             }
             Ended::Failed(why) => {
                 change.error = Some(base::text::sentence(&folder.without_paths(why)));
-                Happening::Broke
+                Transition::Broke
             }
             Ended::Stopped => {
                 let what = "the training was stopped by somebody else before it had models";
                 change.error = Some(base::text::sentence(what));
-                Happening::Broke
+                Transition::Broke
             }
         };
-        match self.store.happen(id, happening, &change) {
-            Ok(life) => Ok(life.state),
-            Err(StoreError::NotNow(not_now)) => Ok(not_now.0),
+        match self.store.happen(id, transition, &change) {
+            Ok(status) => Ok(status.state),
+            Err(StoreError::Transition(not_now)) => Ok(not_now.0),
             Err(error) => Err(error.into()),
         }
     }
@@ -441,17 +488,17 @@ fn as_json(event: &TrainingEvent) -> Value {
 }
 
 /// What a file is that the training has written; `None` for one that is not kept.
-fn kind_of(name: &str) -> Option<ResultKind> {
+fn kind_of(name: &str) -> Option<FileKind> {
     if name.ends_with(".hdf5") {
-        Some(ResultKind::Model)
+        Some(FileKind::Model)
     } else if name == "report.html" {
-        Some(ResultKind::Report)
+        Some(FileKind::Report)
     } else if name == "training.json" {
-        Some(ResultKind::Record)
+        Some(FileKind::Record)
     } else if page_file(name).is_some() {
-        Some(ResultKind::Layer)
+        Some(FileKind::Layer)
     } else if name == "overlay.png" || (name.starts_with("preview") && name.ends_with(".png")) {
-        Some(ResultKind::Preview)
+        Some(FileKind::Preview)
     } else {
         None
     }
@@ -464,13 +511,13 @@ mod tests {
     #[test]
     fn files_are_known_by_their_names() {
         for (name, kind, renamed) in [
-            ("Model 0.hdf5", Some(ResultKind::Model), None),
-            ("report.html", Some(ResultKind::Report), None),
-            ("training.json", Some(ResultKind::Record), None),
-            ("preview_2.png", Some(ResultKind::Preview), None),
-            ("overlay.png", Some(ResultKind::Preview), None),
-            ("Background.png", Some(ResultKind::Layer), Some("background.png")),
-            ("Layer 9.png", Some(ResultKind::Layer), Some("layer_9.png")),
+            ("Model 0.hdf5", Some(FileKind::Model), None),
+            ("report.html", Some(FileKind::Report), None),
+            ("training.json", Some(FileKind::Record), None),
+            ("preview_2.png", Some(FileKind::Preview), None),
+            ("overlay.png", Some(FileKind::Preview), None),
+            ("Background.png", Some(FileKind::Layer), Some("background.png")),
+            ("Layer 9.png", Some(FileKind::Layer), Some("layer_9.png")),
             ("Layer 10.png", None, None),
             ("Layer x.png", None, None),
             ("events.out", None, None),

@@ -4,10 +4,10 @@ use rusqlite::{OptionalExtension as _, Transaction, TransactionBehavior, params}
 use serde_json::{Value, json};
 
 use super::rows::text_of;
-use super::runs::{Result_, life_row};
+use super::runs::{RunFile, status_row};
 use super::{Store, StoreError, events, now};
 use crate::progress::Progress;
-use crate::state::{Happening, Life, State, next, next_away};
+use crate::state::{RunStatus, State, Transition, next, next_away};
 
 /// What changes with a run's state.
 #[derive(Clone, Debug, Default)]
@@ -17,7 +17,7 @@ pub struct Change {
     /// What came of it.
     pub figures: Option<Value>,
     /// Its files.
-    pub results: Vec<Result_>,
+    pub results: Vec<RunFile>,
     /// The page that it has made.
     pub made_page: Option<String>,
 }
@@ -27,24 +27,29 @@ impl Store {
     /// nothing.
     ///
     /// # Errors
-    /// [`StoreError::NotNow`], when nothing of the kind can happen to it now.
-    pub fn happen(&self, id: i64, happening: Happening, what: &Change) -> Result<Life, StoreError> {
+    /// [`StoreError::Transition`], when nothing of the kind can happen to it now.
+    pub fn happen(
+        &self,
+        id: i64,
+        transition: Transition,
+        what: &Change,
+    ) -> Result<RunStatus, StoreError> {
         let mut database = self.database();
         let change = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let before = change
-            .query_row("SELECT * FROM runs WHERE id = ?", [id], life_row)
+            .query_row("SELECT * FROM runs WHERE id = ?", [id], status_row)
             .optional()?
             .ok_or_else(|| StoreError::Missing(format!("run {id}")))?;
-        let life = happen_in(&change, id, happening, what, None)?;
-        if life == before && happening != Happening::Found {
-            return Ok(life);
+        let status = happen_in(&change, id, transition, what, None)?;
+        if status == before && transition != Transition::Found {
+            return Ok(status);
         }
-        base::crash::point(&format!("before a run is {}", life.state));
+        base::crash::point(&format!("before a run is {}", status.state));
         change.commit()?;
         drop(database);
-        base::crash::point(&format!("after a run is {}", life.state));
+        base::crash::point(&format!("after a run is {}", status.state));
         self.changed();
-        Ok(life)
+        Ok(status)
     }
 
     /// Notes how far a run is, and what has happened in its training.
@@ -77,28 +82,28 @@ impl Store {
 pub(super) fn happen_in(
     change: &Transaction<'_>,
     id: i64,
-    happening: Happening,
+    transition: Transition,
     what: &Change,
     detail: Option<&str>,
-) -> Result<Life, StoreError> {
+) -> Result<RunStatus, StoreError> {
     let found = change
-        .query_row("SELECT * FROM runs WHERE id = ?", [id], life_row)
+        .query_row("SELECT * FROM runs WHERE id = ?", [id], status_row)
         .optional()?
         .ok_or_else(|| StoreError::Missing(format!("run {id}")))?;
     let sql = "SELECT EXISTS (SELECT 1 FROM jobs WHERE run = ?)";
     let away: bool = change.query_row(sql, [id], |row| row.get(0))?;
-    let life = if away { next_away(found, happening)? } else { next(found, happening)? };
-    if life == found && happening != Happening::Found {
-        return Ok(life);
+    let status = if away { next_away(found, transition)? } else { next(found, transition)? };
+    if status == found && transition != Transition::Found {
+        return Ok(status);
     }
     let at = now();
-    let starts = match happening {
-        Happening::Turn | Happening::Found => life.state == State::Launch,
+    let starts = match transition {
+        Transition::Turn | Transition::Found => status.state == State::Launch,
         // It was not told that the training starts.
-        Happening::Began => found.state == State::Queued,
+        Transition::Began => found.state == State::Queued,
         _ => false,
     };
-    let error = what.error.as_ref().filter(|_| life.state == State::Failed);
+    let error = what.error.as_ref().filter(|_| status.state == State::Failed);
     change.execute(
         "UPDATE runs SET state = ?2, cancel_asked = ?3, attempts = attempts + ?4,
              started_at = coalesce(started_at, ?5), finished_at = ?6, error = ?7,
@@ -106,25 +111,25 @@ pub(super) fn happen_in(
          WHERE id = ?1",
         params![
             id,
-            life.state.name(),
-            life.cancel_asked,
+            status.state.name(),
+            status.cancel_asked,
             u8::from(starts),
             starts.then_some(&at),
-            life.state.is_end().then_some(&at),
+            status.state.is_end().then_some(&at),
             error,
             what.figures.as_ref().map(text_of).transpose()?,
             what.made_page,
         ],
     )?;
     keep_results(change, id, &what.results)?;
-    let mut data = json!({"state": life.state.name()});
-    if life.cancel_asked && !life.state.is_end() {
+    let mut data = json!({"state": status.state.name()});
+    if status.cancel_asked && !status.state.is_end() {
         data["cancel_asked"] = true.into();
     }
     if let Some(error) = error {
         data["error"] = error.as_str().into();
     }
-    if happening == Happening::Found && life.state == State::Launch {
+    if transition == Transition::Found && status.state == State::Launch {
         data["detail"] =
             "the gateway was started again; the run goes on from its checkpoint".into();
     }
@@ -132,16 +137,16 @@ pub(super) fn happen_in(
         data["detail"] = detail.into();
     }
     events::add(change, id, "state", &data)?;
-    Ok(life)
+    Ok(status)
 }
 
 /// Notes files of a run as a part of a change.
 pub(super) fn keep_results(
     change: &Transaction<'_>,
     run: i64,
-    results: &[Result_],
+    results: &[RunFile],
 ) -> Result<(), StoreError> {
-    for Result_ { name, kind, object } in results {
+    for RunFile { name, kind, object } in results {
         change.execute(
             "INSERT INTO objects (sha256, size) VALUES (?, ?) ON CONFLICT DO NOTHING",
             params![object.sha256, object.size],

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::changes::{happen_in, keep_results};
 use super::rows::{text_of, wrong};
-use super::runs::life_row;
+use super::runs::status_row;
 use super::{Change, Store, StoreError, events, now};
 use crate::progress::Progress;
-use crate::state::{Happening, Life, State};
+use crate::state::{RunStatus, State, Transition};
 
 /// How far a job is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub struct NewJob<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Hearing {
     /// What happens to the run, in order.
-    pub happened: Vec<Happening>,
+    pub happened: Vec<Transition>,
     /// How far it is now.
     pub progress: Option<Progress>,
     /// Kind and data of events beside those of its states.
@@ -94,11 +94,11 @@ impl Store {
     pub fn begin_job(&self, run: i64, job: &NewJob<'_>) -> Result<bool, StoreError> {
         let mut database = self.database();
         let change = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let life = change
-            .query_row("SELECT * FROM runs WHERE id = ?", [run], life_row)
+        let status = change
+            .query_row("SELECT * FROM runs WHERE id = ?", [run], status_row)
             .optional()?
-            .filter(|life| life.state == State::Queued && !life.cancel_asked);
-        if life.is_none() {
+            .filter(|status| status.state == State::Queued && !status.cancel_asked);
+        if status.is_none() {
             return Ok(false);
         }
         change.execute(
@@ -119,9 +119,9 @@ impl Store {
     /// # Errors
     /// When the store can't be written.
     pub fn refuse(&self, run: i64, why: &str) -> Result<(), StoreError> {
-        self.happen(run, Happening::Turn, &Change::default())?;
+        self.happen(run, Transition::Turn, &Change::default())?;
         let change = Change { error: Some(base::text::sentence(why)), ..Change::default() };
-        self.happen(run, Happening::Broke, &change).map(drop)
+        self.happen(run, Transition::Broke, &change).map(drop)
     }
 
     /// Notes that the broker has the job's message.
@@ -222,17 +222,17 @@ impl Store {
         run: i64,
         message_id: &str,
         hearing: &Hearing,
-    ) -> Result<Option<Life>, StoreError> {
+    ) -> Result<Option<RunStatus>, StoreError> {
         let mut database = self.database();
         let change = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let new = change.execute(
             "INSERT INTO heard (run, message_id) VALUES (?, ?) ON CONFLICT DO NOTHING",
             params![run, message_id],
         )?;
-        let life = change.query_row("SELECT * FROM runs WHERE id = ?", [run], life_row)?;
-        let mut after = life;
-        if new > 0 && !life.state.is_end() {
-            after = apply(&change, run, life, hearing)?;
+        let status = change.query_row("SELECT * FROM runs WHERE id = ?", [run], status_row)?;
+        let mut after = status;
+        if new > 0 && !status.state.is_end() {
+            after = apply(&change, run, status, hearing)?;
         }
         if after.state.is_end() {
             change.execute(
@@ -245,16 +245,16 @@ impl Store {
         drop(database);
         base::crash::point("after taking a message");
         self.changed();
-        Ok((after != life).then_some(after))
+        Ok((after != status).then_some(after))
     }
 }
 
 fn apply(
     change: &Transaction<'_>,
     run: i64,
-    life: Life,
+    status: RunStatus,
     hearing: &Hearing,
-) -> Result<Life, StoreError> {
+) -> Result<RunStatus, StoreError> {
     let Hearing { happened, progress, events: told, detail, before, change: what } = hearing;
     if let Some(progress) = progress {
         let text = text_of(progress)?;
@@ -269,12 +269,12 @@ fn apply(
     for (kind, data) in told {
         events::add(change, run, kind, data)?;
     }
-    let mut after = life;
-    for happening in happened {
+    let mut after = status;
+    for transition in happened {
         // What comes with the end is noted with it; what comes without one by itself.
-        let last = matches!(happening, Happening::Trained | Happening::Broke);
+        let last = matches!(transition, Transition::Trained | Transition::Broke);
         let what = if last { what.clone() } else { Change::default() };
-        after = happen_in(change, run, *happening, &what, detail.as_deref())?;
+        after = happen_in(change, run, *transition, &what, detail.as_deref())?;
     }
     if !after.state.is_end() {
         keep_results(change, run, &what.results)?;
@@ -282,7 +282,7 @@ fn apply(
             let text = text_of(figures)?;
             change.execute("UPDATE runs SET figures = ? WHERE id = ?", params![text, run])?;
         }
-        if after == life
+        if after == status
             && let Some(detail) = detail
         {
             let data = json!({"state": after.state.name(), "detail": detail});

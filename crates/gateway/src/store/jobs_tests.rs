@@ -8,7 +8,7 @@ use rusqlite::params;
 
 use super::*;
 use crate::order::Order;
-use crate::store::{Account, DataFolder, NewRun, Object, ResultKind, Role, RunResult};
+use crate::store::{Account, DataFolder, FileKind, NewRun, Object, Role, RunFile};
 
 struct Place {
     _folder: tempfile::TempDir,
@@ -48,7 +48,7 @@ impl Place {
     }
 
     fn state(&self, run: i64) -> State {
-        self.store.any_run(run).unwrap().unwrap().life.state
+        self.store.any_run(run).unwrap().unwrap().status.state
     }
 
     fn kinds(&self, run: i64) -> Vec<String> {
@@ -57,7 +57,7 @@ impl Place {
     }
 }
 
-fn happens(happened: &[Happening]) -> Hearing {
+fn happens(happened: &[Transition]) -> Hearing {
     Hearing { happened: happened.to_vec(), ..Hearing::default() }
 }
 
@@ -70,11 +70,11 @@ fn a_message_counts_once_and_its_run_ends_once() {
     let begins = Hearing {
         detail: Some("it runs".into()),
         events: vec![("layer", json!({"number": 1}))],
-        ..happens(&[Happening::Turn, Happening::Began])
+        ..happens(&[Transition::Turn, Transition::Began])
     };
     for again in [false, true] {
         let after = store.hear(run, "m-1", &begins).unwrap();
-        assert_eq!(after.map(|life| life.state), (!again).then_some(State::Running));
+        assert_eq!(after.map(|status| status.state), (!again).then_some(State::Running));
         assert_eq!(place.kinds(run), ["state", "state", "layer", "state", "state"]);
     }
     assert!(store.has_heard(run, "m-1").unwrap() && !store.has_heard(run, "m-2").unwrap());
@@ -88,8 +88,8 @@ fn a_message_counts_once_and_its_run_ends_once() {
         object
     };
     let model = |text: &str| {
-        let (name, kind) = ("Model 0.hdf5".to_owned(), ResultKind::Model);
-        let results = vec![RunResult { name, kind, object: object(text) }];
+        let (name, kind) = ("Model 0.hdf5".to_owned(), FileKind::Model);
+        let results = vec![RunFile { name, kind, object: object(text) }];
         Hearing { change: Change { results, ..Change::default() }, ..Hearing::default() }
     };
     // A model is there before the end; one that was trained again replaces it.
@@ -100,10 +100,10 @@ fn a_message_counts_once_and_its_run_ends_once() {
         assert_eq!(results[0].object.sha256, hex_sha256(text.as_bytes()));
         assert!(store.object(&results[0].object.sha256).unwrap().is_some());
     }
-    let ends = store.hear(run, "m-9", &happens(&[Happening::Trained])).unwrap();
-    assert_eq!(ends.map(|life| life.state), Some(State::Succeeded));
+    let ends = store.hear(run, "m-9", &happens(&[Transition::Trained])).unwrap();
+    assert_eq!(ends.map(|status| status.state), Some(State::Succeeded));
     // Whatever comes now changes nothing.
-    for (id, late) in [("m-9", &[Happening::Trained]), ("m-10", &[Happening::Broke])] {
+    for (id, late) in [("m-9", &[Transition::Trained]), ("m-10", &[Transition::Broke])] {
         assert_eq!(store.hear(run, id, &happens(late)).unwrap(), None);
     }
     assert_eq!(place.state(run), State::Succeeded);
@@ -136,7 +136,7 @@ fn a_run_is_sent_once_and_is_nothing_for_this_machine() {
     assert_eq!(store.next_in_queue(true).unwrap(), Some(second));
     assert_eq!(store.next_in_queue(false).unwrap(), None);
     // A run that was not sent is cancelled at once; then it is not sent any more.
-    let cancel = |run| store.happen(run, Happening::CancelAsked, &Change::default()).unwrap();
+    let cancel = |run| store.happen(run, Transition::CancelAsked, &Change::default()).unwrap();
     assert_eq!(cancel(second).state, State::Cancelled);
     let other = NewJob { correlation_id: "d", key_hash: "i", body: "{}" };
     assert!(!store.begin_job(second, &other).unwrap());
@@ -146,7 +146,7 @@ fn a_run_is_sent_once_and_is_nothing_for_this_machine() {
     assert!(store.jobs(Timestamp::UNIX_EPOCH).unwrap()[0].to_be_cancelled);
     store.cancel_is_sent(first).unwrap();
     assert!(!store.jobs(Timestamp::UNIX_EPOCH).unwrap()[0].to_be_cancelled);
-    store.hear(first, "end", &happens(&[Happening::Broke])).unwrap();
+    store.hear(first, "end", &happens(&[Transition::Broke])).unwrap();
     assert_eq!(place.state(first), State::Cancelled);
     // What can't be sent says why.
     store.refuse(third, "it has no settings").unwrap();
@@ -195,7 +195,7 @@ fn token_and_word_open_a_runs_files_until_it_is_over() {
     assert_eq!(opens("one", "t-1"), None);
     backdate(1);
     assert_eq!(opens("one", "t-1"), Some(first));
-    store.hear(first, "end", &happens(&[Happening::Broke])).unwrap();
+    store.hear(first, "end", &happens(&[Transition::Broke])).unwrap();
     assert_eq!((opens("one", "t-1"), opens("two", "t-1")), (None, Some(second)));
     // With the last of its jobs a token goes, at the next log-in; a new one stays.
     let tokens = || {
@@ -204,7 +204,7 @@ fn token_and_word_open_a_runs_files_until_it_is_over() {
     };
     assert!(admit("cluster", "password", "t-2"));
     assert_eq!(tokens(), 2);
-    store.hear(second, "end", &happens(&[Happening::Broke])).unwrap();
+    store.hear(second, "end", &happens(&[Transition::Broke])).unwrap();
     assert!(admit("cluster", "password", "t-3"));
     assert_eq!(tokens(), 2, "t-2 and t-3");
     store.remove_account("cluster").unwrap();

@@ -48,11 +48,16 @@ impl Store {
         for entry in fs::read_dir(&runs).map_err(unread(&runs))?.flatten() {
             let id = entry.file_name().to_str().and_then(|name| name.parse::<i64>().ok());
             let run = id.map(|id| self.any_run(id)).transpose()?.flatten();
-            if run.is_none_or(|run| run.life.state.is_end()) {
+            if run.is_none_or(|run| run.status.state.is_end()) {
                 remove(&entry.path());
             }
         }
         Ok(())
+    }
+
+    /// The id of this store, which its copies have, too.
+    pub(super) fn own_id(&self) -> Result<String, StoreError> {
+        Ok(self.database().query_row("SELECT id FROM own", [], |row| row.get(0))?)
     }
 
     /// Writes a copy of the SQLite file, whole, also while a gateway works with it.

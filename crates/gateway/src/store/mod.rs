@@ -5,6 +5,7 @@
 //! a kill at any moment leaves neither a row without its object nor an object without its row.
 
 mod accounts;
+mod bucket;
 mod changes;
 mod events;
 mod jobs;
@@ -14,6 +15,7 @@ mod pages;
 mod rows;
 mod runs;
 mod schema;
+mod tracked;
 mod uploads;
 
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -29,16 +31,19 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 pub use accounts::{Account, Role};
+pub(crate) use bucket::BucketAway;
+pub use bucket::{BucketConfig, BucketError, BucketVariableError};
 pub(crate) use changes::Change;
 pub(crate) use events::Event;
 pub(crate) use jobs::{Hearing, Job, NewJob, Step};
 pub use keeping::Purged;
 pub(crate) use objects::{Object, Objects};
 pub(crate) use pages::{NewPage, Page, PageFile, Part};
-pub(crate) use runs::{Filter, Group, Image, NewRun, Result_ as RunResult, ResultKind, Run};
+pub(crate) use runs::{FileKind, Filter, Group, Image, NewRun, Run, RunFile};
+pub(crate) use tracked::{There, Tracked, TrackedEnd};
 
 use crate::reach::Reach;
-use crate::state::NotNow;
+use crate::state::TransitionError;
 
 /// How long a statement waits for another process that writes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -87,7 +92,10 @@ pub enum StoreError {
     Missing(String),
     /// It can't be done in this state.
     #[error(transparent)]
-    NotNow(#[from] NotNow),
+    Transition(#[from] TransitionError),
+    /// The bucket of the objects can't be used.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
     /// A name is taken.
     #[error("{0} is there already")]
     Taken(String),
@@ -110,6 +118,11 @@ pub enum StoreError {
 impl StoreError {
     fn file(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::File { path: path.to_owned(), what, source }
+    }
+
+    /// Whether the bucket of the objects is away, and may be back later.
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self, Self::File { source, .. } if BucketAway::is_why(source))
     }
 
     /// Whether there is no room left on the disk.
@@ -215,6 +228,8 @@ pub struct Store {
     changes: watch::Sender<u64>,
     /// Whether the broker is there, where a cluster trains.
     reach: Option<Reach>,
+    /// The address of the tracking server where trainings are logged, if there is one.
+    tracking: Option<String>,
 }
 
 impl Store {
@@ -238,10 +253,11 @@ impl Store {
         schema::migrate(&mut database, &path)?;
         Ok(Self {
             database: Mutex::new(database),
-            objects: Objects::new(&folder.objects()),
+            objects: Objects::new(&folder.objects(), &folder.incoming()),
             folder: folder.clone(),
             changes: watch::Sender::new(0),
             reach: None,
+            tracking: None,
         })
     }
 
@@ -253,6 +269,23 @@ impl Store {
         self
     }
 
+    /// The same with its objects in a bucket of S3.
+    ///
+    /// # Errors
+    /// When the bucket can't be reached, or belongs to another gateway.
+    pub fn with_bucket(mut self, config: &BucketConfig) -> Result<Self, StoreError> {
+        let owner = self.own_id()?;
+        self.objects = self.objects.in_bucket(config, &owner)?;
+        Ok(self)
+    }
+
+    /// The same for a gateway whose trainings are logged at the tracking server with this address:
+    /// those that are asked for from now on.
+    #[must_use]
+    pub fn with_tracking(self, address: &str) -> Self {
+        Self { tracking: Some(address.to_owned()), ..self }
+    }
+
     /// Whether the broker is there; `None` where this machine trains.
     pub(crate) fn reach(&self) -> Option<&Reach> {
         self.reach.as_ref()
@@ -261,6 +294,15 @@ impl Store {
     /// Why runs wait for the broker, in a sentence, where they do.
     pub(crate) fn trouble(&self) -> Option<String> {
         self.reach.as_ref()?.trouble()
+    }
+
+    /// What a run that is active waits for where its files can't be had, in a sentence.
+    pub(crate) fn objects_trouble(&self) -> Option<String> {
+        let since = self.objects.away_since()?;
+        Some(format!(
+            "The place where this gateway keeps its files can't be reached since {since:.0}; the \
+             run goes on when it answers again."
+        ))
     }
 
     /// Has those who watch look again.

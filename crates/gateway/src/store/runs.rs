@@ -7,14 +7,14 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, Transaction
 use serde_json::{Value, json};
 
 use super::rows::{self, text_of};
-use super::{Account, Object, Store, StoreError, events, now};
+use super::{Account, Object, Store, StoreError, events, now, tracked};
 use crate::order::Order;
 use crate::progress::Progress;
-use crate::state::{Life, State};
+use crate::state::{RunStatus, State};
 
 /// What a file of a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResultKind {
+pub enum FileKind {
     /// A trained model.
     Model,
     /// `report.html`.
@@ -29,7 +29,7 @@ pub enum ResultKind {
     Log,
 }
 
-impl ResultKind {
+impl FileKind {
     const ALL: [Self; 6] =
         [Self::Model, Self::Report, Self::Record, Self::Preview, Self::Layer, Self::Log];
 
@@ -52,11 +52,11 @@ impl ResultKind {
 
 /// A file of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Result_ {
+pub struct RunFile {
     /// Its name, such as `Model 0.hdf5`.
     pub name: String,
     /// What it is.
-    pub kind: ResultKind,
+    pub kind: FileKind,
     /// Its bytes.
     pub object: Object,
 }
@@ -91,7 +91,7 @@ pub struct Run {
     /// What its user calls it.
     pub name: String,
     /// Where it is.
-    pub life: Life,
+    pub status: RunStatus,
     /// How often its training was started.
     pub attempts: u32,
     /// The settings that were asked for.
@@ -121,13 +121,15 @@ pub struct Run {
     /// The ids of its pages.
     pub pages: Vec<String>,
     /// Its files.
-    pub results: Vec<Result_>,
+    pub results: Vec<RunFile>,
     /// While it is queued: how many runs are to be trained before it.
     pub queue_position: Option<u64>,
     /// What is known of its job, where a cluster trains it.
     pub away: Option<Away>,
     /// What it waits for, or what the cluster says of it, in a sentence; while it is not over.
     pub detail: Option<String>,
+    /// Its page at the tracking server, once it is logged there.
+    pub tracked: Option<String>,
 }
 
 impl Run {
@@ -140,7 +142,7 @@ impl Run {
 
     /// Percent that are done at least.
     pub fn percent(&self) -> u8 {
-        match self.life.state {
+        match self.status.state {
             State::Succeeded => 100,
             _ => self.progress.percent(),
         }
@@ -240,6 +242,9 @@ impl Store {
         let mut first = None;
         for settings in &variations {
             let run = queue(&change, &wanted, settings, group)?;
+            if self.tracking.is_some() && image.is_none() {
+                tracked::add(&change, run)?;
+            }
             first.get_or_insert(run);
         }
         let run = first.ok_or_else(|| StoreError::Missing("run to be queued".into()))?;
@@ -280,6 +285,12 @@ impl Store {
     fn with_parts(&self, database: &Connection, run: Run) -> Result<Run, StoreError> {
         let mut run = with_parts(database, run)?;
         run.detail = detail(&run, self.reach().is_some(), self.trouble());
+        if run.status.state.is_active() && run.away.is_none() {
+            run.detail = run.detail.or_else(|| self.objects_trouble());
+        }
+        if let Some(address) = &self.tracking {
+            run.tracked = tracked::link(database, run.id, address)?;
+        }
         Ok(run)
     }
 
@@ -287,10 +298,10 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't be read.
-    pub fn models_for(&self, run: &Run) -> Result<Vec<Result_>, StoreError> {
+    pub fn models_for(&self, run: &Run) -> Result<Vec<RunFile>, StoreError> {
         let from = run.models_from.map(|from| self.any_run(from)).transpose()?.flatten();
         let results = from.map(|from| from.results).unwrap_or_default();
-        Ok(results.into_iter().filter(|result| result.kind == ResultKind::Model).collect())
+        Ok(results.into_iter().filter(|result| result.kind == FileKind::Model).collect())
     }
 
     /// The runs that the account may see, the newest first.
@@ -446,8 +457,8 @@ fn placed_before(
     }
 }
 
-pub(super) fn life_row(row: &Row<'_>) -> rusqlite::Result<Life> {
-    Ok(Life { state: rows::state(row, "state")?, cancel_asked: row.get("cancel_asked")? })
+pub(super) fn status_row(row: &Row<'_>) -> rusqlite::Result<RunStatus> {
+    Ok(RunStatus { state: rows::state(row, "state")?, cancel_asked: row.get("cancel_asked")? })
 }
 
 fn run_row(row: &Row<'_>) -> rusqlite::Result<Run> {
@@ -456,7 +467,7 @@ fn run_row(row: &Row<'_>) -> rusqlite::Result<Run> {
         account: row.get("account")?,
         account_name: row.get("account_name")?,
         name: row.get("name")?,
-        life: life_row(row)?,
+        status: status_row(row)?,
         attempts: row.get("attempts")?,
         settings: rows::json(row, "settings")?,
         labels: rows::json(row, "labels")?,
@@ -475,6 +486,7 @@ fn run_row(row: &Row<'_>) -> rusqlite::Result<Run> {
         queue_position: None,
         away: None,
         detail: None,
+        tracked: None,
     })
 }
 
@@ -488,9 +500,9 @@ fn with_parts(database: &Connection, mut run: Run) -> Result<Run, StoreError> {
     )?;
     let result = |row: &Row<'_>| {
         let kind: String = row.get("kind")?;
-        Ok(Result_ {
+        Ok(RunFile {
             name: row.get("name")?,
-            kind: ResultKind::from_name(&kind).unwrap_or(ResultKind::Log),
+            kind: FileKind::from_name(&kind).unwrap_or(FileKind::Log),
             object: Object { sha256: row.get("sha256")?, size: row.get("size")? },
         })
     };
@@ -506,7 +518,7 @@ fn with_parts(database: &Connection, mut run: Run) -> Result<Run, StoreError> {
     let mut job = database.prepare("SELECT detail, before FROM jobs WHERE run = ?")?;
     let found = |row: &Row<'_>| Ok(Away { detail: row.get(0)?, before: row.get(1)? });
     run.away = job.query_row([run.id], found).optional()?;
-    if run.life.state == State::Queued {
+    if run.status.state == State::Queued {
         run.queue_position = Some(before(database, &run)?);
     }
     Ok(run)
@@ -515,7 +527,7 @@ fn with_parts(database: &Connection, mut run: Run) -> Result<Run, StoreError> {
 /// What a run waits for, or what the cluster says of it. `clustered`: this gateway sends its runs
 /// to a cluster; `trouble`: why they wait for that.
 fn detail(run: &Run, clustered: bool, trouble: Option<String>) -> Option<String> {
-    if run.life.state.is_end() {
+    if run.status.state.is_end() {
         return None;
     }
     match &run.away {
@@ -529,7 +541,7 @@ fn detail(run: &Run, clustered: bool, trouble: Option<String>) -> Option<String>
             let both = [said, trouble].into_iter().flatten().collect::<Vec<_>>().join(" ");
             Some(both).filter(|both| !both.is_empty())
         }
-        None if run.life.state == State::Queued && run.image.is_none() => trouble,
+        None if run.status.state == State::Queued && run.image.is_none() => trouble,
         None => None,
     }
 }

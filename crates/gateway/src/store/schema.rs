@@ -125,6 +125,24 @@ CREATE TABLE upload_tokens (
     good_until TEXT NOT NULL
 );
 ",
+    "
+CREATE TABLE tracked (
+    run INTEGER PRIMARY KEY REFERENCES runs ON DELETE CASCADE,
+    word TEXT NOT NULL UNIQUE,
+    id TEXT,
+    experiment TEXT,
+    artifacts TEXT,
+    event INTEGER NOT NULL DEFAULT 0,
+    ended TEXT
+);
+CREATE INDEX tracked_now ON tracked (run) WHERE ended IS NULL;
+",
+    "
+CREATE TABLE own (
+    id TEXT NOT NULL
+);
+INSERT INTO own VALUES (lower(hex(randomblob(16))));
+",
 ];
 
 /// Brings the file up to this version: all of it, or nothing.

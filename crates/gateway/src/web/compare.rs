@@ -41,7 +41,7 @@ pub(super) async fn page(
     let mut table = table(&runs);
     let sort = query.iter().find(|(name, _)| name == "sort").map(|(_, value)| value.as_str());
     sort_by(&mut table, sort.unwrap_or_default());
-    let changes = runs.iter().any(|run| !run.life.state.is_end());
+    let changes = runs.iter().any(|run| !run.status.state.is_end());
     let group = query.iter().find(|(name, _)| name == "group").and_then(|(_, id)| id.parse().ok());
     let ids: Vec<String> = runs.iter().map(|run| format!("run={}", run.id)).collect();
     let ids = group.map_or_else(|| ids.join("&"), |group: i64| format!("group={group}"));

@@ -10,6 +10,7 @@ use maud::{DOCTYPE, Markup, html};
 
 use crate::app::App;
 use crate::identity::Identity;
+use crate::intake::IMAGE_URL;
 use crate::problem::Problem;
 use crate::state::State as RunState;
 
@@ -115,6 +116,16 @@ pub(super) fn state(state: RunState) -> Markup {
 pub(super) fn time(text: &str) -> Markup {
     let shown = text.get(..16).unwrap_or(text).replace('T', " ");
     html! { time datetime=(text) { (shown) " UTC" } }
+}
+
+/// The field for the address of a IIIF image.
+pub(super) fn image_url(what: &str) -> Markup {
+    html! {
+        label {
+            (what)
+            input type="url" name=(IMAGE_URL) maxlength="1000" placeholder="https://…/info.json";
+        }
+    }
 }
 
 /// The colour of a layer.

@@ -10,11 +10,12 @@ use maud::{Markup, html};
 use serde_json::{Map, Value, json};
 
 use super::forms::{Browser, Fields, KEY};
-use super::layout::{Frame, notice, page as whole, swatch};
+use super::layout::{Frame, image_url, notice, page as whole, swatch};
 use crate::app::App;
+use crate::intake::{self, IMAGE_URL};
 use crate::problem::Problem;
 use crate::store::{Page, Run};
-use crate::{intake, order, placing};
+use crate::{order, placing};
 
 /// Pages to choose from.
 const MOST: u32 = 60;
@@ -63,14 +64,14 @@ async fn show(app: &App, browser: &Browser, filled: &Filled, wrong: Option<&Prob
                 }
             }
         }
-        (upload_form(browser))
+        (upload_form(browser, !app.iiif.is_empty()))
         @if !pages.is_empty() { (run_form(browser, &pages, filled)) }
     };
     let frame = Frame { title: "New run", identity: Some(&browser.0), changes: false };
     whole(wrong.map_or(StatusCode::OK, Problem::status), &frame, &content)
 }
 
-fn upload_form(browser: &Browser) -> Markup {
+fn upload_form(browser: &Browser, iiif: bool) -> Markup {
     html! {
         form method="post" action="/new/page" enctype="multipart/form-data" {
             (browser.key())
@@ -84,6 +85,9 @@ fn upload_form(browser: &Browser) -> Markup {
                 div.fields {
                     label { "Name of the page" input type="text" name="name" maxlength="200"; }
                     label { "Files" input type="file" name="files" multiple required; }
+                    @if iiif {
+                        (image_url("Instead of image.png: the address of the page's IIIF image"))
+                    }
                 }
                 p { button { "Upload" } }
             }
@@ -187,7 +191,7 @@ pub(super) async fn upload(
         let _place = intake::place(&app)?;
         let form =
             form.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
-        let upload = intake::receive(&app, form, &[KEY, "name"]).await?;
+        let upload = intake::receive(&app, form, &[KEY, "name", IMAGE_URL]).await?;
         browser.0.sent_by(upload.texts.get(KEY).map_or("", String::as_str))?;
         intake::take(&app, upload, browser.0.account.clone()).await
     };

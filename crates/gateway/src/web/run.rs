@@ -12,15 +12,15 @@ use maud::{Markup, PreEscaped, html};
 use serde_json::Value;
 
 use super::forms::{Browser, Fields, KEY};
-use super::layout::{Frame, page as whole, state, time};
+use super::layout::{Frame, image_url, page as whole, state, time};
 use crate::address::percent;
 use crate::app::App;
 use crate::figures::VALIDATION;
-use crate::intake;
+use crate::intake::{self, IMAGE_URL};
 use crate::placing::{self, Subject};
 use crate::problem::Problem;
 use crate::state::State as RunState;
-use crate::store::{Event, Page, ResultKind, Run};
+use crate::store::{Event, FileKind, Page, Run};
 
 /// Pages to apply models to that are listed.
 const MOST_PAGES: u32 = 60;
@@ -53,10 +53,10 @@ pub(super) async fn page(
             (curves(&histories(&epochs)))
             (asked(&run))
         }
-        @if run.life.state == RunState::Succeeded && run.image.is_none()
-            && browser.0.account.role.may_submit() { (apply_form(&run, &browser, &pages)) }
+        @if run.status.state == RunState::Succeeded && run.image.is_none()
+            && browser.0.account.role.may_submit() { (apply_form(&run, &browser, &pages, !app.iiif.is_empty())) }
     };
-    let changes = !run.life.state.is_end();
+    let changes = !run.status.state.is_end();
     let frame = Frame { title: &title, identity: Some(&browser.0), changes };
     whole(StatusCode::OK, &frame, &content)
 }
@@ -64,8 +64,8 @@ pub(super) async fn page(
 fn summary(run: &Run, browser: &Browser) -> Markup {
     let progress = &run.progress;
     html! {
-        p { (state(run.life.state))
-            @match (run.life.state, run.place()) {
+        p { (state(run.status.state))
+            @match (run.status.state, run.place()) {
                 (RunState::Queued, Some(0)) => { ": it is next" }
                 (RunState::Queued, Some(position)) => { ": " (position) " are trained before it" }
                 (RunState::Launch, _) => { ": the pages are read and checked" }
@@ -74,9 +74,9 @@ fn summary(run: &Run, browser: &Browser) -> Markup {
                 }
                 _ => {}
             }
-            @if run.life.cancel_asked && !run.life.state.is_end() { ", to be cancelled" }
+            @if run.status.cancel_asked && !run.status.state.is_end() { ", to be cancelled" }
         }
-        @if run.life.state.is_active() && run.image.is_none() {
+        @if run.status.state.is_active() && run.image.is_none() {
             p {
                 progress.long max="100" value=(run.percent()) aria-label="Progress" {}
                 " " (run.percent()) " %"
@@ -95,8 +95,8 @@ fn summary(run: &Run, browser: &Browser) -> Markup {
             @if let Some(at) = &run.started_at { " · begun " (time(at)) }
             @if let Some(at) = &run.finished_at { " · over " (time(at)) }
             @if run.attempts > 1 { " · taken up again " (run.attempts - 1) " times" } }
-        @if !run.life.state.is_end()
-            && !run.life.cancel_asked
+        @if !run.status.state.is_end()
+            && !run.status.cancel_asked
             && browser.0.account.role.may_submit()
         {
             form.line method="post" action={"/runs/" (run.id) "/cancel"} {
@@ -151,34 +151,34 @@ fn figures(run: &Run) -> Markup {
 
 fn files(run: &Run) -> Markup {
     let own = format!("/v1/runs/{}", run.id);
-    let of = |kind: ResultKind| run.results.iter().filter(move |result| result.kind == kind);
+    let of = |kind: FileKind| run.results.iter().filter(move |result| result.kind == kind);
     html! {
         @if !run.results.is_empty() {
             h2 { "Files" }
             ul {
-                @for model in of(ResultKind::Model) {
+                @for model in of(FileKind::Model) {
                     li { a href={(own) "/models/" (percent(&model.name))} { (model.name) }
-                        " " span.dim { (base::text::size(model.object.size)) } }
+                        " " span.dim { (base::text::file_size(model.object.size)) } }
                 }
-                @if of(ResultKind::Model).count() > 1 {
+                @if of(FileKind::Model).count() > 1 {
                     li { a href={(own) "/models.zip"} { "All models in one zip" } }
                 }
-                @for layer in of(ResultKind::Layer) {
+                @for layer in of(FileKind::Layer) {
                     li { a href={(own) "/files/" (percent(&layer.name))} { (layer.name) }
-                        " " span.dim { (base::text::size(layer.object.size)) } }
+                        " " span.dim { (base::text::file_size(layer.object.size)) } }
                 }
-                @if of(ResultKind::Layer).count() > 1 {
+                @if of(FileKind::Layer).count() > 1 {
                     li { a href={(own) "/layers.zip"} { "The image and all layers in one zip" } }
                 }
-                @for _ in of(ResultKind::Report) {
+                @for _ in of(FileKind::Report) {
                     li { a href={(own) "/report"} { "The report" } }
                 }
-                @for _ in of(ResultKind::Record) {
+                @for _ in of(FileKind::Record) {
                     li { a href={(own) "/files/training.json"} { "training.json" } }
                 }
-                @for _ in of(ResultKind::Log) { li { a href={(own) "/log"} { "The log" } } }
+                @for _ in of(FileKind::Log) { li { a href={(own) "/log"} { "The log" } } }
             }
-            @for preview in of(ResultKind::Preview) {
+            @for preview in of(FileKind::Preview) {
                 figure {
                     img src={(own) "/files/" (percent(&preview.name))}
                         alt="The page as the models see it" loading="lazy";
@@ -196,14 +196,14 @@ fn layers_found(run: &Run) -> Markup {
                 "below, then "
                 a href="/new" { "upload them" } "), or train with them as they are." }
             p { a.button href={"/new?page=" (page)} { "Train with this page" } }
-        } @else if run.image.is_some() && run.life.state == RunState::Succeeded {
+        } @else if run.image.is_some() && run.status.state == RunState::Succeeded {
             p { "The models have found too little on this image to train with." }
         }
     }
 }
 
 /// Asks for another page that the models are applied to.
-fn apply_form(run: &Run, browser: &Browser, pages: &[Page]) -> Markup {
+fn apply_form(run: &Run, browser: &Browser, pages: &[Page], iiif: bool) -> Markup {
     html! {
         form method="post" action={"/runs/" (run.id) "/apply"} enctype="multipart/form-data" {
             (browser.key())
@@ -218,6 +218,7 @@ fn apply_form(run: &Run, browser: &Browser, pages: &[Page]) -> Markup {
                         "An image, PNG or JPEG"
                         input type="file" name="image" accept="image/png,image/jpeg";
                     }
+                    @if iiif { (image_url("or the address of its IIIF image")) }
                     label { "or a page that is here"
                         select name="page" {
                             option value="" { "–" }
@@ -244,13 +245,13 @@ pub(super) async fn apply(
         let _place = intake::place(&app)?;
         let form =
             form.map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?;
-        let upload = intake::receive(&app, form, &[KEY, "page"]).await?;
+        let upload = intake::receive(&app, form, &[KEY, "page", IMAGE_URL]).await?;
         browser.0.sent_by(upload.texts.get(KEY).map_or("", String::as_str))?;
         let page = upload.texts.get("page").filter(|page| !page.is_empty()).cloned();
         let subject = match page {
             Some(page) if upload.is_empty() => Subject::Page(page),
             Some(_) => {
-                let what = "choose an image or a page that is here, not both";
+                let what = "choose an image, its address or a page that is here, one of them";
                 return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what));
             }
             None => Subject::Sent(intake::take_image(&app, upload).await?),
@@ -323,6 +324,12 @@ fn asked(run: &Run) -> Markup {
                     td { a href={"/compare?group=" (group)} { (group) } }
                 }
             }
+            @if let Some(page) = &run.tracked {
+                tr {
+                    th.text scope="row" { "logged in" }
+                    td { a href=(page) { "MLflow" } }
+                }
+            }
             @if let Some(from) = run.models_from {
                 tr {
                     th.text scope="row" {
@@ -341,7 +348,7 @@ fn asked(run: &Run) -> Markup {
                 }
             }
         }
-        @if run.life.state == RunState::Succeeded && run.image.is_none() {
+        @if run.status.state == RunState::Succeeded && run.image.is_none() {
             p { a.button href={"/new?models_from=" (run.id)} { "Go on from these models" } }
         }
     }

@@ -76,7 +76,7 @@ pub(super) async fn page(
             }
         }
     };
-    let changes = runs.iter().any(|run| !run.life.state.is_end());
+    let changes = runs.iter().any(|run| !run.status.state.is_end());
     whole(StatusCode::OK, &Frame { title: "Runs", identity: Some(&browser.0), changes }, &content)
 }
 
@@ -113,8 +113,8 @@ fn table(runs: &[Run], browser: &Browser) -> Markup {
                         @if let Some(group) = run.group {
                             " " a href={"/compare?group=" (group)} { "(group " (group) ")" }
                         } }
-                    td.text { (state(run.life.state))
-                        @if run.life.cancel_asked && !run.life.state.is_end() {
+                    td.text { (state(run.status.state))
+                        @if run.status.cancel_asked && !run.status.state.is_end() {
                             " (to be cancelled)"
                         } }
                     td.text { (how_far(run)) }
@@ -135,7 +135,7 @@ fn table(runs: &[Run], browser: &Browser) -> Markup {
 
 fn how_far(run: &Run) -> Markup {
     html! {
-        @match (run.life.state, run.place()) {
+        @match (run.status.state, run.place()) {
             (RunState::Queued, Some(0)) => { "next" }
             (RunState::Queued, Some(position)) => { (position) " before it" }
             (RunState::Launch | RunState::Running, _) => {

@@ -410,12 +410,28 @@ pub struct JobDone {
     pub times: Times,
     /// The seed of all random choices.
     pub seed: u64,
+    /// The last lines of the job's log, where it has one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<String>,
     /// What Slurm was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Asked>,
     /// What the job has used.
     #[serde(default)]
     pub used: Used,
+}
+
+impl JobDone {
+    /// The same within the limits of a body: of the log its last lines stay.
+    fn clipped(&self) -> Self {
+        Self { log: last_lines(&self.log), ..self.clone() }
+    }
+}
+
+/// The last lines of a log, each within its limit.
+fn last_lines(log: &[String]) -> Vec<String> {
+    let skipped = log.len().saturating_sub(MAX_LINES);
+    log.iter().skip(skipped).map(|line| clip(line, MAX_LINE)).collect()
 }
 
 /// `job.failed`.
@@ -443,12 +459,11 @@ pub struct JobFailed {
 impl JobFailed {
     /// The same within the limits of a body: sentences are cut, and of the log its last lines stay.
     fn clipped(&self) -> Self {
-        let skipped = self.log.len().saturating_sub(MAX_LINES);
         Self {
             error: clip(&self.error, MAX_SENTENCE),
             cause: clip(&self.cause, MAX_LINE),
             advice: clip(&self.advice, MAX_SENTENCE),
-            log: self.log.iter().skip(skipped).map(|line| clip(line, MAX_LINE)).collect(),
+            log: last_lines(&self.log),
             ..self.clone()
         }
     }
@@ -475,7 +490,7 @@ impl End {
     /// The body, as it is kept on disk and sent.
     pub fn body(&self) -> Vec<u8> {
         match self {
-            Self::Done(done) => write(done),
+            Self::Done(done) => write(&done.clipped()),
             Self::Failed(failed) => write(&failed.clipped()),
         }
     }
@@ -495,7 +510,7 @@ impl End {
     /// When it is none.
     pub fn parse(kind: Kind, body: &[u8]) -> Result<Self, BodyError> {
         match kind {
-            Kind::Done => Ok(Self::Done(read(body)?)),
+            Kind::Done => Ok(Self::Done(read::<JobDone>(body)?.clipped())),
             Kind::Failed => Ok(Self::Failed(read::<JobFailed>(body)?.clipped())),
             kind => Err(BodyError::NoEnd(kind)),
         }

@@ -121,7 +121,7 @@ proptest! {
             error,
             cause,
             advice,
-            log,
+            log: log.clone(),
             asked: asked.clone(),
             used: used.clone(),
         };
@@ -142,7 +142,7 @@ proptest! {
         });
         let times = Times { seconds, download_seconds: seconds / 3.0 };
         let (models, figures) = (models.collect(), figures.collect());
-        let done = JobDone { at, models, figures, times, seed, asked, used };
+        let done = JobDone { at, models, figures, times, seed, log, asked, used };
         for end in [End::Failed(failed), End::Done(done)] {
             let message = end.message("c");
             prop_assert!(message.body.len() <= MAX_JSON_BYTES);

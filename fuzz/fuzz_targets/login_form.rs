@@ -1,0 +1,3 @@
+#![no_main]
+
+hpc_trainer_fuzz::target!("login_form");
