@@ -51,7 +51,7 @@ use base::tls::Identity;
 use contract::broker::DEFAULT_REPLY_QUEUE;
 use contract::wire::conversation::{Asked, End, Stage};
 use contract::wire::{Answer, Envelope, JobFile, Protocol, Reply};
-use domain::{CorrelationId, JobId, SettingsMap, TrainingSettings};
+use domain::{Calibration, CorrelationId, JobId, NotCalibrated, SettingsMap, TrainingSettings};
 use page_layers::{
     Checkpoints, Device, EventLogs, TrainError, TrainingInputs, TrainingJob, WithEvents,
     choose_device,
@@ -401,10 +401,22 @@ impl Job<'_> {
             scratch: scratch.path(),
             courier,
         };
-        let (job, settings, Led { layers: trained, device_name, took }) = match &shared {
+        let (job, settings, Led { layers: mut trained, device_name, took }) = match &shared {
             None => self.train_alone(&mut run, &device, device_name)?,
             Some(shared) => self.train_by_tasks(&mut run, shared)?,
         };
+        let calibrating = Instant::now();
+        let go_on = || signals.received().is_none();
+        let calibration = job
+            .calibrate(&mut trained, &device, &go_on)
+            .map_err(|error| JobError::Train(error.into()))?;
+        if calibration == Calibration::LeftOut(NotCalibrated::Stopped)
+            && signals.received() == Some(Signal::Ended)
+            && let Some(stopped) = signals.error(managed.is_some())
+        {
+            return Err(stopped);
+        }
+        let calibration = (calibration, calibrating.elapsed());
         let courier = run.courier;
         let encoding = Instant::now();
         let models = trained
@@ -442,6 +454,7 @@ impl Job<'_> {
             Finished {
                 job,
                 layers,
+                calibration,
                 settings,
                 given,
                 labels,
