@@ -4,10 +4,12 @@
 //! and sets it.
 #![cfg(feature = "trainer")]
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use candle_core::Device;
+use contract::wire::conversation::sha256;
 use page_layers::keras::{self, Adjustment, CONV_LAYERS, Weights};
 use page_layers::{PatchShape, Predictor};
 
@@ -28,6 +30,23 @@ fn script(python: &Path, mode: &str, folder: &Path) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     text
+}
+
+/// What Keras saved: `check_models.py save`, made once for all tests that need it, and made again
+/// when that script has changed. It is only read.
+fn saved(python: &Path) -> PathBuf {
+    let script_text = include_bytes!("keras/check_models.py");
+    let name = format!("keras-{}", &sha256(script_text)[..16]);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&folder).unwrap();
+    // Whoever comes meanwhile waits.
+    let whole = File::create(folder.join("lock")).unwrap();
+    whole.lock().unwrap();
+    if !folder.join("whole").exists() {
+        script(python, "save", &folder);
+        fs::write(folder.join("whole"), "").unwrap();
+    }
+    folder
 }
 
 /// Values in −1…1 from a linear congruential generator: reproducible, whatever the versions of
@@ -59,11 +78,11 @@ fn predict(weights: &Weights, images: &[f32], height: usize, width: usize) -> Ve
 }
 
 fn write_floats(path: &Path, values: &[f32]) {
-    std::fs::write(path, values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
+    fs::write(path, values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()).unwrap();
 }
 
 fn read_floats(path: &Path) -> Vec<f32> {
-    let bytes = std::fs::read(path).unwrap();
+    let bytes = fs::read(path).unwrap();
     bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
 
@@ -98,14 +117,12 @@ fn tensorflow_opens_what_was_written() {
 
 #[test]
 fn what_keras_saved_is_opened() {
-    let python = python();
-    let folder = tempfile::tempdir().unwrap();
-    script(&python, "save", folder.path());
+    let folder = saved(&python());
     for name in ["keras", "masking"] {
-        let model = keras::read(&folder.path().join(format!("{name}.hdf5"))).unwrap();
+        let model = keras::read(&folder.join(format!("{name}.hdf5"))).unwrap();
         assert_eq!(model.shape, Some(PatchShape::new(64, 96).unwrap()), "{name}");
-        let images = read_floats(&folder.path().join(format!("{name}.x.f32")));
-        let expected = read_floats(&folder.path().join(format!("{name}.y.f32")));
+        let images = read_floats(&folder.join(format!("{name}.x.f32")));
+        let expected = read_floats(&folder.join(format!("{name}.y.f32")));
         let found = predict(&model.weights, &images, 64, 96);
         assert_eq!(found.len(), expected.len());
         let difference =
@@ -113,7 +130,7 @@ fn what_keras_saved_is_opened() {
         println!("{name}: predictions differ by {difference:.1e}");
         assert!(difference < TOLERANCE, "{name}: {difference}");
     }
-    let error = keras::read(&folder.path().join("other.hdf5")).unwrap_err().to_string();
+    let error = keras::read(&folder.join("other.hdf5")).unwrap_err().to_string();
     assert!(error.contains("kernel_size is [3,3], expected [2,2]"), "{error}");
 }
 
@@ -121,12 +138,11 @@ fn what_keras_saved_is_opened() {
 fn a_page_is_segmented_as_by_keras_with_models_that_keras_wrote() {
     let python = python();
     let folder = tempfile::tempdir().unwrap();
-    let models = folder.path().join("models");
-    script(&python, "save", folder.path());
-    std::fs::create_dir(&models).unwrap();
+    let (saved, models) = (saved(&python), folder.path().join("models"));
+    fs::create_dir(&models).unwrap();
     for (from, to) in [("keras", "Background Model"), ("masking", "Model 0")] {
-        let from = folder.path().join(format!("{from}.hdf5"));
-        std::fs::rename(from, models.join(format!("{to}.hdf5"))).unwrap();
+        let from = saved.join(format!("{from}.hdf5"));
+        fs::copy(from, models.join(format!("{to}.hdf5"))).unwrap();
     }
     let (width, height) = (150, 110);
     let mut next = noise(9);
@@ -142,7 +158,7 @@ fn a_page_is_segmented_as_by_keras_with_models_that_keras_wrote() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let layer = image::open(folder.path().join("out/Layer 0.png")).unwrap().to_rgba8();
     let ours = layer.pixels().map(|pixel| u8::from(pixel[3] == 255));
-    let theirs = std::fs::read(folder.path().join("labels.u8")).unwrap();
+    let theirs = fs::read(folder.path().join("labels.u8")).unwrap();
     assert!(
         theirs.contains(&0) && theirs.contains(&1),
         "the models agree everywhere: nothing to compare"
@@ -157,13 +173,12 @@ fn a_page_is_segmented_as_by_keras_with_models_that_keras_wrote() {
 
 #[test]
 fn models_for_images_of_any_size_and_other_networks() {
-    let python = python();
+    let saved = saved(&python());
     let folder = tempfile::tempdir().unwrap();
     let models = folder.path().join("models");
-    script(&python, "save", folder.path());
-    std::fs::create_dir(&models).unwrap();
+    fs::create_dir(&models).unwrap();
     let put = |from: &str, to: &str| {
-        std::fs::copy(folder.path().join(from), models.join(format!("{to}.hdf5"))).unwrap();
+        fs::copy(saved.join(from), models.join(format!("{to}.hdf5"))).unwrap();
     };
     put("open.hdf5", "Background Model");
     put("open.hdf5", "Model 0");

@@ -51,11 +51,7 @@ fn find_in(process: u32, texts: &[&str]) -> Vec<usize> {
             continue; // a mapping of a device
         }
         for (count, text) in found.iter_mut().zip(texts) {
-            let first = text.as_bytes()[0];
-            let hits = bytes
-                .windows(text.len())
-                .filter(|window| window[0] == first && *window == text.as_bytes());
-            *count += hits.count();
+            *count += memchr::memmem::find_iter(&bytes, text).count();
         }
     }
     signal(process, "CONT");

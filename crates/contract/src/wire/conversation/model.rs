@@ -202,7 +202,8 @@ impl Collector {
             return Ok(None);
         }
         let Some(open) = self.open.remove(&part.name) else { return Ok(None) };
-        let file: Vec<u8> = open.bodies.into_values().flatten().collect();
+        let mut file = Vec::with_capacity(usize::try_from(open.held).unwrap_or_default());
+        open.bodies.into_values().for_each(|body| file.extend_from_slice(&body));
         if file.len() as u64 != open.size || sha256(&file) != open.sha256 {
             return Err(PartError::Content { name: part.name.clone() });
         }
