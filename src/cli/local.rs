@@ -7,7 +7,7 @@ mod training_json;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -18,6 +18,7 @@ pub use folder::{FolderError, find_models, find_page, parse_settings, read_setti
 pub use summary::{Footer, Summary};
 pub use training_json::ReportError;
 
+use crate::worker::debug_wait;
 use crate::worker::parts::{layer_parts, page_parts, picture};
 use crate::worker::progress_bar::Progress;
 use base::exit_code::ExitCode;
@@ -54,6 +55,8 @@ pub struct LocalArgs {
     pub attached: bool,
     /// No progress bar.
     pub quiet: bool,
+    /// Waits for a debugger before the first step.
+    pub debug_wait: bool,
 }
 
 /// Why a local run did not end with models.
@@ -165,13 +168,16 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     let (device, device_name) = choose_device();
     let events = arguments.tensorboard.as_deref().map(EventLogs::new);
     let (seed, layers) = (job.seed(), job.layers());
-    let inner = Progress::new(arguments.quiet, stop);
+    let inner = Progress::new(arguments.quiet, Arc::clone(&stop));
     let told = arguments.progress.as_deref();
     let mut inner = Telling::new(inner, told, checkpoints.is_some(), layers).map_err(|source| {
         LocalError::Progress { path: told.unwrap_or(Path::new("")).to_owned(), source }
     })?;
     inner.tell(&TrainingEvent::Prepared { device: device_name.clone(), seed, layers });
     let mut observer = WithEvents { inner, events };
+    if arguments.debug_wait {
+        debug_wait::wait(&debug_wait::Way::of_process(None), &|| stop.load(Ordering::Relaxed));
+    }
     let mut trained =
         job.train_from(checkpoints.as_mut(), &device, &arguments.out, &mut observer)?;
 
