@@ -24,13 +24,13 @@ use crate::worker::progress_bar::Progress;
 use base::exit_code::ExitCode;
 use base::files::Replace;
 use base::memory::peak_memory;
-use domain::{Layer, TrainingEvent, TrainingSettings};
+use domain::{Calibration, Layer, TrainingEvent, TrainingSettings};
 use going_on::Telling;
 pub(super) use going_on::stop_with_standard_input;
 use page_layers::look_at_pages as look;
 use page_layers::{
-    Checkpoints, EventLogs, PageInputs, PictureError, TrainError, TrainingInputs, TrainingJob,
-    WithEvents, choose_device, spent_line, write_preview,
+    Checkpoints, EventLogs, JobObserver as _, PageInputs, PictureError, Stop, TrainError,
+    TrainingInputs, TrainingJob, WithEvents, choose_device, spent_line, write_preview,
 };
 use report::{Content, MOST_PICTURES, Pictures};
 
@@ -178,9 +178,14 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     if arguments.debug_wait {
         debug_wait::wait(&debug_wait::Way::of_process(None), &|| stop.load(Ordering::Relaxed));
     }
-    let trained = job.train_from(checkpoints.as_mut(), &device, &arguments.out, &mut observer)?;
+    let mut trained =
+        job.train_from(checkpoints.as_mut(), &device, &arguments.out, &mut observer)?;
 
     observer.inner.tell(&TrainingEvent::Predicting);
+    let calibrating = Instant::now();
+    let go_on = || observer.inner.stop() == Stop::No;
+    let calibration = job.calibrate(&mut trained, &device, &go_on).map_err(TrainError::from)?;
+    let calibrated = calibrating.elapsed();
     info!("predicting the page{}", if several { "s" } else { "" });
     let predicting = Instant::now();
     let layers: Vec<Layer> = trained.iter().map(|layer| layer.layer).collect();
@@ -209,10 +214,13 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
         seed: job.seed(),
     };
     let mut steps = job.spent(&trained).parts().to_vec();
+    if calibration != Calibration::Off {
+        steps.push(("calibrate", calibrated));
+    }
     steps.push(("predict", predicted));
     info!("time: {}", spent_line(&steps));
     let path = arguments.out.join("training.json");
-    training_json::write(&path, &map, &settings, &job, &summary, &steps)?;
+    training_json::write(&path, &map, &settings, &job, &summary, (&calibration, &steps))?;
     let labels: Vec<_> = inputs.pages.iter().map(|page| page.label.clone()).collect();
     let html = report::render(&Content {
         ended: Timestamp::now(),
@@ -223,6 +231,7 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
         given: &map,
         effective: settings.shown(),
         layers: layer_parts(&trained, &scores),
+        calibration: &calibration,
         pictures: Pictures::Drawn(pictures),
         steps,
         whole: summary.time,
@@ -232,9 +241,11 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     Replace::USERS
         .write(&path, html.as_bytes())
         .map_err(|source| ReportError { path: path.clone(), source })?;
+    let calibrated = calibration.in_words();
     Ok(format!(
-        "{}models, {} and training.json are in {}\nto look at: {}\n",
+        "{}{}models, {} and training.json are in {}\nto look at: {}\n",
         summary.table(),
+        calibrated.map_or_else(String::new, |words| format!("calibration: {words}\n")),
         if several { "previews" } else { "preview.png" },
         arguments.out.display(),
         path.display()

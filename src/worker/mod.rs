@@ -53,7 +53,9 @@ use base::tls::Identity;
 use contract::broker::DEFAULT_REPLY_QUEUE;
 use contract::wire::conversation::{Asked, End, ModelEntry, Stage};
 use contract::wire::{Answer, Envelope, JobFile, Protocol, Reply};
-use domain::{CorrelationId, Inputs, JobId, Layer, SettingsMap, TrainingSettings};
+use domain::{
+    Calibration, CorrelationId, Inputs, JobId, Layer, NotCalibrated, SettingsMap, TrainingSettings,
+};
 use page_layers::{
     Checkpoints, Device, EventLogs, TrainError, TrainedLayer, TrainingInputs, TrainingJob,
     WithEvents, choose_device,
@@ -390,10 +392,11 @@ impl Job<'_> {
             scratch: scratch.path(),
             courier,
         };
-        let (job, settings, Led { layers: trained, device_name, took }) = match &shared {
+        let (job, settings, Led { layers: mut trained, device_name, took }) = match &shared {
             None => self.train_alone(&mut run, &device, device_name)?,
             Some(shared) => self.train_by_tasks(&mut run, shared)?,
         };
+        let calibration = self.calibrate(&job, &mut trained, &device)?;
         let courier = run.courier;
         let encoding = Instant::now();
         let models = read_models(&trained)?;
@@ -419,6 +422,7 @@ impl Job<'_> {
             Finished {
                 job,
                 layers,
+                calibration,
                 settings,
                 given,
                 labels,
@@ -430,6 +434,27 @@ impl Job<'_> {
                 by_tasks: shared.map(|_| took),
             },
         ))
+    }
+
+    /// Calibrates the layers together, where the job wants it; also says how long it took. A job
+    /// that is ended meanwhile is left as it would be in the middle of its training.
+    fn calibrate(
+        &self,
+        job: &TrainingJob,
+        trained: &mut [TrainedLayer],
+        device: &Device,
+    ) -> Result<(Calibration, Duration), JobError> {
+        let Job { signals, place, .. } = *self;
+        let began = Instant::now();
+        let calibration = job
+            .calibrate(trained, device, &|| signals.received().is_none())
+            .map_err(|error| JobError::Train(error.into()))?;
+        match signals.received() {
+            Some(Signal::Ended) if calibration == Calibration::LeftOut(NotCalibrated::Stopped) => {
+                Err(signals.error(place.managed.is_some()).unwrap_or(JobError::Left))
+            }
+            _ => Ok((calibration, began.elapsed())),
+        }
     }
 
     /// Starts what tells the asker how the job goes, where it wants to know, and has it say that

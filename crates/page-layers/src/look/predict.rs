@@ -66,7 +66,7 @@ impl Predictor {
     }
 
     /// The same within a rim of pixels: see [`Self::predict_within`].
-    fn inner_logits(
+    pub(crate) fn inner_logits(
         &self,
         images: &[f32],
         (height, width): (usize, usize),

@@ -127,6 +127,22 @@ struct Tile {
     ahead: *const f32,
 }
 
+/// The same for each row of sums, written out: a loop over twelve of them is left as a loop at
+/// `opt-level = 2`, and the sums are then in memory.
+macro_rules! each_row {
+    ($sums:ident, |$i:ident, $sum:ident| $body:block) => {
+        each_row!(@ $sums $i $sum $body 0 1 2 3 4 5 6 7 8 9 10 11)
+    };
+    (@ $sums:ident $i:ident $sum:ident $body:block $($row:literal)*) => {
+        $(if let Some($sum) = $sums.get_mut($row) {
+            let $i: usize = $row;
+            $body
+        })*
+    };
+}
+
+const _: () = assert!(MANY_ROWS <= 12 && ROWS <= MANY_ROWS);
+
 /// `R` rows by two registers of columns.
 ///
 /// # Safety
@@ -148,18 +164,18 @@ unsafe fn block<S: Simd, const R: usize>(t: Tile, accumulate: bool) {
             }
             let b0 = S::load_ptr(right);
             let b1 = S::load_ptr(right.add(S::LANES));
-            for (i, sum) in sums.iter_mut().enumerate() {
+            each_row!(sums, |i, sum| {
                 let a = S::splat(*left.add(i * t.left_row));
                 sum[0] = S::fma(a, b0, sum[0]);
                 sum[1] = S::fma(a, b1, sum[1]);
-            }
+            });
         }
     }
-    for (i, sum) in sums.iter().enumerate() {
+    each_row!(sums, |i, sum| {
         // SAFETY: row i of the tile of C.
         unsafe {
             let out = t.out.add(i * t.n);
-            let (mut s0, mut s1) = (sum[0], sum[1]);
+            let [mut s0, mut s1] = *sum;
             if accumulate {
                 s0 = S::add(s0, S::load_ptr(out));
                 s1 = S::add(s1, S::load_ptr(out.add(S::LANES)));
@@ -167,5 +183,5 @@ unsafe fn block<S: Simd, const R: usize>(t: Tile, accumulate: bool) {
             S::store_ptr(out, s0);
             S::store_ptr(out.add(S::LANES), s1);
         }
-    }
+    });
 }
