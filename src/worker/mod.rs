@@ -38,10 +38,10 @@ use self::progress_bar::Progress;
 use self::requeue::Allocation;
 use self::signals::{Signal, Signals};
 use self::tasks::{Leader, Led, Shared};
-use self::told::{failed, state, tell_requeued};
+use self::told::{failed, keep_models, read_models, state, tell_requeued};
 use crate::config::{ConfigError, Sources, TrainerConfig};
 use crate::courier::Courier;
-use crate::ledger::{JobFiles, Outbox};
+use crate::ledger::JobFiles;
 use crate::rodan::{Client, Downloader};
 use crate::sentences;
 use base::exit_code::ExitCode;
@@ -51,10 +51,10 @@ use base::secret::Secret;
 use base::text;
 use base::tls::Identity;
 use contract::broker::DEFAULT_REPLY_QUEUE;
-use contract::wire::conversation::{Asked, End, ModelEntry, Stage};
+use contract::wire::conversation::{Asked, End, Stage};
 use contract::wire::{Answer, Envelope, JobFile, Protocol, Reply};
 use domain::{
-    Calibration, CorrelationId, Inputs, JobId, Layer, NotCalibrated, SettingsMap, TrainingSettings,
+    Calibration, CorrelationId, Inputs, JobId, NotCalibrated, SettingsMap, TrainingSettings,
 };
 use page_layers::{
     Checkpoints, Device, EventLogs, TrainError, TrainedLayer, TrainingInputs, TrainingJob,
@@ -319,24 +319,6 @@ fn attempt(
             Attempt::Ended(Box::new(Ended { envelope, answer, code, finished: None }))
         }
     }
-}
-
-/// The files of the models that were trained.
-fn read_models(trained: &[TrainedLayer]) -> Result<Vec<(Layer, Vec<u8>)>, JobError> {
-    let read = |trained: &TrainedLayer| match fs::read(&trained.path) {
-        Ok(bytes) => Ok((trained.layer, bytes)),
-        Err(source) => Err(JobError::Model { layer: trained.layer.input_name(), source }),
-    };
-    trained.iter().map(read).collect()
-}
-
-/// Keeps models where they are sent from, and lists them for the end of the conversation.
-fn keep_models(outbox: &Outbox, models: &[(Layer, Vec<u8>)]) -> Result<Vec<ModelEntry>, JobError> {
-    let keep = |(layer, file): &(Layer, Vec<u8>)| {
-        told::keep(outbox, &layer.model_name(), file)
-            .map_err(|source| JobError::Model { layer: layer.input_name(), source })
-    };
-    models.iter().map(keep).collect()
 }
 
 /// What a job is run with.
