@@ -14,6 +14,9 @@
 #
 #   sbatch hpc_training.sh JOB_FILE REPLY_QUEUE CORRELATION_ID
 #
+# With --debug-wait behind these, or HPC_TRAINER_DEBUG_WAIT=1 from site.sh, the trainer waits for a
+# debugger before its first step (docs/debugging.md).
+#
 # Where a job has several tasks, the trainer starts this script again for each of them, by srun, as
 # `hpc_training.sh JOB_FILE --task=NUMBER`: so a task has the same modules. RANK, WORLD_SIZE and
 # LOCAL_RANK are set there.

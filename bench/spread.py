@@ -98,7 +98,10 @@ def main():
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the job"
     )
-    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument(
+        "--cores", type=int, default=cores, help=f"cores that the tasks divide (all: {cores})"
+    )
     parser.add_argument("--trainer", help="run_trainer to measure")
     parser.add_argument("--rodan", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -126,7 +126,9 @@ fn a_job_is_queued_launched_run_and_succeeds() {
             dataset_id: "1".into(),
             name: "demo".into(),
             train_data_version_hash: "hash".into(),
-            parameters: BTreeMap::from([("EPOCHS".into(), "1".into()), ("LR".into(), "4".into())]),
+            parameters: [("EPOCHS", "1"), ("LR", "4"), ("PARALLEL_INSTANCES", "auto")]
+                .map(|(name, value)| (name.into(), value.into()))
+                .into(),
             output_model_name: "models".into(),
         };
         change(&mut metadata);
@@ -167,9 +169,9 @@ fn a_job_is_queued_launched_run_and_succeeds() {
             "Maximum number of training epochs",
         ),
         (
-            train(&|m| drop(m.parameters.insert("PARALLEL_INSTANCES".into(), "2".into()))),
+            train(&|m| drop(m.parameters.insert("PARALLEL_INSTANCES".into(), "65".into()))),
             invalid,
-            "one machine",
+            "from 1 to 64, not \"65\"; or auto",
         ),
     ] {
         let (found, said) = answer.unwrap_err();

@@ -41,6 +41,8 @@ fn three_layers(epochs: u32, tasks: &Value) -> Value {
         ("Patch width", json!(32)),
         ("Seed", json!(7)),
         ("PARALLEL_INSTANCES", tasks.clone()),
+        // Whoever has trained the layers, they are calibrated in the same way.
+        ("Calibrate", json!("yes")),
     ] {
         job["settings"][name] = value;
     }
@@ -190,6 +192,7 @@ fn tasks_on_two_nodes_train_the_models_of_one() {
     assert_eq!((nodes(&shown), shown["NumTasks"].as_str()), ("2", "2"), "{shown:?}");
     job.assert_answered_like(&expected);
     let log = job.log();
+    assert!(log.contains("calibration: mean F1"), "{log}");
     // Each task was on a node of its own.
     for task in 0..2 {
         assert!(log.contains(&format!("task {task} of 2 runs on")), "{log}");

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use candle_core::Device;
 use contract::wire::conversation::sha256;
-use page_layers::keras::{self, CONV_LAYERS, Weights};
+use page_layers::keras::{self, Adjustment, CONV_LAYERS, Weights};
 use page_layers::{PatchShape, Predictor};
 
 /// Our results and TensorFlow's may differ by rounding only: this is the contract's limit.
@@ -94,7 +94,12 @@ fn tensorflow_opens_what_was_written() {
         let shape = PatchShape::new(height, width).unwrap();
         let weights = random_weights(seed);
         let path = folder.path().join(format!("ours-{seed}.hdf5"));
-        keras::write(&path, &weights, shape).unwrap();
+        if seed == 1 {
+            keras::write(&path, &weights, shape).unwrap();
+        } else {
+            // As a calibrated model: with an attribute that Keras does not know.
+            keras::write_adjusted(&path, &weights, shape, Adjustment::NONE).unwrap();
+        }
         // The script compares TensorFlow's predictions with these.
         let mut next = noise(100 + seed);
         let images: Vec<f32> = (0..3 * 3 * height * width).map(|_| next().abs()).collect();

@@ -328,8 +328,11 @@ fn training_goes_on_from_models() {
             .as_f64()
             .unwrap()
     };
-    let first = page.run_into(&learned, &[&set[..], &[&epochs(6)]].concat());
+    let first = page.run_into(&learned, &[&set[..], &[&epochs(6), "Calibrate=yes"]].concat());
     assert!(first.status.success(), "{}", text(&first.stderr));
+    let calibration = &json(&learned.join("training.json"))["calibration"];
+    assert!(calibration["done"].is_boolean(), "{calibration}");
+    assert!(text(&first.stdout).contains("calibration: "), "{}", text(&first.stdout));
     // One layer starts anew, the others from models as older and newer Keras versions write them.
     std::fs::remove_file(learned.join("Model 2.hdf5")).unwrap();
     for (name, config, layout) in [
@@ -337,7 +340,7 @@ fn training_goes_on_from_models() {
         ("Model 0", keras_file::CONFIG_3_15, keras_file::KERAS_3),
     ] {
         let path = learned.join(format!("{name}.hdf5"));
-        let weights = keras::read(&path).unwrap().weights;
+        let weights = keras::read(&path).unwrap().as_trained().unwrap();
         std::fs::write(&path, keras_file::bytes(config, layout, &weights)).unwrap();
     }
     let second = page

@@ -115,6 +115,9 @@ fn a_tarball_runs_a_job_wherever_it_is_unpacked_and_an_update_keeps_what_is_the_
     {
         assert!(home.join(file).exists(), "{file} is not in the tarball");
     }
+    for file in ["slurm/notebook.sh", "examples/models.ipynb"] {
+        assert!(home.join(file).exists(), "{file} is not in the tarball");
+    }
     for file in ["slurm/sites/generic.env", "slurm/cuda-libraries", "slurm/hpc-trainer.def"] {
         assert!(home.join(file).exists(), "{file} is not in the tarball");
     }

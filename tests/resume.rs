@@ -25,6 +25,7 @@ fn long_job(epochs: u32) -> Value {
     {
         job["settings"][name] = json!(value);
     }
+    job["settings"]["Calibrate"] = json!("yes");
     job
 }
 

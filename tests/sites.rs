@@ -72,6 +72,7 @@ fn every_line_of_every_profile_is_a_variable_with_a_value_that_is_taken() {
                 .unwrap_or_else(|error| panic!("{path}: {error}"));
         }
         assert!(settings >= 5, "{path} says little");
+        assert!(text.contains("SITE_TASKS_PER_NODE="), "{path}: how do tasks share its nodes?");
     }
 }
 

@@ -528,6 +528,14 @@ def words_of_asked(asked: Any) -> str:
                 text.format(shown)
                 + (" ({})".format(_ORIGINS.get(origin, origin)) if origin else "")
             )
+    tasks = asked.get("instances")
+    if words and isinstance(tasks, dict) and isinstance(tasks.get("number"), int):
+        origin = _text(tasks.get("from"))
+        words[0] = "{} tasks{}, each with {}".format(
+            tasks["number"],
+            " ({})".format(_ORIGINS.get(origin, origin)) if origin else "",
+            words[0],
+        )
     return "asked of Slurm: " + ", ".join(words) if words else ""
 
 

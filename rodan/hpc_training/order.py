@@ -34,6 +34,7 @@ CPUS = "CPUs"
 MEMORY = "Maximum memory (MB)"
 TIME = "Maximum time (D-HH:MM)"
 EMAIL = "Slurm Notification Email"
+INSTANCES = "Parallel instances"
 
 MULTI_SAMPLE = "Multi-Sample Zip"
 LOG_FILE = "Log File"
@@ -128,6 +129,12 @@ SAMPLES_SETTINGS = {
         CPUS: _described(_integer(0, 0), "0: the cluster chooses"),
         MEMORY: _described(_integer(0, 0), "0: the cluster chooses"),
         TIME: _text("", description="Such as 0-06:00; empty: the cluster chooses"),
+        INSTANCES: _text(
+            "1",
+            "^([1-9]|[1-5][0-9]|6[0-4]|auto|)$",
+            "1 to 64, or auto for all; so many layers are trained side by side, each with these"
+            " CPUs and this memory",
+        ),
         EMAIL: _text(""),
     },
 }
@@ -228,8 +235,9 @@ def fill(
             filled[name] = _site_default(variable, environment, problems)
     if problems:
         raise Failure("Change these settings of the job: {}.".format("; ".join(problems)))
-    if filled.get("Seed"):
-        filled["Seed"] = int(filled["Seed"])
+    for name in ("Seed", INSTANCES):
+        if str(filled.get(name, "")).isdigit():
+            filled[name] = int(filled[name])
     # What is left open is left out: the cluster chooses.
     return {name: value for name, value in filled.items() if value not in ("", None)}
 

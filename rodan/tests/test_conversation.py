@@ -218,6 +218,14 @@ def test_states_and_progress_are_told_in_words(talk):
         == "The cluster has taken the job [asked of Slurm: 2 CPUs (estimated from the job's "
         "settings), 4000 MB (from the job's settings)]"
     )
+    tasks = {"cpus": 2, "memory_mb": 4000}
+    for instances, words in (
+        ({"number": 3, "from": "site"}, "3 tasks (the site's setting), each with 2 CPUs, 4000 MB"),
+        ({"number": 2}, "2 tasks, each with 2 CPUs, 4000 MB"),
+        ("many", "2 CPUs, 4000 MB"),
+    ):
+        told = c.words_of_asked(dict(tasks, instances=instances))
+        assert told == "asked of Slurm: " + words
     talk.take(message("job.state", dict(state, queue_position=2)))
     progress = {"layer": "Model 4", "layer_number": 2, "layers": 2, "epoch": 3, "epochs": 15}
     for step in range(50):

@@ -72,6 +72,26 @@ def test_numbers_come_as_numbers_whatever_they_came_as():
     assert json.dumps([filled["CPUs"], filled["Batch Size"]]) == "[4, 16]"
 
 
+def test_layers_are_trained_side_by_side_where_that_is_asked_for():
+    name = "Parallel instances"
+    for given, sent in (
+        (None, 1),
+        ("1", 1),
+        (" 64 ", 64),
+        (4, 4),
+        ("auto", "auto"),
+    ):
+        filled = order.fill({name: given}, order.SAMPLES_SETTINGS, {})
+        assert filled[name] == sent and type(filled[name]) is type(sent)
+    assert name not in order.fill({name: ""}, order.SAMPLES_SETTINGS, {})
+    for wrong in ("0", "65", "100", "-1", "2.5", "all", "auto 2", "1\n2"):
+        refused(
+            lambda wrong=wrong: order.fill({name: wrong}, order.SAMPLES_SETTINGS, {}),
+            '"Parallel instances" must be 1 to 64, or auto for all',
+        )
+    assert name not in order.PAGE_SETTINGS["properties"]
+
+
 def test_all_wrong_settings_are_told_at_once():
     given = {
         "Patch height": 66,

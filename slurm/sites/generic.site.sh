@@ -19,3 +19,6 @@
 # Nodes without a route of their own: a proxy for Rodan. RabbitMQ takes no proxy; without a route to
 # it the reply stays in the spool, and check on the login node delivers it.
 #export HTTPS_PROXY=http://proxy.example.org:3128
+
+# One job that is to wait for a debugger, by the beginning of its id (docs/debugging.md):
+#case ${SLURM_JOB_NAME:-} in hpct-0123abcd*) export HPC_TRAINER_DEBUG_WAIT=1 ;; esac

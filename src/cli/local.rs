@@ -7,7 +7,7 @@ mod training_json;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -18,18 +18,19 @@ pub use folder::{FolderError, find_models, find_page, parse_settings, read_setti
 pub use summary::{Footer, Summary};
 pub use training_json::ReportError;
 
+use crate::worker::debug_wait;
 use crate::worker::parts::{layer_parts, page_parts, picture};
 use crate::worker::progress_bar::Progress;
 use base::exit_code::ExitCode;
 use base::files::Replace;
 use base::memory::peak_memory;
-use domain::{Layer, TrainingEvent, TrainingSettings};
+use domain::{Calibration, Layer, TrainingEvent, TrainingSettings};
 use going_on::Telling;
 pub(super) use going_on::stop_with_standard_input;
 use page_layers::look_at_pages as look;
 use page_layers::{
-    Checkpoints, EventLogs, PageInputs, PictureError, TrainError, TrainingInputs, TrainingJob,
-    WithEvents, choose_device, spent_line, write_preview,
+    Checkpoints, EventLogs, JobObserver as _, PageInputs, PictureError, Stop, TrainError,
+    TrainingInputs, TrainingJob, WithEvents, choose_device, spent_line, write_preview,
 };
 use report::{Content, MOST_PICTURES, Pictures};
 
@@ -54,6 +55,8 @@ pub struct LocalArgs {
     pub attached: bool,
     /// No progress bar.
     pub quiet: bool,
+    /// Waits for a debugger before the first step.
+    pub debug_wait: bool,
 }
 
 /// Why a local run did not end with models.
@@ -165,16 +168,24 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     let (device, device_name) = choose_device();
     let events = arguments.tensorboard.as_deref().map(EventLogs::new);
     let (seed, layers) = (job.seed(), job.layers());
-    let inner = Progress::new(arguments.quiet, stop);
+    let inner = Progress::new(arguments.quiet, Arc::clone(&stop));
     let told = arguments.progress.as_deref();
     let mut inner = Telling::new(inner, told, checkpoints.is_some(), layers).map_err(|source| {
         LocalError::Progress { path: told.unwrap_or(Path::new("")).to_owned(), source }
     })?;
     inner.tell(&TrainingEvent::Prepared { device: device_name.clone(), seed, layers });
     let mut observer = WithEvents { inner, events };
-    let trained = job.train_from(checkpoints.as_mut(), &device, &arguments.out, &mut observer)?;
+    if arguments.debug_wait {
+        debug_wait::wait(&debug_wait::Way::of_process(None), &|| stop.load(Ordering::Relaxed));
+    }
+    let mut trained =
+        job.train_from(checkpoints.as_mut(), &device, &arguments.out, &mut observer)?;
 
     observer.inner.tell(&TrainingEvent::Predicting);
+    let calibrating = Instant::now();
+    let go_on = || observer.inner.stop() == Stop::No;
+    let calibration = job.calibrate(&mut trained, &device, &go_on).map_err(TrainError::from)?;
+    let calibrated = calibrating.elapsed();
     info!("predicting the page{}", if several { "s" } else { "" });
     let predicting = Instant::now();
     let layers: Vec<Layer> = trained.iter().map(|layer| layer.layer).collect();
@@ -203,10 +214,13 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
         seed: job.seed(),
     };
     let mut steps = job.spent(&trained).parts().to_vec();
+    if calibration != Calibration::Off {
+        steps.push(("calibrate", calibrated));
+    }
     steps.push(("predict", predicted));
     info!("time: {}", spent_line(&steps));
     let path = arguments.out.join("training.json");
-    training_json::write(&path, &map, &settings, &job, &summary, &steps)?;
+    training_json::write(&path, &map, &settings, &job, &summary, (&calibration, &steps))?;
     let labels: Vec<_> = inputs.pages.iter().map(|page| page.label.clone()).collect();
     let html = report::render(&Content {
         ended: Timestamp::now(),
@@ -217,6 +231,7 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
         given: &map,
         effective: settings.shown(),
         layers: layer_parts(&trained, &scores),
+        calibration: &calibration,
         pictures: Pictures::Drawn(pictures),
         steps,
         whole: summary.time,
@@ -226,9 +241,11 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     Replace::USERS
         .write(&path, html.as_bytes())
         .map_err(|source| ReportError { path: path.clone(), source })?;
+    let calibrated = calibration.in_words();
     Ok(format!(
-        "{}models, {} and training.json are in {}\nto look at: {}\n",
+        "{}{}models, {} and training.json are in {}\nto look at: {}\n",
         summary.table(),
+        calibrated.map_or_else(String::new, |words| format!("calibration: {words}\n")),
         if several { "previews" } else { "preview.png" },
         arguments.out.display(),
         path.display()

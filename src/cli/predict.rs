@@ -241,11 +241,11 @@ pub(super) fn cut(
     );
     let began = Instant::now();
     let predictors = Predictor::of_all(models.iter().map(|(_, model)| &model.weights), device)?;
-    let see = |network: usize, images: &[f32], (height, width)| {
+    let see = |network: usize, images: &[f32], sides| {
         if stop() {
             return Err(PredictError::Stopped);
         }
-        Ok(predictors[network].predict(images, height, width)?)
+        Ok(predictors[network].predict_within(images, sides, windows.rim())?)
     };
     let found = Segmentation::cut(page, windows, models.len(), see)?;
     info!("cut in {:.3} s", began.elapsed().as_secs_f64());

@@ -128,6 +128,13 @@ pub struct Arguments {
     /// Writes to this file how far the training is, a JSON object a line
     #[arg(long, value_name = "FILE", requires = "local")]
     progress: Option<PathBuf>,
+    /// Waits for a debugger before the first step, and says how to attach one; SIGUSR2 lets it go
+    /// on without. In a job of check: HPC_TRAINER_DEBUG_WAIT=1 in site.sh
+    #[arg(
+        long,
+        conflicts_with_all = ["predict", "evaluate", "check_gpu", "courier", "quiet"]
+    )]
+    debug_wait: bool,
     /// Stops when standard input ends; for programs that start run_trainer
     #[arg(long, hide = true, requires = "out")]
     attached: bool,
@@ -152,6 +159,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
     arguments.verbosity.start(tracing::Level::INFO);
     harden::process();
     let quiet = arguments.verbosity.quiet;
+    let asked = std::env::var_os("HPC_TRAINER_DEBUG_WAIT").is_some_and(|value| value == "1");
+    let debug_wait = arguments.debug_wait || asked;
     if arguments.courier {
         return run_child(arguments.env_file.as_deref());
     }
@@ -182,6 +191,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
                 progress,
                 attached,
                 quiet,
+                debug_wait,
             })
             .map_err(|error| (error.exit_code(), error.to_string())),
         };
@@ -198,8 +208,8 @@ pub fn run(arguments: Arguments) -> ExitCode {
     // clap requires a job file if there is no --local.
     let Some(job_file) = arguments.job_file else { return ExitCode::Usage };
     if let Some(task) = arguments.task {
-        return run_task(&TaskArgs { job_file, task, quiet });
+        return run_task(&TaskArgs { job_file, task, quiet, debug_wait });
     }
     let Arguments { reply_queue, correlation_id, env_file, .. } = arguments;
-    worker::run(&JobArgs { job_file, reply_queue, correlation_id, env_file, quiet })
+    worker::run(&JobArgs { job_file, reply_queue, correlation_id, env_file, quiet, debug_wait })
 }

@@ -434,6 +434,11 @@ const OF_ENVIRONMENT: &[(&str, &str)] = &[
         "the trainer in a container, and more directories inside it ([On a \
         GPU](gpu.md#in-a-container))",
     ),
+    (
+        "`HPC_TRAINER_DEBUG_WAIT`",
+        "`1`: a job waits for a debugger before its first step ([A debugger in a \
+        job](debugging.md))",
+    ),
     ("`HPC_TRAINER_SIMD`", "`avx2` or `portable`: use less than the processor has"),
     ("`SSL_CERT_FILE`, `SSL_CERT_DIR`", "a private certificate authority"),
     (

@@ -15,7 +15,7 @@ use super::parts::{layer_parts, page_parts, picture};
 use super::signals::{Signal, Signals};
 use super::told::figures;
 use base::memory::peak_memory;
-use domain::{Layer, SettingsMap, TrainingSettings};
+use domain::{Calibration, Layer, SettingsMap, TrainingSettings};
 use page_layers::look_at_pages as look;
 use page_layers::{Device, NetworkError, Score, TrainedLayer, TrainingJob, spent_line};
 use report::{Content, MOST_PICTURES, Pictures};
@@ -30,6 +30,8 @@ const RESERVE: Duration = Duration::from_secs(60);
 pub(super) struct Finished {
     pub(super) job: TrainingJob,
     pub(super) layers: Vec<TrainedLayer>,
+    /// What became of their joint calibration, and how long it took.
+    pub(super) calibration: (Calibration, Duration),
     pub(super) settings: TrainingSettings,
     pub(super) given: SettingsMap,
     /// The user's names for the pages, where there are several.
@@ -66,6 +68,9 @@ impl Finished {
             None => parts.extend(self.job.spent(&self.layers).parts()),
             // The times of layers that are trained side by side have no sum.
             Some(took) => parts.push(("tasks", took)),
+        }
+        if self.calibration.0 != Calibration::Off {
+            parts.push(("calibrate", self.calibration.1));
         }
         parts.push(("encode", self.encoded));
         parts
@@ -120,6 +125,7 @@ impl Finished {
             "settings": self.given,
             "effective": self.settings.shown(),
             "layers": layers,
+            "calibration": self.calibration.0.to_json(),
             "seconds": self.started.elapsed().as_secs_f64(),
         });
         guarded(place, || place.outbox.put_figures(text.to_string().as_bytes()));
@@ -189,6 +195,7 @@ impl Finished {
             given: &self.given,
             effective: self.settings.shown(),
             layers: layer_parts(&self.layers, scores),
+            calibration: &self.calibration.0,
             pictures,
             steps,
             whole: self.started.elapsed(),

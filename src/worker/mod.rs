@@ -4,6 +4,7 @@
 //! dies, leaves it to the next `check`.
 
 pub(crate) mod cores;
+pub(crate) mod debug_wait;
 mod deliver;
 mod error;
 mod files;
@@ -37,7 +38,7 @@ use self::progress_bar::Progress;
 use self::requeue::Allocation;
 use self::signals::{Signal, Signals};
 use self::tasks::{Leader, Led, Shared};
-use self::told::{failed, state, tell_requeued};
+use self::told::{failed, keep_models, read_models, state, tell_requeued};
 use crate::config::{ConfigError, Sources, TrainerConfig};
 use crate::courier::Courier;
 use crate::ledger::JobFiles;
@@ -46,15 +47,18 @@ use crate::sentences;
 use base::exit_code::ExitCode;
 use base::files::{read_own, write_atomic};
 use base::harden;
+use base::secret::Secret;
 use base::text;
 use base::tls::Identity;
 use contract::broker::DEFAULT_REPLY_QUEUE;
 use contract::wire::conversation::{Asked, End, Stage};
 use contract::wire::{Answer, Envelope, JobFile, Protocol, Reply};
-use domain::{CorrelationId, JobId, SettingsMap, TrainingSettings};
+use domain::{
+    Calibration, CorrelationId, Inputs, JobId, NotCalibrated, SettingsMap, TrainingSettings,
+};
 use page_layers::{
-    Checkpoints, Device, EventLogs, TrainError, TrainingInputs, TrainingJob, WithEvents,
-    choose_device,
+    Checkpoints, Device, EventLogs, TrainError, TrainedLayer, TrainingInputs, TrainingJob,
+    WithEvents, choose_device,
 };
 
 /// How long the courier may take to finish: after the training, and when time is short. What it has
@@ -74,6 +78,8 @@ pub struct JobArgs {
     pub env_file: Option<PathBuf>,
     /// No progress bar.
     pub quiet: bool,
+    /// Waits for a debugger before the first step.
+    pub debug_wait: bool,
 }
 
 /// Runs the job until its one reply is sent, or leaves it to Slurm to start it again. Returns the
@@ -129,6 +135,10 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
         if matches!(answer, Answer::End(_)) {
             finished.keep_figures(&place);
         }
+    }
+    if arguments.debug_wait {
+        // Passwords are read again: from here on nobody may look into this process.
+        harden::process();
     }
     let Ok(config) = config.and_then(|_| load()).inspect_err(|error| error!("{error}")) else {
         return ExitCode::Config;
@@ -329,26 +339,11 @@ impl Job<'_> {
         identity: Option<Identity>,
     ) -> Result<(Answer, Finished), JobError> {
         let started = Instant::now();
-        let Job { arguments, config, signals, place, envelope, .. } = *self;
+        let Job { arguments, config, place, .. } = *self;
         let name = name(arguments, &file, place);
         let managed = place.managed.as_ref();
         let allocation = Allocation::of_process();
-        let mut courier =
-            envelope.filter(|_| file.protocol == Protocol::Conversation).and_then(|envelope| {
-                let env_file = arguments.env_file.as_deref();
-                let job = managed.map(JobFiles::directory);
-                Courier::start(
-                    &envelope.reply_to,
-                    &envelope.correlation_id,
-                    place.outbox.directory(),
-                    job,
-                    env_file,
-                )
-            });
-        if let Some(courier) = &mut courier {
-            let asked = file.asked.as_ref();
-            courier.send(&state(Stage::Running, &allocation, asked, config.scheduler));
-        }
+        let courier = self.start_courier(&file, &allocation);
         let scratch = scratch().map_err(JobError::Scratch)?;
         // Several tasks read the files on their own nodes.
         let shared = managed.filter(|_| allocation.tasks > 1);
@@ -357,29 +352,7 @@ impl Job<'_> {
             shared.make().map_err(JobError::Tasks)?;
         }
         let folder = shared.as_ref().map_or_else(|| scratch.path().to_owned(), Shared::inputs);
-        info!("downloading {} files from {}", file.inputs.iter().count(), config.rodan);
-        let downloader = Downloader {
-            client: Client::new(identity.as_ref())?,
-            rodan: config.rodan.clone(),
-            token: file.token,
-            limit: config.max_download,
-            deadline: config.download_deadline,
-            retry: Downloader::RETRY,
-        };
-        // A runtime of its own: what its connections hold of the token is dropped with it.
-        let downloads = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let downloads = downloads.map_err(JobError::Runtime)?;
-        let fetched = downloads.block_on(async {
-            tokio::select! {
-                fetched = downloader.fetch(&file.inputs, &folder) => {
-                    fetched.map_err(JobError::from)
-                }
-                stopped = stopped(signals, managed.is_some()) => Err(stopped),
-            }
-        });
-        downloads.shutdown_background(); // a name that is still looked up is not waited for
-        fetched?;
-        drop((downloader, identity)); // and with them the token and the key
+        self.fetch(&file.inputs, file.token, identity, &folder)?;
         let downloaded = started.elapsed();
         use_the_cores_of_the_allocation();
         // This comes before a stranger's bytes are decoded. The GPU is opened first, because its
@@ -401,19 +374,14 @@ impl Job<'_> {
             scratch: scratch.path(),
             courier,
         };
-        let (job, settings, Led { layers: trained, device_name, took }) = match &shared {
+        let (job, settings, Led { layers: mut trained, device_name, took }) = match &shared {
             None => self.train_alone(&mut run, &device, device_name)?,
             Some(shared) => self.train_by_tasks(&mut run, shared)?,
         };
+        let calibration = self.calibrate(&job, &mut trained, &device)?;
         let courier = run.courier;
         let encoding = Instant::now();
-        let models = trained
-            .iter()
-            .map(|t| match fs::read(&t.path) {
-                Ok(bytes) => Ok((t.layer, bytes)),
-                Err(source) => Err(JobError::Model { layer: t.layer.input_name(), source }),
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        let models = read_models(&trained)?;
         if let Some(courier) = courier {
             courier.close(LONG_GOODBYE);
         }
@@ -424,13 +392,7 @@ impl Job<'_> {
             Protocol::Conversation => {
                 let mut done =
                     told::done(&trained, job.seed(), file.asked, started.elapsed(), downloaded);
-                for (trained, (_, file)) in trained.iter().zip(&models) {
-                    done.models.push(
-                        told::keep(&place.outbox, &trained.layer.model_name(), file).map_err(
-                            |source| JobError::Model { layer: trained.layer.input_name(), source },
-                        )?,
-                    );
-                }
+                done.models = keep_models(&place.outbox, &models)?;
                 Answer::End(End::Done(done))
             }
         };
@@ -442,6 +404,7 @@ impl Job<'_> {
             Finished {
                 job,
                 layers,
+                calibration,
                 settings,
                 given,
                 labels,
@@ -453,6 +416,74 @@ impl Job<'_> {
                 by_tasks: shared.map(|_| took),
             },
         ))
+    }
+
+    /// Calibrates the layers together, where the job wants it; also says how long it took. A job
+    /// that is ended meanwhile is left as it would be in the middle of its training.
+    fn calibrate(
+        &self,
+        job: &TrainingJob,
+        trained: &mut [TrainedLayer],
+        device: &Device,
+    ) -> Result<(Calibration, Duration), JobError> {
+        let Job { signals, place, .. } = *self;
+        let began = Instant::now();
+        let calibration = job
+            .calibrate(trained, device, &|| signals.received().is_none())
+            .map_err(|error| JobError::Train(error.into()))?;
+        match signals.received() {
+            Some(Signal::Ended) if calibration == Calibration::LeftOut(NotCalibrated::Stopped) => {
+                Err(signals.error(place.managed.is_some()).unwrap_or(JobError::Left))
+            }
+            _ => Ok((calibration, began.elapsed())),
+        }
+    }
+
+    /// Starts what tells the asker how the job goes, where it wants to know, and has it say that
+    /// the job runs.
+    fn start_courier(&self, file: &JobFile, allocation: &Allocation) -> Option<Courier> {
+        let envelope = self.envelope.filter(|_| file.protocol == Protocol::Conversation)?;
+        let mut courier = Courier::start(
+            &envelope.reply_to,
+            &envelope.correlation_id,
+            self.place.outbox.directory(),
+            self.place.managed.as_ref().map(JobFiles::directory),
+            self.arguments.env_file.as_deref(),
+        )?;
+        let asked = file.asked.as_ref();
+        courier.send(&state(Stage::Running, allocation, asked, self.config.scheduler));
+        Some(courier)
+    }
+
+    /// Downloads the files of a job into a folder. The token and the key are dropped with it.
+    fn fetch(
+        &self,
+        inputs: &Inputs,
+        token: Secret,
+        identity: Option<Identity>,
+        folder: &Path,
+    ) -> Result<(), JobError> {
+        let Job { config, signals, place, .. } = *self;
+        info!("downloading {} files from {}", inputs.iter().count(), config.rodan);
+        let downloader = Downloader {
+            client: Client::new(identity.as_ref())?,
+            rodan: config.rodan.clone(),
+            token,
+            limit: config.max_download,
+            deadline: config.download_deadline,
+            retry: Downloader::RETRY,
+        };
+        // A runtime of its own: what its connections hold of the token is dropped with it.
+        let downloads = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let downloads = downloads.map_err(JobError::Runtime)?;
+        let fetched = downloads.block_on(async {
+            tokio::select! {
+                fetched = downloader.fetch(inputs, folder) => fetched.map_err(JobError::from),
+                stopped = stopped(signals, place.managed.is_some()) => Err(stopped),
+            }
+        });
+        downloads.shutdown_background(); // a name that is still looked up is not waited for
+        fetched
     }
 
     /// Trains all layers in this process.
@@ -482,6 +513,10 @@ impl Job<'_> {
         }
         let suspends = checkpoints.is_some() && allocation.suspends(config, asked);
         watch.inner.suspend_when_warned(suspends);
+        if arguments.debug_wait {
+            let way = debug_wait::Way::of_process(managed.map(|_| name));
+            debug_wait::wait(&way, &|| signals.received().is_some());
+        }
         let mut trained = job.train_from(checkpoints.as_mut(), device, scratch, &mut watch);
         if let (Err(TrainError::Stopped { .. }), Some(Signal::Warned), Some(checkpoints)) =
             (&trained, signals.received(), &mut checkpoints)
@@ -532,6 +567,7 @@ impl Job<'_> {
             settings,
             inputs,
             quiet: arguments.quiet,
+            debug_wait: arguments.debug_wait,
         };
         let seed = settings.seed.or_else(|| leader.seed());
         let settings = TrainingSettings { seed, ..*settings };

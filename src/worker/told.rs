@@ -1,10 +1,10 @@
 //! What the asker of a conversation is told of a training.
 
-use std::io;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::error::JobError;
 use super::requeue::Allocation;
 use crate::courier::{Courier, Errand, tail};
 use crate::ledger::{Cause, Outbox};
@@ -13,6 +13,7 @@ use base::memory::peak_memory;
 use contract::wire::conversation::{
     Asked, Figures, JobDone, JobFailed, JobState, ModelEntry, Stage, Times, Used, sha256,
 };
+use domain::Layer;
 use page_layers::TrainedLayer;
 use scheduler::Kind;
 
@@ -100,10 +101,28 @@ pub(super) fn figures(layer: &TrainedLayer) -> Figures {
     }
 }
 
-/// Makes sure that a model lies in the outbox, and says what the end lists of it.
-pub(super) fn keep(outbox: &Outbox, name: &str, file: &[u8]) -> io::Result<ModelEntry> {
-    outbox.put_model(name, file)?;
-    Ok(ModelEntry { name: name.to_owned(), sha256: sha256(file), size: file.len() as u64 })
+/// The files of the models that were trained.
+pub(super) fn read_models(trained: &[TrainedLayer]) -> Result<Vec<(Layer, Vec<u8>)>, JobError> {
+    let read = |trained: &TrainedLayer| match std::fs::read(&trained.path) {
+        Ok(bytes) => Ok((trained.layer, bytes)),
+        Err(source) => Err(JobError::Model { layer: trained.layer.input_name(), source }),
+    };
+    trained.iter().map(read).collect()
+}
+
+/// Makes sure that models lie in the outbox, and says what the end lists of them.
+pub(super) fn keep_models(
+    outbox: &Outbox,
+    models: &[(Layer, Vec<u8>)],
+) -> Result<Vec<ModelEntry>, JobError> {
+    let keep = |(layer, file): &(Layer, Vec<u8>)| {
+        let name = layer.model_name();
+        outbox
+            .put_model(&name, file)
+            .map_err(|source| JobError::Model { layer: layer.input_name(), source })?;
+        Ok(ModelEntry { name, sha256: sha256(file), size: file.len() as u64 })
+    };
+    models.iter().map(keep).collect()
 }
 
 /// The end of a training that has none.

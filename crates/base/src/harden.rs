@@ -5,7 +5,8 @@ use std::io::Write as _;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask,
+    DumpableBehavior, PTracer, Resource, Rlimit, getrlimit, set_dumpable_behavior, set_ptracer,
+    setrlimit, umask,
 };
 
 use crate::exit_code::ExitCode;
@@ -23,6 +24,20 @@ pub fn process() {
     }
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!("this process can't be kept from being dumped: {error}");
+    }
+}
+
+/// Lets debuggers of the same account attach to this process, because a person has asked for it:
+/// takes back a part of [`process`], which can be called again. Call it only where nothing secret
+/// is in memory. Core dumps stay off.
+pub fn let_debuggers_in() {
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::Dumpable) {
+        tracing::warn!("this process can't be opened to debuggers: {error}");
+    }
+    // Where Yama is at work, a debugger would have to be a parent of this process. Elsewhere this
+    // is refused.
+    if let Err(error) = set_ptracer(PTracer::Any) {
+        tracing::debug!("no ptracer is named: {error}");
     }
 }
 

@@ -104,6 +104,20 @@ impl Choice for Flip {
     ];
 }
 
+/// Whether the layers of a job are calibrated together once they are trained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Calibrate {
+    /// The models are as they were trained, each by itself.
+    #[default]
+    No,
+    /// They are, where that makes the choice among them better.
+    Yes,
+}
+
+impl Choice for Calibrate {
+    const WORDS: &'static [(&'static str, Self)] = &[("no", Self::No), ("yes", Self::Yes)];
+}
+
 /// How the training patches vary from epoch to epoch; those for validation never vary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Augmentation {

@@ -1,6 +1,7 @@
 //! The words that every part of hpc-trainer shares: layers and inputs, patches, settings and their
 //! limits, ids, and the figures of a training. Knows no broker, no scheduler and no tensor.
 
+mod calibration;
 mod choices;
 mod colour;
 mod email;
@@ -15,7 +16,8 @@ mod training_event;
 mod values;
 mod walltime;
 
-pub use choices::{Augmentation, Flip, PatchSelection, StoppingMetric};
+pub use calibration::{Calibration, Gain, NotCalibrated};
+pub use choices::{Augmentation, Calibrate, Flip, PatchSelection, StoppingMetric};
 pub use colour::{colour_name, layer_colour};
 pub use figures::{Course, EpochReport, Metrics, SampleCounts, Score};
 pub use ids::{CorrelationId, JobId, SlurmJobId, hex_sha256};

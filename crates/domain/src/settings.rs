@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use crate::choices::{Augmentation, Flip, PatchSelection, StoppingMetric, words};
+use crate::choices::{Augmentation, Calibrate, Flip, PatchSelection, StoppingMetric, words};
 use crate::instances::{self, Instances};
 use crate::values::{Allowed, SettingValue};
 use crate::walltime::Walltime;
@@ -212,6 +212,13 @@ settings! {
             "Augmentation: flip", Allowed::Words(words::<Flip>),
             "Patches are mirrored at random in these directions.",
         ).or("none").shown_as("flip");
+        /// Whether the layers are calibrated together once they are trained.
+        calibrate: Calibrate = CALIBRATE: Setting::new(
+            "Calibrate", Allowed::Words(words::<Calibrate>),
+            "yes: once all layers are trained, their models are made comparable, on pixels that \
+             none of them has learned from: the choice among them gets better, and where it would \
+             not, the models stay as they are. The report says which.",
+        ).or("no").shown_as("calibrate");
     }
 }
 

@@ -1,6 +1,8 @@
 //! All layers of a page, one after another: what `--local` and a job from the broker have in
 //! common.
 
+mod calibrate;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -442,7 +444,12 @@ fn read_models(
         }
         let unusable =
             |error: keras::ReadError| TrainError::Model { input, source: Box::new(error.problem) };
-        Ok((*layer, keras::read(path).map_err(unusable)?.weights))
+        let model = keras::read(path).map_err(unusable)?;
+        let weights = model.as_trained().map_err(ReadProblem::from);
+        Ok((
+            *layer,
+            weights.map_err(|problem| TrainError::Model { input, source: problem.into() })?,
+        ))
     };
     models.iter().map(read).collect()
 }

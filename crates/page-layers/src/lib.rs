@@ -20,9 +20,9 @@ mod spent;
 pub mod topology;
 
 pub use domain::{
-    Augmentation, Course, EpochReport, Flip, InputKind, Layer, Metrics, PatchSelection, PatchShape,
-    PatchShapeError, SampleCounts, Score, StoppingMetric, TrainingSettings, colour_name,
-    layer_colour,
+    Augmentation, Calibration, Course, EpochReport, Flip, InputKind, Layer, Metrics,
+    PatchSelection, PatchShape, PatchShapeError, SampleCounts, Score, StoppingMetric,
+    TrainingSettings, colour_name, layer_colour,
 };
 pub use events::{EventLogs, WithEvents};
 pub use fit::epochs::{fit, fit_from};

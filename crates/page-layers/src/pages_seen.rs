@@ -28,11 +28,12 @@ pub fn look<E: From<NetworkError>>(
     let mut scores = vec![Score::default(); trained.len()];
     let predictors = Predictor::of_all(trained.iter().map(|layer| &layer.weights), device)?;
     for (number, page) in job.pages().iter().enumerate().take(pages) {
-        let see = |network: usize, images: &[f32], (height, width)| {
+        let windows = Windows::Large;
+        let see = |network: usize, images: &[f32], sides| {
             go_on()?;
-            Ok::<_, E>(predictors[network].predict(images, height, width)?)
+            Ok::<_, E>(predictors[network].predict_within(images, sides, windows.rim())?)
         };
-        let found = Segmentation::cut(page, Windows::Large, trained.len(), see)?;
+        let found = Segmentation::cut(page, windows, trained.len(), see)?;
         seen(number, page, &found)?;
         for (index, (score, layer)) in scores.iter_mut().zip(trained).enumerate() {
             *score += found.score(page, index, layer.layer);

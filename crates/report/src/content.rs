@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use domain::{Course, Layer, SampleCounts, Score, SettingsMap};
+use domain::{Calibration, Course, Layer, SampleCounts, Score, SettingsMap};
 
 use crate::picture::Picture;
 
@@ -28,6 +28,8 @@ pub struct Content<'a> {
     pub effective: Map<String, Value>,
     /// The layers in the order in which they were trained.
     pub layers: Vec<LayerPart<'a>>,
+    /// What became of their joint calibration.
+    pub calibration: &'a Calibration,
     /// The pages as the models see them.
     pub pictures: Pictures,
     /// The steps around the training, by name, and how long each took.

@@ -53,6 +53,9 @@ fn page(html: &mut String, content: &Content<'_>) -> fmt::Result {
         )?;
     }
     layer_table(html, &content.layers)?;
+    if let Some(words) = content.calibration.in_words() {
+        writeln!(html, "<p>Calibration of the layers: {}.</p>", escape(&words))?;
+    }
     pictures(html, content)?;
     writeln!(html, "<h2>Epoch by epoch</h2>")?;
     for part in &content.layers {

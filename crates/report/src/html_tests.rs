@@ -3,7 +3,9 @@ use serde_json::json;
 use super::*;
 use crate::content::PagePart;
 use crate::picture::Picture;
-use domain::{Course, EpochReport, Layer, Metrics, SampleCounts, Score, SettingsMap};
+use domain::{
+    Calibration, Course, EpochReport, Gain, Layer, Metrics, SampleCounts, Score, SettingsMap,
+};
 
 fn history() -> Vec<EpochReport> {
     let report = |epoch: usize| {
@@ -34,6 +36,7 @@ fn rendered(given: &SettingsMap, label: Option<&str>, pictures: Pictures) -> Str
         given,
         effective: effective.as_object().cloned().unwrap(),
         layers: vec![part(Layer::Background, true), part(Layer::Numbered(3), false)],
+        calibration: &Calibration::Done(Gain { pixels: 4711, before: 0.712, after: 0.774 }),
         pictures,
         steps: vec![
             ("decode", Duration::from_millis(1250)),
@@ -58,6 +61,7 @@ fn everything_that_is_told_is_there() {
         "<tr><th scope=\"row\">Background<td>80<td>20<td>2<td>3<td>0.9000<td>0.2000<td>0.2000\
         <td>0.2000<td>1<td>yes<td>1:01",
         "Layer 3 learned nothing: check what was drawn",
+        "<p>Calibration of the layers: mean F1 0.712 → 0.774 on 4711 pixels",
         "<span class=\"bad\">no</span>",
         "<img src=\"data:image/jpeg;base64,/9j/",
         "width=\"30\" height=\"20\" alt=\"The page, found layers in colours: Layer 3 purple\"",

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::summary::Summary;
 use base::files::Replace;
-use domain::{SettingsMap, TrainingSettings};
+use domain::{Calibration, SettingsMap, TrainingSettings};
 use page_layers::{EpochReport, TrainingJob};
 
 /// A report that could not be written.
@@ -37,6 +37,8 @@ struct Report<'a> {
     /// The values that were used.
     effective: Map<String, Value>,
     layers: Vec<LayerReport>,
+    /// What became of the layers' calibration; null where it was not wanted.
+    calibration: Value,
     seconds: f64,
     /// Seconds of each part of the run.
     times: BTreeMap<&'static str, f64>,
@@ -100,7 +102,7 @@ pub(super) fn write(
     settings: &TrainingSettings,
     job: &TrainingJob,
     summary: &Summary<'_>,
-    steps: &[(&'static str, Duration)],
+    (calibration, steps): (&Calibration, &[(&'static str, Duration)]),
 ) -> Result<(), ReportError> {
     let layers = summary.layers.iter().map(|part| {
         let score = part.score.unwrap_or_default();
@@ -132,6 +134,7 @@ pub(super) fn write(
         settings: map,
         effective: settings.shown(),
         layers: layers.collect(),
+        calibration: calibration.to_json(),
         seconds: summary.time.as_secs_f64(),
         times: steps.iter().map(|(name, took)| (*name, took.as_secs_f64())).collect(),
         peak_memory_bytes: summary.peak_memory,

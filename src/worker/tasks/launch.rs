@@ -38,6 +38,8 @@ pub(super) struct Start<'a> {
     pub(super) tasks: u32,
     /// No progress bar.
     pub(super) quiet: bool,
+    /// Whether each task waits for a debugger.
+    pub(super) debug_wait: bool,
 }
 
 impl Launcher {
@@ -75,6 +77,9 @@ impl Launcher {
             vec![start.job_file.into(), format!("--task={task}").into()];
         if start.quiet {
             arguments.push("--quiet".into());
+        }
+        if start.debug_wait {
+            arguments.push("--debug-wait".into());
         }
         // A step sees no more than its own GPU. Processes on one host have none.
         let (mut command, local_rank) = match self {
@@ -156,7 +161,8 @@ mod tests {
 
     #[test]
     fn a_task_is_told_its_number_and_how_many_there_are() {
-        let start = Start { job_file: Path::new("/s/jobs/a/job.json"), tasks: 4, quiet: true };
+        let job_file = Path::new("/s/jobs/a/job.json");
+        let start = Start { job_file, tasks: 4, quiet: true, debug_wait: false };
         let (program, step) = steps(None, &[]);
         for (launcher, local_rank) in [(Launcher::Steps(program, step), "0"), (Launcher::Here, "2")]
         {
@@ -168,6 +174,10 @@ mod tests {
                 .filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?)))
                 .collect();
             assert_eq!(told, [("LOCAL_RANK", local_rank), ("RANK", "2"), ("WORLD_SIZE", "4")]);
+            let waits = Start { quiet: false, debug_wait: true, ..start.clone() };
+            let command = launcher.command(2, &waits).unwrap();
+            let words: Vec<_> = command.get_args().collect();
+            assert_eq!(words[words.len() - 2..], ["--task=2", "--debug-wait"]);
         }
     }
 }

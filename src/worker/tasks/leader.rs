@@ -57,6 +57,7 @@ pub(crate) struct Leader<'a> {
     pub(crate) settings: &'a TrainingSettings,
     pub(crate) inputs: &'a TrainingInputs,
     pub(crate) quiet: bool,
+    pub(crate) debug_wait: bool,
 }
 
 /// What the tasks have trained.
@@ -298,8 +299,8 @@ impl<'a> Team<'a> {
         for task in due {
             self.due.remove(&task);
             self.leader.shared.forget(task);
-            let Leader { job_file, quiet, .. } = *self.leader;
-            let start = Start { job_file, tasks: self.plan.tasks, quiet };
+            let Leader { job_file, quiet, debug_wait, .. } = *self.leader;
+            let start = Start { job_file, tasks: self.plan.tasks, quiet, debug_wait };
             match self.launcher.start(task, &start) {
                 Ok(child) => {
                     self.running.insert(task, child);

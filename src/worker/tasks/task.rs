@@ -1,8 +1,9 @@
 //! One of several tasks: trains the layers that it gets, one after the other.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::decide::open_layers;
 use super::shared::{Done, Plan, Shared};
 use crate::sentences;
 use crate::worker::cores::use_the_cores_of_the_allocation;
+use crate::worker::debug_wait;
 use crate::worker::error::{Failure, JobError};
 use crate::worker::files::Place;
 use crate::worker::inputs::scratch;
@@ -36,6 +38,8 @@ pub(crate) struct TaskArgs {
     pub(crate) task: u32,
     /// No progress bar.
     pub(crate) quiet: bool,
+    /// Waits for a debugger before it takes a layer.
+    pub(crate) debug_wait: bool,
 }
 
 /// Trains layers until none is left. It holds no password and no token; what it can't do it notes
@@ -104,6 +108,11 @@ impl Task<'_> {
         let settings = TrainingSettings { seed: Some(plan.seed), ..given };
         let job = TrainingJob::prepare(&plan.inputs, &settings).map_err(JobError::Train)?;
         let scratch = scratch().map_err(JobError::Scratch)?;
+        if self.arguments.debug_wait {
+            let directory = self.arguments.job_file.parent().and_then(Path::file_name);
+            let way = debug_wait::Way::of_process(directory.and_then(OsStr::to_str));
+            debug_wait::wait(&way, &|| self.signals.received().is_some());
+        }
         while let Some(layer) = self.next(&plan)? {
             info!("task {task} trains {}", layer.model_name());
             let only = job.only(layer).ok_or_else(|| lost("the plan has a layer of its own"))?;

@@ -49,8 +49,8 @@ mod tests {
 
     #[test]
     fn a_message_is_a_job_of_the_second_protocol_with_all_settings() {
-        let settings =
-            json!({"Patch height": "64", "Seed": 7, "CPUs": 2, "Maximum memory (MB)": ""});
+        let settings = json!({"Patch height": "64", "Seed": 7, "CPUs": 2, "Maximum memory (MB)": "",
+                "Parallel instances": "auto"});
         let settings = settings.as_object().unwrap();
         let text = message(&inputs(), settings).unwrap();
         let job = JobMessage::parse(text.as_bytes()).unwrap();
@@ -58,6 +58,7 @@ mod tests {
         assert_eq!(job.inputs.iter().count(), 3);
         assert_eq!(job.training, TrainingSettings::from_local(settings).unwrap());
         assert_eq!((job.named.cpus, job.named.memory_mb), (Some(2), None));
+        assert_eq!(job.named.instances, domain::Instances::Auto);
         // The same run has the same bytes: a message that is sent again is known again.
         assert_eq!(message(&inputs(), settings).unwrap(), text);
     }

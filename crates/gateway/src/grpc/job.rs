@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::settings::{BATCH_SIZE, EPOCHS, PATIENCE, SEED};
+use domain::settings::{BATCH_SIZE, EPOCHS, INSTANCES, PATIENCE, SEED};
 use domain::{RESOURCE_SETTINGS, training_setting};
 use serde_json::{Map, Value, json};
 
@@ -11,11 +11,14 @@ use crate::state::State;
 use crate::store::Run;
 
 /// Settings by the names that other services give them.
-const OTHER_NAMES: [(&str, &str); 4] = [
+const OTHER_NAMES: [(&str, &str); 5] = [
     ("EPOCHS", EPOCHS.name),
     ("BATCH_SIZE", BATCH_SIZE.name),
     ("PATIENCE", PATIENCE.name),
     ("SEED", SEED.name),
+    // 1 to 64, or auto: on a cluster the tasks of a job. A gateway that trains by itself keeps it
+    // like CPUs and memory, and uses all cores for one layer after the other.
+    ("PARALLEL_INSTANCES", INSTANCES.name),
 ];
 
 /// What is before the name of a parameter among a run's labels.
@@ -34,11 +37,9 @@ pub(super) fn missing(metadata: &Metadata) -> Option<&'static str> {
     .map(|(name, _)| name)
 }
 
-/// The request of `/v1` for a training of these pages.
-///
-/// # Errors
-/// When several instances are wanted.
-pub(super) fn request(metadata: &Metadata, pages: &[String]) -> Result<Value, String> {
+/// The request of `/v1` for a training of these pages. Whether its values are right is found out
+/// where all requests are read.
+pub(super) fn request(metadata: &Metadata, pages: &[String]) -> Value {
     let mut settings = Map::new();
     let mut labels = BTreeMap::from([
         ("algorithm".to_owned(), metadata.algorithm.clone()),
@@ -47,13 +48,6 @@ pub(super) fn request(metadata: &Metadata, pages: &[String]) -> Result<Value, St
         ("output_model_name".to_owned(), metadata.output_model_name.clone()),
     ]);
     for (name, value) in &metadata.parameters {
-        if name == "PARALLEL_INSTANCES" && value != "1" {
-            return Err(
-                "PARALLEL_INSTANCES: a training runs on one machine here; leave it out, or \
-                        give 1"
-                    .to_owned(),
-            );
-        }
         let other = OTHER_NAMES.iter().find(|(other, _)| other == name).map(|(_, name)| *name);
         let own = || {
             let resource = RESOURCE_SETTINGS.iter().any(|setting| setting.name == name);
@@ -65,7 +59,7 @@ pub(super) fn request(metadata: &Metadata, pages: &[String]) -> Result<Value, St
         // What has no meaning here (such as LR) is kept beside the run, and changes nothing.
         labels.insert(format!("{PARAMETER}{name}"), value.clone());
     }
-    Ok(json!({"name": metadata.name, "pages": pages, "settings": settings, "labels": labels}))
+    json!({"name": metadata.name, "pages": pages, "settings": settings, "labels": labels})
 }
 
 /// What a run was asked for.
@@ -147,11 +141,12 @@ mod tests {
             ("EPOCHS", "15"),
             ("LR", "4"),
             ("Patch height", "64"),
-            ("PARALLEL_INSTANCES", "1"),
+            ("PARALLEL_INSTANCES", "auto"),
         ]);
         assert_eq!(missing(&asked), None);
-        let request = request(&asked, &["id".to_owned()]).unwrap();
-        let settings = json!({"Maximum number of training epochs": "15", "Patch height": "64"});
+        let request = request(&asked, &["id".to_owned()]);
+        let settings = json!({"Maximum number of training epochs": "15", "Patch height": "64",
+            "Parallel instances": "auto"});
         assert_eq!((&request["settings"], &request["pages"]), (&settings, &json!(["id"])));
         assert_eq!(request["labels"]["parameter LR"], "4");
         assert!(crate::order::read(&request).is_ok());
@@ -159,8 +154,16 @@ mod tests {
 
     #[test]
     fn what_can_not_be_is_refused() {
-        let two = asked(&[("PARALLEL_INSTANCES", "2")]);
-        assert!(request(&two, &[]).unwrap_err().contains("one machine"));
+        let taken = |value: &str| {
+            let asked = asked(&[("PARALLEL_INSTANCES", value)]);
+            crate::order::read(&request(&asked, &["id".to_owned()])).is_ok()
+        };
+        for right in ["1", "2", "64", "auto", "AUTO"] {
+            assert!(taken(right), "{right}");
+        }
+        for wrong in ["0", "65", "-1", "1.5", "all"] {
+            assert!(!taken(wrong), "{wrong}");
+        }
         let field = |change: fn(&mut Metadata)| {
             let mut metadata = asked(&[]);
             change(&mut metadata);

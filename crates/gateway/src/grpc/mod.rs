@@ -87,7 +87,7 @@ async fn train_one(
         return Err(Status::invalid_argument(format!("\"{field}\" is required.")));
     }
     let pages = pages(&app, &account, &metadata.dataset_id).await?;
-    let asked = job::request(&metadata, &pages).map_err(Status::invalid_argument)?;
+    let asked = job::request(&metadata, &pages);
     let order = order::read(&asked).map_err(|wrong| refusal(&Problem::fields(wrong)))?;
     let placed = placing::place(&app, account, order, None).await;
     let run = placed.map_err(|problem| refusal(&problem))?;

@@ -11,7 +11,7 @@ use hdf5_pure::{AttrValue, Dataset, Datatype, DatatypeByteOrder, File, Group};
 use thiserror::Error;
 
 use super::same_network::{self, TopologyError};
-use super::{CONV_LAYERS, Weights, WeightsError};
+use super::{Adjustment, CONV_LAYERS, Weights, WeightsError};
 
 /// Largest file that is read. Ours is 5.8 MB, the successor's with Adam slots 17.3 MB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -23,6 +23,22 @@ pub struct Model {
     pub weights: Weights,
     /// The patch size that the file's input layer names; none when it is left open.
     pub shape: Option<PatchShape>,
+    /// The calibration that is in the weights.
+    pub adjustment: Option<Adjustment>,
+}
+
+impl Model {
+    /// The weights as they were trained, without their calibration, which holds only beside the
+    /// models that it was made with.
+    ///
+    /// # Errors
+    /// When that is no finite number: the file was changed by others.
+    pub fn as_trained(self) -> Result<Weights, WeightsError> {
+        match self.adjustment {
+            Some(made) => made.inverse().fold(&self.weights),
+            None => Ok(self.weights),
+        }
+    }
 }
 
 /// A file that does not hold this network.
@@ -188,7 +204,9 @@ fn parse(bytes: Vec<u8>) -> Result<Model, ReadProblem> {
         Err(_) if root.group("layers").is_ok() => return Err(ReadProblem::WeightsAlone),
         Err(_) => return Err(ReadProblem::Missing("model_weights".to_owned())),
     };
-    Ok(Model { weights: read_weights(&weights)?, shape })
+    let numbers = attributes.get(Adjustment::ATTRIBUTE).and_then(AttrValue::to_f64s);
+    let adjustment = numbers.and_then(|numbers| Adjustment::of_numbers(&numbers));
+    Ok(Model { weights: read_weights(&weights)?, shape, adjustment })
 }
 
 fn read_weights(group: &Group) -> Result<Weights, ReadProblem> {
@@ -307,6 +325,24 @@ mod tests {
 
     fn shape() -> PatchShape {
         PatchShape::new(64, 32).unwrap()
+    }
+
+    #[test]
+    fn a_calibrated_model_says_so_and_can_be_had_as_it_was_trained() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.hdf5");
+        let made = Adjustment { scale: 0.25, shift: 3.0 };
+        let weights = made.fold(&patterned()).unwrap();
+        crate::keras::write_adjusted(&path, &weights, shape(), made).unwrap();
+        let model = read(&path).unwrap();
+        assert_eq!((&model.weights, model.adjustment), (&weights, Some(made)));
+        // Rounded twice.
+        let (back, was) = (model.as_trained().unwrap(), patterned());
+        let mut both = back.tensors().iter().flatten().zip(was.tensors().iter().flatten());
+        assert!(both.all(|(back, was)| (back - was).abs() < 1e-6));
+        crate::keras::write(&path, &weights, shape()).unwrap();
+        let model = read(&path).unwrap();
+        assert_eq!((model.adjustment, model.as_trained().unwrap()), (None, weights));
     }
 
     #[test]

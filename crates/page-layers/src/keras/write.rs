@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use hdf5_pure::{AttrValue, FileBuilder};
 use thiserror::Error;
 
-use super::Weights;
 use super::model_config::{layer_names, model_config, training_config};
+use super::{Adjustment, Weights};
 use crate::topology::{CONV_LAYERS, NODES, Operation};
 use base::files::Replace;
 use domain::PatchShape;
@@ -41,11 +41,22 @@ pub enum WriteError {
 /// # Errors
 /// [`WriteError::Layout`] when the HDF5 crate refuses the tree.
 pub fn to_bytes(weights: &Weights, shape: PatchShape) -> Result<Vec<u8>, WriteError> {
+    lay_out(weights, shape, None)
+}
+
+fn lay_out(
+    weights: &Weights,
+    shape: PatchShape,
+    adjustment: Option<Adjustment>,
+) -> Result<Vec<u8>, WriteError> {
     let mut file = FileBuilder::new();
     file.set_attr("backend", text("tensorflow"));
     file.set_attr("keras_version", text(KERAS_VERSION));
     file.set_attr("model_config", text(&model_config(shape)));
     file.set_attr("training_config", text(&training_config()));
+    if let Some(Adjustment { scale, shift }) = adjustment {
+        file.set_attr(Adjustment::ATTRIBUTE, AttrValue::F64Array(vec![scale, shift]));
+    }
 
     let mut root = file.create_group("model_weights");
     root.set_attr("backend", text("tensorflow"));
@@ -89,9 +100,26 @@ pub fn to_bytes(weights: &Weights, shape: PatchShape) -> Result<Vec<u8>, WriteEr
 /// # Errors
 /// [`WriteError::Io`] when the folder is missing, not writable or full.
 pub fn write(path: &Path, weights: &Weights, shape: PatchShape) -> Result<(), WriteError> {
-    let bytes = to_bytes(weights, shape)?;
+    put(path, &to_bytes(weights, shape)?)
+}
+
+/// As [`write`], for `weights` that have this adjustment in them already: the file says so, for a
+/// training that goes on from it.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_adjusted(
+    path: &Path,
+    weights: &Weights,
+    shape: PatchShape,
+    adjustment: Adjustment,
+) -> Result<(), WriteError> {
+    put(path, &lay_out(weights, shape, Some(adjustment))?)
+}
+
+fn put(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     let io = |source| WriteError::Io { path: path.to_owned(), source };
-    Replace::USERS.write(path, &bytes).map_err(io)
+    Replace::USERS.write(path, bytes).map_err(io)
 }
 
 fn text(value: &str) -> AttrValue {

@@ -2,6 +2,7 @@
 
 pub(crate) mod cutout;
 pub(crate) mod evaluate;
+pub(crate) mod joint_fit;
 pub(crate) mod picture;
 pub(crate) mod predict;
 pub(crate) mod preview;

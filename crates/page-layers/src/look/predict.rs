@@ -1,6 +1,7 @@
 //! Probabilities from a trained network.
 
 use candle_core::{Device as Candle, Tensor};
+use rayon::prelude::*;
 
 use crate::gpu::Inference;
 use crate::gpu::device::Device;
@@ -45,7 +46,7 @@ impl Predictor {
 
     fn sharing(weights: &Weights, device: Device, buffers: &Buffers) -> Result<Self, NetworkError> {
         let on = match device {
-            Device::Cpu => On::Host(Network::sharing(weights, buffers)?),
+            Device::Cpu => On::Host(Network::predicting(weights, buffers)?),
             Device::Card(card) => On::Card(Box::new(Inference::new(&card, weights))),
         };
         Ok(Self { on })
@@ -61,6 +62,16 @@ impl Predictor {
         height: usize,
         width: usize,
     ) -> Result<Vec<f32>, NetworkError> {
+        self.inner_logits(images, (height, width), 0)
+    }
+
+    /// The same within a rim of pixels: see [`Self::predict_within`].
+    pub(crate) fn inner_logits(
+        &self,
+        images: &[f32],
+        (height, width): (usize, usize),
+        rim: usize,
+    ) -> Result<Vec<f32>, NetworkError> {
         let image = 3 * height * width;
         let shape = (images.len() / image.max(1), height, width);
         let fits = image > 0 && !images.is_empty() && images.len().is_multiple_of(image);
@@ -71,8 +82,19 @@ impl Predictor {
             On::Card(card) => Ok(card.logits(images, shape)?),
             On::Host(network) => {
                 let x = Tensor::from_slice(images, (shape.0, height, width, 3), &Candle::Cpu)?;
-                let logits = network.forward_logits(&x)?;
-                let values = with_host([&logits], |[values]| values.to_vec())?;
+                let (logits, lacking) = network.inner_logits(&x, rim / 4 * 4)?;
+                let values = with_host([&logits], |[values]| {
+                    if lacking == 0 {
+                        return values.to_vec();
+                    }
+                    let (inner, across) = (height - 2 * lacking, width - 2 * lacking);
+                    let mut whole = vec![0.0; shape.0 * height * width];
+                    for (line, values) in values.chunks_exact(across).enumerate() {
+                        let row = line / inner * height + line % inner + lacking;
+                        whole[row * width + lacking..][..across].copy_from_slice(values);
+                    }
+                    whole
+                })?;
                 network.reclaim(logits)?;
                 Ok(values)
             }
@@ -91,7 +113,21 @@ impl Predictor {
         height: usize,
         width: usize,
     ) -> Result<Vec<f32>, NetworkError> {
-        let logits = self.logits(images, height, width)?;
-        Ok(logits.into_iter().map(sigmoid).collect())
+        self.predict_within(images, (height, width), 0)
+    }
+
+    /// As [`Self::predict`], if the outermost `rim` pixels of each image, less than half of its
+    /// sides, are of no interest: what stands there is arbitrary, and takes less time.
+    ///
+    /// # Errors
+    /// As [`Self::predict`].
+    pub fn predict_within(
+        &self,
+        images: &[f32],
+        (height, width): (usize, usize),
+        rim: usize,
+    ) -> Result<Vec<f32>, NetworkError> {
+        let logits = self.inner_logits(images, (height, width), rim)?;
+        Ok(logits.into_par_iter().map(sigmoid).collect())
     }
 }

@@ -54,16 +54,24 @@ impl Windows {
         }
     }
 
+    /// Width of the windows' rims, which are not used.
+    pub fn rim(self) -> usize {
+        match self {
+            Self::Large => RIM,
+            Self::Classifier { .. } => CLASSIFIER_RIM,
+        }
+    }
+
     /// The windows along a direction in which they have `side` pixels and the page has `length`.
     fn along(self, length: usize, side: usize) -> Vec<Window> {
         // The first pixels of the page that each window may be used for.
-        let (rim, firsts): (usize, Vec<usize>) = match self {
-            Self::Large => (RIM, (0..length).step_by(side - 2 * RIM).collect()),
+        let rim = self.rim();
+        let firsts: Vec<usize> = match self {
+            Self::Large => (0..length).step_by(side - 2 * RIM).collect(),
             Self::Classifier { .. } => {
                 let last = (length + 2 * CLASSIFIER_RIM).saturating_sub(side);
                 let step = side.saturating_sub(Self::CLASSIFIER_RIMS).max(1);
-                let firsts = (0..last).step_by(step).chain([last]).collect();
-                (CLASSIFIER_RIM, firsts)
+                (0..last).step_by(step).chain([last]).collect()
             }
         };
         // Where windows overlap the later one counts: it is the one that the classifier writes
@@ -104,7 +112,7 @@ impl Segmentation {
     ///
     /// `predict(network, images, (height, width))` gets windows (NHWC, as in
     /// [`Samples::write`](crate::Samples::write)) and returns the network's probability for each of
-    /// their pixels.
+    /// their pixels; those in the rims ([`Windows::rim`]) are not read.
     ///
     /// # Errors
     ///
@@ -219,9 +227,11 @@ mod tests {
     use crate::gpu::device::Device;
     use crate::look::predict::Predictor;
     use crate::net::init::initial_weights;
+    use crate::net::network::Network;
     use crate::page::decode::Input;
     use crate::page::mask::Mask;
     use crate::page::page::PageLayer;
+    use candle_core::Tensor;
     use domain::InputKind;
 
     fn classifier(height: usize, width: usize, batch: usize) -> Windows {
@@ -364,7 +374,7 @@ mod tests {
                 let mut image = vec![0.0; 3 * height * width];
                 let place = (row.start, column.start);
                 page.crop(place.0, place.1, (height, width), Edge::Replicate, &mut image);
-                let found = predictor.predict(&image, height, width).unwrap();
+                let found = predictor.predict_within(&image, (height, width), plan.rim()).unwrap();
                 for y in row.used.clone() {
                     for x in column.used.clone() {
                         let [y_in, x_in] = [y as isize - place.0, x as isize - place.1];
@@ -433,13 +443,20 @@ mod tests {
             (0..3 * side * width).map(|i| (i * 7919 % 251) as f32 / 250.0).collect();
         let (mut up, mut down) = (0, 0);
         for seed in [1, 5] {
-            let network = predictor(seed);
-            let before = network.predict(&gray, side, width).unwrap();
+            // As it trains: with fewer products, what is farther away would change a pixel's last
+            // bits by rounding.
+            let network = Network::new(&initial_weights(seed).unwrap()).unwrap();
+            let see = |image: &[f32]| {
+                let x = Tensor::from_slice(image, (1, side, width, 3), &candle_core::Device::Cpu);
+                let logits = network.forward_logits(&x.unwrap()).unwrap();
+                logits.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            };
+            let before = see(&gray);
             for changed in 60..68 {
                 let mut image = gray.clone();
                 let row = &mut image[3 * width * changed..][..3 * width];
                 row.iter_mut().for_each(|value| *value = 40.0 * (1.0 - *value));
-                let after = network.predict(&image, side, width).unwrap();
+                let after = see(&image);
                 for y in 0..side {
                     let at = y * width..(y + 1) * width;
                     if before[at.clone()] != after[at] {
@@ -462,8 +479,8 @@ mod tests {
                 .iter()
                 .map(|one| seen(&page, &Predictor::new(one, Device::Cpu).unwrap(), plan))
                 .collect();
-            let predict = |network: usize, images: &[f32], (height, width)| {
-                networks[network].predict(images, height, width)
+            let predict = |network: usize, images: &[f32], sides| {
+                networks[network].predict_within(images, sides, plan.rim())
             };
             let found = Segmentation::cut(&page, plan, 3, predict).unwrap();
             for (at, label) in found.labels.iter().enumerate() {

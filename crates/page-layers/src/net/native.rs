@@ -8,7 +8,7 @@
 use candle_core::{CustomOp2, Device, Result, Tensor, Var};
 
 use crate::net::error::Step;
-use crate::ops::{AddPoolGradient, BinaryCrossEntropy, Buffers, Conv, MaxPool};
+use crate::ops::{AddPoolGradient, BinaryCrossEntropy, Buffers, Conv, Inner, MaxPool};
 use crate::topology::{self, LAST, NODES, Operation, Source};
 
 /// The parts of a network that its computation needs; layers are numbered as in
@@ -43,11 +43,37 @@ impl Native<'_> {
     }
 
     /// Logits of contiguous images. Memory is reused as soon as an image is no longer needed.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    ///
+    /// The outermost `rim` pixels of the images, a multiple of 4, are of no interest: the second
+    /// half of the network leaves out what only they depend on. The result lacks the outermost
+    /// [`Self::left_out`] pixels.
+    pub(crate) fn forward(&self, x: &Tensor, rim: usize) -> Result<Tensor> {
         let mut results = Results::new(x);
+        // How many of the image's outermost pixels each result lacks.
+        let mut lacking = [0; NODES.len()];
         for (index, node) in NODES.iter().enumerate() {
             let result = match node.operation {
-                Operation::Conv(layer) => self.convolve(layer, &results)?,
+                Operation::Conv(layer) => {
+                    let cut = cut(rim, layer);
+                    let nodes = match topology::source(layer) {
+                        Source::Node(node) | Source::Upsampled(node) => [node, node],
+                        Source::Joined(skip, up) => [skip, up],
+                    };
+                    for read in nodes {
+                        let by = (cut - lacking[read]) / topology::scale(read);
+                        if by > 0 {
+                            let inner = results
+                                .get(read)?
+                                .apply_op1_no_bwd(&Inner { by, buffers: self.buffers.clone() })?;
+                            // The images that come in are not ours to reuse.
+                            let whole = results.0[read].replace(inner);
+                            self.reclaim(whole)?;
+                            lacking[read] = cut;
+                        }
+                    }
+                    lacking[index] = cut;
+                    self.convolve(layer, &results)?
+                }
                 Operation::Pool => self.max_pool(results.get(node.inputs[0])?)?,
                 Operation::Input | Operation::Upsample | Operation::Concat => continue,
             };
@@ -59,6 +85,11 @@ impl Native<'_> {
             }
         }
         results.take(topology::node_of(LAST))
+    }
+
+    /// How many of the images' outermost pixels the result of [`Self::forward`] lacks.
+    pub(crate) fn left_out(rim: usize) -> usize {
+        cut(rim, LAST)
     }
 
     /// Loss and gradients of contiguous images and targets.
@@ -127,6 +158,24 @@ impl Native<'_> {
     fn reclaim(&self, image: Option<Tensor>) -> Result<()> {
         image.map_or(Ok(()), |image| self.buffers.reclaim(image))
     }
+}
+
+/// How many pixels around a pixel of the result the layers from this one on see at most, rounded up
+/// to whole pixels of the images that they read; nothing is known for the layers before.
+///
+/// The last 3×3 convolutions see 3 pixels of the image around each; behind the second upsampling
+/// that is 2 pixels of the half image; the two 3×3 convolutions before see 2 more.
+const fn ahead(layer: usize) -> Option<usize> {
+    match layer {
+        0..7 => None,
+        7 | 8 => Some(8),
+        _ => Some(4),
+    }
+}
+
+/// How many of the outermost pixels a layer need not read, if as many as `rim` are of no interest.
+fn cut(rim: usize, layer: usize) -> usize {
+    ahead(layer).map_or(0, |ahead| rim.saturating_sub(ahead))
 }
 
 /// An image for each node of the network, as far as there is one.

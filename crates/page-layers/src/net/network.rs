@@ -45,19 +45,27 @@ impl Network {
     /// # Errors
     /// When the memory does not suffice.
     pub fn new(weights: &Weights) -> Result<Self, NetworkError> {
-        Self::sharing(weights, &Buffers::default())
+        Self::made_of(weights, Buffers::default(), |conv| conv)
     }
 
-    /// As [`Self::new`], with the memory of other networks; only one of them computes at a time.
+    /// A network that only predicts, with the memory of others; only one of them computes at a
+    /// time.
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub(crate) fn sharing(weights: &Weights, buffers: &Buffers) -> Result<Self, NetworkError> {
-        let buffers = buffers.clone();
+    pub(crate) fn predicting(weights: &Weights, buffers: &Buffers) -> Result<Self, NetworkError> {
+        Self::made_of(weights, buffers.clone(), Conv::for_predictions)
+    }
+
+    fn made_of(
+        weights: &Weights,
+        buffers: Buffers,
+        kind: impl Fn(Conv) -> Conv,
+    ) -> Result<Self, NetworkError> {
         let mut parameters = Vec::with_capacity(CONV_LAYERS.len());
         let mut layers = Vec::with_capacity(CONV_LAYERS.len());
         for index in 0..CONV_LAYERS.len() {
-            let conv = operation(index, &buffers)?;
+            let conv = kind(operation(index, &buffers)?);
             let (kernel, bias) = weights.layer(index);
             let values = [kernel, bias].concat();
             parameters.push(Var::from_vec(values, conv.parameter_shape(), &Device::Cpu)?);
@@ -107,7 +115,22 @@ impl Network {
     /// When the images have another shape or the memory does not suffice.
     pub fn forward_logits(&self, x: &Tensor) -> Result<Tensor, NetworkError> {
         self.check(x)?;
-        Ok(self.native().forward(&x.detach().contiguous()?)?)
+        Ok(self.native().forward(&x.detach().contiguous()?, 0)?)
+    }
+
+    /// As [`Self::forward_logits`], if the outermost `rim` pixels, a multiple of 4, are of no
+    /// interest. Also says how many of them the logits lack on each side.
+    ///
+    /// # Errors
+    /// As [`Self::forward_logits`], and when nothing is left.
+    pub(crate) fn inner_logits(
+        &self,
+        x: &Tensor,
+        rim: usize,
+    ) -> Result<(Tensor, usize), NetworkError> {
+        self.check(x)?;
+        let logits = self.native().forward(&x.detach().contiguous()?, rim)?;
+        Ok((logits, Native::left_out(rim)))
     }
 
     /// Loss of images `[n, h, w, 3]` against targets `[n, h, w, 1]`, and its gradients.

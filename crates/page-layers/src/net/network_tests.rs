@@ -4,7 +4,8 @@
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Module, VarBuilder};
 
-use crate::topology::CONV_LAYERS;
+use crate::keras::Weights;
+use crate::topology::{CONV_LAYERS, LAST};
 use crate::{
     KerasAdam, Network, PageNetwork, Predictor, binary_cross_entropy, initial_weights, variables,
 };
@@ -122,5 +123,102 @@ fn predicting_keeps_memory_for_one_size_only() {
             predictor.predict(&vec![0.5; 3 * side * side], side, side).unwrap().len(),
             side * side
         );
+    }
+}
+
+/// An image of doubles: height, width, channels, and the values row by row.
+type Exact = (usize, usize, usize, Vec<f64>);
+
+/// A convolution of [`CONV_LAYERS`], term by term.
+fn exact_conv(weights: &Weights, index: usize, (height, width, input, x): &Exact) -> Exact {
+    let layer = CONV_LAYERS[index];
+    let (kernel, bias) = weights.layer(index);
+    // A 2×2 kernel pads below and on the right only.
+    let before = (layer.kernel - 1) / 2;
+    let mut y = Vec::with_capacity(height * width * layer.output);
+    for at in 0..height * width {
+        let mut sums: Vec<f64> = bias.iter().map(|value| f64::from(*value)).collect();
+        for tap in 0..layer.kernel * layer.kernel {
+            let row = (at / width + tap / layer.kernel).wrapping_sub(before);
+            let column = (at % width + tap % layer.kernel).wrapping_sub(before);
+            if row < *height && column < *width {
+                for channel in 0..*input {
+                    let value = x[(row * width + column) * input + channel];
+                    let factors = &kernel[(tap * input + channel) * layer.output..];
+                    sums.iter_mut().zip(factors).for_each(|(s, f)| *s += value * f64::from(*f));
+                }
+            }
+        }
+        y.extend(sums.iter().map(|s| if index < LAST { s.max(0.0) } else { *s }));
+    }
+    (*height, *width, layer.output, y)
+}
+
+/// Half as large, or twice.
+fn exact_scaled(
+    (_, width, channels, x): &Exact,
+    size: (usize, usize),
+    of: impl Fn(usize, usize, &dyn Fn(usize, usize) -> f64) -> f64,
+) -> Exact {
+    let pixels = (0..size.0).flat_map(|row| (0..size.1).map(move |column| (row, column)));
+    let y = pixels.flat_map(|(row, column)| {
+        let of = &of;
+        (0..*channels).map(move |channel| {
+            of(row, column, &|row, column| x[(row * width + column) * channels + channel])
+        })
+    });
+    (size.0, size.1, *channels, y.collect())
+}
+
+fn exact_pool(x: &Exact) -> Exact {
+    exact_scaled(x, (x.0 / 2, x.1 / 2), |row, column, x| {
+        let four = [(0, 0), (0, 1), (1, 0), (1, 1)];
+        four.map(|(r, c)| x(2 * row + r, 2 * column + c)).into_iter().fold(0.0, f64::max)
+    })
+}
+
+fn exact_up(x: &Exact) -> Exact {
+    exact_scaled(x, (2 * x.0, 2 * x.1), |row, column, x| x(row / 2, column / 2))
+}
+
+fn exact_join(skip: &Exact, up: &Exact) -> Exact {
+    let pixels = skip.3.chunks_exact(skip.2).zip(up.3.chunks_exact(up.2));
+    (skip.0, skip.1, skip.2 + up.2, pixels.flat_map(|(a, b)| [a, b].concat()).collect())
+}
+
+/// The probabilities of an image, in double precision, as Keras's table of layers says.
+fn exact(weights: &Weights, image: &[f32], height: usize, width: usize) -> Vec<f64> {
+    let conv = |index, x: &Exact| exact_conv(weights, index, x);
+    let x = (height, width, 3, image.iter().map(|value| f64::from(*value)).collect());
+    let first = conv(1, &conv(0, &x));
+    let second = conv(3, &conv(2, &exact_pool(&first)));
+    let third = conv(5, &conv(4, &exact_pool(&second)));
+    let second = exact_join(&second, &conv(6, &exact_up(&third)));
+    let second = conv(8, &conv(7, &second));
+    let first = exact_join(&first, &conv(9, &exact_up(&second)));
+    let logits = conv(13, &conv(12, &conv(11, &conv(10, &first))));
+    logits.3.iter().map(|logit| 1.0 / (1.0 + (-logit).exp())).collect()
+}
+
+#[test]
+fn a_prediction_is_that_of_the_exact_network_to_five_digits() {
+    let (height, width) = (20, 28);
+    let (x, _) = batch(1, height, width);
+    let images = flat(&x);
+    for seed in [3, 5] {
+        // As sure as a trained network: half of its logits lie beyond 3.
+        let mut tensors = initial_weights(seed).unwrap().tensors().to_vec();
+        tensors[2 * LAST].iter_mut().for_each(|value| *value *= 12.0);
+        let weights = Weights::new(tensors).unwrap();
+        let predictor = Predictor::new(&weights, crate::Device::Cpu).unwrap();
+        let found = predictor.predict(&images, height, width).unwrap();
+        let expected = exact(&weights, &images, height, width);
+        let (least, most) =
+            expected.iter().fold((1.0, 0.0), |(a, b): (f64, f64), p| (a.min(*p), b.max(*p)));
+        assert!(most - least > 0.1, "seed {seed}: {least} to {most} shows little");
+        let difference =
+            found.iter().zip(&expected).map(|(a, b)| (f64::from(*a) - b).abs()).fold(0.0, f64::max);
+        println!("seed {seed}: {difference:.1e}, of {least:.3} to {most:.3}");
+        assert!(difference < 1e-5, "seed {seed}: {difference}");
     }
 }

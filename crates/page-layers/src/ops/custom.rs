@@ -6,6 +6,8 @@ use candle_core::{
     Tensor, bail,
 };
 
+use rayon::prelude::*;
+
 use super::buffers::{Buffers, to_tensor};
 use super::conv::{Conv, Extent, Rectified};
 use super::{loss, pool};
@@ -48,8 +50,17 @@ impl Conv {
         buffers: &Buffers,
     ) -> Result<Self> {
         let buffers = buffers.clone();
-        Self { kernel, inputs: [input, 0], output, relu, upsample: false, input_gradient, buffers }
-            .checked()
+        Self {
+            kernel,
+            inputs: [input, 0],
+            output,
+            relu,
+            upsample: false,
+            input_gradient,
+            predicts: false,
+            buffers,
+        }
+        .checked()
     }
 
     /// A 3×3 convolution with ReLU of two images side by side: the skip connection's channels, then
@@ -66,6 +77,7 @@ impl Conv {
             relu: true,
             upsample: false,
             input_gradient: true,
+            predicts: false,
             buffers,
         }
         .checked()
@@ -84,6 +96,7 @@ impl Conv {
             relu: true,
             upsample: true,
             input_gradient: true,
+            predicts: false,
             buffers,
         }
         .checked()
@@ -220,6 +233,36 @@ impl CustomOp3 for Conv {
 pub struct MaxPool {
     /// Where the result's memory comes from.
     pub buffers: Buffers,
+}
+
+/// The inner part of `[n, h, w, c]`, without `by` pixels on each side.
+#[derive(Clone, Debug)]
+pub(crate) struct Inner {
+    pub(crate) by: usize,
+    /// Where the result's memory comes from.
+    pub(crate) buffers: Buffers,
+}
+
+impl CustomOp1 for Inner {
+    fn name(&self) -> &'static str {
+        "inner"
+    }
+    fn cpu_fwd(&self, image: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (batch, height, width, channels) = layout.shape().dims4()?;
+        if 2 * self.by >= height.min(width) {
+            bail!("nothing is left of {height}x{width} without {} on each side", self.by);
+        }
+        let shape = (batch, height - 2 * self.by, width - 2 * self.by, channels);
+        let x = host(image, layout)?;
+        let line = shape.2 * channels;
+        let mut y = self.buffers.take(batch * shape.1 * line);
+        y.par_chunks_mut(line).take(batch * shape.1).enumerate().for_each(|(row, y)| {
+            let (image, row) = (row / shape.1, row % shape.1 + self.by);
+            let from = ((image * height + row) * width + self.by) * channels;
+            y.copy_from_slice(&x[from..from + line]);
+        });
+        Ok((CpuStorage::F32(y), shape.into()))
+    }
 }
 
 /// Adds the gradient of a max pool to the gradient that its image has already got on another path:

@@ -10,7 +10,11 @@ use super::simd::Simd;
 /// multiple of it or padded to one.
 pub(super) const PANEL: usize = 32;
 
-/// Rows of `C` held in registers together: 8 × 2 registers of sums, 2 of `B`.
+/// Rows of `C` held in registers together where there are 32 registers: 12 × 2 of sums, 2 of `B`,
+/// one of `A`.
+const MANY_ROWS: usize = 12;
+
+/// The same with 16 registers.
 const ROWS: usize = 8;
 
 /// `A`: value `(i, p)` is at `i * row + p * column`.
@@ -65,6 +69,14 @@ pub(super) fn multiply<S: Simd>(
         while i < m {
             let left = a.values[i * a.row..].as_ptr();
             let out = c[i * n + j..].as_mut_ptr();
+            // Where panels lie one behind the other, each is fetched while the one before it is
+            // multiplied by the first rows.
+            let ahead = match i / MANY_ROWS {
+                half @ 0..2 if b.panel == k * PANEL => {
+                    right.wrapping_add(b.panel + half * k * S::LANES)
+                }
+                _ => right,
+            };
             let at = Tile {
                 k,
                 left,
@@ -74,25 +86,29 @@ pub(super) fn multiply<S: Simd>(
                 right_row: b.row,
                 out,
                 n,
+                ahead,
+            };
+            let rows = match m - i {
+                MANY_ROWS.. if S::MANY_REGISTERS => MANY_ROWS,
+                ROWS.. => ROWS,
+                4..ROWS => 4,
+                left => left,
             };
             // SAFETY: `block::<R>` reads A at rows i..i+R and all k columns, B at all k rows and
             // columns j..j+step, and touches C at rows i..i+R, columns j..j+step. R <= m - i and j
             // + step <= n (n is a multiple of PANEL, PANEL of step), so the asserts above cover all
             // of it.
             unsafe {
-                match m - i {
+                match rows {
                     1 => block::<S, 1>(at, accumulate),
                     2 => block::<S, 2>(at, accumulate),
                     3 => block::<S, 3>(at, accumulate),
-                    4..ROWS => block::<S, 4>(at, accumulate),
-                    _ => block::<S, ROWS>(at, accumulate),
+                    4 => block::<S, 4>(at, accumulate),
+                    ROWS => block::<S, ROWS>(at, accumulate),
+                    _ => block::<S, MANY_ROWS>(at, accumulate),
                 }
             }
-            i += match m - i {
-                left @ 1..4 => left,
-                4..ROWS => 4,
-                _ => ROWS,
-            };
+            i += rows;
         }
     }
 }
@@ -107,7 +123,25 @@ struct Tile {
     right_row: usize,
     out: *mut f32,
     n: usize,
+    /// What is read soon; perhaps outside of `B`.
+    ahead: *const f32,
 }
+
+/// The same for each row of sums, written out: a loop over twelve of them is left as a loop at
+/// `opt-level = 2`, and the sums are then in memory.
+macro_rules! each_row {
+    ($sums:ident, |$i:ident, $sum:ident| $body:block) => {
+        each_row!(@ $sums $i $sum $body 0 1 2 3 4 5 6 7 8 9 10 11)
+    };
+    (@ $sums:ident $i:ident $sum:ident $body:block $($row:literal)*) => {
+        $(if let Some($sum) = $sums.get_mut($row) {
+            let $i: usize = $row;
+            $body
+        })*
+    };
+}
+
+const _: () = assert!(MANY_ROWS <= 12 && ROWS <= MANY_ROWS);
 
 /// `R` rows by two registers of columns.
 ///
@@ -125,20 +159,23 @@ unsafe fn block<S: Simd, const R: usize>(t: Tile, accumulate: bool) {
                 left = left.add(t.left_column);
                 right = right.add(t.right_row);
             }
+            if S::MANY_REGISTERS {
+                S::prefetch(t.ahead.wrapping_add(p * S::LANES));
+            }
             let b0 = S::load_ptr(right);
             let b1 = S::load_ptr(right.add(S::LANES));
-            for (i, sum) in sums.iter_mut().enumerate() {
+            each_row!(sums, |i, sum| {
                 let a = S::splat(*left.add(i * t.left_row));
                 sum[0] = S::fma(a, b0, sum[0]);
                 sum[1] = S::fma(a, b1, sum[1]);
-            }
+            });
         }
     }
-    for (i, sum) in sums.iter().enumerate() {
+    each_row!(sums, |i, sum| {
         // SAFETY: row i of the tile of C.
         unsafe {
             let out = t.out.add(i * t.n);
-            let (mut s0, mut s1) = (sum[0], sum[1]);
+            let [mut s0, mut s1] = *sum;
             if accumulate {
                 s0 = S::add(s0, S::load_ptr(out));
                 s1 = S::add(s1, S::load_ptr(out.add(S::LANES)));
@@ -146,5 +183,5 @@ unsafe fn block<S: Simd, const R: usize>(t: Tile, accumulate: bool) {
             S::store_ptr(out, s0);
             S::store_ptr(out.add(S::LANES), s1);
         }
-    }
+    });
 }

@@ -23,6 +23,6 @@ mod winograd;
 
 pub use buffers::Buffers;
 pub use conv::Conv;
-pub(crate) use custom::{AddPoolGradient, with_host};
+pub(crate) use custom::{AddPoolGradient, Inner, with_host};
 pub use custom::{BinaryCrossEntropy, MaxPool};
 pub(crate) use loss::{pixel as pixel_loss, sigmoid};

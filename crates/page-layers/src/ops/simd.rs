@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 pub(super) trait Simd: Copy {
     /// Values in one register.
     const LANES: usize;
+    /// Whether there are 32 registers, not 16.
+    const MANY_REGISTERS: bool;
     /// The register.
     type V: Copy;
 
@@ -26,6 +28,8 @@ pub(super) trait Simd: Copy {
     /// # Safety
     /// [`Self::LANES`] values must be writable at `to`.
     unsafe fn store_ptr(to: *mut f32, v: Self::V);
+    /// Fetches a cache line that is needed soon; any address will do.
+    fn prefetch(at: *const f32);
     /// `a + b`.
     fn add(a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`.
@@ -114,6 +118,7 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; WIDE] {
 
 impl Simd for Portable {
     const LANES: usize = WIDE;
+    const MANY_REGISTERS: bool = false;
     type V = [f32; WIDE];
 
     #[inline(always)]
@@ -138,6 +143,8 @@ impl Simd for Portable {
         // SAFETY: the caller vouches for eight writable values; the write asks for no alignment.
         unsafe { to.cast::<Self::V>().write_unaligned(v) }
     }
+    #[inline(always)]
+    fn prefetch(_at: *const f32) {}
     #[inline(always)]
     fn add(a: Self::V, b: Self::V) -> Self::V {
         each(|i| a[i] + b[i])
@@ -184,6 +191,7 @@ mod x86 {
 
     impl Simd for Avx512 {
         const LANES: usize = 16;
+        const MANY_REGISTERS: bool = true;
         type V = __m512;
 
         #[inline(always)]
@@ -212,6 +220,11 @@ mod x86 {
         unsafe fn store_ptr(to: *mut f32, v: __m512) {
             // SAFETY: see the type; the caller vouches for sixteen writable values.
             unsafe { _mm512_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        fn prefetch(at: *const f32) {
+            // SAFETY: a hint, which never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
         #[inline(always)]
         fn add(a: __m512, b: __m512) -> __m512 {
@@ -250,6 +263,7 @@ mod x86 {
 
     impl Simd for Avx2 {
         const LANES: usize = 8;
+        const MANY_REGISTERS: bool = false;
         type V = __m256;
 
         #[inline(always)]
@@ -278,6 +292,11 @@ mod x86 {
         unsafe fn store_ptr(to: *mut f32, v: __m256) {
             // SAFETY: see the type; the caller vouches for eight writable values.
             unsafe { _mm256_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        fn prefetch(at: *const f32) {
+            // SAFETY: a hint, which never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
         }
         #[inline(always)]
         fn add(a: __m256, b: __m256) -> __m256 {

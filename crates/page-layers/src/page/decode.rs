@@ -1,10 +1,11 @@
 //! From an image file to the bytes that training sees: what OpenCV gave the original trainer.
 
-use std::io::{self, BufRead, Seek};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::PathBuf;
 
+use image::codecs::png::PngDecoder;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, Limits};
 use thiserror::Error;
 
 use crate::page::jpeg::{self, JpegError};
@@ -197,18 +198,25 @@ fn high_byte(value: u16) -> u8 {
 fn decode(input: &Input) -> Result<(DynamicImage, Orientation), PageError> {
     let open = |source| PageError::Open { input: input.clone(), source };
     let file = std::fs::File::open(&input.path).map_err(open)?;
-    let reader =
-        ImageReader::new(std::io::BufReader::new(file)).with_guessed_format().map_err(open)?;
-    decode_reader(input, reader, MAX_PIXELS)
+    decode_reader(input, source(file), MAX_PIXELS)
+}
+
+/// Where the bytes of an image come from. One type for all sources: decoders are generic, and one
+/// copy of them is enough.
+pub(super) type Source<'a> = BufReader<Box<dyn ReadSeek + 'a>>;
+
+pub(super) trait ReadSeek: Read + Seek {}
+
+impl<T: Read + Seek> ReadSeek for T {}
+
+pub(super) fn source<'a>(bytes: impl Read + Seek + 'a) -> Source<'a> {
+    BufReader::new(Box::new(bytes))
 }
 
 /// [`page`] and [`layer`] of an image with at most `most` pixels, for [`crate::fuzzing`].
 #[doc(hidden)]
 pub fn of_bytes(input: &Input, bytes: &[u8], most: u64) -> Result<(Bgr, Option<Mask>), PageError> {
-    let open = |source| PageError::Open { input: input.clone(), source };
-    let reader =
-        ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format().map_err(open)?;
-    let decoded = decode_reader(input, reader, most)?;
+    let decoded = decode_reader(input, source(io::Cursor::new(bytes)), most)?;
     let mask = match mask(input, &decoded.0) {
         Err(PageError::NoAlpha { .. }) => None,
         mask => Some(mask?),
@@ -216,18 +224,19 @@ pub fn of_bytes(input: &Input, bytes: &[u8], most: u64) -> Result<(Bgr, Option<M
     Ok((bgr(decoded), mask))
 }
 
-fn decode_reader<R: BufRead + Seek>(
+fn decode_reader(
     input: &Input,
-    mut reader: ImageReader<R>,
+    mut reader: Source<'_>,
     most: u64,
 ) -> Result<(DynamicImage, Orientation), PageError> {
+    let open = |source| PageError::Open { input: input.clone(), source };
     // By content, never by name: an upload's name says nothing.
-    if !matches!(reader.format(), Some(ImageFormat::Png | ImageFormat::Jpeg)) {
-        return Err(PageError::Format { input: input.clone() });
-    }
-    if reader.format() == Some(ImageFormat::Jpeg) {
-        return jpeg::decode(reader.into_inner(), most)
-            .map_err(|error| jpeg_error(input.clone(), error));
+    match image::guess_format(reader.fill_buf().map_err(open)?) {
+        Ok(ImageFormat::Png) => {}
+        Ok(ImageFormat::Jpeg) => {
+            return jpeg::decode(reader, most).map_err(|error| jpeg_error(input.clone(), error));
+        }
+        _ => return Err(PageError::Format { input: input.clone() }),
     }
     let failed = |error: ImageError| match is_early_end(&error) {
         true => PageError::Truncated { input: input.clone() },
@@ -235,8 +244,8 @@ fn decode_reader<R: BufRead + Seek>(
     };
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(most * 8 + (64 << 20));
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(failed)?;
+    let mut decoder = PngDecoder::with_limits(reader, limits.clone()).map_err(failed)?;
+    decoder.set_limits(limits).map_err(failed)?;
     let (width, height) = decoder.dimensions();
     if u64::from(width) * u64::from(height) > most {
         return Err(PageError::TooLarge { input: input.clone(), width, height });

@@ -5,12 +5,14 @@
 //! While it decodes, [`Spliced`] makes sure that a scan which ends too early is an error, not a
 //! grey area.
 
-use std::io::{self, BufRead, Read, Seek};
+use std::io::{self, BufRead, Read, Seek as _};
 
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, RgbImage};
 use jpeg_decoder::{ColorTransform, Decoder, PixelFormat};
 use thiserror::Error;
+
+use super::decode::Source;
 
 /// Most scans of a file. Progressive files have about 10; without a limit, a small file could keep
 /// a core busy for hours.
@@ -52,8 +54,8 @@ impl From<io::Error> for JpegError {
 ///
 /// Memory: 3 bytes a pixel stay. While decoding it is up to 6, with four colours 8; in a
 /// progressive file 2 more for each value, that is up to 12 or 16.
-pub(crate) fn decode(
-    mut reader: impl BufRead + Seek,
+pub(super) fn decode(
+    mut reader: Source<'_>,
     most: u64,
 ) -> Result<(DynamicImage, Orientation), JpegError> {
     reader.rewind()?;
@@ -136,7 +138,7 @@ struct Frame {
 }
 
 /// Walks over the markers of a file up to its end.
-fn survey(reader: &mut impl BufRead, most: u64) -> Result<Survey, JpegError> {
+fn survey(reader: &mut Source<'_>, most: u64) -> Result<Survey, JpegError> {
     let mut file = Walk { reader, at: 0 };
     if [file.byte()?, file.byte()?] != [0xff, 0xd8] {
         return Err(damaged("it does not begin as a JPEG"));
@@ -331,13 +333,13 @@ fn colours(frame: &Frame, jfif: bool, adobe: Option<u8>) -> ColorTransform {
 }
 
 /// A file that is read marker by marker.
-struct Walk<'a, R> {
-    reader: &'a mut R,
+struct Walk<'a, 's> {
+    reader: &'a mut Source<'s>,
     /// Place of the next byte.
     at: u64,
 }
 
-impl<R: BufRead> Walk<'_, R> {
+impl Walk<'_, '_> {
     fn byte(&mut self) -> Result<u8, JpegError> {
         let mut byte = [0];
         self.reader.read_exact(&mut byte)?;

@@ -5,6 +5,7 @@ use std::io::Cursor;
 
 use image::DynamicImage;
 
+use super::decode::source;
 use super::jpeg::{JpegError, decode};
 
 /// Largest difference from libjpeg's values: the decoder rounds otherwise where colours are
@@ -46,7 +47,7 @@ fn case(name: &str) -> Vec<u8> {
 }
 
 fn decoded(bytes: &[u8]) -> Result<DynamicImage, JpegError> {
-    decode(Cursor::new(bytes), 1 << 20).map(|(image, _)| image)
+    decode(source(Cursor::new(bytes)), 1 << 20).map(|(image, _)| image)
 }
 
 /// The values of a PPM of 37×19 pixels; of a PGM each three times.

@@ -84,6 +84,20 @@ pub struct LayerSamples {
     centres: Vec<Centre>,
 }
 
+impl LayerSamples {
+    /// The upper left corners of the samples on a page; some may lie before the page's.
+    pub(crate) fn corners_on(&self, page: &Arc<Page>) -> impl Iterator<Item = (isize, isize)> {
+        let number = self.pages.iter().position(|(own, _)| Arc::ptr_eq(own, page));
+        let on_it = move |centre: &&Centre| number == Some(centre.page as usize);
+        self.centres.iter().filter(on_it).map(move |centre| self.corner(*centre))
+    }
+
+    fn corner(&self, centre: Centre) -> (isize, isize) {
+        let top = centre.row as isize - (self.shape.height() / 2) as isize;
+        (top, centre.column as isize - (self.shape.width() / 2) as isize)
+    }
+}
+
 impl Samples for LayerSamples {
     fn shape(&self) -> PatchShape {
         self.shape
@@ -108,11 +122,12 @@ impl Samples for LayerSamples {
     fn place(&self, index: usize, (rows, columns): (isize, isize)) -> Option<Place<'_>> {
         let centre = self.centres[index];
         let (page, layer) = &self.pages[centre.page as usize];
+        let (top, left) = self.corner(centre);
         Some(Place {
             page,
             layer: *layer,
-            top: centre.row as isize - (self.shape.height() / 2) as isize + rows,
-            left: centre.column as isize - (self.shape.width() / 2) as isize + columns,
+            top: top + rows,
+            left: left + columns,
             left_right: false,
             up_down: false,
             lighter: 0.0,

@@ -4,15 +4,9 @@ use std::marker::PhantomData;
 
 use super::super::engine::{Panels, gradient, product};
 use super::super::winograd::{
-    F2, F4, Input, Output, OutputGradient, kernel_gradient, kernel_points, point_of_sums,
+    F2, F4, Filtering, Input, Output, OutputGradient, kernel_gradient, kernel_points, point_of_sums,
 };
 use super::{Above, Below, Conv, Layer, Method, transposed};
-
-/// Filtering on the way forward: as exact as the direct sum, which decides where ReLU and pooling
-/// switch.
-type Forward = F2;
-const FORWARD_SIDE: usize = 2;
-const FORWARD_POINTS: usize = 4;
 
 /// Filtering of the gradients: fewer products, rounding errors still below those that a batch's
 /// choice makes.
@@ -28,27 +22,14 @@ impl Method for Filtered {
         conv.kernel == 3
     }
 
+    /// For training F(2, 3), which is as exact as the direct sum: it decides where ReLU and pooling
+    /// switch. Nothing is decided from a prediction but which layer is surest: F(4, 3).
     fn forward(&self, layer: &Layer<'_>, bias: &[f32], y: &mut [f32]) {
-        let ((input, output), kernel) = (layer.channels(), layer.kernel);
-        let points = FORWARD_POINTS * FORWARD_POINTS;
-        let weights = Panels::new(points, input, output, &layer.conv.buffers, |point, i, row| {
-            kernel_points::<Forward, FORWARD_SIDE, FORWARD_POINTS>(
-                point,
-                |tap| &kernel[(tap * input + i) * output..][..output],
-                row,
-            );
-        });
-        let lowering = Input { images: layer.images(), filtering: PhantomData::<Forward> };
-        let raising = Output {
-            height: layer.extent.height,
-            width: layer.extent.width,
-            channels: [output, 0],
-            bias: Some(bias),
-            relu: layer.conv.relu,
-            gates: [None; 2],
-            filtering: PhantomData::<Forward>,
-        };
-        product(layer.grid(FORWARD_SIDE), &lowering, &weights, &raising, [y, &mut []]);
+        if layer.conv.predicts {
+            filter::<F4, 4, 6>(layer, bias, y);
+        } else {
+            filter::<F2, 2, 4>(layer, bias, y);
+        }
     }
 
     fn backward(&self, layer: &Layer<'_>, above: &Above<'_>, below: Below<'_>) {
@@ -85,4 +66,28 @@ impl Method for Filtered {
         drop(weights);
         buffers.give(turned);
     }
+}
+
+/// The result, computed in tiles of `M` × `M` pixels.
+fn filter<F: Filtering<M, N>, const M: usize, const N: usize>(
+    layer: &Layer<'_>,
+    bias: &[f32],
+    y: &mut [f32],
+) {
+    let ((input, output), kernel) = (layer.channels(), layer.kernel);
+    let weights = Panels::new(N * N, input, output, &layer.conv.buffers, |point, i, row| {
+        let tap = |tap| &kernel[(tap * input + i) * output..][..output];
+        kernel_points::<F, M, N>(point, tap, row);
+    });
+    let lowering = Input { images: layer.images(), filtering: PhantomData::<F> };
+    let raising = Output {
+        height: layer.extent.height,
+        width: layer.extent.width,
+        channels: [output, 0],
+        bias: Some(bias),
+        relu: layer.conv.relu,
+        gates: [None; 2],
+        filtering: PhantomData::<F>,
+    };
+    product(layer.grid(M), &lowering, &weights, &raising, [y, &mut []]);
 }

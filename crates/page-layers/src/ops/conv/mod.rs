@@ -28,6 +28,7 @@ pub struct Conv {
     pub(super) relu: bool,
     pub(super) upsample: bool,
     pub(super) input_gradient: bool,
+    pub(super) predicts: bool,
     pub(super) buffers: Buffers,
 }
 
@@ -136,6 +137,12 @@ trait Method {
 }
 
 impl Conv {
+    /// The same for predictions: fewer products, with rounding errors that are several times as
+    /// large. A training would notice them where ReLU and pooling switch.
+    pub(crate) fn for_predictions(self) -> Self {
+        Self { predicts: true, ..self }
+    }
+
     /// Channels in, both inputs together.
     pub(super) fn input(&self) -> usize {
         self.inputs[0] + self.inputs[1]
