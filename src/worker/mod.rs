@@ -18,7 +18,6 @@ mod signals;
 pub(crate) mod tasks;
 mod told;
 
-use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
