@@ -58,7 +58,7 @@ fn both_images_run_without_the_rights_of_root_and_end_at_sigterm() {
         for wanted in ["USER hpc-trainer", "STOPSIGNAL SIGTERM", "VOLUME /data"] {
             assert!(lines.iter().any(|line| line == wanted), "{name}: {wanted}");
         }
-        let last = lines.iter().filter(|line| line.starts_with("USER ")).next_back();
+        let last = lines.iter().rfind(|line| line.starts_with("USER "));
         assert_eq!(last.map(String::as_str), Some("USER hpc-trainer"), "{name}");
     }
     let compose = read("compose.yaml");
