@@ -1,6 +1,6 @@
 //! From an image file to the bytes that training sees: what OpenCV gave the original trainer.
 
-use std::io::{self, BufRead, BufReader, Read, Seek};
+use std::io::{self, BufRead as _};
 use std::path::PathBuf;
 
 use image::codecs::png::PngDecoder;
@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::page::jpeg::{self, JpegError};
 use crate::page::mask::Mask;
+use crate::page::source::{Source, source};
 use domain::InputKind;
 
 /// Largest image that is decoded, in pixels. A 600 dpi folio is about 40 megapixels; the limit
@@ -199,18 +200,6 @@ fn decode(input: &Input) -> Result<(DynamicImage, Orientation), PageError> {
     let open = |source| PageError::Open { input: input.clone(), source };
     let file = std::fs::File::open(&input.path).map_err(open)?;
     decode_reader(input, source(file), MAX_PIXELS)
-}
-
-/// Where the bytes of an image come from. One type for all sources: decoders are generic, and one
-/// copy of them is enough.
-pub(super) type Source<'a> = BufReader<Box<dyn ReadSeek + 'a>>;
-
-pub(super) trait ReadSeek: Read + Seek {}
-
-impl<T: Read + Seek> ReadSeek for T {}
-
-pub(super) fn source<'a>(bytes: impl Read + Seek + 'a) -> Source<'a> {
-    BufReader::new(Box::new(bytes))
 }
 
 /// [`page`] and [`layer`] of an image with at most `most` pixels, for [`crate::fuzzing`].

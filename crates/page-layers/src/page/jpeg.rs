@@ -12,7 +12,7 @@ use image::{DynamicImage, GrayImage, RgbImage};
 use jpeg_decoder::{ColorTransform, Decoder, PixelFormat};
 use thiserror::Error;
 
-use super::decode::Source;
+use super::source::Source;
 
 /// Most scans of a file. Progressive files have about 10; without a limit, a small file could keep
 /// a core busy for hours.

@@ -5,8 +5,8 @@ use std::io::Cursor;
 
 use image::DynamicImage;
 
-use super::decode::source;
 use super::jpeg::{JpegError, decode};
+use super::source::source;
 
 /// Largest difference from libjpeg's values: the decoder rounds otherwise where colours are
 /// enlarged.

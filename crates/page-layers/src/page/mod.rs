@@ -8,3 +8,4 @@ mod jpeg_tests;
 pub(crate) mod mask;
 #[allow(clippy::module_inception, reason = "the page itself, among what it is made from")]
 pub(crate) mod page;
+mod source;
