@@ -61,23 +61,30 @@ impl Drop for Server {
 /// A port behind which the server is at times.
 pub(crate) struct Relay {
     address: SocketAddr,
-    to: Arc<Mutex<Option<SocketAddr>>>,
+    now: Arc<Mutex<Now>>,
+}
+
+/// Where a relay leads now, and the connections that go through it.
+#[derive(Default)]
+struct Now {
+    to: Option<SocketAddr>,
+    open: Vec<TcpStream>,
 }
 
 impl Relay {
     pub(crate) fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (address, to) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(None)));
-        let shared = Arc::clone(&to);
+        let relay = Self { address: listener.local_addr().unwrap(), now: Arc::default() };
+        let now = Arc::clone(&relay.now);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                let target: Option<SocketAddr> = *shared.lock().unwrap();
-                let Some(server) = target.and_then(|to| TcpStream::connect(to).ok()) else {
+                let mut now = now.lock().unwrap();
+                let Some(server) = now.to.and_then(|to| TcpStream::connect(to).ok()) else {
                     continue;
                 };
-                for (mut from, mut to) in
-                    [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
-                {
+                let again = |stream: &TcpStream| stream.try_clone().unwrap();
+                now.open.extend([again(&client), again(&server)]);
+                for (mut from, mut to) in [(again(&client), again(&server)), (server, client)] {
                     thread::spawn(move || {
                         let _ = std::io::copy(&mut from, &mut to);
                         let _ = to.shutdown(Shutdown::Write);
@@ -85,16 +92,21 @@ impl Relay {
                 }
             }
         });
-        Self { address, to }
+        relay
     }
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Has the server be there, or away.
+    /// Has the server be there, or away: then connections end, too.
     pub(crate) fn lead(&self, to: Option<SocketAddr>) {
-        *self.to.lock().unwrap() = to;
+        let mut now = self.now.lock().unwrap();
+        now.to = to;
+        for stream in now.open.drain(..).filter(|_| to.is_none()) {
+            // It may have ended before.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 }
 
