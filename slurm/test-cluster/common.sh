@@ -50,13 +50,17 @@ wait_until() {
     until "$@"; do
         [ "$SECONDS" -lt "$end" ] || return 1
         alive $$ || exit 1
-        sleep 0.05
+        sleep 0.1
     done
 }
 
+# alive PID: whether it runs and is no zombie. Asked ten times a second, so it starts no process.
 alive() {
-    [ -n "$1" ] && [ -d "/proc/$1" ] &&
-        ! grep -q '^State:[[:space:]]*Z' "/proc/$1/status" 2>/dev/null
+    local stat
+    [ -n "$1" ] && { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
+    # The state is the word behind the name, which has brackets around it, and may have some itself.
+    stat=${stat##*) }
+    [ "${stat%% *}" != Z ]
 }
 
 # three_times FUNCTION LOGS…: a start can lose a race for its ports; the third failure is a real
