@@ -106,10 +106,10 @@ proptest! {
     #[test]
     fn an_end_is_read_back_from_the_wire_and_from_the_spool(
         at in at(),
-        error in "[^\\p{C}\\p{Zl}\\p{Zp}]{1,80}",
+        error in "[^\\p{C}\\p{Zl}\\p{Zp}]{1,40}",
         cause in "[a-z_]{1,20}",
         advice in "[a-z .]{0,60}",
-        log in prop::collection::vec("[^\\p{C}\\p{Zl}\\p{Zp}]{0,60}", 0..40),
+        log in prop::collection::vec("[^\\p{C}\\p{Zl}\\p{Zp}]{0,20}", 0..12),
         asked in asked(),
         used in used(),
         names in prop::collection::vec("[A-Za-z0-9 ]{1,20}", 0..14),
@@ -155,9 +155,9 @@ proptest! {
     /// Whatever a sentence or a log holds, the body stays within its limit.
     #[test]
     fn no_text_makes_a_body_too_large(
-        text in "\\PC{0,200}",
-        repeat in 0usize..2000,
-        lines in 0usize..200,
+        text in "\\PC{0,50}",
+        repeat in 0usize..400,
+        lines in 0usize..80,
     ) {
         let text = format!("{text}\u{1}\u{7f}\"\\").repeat(repeat);
         let failed = JobFailed {
