@@ -125,6 +125,7 @@ SAMPLES_SETTINGS = {
             "^(none|horizontal|vertical|both)$",
             _WORDS + "none, horizontal, vertical, both",
         ),
+        "Calibrate": _text("no", "^(no|yes)$", _WORDS + "no, yes"),
         "Seed": _text("", "^[0-9]{0,19}$", "A whole number; empty: a new one for each training"),
         CPUS: _described(_integer(0, 0), "0: the cluster chooses"),
         MEMORY: _described(_integer(0, 0), "0: the cluster chooses"),

@@ -92,6 +92,15 @@ def test_layers_are_trained_side_by_side_where_that_is_asked_for():
     assert name not in order.PAGE_SETTINGS["properties"]
 
 
+def test_layers_are_calibrated_where_that_is_asked_for():
+    for given, sent in ((None, "no"), ("no", "no"), ("yes", "yes")):
+        assert order.fill({"Calibrate": given}, order.SAMPLES_SETTINGS, {})["Calibrate"] == sent
+    refused(
+        lambda: order.fill({"Calibrate": "perhaps"}, order.SAMPLES_SETTINGS, {}),
+        '"Calibrate"',
+    )
+
+
 def test_all_wrong_settings_are_told_at_once():
     given = {
         "Patch height": 66,
