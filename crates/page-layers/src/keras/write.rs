@@ -103,11 +103,11 @@ pub fn write(path: &Path, weights: &Weights, shape: PatchShape) -> Result<(), Wr
     put(path, &to_bytes(weights, shape)?)
 }
 
-/// As [`write`], for `weights` that have this adjustment in them already: the file says so, for a
+/// As [`write()`], for `weights` that have this adjustment in them already: the file says so, for a
 /// training that goes on from it.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_adjusted(
     path: &Path,
     weights: &Weights,
