@@ -1,5 +1,5 @@
-//! The image of a page comes from a IIIF server, where the administrator allows it, and from nowhere
-//! else.
+//! The image of a page comes from a IIIF server, where the administrator allows it, and from
+//! nowhere else.
 #![cfg(feature = "gateway")]
 
 use std::fs;

@@ -268,7 +268,8 @@ fn each_run_is_logged_once_whether_the_server_is_there_or_not() {
     for run in &all {
         assert_eq!(epochs(server, run, "Model%200/training_loss"), [1, 2, 3], "{run}");
     }
-    // What is not asked for is not logged: a gateway without the variable, and one that has it then.
+    // What is not asked for is not logged: a gateway without the variable, and one that has it
+    // then.
     gateway.terminate();
     environment.clear();
     let gateway = site.start();

@@ -523,7 +523,8 @@ pub fn markdown() -> String {
     }
     text.push_str(
         "\n## Variables of the gateway\n\n`gateway` reads these from its environment, such as \
-         `EnvironmentFile=` of its unit, and from no file.\n\n| variable | what it is |\n|---|---|\n",
+         `EnvironmentFile=` of its unit, and from no file.\n\n\
+         | variable | what it is |\n|---|---|\n",
     );
     for (names, what) in OF_GATEWAY {
         let _ = writeln!(text, "| {names} | {what} |");

@@ -47,8 +47,8 @@ pub enum NotCalibrated {
     },
     /// The choice among the layers would not be better.
     #[error(
-        "it would not be clearly better: F1 {:.3} instead of {:.3} on {} pixels that no network has \
-        learned from",
+        "it would not be clearly better: F1 {:.3} instead of {:.3} on {} pixels that no network \
+        has learned from",
         .0.after, .0.before, .0.pixels
     )]
     NoBetter(Gain),

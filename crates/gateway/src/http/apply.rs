@@ -19,7 +19,8 @@ use crate::problem::Problem;
 /// Apply a run's models to another page
 ///
 /// The page is one that is there, `{"page": "ID"}`, or an image that is sent as the part `image` of
-/// a form, or named there by its address in IIIF (`image_url`). It is a run of its own, which comes before trainings that wait. Its files are the layers
+/// a form, or named there by its address in IIIF (`image_url`). It is a run of its own, which comes
+/// before trainings that wait. Its files are the layers
 /// that the models have found, as RGBA PNGs, and a picture of all of them. Where they can be
 /// trained with, they are a page as well (`made_page`).
 #[utoipa::path(

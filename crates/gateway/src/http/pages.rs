@@ -21,7 +21,8 @@ const MOST: u32 = 500;
 /// A form with the files of a page, under the names that `run_trainer --local` knows: image.png (or
 /// .jpg), background.png, regions.png (where only a part of the page counts), layer_0.png to
 /// layer_9.png; or one zip as Pixel makes it. Instead of the image, `image_url` may be the address
-/// of a IIIF image, where the gateway's administrator allows its host. The page is decoded as the trainer does it: what is
+/// of a IIIF image, where the gateway's administrator allows its host. The page is decoded as
+/// the trainer does it: what is
 /// accepted can be trained.
 #[utoipa::path(
     post, path = "/v1/pages", operation_id = "upload_page", tag = "pages",

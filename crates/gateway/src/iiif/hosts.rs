@@ -23,8 +23,8 @@ struct Allowed {
 /// An entry that can't be understood.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error(
-    "ALLOWED_IIIF_HOSTS: \"{0}\" must be HOST, HOST:PORT, an address, or HOST=ADDRESS for a host of a \
-     private network"
+    "ALLOWED_IIIF_HOSTS: \"{0}\" must be HOST, HOST:PORT, an address, or HOST=ADDRESS for a host \
+     of a private network"
 )]
 pub struct IiifHostsError(String);
 

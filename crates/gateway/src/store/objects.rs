@@ -100,7 +100,8 @@ impl Objects {
                 if target.exists() {
                     return Ok(object);
                 }
-                // Trainings read it by other names of the same file: none of them shall write to it.
+                // Trainings read it by other names of the same file: none of them shall write to
+                // it.
                 from.set_permissions(fs::Permissions::from_mode(0o400))?;
                 from.sync_all()?;
                 base::crash::point("before keeping an object");
@@ -198,8 +199,8 @@ fn path(folder: &Path, sha256: &str) -> PathBuf {
     folder.join(shelf(sha256)).join(sha256)
 }
 
-/// Writes an object of a bucket into a file, which is at its beginning then. What has changed on the
-/// way is refused.
+/// Writes an object of a bucket into a file, which is at its beginning then. What has changed on
+/// the way is refused.
 fn fetch(bucket: &Bucket, sha256: &str, file: &mut File) -> io::Result<()> {
     bucket.fetch(shelf(sha256), sha256, file)?;
     file.seek(SeekFrom::Start(0))?;

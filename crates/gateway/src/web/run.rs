@@ -54,7 +54,10 @@ pub(super) async fn page(
             (asked(&run))
         }
         @if run.status.state == RunState::Succeeded && run.image.is_none()
-            && browser.0.account.role.may_submit() { (apply_form(&run, &browser, &pages, !app.iiif.is_empty())) }
+            && browser.0.account.role.may_submit()
+        {
+            (apply_form(&run, &browser, &pages, !app.iiif.is_empty()))
+        }
     };
     let changes = !run.status.state.is_end();
     let frame = Frame { title: &title, identity: Some(&browser.0), changes };
