@@ -91,9 +91,15 @@ fn a_page_goes_to_a_cluster_and_models_come_back() {
     let status = gateway.get("/status").expect(200).json();
     assert_eq!((&status["queued_tasks"], &status["registered_workers"]), (&json!(1), &json!(null)));
 
-    // A kill while the cluster trains: the next gateway goes on.
+    // A kill while the cluster trains: the next gateway goes on. It has another address, so the
+    // trainer must have the page by then.
     town.pass();
     assert_eq!(town.desk.vhost.waiting(JOBS), Some(0));
+    wait_for("the training to begin", TRAINING, || {
+        let run = state_of(&gateway, 1);
+        let begun = run["progress"]["layer"].as_u64() > Some(0);
+        (begun || run["state"] == "succeeded" || run["state"] == "failed").then_some(())
+    });
     drop(gateway);
     let gateway = town.start();
     let run = town.pass_until(&gateway, 1, &["succeeded", "failed", "cancelled"]);
