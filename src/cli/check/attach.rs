@@ -12,7 +12,7 @@ use crate::bridge::operator::{FindError, find};
 use crate::cli::output::{Printed, complain, print};
 use crate::ledger::{Progress, Store};
 use base::exit_code::ExitCode;
-use contract::wire::conversation::Standing;
+use domain::Standing;
 
 /// The time between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
