@@ -90,8 +90,8 @@ fn a_training_that_fails_says_why_in_a_sentence() {
     site.assert_tidy("failures");
 }
 
-/// A way through the gateway, on which it is killed at each point: where it starts, how it goes, and
-/// what is there in the end.
+/// A way through the gateway, on which it is killed at each point: where it starts, how it goes,
+/// and what is there in the end.
 struct Way {
     start: Site,
     go: fn(&Gateway) -> bool,

@@ -328,8 +328,8 @@ variables! {
             "how much training, in seconds, may be lost when a node fails",
             "A checkpoint has about 25 MB.";
     }
-    "The gateway alone", "What gateway reads beside RABBITMQ_* and REQUIRE_TLS (docs/gateway.md); \
-            check and run_trainer pass it over." {
+    "The gateway alone", "What gateway reads beside RabbitMQ's variables (docs/gateway.md); check \
+            and run_trainer pass it over." {
         GATEWAY_OBJECTS: Text(), MAY, "s3://my-bucket/gateway",
             "the bucket of S3 that keeps pages and models: s3://BUCKET or s3://BUCKET/FOLDER",
             "Without it they lie in the data folder.";

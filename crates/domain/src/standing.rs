@@ -112,8 +112,8 @@ impl Standing {
         }
     }
 
-    /// How much of all epochs of all layers is done at least, 0 to 1. A layer that stops early makes
-    /// it jump forward.
+    /// How much of all epochs of all layers is done at least, 0 to 1. A layer that stops early
+    /// makes it jump forward.
     pub fn fraction(&self) -> f64 {
         if self.predicting {
             return 1.0;

@@ -54,8 +54,8 @@ pub(crate) fn of_end(done: &JobDone) -> Value {
     })
 }
 
-/// What a `training.json` says of each epoch: the name of the layer's model, and what the epoch came
-/// to. One without a training loss is left out.
+/// What a `training.json` says of each epoch: the name of the layer's model, and what the epoch
+/// came to. One without a training loss is left out.
 pub(crate) fn epochs_of_record(record: &[u8]) -> Vec<(String, EpochReport)> {
     let record: Value = serde_json::from_slice(record).unwrap_or_default();
     let layers = record["layers"].as_array().map(Vec::as_slice).unwrap_or_default();

@@ -57,8 +57,8 @@ pub fn login_form(body: &[u8]) -> Option<(String, String)> {
     http::who_logs_in(body)
 }
 
-/// Reads the body of a `job.progress`, and of a `training.json`, of which the events of epochs come;
-/// told again, they are no news.
+/// Reads the body of a `job.progress`, and of a `training.json`, of which the events of epochs
+/// come; told again, they are no news.
 pub fn told(body: &[u8]) {
     let mut courses = Courses::default();
     let mut told: Vec<(String, domain::EpochReport)> = Vec::new();

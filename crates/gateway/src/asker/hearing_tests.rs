@@ -242,7 +242,10 @@ fn each_epoch_is_an_event_once_however_often_it_is_told() {
         };
         losses.iter().map(epoch).collect::<Vec<_>>()
     };
-    let layer = |model: &str, losses: &[f64]| json!({"figures": {"model": model, "best_epoch": 1}, "history": history(losses)});
+    let layer = |model: &str, losses: &[f64]| {
+        let figures = json!({"model": model, "best_epoch": 1});
+        json!({"figures": figures, "history": history(losses)})
+    };
     let record = json!({"layers": [layer("a", &[0.9, 0.5]), layer("b", &[0.7, 0.4])]});
     let record = of_report(&run, RECORD, record.to_string().as_bytes(), object("r"));
     assert_eq!(epochs_in(&record), [("b".to_owned(), 2, 0.4)]);
