@@ -260,7 +260,17 @@ fn the_bill_of_materials_lists_what_is_built() {
         built.remove(&format!("hpc-trainer {}", env!("CARGO_PKG_VERSION")));
         assert_eq!(listed(program), built, "{program}");
     }
-    let own = ["base", "contract", "domain", "gateway", "page-layers", "report", "scheduler"];
+    let own = [
+        "base",
+        "contract",
+        "domain",
+        "gateway",
+        "local",
+        "page-layers",
+        "report",
+        "scheduler",
+        "terminal",
+    ];
     for component in list(&document["components"]) {
         let hashed = component["hashes"][0]["content"].as_str().map(str::len) == Some(64);
         assert!(hashed || own.contains(&text(&component["name"])), "{component}");
