@@ -116,7 +116,7 @@ mod tests {
         EpochReport {
             epoch,
             training_loss: 0.1,
-            validation: (epoch % 2 == 0).then_some(metrics),
+            validation: epoch.is_multiple_of(2).then_some(metrics),
             best: epoch == 2,
             seconds: 1.5,
         }
