@@ -164,7 +164,7 @@ fn only_as_long_as_it_waits_may_others_look_into_it() {
         let mut look = vec![script.to_string_lossy().into_owned()];
         look.extend(told(&said, "attach one by: "));
         let seen = typed(&look, &["-batch", "-nx", "-ex", "bt", "-ex", "detach"]).run();
-        assert!(has(&seen, "worker/debug_wait.rs"), "{seen}");
+        assert!(has(&seen, "local/src/debug_wait.rs"), "{seen}");
         assert!(running.is_running(), "{}", fs::read_to_string(&log).unwrap());
         assert!(!page.path("out/training.json").exists());
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use clap::CommandFactory as _;
+use clap::{CommandFactory as _, Parser as _};
 use hpc_trainer::cli::check;
 
 pub(crate) fn repository() -> &'static Path {
@@ -129,6 +129,25 @@ fn every_command_in_the_documents_can_be_typed() {
         }
     }
     assert!(typed > 30, "{typed} commands");
+}
+
+/// The commands for a page in a folder are read by the program that they call.
+#[test]
+fn every_command_for_a_page_in_a_folder_can_be_typed() {
+    let mut typed = 0;
+    for name in ["README.md", "docs/local.md"] {
+        for line in read(name).lines() {
+            let starts = ["cargo run --release -p local -- ", "target/release/train_page "];
+            let Some(rest) = starts.iter().find_map(|start| line.strip_prefix(start)) else {
+                continue;
+            };
+            let words = ["train_page"].into_iter().chain(rest.split_whitespace());
+            let parsed = local::train_page::Arguments::try_parse_from(words);
+            assert!(parsed.is_ok(), "{name}: {line}: {}", parsed.unwrap_err());
+            typed += 1;
+        }
+    }
+    assert_eq!(typed, 4);
 }
 
 // ── The book ────────────────────────────────────────────────────────────────────────────────────

@@ -177,6 +177,37 @@ fn the_profiles_name_crates_that_there_are() {
     assert!(gone.is_empty(), "not in Cargo.lock: {gone:?}");
 }
 
+/// The rows of a profile's table of crates in `Cargo.toml`.
+fn crates_of_profile(profile: &str) -> String {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let (_, rest) = manifest.split_once(&format!("\n[profile.{profile}.package]\n")).unwrap();
+    rest.split("\n[").next().unwrap().to_owned()
+}
+
+/// Cargo hands the level of each crate of a release build on to the profiles that inherit it. What a
+/// release build leaves unoptimised only to be built sooner is optimised in what is handed out.
+#[test]
+fn what_is_handed_out_is_optimised_more_than_a_release_build() {
+    let names = |rows: &str| -> Vec<String> {
+        rows.lines().filter_map(|row| Some(row.split_once(" = {")?.0.to_owned())).collect()
+    };
+    let [release, dist, login] = ["release", "dist", "login"].map(crates_of_profile);
+    let (_, called) = release.split_once("# Called now and then.").unwrap();
+    for name in names(called) {
+        assert!(
+            format!("\n{dist}").contains(&format!("\n{name} = {{ opt-level = 3 }}")),
+            "{name} in a tarball"
+        );
+    }
+    let check = built(&metadata(&["--no-default-features"]));
+    for name in names(&release) {
+        let in_check = check.iter().any(|c| c.split(' ').next() == Some(&name));
+        let row = format!("\n{name} = {{ opt-level = \"s\" }}");
+        assert_eq!(format!("\n{login}").contains(&row), in_check, "{name} in check");
+    }
+    assert!(names(&release).len() > 30);
+}
+
 #[test]
 fn the_login_node_builds_nothing_of_the_trainer() {
     let check = built(&metadata(&["--no-default-features"]));
@@ -260,7 +291,17 @@ fn the_bill_of_materials_lists_what_is_built() {
         built.remove(&format!("hpc-trainer {}", env!("CARGO_PKG_VERSION")));
         assert_eq!(listed(program), built, "{program}");
     }
-    let own = ["base", "contract", "domain", "gateway", "page-layers", "report", "scheduler"];
+    let own = [
+        "base",
+        "contract",
+        "domain",
+        "gateway",
+        "local",
+        "page-layers",
+        "report",
+        "scheduler",
+        "terminal",
+    ];
     for component in list(&document["components"]) {
         let hashed = component["hashes"][0]["content"].as_str().map(str::len) == Some(64);
         assert!(hashed || own.contains(&text(&component["name"])), "{component}");

@@ -26,14 +26,14 @@ use serde_json::json;
 
 use self::caller::Caller;
 use self::fail::fail;
-use super::logging::{LogFormat, Verbosity};
-use super::output::{complain, print, say};
 use crate::bridge::{self, DryRun, JobNews, PassEnd, Stay};
 use crate::config::{Config, Sources};
 use base::exit_code::ExitCode;
 use base::harden;
 use base::text::printable_json;
 use domain::JobId;
+use terminal::{LogFormat, Verbosity};
+use terminal::{complain, print, say};
 
 /// Takes training jobs from RabbitMQ, submits them to Slurm, and answers the ones that failed
 ///

@@ -18,8 +18,6 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use super::logging::Verbosity;
-use super::output::{fail, print, say};
 use crate::config::{ConfigError, GatewayVariables, Sources, broker};
 use base::address::{AddressError, BrokerAddress};
 use base::exit_code::ExitCode;
@@ -27,6 +25,8 @@ use base::files::Replace;
 use base::harden;
 use base::secret::Secret;
 use contract::broker::BrokerConfig;
+use terminal::Verbosity;
+use terminal::{fail, print, say};
 
 /// A front door for everyone without Rodan: upload pages, train them, watch, fetch models
 ///

@@ -2,21 +2,11 @@
 //! maps errors to exit codes.
 
 pub mod check;
-#[cfg(feature = "trainer")]
-pub mod evaluate;
 #[cfg(feature = "gateway")]
 pub mod gateway;
-#[cfg(feature = "trainer")]
-mod gpu;
-#[cfg(feature = "trainer")]
-pub mod local;
-mod logging;
-mod output;
-#[cfg(feature = "trainer")]
-pub mod predict;
 #[cfg(feature = "trainer")]
 pub mod reference;
 #[cfg(feature = "trainer")]
 pub mod run_trainer;
 
-pub use logging::{LogFormat, Verbosity};
+pub use terminal::{LogFormat, Verbosity};

@@ -4,25 +4,13 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
-use super::evaluate::{self, EvaluateArgs};
-use super::gpu;
-use super::local::{self, LocalArgs};
-use super::logging::Verbosity;
-use super::output::{fail, print};
-use super::predict::{self, PredictArgs, WindowsOption};
 use crate::courier::run_child;
-use crate::worker::cores::use_the_cores_of_the_allocation;
 use crate::worker::tasks::{TaskArgs, run_task};
 use crate::worker::{self, JobArgs};
 use base::exit_code::ExitCode;
 use base::harden;
-
-/// The version, and what this build can compute on; `check doctor` reads it.
-const VERSION: &str = if cfg!(feature = "cuda") {
-    concat!(env!("CARGO_PKG_VERSION"), " (CUDA)")
-} else {
-    concat!(env!("CARGO_PKG_VERSION"), " (CPU)")
-};
+use local::{Options, VERSION};
+use terminal::Verbosity;
 
 /// Trains one network for each layer of a manuscript page
 ///
@@ -47,7 +35,7 @@ pub struct Arguments {
     #[arg(
         value_name = "JOB_FILE",
         required_unless_present_any = ["local", "predict", "evaluate", "check_gpu", "courier"],
-        conflicts_with_all = ["local", "predict", "evaluate", "check_gpu", "courier"]
+        conflicts_with_all = ["local", "predict", "evaluate", "check_gpu", "courier", "out"]
     )]
     job_file: Option<PathBuf>,
     /// Queue of the reply [default: the job file's reply_to, else hpc-results]
@@ -56,46 +44,11 @@ pub struct Arguments {
     /// Correlation id of the reply [default: the job file's correlation_id]
     #[arg(value_name = "CORRELATION_ID")]
     correlation_id: Option<String>,
-    /// Folder with image.png (or .jpg), background.png, regions.png, layer_0.png …, settings.json;
-    /// may be given more than once to learn from several pages, with the first one's settings
-    #[arg(long, value_name = "PAGE_DIR", requires = "out")]
-    local: Vec<PathBuf>,
-    /// Cuts this page (PNG or JPEG) into layers with the models in --models, as Rodan's classifier
-    /// does
-    #[arg(
-        long,
-        value_name = "IMAGE",
-        requires_all = ["models", "out"],
-        conflicts_with = "local",
-        group = "cutting"
-    )]
-    predict: Option<PathBuf>,
-    /// Cuts the page in this folder, laid out as for --local, with the models in --models, and
-    /// compares the layers with the drawn ones: precision, recall and F1, what was taken for what,
-    /// and errors.png in --out
-    #[arg(
-        long,
-        value_name = "PAGE_DIR",
-        requires_all = ["models", "out"],
-        conflicts_with = "local",
-        group = "cutting"
-    )]
-    evaluate: Option<PathBuf>,
-    /// Prints the figures of --evaluate as JSON
-    #[arg(long, requires = "evaluate")]
-    json: bool,
-    /// Through which windows the models look at the page
-    #[arg(long, value_name = "KIND", value_enum, default_value_t, requires = "cutting")]
-    windows: WindowsOption,
-    /// Compares what the GPU computes with the CPU, measures a training step in each precision, and
-    /// prints a table
-    #[arg(long, conflicts_with_all = ["local", "predict", "evaluate", "out"])]
-    check_gpu: bool,
     /// Publishes what a training tells meanwhile; started by run_trainer itself
     #[arg(
         long,
         hide = true,
-        conflicts_with_all = ["local", "predict", "evaluate", "check_gpu", "out"]
+        conflicts_with_all = ["local", "predict", "evaluate", "check_gpu", "out", "debug_wait"]
     )]
     courier: bool,
     /// The number of one of several tasks of a job; started by run_trainer itself
@@ -107,37 +60,8 @@ pub struct Arguments {
         conflicts_with_all = ["reply_queue", "env_file"]
     )]
     task: Option<u32>,
-    /// Folder with models, such as an earlier --out: to predict with, or to go on training from
-    #[arg(long, value_name = "DIR", requires = "out")]
-    models: Option<PathBuf>,
-    /// Folder for the models, preview.png, training.json and report.html, or for the layers; made
-    /// when it is not there
-    #[arg(long, value_name = "DIR", conflicts_with = "job_file")]
-    out: Option<PathBuf>,
-    /// A setting that wins over settings.json, such as "Patch height=64"; may be given more than
-    /// once
-    #[arg(long, value_name = "NAME=VALUE", requires = "out", long_help = set_help())]
-    set: Vec<String>,
-    /// Writes the curves of the training to event files for TensorBoard, a directory a layer
-    #[arg(long, value_name = "DIR", requires = "local")]
-    tensorboard: Option<PathBuf>,
-    /// Keeps a checkpoint in this folder, where Ctrl-C or SIGTERM then leaves one instead of the
-    /// best epoch so far; the same command goes on from it
-    #[arg(long, value_name = "DIR", requires = "local")]
-    checkpoints: Option<PathBuf>,
-    /// Writes to this file how far the training is, a JSON object a line
-    #[arg(long, value_name = "FILE", requires = "local")]
-    progress: Option<PathBuf>,
-    /// Waits for a debugger before the first step, and says how to attach one; SIGUSR2 lets it go
-    /// on without. In a job of check: HPC_TRAINER_DEBUG_WAIT=1 in site.sh
-    #[arg(
-        long,
-        conflicts_with_all = ["predict", "evaluate", "check_gpu", "courier", "quiet"]
-    )]
-    debug_wait: bool,
-    /// Stops when standard input ends; for programs that start run_trainer
-    #[arg(long, hide = true, requires = "out")]
-    attached: bool,
+    #[command(flatten)]
+    options: Options,
     /// Configuration file [default: credentials.env in $HPC_TRAINER_HOME, else here]
     #[arg(long, value_name = "FILE", conflicts_with = "out")]
     env_file: Option<PathBuf>,
@@ -145,67 +69,19 @@ pub struct Arguments {
     verbosity: Verbosity,
 }
 
-/// What `--set` may name.
-fn set_help() -> String {
-    format!(
-        "A setting that wins over settings.json, such as \"Patch height=64\"; may be given more \
-        than once:\n{}",
-        domain::settings::help().trim_end()
-    )
-}
-
 /// Runs `run_trainer` and returns its exit code.
 pub fn run(arguments: Arguments) -> ExitCode {
     arguments.verbosity.start(tracing::Level::INFO);
     harden::process();
     let quiet = arguments.verbosity.quiet;
-    let asked = std::env::var_os("HPC_TRAINER_DEBUG_WAIT").is_some_and(|value| value == "1");
-    let debug_wait = arguments.debug_wait || asked;
     if arguments.courier {
         return run_child(arguments.env_file.as_deref());
     }
-    if arguments.check_gpu {
-        return gpu::run();
+    let debug_wait = arguments.options.debug_wait();
+    if let Some(code) = arguments.options.run("run_trainer", quiet) {
+        return code;
     }
-    if let Some(out) = arguments.out {
-        use_the_cores_of_the_allocation();
-        let Arguments { local: pages, predict, evaluate, models, set, .. } = arguments;
-        let Arguments { tensorboard, windows, json, checkpoints, progress, attached, .. } =
-            arguments;
-        let result = match (predict, evaluate, models) {
-            (Some(image), _, Some(models)) => {
-                predict::run(&PredictArgs { image, models, out, set, windows, attached })
-                    .map_err(|error| (error.exit_code(), error.to_string()))
-            }
-            (_, Some(page), Some(models)) => {
-                evaluate::run(&EvaluateArgs { page, models, out, set, windows, json })
-                    .map_err(|error| (error.exit_code(), error.to_string()))
-            }
-            (_, _, models) => local::run(&LocalArgs {
-                pages,
-                models,
-                out,
-                set,
-                tensorboard,
-                checkpoints,
-                progress,
-                attached,
-                quiet,
-                debug_wait,
-            })
-            .map_err(|error| (error.exit_code(), error.to_string())),
-        };
-        return match result {
-            Ok(table) => {
-                // Whoever asks for JSON has nothing else. In the other cases files are written, and
-                // the table says little more than they do.
-                let printed = print(&table);
-                if json { printed.or(ExitCode::Success) } else { ExitCode::Success }
-            }
-            Err((code, error)) => fail("run_trainer", code, &error),
-        };
-    }
-    // clap requires a job file if there is no --local.
+    // clap requires a job file where nothing else is asked for.
     let Some(job_file) = arguments.job_file else { return ExitCode::Usage };
     if let Some(task) = arguments.task {
         return run_task(&TaskArgs { job_file, task, quiet, debug_wait });

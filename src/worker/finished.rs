@@ -11,11 +11,11 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::files::Place;
-use super::parts::{layer_parts, page_parts, picture};
 use super::signals::{Signal, Signals};
 use super::told::figures;
 use base::memory::peak_memory;
 use domain::{Calibration, Layer, SettingsMap, TrainingSettings};
+use local::{layer_parts, page_parts, picture};
 use page_layers::look_at_pages as look;
 use page_layers::{Device, NetworkError, Score, TrainedLayer, TrainingJob, spent_line};
 use report::{Content, MOST_PICTURES, Pictures};

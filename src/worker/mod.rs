@@ -3,16 +3,12 @@
 //! The reply is written to disk before it is published: a node that can't reach the broker, or
 //! dies, leaves it to the next `check`.
 
-pub(crate) mod cores;
-pub(crate) mod debug_wait;
 mod deliver;
 mod error;
 mod files;
 mod finished;
 mod inputs;
 mod observer;
-pub(crate) mod parts;
-pub(crate) mod progress_bar;
 mod requeue;
 mod signals;
 pub(crate) mod tasks;
@@ -26,14 +22,12 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
-use self::cores::use_the_cores_of_the_allocation;
 use self::deliver::{Delivered, deliver};
 use self::error::JobError;
 use self::files::Place;
 use self::finished::Finished;
 use self::inputs::{local_inputs, scratch};
 use self::observer::Watch;
-use self::progress_bar::Progress;
 use self::requeue::Allocation;
 use self::signals::{Signal, Signals};
 use self::tasks::{Leader, Led, Shared};
@@ -55,6 +49,7 @@ use contract::wire::{Answer, Envelope, JobFile, Protocol, Reply};
 use domain::{
     Calibration, CorrelationId, Inputs, JobId, NotCalibrated, SettingsMap, TrainingSettings,
 };
+use local::{Progress, Way, use_the_cores_of_the_allocation, wait_for_a_debugger};
 use page_layers::{
     Checkpoints, Device, EventLogs, TrainError, TrainedLayer, TrainingInputs, TrainingJob,
     WithEvents, choose_device,
@@ -513,8 +508,8 @@ impl Job<'_> {
         let suspends = checkpoints.is_some() && allocation.suspends(config, asked);
         watch.inner.suspend_when_warned(suspends);
         if arguments.debug_wait {
-            let way = debug_wait::Way::of_process(managed.map(|_| name));
-            debug_wait::wait(&way, &|| signals.received().is_some());
+            let way = Way::of_process(managed.map(|_| name));
+            wait_for_a_debugger(&way, &|| signals.received().is_some());
         }
         let mut trained = job.train_from(checkpoints.as_mut(), device, scratch, &mut watch);
         if let (Err(TrainError::Stopped { .. }), Some(Signal::Warned), Some(checkpoints)) =

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tracing::{info, warn};
 
-use super::progress_bar::Progress;
 use super::requeue::Allocation;
 use super::signals::{Signal, Signals};
 use crate::courier::{Courier, Errand};
@@ -15,6 +14,7 @@ use crate::ledger::{NotedPace, Outbox, Progress as Note};
 use base::memory::peak_memory;
 use contract::wire::conversation::EndedEpochs;
 use domain::{Layer, Standing, TrainingEvent, TrainingSettings};
+use local::Progress;
 use page_layers::{EpochReport, JobObserver, Stop, TrainedLayer};
 
 /// The note is written at most this often, except at the start of a layer and at the end of an

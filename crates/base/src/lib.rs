@@ -1,5 +1,6 @@
 //! The ground that every other crate of hpc-trainer stands on; it knows none of them.
 
+#[cfg(feature = "network")]
 pub mod address;
 pub mod advice;
 pub mod crash;
@@ -8,9 +9,11 @@ pub mod files;
 pub mod harden;
 pub mod memory;
 pub mod notify;
+#[cfg(feature = "network")]
 pub mod retry;
 pub mod secret;
 pub mod text;
+#[cfg(feature = "network")]
 pub mod tls;
 pub mod wipe;
 

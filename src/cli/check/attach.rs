@@ -9,10 +9,10 @@ use super::caller::Caller;
 use super::fail::fail;
 use super::table;
 use crate::bridge::operator::{FindError, find};
-use crate::cli::output::{Printed, complain, print};
 use crate::ledger::{Progress, Store};
 use base::exit_code::ExitCode;
 use domain::Standing;
+use terminal::{Printed, complain, print};
 
 /// The time between two looks.
 const PAUSE: Duration = Duration::from_millis(500);

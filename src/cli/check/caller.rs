@@ -6,11 +6,11 @@ use serde_json::json;
 
 use super::fail::fail;
 use crate::bridge::JobNews;
-use crate::cli::logging::{LogFormat, Verbosity};
-use crate::cli::output::say;
 use crate::config::{Config, Sources};
 use base::exit_code::ExitCode;
 use base::text::printable_json;
+use terminal::say;
+use terminal::{LogFormat, Verbosity};
 
 /// The options of `check` itself. The configuration is read when a command asks for it, because
 /// some work without one.

@@ -5,9 +5,9 @@ use clap::Args;
 use super::caller::Caller;
 use super::fail::fail;
 use crate::bridge::operator::{self, Cancelled, find};
-use crate::cli::output::say;
 use crate::ledger::{Outcome, Store};
 use base::exit_code::ExitCode;
+use terminal::say;
 
 /// End a job and answer it with an error reply
 ///

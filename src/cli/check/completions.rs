@@ -4,8 +4,8 @@ use clap::{Args, CommandFactory as _};
 use clap_complete::{Shell, generate};
 
 use super::caller::Caller;
-use crate::cli::output::print;
 use base::exit_code::ExitCode;
+use terminal::print;
 
 /// Print the completions for a shell
 ///

@@ -8,10 +8,10 @@ use clap::Args;
 use super::caller::Caller;
 use super::doctor_table::render;
 use super::fail::fail;
-use crate::cli::output::{complain, print};
 use crate::config::Examined;
 use crate::doctor::{self, Download, Ended, Grade, NodeCheck, Options};
 use base::exit_code::ExitCode;
+use terminal::{complain, print};
 
 /// Try every link out and say what to do about each that fails
 ///

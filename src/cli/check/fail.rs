@@ -6,5 +6,5 @@ use base::exit_code::ExitCode;
 
 /// Says the reason on standard error, after the program's name, and returns the exit code.
 pub(super) fn fail(code: ExitCode, error: &dyn Display) -> ExitCode {
-    crate::cli::output::fail("check", code, error)
+    terminal::fail("check", code, error)
 }

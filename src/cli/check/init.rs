@@ -11,12 +11,12 @@ use super::caller::Caller;
 use super::crontab;
 use super::doctor;
 use super::fail::fail;
-use crate::cli::output::{complain, print, say};
 use crate::config::{Problem, Sources, credentials_text, problems, variable};
 use base::address::{BrokerAddress, RodanAddress};
 use base::exit_code::ExitCode;
 use base::files::{create_atomic, write_atomic};
 use base::secret::Secret;
+use terminal::{complain, print, say};
 
 /// Write credentials.env, show the crontab line, and try everything out
 ///

@@ -11,10 +11,10 @@ use clap::Args;
 use super::caller::Caller;
 use super::fail::fail;
 use crate::bridge::operator::{find, logs_of};
-use crate::cli::output::{Printed, complain, print};
 use crate::ledger::Store;
 use base::exit_code::ExitCode;
 use base::text::acts_on_terminal;
+use terminal::{Printed, complain, print};
 
 /// The time between two looks for more.
 const PAUSE: Duration = Duration::from_millis(500);

@@ -9,10 +9,10 @@ use clap::Args;
 use super::caller::Caller;
 use super::fail::fail;
 use crate::bridge::operator::{self, Item, Purged};
-use crate::cli::output::print;
 use base::exit_code::ExitCode;
 use base::text::{file_size, printable, span};
 use scheduler::SiteConfig;
+use terminal::print;
 
 /// The least age. A message that RabbitMQ delivers again is recognised by its record, so young
 /// records must stay.

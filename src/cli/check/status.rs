@@ -7,9 +7,9 @@ use super::caller::Caller;
 use super::fail::fail;
 use super::{details, table};
 use crate::bridge::operator;
-use crate::cli::output::print;
 use base::exit_code::ExitCode;
 use base::text::printable_json;
+use terminal::print;
 
 /// Show the open jobs, or everything about one
 ///

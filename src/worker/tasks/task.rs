@@ -13,18 +13,16 @@ use tracing::{debug, error, info};
 use super::decide::open_layers;
 use super::shared::{Done, Plan, Shared};
 use crate::sentences;
-use crate::worker::cores::use_the_cores_of_the_allocation;
-use crate::worker::debug_wait;
 use crate::worker::error::{Failure, JobError};
 use crate::worker::files::Place;
 use crate::worker::inputs::scratch;
 use crate::worker::observer::Watch;
-use crate::worker::progress_bar::Progress;
 use crate::worker::requeue::Allocation;
 use crate::worker::signals::Signals;
 use base::exit_code::ExitCode;
 use base::harden;
 use domain::{Layer, TrainingSettings};
+use local::{Progress, Way, use_the_cores_of_the_allocation, wait_for_a_debugger};
 use page_layers::{
     Checkpoints, EventLogs, TrainError, TrainingInputs, TrainingJob, WithEvents, choose_device,
 };
@@ -110,8 +108,8 @@ impl Task<'_> {
         let scratch = scratch().map_err(JobError::Scratch)?;
         if self.arguments.debug_wait {
             let directory = self.arguments.job_file.parent().and_then(Path::file_name);
-            let way = debug_wait::Way::of_process(directory.and_then(OsStr::to_str));
-            debug_wait::wait(&way, &|| self.signals.received().is_some());
+            let way = Way::of_process(directory.and_then(OsStr::to_str));
+            wait_for_a_debugger(&way, &|| self.signals.received().is_some());
         }
         while let Some(layer) = self.next(&plan)? {
             info!("task {task} trains {}", layer.model_name());

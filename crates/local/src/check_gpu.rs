@@ -1,10 +1,10 @@
-//! `run_trainer --check-gpu`: does the GPU compute what the CPU computes, and how fast is it?
+//! `--check-gpu`: does the GPU compute what the CPU computes, and how fast is it?
 
 use std::fmt::Write as _;
 
-use super::output::{Printed, complain, fail, print};
 use base::exit_code::ExitCode;
 use page_layers::{Finding, GpuError, NetworkError, Precision, StepTime, open_card};
+use terminal::{Printed, complain, fail, print};
 
 /// Samples in a measured step, their side in pixels, and the number of steps.
 const MEASURED: (usize, usize, usize) = (16, 256, 50);
@@ -19,7 +19,7 @@ struct Row {
 
 /// Compares and measures in every precision. Prints each result at once: a GPU that hangs leaves
 /// those before it.
-pub(super) fn run() -> ExitCode {
+pub(crate) fn run(program: &str) -> ExitCode {
     let (images, side, _) = MEASURED;
     let mut good = true;
     let mut shown = false;
@@ -46,14 +46,10 @@ pub(super) fn run() -> ExitCode {
             }
             // This is the same in every precision.
             Err(NetworkError::Gpu(error @ (GpuError::Library(_) | GpuError::Version(_)))) => {
-                return fail(
-                    "run_trainer",
-                    ExitCode::Training,
-                    &format_args!("no usable GPU: {error}"),
-                );
+                return fail(program, ExitCode::Training, &format_args!("no usable GPU: {error}"));
             }
             Err(error) => {
-                complain(&format_args!("run_trainer: {}: {error}", precision.name()));
+                complain(&format_args!("{program}: {}: {error}", precision.name()));
                 good = false;
             }
         }

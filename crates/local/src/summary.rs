@@ -16,22 +16,22 @@ const HEAD: [[&str; 9]; 2] = [
 
 /// The whole table; no line is longer than 80 columns.
 #[derive(Debug)]
-pub struct Summary<'a> {
+pub(crate) struct Summary<'a> {
     /// One line for each layer.
-    pub layers: Vec<LayerPart<'a>>,
+    pub(crate) layers: Vec<LayerPart<'a>>,
     /// From the start to now.
-    pub time: Duration,
+    pub(crate) time: Duration,
     /// Largest resident memory of the process in bytes, if the system tells it.
-    pub peak_memory: Option<u64>,
+    pub(crate) peak_memory: Option<u64>,
     /// The device that computed, such as `CPU`.
-    pub device: String,
+    pub(crate) device: String,
     /// The seed of all random choices.
-    pub seed: u64,
+    pub(crate) seed: u64,
 }
 
 impl Summary<'_> {
     /// The table as text; each line ends with a line break.
-    pub fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let mut text = String::new();
         // Writing to a String can't fail.
         for [layer, samples, epochs, accuracy, precision, recall, f1, time, colour] in HEAD {
@@ -69,13 +69,13 @@ impl Summary<'_> {
 
 /// The line below a table: how long it took, how much memory, and what computed.
 #[derive(Clone, Copy, Debug)]
-pub struct Footer<'a> {
+pub(crate) struct Footer<'a> {
     /// From the start to now.
-    pub time: Duration,
+    pub(crate) time: Duration,
     /// Largest resident memory of the process in bytes, if the system tells it.
-    pub peak_memory: Option<u64>,
+    pub(crate) peak_memory: Option<u64>,
     /// The device that computed, such as `CPU`.
-    pub device: &'a str,
+    pub(crate) device: &'a str,
 }
 
 impl fmt::Display for Footer<'_> {

@@ -1,4 +1,4 @@
-//! What lets another program start a local run, watch it, end it and go on with it.
+//! What lets a person or another program watch a run, end it and go on with it.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use base::exit_code::ExitCode;
 use domain::{EpochReport, Layer, TrainingEvent, TrainingSettings};
 use page_layers::{Checkpoints, JobObserver, Stop, TrainedLayer, TrainingInputs};
 
@@ -18,8 +19,23 @@ const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
 /// The shortest time between two lines about steps.
 const STEPS_EVERY: Duration = Duration::from_secs(1);
 
+/// A flag that becomes true with the first Ctrl-C or SIGTERM; the second one ends the program at
+/// once.
+pub(crate) fn watch_signals() -> io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            i32::from(ExitCode::Stopped as u8),
+            Arc::clone(&stop),
+        )?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
 /// Raises the flag when standard input ends.
-pub(in crate::cli) fn stop_with_standard_input(stop: &Arc<AtomicBool>) {
+pub(crate) fn stop_with_standard_input(stop: &Arc<AtomicBool>) {
     let stop = Arc::clone(stop);
     std::thread::spawn(move || {
         let mut buffer = [0; 64];
@@ -30,7 +46,7 @@ pub(in crate::cli) fn stop_with_standard_input(stop: &Arc<AtomicBool>) {
 }
 
 /// The checkpoints of this run.
-pub(super) fn checkpoints(
+pub(crate) fn checkpoints(
     path: &Path,
     inputs: &TrainingInputs,
     settings: &TrainingSettings,
@@ -40,7 +56,7 @@ pub(super) fn checkpoints(
 
 /// Passes on what happens, and tells it to a file, a JSON object a line.
 #[derive(Debug)]
-pub(super) struct Telling<O> {
+pub(crate) struct Telling<O> {
     inner: O,
     file: Option<File>,
     /// Whether a stop keeps a checkpoint instead of the best epoch so far.
@@ -51,7 +67,7 @@ pub(super) struct Telling<O> {
 }
 
 impl<O: JobObserver> Telling<O> {
-    pub(super) fn new(
+    pub(crate) fn new(
         inner: O,
         file: Option<&Path>,
         suspends: bool,
@@ -61,7 +77,7 @@ impl<O: JobObserver> Telling<O> {
         Ok(Self { inner, file, suspends, layers, steps_told: None })
     }
 
-    pub(super) fn tell(&mut self, event: &TrainingEvent) {
+    pub(crate) fn tell(&mut self, event: &TrainingEvent) {
         let Some(file) = &mut self.file else { return };
         let line = serde_json::to_string(event).map_err(io::Error::from);
         // One write a line: whoever reads meanwhile sees whole lines, but for the last.

@@ -1,4 +1,4 @@
-//! `run_trainer --predict IMAGE --models DIR --out DIR`: cuts a page into its layers with models
+//! `--predict IMAGE --models DIR --out DIR`: cuts a page into its layers with models
 //! that were trained before, here or by Keras, as Rodan's classifier does.
 
 use std::fmt::Write as _;
@@ -11,10 +11,9 @@ use std::time::Instant;
 use thiserror::Error;
 use tracing::info;
 
-use super::local::{
-    FolderError, Footer, find_models, make_writable, parse_settings, stop_with_standard_input,
-    watch_signals,
-};
+use crate::folder::{FolderError, find_models, make_writable, parse_settings};
+use crate::going_on::{stop_with_standard_input, watch_signals};
+use crate::summary::Footer;
 use base::exit_code::ExitCode;
 use base::memory::peak_memory;
 use domain::settings::{BATCH_SIZE, PATCH_HEIGHT, PATCH_WIDTH};
@@ -40,7 +39,7 @@ const DEFAULT_BATCH: usize = 4;
 
 /// Through which windows the models look at the page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum WindowsOption {
+pub(crate) enum WindowsOption {
     /// Large ones, whatever patches the models were trained on: soonest done
     #[default]
     Large,
@@ -50,24 +49,24 @@ pub enum WindowsOption {
 
 /// The arguments of the command line.
 #[derive(Clone, Debug)]
-pub struct PredictArgs {
+pub(crate) struct PredictArgs {
     /// The page, PNG or JPEG.
-    pub image: PathBuf,
+    pub(crate) image: PathBuf,
     /// The folder of the models.
-    pub models: PathBuf,
+    pub(crate) models: PathBuf,
     /// Where the layers go; made when it is not there.
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
     /// `NAME=VALUE` settings.
-    pub set: Vec<String>,
+    pub(crate) set: Vec<String>,
     /// The windows.
-    pub windows: WindowsOption,
+    pub(crate) windows: WindowsOption,
     /// Whether it stops when standard input ends.
-    pub attached: bool,
+    pub(crate) attached: bool,
 }
 
 /// Why a page was not cut into layers.
 #[derive(Debug, Error)]
-pub enum PredictError {
+pub(crate) enum PredictError {
     /// The folder of models or a setting can't be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -176,7 +175,7 @@ pub enum PredictError {
 
 impl PredictError {
     /// The exit code that tells a script what went wrong.
-    pub fn exit_code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Network(_) => ExitCode::Training,
             Self::Signals(_) => ExitCode::Internal,
@@ -196,7 +195,7 @@ impl PredictError {
 /// # Errors
 ///
 /// [`PredictError`], in one sentence that names the file and what to change.
-pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
+pub(crate) fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
     let started = Instant::now();
     let stop = watch_signals().map_err(PredictError::Signals)?;
     if arguments.attached {
@@ -225,7 +224,7 @@ pub fn run(arguments: &PredictArgs) -> Result<String, PredictError> {
 }
 
 /// Cuts a page with the models; `stop` is asked before each of them looks through a window.
-pub(super) fn cut(
+pub(crate) fn cut(
     page: &Page,
     models: &[(Layer, Model)],
     windows: Windows,
@@ -253,7 +252,7 @@ pub(super) fn cut(
 }
 
 /// Reads the files of models.
-pub(super) fn open(files: &[(Layer, PathBuf)]) -> Result<Vec<(Layer, Model)>, ReadError> {
+pub(crate) fn open(files: &[(Layer, PathBuf)]) -> Result<Vec<(Layer, Model)>, ReadError> {
     files.iter().map(|(layer, path)| Ok((*layer, keras::read(path)?))).collect()
 }
 
@@ -311,7 +310,7 @@ fn outputs(out: &Path, layers: impl Iterator<Item = Layer>) -> Vec<PathBuf> {
 
 /// Makes sure that no output is an input, under whatever name (including links), and that none is a
 /// folder.
-pub(super) fn keep_the_inputs<'a>(
+pub(crate) fn keep_the_inputs<'a>(
     inputs: impl Iterator<Item = &'a PathBuf>,
     outputs: &[PathBuf],
 ) -> Result<(), PredictError> {
@@ -341,7 +340,7 @@ fn read_page(image: &Path) -> Result<Page, PredictError> {
     })
 }
 
-pub(super) fn settings(set: &[String], command: &'static str) -> Result<SettingsMap, PredictError> {
+pub(crate) fn settings(set: &[String], command: &'static str) -> Result<SettingsMap, PredictError> {
     let map = parse_settings(set)?;
     match map.keys().find(|name| !SETTINGS.contains(&name.as_str())) {
         Some(name) => Err(PredictError::Setting { name: name.clone(), command }),
@@ -350,7 +349,7 @@ pub(super) fn settings(set: &[String], command: &'static str) -> Result<Settings
 }
 
 /// The files of the models, the background first.
-pub(super) fn model_files(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, PredictError> {
+pub(crate) fn model_files(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, PredictError> {
     let mut files = find_models(folder)?;
     files.sort();
     let few = |missing| Err(PredictError::Few { folder: folder.to_owned(), missing });
@@ -364,7 +363,7 @@ pub(super) fn model_files(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, Predic
 }
 
 /// The windows: the large ones need nothing, the classifier's the size of the patches.
-pub(super) fn windows(
+pub(crate) fn windows(
     option: WindowsOption,
     models: &[(Layer, Model)],
     map: &SettingsMap,

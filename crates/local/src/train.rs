@@ -1,32 +1,25 @@
-//! `run_trainer --local PAGE_DIR --out DIR`: pages in folders, without broker, Slurm or Rodan.
-
-mod folder;
-mod going_on;
-mod summary;
-mod training_json;
+//! `--local PAGE_DIR --out DIR`: trains pages in folders, without broker, Slurm or Rodan.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use jiff::Timestamp;
 use thiserror::Error;
 use tracing::info;
 
-pub use folder::{FolderError, find_models, find_page, parse_settings, read_settings};
-pub use summary::{Footer, Summary};
-pub use training_json::ReportError;
-
-use crate::worker::debug_wait;
-use crate::worker::parts::{layer_parts, page_parts, picture};
-use crate::worker::progress_bar::Progress;
+use crate::debug_wait;
+use crate::folder::{FolderError, find_models, find_page, make_writable, read_settings};
+use crate::going_on::{self, Telling, stop_with_standard_input, watch_signals};
+use crate::parts::{layer_parts, page_parts, picture};
+use crate::progress_bar::Progress;
+use crate::summary::Summary;
+use crate::training_json::{self, ReportError};
 use base::exit_code::ExitCode;
 use base::files::Replace;
 use base::memory::peak_memory;
 use domain::{Calibration, Layer, TrainingEvent, TrainingSettings};
-use going_on::Telling;
-pub(super) use going_on::stop_with_standard_input;
 use page_layers::look_at_pages as look;
 use page_layers::{
     Checkpoints, EventLogs, JobObserver as _, PageInputs, PictureError, Stop, TrainError,
@@ -36,32 +29,32 @@ use report::{Content, MOST_PICTURES, Pictures};
 
 /// The arguments of the command line.
 #[derive(Clone, Debug)]
-pub struct LocalArgs {
+pub(crate) struct LocalArgs {
     /// The folders of the pages.
-    pub pages: Vec<PathBuf>,
+    pub(crate) pages: Vec<PathBuf>,
     /// A folder with models to start from.
-    pub models: Option<PathBuf>,
+    pub(crate) models: Option<PathBuf>,
     /// Where models, picture and report go; made when it is not there.
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
     /// `NAME=VALUE` settings that win over `settings.json`.
-    pub set: Vec<String>,
+    pub(crate) set: Vec<String>,
     /// Where TensorBoard's event files go, if they are wanted.
-    pub tensorboard: Option<PathBuf>,
+    pub(crate) tensorboard: Option<PathBuf>,
     /// Where a checkpoint is kept and looked for, if the run is to be gone on with after a stop.
-    pub checkpoints: Option<PathBuf>,
+    pub(crate) checkpoints: Option<PathBuf>,
     /// The file that is told how far the run is.
-    pub progress: Option<PathBuf>,
+    pub(crate) progress: Option<PathBuf>,
     /// Whether the run stops when its standard input ends, as it does with whoever started it.
-    pub attached: bool,
+    pub(crate) attached: bool,
     /// No progress bar.
-    pub quiet: bool,
+    pub(crate) quiet: bool,
     /// Waits for a debugger before the first step.
-    pub debug_wait: bool,
+    pub(crate) debug_wait: bool,
 }
 
 /// Why a local run did not end with models.
 #[derive(Debug, Error)]
-pub enum LocalError {
+pub(crate) enum LocalError {
     /// The folder or its settings can't be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -111,7 +104,7 @@ pub enum LocalError {
 
 impl LocalError {
     /// The exit code that tells a script what went wrong.
-    pub fn exit_code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Folder(_)
             | Self::Out { .. }
@@ -137,7 +130,7 @@ impl LocalError {
 /// # Errors
 ///
 /// [`LocalError`], in one sentence that names the file and what to change.
-pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
+pub(crate) fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     let started = Instant::now();
     let stop = watch_signals().map_err(LocalError::Signals)?;
     if arguments.attached {
@@ -250,26 +243,4 @@ pub fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
         arguments.out.display(),
         path.display()
     ))
-}
-
-/// Makes the folder and tries it: hours later would be too late to learn that nothing can be
-/// written.
-pub(super) fn make_writable(folder: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(folder)?;
-    tempfile::Builder::new().prefix(".try-").tempfile_in(folder).map(drop)
-}
-
-/// A flag that becomes true with the first Ctrl-C or SIGTERM; the second one ends the program at
-/// once.
-pub(super) fn watch_signals() -> std::io::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(
-            signal,
-            i32::from(ExitCode::Stopped as u8),
-            Arc::clone(&stop),
-        )?;
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
-    Ok(stop)
 }

@@ -8,7 +8,7 @@ use report::{LayerPart, PagePart, Picture};
 const LONGEST_SIDE: usize = 1200;
 
 /// The parts of the layers. `scores` are those of the same layers, or empty.
-pub(crate) fn layer_parts<'a>(trained: &'a [TrainedLayer], scores: &[Score]) -> Vec<LayerPart<'a>> {
+pub fn layer_parts<'a>(trained: &'a [TrainedLayer], scores: &[Score]) -> Vec<LayerPart<'a>> {
     let part = |(index, layer): (usize, &'a TrainedLayer)| LayerPart {
         layer: layer.layer,
         samples: layer.samples,
@@ -20,7 +20,7 @@ pub(crate) fn layer_parts<'a>(trained: &'a [TrainedLayer], scores: &[Score]) -> 
 }
 
 /// The pages of a training, with the labels that their inputs had.
-pub(crate) fn page_parts<'a>(job: &TrainingJob, labels: &'a [Option<String>]) -> Vec<PagePart<'a>> {
+pub fn page_parts<'a>(job: &TrainingJob, labels: &'a [Option<String>]) -> Vec<PagePart<'a>> {
     let label = |index: usize| labels.get(index).and_then(Option::as_deref);
     let pages = job.pages().iter().enumerate();
     pages
@@ -36,7 +36,7 @@ pub(crate) fn page_parts<'a>(job: &TrainingJob, labels: &'a [Option<String>]) ->
 ///
 /// # Errors
 /// When the image crate can't compress it.
-pub(crate) fn picture(
+pub fn picture(
     page: &Page,
     layers: &[Layer],
     found: &Segmentation,

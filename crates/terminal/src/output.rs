@@ -2,7 +2,7 @@
 //! read by nobody.
 //!
 //! Nothing here panics: what a pass does for a job never depends on whether somebody can read about
-//! it. `println!` and its kin panic where they can't write, so clippy refuses them in this package
+//! it. `println!` and its kin panic where they can't write, so clippy refuses them in this workspace
 //! (`print_stdout`, `print_stderr`).
 
 use std::fmt::Display;
@@ -14,7 +14,7 @@ use base::exit_code::ExitCode;
 /// What became of a text for standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) enum Printed {
+pub enum Printed {
     /// It is written.
     Whole,
     /// Nobody reads any more, such as `head` that has what it wanted.
@@ -26,7 +26,7 @@ pub(crate) enum Printed {
 impl Printed {
     /// The exit code of a command whose text is all that was asked for, and which would end with
     /// `code`.
-    pub(crate) fn or(self, code: ExitCode) -> ExitCode {
+    pub fn or(self, code: ExitCode) -> ExitCode {
         match self {
             Self::Lost if code == ExitCode::Success => ExitCode::Internal,
             _ => code,
@@ -35,7 +35,7 @@ impl Printed {
 }
 
 /// Prints a text, as it is, on standard output.
-pub(crate) fn print(text: &str) -> Printed {
+pub fn print(text: &str) -> Printed {
     written(&mut io::stdout().lock(), text)
 }
 
@@ -54,17 +54,17 @@ fn written(stdout: &mut impl Write, text: &str) -> Printed {
 }
 
 /// Prints a line about something that is done, whether anybody reads of it or not.
-pub(crate) fn say(line: &dyn Display) {
+pub fn say(line: &dyn Display) {
     let _ = print(&format!("{line}\n")); // what is done is done
 }
 
 /// Says a line on standard error. Where that is gone there is nobody to tell.
-pub(crate) fn complain(line: &dyn Display) {
+pub fn complain(line: &dyn Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
 /// Says on standard error why there is nothing more, with the name of the program.
-pub(crate) fn fail(program: &str, code: ExitCode, error: &dyn Display) -> ExitCode {
+pub fn fail(program: &str, code: ExitCode, error: &dyn Display) -> ExitCode {
     complain(&format_args!("{program}: {error}"));
     code
 }

@@ -12,7 +12,7 @@ use page_layers::{JobObserver, Stop, TrainedLayer};
 
 /// Shows progress on stderr, and passes on the wish to stop.
 #[derive(Debug)]
-pub(crate) struct Progress {
+pub struct Progress {
     /// Whether a bar is shown instead of lines.
     terminal: bool,
     /// The bar of the layer that is being trained.
@@ -26,7 +26,7 @@ pub(crate) struct Progress {
 impl Progress {
     /// Shows a bar if stderr is a terminal and `quiet` is false, else writes lines to the log.
     /// Training ends when `stop` becomes true.
-    pub(crate) fn new(quiet: bool, stop: Arc<AtomicBool>) -> Self {
+    pub fn new(quiet: bool, stop: Arc<AtomicBool>) -> Self {
         let terminal = std::io::stderr().is_terminal() && !quiet;
         Self { terminal, bar: None, stop, epochs: 0, latest: String::new() }
     }

@@ -8,11 +8,21 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::output::complain;
+use crate::output::complain;
 
 /// The crates of this product, as their log lines are named.
-const OURS: [&str; 8] =
-    ["hpc_trainer", "base", "contract", "domain", "gateway", "page_layers", "report", "scheduler"];
+const OURS: [&str; 10] = [
+    "hpc_trainer",
+    "base",
+    "contract",
+    "domain",
+    "gateway",
+    "local",
+    "page_layers",
+    "report",
+    "scheduler",
+    "terminal",
+];
 
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -77,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_lines_of_every_crate_are_shown() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut crates: BTreeSet<String> = std::fs::read_dir(folder)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap().replace('-', "_"))

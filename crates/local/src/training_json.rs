@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::summary::Summary;
+use crate::summary::Summary;
 use base::files::Replace;
 use domain::{Calibration, SettingsMap, TrainingSettings};
 use page_layers::{EpochReport, TrainingJob};
@@ -17,11 +17,11 @@ use page_layers::{EpochReport, TrainingJob};
 #[derive(Debug, Error)]
 #[error("{}: can't write the report: {source}; check that the folder is writable and has \
     room", path.display())]
-pub struct ReportError {
+pub(crate) struct ReportError {
     /// The file.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// What went wrong.
-    pub source: std::io::Error,
+    pub(crate) source: std::io::Error,
 }
 
 #[derive(Serialize)]
@@ -96,7 +96,7 @@ impl From<&EpochReport> for Epoch {
 ///
 /// # Errors
 /// When the file can't be written.
-pub(super) fn write(
+pub(crate) fn write(
     path: &Path,
     map: &SettingsMap,
     settings: &TrainingSettings,
@@ -121,7 +121,7 @@ pub(super) fn write(
         }
     });
     let report = Report {
-        program: env!("CARGO_PKG_NAME"),
+        program: base::PRODUCT,
         version: env!("CARGO_PKG_VERSION"),
         seed: job.seed(),
         device: &summary.device,

@@ -1,4 +1,4 @@
-//! `run_trainer --evaluate PAGE_DIR --models DIR --out DIR`: how well models cut a page whose
+//! `--evaluate PAGE_DIR --models DIR --out DIR`: how well models cut a page whose
 //! layers are drawn.
 
 use std::fmt::Write as _;
@@ -9,10 +9,12 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 
-use super::local::{FolderError, Footer, find_page, make_writable, watch_signals};
-use super::predict::{
+use crate::folder::{FolderError, find_page, make_writable};
+use crate::going_on::watch_signals;
+use crate::predict::{
     PredictError, WindowsOption, cut, keep_the_inputs, model_files, open, settings, windows,
 };
+use crate::summary::Footer;
 use base::exit_code::ExitCode;
 use base::memory::peak_memory;
 use domain::{Layer, colour_name};
@@ -26,24 +28,26 @@ const ERRORS: &str = "errors.png";
 
 /// The arguments of the command line.
 #[derive(Clone, Debug)]
-pub struct EvaluateArgs {
+pub(crate) struct EvaluateArgs {
+    /// The program that is asked, as the JSON names it.
+    pub(crate) program: &'static str,
     /// The folder of the page.
-    pub page: PathBuf,
+    pub(crate) page: PathBuf,
     /// The folder of the models.
-    pub models: PathBuf,
+    pub(crate) models: PathBuf,
     /// Where the picture goes; made when it is not there.
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
     /// `NAME=VALUE` settings.
-    pub set: Vec<String>,
+    pub(crate) set: Vec<String>,
     /// The windows.
-    pub windows: WindowsOption,
+    pub(crate) windows: WindowsOption,
     /// JSON instead of the tables.
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 /// Why the models were not evaluated.
 #[derive(Debug, Error)]
-pub enum EvaluateError {
+pub(crate) enum EvaluateError {
     /// The page's folder can't be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -75,7 +79,7 @@ impl From<PredictError> for EvaluateError {
 
 impl EvaluateError {
     /// The exit code that tells a script what went wrong.
-    pub fn exit_code(&self) -> ExitCode {
+    pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
             Self::Cut(error) => error.exit_code(),
             _ => ExitCode::Input,
@@ -90,7 +94,7 @@ impl EvaluateError {
 /// # Errors
 ///
 /// [`EvaluateError`], in one sentence that names the file and what to change.
-pub fn run(arguments: &EvaluateArgs) -> Result<String, EvaluateError> {
+pub(crate) fn run(arguments: &EvaluateArgs) -> Result<String, EvaluateError> {
     let started = Instant::now();
     let stop = watch_signals().map_err(PredictError::Signals)?;
     let map = settings(&arguments.set, "--evaluate")?;
@@ -118,7 +122,7 @@ pub fn run(arguments: &EvaluateArgs) -> Result<String, EvaluateError> {
     let evaluation = Evaluation::new(&page, &layers, &found);
     draw_errors(&picture, &page, &layers, &found)?.finish()?;
     if arguments.json {
-        let mut json = as_json(&evaluation);
+        let mut json = as_json(arguments.program, &evaluation);
         json["page"] = json!({ "height": page.height(), "width": page.width() });
         json["picture"] = picture.display().to_string().into();
         json["seconds"] = started.elapsed().as_secs_f64().into();
@@ -210,7 +214,7 @@ fn as_text(evaluation: &Evaluation) -> String {
 }
 
 /// The figures for programs; counts are pixels.
-fn as_json(evaluation: &Evaluation) -> Value {
+fn as_json(program: &str, evaluation: &Evaluation) -> Value {
     let by_model = |given: &[u64]| -> Map<String, Value> {
         let pairs = evaluation.models.iter().zip(given);
         pairs.map(|(model, pixels)| (layer_name(*model), (*pixels).into())).collect()
@@ -230,7 +234,7 @@ fn as_json(evaluation: &Evaluation) -> Value {
         })
     };
     json!({
-        "program": "run_trainer",
+        "program": program,
         "version": env!("CARGO_PKG_VERSION"),
         "pixels": evaluation.pixels,
         "right": evaluation.right,
@@ -281,7 +285,7 @@ mod tests {
 
     #[test]
     fn the_json_says_the_same_and_null_where_there_is_nothing() {
-        let json = as_json(&evaluation());
+        let json = as_json("run_trainer", &evaluation());
         assert_eq!(json["layers"][0]["f1"], 0.75);
         assert_eq!(json["layers"][0]["given_to"], json!({ "Background": 30, "Layer 1": 10 }));
         assert_eq!(json["layers"][1]["model"], Value::Null);

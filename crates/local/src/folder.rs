@@ -1,4 +1,4 @@
-//! A page in a folder: which file is which image, and its settings.
+//! Folders: which file of a page is which image, its settings, models, and where results go.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ const IMAGES: [&str; 3] = ["image.png", "image.jpg", "image.jpeg"];
 
 /// A folder that can't be trained.
 #[derive(Debug, Error)]
-pub enum FolderError {
+pub(crate) enum FolderError {
     /// The folder can't be listed.
     #[error("{}: can't be read as a folder: {source}; give --local (or --evaluate) the \
         folder of a page", path.display())]
@@ -106,7 +106,7 @@ fn known_settings() -> String {
 ///
 /// # Errors
 /// [`FolderError`], when one is missing or can't be told from another.
-pub fn find_page(folder: &Path) -> Result<PageInputs, FolderError> {
+pub(crate) fn find_page(folder: &Path) -> Result<PageInputs, FolderError> {
     let unlisted = |source| FolderError::Folder { path: folder.to_owned(), source };
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unlisted)? {
@@ -158,7 +158,7 @@ pub fn find_page(folder: &Path) -> Result<PageInputs, FolderError> {
 /// # Errors
 ///
 /// [`FolderError`], when there is none, or one twice.
-pub fn find_models(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, FolderError> {
+pub(crate) fn find_models(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, FolderError> {
     std::fs::read_dir(folder).map_err(|source| FolderError::Models {
         folder: folder.to_owned(),
         problem: source.to_string(),
@@ -193,7 +193,7 @@ pub fn find_models(folder: &Path) -> Result<Vec<(Layer, PathBuf)>, FolderError> 
 /// # Errors
 ///
 /// [`FolderError`], when a name or a value is wrong.
-pub fn parse_settings(set: &[String]) -> Result<SettingsMap, FolderError> {
+pub(crate) fn parse_settings(set: &[String]) -> Result<SettingsMap, FolderError> {
     let map = parse_set(set)?;
     TrainingSettings::from_local(&map)
         .map_err(|source| FolderError::Settings { origin: "--set".to_owned(), source })?;
@@ -220,7 +220,7 @@ fn parse_set(set: &[String]) -> Result<SettingsMap, FolderError> {
 /// # Errors
 ///
 /// [`FolderError`], when the file is not a JSON object, or a name or a value is wrong.
-pub fn read_settings(
+pub(crate) fn read_settings(
     folder: &Path,
     set: &[String],
 ) -> Result<(SettingsMap, TrainingSettings), FolderError> {
@@ -248,6 +248,13 @@ pub fn read_settings(
         source,
     })?;
     Ok((map, settings))
+}
+
+/// Makes the folder and tries it: hours later would be too late to learn that nothing can be
+/// written.
+pub(crate) fn make_writable(folder: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    tempfile::Builder::new().prefix(".try-").tempfile_in(folder).map(drop)
 }
 
 #[cfg(test)]

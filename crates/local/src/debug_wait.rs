@@ -25,7 +25,7 @@ const DEBUGGERS: [&str; 3] = ["rust-gdb", "gdb", "lldb"];
 
 /// How a person gets to where this process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub enum Way {
     /// By `check shell`: the program and the job.
     Check(PathBuf, String),
     /// By a step of the Slurm job with this number, on this node.
@@ -36,7 +36,7 @@ pub(crate) enum Way {
 
 impl Way {
     /// The way to this process. `job` is the name of a job that `check` looks after.
-    pub(crate) fn of_process(job: Option<&str>) -> Self {
+    pub fn of_process(job: Option<&str>) -> Self {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         Self::of(job, &variable)
     }
@@ -155,7 +155,7 @@ fn tracer(status: &str) -> Option<u32> {
 ///
 /// Call it where nothing secret is in memory: with the debugger, every process of this account may
 /// look into this one.
-pub(crate) fn wait(way: &Way, stopped: &dyn Fn() -> bool) {
+pub fn wait(way: &Way, stopped: &dyn Fn() -> bool) {
     let may_go_on = Arc::new(AtomicBool::new(false));
     if let Err(error) =
         signal_hook::flag::register(signal_hook::consts::SIGUSR2, Arc::clone(&may_go_on))
