@@ -95,7 +95,7 @@ fn a_trainer_by_hand_tells_how_far_it_is_and_sends_each_model() {
     heard.assert_sound();
     heard.assert_models(&["Background Model", "Model 0"]);
     assert_eq!(heard.states(), ["running"], "{finished}");
-    assert!(!heard.of_kind(Kind::Progress).is_empty(), "{:?}\n{finished}", heard.kinds());
+    heard.assert_curves();
     let names: Vec<_> = heard
         .of_kind(Kind::Report)
         .iter()
@@ -170,7 +170,8 @@ fn a_job_is_told_about_from_the_queue_to_its_one_end() {
     let states = heard.states();
     assert_eq!(states[..2], ["taken", "submitted"], "{states:?}");
     assert!(states.contains(&"running".to_owned()), "{states:?}");
-    assert!(!heard.of_kind(Kind::Progress).is_empty() && heard.of_kind(Kind::Report).len() == 2);
+    heard.assert_curves();
+    assert_eq!(heard.of_kind(Kind::Report).len(), 2);
     let asked = &heard.of_kind(Kind::State)[1].json()["asked"];
     assert_eq!(
         (&asked["cpus_from"], &asked["memory_from"], &asked["time_from"]),

@@ -60,6 +60,7 @@ fn a_job_that_is_warned_goes_on_from_its_checkpoint_and_its_asker_hears_of_it() 
     let heard = asker.heard();
     heard.assert_sound();
     heard.assert_models(&["Background Model", "Model 0"]);
+    heard.assert_curves();
     heard.assert_states_in_order(&["taken", "submitted", "running", "requeued", "running"]);
     let kinds = heard.kinds();
     let mut messages = kinds.iter().zip(&heard.messages);

@@ -7,19 +7,20 @@ use crate::support;
 
 use std::fs;
 
-use contract::wire::conversation::{End, JobDone, ModelEntry, Times, Used, sha256};
+use contract::wire::conversation::{End, JobDone, ModelEntry, Times, Used, reply_queue, sha256};
 use serde_json::json;
 
-use crate::crash::{dying, log_of, points, settle};
+use crate::crash::{
+    dying, dying_script, groups, log_of, points, points_of_trainer, settle, train_and_die,
+};
 use support::SECONDS;
-use support::asker::Asker;
+use support::asker::{Asker, Heard};
 use support::broker::{CONTROL, JOBS};
 use support::desk::{Desk, job, with_setting};
 use support::rodan::Rodan;
 use support::services::Services;
 
 /// What a case comes to when nothing crashes.
-#[derive(Clone)]
 struct Expected {
     /// How many Slurm jobs there may be.
     slurm_jobs: std::ops::RangeInclusive<usize>,
@@ -31,18 +32,26 @@ struct Expected {
 
 /// One end for the asker, nothing left in the queues and in the spool.
 fn assert_settled(desk: &Desk, id: &str, queue: &str, expected: &Expected, what: &str) {
-    let asker = Asker::known(&desk.vhost, id, queue);
     if expected.answered {
-        let heard = asker.heard();
-        assert!(!heard.messages.is_empty(), "nothing was told after {what}");
-        heard.assert_sound();
-        match expected.cause {
-            Some(cause) => assert_eq!(heard.end()["cause"], cause, "{what}"),
-            None => heard.assert_models(&["Background Model", "Model 0"]),
-        }
+        assert_heard(&Asker::known(&desk.vhost, id, queue).heard(), expected.cause, what);
     } else {
         assert!(!desk.vhost.queue_exists(queue), "{what}: the queue was declared again");
     }
+    assert_nothing_left(desk, id, expected, what);
+}
+
+/// One end, with this cause, or models.
+fn assert_heard(heard: &Heard, cause: Option<&str>, what: &str) {
+    assert!(!heard.messages.is_empty(), "nothing was told after {what}");
+    heard.assert_sound();
+    match cause {
+        Some(cause) => assert_eq!(heard.end()["cause"], cause, "{what}"),
+        None => heard.assert_models(&["Background Model", "Model 0"]),
+    }
+}
+
+/// The right number of Slurm jobs, and nothing in the other queues and in the spool.
+fn assert_nothing_left(desk: &Desk, id: &str, expected: &Expected, what: &str) {
     assert_eq!(desk.vhost.waiting(JOBS), Some(0), "no message is left after {what}");
     assert_eq!(desk.vhost.waiting(CONTROL).unwrap_or(0), 0, "no request is left after {what}");
     let jobs = desk.cluster.jobs_named(&format!("hpct-{id}")).len();
@@ -246,38 +255,32 @@ fn check_dies_while_it_gives_up_a_job_that_nobody_asks_for() {
 /// The trainer (or the process that tells for it) dies at a point of its own; Slurm and `check` do
 /// the rest.
 fn every_point_of_the_trainer(whose: &str) {
-    let script = |at: usize| {
-        format!(
-            "export HPC_TRAINER_{whose}DIE_AT={at} \
-             HPC_TRAINER_{whose}DIE_LOG=\"$HPC_TRAINER_HOME/points.txt\"\n\
-             exec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\""
-        )
+    let one_job = Expected { slurm_jobs: 1..=1, cause: None, answered: true };
+    let run = |at: Vec<usize>, names: &[String]| {
+        let desk = Desk::with_script(&dying_script(whose));
+        let asked = desk.short_job();
+        let jobs = train_and_die(&desk, at, || Asker::ask(&desk.vhost, &asked).id);
+        for job in &jobs {
+            let what = match job.at.checked_sub(1) {
+                Some(index) => format!("a crash at point {}, {}", job.at, names[index]),
+                None => "no crash at all".into(),
+            };
+            let heard = Asker::known(&desk.vhost, &job.id, &reply_queue(&job.id)).heard();
+            let has_models = heard.end().get("models").is_some();
+            if job.at == 0 {
+                assert_eq!(job.state, "COMPLETED", "{}", desk.log(&job.id));
+            }
+            // What tells for the trainer can die without any harm.
+            assert!(has_models || (job.at > 0 && whose.is_empty()), "{what}");
+            assert_heard(&heard, (!has_models).then_some("training"), &what);
+            assert_nothing_left(&desk, &job.id, &one_job, &what);
+        }
+        points_of_trainer(&desk, &jobs[0].id)
     };
-    let run = |at: usize| {
-        let desk = Desk::with_script(&script(at));
-        let (id, queue) = asked(&desk, &desk.short_job());
-        desk.check().run().success();
-        let ended = desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(120));
-        (desk, id, queue, ended["JobState"].clone())
-    };
-    let with_models = Expected { slurm_jobs: 1..=1, cause: None, answered: true };
-    let (desk, id, queue, state) = run(0);
-    let names = points(&log_of(&desk));
-    assert_eq!(state, "COMPLETED", "{}", desk.log(&id));
+    let names = run(vec![0], &[]);
     assert!(names.len() > 5, "{names:?}");
-    settle(&desk, &id);
-    assert_settled(&desk, &id, &queue, &with_models, "no crash at all");
-    for (number, name) in (1..).zip(&names) {
-        let (desk, id, queue, _) = run(number);
-        settle(&desk, &id);
-        let what = format!("a crash at point {number}, {name}");
-        let has_models =
-            Asker::known(&desk.vhost, &id, &queue).heard().end().get("models").is_some();
-        let failed = Expected { cause: Some("training"), ..with_models.clone() };
-        // What tells for the trainer can die without any harm.
-        assert!(has_models || whose.is_empty(), "{what}");
-        let expected = if has_models { &with_models } else { &failed };
-        assert_settled(&desk, &id, &queue, expected, &what);
+    for group in groups(&names) {
+        run(group, &names);
     }
     eprintln!("trainer {whose}: {} points, {} runs: {names:?}", names.len(), names.len() + 1);
 }

@@ -121,7 +121,7 @@ fn a_newcomer_sees_a_page_become_models_and_a_picture_and_nothing_is_left() {
     assert!(finished.stdout.contains(picture.to_str().unwrap()), "{finished}");
     let picture = png::Decoder::new(std::io::BufReader::new(fs::File::open(picture).unwrap()));
     let picture = picture.read_info().unwrap();
-    assert_eq!((picture.info().width, picture.info().height), (200, 200));
+    assert_eq!((picture.info().width, picture.info().height), (136, 136));
     assert!(finished.stdout.contains("report.html"), "{finished}");
 
     wait_for("the schedule to see that the job is over", SECONDS(60), || {

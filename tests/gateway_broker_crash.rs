@@ -4,7 +4,6 @@
 #![cfg(feature = "gateway")]
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::Instant;
 
 use base::address::BrokerAddress;
@@ -12,33 +11,45 @@ use base::secret::Secret;
 use contract::broker::{Broker, BrokerConfig};
 use contract::wire::JobMessage;
 use contract::wire::conversation::{
-    Cancel, End, JobDone, JobFailed, JobProgress, JobState, Message, ModelEntry, Stage, Standing,
-    Times, Used, model_messages, reply_queue, sha256,
+    Cancel, End, EndedEpochs, JobDone, JobFailed, JobProgress, JobState, Message, ModelEntry,
+    Stage, Times, Used, model_messages, reply_queue, sha256,
 };
+use domain::{EpochReport, Standing};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::support::broker::Vhost;
 use crate::support::gateway::{Gateway, Site, id_of, page, tiny};
+use crate::support::program::run_trainer;
 use crate::support::services::Services;
 use crate::support::{SECONDS, wait_for};
 
 /// A model of two parts and one of a single part.
 const MODELS: [(&str, &[u8]); 2] = [("Background Model", b"0123456789"), ("Model 0", b"0123")];
 
-/// What a cluster does with jobs, without training.
-struct Cluster {
+/// Which way the run of a case goes. Each begins where the other does not come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Road {
+    /// It is trained.
+    Trained,
+    /// It waits for its training, and is cancelled.
+    Cancelled,
+}
+
+/// What a cluster does with jobs, without training. One connection serves all cases: to make one
+/// takes longer than all that is said in a case.
+struct Cluster<'a> {
+    vhost: &'a Vhost,
     runtime: tokio::runtime::Runtime,
-    config: BrokerConfig,
+    broker: Broker,
+    road: Road,
     /// The jobs that it has, by correlation id: their messages, and whether they have their end.
     jobs: BTreeMap<String, (Vec<u8>, bool)>,
-    /// The first of them, which is the one that is trained.
-    first: Option<String>,
     copies: usize,
 }
 
-impl Cluster {
-    fn new(vhost: &Vhost) -> Self {
+impl<'a> Cluster<'a> {
+    fn new(vhost: &'a Vhost) -> Self {
         let config = BrokerConfig {
             address: BrokerAddress::parse(&vhost.url()).unwrap(),
             user: vhost.user().to_owned(),
@@ -49,22 +60,37 @@ impl Cluster {
             max_reply_bytes: None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Self { runtime, config, jobs: BTreeMap::new(), first: None, copies: 0 }
+        let broker = runtime.block_on(Broker::connect(&config)).unwrap();
+        Self { vhost, runtime, broker, road: Road::Trained, jobs: BTreeMap::new(), copies: 0 }
+    }
+
+    /// Begins a case.
+    fn begin(&mut self, road: Road) {
+        (self.road, self.copies) = (road, 0);
+        assert!(self.jobs.is_empty());
+    }
+
+    /// Ends a case whose gateway is gone: how many jobs there were, and how many copies of them.
+    /// Nothing of it is left for the next one.
+    fn end(&mut self) -> (usize, usize) {
+        self.pass();
+        let Self { runtime, broker, jobs, .. } = self;
+        for id in jobs.keys() {
+            runtime.block_on(broker.forget(&reply_queue(id))).unwrap();
+        }
+        (std::mem::take(jobs).len(), self.copies)
     }
 
     /// Leaves the vhost as it was.
-    fn leave(&self, vhost: &Vhost) {
-        for id in self.jobs.keys() {
-            vhost.delete(&reply_queue(id));
-        }
-        vhost.give_back();
+    fn leave(self) {
+        self.runtime.block_on(self.broker.close());
+        self.vhost.give_back();
     }
 
-    /// Takes jobs and requests, and trains the first job.
+    /// Takes jobs and requests, and trains the job where that is its road.
     fn pass(&mut self) {
-        let Self { runtime, config, jobs, first, copies } = self;
+        let Self { runtime, broker, road, jobs, copies, .. } = self;
         runtime.block_on(async {
-            let mut broker = Broker::connect(config).await.unwrap();
             while let Some(taken) = broker.take().await.unwrap() {
                 let id = taken.correlation_id().unwrap();
                 assert_eq!(taken.reply_to().unwrap(), reply_queue(&id));
@@ -77,9 +103,8 @@ impl Cluster {
                     }
                     None => {
                         jobs.insert(id.clone(), (taken.body().to_vec(), false));
-                        first.get_or_insert(id.clone());
                         let state = JobState::new(Stage::Taken, Timestamp::now(), "it is here");
-                        tell(&mut broker, &id, &state.message(&id)).await;
+                        tell(broker, &id, &state.message(&id)).await;
                     }
                 }
                 broker.acknowledge(taken).await.unwrap();
@@ -89,16 +114,15 @@ impl Cluster {
                 let job = jobs.get_mut(&cancel.correlation_id).expect("a job that is here");
                 if !std::mem::replace(&mut job.1, true) {
                     let id = &cancel.correlation_id;
-                    tell(&mut broker, id, &cancelled().message(id)).await;
+                    tell(broker, id, &cancelled().message(id)).await;
                 }
                 broker.acknowledge_request(taken).await.unwrap();
             }
-            let over = first.as_ref().and_then(|first| jobs.get_mut(first)).map(|job| &mut job.1);
-            if let (Some(first), Some(over @ false)) = (first, over) {
-                train(&mut broker, first).await;
-                *over = true;
+            for (id, (_, over)) in jobs.iter_mut().filter(|_| *road == Road::Trained) {
+                if !std::mem::replace(over, true) {
+                    train(broker, id).await;
+                }
             }
-            broker.close().await;
         });
     }
 }
@@ -112,23 +136,21 @@ async fn train(broker: &mut Broker, id: &str) {
     let at = Timestamp::now();
     let running = JobState::new(Stage::Running, at, "it runs").message(id);
     tell(broker, id, &running).await;
-    let standing = Standing {
-        layer: "Background Model".into(),
-        layer_number: 1,
-        layers: 2,
-        epoch: 1,
-        epochs: 1,
-        steps: 4,
-        ..Standing::default()
-    };
-    tell(broker, id, &JobProgress { at, standing }.message(id)).await;
-    for (name, file) in MODELS {
+    // Each message about progress tells of epochs that were told before, as after a message that
+    // was not confirmed, and the record has all of them, and one that was not told.
+    let told = [&[("Background Model", 1)][..], &[("Background Model", 1), ("Model 0", 1)]];
+    for ((name, file), told) in MODELS.into_iter().zip(told) {
+        tell(broker, id, &progress(at, name, told).message(id)).await;
         for message in model_messages(id, name, at, file, Some(6)) {
             tell(broker, id, &message).await;
         }
     }
-    let record = json!({"seed": 7, "layers": [{"figures": {"model": "Model 0", "f1": 0.5,
-        "best_epoch": 1}, "history": [{"training_loss": 0.5}]}]})
+    let record = json!({"seed": 7, "layers": [
+        {"figures": {"model": "Background Model", "f1": 0.5, "best_epoch": 1},
+            "history": [{"training_loss": 0.5}]},
+        {"figures": {"model": "Model 0", "f1": 0.5, "best_epoch": 1},
+            "history": [{"training_loss": 0.5}, {"training_loss": 0.25}]},
+    ]})
     .to_string();
     let report = Message::report(id, "training.json", at, record.as_bytes()).unwrap();
     tell(broker, id, &report).await;
@@ -153,6 +175,26 @@ async fn train(broker: &mut Broker, id: &str) {
     }
 }
 
+fn progress(at: Timestamp, layer: &str, told: &[(&str, usize)]) -> JobProgress {
+    let standing = Standing {
+        layer: layer.to_owned(),
+        layer_number: told.len(),
+        layers: 2,
+        epoch: 1,
+        epochs: 2,
+        steps: 4,
+        ..Standing::default()
+    };
+    let mut ended_epochs = EndedEpochs::default();
+    for (layer, epoch) in told {
+        let (epoch, training_loss) = (*epoch, 0.5 / *epoch as f64);
+        let (validation, best, seconds) = (None, false, 1.0);
+        let report = EpochReport { epoch, training_loss, validation, best, seconds };
+        ended_epochs.add(layer, &report);
+    }
+    JobProgress { at, standing, ended_epochs }
+}
+
 fn cancelled() -> End {
     End::Failed(JobFailed {
         at: Timestamp::now(),
@@ -165,47 +207,36 @@ fn cancelled() -> End {
     })
 }
 
-/// A run that is trained and one that is cancelled; `None` when the gateway died.
-fn road(gateway: &Gateway, cluster: &mut Cluster, page: &str) -> Option<()> {
-    place(gateway, "trained", page)?;
-    goes_to(gateway, cluster, 1, |run| run["state"] == "succeeded")?;
-    place(gateway, "cancelled", page)?;
-    goes_to(gateway, cluster, 2, |run| run["detail"] == "It is here." || is_over(run))?;
-    let bearer = gateway.bearer();
-    let headers = [("Authorization", bearer.as_str())];
-    let answer = gateway.try_send("POST", "/v1/runs/2/cancel", &headers, b"")?;
-    assert!(matches!(answer.status, 202 | 409), "{answer:?}");
-    goes_to(gateway, cluster, 2, |run| run["state"] == "cancelled")
-}
-
-fn place(gateway: &Gateway, key: &str, page: &str) -> Option<()> {
+/// The road of a case; `None` when the gateway died.
+fn road(gateway: &Gateway, cluster: &mut Cluster<'_>, page: &str) -> Option<()> {
     let bearer = gateway.bearer();
     let headers = [
         ("Authorization", bearer.as_str()),
         ("Content-Type", "application/json"),
-        ("Idempotency-Key", key),
+        ("Idempotency-Key", "once"),
     ];
     let body = tiny(page, 1).to_string();
     gateway.try_send("POST", "/v1/runs", &headers, body.as_bytes())?.expect(202);
-    Some(())
+    if cluster.road == Road::Trained {
+        return goes_to(gateway, cluster, |run| run["state"] == "succeeded");
+    }
+    goes_to(gateway, cluster, |run| run["detail"] == "It is here." || is_over(run))?;
+    let answer = gateway.try_send("POST", "/v1/runs/1/cancel", &headers[..1], b"")?;
+    assert!(matches!(answer.status, 202 | 409), "{answer:?}");
+    goes_to(gateway, cluster, |run| run["state"] == "cancelled")
 }
 
 fn is_over(run: &Value) -> bool {
     ["succeeded", "failed", "cancelled"].contains(&run["state"].as_str().unwrap())
 }
 
-fn goes_to(
-    gateway: &Gateway,
-    cluster: &mut Cluster,
-    run: i64,
-    wanted: fn(&Value) -> bool,
-) -> Option<()> {
+fn goes_to(gateway: &Gateway, cluster: &mut Cluster<'_>, wanted: fn(&Value) -> bool) -> Option<()> {
     let bearer = gateway.bearer();
     let until = Instant::now() + SECONDS(60);
     loop {
         cluster.pass();
-        let path = format!("/v1/runs/{run}");
-        let answer = gateway.try_send("GET", &path, &[("Authorization", &bearer)], b"")?;
+        let headers = [("Authorization", bearer.as_str())];
+        let answer = gateway.try_send("GET", "/v1/runs/1", &headers, b"")?;
         let now = answer.expect(200).json();
         if wanted(&now) {
             return Some(());
@@ -239,19 +270,14 @@ fn result(gateway: &Gateway) -> (Vec<Value>, Vec<usize>) {
 #[test]
 fn killed_at_every_point_of_the_road_every_run_ends_once() {
     let services = Services::shared();
-    let folder = tempfile::tempdir().unwrap();
+    let vhost = services.vhost();
+    let mut cluster = Cluster::new(&vhost);
     // One page for all cases.
-    let first = Site::new();
+    let first = Site::in_memory(run_trainer().unwrap());
     let gateway = first.start();
     let page = id_of(&gateway.upload(&page()).unwrap().expect(201));
     gateway.terminate();
-    let site = || {
-        let folder = tempfile::tempdir().unwrap();
-        let copied = Command::new("cp").arg("-r").arg(first.data()).arg(folder.path()).status();
-        assert!(copied.unwrap().success());
-        Site { folder, trainer: first.trainer.clone(), admin: first.admin.clone() }
-    };
-    let start = |site: &Site, vhost: &Vhost, more: &[(&str, String)]| {
+    let start = |site: &Site, more: &[(&str, String)]| {
         let mut environment = vec![
             ("RABBITMQ_USER", vhost.user().to_owned()),
             ("RABBITMQ_PASSWORD", vhost.password().to_owned()),
@@ -259,43 +285,48 @@ fn killed_at_every_point_of_the_road_every_run_ends_once() {
         environment.extend_from_slice(more);
         site.try_start(&environment, &["--broker", &vhost.url()])
     };
-    let log = folder.path().join("points.txt");
-    let (undisturbed, points) = {
-        let (site, vhost) = (site(), services.vhost());
-        let mut cluster = Cluster::new(&vhost);
-        let log = [("HPC_TRAINER_DIE_LOG", log.display().to_string())];
-        let gateway = start(&site, &vhost, &log).unwrap();
-        road(&gateway, &mut cluster, &page).expect("no crash");
-        assert_eq!((cluster.jobs.len(), cluster.copies), (2, 0));
-        let result = result(&gateway);
-        gateway.terminate();
-        site.assert_tidy("no crash");
-        cluster.leave(&vhost);
-        (result, crate::crash::points(std::path::Path::new(&log[0].1)))
-    };
-    assert_eq!(undisturbed.1, [0, 1, 0, 0, 1, 0, 1, 1]);
-    assert!(points.len() > 70, "{points:?}");
-    let mut died = 0;
-    for (number, name) in (1..).zip(&points) {
-        let what = format!("a crash at point {number}, {name}");
-        let (site, vhost) = (site(), services.vhost());
-        let mut cluster = Cluster::new(&vhost);
-        let die = [("HPC_TRAINER_DIE_AT", number.to_string())];
-        if let Some(mut dying) = start(&site, &vhost, &die)
-            && road(&dying, &mut cluster, &page).is_none()
-        {
-            wait_for(&what, SECONDS(20), || dying.child.try_wait().unwrap());
-            died += 1;
+    let (mut all, mut deaths) = (0, 0);
+    for (way, ends, most) in
+        [(Road::Trained, [1, 0, 3, 2], 50), (Road::Cancelled, [0, 1, 0, 0], 25)]
+    {
+        let (undisturbed, points) = {
+            let site = first.copy();
+            cluster.begin(way);
+            let log = site.folder.path().join("points.txt");
+            let set = [("HPC_TRAINER_DIE_LOG", log.display().to_string())];
+            let gateway = start(&site, &set).unwrap();
+            road(&gateway, &mut cluster, &page).expect("no crash");
+            let result = result(&gateway);
+            gateway.terminate();
+            site.assert_tidy("no crash");
+            assert_eq!(cluster.end(), (1, 0));
+            (result, crate::crash::points(&log))
+        };
+        assert_eq!(undisturbed.1, ends, "{way:?}");
+        assert!(points.len() > most, "{way:?}: {points:?}");
+        for (number, name) in (1..).zip(&points) {
+            let what = format!("{way:?}: a crash at point {number}, {name}");
+            let site = first.copy();
+            cluster.begin(way);
+            let die = [("HPC_TRAINER_DIE_AT", number.to_string())];
+            if let Some(mut dying) = start(&site, &die)
+                && road(&dying, &mut cluster, &page).is_none()
+            {
+                wait_for(&what, SECONDS(20), || dying.child.try_wait().unwrap());
+                deaths += 1;
+            }
+            let gateway = start(&site, &[]).unwrap();
+            road(&gateway, &mut cluster, &page).unwrap_or_else(|| panic!("{what}: it died again"));
+            assert_eq!(result(&gateway), undisturbed, "{what}");
+            gateway.terminate();
+            site.assert_tidy(&what);
+            let (jobs, copies) = cluster.end();
+            assert!(jobs == 1 && copies <= 1, "{what}: {jobs} jobs and {copies} copies");
         }
-        let gateway = start(&site, &vhost, &[]).unwrap();
-        road(&gateway, &mut cluster, &page).unwrap_or_else(|| panic!("{what}: it died again"));
-        assert_eq!(cluster.jobs.len(), 2, "{what}");
-        assert!(cluster.copies <= 1, "{what}: {} copies", cluster.copies);
-        assert_eq!(result(&gateway), undisturbed, "{what}");
-        gateway.terminate();
-        site.assert_tidy(&what);
-        cluster.leave(&vhost);
+        all += points.len();
+        eprintln!("{way:?}: {} points: {points:?}", points.len());
     }
-    assert!(died > points.len() / 2, "{died} of {} points", points.len());
-    eprintln!("{} points, {died} deaths, 0 lost, 0 doubled: {points:?}", points.len());
+    assert!(deaths > all / 2, "{deaths} of {all} points");
+    eprintln!("{all} points, {deaths} deaths, 0 lost, 0 doubled");
+    cluster.leave();
 }

@@ -95,6 +95,10 @@ impl Relay {
         relay
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -191,7 +195,11 @@ fn each_run_is_logged_once_whether_the_server_is_there_or_not() {
         ("MLFLOW_EXPERIMENT_NAME", "Salzinnes".to_owned()),
         ("MLFLOW_TRACKING_TOKEN", "planted-token".to_owned()),
     ];
-    let gateway = site.start_with(&environment);
+    // From a file first, then from the environment.
+    let lines: Vec<String> =
+        environment.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+    let file = site.env_file(&lines.concat());
+    let gateway = site.try_start(&[], &["--env-file", &file]).unwrap();
     let page = id_of(&gateway.upload(&page()).unwrap().expect(201));
     let place = |gateway: &Gateway, seed: u64| {
         let mut asked = tiny(&page, 3);

@@ -168,7 +168,9 @@ fn objects_are_kept_in_s3_and_nothing_is_lost_while_it_is_away() {
     wrong.remove(3);
     let refused = run(&site, &["purge", "--older", "0d"], &wrong);
     assert_eq!(refused.code(), Some(3), "{refused}");
-    run(&site, &["purge", "--older", "0d"], &set).success();
+    let lines: Vec<String> = set.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+    let file = site.env_file(&lines.concat());
+    run(&site, &["purge", "--older", "0d", "--env-file", &file], &[]).success();
     assert_eq!(objects(&lies), BTreeSet::new());
 
     // Killed between the bucket and the store: nothing is there that no row names.

@@ -13,7 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use contract::wire::conversation::Kind;
 use serde_json::{Value, json};
 
-use crate::crash::{log_of, points, settle};
+use crate::crash::{groups, points_of_trainer, settle, train_and_die};
 use support::asker::Asker;
 use support::broker::RESULTS;
 use support::desk::{Desk, job};
@@ -428,19 +428,19 @@ fn the_asker_is_told_of_each_task_and_gets_each_model() {
     assert_eq!(end["asked"]["instances"], json!({"number": 2, "from": "job"}), "{end}");
 }
 
-/// The batch script of a test: the leader or the second task dies at its point number `at`; a task
-/// only the first time.
-fn dying_script(whose: &str, at: usize) -> String {
-    let dies = format!(
-        "export HPC_TRAINER_DIE_AT={at} HPC_TRAINER_DIE_LOG=\"$HPC_TRAINER_HOME/points.txt\""
-    );
+/// The batch script of a test: the leader or the second task dies at the point that is noted for
+/// its job; a task only the first time.
+fn dying_script(whose: &str) -> String {
+    let dies = "HPC_TRAINER_DIE_AT=$(cat \"$job.at\") && \
+                export HPC_TRAINER_DIE_AT HPC_TRAINER_DIE_LOG=\"$job.points\"";
     let lives = "unset HPC_TRAINER_DIE_AT HPC_TRAINER_DIE_LOG";
     let (leader, task) = match whose {
-        "leader" => (dies.clone(), lives.to_owned()),
-        _ => (lives.to_owned(), format!("mkdir \"$HPC_TRAINER_HOME/dies\" && {dies}")),
+        "leader" => (dies.to_owned(), lives.to_owned()),
+        _ => (lives.to_owned(), format!("mkdir \"$job.dies\" && {dies}")),
     };
     format!(
-        "case $2 in --task=1) {task} ;; --task=*) {lives} ;; *) {leader} ;; esac\n\
+        "job=${{1%/*}} && job=$HPC_TRAINER_HOME/${{job##*/}}\n\
+         case $2 in --task=1) {task} ;; --task=*) {lives} ;; *) {leader} ;; esac\n\
          exec \"$HPC_TRAINER_HOME/run_trainer\" \"$@\""
     )
 }
@@ -448,31 +448,31 @@ fn dying_script(whose: &str, at: usize) -> String {
 /// Kills the leader, or a task, at each of its points, each time with a new job. Returns how many
 /// of the jobs were answered with models.
 fn every_point_of(whose: &str) -> (usize, Vec<String>) {
-    let run = |at: usize| {
-        let desk = Desk::with_script(&dying_script(whose, at));
+    let run = |at: Vec<usize>, names: &[String]| {
+        let desk = Desk::with_script(&dying_script(whose));
         let mut asked = desk.short_job();
         asked["settings"]["Parallel instances"] = json!(2);
-        let id = desk.vhost.publish_job(&asked);
-        desk.check().run().success();
-        desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(180));
-        settle(&desk, &id);
-        (desk, id)
-    };
-    let mut first = Some(run(0));
-    let names = first.as_ref().map(|(desk, _)| points(&log_of(desk))).unwrap_or_default();
-    assert!(names.len() > 5, "{names:?}");
-    let mut with_models = 0;
-    for number in 0..=names.len() {
-        let (desk, id) = first.take().unwrap_or_else(|| run(number));
-        let what = names.get(number.wrapping_sub(1)).map_or("none", String::as_str);
-        let mut replies = desk.vhost.leftovers(RESULTS);
-        assert_eq!(replies.len(), 1, "replies after {what}: {}", desk.log(&id));
-        assert_eq!(desk.cluster.jobs_named(&format!("hpct-{id}")).len(), 1, "{what}");
-        with_models += usize::from(replies.remove(0).json().get("error").is_none());
-        let done = desk.site.spool().join("done").join(&id);
-        for left in ["tasks", "checkpoint", "job.json", "reply.json"] {
-            assert!(!done.join(left).exists(), "{left} is left after {what}");
+        let jobs = train_and_die(&desk, at, || desk.vhost.publish_job(&asked));
+        let replies = desk.vhost.leftovers(RESULTS);
+        assert_eq!(replies.len(), jobs.len(), "a reply to each job");
+        let mut with_models = 0;
+        for job in &jobs {
+            let what = names.get(job.at.wrapping_sub(1)).map_or("none", String::as_str);
+            let reply = replies.iter().find(|reply| reply.correlation_id() == Some(&job.id));
+            let reply = reply.unwrap_or_else(|| panic!("no reply after {what}"));
+            assert_eq!(desk.cluster.jobs_named(&format!("hpct-{}", job.id)).len(), 1, "{what}");
+            with_models += usize::from(reply.json().get("error").is_none());
+            let done = desk.site.spool().join("done").join(&job.id);
+            for left in ["tasks", "checkpoint", "job.json", "reply.json"] {
+                assert!(!done.join(left).exists(), "{left} is left after {what}");
+            }
         }
+        (with_models, points_of_trainer(&desk, &jobs[0].id))
+    };
+    let (mut with_models, names) = run(vec![0], &[]);
+    assert!(names.len() > 5, "{names:?}");
+    for group in groups(&names) {
+        with_models += run(group, &names).0;
     }
     eprintln!("{whose}: {} points, {with_models} with models: {names:?}", names.len());
     (with_models, names)

@@ -130,7 +130,7 @@ fn a_job_that_rodan_published_comes_back_as_models_that_keras_opens() {
         "data:image/jpeg;base64,",
         "download<td>",
         "encode<td>",
-        "200 × 200",
+        "136 × 136",
         "CPUs<td>1<",
     ] {
         assert!(report.contains(part), "{part} is not in the report:\n{report}");
@@ -189,7 +189,7 @@ fn pages_in_zips_and_models_to_go_on_from_become_models() {
         reply.unwrap_or_else(|| panic!("no reply; the job's log:\n{}", desk.log(&id))).json();
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(models(&reply, folder.path()), ["Background Model", "Model 0", "Model 1"]);
-    assert!(desk.log(&id).contains("pages 200x200 200x200"), "{}", desk.log(&id));
+    assert!(desk.log(&id).contains("pages 136x136 136x136"), "{}", desk.log(&id));
 
     // The next job starts from one of these models; an odd zip is answered with what is wrong in
     // it.
@@ -258,7 +258,7 @@ fn what_can_not_be_trained_is_answered_with_what_to_change() {
             &["rgba PNG - Layer 0", "404", "run the workflow again"],
         ),
         ("Background", "/uploads/text.png", 11, &["Background"]),
-        ("rgba PNG - Layer 0", "/uploads/small.png", 11, &["rgba PNG - Layer 0", "4x4", "200x200"]),
+        ("rgba PNG - Layer 0", "/uploads/small.png", 11, &["rgba PNG - Layer 0", "4x4", "136x136"]),
         ("Image", "file:///etc/passwd", 5, &["Image", "neither a path"]),
     ];
     for (number, (input, location, code, parts)) in cases.into_iter().enumerate() {

@@ -63,9 +63,8 @@ fn a_tarball_runs_a_job_wherever_it_is_unpacked_and_an_update_keeps_what_is_the_
         let line = format!("umask {umask}; exec \"$@\"");
         let program =
             Program::new("bash").args(["-c", &line, "-"]).arg(repository().join("package"));
-        in_users_environment(program.arg("--binaries").arg(&binaries).arg("--out").arg(out))
-            .run()
-            .success()
+        let program = program.arg("--binaries").arg(&binaries).arg("--out").arg(out);
+        in_users_environment(program.args(["--level", "1"])).run().success()
     };
     let finished = build("022", &out);
     assert!(
@@ -167,6 +166,7 @@ fn what_can_not_be_packed_is_named() {
     expect(&finished, 1, &["has no check"]);
     assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0, "something is left");
     expect(&package().args(["--out"]).run(), 2, &["--out needs a directory"]);
+    expect(&package().args(["--level", "0"]).run(), 2, &["--level needs a number from 1 to 9"]);
     expect(&package().arg("sideways").run(), 2, &["what is «sideways»?", "usage:"]);
 }
 

@@ -13,7 +13,11 @@ use serde_json::json;
 use crate::local::Page;
 use crate::secrets::Search;
 use crate::support::gateway::{Answer, Gateway, QUICK, Site, form, id_of, page, program, tiny};
-use crate::support::write_script;
+use crate::support::{DEAD_PORT, write_script};
+
+/// Planted in the file of the variables.
+const PASSWORD: &str = "planted-password-of-mlflow";
+const KEY: &str = "planted-key-of-s3";
 
 /// All files below a folder.
 fn files_below(folder: &Path) -> Vec<PathBuf> {
@@ -29,6 +33,12 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
 fn start(site: &Site, log: &Path) -> (Gateway, String) {
     let mut command = Command::new(program());
     command.arg("--data").arg(site.data()).args(["-vv", "--listen", "127.0.0.1:0", "--trainer"]);
+    // MLflow is away, which the log tells again and again.
+    let variables = format!(
+        "MLFLOW_TRACKING_URI=http://127.0.0.1:{DEAD_PORT}\nMLFLOW_TRACKING_USERNAME=me\n\
+         MLFLOW_TRACKING_PASSWORD={PASSWORD}\n"
+    );
+    command.env("HPC_TRAINER_ENV_FILE", site.env_file(&variables));
     command.arg(&site.trainer).stdout(Stdio::piped()).stderr(File::create(log).unwrap());
     let mut child = command.spawn().unwrap();
     let mut line = String::new();
@@ -50,8 +60,12 @@ fn the_tokens_of_a_gateway_are_found_nowhere_but_where_they_belong() {
     write_script(&trainer, &script);
     let site = Site::with_trainer(&trainer);
     let (gateway, said) = start(&site, &log);
-    let secrets =
-        [("token of an account", &*site.admin), ("token of the link", &*gateway.link_token)];
+    let secrets = [
+        ("token of an account", &*site.admin),
+        ("token of the link", &*gateway.link_token),
+        ("password of MLflow", PASSWORD),
+        ("key of S3", KEY),
+    ];
     let mut search = Search::new(&secrets);
     search.look("output", "", said.as_bytes());
     // The one file where it may be: it shows that the search would find it.
@@ -111,6 +125,26 @@ fn the_tokens_of_a_gateway_are_found_nowhere_but_where_they_belong() {
     let broken = form(&[("image.png".to_owned(), b"GIF".to_vec())]);
     answered(&mut search, "form", &gateway.send_form("/v1/pages", &broken).expect(422));
     answered(&mut search, "wrong", &gateway.post("/v1/runs", &json!({"pages": 1})).expect(422));
+
+    // Variables that can't be used, of which each is a secret where it does not belong.
+    let s3 =
+        format!("GATEWAY_OBJECTS=s3://pages/x\nAWS_ENDPOINT_URL=http://127.0.0.1:{DEAD_PORT}\n");
+    let keys = format!("AWS_ACCESS_KEY_ID={KEY}\nAWS_SECRET_ACCESS_KEY={KEY}\n");
+    for (lines, code) in [
+        (format!("{s3}{keys}AWS_SESSION_TOKEN={KEY}\n"), 7),
+        (format!("{s3}AWS_ACCESS_KEY_ID={KEY}\n"), 3),
+        (format!("GATEWAY_OBJECTS={KEY}\n{keys}"), 3),
+        (format!("GATEWAY_OBJECTS=s3://pages\nAWS_ENDPOINT_URL=http://me:{KEY}@host\n{keys}"), 3),
+        (format!("MLFLOW_TRACKING_URI=http://me:{PASSWORD}@host\n"), 3),
+        (format!("MLFLOW_TRACKING_URI=http://host/\nMLFLOW_TRACKING_PASSWORD={PASSWORD}\n"), 3),
+        (format!("MLFLOW_TRACKING_URI=http://host/\n{PASSWORD}\n"), 3),
+    ] {
+        let other = Site::with_trainer(&trainer);
+        let file = other.env_file(&lines);
+        let refused = other.command(&["-vv", "--listen", "127.0.0.1:0", "--env-file", &file]).run();
+        assert_eq!(refused.code(), Some(code), "{refused}");
+        search.look("output", "refused variables", refused.to_string().as_bytes());
+    }
 
     let copy = folder.path().join("copy.sqlite");
     let copied = site.command(&["backup", copy.to_str().unwrap()]).run().success();

@@ -231,6 +231,8 @@ def test_states_and_progress_are_told_in_words(talk):
     for step in range(50):
         more = dict(progress, step=step, loss=0.5, accuracy=None, f1=0.25)
         more["expected_end"] = "2026-11-28T23:59:00Z"
+        # What the log says of an epoch is in the other values.
+        more["ended_epochs"] = [{"layer": "Model 4", "epoch": 2, "training_loss": 0.5}]
         talk.take(message("job.progress", more))
     assert (
         talk.said == "The training runs: layer Model 4 (2 of 2), epoch 3 of 15, loss 0.5, F1 0.25,"

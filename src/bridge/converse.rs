@@ -357,7 +357,9 @@ impl Pass<'_> {
         if note.standing.layer_number == 0 || note.slurm_job_id != Some(*slurm_id) || is_known {
             return Ok(());
         }
-        let message = note.told().message(&job.correlation_id.0);
+        // Which of them have come is not known here; whoever knows them passes them over.
+        let told_epochs = note.ended_epochs.clone();
+        let message = note.told(told_epochs).message(&job.correlation_id.0);
         if self.send(job, &message).await? {
             job.told = Some(Told { progress_at: Some(note.updated_at), ..told });
             self.store.save(job)?;

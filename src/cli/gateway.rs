@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::config::{ConfigError, Sources, broker};
+use crate::config::{ConfigError, GatewayVariables, Sources, broker};
 use base::address::{AddressError, BrokerAddress};
 use base::exit_code::ExitCode;
 use base::files::Replace;
@@ -48,6 +48,10 @@ pub struct Arguments {
     /// Folder of everything that is kept; made when it is not there
     #[arg(long, value_name = "DIR", default_value = "gateway-data", global = true)]
     data: PathBuf,
+    /// File of the variables: RabbitMQ, S3, MLflow, IIIF [default: credentials.env in the current
+    /// directory, where there is one]. The environment wins
+    #[arg(long, value_name = "FILE", global = true)]
+    env_file: Option<PathBuf>,
     #[command(flatten)]
     serving: Serving,
     #[command(subcommand)]
@@ -80,10 +84,6 @@ struct Serving {
     /// RABBITMQ_PASSWORD, in credentials.env or the environment
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "")]
     broker: Option<String>,
-    /// With --broker: the file of the variables [default: credentials.env in the current directory,
-    /// where there is one]
-    #[arg(long, value_name = "FILE", requires = "broker")]
-    env_file: Option<PathBuf>,
     /// Most megabytes of an upload
     #[arg(long, value_name = "MB", default_value_t = 1024)]
     max_upload: u64,
@@ -223,9 +223,10 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     arguments.verbosity.start(tracing::Level::INFO);
     harden::process();
     harden::files();
+    let sources = Sources::of_process(arguments.env_file.as_deref());
     let done = match &arguments.command {
-        None => serve(&arguments.data, &arguments.serving),
-        Some(command) => command.run(&arguments.data),
+        None => serve(&arguments.data, &arguments.serving, &sources),
+        Some(command) => command.run(&arguments.data, &sources),
     };
     match done {
         Ok(()) => ExitCode::Success,
@@ -233,14 +234,15 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
+fn serve(data: &Path, serving: &Serving, sources: &Sources<'_>) -> Result<(), GatewayError> {
     let local = serving.listen.ip().is_loopback();
     if !local && !serving.behind_proxy {
         return Err(GatewayError::Open(serving.listen));
     }
-    let broker = serving.broker()?;
-    let iiif = IiifHosts::parse(&variable("ALLOWED_IIIF_HOSTS").unwrap_or_default())?;
-    let tracking = TrackingConfig::from_variables(variable)?;
+    let broker = serving.broker(sources)?;
+    let variables = GatewayVariables::load(sources)?;
+    let iiif = IiifHosts::parse(&variables.get("ALLOWED_IIIF_HOSTS").unwrap_or_default())?;
+    let tracking = TrackingConfig::from_variables(|name| variables.get(name))?;
     if tracking.as_ref().is_some_and(TrackingConfig::is_exposed) {
         warn!("MLflow has no TLS: its password or token crosses the network in the clear");
     }
@@ -252,7 +254,7 @@ fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
     let folder = DataFolder::at(data)?;
     let _lock = folder.lock()?;
     let reach = Reach::default();
-    let mut store = with_its_objects(Store::open(&folder)?)?;
+    let mut store = with_its_objects(Store::open(&folder)?, &variables)?;
     if broker.is_some() {
         store = store.with_broker(&reach);
     }
@@ -313,14 +315,10 @@ fn serve(data: &Path, serving: &Serving) -> Result<(), GatewayError> {
     served
 }
 
-/// A variable of the environment.
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-/// A store with its objects where the environment says.
-fn with_its_objects(store: Store) -> Result<Store, GatewayError> {
-    let Some(bucket) = BucketConfig::from_variables(variable)? else { return Ok(store) };
+/// A store with its objects where the variables say.
+fn with_its_objects(store: Store, variables: &GatewayVariables) -> Result<Store, GatewayError> {
+    let bucket = BucketConfig::from_variables(|name| variables.get(name))?;
+    let Some(bucket) = bucket else { return Ok(store) };
     if bucket.is_exposed() {
         warn!("S3 has no TLS: pages and models cross the network in the clear");
     }
@@ -351,7 +349,7 @@ fn announce(
 
 impl Serving {
     /// How RabbitMQ is reached, where a cluster trains.
-    fn broker(&self) -> Result<Option<BrokerConfig>, GatewayError> {
+    fn broker(&self, sources: &Sources<'_>) -> Result<Option<BrokerConfig>, GatewayError> {
         let Some(address) = &self.broker else { return Ok(None) };
         let address = Some(address.as_str()).filter(|address| !address.is_empty());
         match address.map(BrokerAddress::parse) {
@@ -359,7 +357,7 @@ impl Serving {
             Some(Err(error)) => return Err(GatewayError::Broker(error)),
             Some(Ok(_)) | None => {}
         }
-        let broker = broker(&Sources::of_process(self.env_file.as_deref()), address)?;
+        let broker = broker(sources, address)?;
         if broker.address.is_exposed() {
             warn!(
                 "RabbitMQ has no TLS: its password crosses the network in the clear; write {}",
@@ -383,7 +381,7 @@ fn ending() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
 }
 
 impl Command {
-    fn run(&self, data: &Path) -> Result<(), GatewayError> {
+    fn run(&self, data: &Path, sources: &Sources<'_>) -> Result<(), GatewayError> {
         let folder = DataFolder::at(data)?;
         match self {
             Self::Account { command } => command.run(&Store::open(&folder)?),
@@ -394,7 +392,8 @@ impl Command {
             }
             Self::Purge { older } => {
                 let _lock = folder.lock()?;
-                let store = with_its_objects(Store::open(&folder)?)?;
+                let variables = GatewayVariables::load(sources)?;
+                let store = with_its_objects(Store::open(&folder)?, &variables)?;
                 let before = Timestamp::now()
                     .checked_sub((i64::from(*older) * 24).hours())
                     .map_err(std::io::Error::other)?;

@@ -328,11 +328,38 @@ variables! {
             "how much training, in seconds, may be lost when a node fails",
             "A checkpoint has about 25 MB.";
     }
+    "The gateway alone", "What gateway reads beside RabbitMQ's variables (docs/gateway.md); check \
+            and run_trainer pass it over." {
+        GATEWAY_OBJECTS: Text(), MAY, "s3://my-bucket/gateway",
+            "the bucket of S3 that keeps pages and models: s3://BUCKET or s3://BUCKET/FOLDER",
+            "Without it they lie in the data folder.";
+        AWS_ENDPOINT_URL: Text(), MAY, "https://minio.example.org",
+            "the address of the S3 server, where that is not Amazon's", "";
+        AWS_REGION: Text(), or("us-east-1"), "", "the region of the bucket", "";
+        AWS_ACCESS_KEY_ID: Text(), MAY, "gateway", "the name of the key for the bucket", "";
+        AWS_SECRET_ACCESS_KEY: Password(), MAY, "", "the key for the bucket", "";
+        AWS_SESSION_TOKEN: Password(), MAY, "", "the token that belongs to a temporary key", "";
+        MLFLOW_TRACKING_URI: Text(), MAY, "https://mlflow.example.org",
+            "the address of the MLflow server at which runs are logged, too", "";
+        MLFLOW_EXPERIMENT_NAME: Text(), or("hpc-trainer"), "",
+            "the experiment in MLflow that the runs belong to", "";
+        MLFLOW_TRACKING_USERNAME: Text(), MAY, "gateway", "the user name for MLflow", "";
+        MLFLOW_TRACKING_PASSWORD: Password(), MAY, "", "the password for MLflow", "";
+        MLFLOW_TRACKING_TOKEN: Password(), MAY, "",
+            "the token for MLflow, in place of a user and a password", "";
+        ALLOWED_IIIF_HOSTS: Text(), MAY, "iiif.example.org, images.example.org:8443",
+            "the image servers that pages may come from", "There are none unless they are named.";
+    }
 }
 
 /// Every variable, in the order of `credentials.env.example`.
 pub fn variables() -> impl Iterator<Item = &'static Variable> {
     SECTIONS.iter().flat_map(|section| section.variables)
+}
+
+/// The variables that the gateway alone reads.
+pub(super) fn of_gateway() -> impl Iterator<Item = &'static Variable> {
+    variables().skip_while(|variable| variable.name != var::GATEWAY_OBJECTS.0.name)
 }
 
 /// The variable of this name.
@@ -350,7 +377,7 @@ pub const UPDATE: &str = "cargo run --locked --example reference";
 /// `credentials.env.example`.
 pub fn example() -> String {
     let mut text = "\
-# The configuration of check and run_trainer. Copy it, fill it in, keep it to yourself:
+# The configuration of check, run_trainer and gateway. Copy it, fill it in, keep it to yourself:
 #
 #   cp credentials.env.example credentials.env && chmod 600 credentials.env
 #
@@ -448,38 +475,13 @@ const OF_ENVIRONMENT: &[(&str, &str)] = &[
     ("`CUDA_VISIBLE_DEVICES`", "which GPU is used; Slurm sets it"),
 ];
 
-/// What the gateway reads from its environment alone.
-const OF_GATEWAY: &[(&str, &str)] = &[
-    (
-        "`GATEWAY_OBJECTS`",
-        "`s3://BUCKET/FOLDER`: pages and models are kept there instead of in the data folder \
-        ([S3](gateway.md#objects-in-s3))",
-    ),
-    ("`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`", "the keys for it"),
-    ("`AWS_ENDPOINT_URL`, `AWS_REGION`", "its server, where that is not Amazon's, and its region"),
-    (
-        "`MLFLOW_TRACKING_URI`",
-        "the MLflow server at which runs are logged, too ([MLflow](gateway.md#mlflow))",
-    ),
-    ("`MLFLOW_EXPERIMENT_NAME`", "the experiment there; `hpc-trainer` unless it is set"),
-    (
-        "`MLFLOW_TRACKING_USERNAME`, `MLFLOW_TRACKING_PASSWORD`, `MLFLOW_TRACKING_TOKEN`",
-        "who logs there",
-    ),
-    (
-        "`ALLOWED_IIIF_HOSTS`",
-        "the image servers that pages may come from ([IIIF](gateway.md#pages-from-iiif)); none \
-        unless it is set",
-    ),
-];
-
 /// `docs/variables.md`.
 pub fn markdown() -> String {
     let mut text = format!(
         "# Variables\n\nMade by `{UPDATE}` from the table in `src/config/env.rs`; a test \
          compares.\n\n\
-         The configuration of a site. `check` and `run_trainer` read these variables from\n\
-         `credentials.env` and from the environment; the environment wins.\n\
+         The configuration of a site. `check`, `run_trainer` and `gateway` read these variables\n\
+         from `credentials.env` and from the environment; the environment wins.\n\
          `credentials.env.example` in the directory of `run_check` shows all of them with\n\
          examples, and `./run_check init` writes the file.\n\n\
          The environment stays on the login node. What a job needs on the compute node must\n\
@@ -521,14 +523,6 @@ pub fn markdown() -> String {
     for (names, what) in OF_ENVIRONMENT {
         let _ = writeln!(text, "| {names} | {what} |"); // writing to a String can't fail
     }
-    text.push_str(
-        "\n## Variables of the gateway\n\n`gateway` reads these from its environment, such as \
-         `EnvironmentFile=` of its unit, and from no file.\n\n\
-         | variable | what it is |\n|---|---|\n",
-    );
-    for (names, what) in OF_GATEWAY {
-        let _ = writeln!(text, "| {names} | {what} |");
-    }
     text
 }
 
@@ -558,8 +552,11 @@ mod tests {
                 assert!((*low..=*high).contains(&shown.parse().unwrap()), "{name}");
             }
             assert!(*values != Values::Flag || matches!(need, Need::Default("0" | "1")), "{name}");
-            assert!(*need != MAY || !shown.is_empty(), "{name}: the example shows a value");
+            let shows = !shown.is_empty() || *values == Values::Password;
+            assert!(*need != MAY || shows, "{name}: the example shows a value");
         }
+        let last = SECTIONS.last().unwrap();
+        assert!(last.title.contains("gateway") && of_gateway().eq(last.variables));
     }
 
     #[test]

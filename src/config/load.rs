@@ -1,11 +1,14 @@
 //! Reads `credentials.env` and the process environment, and makes of them what the programs need.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::env::{Flag, Number, Password, Place, Text, Variable, Word, var, variables};
+use super::env::{
+    Flag, Number, Password, Place, Text, Variable, Word, of_gateway, var, variable, variables,
+};
 use super::error::{ConfigError, Problem};
 use super::file::read_file;
 use super::resolved::{Config, OnTimeLimit, RodanConfig, TrainerConfig};
@@ -446,6 +449,37 @@ pub fn broker(sources: &Sources<'_>, address: Option<&str>) -> Result<BrokerConf
     match reader.broker(require_tls) {
         Some(broker) if reader.problems.is_empty() => Ok(broker),
         _ => Err(ConfigError::Variables(reader.problems)),
+    }
+}
+
+/// The variables that the gateway alone reads, as they were given.
+pub struct GatewayVariables(HashMap<&'static str, String>);
+
+impl GatewayVariables {
+    /// Reads them, and nothing else.
+    ///
+    /// # Errors
+    /// When the file can't be read or is open to others, or a variable is no text.
+    pub fn load(sources: &Sources<'_>) -> Result<Self, ConfigError> {
+        let (mut reader, ..) = sources.read()?;
+        if !reader.problems.is_empty() {
+            return Err(ConfigError::Variables(reader.problems));
+        }
+        let own = |variable: &Variable| Some((variable.name, reader.values.remove(variable.name)?));
+        Ok(Self(of_gateway().filter_map(own).collect()))
+    }
+
+    /// The value of the variable of this name, or its default.
+    pub fn get(&self, name: &str) -> Option<String> {
+        let default = || variable(name)?.default().map(str::to_owned);
+        self.0.get(name).cloned().or_else(default)
+    }
+}
+
+/// Some of the values are secret.
+impl fmt::Debug for GatewayVariables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("GatewayVariables").field(&self.0.keys()).finish()
     }
 }
 

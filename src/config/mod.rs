@@ -19,6 +19,6 @@ pub use examine::Examined;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use file::variables_of as env_variables;
 pub use lines::LineFault;
-pub use load::{Sources, broker};
+pub use load::{GatewayVariables, Sources, broker};
 pub use resolved::{Config, OnTimeLimit, RodanConfig, TrainerConfig};
 pub use write::{credentials_text, problems};

@@ -21,6 +21,7 @@ use crate::config::{Sources, TrainerConfig};
 use crate::ledger::{Claimed, JobFiles, Live, Outbox, Publisher, claim, claimed_by};
 use base::exit_code::ExitCode;
 use contract::broker::{Broker, TellError};
+use contract::wire::conversation::{EndedEpochs, JobProgress};
 
 /// How long a broker that could not be used is left alone.
 const REST: Duration = Duration::from_secs(30);
@@ -146,11 +147,9 @@ impl Child {
     }
 
     /// Queues an errand. Newer progress replaces older.
-    fn put(&mut self, errand: Errand) {
-        match &errand {
-            Errand::Progress(_) => {
-                self.waiting.retain(|waiting| !matches!(waiting, Errand::Progress(_)))
-            }
+    fn put(&mut self, mut errand: Errand) {
+        match &mut errand {
+            Errand::Progress(progress) => replace_older(&mut self.waiting, progress),
             Errand::State(state) => {
                 self.live.state = Some(state.clone());
                 self.live.state_sent = false;
@@ -254,5 +253,55 @@ impl Child {
                 send_model(broker, queue, id, &self.outbox, (name, *at, &file)).await
             }
         }
+    }
+}
+
+/// Removes the progress that waits, and gives the newer one the epochs that it was to tell.
+fn replace_older(waiting: &mut VecDeque<Errand>, newer: &mut JobProgress) {
+    let mut epochs = EndedEpochs::default();
+    waiting.retain_mut(|errand| {
+        let Errand::Progress(older) = errand else { return true };
+        epochs.extend(std::mem::take(&mut older.ended_epochs));
+        false
+    });
+    epochs.extend(std::mem::take(&mut newer.ended_epochs));
+    newer.ended_epochs = epochs;
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::wire::conversation::{JobState, Stage};
+    use domain::{EpochReport, Standing};
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn progress(step: usize, epochs: &[usize]) -> JobProgress {
+        let mut ended_epochs = EndedEpochs::default();
+        for epoch in epochs {
+            let report = EpochReport {
+                epoch: *epoch,
+                training_loss: 0.5,
+                validation: None,
+                best: false,
+                seconds: 1.0,
+            };
+            ended_epochs.add("Model 0", &report);
+        }
+        let standing = Standing { step, ..Standing::default() };
+        JobProgress { at: Timestamp::UNIX_EPOCH, standing, ended_epochs }
+    }
+
+    #[test]
+    fn newer_progress_takes_over_the_epochs_of_the_older_one() {
+        let state = JobState::new(Stage::Running, Timestamp::UNIX_EPOCH, "it runs");
+        let mut waiting: VecDeque<Errand> =
+            [Errand::Progress(progress(1, &[1, 2])), Errand::State(state.clone())].into();
+        let mut newer = progress(7, &[3]);
+        replace_older(&mut waiting, &mut newer);
+        assert_eq!(waiting, [Errand::State(state)]);
+        assert_eq!(newer, progress(7, &[1, 2, 3]));
+        replace_older(&mut waiting, &mut newer);
+        assert_eq!(newer, progress(7, &[1, 2, 3]));
     }
 }

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use super::assert_shown;
 use contract::wire::Answer;
 use contract::wire::conversation::{
-    Cancel, Collector, End, Header, JobProgress, JobState, Kind, MAX_JSON_BYTES, ModelPart,
-    Protocol, message_id, model_messages, sha256,
+    Cancel, Collector, End, EndedEpochs, Header, JobProgress, JobState, Kind, MAX_JSON_BYTES,
+    ModelPart, Protocol, message_id, model_messages, sha256,
 };
 
 /// A body: read as everything that it may be, and where it is that, written and read again.
@@ -22,11 +22,15 @@ pub(super) fn conversation(data: &[u8]) {
         assert_eq!(message.message_id, message_id("c", Kind::State, &[&message.body]));
     }
     if let Ok(progress) = JobProgress::parse(data) {
+        assert!(progress.ended_epochs.iter().count() <= EndedEpochs::MOST);
+        progress.ended_epochs.iter().for_each(|epoch| assert_shown(&epoch.layer));
         let message = progress.message("c");
         assert!(message.body.len() <= MAX_JSON_BYTES);
-        assert!(JobProgress::parse(&message.body).is_ok());
+        assert_eq!(JobProgress::parse(&message.body).unwrap(), progress);
         assert!((0.0..=1.0).contains(&progress.standing.fraction()));
     }
+    #[cfg(feature = "gateway")]
+    gateway::fuzzing::told(data);
     if let Ok(end) = End::from_spool(data) {
         let back = End::from_spool(&end.body()).unwrap();
         assert_eq!(back.kind(), end.kind());

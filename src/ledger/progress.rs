@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use base::files::Replace;
 use base::files::read_own;
-use contract::wire::conversation::{JobProgress, Standing};
-use domain::SlurmJobId;
+use contract::wire::conversation::{EndedEpochs, JobProgress};
+use domain::{SlurmJobId, Standing};
 
 /// What a trainer was doing when it last wrote this.
 ///
@@ -30,6 +30,9 @@ pub struct Progress {
     /// How fast this run trains, once that is known.
     #[serde(default)]
     pub pace: Option<NotedPace>,
+    /// The epochs that have ended last, those of earlier runs of the job included.
+    #[serde(default, skip_serializing_if = "EndedEpochs::is_empty")]
+    pub ended_epochs: EndedEpochs,
 }
 
 /// What a run has learned from, and how long that took.
@@ -42,9 +45,9 @@ pub struct NotedPace {
 }
 
 impl Progress {
-    /// The same for the asker.
-    pub fn told(&self) -> JobProgress {
-        JobProgress { at: self.updated_at, standing: self.standing.clone() }
+    /// The same for the asker, who is also told of these epochs.
+    pub fn told(&self, ended_epochs: EndedEpochs) -> JobProgress {
+        JobProgress { at: self.updated_at, standing: self.standing.clone(), ended_epochs }
     }
 
     /// Reads what was written to `path`; `None` if there is nothing, or nothing that can be
@@ -68,6 +71,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::fs;
 
+    use domain::EpochReport;
+
     use super::*;
 
     #[test]
@@ -75,6 +80,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("progress.json");
         assert_eq!(Progress::read(&path), None);
+        let mut ended_epochs = EndedEpochs::default();
+        let report = EpochReport {
+            epoch: 3,
+            training_loss: 0.1,
+            validation: None,
+            best: true,
+            seconds: 1.5,
+        };
+        ended_epochs.add("Model 0", &report);
         let progress = Progress {
             slurm_job_id: Some(SlurmJobId(17)),
             restart_count: 1,
@@ -93,14 +107,17 @@ mod tests {
                 best: Some(0.75),
                 peak_memory_mb: Some(700),
                 expected_end: Some("2026-01-02T03:14:05Z".parse().unwrap()),
+                device: Some("CPU".into()),
+                predicting: false,
                 tasks: Vec::new(),
             },
             updated_at: "2026-01-02T03:04:05Z".parse().unwrap(),
             pace: Some(NotedPace { megapixels: 12.5, seconds: 3.25 }),
+            ended_epochs,
         };
         progress.write(&path).unwrap();
         assert_eq!(Progress::read(&path), Some(progress));
-        // An older note lacks the last two.
+        // An older note lacks what has come later.
         let note = r#"{"slurm_job_id":17,"restart_count":0,"layer":"Model 0","layer_number":2,
             "layers":3,"epoch":4,"epochs":15,"step":5,"steps":600,"loss":0.25,"accuracy":null,
             "f1":null,"updated_at":"2026-01-02T03:04:05Z","peak_memory_mb":700,

@@ -501,7 +501,7 @@ impl Job<'_> {
         let note = managed.map(JobFiles::progress);
         let inner = Watch::new(shown, signals, managed.is_some(), note, allocation, job.layers());
         let mut watch = WithEvents { inner, events };
-        watch.inner.measure(&settings);
+        watch.inner.measure(&settings, &device_name);
         if let Some(courier) = run.courier.take() {
             watch.inner.tell_by(courier, &place.outbox);
         }

@@ -12,8 +12,8 @@ use super::signals::{Signal, Signals};
 use crate::courier::{Courier, Errand};
 use crate::ledger::{NotedPace, Outbox, Progress as Note};
 use base::memory::peak_memory;
-use contract::wire::conversation::Standing;
-use domain::{Layer, TrainingSettings};
+use contract::wire::conversation::EndedEpochs;
+use domain::{Layer, Standing, TrainingEvent, TrainingSettings};
 use local::Progress;
 use page_layers::{EpochReport, JobObserver, Stop, TrainedLayer};
 
@@ -57,6 +57,8 @@ struct Told {
     courier: Courier,
     outbox: Outbox,
     last: Option<Instant>,
+    /// The epochs that the courier was not given yet.
+    ended_epochs: EndedEpochs,
 }
 
 impl Watch {
@@ -69,12 +71,15 @@ impl Watch {
         allocation: &Allocation,
         layers: usize,
     ) -> Self {
+        // What an earlier run of the job has not told, or the task's layer before this one.
+        let before = note_file.as_deref().and_then(Note::read);
         let note = Note {
             slurm_job_id: allocation.job,
             restart_count: allocation.restarts,
             standing: Standing { layers, ..Standing::default() },
             updated_at: Timestamp::now(),
             pace: None,
+            ended_epochs: before.map(|note| note.ended_epochs).unwrap_or_default(),
         };
         let mut watch = Self {
             shown,
@@ -94,15 +99,17 @@ impl Watch {
         watch
     }
 
-    /// Notes how many pixels of patches one step learns from.
-    pub(super) fn measure(&mut self, settings: &TrainingSettings) {
+    /// Notes how many pixels of patches one step learns from, and what computes.
+    pub(super) fn measure(&mut self, settings: &TrainingSettings, device: &str) {
+        self.note.standing.device = Some(device.to_owned());
         let pixels = f64::from(settings.patch_height) * f64::from(settings.patch_width);
         self.megapixels = pixels * f64::from(settings.batch_size) / 1e6;
     }
 
     /// Tells the asker how far it is, and of each model as soon as it is done.
     pub(super) fn tell_by(&mut self, courier: Courier, outbox: &Outbox) {
-        self.teller = Some(Told { courier, outbox: outbox.clone(), last: None });
+        let (outbox, ended_epochs) = (outbox.clone(), self.note.ended_epochs.clone());
+        self.teller = Some(Told { courier, outbox, last: None, ended_epochs });
     }
 
     /// The process that tells the asker, to be closed or given the end.
@@ -116,7 +123,8 @@ impl Watch {
             && told.last.is_none_or(|last| last.elapsed() >= every)
         {
             told.last = Some(Instant::now());
-            told.courier.send(&Errand::Progress(self.note.told()));
+            let ended_epochs = std::mem::take(&mut told.ended_epochs);
+            told.courier.send(&Errand::Progress(self.note.told(ended_epochs)));
         }
     }
 
@@ -175,16 +183,9 @@ impl JobObserver for Watch {
         epochs: u32,
     ) {
         self.shown.layer_started(layer, number, train, validation, epochs);
-        let Standing { layers, peak_memory_mb, expected_end, .. } = self.note.standing;
-        self.note.standing = Standing {
-            layer: layer.model_name(),
-            layer_number: number,
-            layers,
-            epochs: epochs as usize,
-            peak_memory_mb,
-            expected_end,
-            ..Standing::default()
-        };
+        let (model, layers) = (layer.model_name(), self.note.standing.layers);
+        let began = TrainingEvent::Layer { model, number, layers, train, validation, epochs };
+        self.note.standing.note(&began);
         self.write();
     }
 
@@ -192,9 +193,8 @@ impl JobObserver for Watch {
         self.steps += 1;
         self.first_step.get_or_insert_with(Instant::now);
         self.shown.step(layer, epoch, step, steps, loss);
-        let standing = &mut self.note.standing;
-        (standing.epoch, standing.step, standing.steps) = (epoch, step, steps);
-        standing.loss = Some(f64::from(loss));
+        let loss = Some(f64::from(loss));
+        self.note.standing.note(&TrainingEvent::Step { epoch, step, steps, loss });
         if self.noted.elapsed() >= EVERY {
             self.write();
         }
@@ -202,16 +202,22 @@ impl JobObserver for Watch {
 
     fn epoch(&mut self, layer: Layer, report: &EpochReport) {
         self.shown.epoch(layer, report);
-        let standing = &mut self.note.standing;
-        standing.accuracy = report.validation.map(|metrics| metrics.accuracy);
-        standing.f1 = report.validation.map(|metrics| metrics.f1);
-        standing.best = standing.accuracy.into_iter().chain(standing.best).reduce(f64::max);
+        let model = layer.model_name();
+        self.note.ended_epochs.add(&model, report);
+        if let Some(told) = &mut self.teller {
+            told.ended_epochs.add(&model, report);
+        }
+        self.note.standing.note(&TrainingEvent::Epoch { model, report: report.clone() });
         self.write();
         self.tell(EPOCHS_EVERY);
     }
 
     fn layer_finished(&mut self, layer: &TrainedLayer) {
         self.shown.layer_finished(layer);
+        // The curves of a layer are whole when its model comes.
+        if self.teller.as_ref().is_some_and(|told| !told.ended_epochs.is_empty()) {
+            self.tell(Duration::ZERO);
+        }
         let Some(told) = &mut self.teller else { return };
         let name = layer.layer.model_name();
         let kept = std::fs::read(&layer.path).and_then(|file| told.outbox.put_model(&name, &file));

@@ -222,6 +222,36 @@ impl Heard {
         }
     }
 
+    /// That each epoch of `training.json` was told before, with its figures.
+    #[track_caller]
+    pub(crate) fn assert_curves(&self) {
+        let mut told: BTreeMap<(String, u64), Value> = BTreeMap::new();
+        for message in self.of_kind(Kind::Progress) {
+            for epoch in message.json()["ended_epochs"].as_array().into_iter().flatten() {
+                let key = (epoch["layer"].as_str().unwrap().to_owned(), number(&epoch["epoch"]));
+                told.insert(key, figures(epoch, &epoch["validation"], ""));
+            }
+        }
+        let is_record = |message: &&&Message| {
+            let headers = message.properties.headers().as_ref().map(|headers| headers.inner());
+            let name = headers.and_then(|headers| headers.get("name"));
+            name == Some(&AMQPValue::LongString("training.json".into()))
+        };
+        let reports = self.of_kind(Kind::Report);
+        let record = reports.iter().find(is_record).expect("training.json").json();
+        let mut recorded = 0;
+        for layer in record["layers"].as_array().unwrap() {
+            let model = layer["figures"]["model"].as_str().unwrap();
+            for epoch in layer["history"].as_array().unwrap() {
+                let key = (model.to_owned(), number(&epoch["epoch"]));
+                let figures = figures(epoch, epoch, "validation_");
+                assert_eq!(told.get(&key), Some(&figures), "{key:?}: {told:#?}");
+                recorded += 1;
+            }
+        }
+        assert!(recorded > 0, "{record}");
+    }
+
     /// The models by name, put together from their parts.
     #[track_caller]
     pub(crate) fn models(&self) -> BTreeMap<String, Vec<u8>> {
@@ -257,6 +287,23 @@ impl Heard {
             assert!(file.starts_with(b"\x89HDF\r\n\x1a\n"), "{model} is no HDF5 file");
         }
     }
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap()
+}
+
+/// What an epoch came to, whoever tells it.
+fn figures(epoch: &Value, validation: &Value, prefix: &str) -> Value {
+    let name = |name: &str| format!("{prefix}{name}");
+    json!([
+        epoch["training_loss"],
+        validation[name("loss")],
+        validation[name("accuracy")],
+        validation[name("f1")],
+        epoch["best"],
+        epoch["seconds"],
+    ])
 }
 
 async fn declare_reply_queue(channel: &Channel, queue: &str) {

@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use domain::hex_sha256;
 use serde_json::{Value, json};
@@ -29,13 +32,47 @@ pub(crate) struct Site {
     pub(crate) admin: String,
 }
 
+/// A folder in memory, where there is such a place: what is left after a program was killed does
+/// not depend on the disk, and each commit waits for that.
+fn folder_in_memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    fs::DirBuilder::new().mode(0o700).create(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_all(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
 impl Site {
     pub(crate) fn new() -> Self {
         Self::with_trainer(run_trainer().unwrap())
     }
 
     pub(crate) fn with_trainer(trainer: &Path) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::in_folder(tempfile::tempdir().unwrap(), trainer)
+    }
+
+    /// One whose files are in memory, for a program that is killed often.
+    pub(crate) fn in_memory(trainer: &Path) -> Self {
+        Self::in_folder(folder_in_memory(), trainer)
+    }
+
+    /// The same in another folder in memory, with everything that has happened so far.
+    pub(crate) fn copy(&self) -> Self {
+        let folder = folder_in_memory();
+        copy_all(&self.data(), &folder.path().join("data"));
+        Self { folder, trainer: self.trainer.clone(), admin: self.admin.clone() }
+    }
+
+    fn in_folder(folder: tempfile::TempDir, trainer: &Path) -> Self {
         let mut site = Self { folder, trainer: trainer.to_owned(), admin: String::new() };
         site.admin = site.account("boss", "admin");
         site
@@ -46,7 +83,17 @@ impl Site {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Program {
-        Program::new(program()).arg("--data").arg(self.data()).args(arguments)
+        let program = Program::new(program()).current_dir(self.folder.path());
+        program.arg("--data").arg(self.data()).args(arguments)
+    }
+
+    /// A file of variables, for its account alone.
+    pub(crate) fn env_file(&self, lines: &str) -> String {
+        let path = self.folder.path().join("variables.env");
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
+        file.unwrap().write_all(lines.as_bytes()).unwrap();
+        path.display().to_string()
     }
 
     /// Makes an account; its token.
@@ -79,6 +126,8 @@ impl Site {
             .args(["--quiet", "--listen", "127.0.0.1:0", "--trainer"])
             .arg(&self.trainer)
             .args(more)
+            // Not where somebody's credentials.env may lie.
+            .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -254,9 +303,16 @@ impl Gateway {
 
     /// Ends it as a person would.
     pub(crate) fn terminate(mut self) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-        let ended = wait_for("the gateway's end", SECONDS(40), || self.child.try_wait().unwrap());
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        let until = Instant::now() + SECONDS(40);
+        let ended = loop {
+            match self.child.try_wait().unwrap() {
+                Some(ended) => break ended,
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+            assert!(Instant::now() < until, "the gateway does not end");
+        };
         assert_eq!(ended.code(), Some(0));
     }
 }
@@ -293,9 +349,13 @@ pub(crate) fn form(files: &[(String, Vec<u8>)]) -> Vec<u8> {
 
 /// The files of a small page.
 pub(crate) fn page() -> Vec<(String, Vec<u8>)> {
-    let page = Page::cut(150, 150);
-    let file = |name: &str| (name.to_owned(), fs::read(page.path(name)).unwrap());
-    PARTS.into_iter().map(file).collect()
+    static FILES: OnceLock<Vec<(String, Vec<u8>)>> = OnceLock::new();
+    let files = FILES.get_or_init(|| {
+        let page = Page::cut(150, 150);
+        let file = |name: &str| (name.to_owned(), fs::read(page.path(name)).unwrap());
+        PARTS.into_iter().map(file).collect()
+    });
+    files.clone()
 }
 
 pub(crate) fn tiny(page: &str, epochs: u32) -> Value {
@@ -341,16 +401,20 @@ pub(crate) fn taken_from(zip: &Answer, name: &str) -> Vec<u8> {
 
 /// Uploads a page and trains it, as a client that tries again; false when the gateway died.
 pub(crate) fn upload_and_train(gateway: &Gateway) -> bool {
-    visit(gateway, false)
-}
-
-/// The same, and applies the models to the page where that is wanted, too.
-pub(crate) fn visit(gateway: &Gateway, apply: bool) -> bool {
     let Some(uploaded) = gateway.upload(&page()) else { return false };
     assert!(matches!(uploaded.status, 200 | 201), "{uploaded:?}");
-    let id = id_of(&uploaded);
-    asked_once(gateway, "/v1/runs", "train", &tiny(&id, 1))
-        && (!apply || asked_once(gateway, "/v1/runs/1/apply", "apply", &json!({"page": id})))
+    asked_once(gateway, "/v1/runs", "train", &tiny(&id_of(&uploaded), 1))
+}
+
+/// Applies the models of run 1 to its page, as such a client; false when the gateway died.
+pub(crate) fn apply(gateway: &Gateway) -> bool {
+    let bearer = gateway.bearer();
+    let Some(run) = gateway.try_send("GET", "/v1/runs/1", &[("Authorization", &bearer)], b"")
+    else {
+        return false;
+    };
+    let page = &run.expect(200).json()["pages"][0];
+    asked_once(gateway, "/v1/runs/1/apply", "apply", &json!({"page": page}))
 }
 
 /// Asks for a run, as often as is needed, and waits for its end; false when the gateway died.

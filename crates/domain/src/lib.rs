@@ -12,6 +12,7 @@ mod layer;
 mod limits;
 pub mod settings;
 mod shape;
+mod standing;
 mod training_event;
 mod values;
 mod walltime;
@@ -29,6 +30,7 @@ pub use settings::{
     TRAINING_SETTINGS, TrainingSettings, training_setting,
 };
 pub use shape::{PatchShape, PatchShapeError};
+pub use standing::{Standing, TaskStanding};
 pub use training_event::TrainingEvent;
 pub use values::Allowed;
 pub use walltime::{Walltime, WalltimeError};

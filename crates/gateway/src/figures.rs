@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use contract::wire::conversation::JobDone;
+use domain::{EpochReport, Metrics};
 
 /// What `training.json` says of the run and of each layer, without the history, which the events
 /// have.
@@ -53,40 +54,45 @@ pub(crate) fn of_end(done: &JobDone) -> Value {
     })
 }
 
-/// What a `training.json` says of each epoch, as the events of a training on this machine tell it.
-pub(crate) fn epochs_of_record(record: &[u8]) -> Vec<Value> {
+/// What a `training.json` says of each epoch: the name of the layer's model, and what the epoch
+/// came to. One without a training loss is left out.
+pub(crate) fn epochs_of_record(record: &[u8]) -> Vec<(String, EpochReport)> {
     let record: Value = serde_json::from_slice(record).unwrap_or_default();
     let layers = record["layers"].as_array().map(Vec::as_slice).unwrap_or_default();
     let of_layer = |layer: &Value| {
-        let facts = facts(layer).clone();
+        let facts = facts(layer);
+        let model = facts["model"].as_str().unwrap_or_default().to_owned();
+        let kept = facts["best_epoch"].as_u64();
         let history = layer["history"].as_array().cloned().unwrap_or_default();
         let epoch = move |(number, epoch): (usize, Value)| {
-            let kept = facts["best_epoch"].as_u64() == Some(number as u64);
-            json!({"event": "epoch", "model": facts["model"], "report": {
-                "epoch": number, "training_loss": epoch["training_loss"],
-                "validation": validation(&epoch), "best": epoch["best"].as_bool().unwrap_or(kept),
-                "seconds": epoch["seconds"].as_f64().unwrap_or_default(),
-            }})
+            let report = EpochReport {
+                epoch: number,
+                training_loss: epoch["training_loss"].as_f64()?,
+                validation: validation(&epoch),
+                best: epoch["best"].as_bool().unwrap_or(kept == Some(number as u64)),
+                seconds: epoch["seconds"].as_f64().unwrap_or_default(),
+            };
+            Some((model.clone(), report))
         };
-        (1..).zip(history).map(epoch).collect::<Vec<_>>()
+        (1..).zip(history).filter_map(epoch).collect::<Vec<_>>()
     };
     layers.iter().flat_map(of_layer).collect()
 }
 
 /// The figures of the validation samples, where all of them are there.
-fn validation(epoch: &Value) -> Option<Value> {
-    let names = ["loss", "accuracy", "precision", "recall", "f1"];
-    let value = |name: &str| {
-        let value = epoch[format!("validation_{name}")].as_f64()?;
-        Some((name.to_owned(), value.into()))
-    };
-    names.into_iter().map(value).collect::<Option<Map<_, _>>>().map(Value::from)
+fn validation(epoch: &Value) -> Option<Metrics> {
+    let value = |name: &str| epoch[format!("validation_{name}")].as_f64();
+    Some(Metrics {
+        loss: value("loss")?,
+        accuracy: value("accuracy")?,
+        precision: value("precision")?,
+        recall: value("recall")?,
+        f1: value("f1")?,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use domain::TrainingEvent;
-
     use super::*;
 
     #[test]
@@ -116,22 +122,20 @@ mod tests {
             "best": true, "seconds": 2.5,
         });
         let older = json!({"epoch": 2, "training_loss": 0.3, "validation_loss": null});
+        let none = json!({"epoch": 3, "training_loss": null});
         let record = json!({"seed": 7, "layers": [{
             "figures": {"model": "Model 0", "f1": 0.75, "best_epoch": 1, "learned": true},
-            "history": [whole, older],
+            "history": [whole, older, none],
         }]})
         .to_string();
         let figures = of_record(record.as_bytes()).unwrap();
         assert_eq!(figures["measured_on"], VALIDATION);
         let layer = &figures["layers"][0];
         assert_eq!((&layer["model"], &layer["f1"]), (&json!("Model 0"), &json!(0.75)));
-        assert_eq!((&layer["epochs"], &layer["precision"]), (&json!(2), &json!(null)));
+        assert_eq!((&layer["epochs"], &layer["precision"]), (&json!(3), &json!(null)));
         let epochs = epochs_of_record(record.as_bytes());
-        let told = epochs.into_iter().map(|epoch| match serde_json::from_value(epoch) {
-            Ok(TrainingEvent::Epoch { model, report }) => {
-                (model, report.epoch, report.validation.map(|metrics| metrics.f1), report.best)
-            }
-            other => panic!("{other:?}"),
+        let told = epochs.into_iter().map(|(model, report)| {
+            (model, report.epoch, report.validation.map(|metrics| metrics.f1), report.best)
         });
         let told: Vec<_> = told.collect();
         let of = |epoch, f1, best| ("Model 0".to_owned(), epoch, f1, best);

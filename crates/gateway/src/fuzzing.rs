@@ -7,6 +7,8 @@ use axum::body::Body;
 use axum::extract::{Form, FromRequest as _, Multipart, Request};
 use serde_json::Value;
 
+use crate::courses::Courses;
+use crate::figures;
 use crate::http;
 use crate::intake;
 use crate::order;
@@ -53,6 +55,26 @@ pub async fn settings_form(body: &[u8]) -> Option<Read> {
 /// Reads the form in which a bridge logs in: its name and its password.
 pub fn login_form(body: &[u8]) -> Option<(String, String)> {
     http::who_logs_in(body)
+}
+
+/// Reads the body of a `job.progress`, and of a `training.json`, of which the events of epochs
+/// come; told again, they are no news.
+pub fn told(body: &[u8]) {
+    let mut courses = Courses::default();
+    let mut told: Vec<(String, domain::EpochReport)> = Vec::new();
+    if let Ok(progress) = contract::wire::conversation::JobProgress::parse(body) {
+        told.extend(progress.ended_epochs.into_iter().map(|epoch| (epoch.layer, epoch.report)));
+    }
+    told.extend(figures::epochs_of_record(body));
+    for (model, report) in &told {
+        courses.take(model, report);
+        assert!(!courses.take(model, report), "an epoch was news twice");
+    }
+    for (name, history) in courses.into_histories() {
+        assert!(history.windows(2).all(|two| two[0].epoch < two[1].epoch));
+        let svg = report::charts(&name, &history, 1);
+        assert_eq!(svg.matches("<svg").count(), 2);
+    }
 }
 
 /// Reads a form with files, whose boundary is `edge`, into a folder in `incoming`. Returns its

@@ -9,6 +9,7 @@ mod address;
 mod app;
 mod asker;
 mod comparison;
+mod courses;
 mod figures;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -24,7 +25,6 @@ mod outgoing;
 mod page_files;
 mod placing;
 mod problem;
-mod progress;
 mod rates;
 mod reach;
 mod run_configuration;

@@ -8,8 +8,8 @@ use std::time::Duration;
 use candle_core::{CustomOp1, CustomOp2, CustomOp3, DType, Device, Result, Tensor};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
+use kernels::{BinaryCrossEntropy, Buffers, Conv, MaxPool};
 use page_layers::keras::CONV_LAYERS;
-use page_layers::ops::{BinaryCrossEntropy, Buffers, Conv, MaxPool};
 
 const BATCH: usize = 4;
 const SIDE: usize = 256;

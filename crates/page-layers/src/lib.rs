@@ -12,7 +12,6 @@ mod job;
 pub mod keras;
 pub(crate) mod look;
 pub(crate) mod net;
-pub mod ops;
 pub(crate) mod page;
 mod pages_seen;
 pub(crate) mod patch;

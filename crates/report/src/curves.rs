@@ -68,7 +68,9 @@ fn draw(
     let values =
         history.iter().flat_map(|report| curves.iter().filter_map(|curve| (curve.value)(report)));
     let vertical = Scale::around(values, 4);
-    let horizontal = Scale::counting(history.len(), 6);
+    // While a training goes on, not every epoch may be known.
+    let last = history.iter().map(|report| report.epoch).max().unwrap_or_default();
+    let horizontal = Scale::counting(last.max(history.len()), 6);
     let x = |epoch: f64| LEFT + (RIGHT - LEFT) * horizontal.part(epoch);
     let y = |value: f64| BOTTOM - (BOTTOM - TOP) * vertical.part(value);
     let names: Vec<_> = curves.iter().map(|curve| curve.name).collect();
@@ -181,6 +183,13 @@ mod tests {
         assert!(svg.contains("class=\"a\" d=\"M46.0 30.0L208.0 186.0L370.0 108.0\""), "{svg}");
         assert!(svg.contains("<title>epoch 3: F1 1.0000</title>"), "{svg}");
         assert!(svg.contains("class=\"kept\" d=\"M208.0 30V186\""), "{svg}");
+    }
+
+    #[test]
+    fn an_epoch_that_is_not_known_leaves_its_place_free() {
+        let history = [report(1, 1.0, None), report(2, 0.0, None), report(5, 0.5, None)];
+        let svg = charts("Layer", &history, 2);
+        assert!(svg.contains("class=\"a\" d=\"M46.0 30.0L127.0 186.0L370.0 108.0\""), "{svg}");
     }
 
     #[test]

@@ -375,7 +375,8 @@ fn settings(message: &[u8]) -> Option<Map<String, Value>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contract::wire::conversation::Standing;
+    use contract::wire::conversation::EndedEpochs;
+    use domain::Standing;
     use scheduler::slurm::JobState;
 
     #[test]
@@ -406,6 +407,7 @@ mod tests {
             },
             updated_at: now - Duration::from_secs(10),
             pace: None,
+            ended_epochs: EndedEpochs::default(),
         };
         assert_eq!(expected_end(&info, &progress, now), end);
         let waiting = JobInfo { state: JobState::parse("PENDING"), ..info.clone() };

@@ -11,7 +11,7 @@ use super::table;
 use crate::bridge::operator::{FindError, find};
 use crate::ledger::{Progress, Store};
 use base::exit_code::ExitCode;
-use contract::wire::conversation::Standing;
+use domain::Standing;
 use terminal::{Printed, complain, print};
 
 /// The time between two looks.

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::bridge::operator::{JobStatus, Status, Waiting};
 use crate::ledger::{HeldBy, Outcome, Role, State};
 use base::text::{printable, span};
-use contract::wire::conversation::{Standing, TaskStanding};
+use domain::{Standing, TaskStanding};
 use scheduler::slurm::Phase;
 
 /// Columns of the terminal.

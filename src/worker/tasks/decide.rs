@@ -7,8 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use crate::ledger::{NotedPace, Progress};
 use crate::worker::error::Failure;
 use base::exit_code::ExitCode;
-use contract::wire::conversation::{Standing, TaskStanding};
-use domain::Layer;
+use contract::wire::conversation::{EndedEpoch, EndedEpochs};
+use domain::{Layer, Standing, TaskStanding};
 
 /// A layer may lose its task so many times; with the next loss the job ends as the task did.
 const MOST_LOSSES: u32 = 2;
@@ -150,6 +150,12 @@ pub(super) fn combined(
         tasks: tasks.collect(),
         ..first.standing.clone()
     })
+}
+
+/// The epochs of a task's note that were not in its note before.
+pub(super) fn new_epochs(before: &EndedEpochs, now: &EndedEpochs) -> Vec<EndedEpoch> {
+    let is_new = |epoch: &&EndedEpoch| !before.iter().any(|known| known == *epoch);
+    now.iter().filter(is_new).cloned().collect()
 }
 
 /// When all layers are done at the latest, if those that wait take as long as the longest of those

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ledger::Cause;
+use domain::EpochReport;
 
 const BACKGROUND: Layer = Layer::Background;
 
@@ -138,7 +139,32 @@ fn note(layer: &str, done: usize, end: Option<i64>) -> Progress {
         },
         updated_at: at(100),
         pace: Some(NotedPace { megapixels: 2.0, seconds: 4.0 }),
+        ended_epochs: EndedEpochs::default(),
     }
+}
+
+#[test]
+fn the_epochs_of_a_task_are_taken_over_once() {
+    let epochs = |numbers: &[usize]| {
+        let mut epochs = EndedEpochs::default();
+        for epoch in numbers {
+            let (epoch, training_loss) = (*epoch, 0.5);
+            let (validation, best, seconds) = (None, false, 1.0);
+            let report = EpochReport { epoch, training_loss, validation, best, seconds };
+            epochs.add("Model 0", &report);
+        }
+        epochs
+    };
+    let new = |before: &[usize], now: &[usize]| -> Vec<usize> {
+        let new = new_epochs(&epochs(before), &epochs(now));
+        new.iter().map(|epoch| epoch.report.epoch).collect()
+    };
+    assert_eq!(new(&[], &[1, 2]), [1, 2]);
+    assert_eq!(new(&[1, 2], &[1, 2, 3]), [3]);
+    // The first ones have left the note, or all of them.
+    assert_eq!(new(&[1, 2, 3], &[3, 4]), [4]);
+    assert_eq!(new(&[1], &[7, 8]), [7, 8]);
+    assert!(new(&[1, 2], &[1, 2]).is_empty() && new(&[1], &[]).is_empty());
 }
 
 #[test]

@@ -22,8 +22,8 @@ use crate::worker::requeue::Allocation;
 use crate::worker::signals::{Signal, Signals};
 use crate::worker::told::tell_requeued;
 use base::memory::peak_memory;
-use contract::wire::conversation::{Asked, Standing};
-use domain::{Layer, SettingsMap, TrainingSettings};
+use contract::wire::conversation::{Asked, EndedEpochs};
+use domain::{Layer, SettingsMap, Standing, TrainingSettings};
 use page_layers::{
     Checkpoints, Device, JobObserver, Stop, TrainError, TrainedLayer, TrainingInputs, TrainingJob,
 };
@@ -227,17 +227,24 @@ struct Team<'a> {
     told: Option<Instant>,
     /// The epochs that the asker knows of.
     told_epochs: Vec<(u32, usize)>,
+    /// The epochs of each task that are taken over already.
+    known_epochs: BTreeMap<u32, EndedEpochs>,
+    /// Those that the courier was not given yet.
+    untold_epochs: EndedEpochs,
     courier: Option<&'a mut Courier>,
 }
 
 impl<'a> Team<'a> {
     fn new(leader: &'a Leader<'a>, plan: &'a Plan, courier: Option<&'a mut Courier>) -> Self {
+        // What an earlier run of the job has not told.
+        let before = Progress::read(&leader.files.progress());
         let note = Progress {
             slurm_job_id: leader.allocation.job,
             restart_count: leader.allocation.restarts,
             standing: Standing { layers: plan.order.len(), ..Standing::default() },
             updated_at: Timestamp::now(),
             pace: None,
+            ended_epochs: before.map(|note| note.ended_epochs).unwrap_or_default(),
         };
         let now = Instant::now();
         Self {
@@ -253,6 +260,8 @@ impl<'a> Team<'a> {
             devices: BTreeSet::new(),
             passed_on: None,
             has_trained: false,
+            untold_epochs: note.ended_epochs.clone(),
+            known_epochs: BTreeMap::new(),
             note,
             noted: None,
             told: None,
@@ -356,7 +365,7 @@ impl<'a> Team<'a> {
             self.running.remove(&task);
             // What it did last, so that nothing of it is trained again.
             self.see_what_is_done();
-            self.remember_its_memory(task);
+            self.remember_what_it_noted(task);
             let end = end_of(self.leader.shared, task, status);
             match (&end, self.is_stopping()) {
                 (End::Finished, _) => {}
@@ -444,13 +453,28 @@ impl<'a> Team<'a> {
         }
     }
 
-    /// Notes the most memory that a task has used, which explains how it ended.
-    fn remember_its_memory(&mut self, task: u32) {
+    /// Notes the most memory that a task has used, which explains how it ended, and its last
+    /// epochs.
+    fn remember_what_it_noted(&mut self, task: u32) {
         let note = self.leader.shared.progress(task);
+        if let Some(note) = &note {
+            self.take_epochs(task, note);
+        }
+        // It may be started again, with a new note.
+        self.known_epochs.remove(&task);
         let used = note.and_then(|note| note.standing.peak_memory_mb);
         let known = self.note.standing.peak_memory_mb;
         self.note.standing.peak_memory_mb = known.max(used);
         self.noted = None;
+    }
+
+    /// Takes over the epochs that a task has ended since its note was last read.
+    fn take_epochs(&mut self, task: u32, note: &Progress) {
+        let now = note.ended_epochs.clone();
+        let before = self.known_epochs.insert(task, now).unwrap_or_default();
+        let new = decide::new_epochs(&before, &note.ended_epochs);
+        self.note.ended_epochs.extend(new.iter().cloned());
+        self.untold_epochs.extend(new);
     }
 
     fn write_note(&mut self) {
@@ -460,10 +484,10 @@ impl<'a> Team<'a> {
         self.noted = Some(Instant::now());
         let shared = self.leader.shared;
         let running = self.running.keys();
-        let notes: BTreeMap<u32, Progress> = running
-            .filter_map(|task| Some((*task, shared.progress(*task)?)))
-            .filter(|(_, note)| !self.is_of_a_layer_that_is_done(note))
-            .collect();
+        let mut notes: BTreeMap<u32, Progress> =
+            running.filter_map(|task| Some((*task, shared.progress(*task)?))).collect();
+        notes.iter().for_each(|(task, note)| self.take_epochs(*task, note));
+        notes.retain(|_, note| !self.is_of_a_layer_that_is_done(note));
         self.has_trained |= notes.values().any(|note| note.standing.epoch > 0);
         let own = peak_memory().map(|bytes| bytes >> 20);
         let peak = self.note.standing.peak_memory_mb.max(own);
@@ -488,11 +512,13 @@ impl<'a> Team<'a> {
         let Some(courier) = &mut self.courier else { return };
         let standing = &self.note.standing;
         let epochs: Vec<_> = standing.tasks.iter().map(|task| (task.task, task.epoch)).collect();
-        let is_new =
-            epochs != self.told_epochs || self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY);
+        let is_new = epochs != self.told_epochs
+            || !self.untold_epochs.is_empty()
+            || self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY);
         if standing.layer_number > 0 && is_new {
             (self.told, self.told_epochs) = (Some(Instant::now()), epochs);
-            courier.send(&Errand::Progress(self.note.told()));
+            let untold = std::mem::take(&mut self.untold_epochs);
+            courier.send(&Errand::Progress(self.note.told(untold)));
         }
     }
 }

@@ -118,7 +118,7 @@ impl Task<'_> {
             let note = shared.progress_file(task);
             let shown = Progress::new(self.arguments.quiet, Arc::default());
             let mut inner = Watch::new(shown, &self.signals, true, Some(note), self.allocation, 1);
-            inner.measure(&settings);
+            inner.measure(&settings, &device_name);
             inner.suspend_when_warned(true);
             let events = plan.tensorboard.as_ref().map(|base| EventLogs::new(base));
             let mut watch = WithEvents { inner, events };

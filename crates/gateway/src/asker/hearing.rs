@@ -5,20 +5,20 @@ use std::collections::BTreeMap;
 
 use contract::wire::conversation::{
     BodyError, End, Header, JobProgress, JobState, Kind, ModelEntry, ModelPart, PartError, Stage,
-    Standing,
 };
-use serde_json::json;
+use domain::{EpochReport, Standing, TrainingEvent};
+use serde_json::{Value, json};
 use thiserror::Error;
 
+use crate::courses::Courses;
 use crate::figures;
-use crate::progress::Progress;
-use crate::runner::LOG;
+use crate::runner::{LOG, as_json};
 use crate::state::{State, Transition};
 use crate::store::{Change, FileKind, Hearing, Object, Run, RunFile};
 
 /// The files that a cluster may send beside the models.
 const REPORT: &str = "report.html";
-const RECORD: &str = "training.json";
+pub(super) const RECORD: &str = "training.json";
 
 /// A message that was read.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,18 +77,22 @@ pub(super) fn read(
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Known {
     state: State,
-    progress: Progress,
+    progress: Standing,
+    /// The epochs that it has events of.
+    courses: Courses,
     /// The models that have come: the names of their files, and their SHA-256.
     models: BTreeMap<String, String>,
     has_figures: bool,
 }
 
-impl From<&Run> for Known {
-    fn from(run: &Run) -> Self {
+impl Known {
+    /// What is known of a run whose epochs went so.
+    pub(super) fn of(run: &Run, courses: Courses) -> Self {
         let models = run.results.iter().filter(|result| result.kind == FileKind::Model);
         Self {
             state: run.status.state,
             progress: run.progress.clone(),
+            courses,
             models: models.map(|m| (m.name.clone(), m.object.sha256.clone())).collect(),
             has_figures: run.figures.is_some(),
         }
@@ -135,36 +139,36 @@ pub(super) fn of_progress(known: &Known, told: &JobProgress) -> Hearing {
     if standing.layer_number == 0 {
         return Hearing::default();
     }
-    let progress = progress_of(&known.progress, standing);
     let mut hearing = Hearing::default();
-    if progress.layer != known.progress.layer {
+    if standing.layer_number != known.progress.layer_number {
         let layer = json!({
-            "event": "layer", "model": progress.model, "number": progress.layer,
-            "layers": progress.layers, "epochs": progress.epochs,
+            "event": "layer", "model": standing.layer, "number": standing.layer_number,
+            "layers": standing.layers, "epochs": standing.epochs,
         });
         hearing.events.push(("layer", layer));
     }
+    let ended = told.ended_epochs.iter().map(|epoch| (epoch.layer.as_str(), &epoch.report));
+    hearing.events.extend(new_epochs(&known.courses, ended));
     if known.state != State::Running {
         hearing.happened.push(Transition::Began);
         hearing.detail = Some("its layers are being trained".to_owned());
     }
-    hearing.progress = Some(progress);
+    hearing.progress = Some(standing.clone());
     hearing
 }
 
-fn progress_of(before: &Progress, standing: &Standing) -> Progress {
-    Progress {
-        device: before.device.clone(),
-        model: standing.layer.clone(),
-        layer: standing.layer_number,
-        layers: standing.layers,
-        epoch: standing.epoch,
-        epochs: u32::try_from(standing.epochs).unwrap_or(u32::MAX),
-        step: standing.step,
-        steps: standing.steps,
-        loss: standing.loss,
-        predicting: false,
-    }
+/// The events of those epochs that have none yet: what a cluster tells of epochs may come again in
+/// another message, from a trainer that was started again, and with the record at the end.
+fn new_epochs<'a>(
+    known: &Courses,
+    told: impl Iterator<Item = (&'a str, &'a EpochReport)>,
+) -> Vec<(&'static str, Value)> {
+    let mut courses = known.clone();
+    let mut event = |(model, report): (&str, &EpochReport)| {
+        let event = TrainingEvent::Epoch { model: model.to_owned(), report: report.clone() };
+        courses.take(model, report).then(|| ("epoch", as_json(&event)))
+    };
+    told.filter_map(&mut event).collect()
 }
 
 /// What a model changes that has come whole and is kept.
@@ -174,16 +178,17 @@ pub(super) fn of_model(name: &str, object: Object) -> Hearing {
 }
 
 /// What a report changes that is kept.
-pub(super) fn of_report(name: &'static str, body: &[u8], object: Object) -> Hearing {
+pub(super) fn of_report(known: &Known, name: &'static str, body: &[u8], object: Object) -> Hearing {
     let is_record = name == RECORD;
     let kind = if is_record { FileKind::Record } else { FileKind::Report };
     let mut hearing = Hearing::default();
     hearing.change.results.push(RunFile { name: name.to_owned(), kind, object });
     if is_record {
         hearing.change.figures = figures::of_record(body);
-        // A conversation tells of epochs in passing; here all of them are, for the curves.
-        let epochs = figures::epochs_of_record(body).into_iter();
-        hearing.events.extend(epochs.map(|epoch| ("epoch", epoch)));
+        // A conversation tells of epochs in passing; here all of them are.
+        let epochs = figures::epochs_of_record(body);
+        let told = epochs.iter().map(|(model, report)| (model.as_str(), report));
+        hearing.events.extend(new_epochs(&known.courses, told));
     }
     hearing
 }

@@ -1,14 +1,50 @@
 //! Each message, and what it changes.
 
-use contract::wire::conversation::{JobDone, JobFailed, ModelEntry, Times, Used};
-use domain::TrainingEvent;
+use contract::wire::conversation::{EndedEpochs, JobDone, JobFailed, ModelEntry, Times, Used};
+use domain::Metrics;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::*;
 
 fn known(state: State) -> Known {
-    Known { state, progress: Progress::default(), models: BTreeMap::new(), has_figures: false }
+    Known {
+        state,
+        progress: Standing::default(),
+        courses: Courses::default(),
+        models: BTreeMap::new(),
+        has_figures: false,
+    }
+}
+
+fn told(standing: Standing) -> JobProgress {
+    JobProgress { at: Timestamp::UNIX_EPOCH, standing, ended_epochs: EndedEpochs::default() }
+}
+
+fn report(epoch: usize, training_loss: f64) -> EpochReport {
+    let metrics = Metrics { loss: 0.5, accuracy: 0.75, precision: 0.5, recall: 0.25, f1: 0.3 };
+    EpochReport { epoch, training_loss, validation: Some(metrics), best: epoch == 1, seconds: 1.0 }
+}
+
+/// Progress that tells of these epochs of a layer.
+fn tells_of(epochs: &[(&str, usize, f64)]) -> JobProgress {
+    let standing = Standing { layer_number: 1, ..Standing::default() };
+    let mut told = told(standing);
+    for (layer, epoch, loss) in epochs {
+        told.ended_epochs.add(layer, &report(*epoch, *loss));
+    }
+    told
+}
+
+/// The epochs among the events: layer, number and loss.
+fn epochs_in(hearing: &Hearing) -> Vec<(String, usize, f64)> {
+    let of_event = |(kind, data): &(&str, Value)| match serde_json::from_value(data.clone()) {
+        Ok(TrainingEvent::Epoch { model, report }) if *kind == "epoch" => {
+            Some((model, report.epoch, report.training_loss))
+        }
+        _ => None,
+    };
+    hearing.events.iter().filter_map(of_event).collect()
 }
 
 fn state(phase: Stage) -> JobState {
@@ -100,7 +136,7 @@ fn progress_begins_a_run_and_tells_of_each_layer_once() {
         loss: Some(0.25),
         ..Standing::default()
     };
-    let told = JobProgress { at: Timestamp::UNIX_EPOCH, standing };
+    let told = told(standing);
     for (now, begins) in [(State::Queued, true), (State::Launch, true), (State::Running, false)] {
         let mut before = known(now);
         let hearing = of_progress(&before, &told);
@@ -108,7 +144,7 @@ fn progress_begins_a_run_and_tells_of_each_layer_once() {
         assert_eq!((hearing.events.len(), hearing.events[0].0), (1, "layer"));
         assert_eq!(hearing.events[0].1["number"], 2);
         let progress = hearing.progress.unwrap();
-        assert_eq!((progress.layer, progress.epoch, progress.epochs), (2, 3, 15));
+        assert_eq!((progress.layer_number, progress.epoch, progress.epochs), (2, 3, 15));
         assert_eq!((progress.percent(), progress.loss), (29, Some(0.25)));
         // The same layer again.
         before.progress = progress;
@@ -165,17 +201,54 @@ fn models_and_reports_are_files_of_the_run() {
     let model = of_model("Model 0", object("m"));
     assert_eq!(model.change.results[0].name, "Model 0.hdf5");
     assert_eq!(model.change.results[0].kind, FileKind::Model);
-    let page = of_report(REPORT, b"<p>", object("p"));
+    let run = known(State::Running);
+    let page = of_report(&run, REPORT, b"<p>", object("p"));
     assert_eq!(page.change.results[0].kind, FileKind::Report);
     assert!(page.change.figures.is_none() && page.events.is_empty());
     let record = json!({"seed": 1, "layers": [{"figures": {"model": "Model 0", "best_epoch": 1},
         "history": [{"training_loss": 0.5, "seconds": 1.0}]}]});
-    let record = of_report(RECORD, record.to_string().as_bytes(), object("r"));
+    let record = of_report(&run, RECORD, record.to_string().as_bytes(), object("r"));
     assert_eq!(record.change.results[0].kind, FileKind::Record);
     assert!(record.change.figures.is_some());
-    let [(kind, epoch)] = &record.events[..] else { panic!("one epoch") };
-    assert_eq!(*kind, "epoch");
-    assert!(serde_json::from_value::<TrainingEvent>(epoch.clone()).is_ok(), "{epoch}");
+    assert_eq!(epochs_in(&record), [("Model 0".to_owned(), 1, 0.5)]);
+    assert_eq!(record.events.len(), 1);
+}
+
+#[test]
+fn each_epoch_is_an_event_once_however_often_it_is_told() {
+    let mut run = known(State::Running);
+    let mut hear = |told: &JobProgress| {
+        let new = epochs_in(&of_progress(&run, told));
+        for (layer, epoch, loss) in &new {
+            run.courses.take(layer, &report(*epoch, *loss));
+        }
+        new.into_iter().map(|(layer, epoch, _)| format!("{layer} {epoch}")).collect::<Vec<_>>()
+    };
+    assert_eq!(hear(&tells_of(&[("a", 1, 0.9)])), ["a 1"]);
+    // The message before was not confirmed; two tasks, and one epoch twice in the same message.
+    let two = [("a", 1, 0.9), ("a", 2, 0.8), ("b", 1, 0.7), ("b", 1, 0.7)];
+    assert_eq!(hear(&tells_of(&two)), ["a 2", "b 1"]);
+    assert!(hear(&tells_of(&two)).is_empty());
+    // A trainer that was started again does an epoch again, and goes on.
+    assert_eq!(hear(&tells_of(&[("a", 2, 0.8), ("a", 3, 0.6)])), ["a 3"]);
+    // Another course.
+    assert_eq!(hear(&tells_of(&[("a", 2, 0.5)])), ["a 2"]);
+    // The record has what was left out, and nothing else is new.
+    let history = |losses: &[f64]| {
+        let epoch = |loss: &f64| {
+            json!({"training_loss": loss, "validation_loss": 0.5, "validation_accuracy": 0.75,
+                "validation_precision": 0.5, "validation_recall": 0.25, "validation_f1": 0.3,
+                "best": false, "seconds": 2.0})
+        };
+        losses.iter().map(epoch).collect::<Vec<_>>()
+    };
+    let layer = |model: &str, losses: &[f64]| {
+        let figures = json!({"model": model, "best_epoch": 1});
+        json!({"figures": figures, "history": history(losses)})
+    };
+    let record = json!({"layers": [layer("a", &[0.9, 0.5]), layer("b", &[0.7, 0.4])]});
+    let record = of_report(&run, RECORD, record.to_string().as_bytes(), object("r"));
+    assert_eq!(epochs_in(&record), [("b".to_owned(), 2, 0.4)]);
 }
 
 #[test]
@@ -207,7 +280,6 @@ fn messages_are_read_by_their_kind_or_refused() {
 #[test]
 fn the_json_of_an_event_is_an_object() {
     let standing = Standing { layer_number: 1, ..Standing::default() };
-    let told = JobProgress { at: Timestamp::UNIX_EPOCH, standing };
-    let hearing = of_progress(&known(State::Queued), &told);
+    let hearing = of_progress(&known(State::Queued), &told(standing));
     assert!(hearing.events.iter().all(|(_, data): &(&str, Value)| data.is_object()));
 }

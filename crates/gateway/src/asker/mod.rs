@@ -29,6 +29,7 @@ use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
+use crate::courses::Courses;
 use crate::job_files;
 use crate::reach::Reach;
 use crate::runner::RunFolder;
@@ -344,11 +345,23 @@ impl Work {
 
     /// What a message changes; the files that it brings are kept first.
     fn hearing(&self, run: &Run, message: &Message, body: &[u8]) -> Result<Hearing, AskerError> {
-        let known = Known::from(run);
+        let tells_of_epochs = match message {
+            Message::Progress(progress) => !progress.ended_epochs.is_empty(),
+            Message::Report(name) => *name == hearing::RECORD,
+            _ => false,
+        };
+        let courses = if tells_of_epochs {
+            Courses::of(&self.store.events_of(run.id, "epoch")?)
+        } else {
+            Courses::default()
+        };
+        let known = Known::of(run, courses);
         Ok(match message {
             Message::State(state) => hearing::of_state(&known, state),
             Message::Progress(progress) => hearing::of_progress(&known, progress),
-            Message::Report(name) => hearing::of_report(name, body, self.keep(run.id, body)?),
+            Message::Report(name) => {
+                hearing::of_report(&known, name, body, self.keep(run.id, body)?)
+            }
             Message::End(end) => {
                 let lines = match end {
                     End::Done(done) => &done.log,

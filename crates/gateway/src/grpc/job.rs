@@ -111,9 +111,9 @@ pub(super) fn message(run: &Run) -> String {
         (State::Failed, _) => run.error.clone().unwrap_or_else(|| "It failed.".to_owned()),
         (State::Running, _) => {
             let percent = run.percent();
-            match run.progress.layer {
+            match run.progress.layer_number {
                 0 => format!("{percent} % are done."),
-                _ => format!("{percent} % are done; {} is trained.", run.progress.model),
+                _ => format!("{percent} % are done; {} is trained.", run.progress.layer),
             }
         }
         (state, _) => base::text::sentence(state.name()),

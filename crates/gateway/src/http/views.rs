@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use domain::Standing;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::address::percent;
 use crate::comparison::compare;
-use crate::progress::Progress;
 use crate::state::State;
 use crate::store::{FileKind, Group, Page, Run};
 
@@ -148,15 +148,15 @@ pub(super) struct ProgressView {
 }
 
 /// How far a run is, with the percent.
-pub(super) fn progress(percent: u8, progress: &Progress) -> ProgressView {
+pub(super) fn progress(percent: u8, progress: &Standing) -> ProgressView {
     ProgressView {
         percent,
         device: progress.device.clone(),
-        model: progress.model.clone(),
-        layer: progress.layer,
+        model: progress.layer.clone(),
+        layer: progress.layer_number,
         layers: progress.layers,
         epoch: progress.epoch,
-        epochs: progress.epochs,
+        epochs: u32::try_from(progress.epochs).unwrap_or(u32::MAX),
         step: progress.step,
         steps: progress.steps,
         loss: progress.loss,

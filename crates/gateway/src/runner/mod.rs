@@ -23,10 +23,9 @@ pub use trainer::{Ended, StartError, Trainer, Training};
 
 use crate::figures;
 use crate::page_files::{self, Files, KeepError};
-use crate::progress::Progress;
 use crate::state::{State, Transition};
 use crate::store::{BucketAway, Change, FileKind, Object, Part, Run, RunFile, Store, StoreError};
-use domain::TrainingEvent;
+use domain::{Standing, TrainingEvent};
 use lines::Lines;
 
 /// How often a training is looked at.
@@ -67,7 +66,7 @@ enum Filled {
 /// What a training has told, until it is noted.
 struct Told {
     lines: Lines,
-    progress: Progress,
+    progress: Standing,
     /// A layer has begun.
     began: bool,
     /// The progress differs from the one in the store.
@@ -80,7 +79,7 @@ impl Told {
     fn by(lines: Lines) -> Self {
         Self {
             lines,
-            progress: Progress::default(),
+            progress: Standing::default(),
             began: false,
             changed: false,
             happened: Vec::new(),
@@ -125,6 +124,8 @@ impl Runner {
     /// again.
     pub fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
+        // It looks every now and then.
+        self.thread.thread().unpark();
         if self.thread.join().is_err() {
             error!("the runner ended by a fault of the program");
         }
@@ -147,7 +148,7 @@ impl Work {
     fn rest(&self, time: Duration) {
         let end = Instant::now() + time;
         while !self.stopping() && Instant::now() < end {
-            std::thread::sleep(LOOK);
+            std::thread::park_timeout(LOOK);
         }
     }
 
@@ -230,7 +231,7 @@ impl Work {
                     return true;
                 }
             }
-            std::thread::sleep(LOOK);
+            std::thread::park_timeout(LOOK);
         }
         false
     }
@@ -301,7 +302,7 @@ impl Work {
                 }
                 _ => {}
             }
-            std::thread::sleep(LOOK);
+            std::thread::park_timeout(LOOK);
         }
     }
 
@@ -483,7 +484,8 @@ fn page_file(name: &str) -> Option<String> {
     }
 }
 
-fn as_json(event: &TrainingEvent) -> Value {
+/// An event as the store keeps it.
+pub(crate) fn as_json(event: &TrainingEvent) -> Value {
     serde_json::to_value(event).unwrap_or_default()
 }
 

@@ -1,12 +1,12 @@
 //! What changes a run: its state with the event that shows it, its files, how far it is.
 
+use domain::Standing;
 use rusqlite::{OptionalExtension as _, Transaction, TransactionBehavior, params};
 use serde_json::{Value, json};
 
 use super::rows::text_of;
 use super::runs::{RunFile, status_row};
 use super::{Store, StoreError, events, now};
-use crate::progress::Progress;
 use crate::state::{RunStatus, State, Transition, next, next_away};
 
 /// What changes with a run's state.
@@ -59,7 +59,7 @@ impl Store {
     pub fn note(
         &self,
         id: i64,
-        progress: &Progress,
+        progress: &Standing,
         happened: &[(&str, Value)],
     ) -> Result<(), StoreError> {
         let mut database = self.database();

@@ -4,6 +4,7 @@
 //! down before it is acknowledged, together with the id of the message that said it. So a gateway
 //! that is killed anywhere sends no other job for the run, and takes nothing twice.
 
+use domain::Standing;
 use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
 use serde_json::{Value, json};
@@ -12,7 +13,6 @@ use super::changes::{happen_in, keep_results};
 use super::rows::{text_of, wrong};
 use super::runs::status_row;
 use super::{Change, Store, StoreError, events, now};
-use crate::progress::Progress;
 use crate::state::{RunStatus, State, Transition};
 
 /// How far a job is on its way.
@@ -74,7 +74,7 @@ pub struct Hearing {
     /// What happens to the run, in order.
     pub happened: Vec<Transition>,
     /// How far it is now.
-    pub progress: Option<Progress>,
+    pub progress: Option<Standing>,
     /// Kind and data of events beside those of its states.
     pub events: Vec<(&'static str, Value)>,
     /// The cluster's words.

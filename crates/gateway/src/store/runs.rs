@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use domain::SettingsMap;
+use domain::{SettingsMap, Standing};
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, TransactionBehavior, params};
 use serde_json::{Value, json};
 
 use super::rows::{self, text_of};
 use super::{Account, Object, Store, StoreError, events, now, tracked};
 use crate::order::Order;
-use crate::progress::Progress;
 use crate::state::{RunStatus, State};
 
 /// What a file of a run is.
@@ -107,7 +106,7 @@ pub struct Run {
     /// The page that such a run has made of the image and the layers.
     pub made_page: Option<String>,
     /// How far it is.
-    pub progress: Progress,
+    pub progress: Standing,
     /// What came of it, layer by layer, as `training.json` has it.
     pub figures: Option<Value>,
     /// Why it failed, in a sentence.
@@ -422,7 +421,7 @@ fn queue(
             group,
             image.map(|image| &image.object.sha256),
             image.map(|image| &image.file),
-            text_of(&Progress::default())?,
+            text_of(&Standing::default())?,
             now(),
         ],
     )?;

@@ -143,6 +143,21 @@ CREATE TABLE own (
 );
 INSERT INTO own VALUES (lower(hex(randomblob(16))));
 ",
+    // Progress has the words of domain::Standing.
+    "
+UPDATE runs SET progress = json_object(
+    'layer', progress ->> 'model',
+    'layer_number', progress ->> 'layer',
+    'layers', progress ->> 'layers',
+    'epoch', progress ->> 'epoch',
+    'epochs', progress ->> 'epochs',
+    'step', progress ->> 'step',
+    'steps', progress ->> 'steps',
+    'loss', progress ->> 'loss',
+    'device', progress ->> 'device',
+    'predicting', json(progress -> 'predicting')
+);
+",
 ];
 
 /// Brings the file up to this version: all of it, or nothing.
@@ -188,6 +203,52 @@ mod tests {
         assert_eq!(kept, (7, None));
         let error = migrate_by(&mut database, path, &steps[..2]).unwrap_err().to_string();
         assert!(error.contains("later version (its version is 3"), "{error}");
+    }
+
+    #[test]
+    fn the_progress_of_an_earlier_version_is_kept() {
+        let path = Path::new("file");
+        let mut database = Connection::open_in_memory().unwrap();
+        migrate_by(&mut database, path, &STEPS[..4]).unwrap();
+        for (state, progress) in [
+            (
+                "succeeded",
+                r#"{"device":"CPU","model":"Model 0","layer":2,"layers":4,"epoch":3,"epochs":15,
+                    "step":5,"steps":9,"loss":0.1,"predicting":true}"#,
+            ),
+            (
+                "queued",
+                r#"{"device":null,"model":"","layer":0,"layers":0,"epoch":0,"epochs":0,
+                    "step":0,"steps":0,"loss":null,"predicting":false}"#,
+            ),
+        ] {
+            database
+                .execute(
+                    "INSERT INTO runs (account, account_name, name, state, settings, labels,
+                        progress, created_at) VALUES (1, 'a', '', ?, '{}', '{}', ?, '')",
+                    [state, progress],
+                )
+                .unwrap();
+        }
+        migrate(&mut database, path).unwrap();
+        let mut rows = database.prepare("SELECT progress FROM runs ORDER BY id").unwrap();
+        let texts = rows.query_map([], |row| row.get::<_, String>(0)).unwrap();
+        let found: Vec<domain::Standing> =
+            texts.map(|text| serde_json::from_str(&text.unwrap()).unwrap()).collect();
+        let expected = domain::Standing {
+            layer: "Model 0".into(),
+            layer_number: 2,
+            layers: 4,
+            epoch: 3,
+            epochs: 15,
+            step: 5,
+            steps: 9,
+            loss: Some(0.1),
+            device: Some("CPU".into()),
+            predicting: true,
+            ..domain::Standing::default()
+        };
+        assert_eq!(found, [expected, domain::Standing::default()]);
     }
 
     #[test]

@@ -1,13 +1,11 @@
 //! The page of a run.
 
-use std::collections::BTreeMap;
-
 use axum::extract::multipart::MultipartRejection;
 use axum::extract::rejection::FormRejection;
 use axum::extract::{Form, Multipart, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
-use domain::{EpochReport, TrainingEvent};
+use domain::EpochReport;
 use maud::{Markup, PreEscaped, html};
 use serde_json::Value;
 
@@ -15,12 +13,13 @@ use super::forms::{Browser, Fields, KEY};
 use super::layout::{Frame, image_url, page as whole, state, time};
 use crate::address::percent;
 use crate::app::App;
+use crate::courses::Courses;
 use crate::figures::VALIDATION;
 use crate::intake::{self, IMAGE_URL};
 use crate::placing::{self, Subject};
 use crate::problem::Problem;
 use crate::state::State as RunState;
-use crate::store::{Event, FileKind, Page, Run};
+use crate::store::{FileKind, Page, Run};
 
 /// Pages to apply models to that are listed.
 const MOST_PAGES: u32 = 60;
@@ -50,7 +49,7 @@ pub(super) async fn page(
             (figures(&run))
             (layers_found(&run))
             (files(&run))
-            (curves(&histories(&epochs)))
+            (curves(&Courses::of(&epochs).into_histories()))
             (asked(&run))
         }
         @if run.status.state == RunState::Succeeded && run.image.is_none()
@@ -86,8 +85,9 @@ fn summary(run: &Run, browser: &Browser) -> Markup {
             }
             @if progress.predicting {
                 p { "All layers are trained; the pages are cut with their models." }
-            } @else if progress.layer > 0 {
-                p { (progress.model) " (" (progress.layer) " of " (progress.layers) "), epoch "
+            } @else if progress.layer_number > 0 {
+                p { (progress.layer) " (" (progress.layer_number) " of " (progress.layers)
+                    "), epoch "
                     (progress.epoch.max(1)) " of at most " (progress.epochs)
                     @if let Some(loss) = progress.loss { ", loss " (format!("{loss:.4}")) } }
             }
@@ -267,31 +267,6 @@ pub(super) async fn apply(
     }
 }
 
-/// The epochs of each layer, the last attempt's where there were several.
-fn histories(events: &[Event]) -> Vec<(String, Vec<EpochReport>)> {
-    let mut layers: Vec<(String, BTreeMap<usize, EpochReport>)> = Vec::new();
-    for event in events {
-        let Ok(TrainingEvent::Epoch { model, report }) = serde_json::from_value(event.data.clone())
-        else {
-            continue;
-        };
-        let known = layers.iter().position(|(name, _)| *name == model);
-        let index = known.unwrap_or_else(|| {
-            layers.push((model, BTreeMap::new()));
-            layers.len() - 1
-        });
-        if let Some((_, history)) = layers.get_mut(index) {
-            // What comes after an epoch that is done again belongs to another course.
-            history.split_off(&report.epoch);
-            history.insert(report.epoch, report);
-        }
-    }
-    let listed = |(name, history): (String, BTreeMap<usize, EpochReport>)| {
-        (name, history.into_values().collect())
-    };
-    layers.into_iter().map(listed).collect()
-}
-
 fn curves(layers: &[(String, Vec<EpochReport>)]) -> Markup {
     html! {
         @if !layers.is_empty() {
@@ -381,27 +356,16 @@ pub(super) async fn cancel(
 mod tests {
     use super::*;
 
-    fn epoch(model: &str, epoch: usize, loss: f64) -> Event {
-        let report =
-            EpochReport { epoch, training_loss: loss, validation: None, best: true, seconds: 1.0 };
-        let event = TrainingEvent::Epoch { model: model.into(), report };
-        let data = serde_json::to_value(event).unwrap();
-        Event { id: 1, kind: "epoch".into(), at: String::new(), data }
-    }
-
     #[test]
-    fn an_epoch_that_is_done_again_replaces_what_came_after_it() {
-        let events = [
-            epoch("a", 1, 0.9),
-            epoch("a", 2, 0.8),
-            epoch("a", 3, 0.7),
-            epoch("b", 1, 0.5),
-            epoch("a", 2, 0.6),
-        ];
-        let found = histories(&events);
-        assert_eq!(found.len(), 2);
-        let losses: Vec<f64> = found[0].1.iter().map(|report| report.training_loss).collect();
-        assert_eq!(losses, [0.9, 0.6]);
-        assert_eq!(kept(&found[0].1), 2);
+    fn the_latest_of_the_best_is_marked() {
+        let report = |(epoch, best)| EpochReport {
+            epoch,
+            training_loss: 0.5,
+            validation: None,
+            best,
+            seconds: 1.0,
+        };
+        let history = [(1, true), (2, true), (3, false)].map(report);
+        assert_eq!((kept(&history), kept(&history[..1]), kept(&[])), (2, 1, 1));
     }
 }

@@ -9,10 +9,10 @@ use crate::keras::Weights;
 use crate::net::adam::{AdamState, KerasAdam};
 use crate::net::metrics::Tally;
 use crate::net::network::Network;
-use crate::ops::with_host;
 use crate::patch::batches::{self, Batch};
 use crate::patch::samples::Samples;
 use domain::PatchShape;
+use kernels::with_host;
 
 /// A network that learns.
 pub(crate) enum Learner {

@@ -99,7 +99,7 @@ fn a_training_resumed_after_any_step_ends_as_if_it_had_not_been_interrupted() {
 fn a_training_suspended_again_and_again_ends_as_if_it_had_not_been_interrupted() {
     let (train, validation) = samples();
     let whole = fit(&train, &validation, &options(), &mut Recorder::default()).unwrap();
-    for every in 1..=4 {
+    for every in [1, 3] {
         let mut left = None;
         let resumed = loop {
             let mut recorder = Recorder { suspend_after: Some(every), ..Recorder::default() };

@@ -9,11 +9,13 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use libloading::Library;
+use sha2::{Digest as _, Sha256};
 
 use super::card::Card;
 use super::machine::{
@@ -34,38 +36,53 @@ struct Kernels {
     library: Library,
 }
 
-/// Builds and opens the kernels for values of bfloat16 or f32.
+const FLAGS: [&str; 8] =
+    ["-std=c++17", "-O3", "-ffp-contract=off", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"];
+
+/// The library of the kernels for values of bfloat16 or f32. The first test builds it beside its
+/// own program, under a name that stands for what it is built from; the others wait for it.
+fn library(bf16: bool) -> PathBuf {
+    let sources = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/gpu");
+    let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+    let macros = macros(if bf16 { Precision::Bf16 } else { Precision::F32 });
+    let mut hash = Sha256::new();
+    for source in ["host.cpp", "kernels.cu"] {
+        hash.update(fs::read(sources.join(source)).unwrap());
+    }
+    hash.update(format!("{compiler:?} {FLAGS:?} {macros:?}"));
+    let name: String = hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let program = std::env::current_exe().unwrap();
+    let object = program.with_file_name(format!("kernels-{name}.so"));
+    let building = File::create(object.with_extension("lock")).unwrap();
+    building.lock().unwrap();
+    if object.exists() {
+        return object;
+    }
+    let unfinished = object.with_extension("new");
+    let output = Command::new(&compiler)
+        .args(FLAGS)
+        .args(macros)
+        .arg("-o")
+        .arg(&unfinished)
+        .arg(sources.join("host.cpp"))
+        .output()
+        .unwrap_or_else(|e| {
+            panic!(
+                "{}: {e}; the tests of the GPU's kernels need a C++ compiler (Debian: g++)",
+                compiler.display()
+            )
+        });
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    fs::rename(&unfinished, &object).unwrap();
+    object
+}
+
+/// Opens the kernels for values of bfloat16 or f32.
 fn kernels(bf16: bool) -> &'static Kernels {
     static BUILT: [OnceLock<Kernels>; 2] = [OnceLock::new(), OnceLock::new()];
     BUILT[usize::from(bf16)].get_or_init(|| {
-        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/gpu");
-        let built = tempfile::tempdir().unwrap();
-        let object = built.path().join("kernels.so");
-        let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
-        let output = Command::new(&compiler)
-            .args([
-                "-std=c++17",
-                "-O3",
-                "-ffp-contract=off",
-                "-shared",
-                "-fPIC",
-                "-Wall",
-                "-Wextra",
-                "-Werror",
-            ])
-            .args(macros(if bf16 { Precision::Bf16 } else { Precision::F32 }))
-            .arg("-o")
-            .arg(&object)
-            .arg(folder.join("host.cpp"))
-            .output()
-            .unwrap_or_else(|e| {
-                panic!(
-                    "{}: {e}; the tests of the GPU's kernels need a C++ compiler (Debian: g++)",
-                    compiler.display()
-                )
-            });
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        // SAFETY: the library was just built from our own source and has no constructors; the
+        let object = library(bf16);
+        // SAFETY: the library was built from our own source and has no constructors; the
         // functions have these types there.
         unsafe {
             let library = Library::new(&object).unwrap();

@@ -8,8 +8,8 @@
 use rayon::prelude::*;
 
 use crate::keras::Adjustment;
-use crate::ops::sigmoid;
 use domain::Score;
+use kernels::sigmoid;
 
 /// So many pixels are added up at a time. Sums don't depend on the number of threads.
 const PIECE: usize = 4096;

@@ -8,7 +8,7 @@ use crate::gpu::device::Device;
 use crate::keras::Weights;
 use crate::net::error::NetworkError;
 use crate::net::network::Network;
-use crate::ops::{Buffers, sigmoid, with_host};
+use kernels::{Buffers, sigmoid, with_host};
 
 /// A network that only predicts: no gradients, and intermediate images live only while they are
 /// needed.

@@ -471,7 +471,7 @@ mod tests {
 
     #[test]
     fn cut_is_the_argmax_of_what_each_network_sees() {
-        let page = Page::made_up(130, 90);
+        let page = Page::made_up(90, 80);
         let weights = [1, 2, 3].map(|seed| initial_weights(seed).unwrap());
         let networks = Predictor::of_all(&weights, &Device::Cpu).unwrap();
         for plan in [Windows::Large, classifier(64, 72, 1), classifier(64, 72, 5)] {

@@ -2,7 +2,7 @@
 
 use domain::Metrics;
 
-use crate::ops::{pixel_loss, sigmoid};
+use kernels::{pixel_loss, sigmoid};
 
 /// Sums over pixels from which the metrics are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

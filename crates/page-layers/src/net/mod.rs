@@ -9,3 +9,5 @@ pub(crate) mod native;
 pub(crate) mod network;
 #[cfg(test)]
 pub(crate) mod network_tests;
+#[cfg(test)]
+mod operations_tests;

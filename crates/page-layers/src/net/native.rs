@@ -8,8 +8,8 @@
 use candle_core::{CustomOp2, Device, Result, Tensor, Var};
 
 use crate::net::error::Step;
-use crate::ops::{AddPoolGradient, BinaryCrossEntropy, Buffers, Conv, Inner, MaxPool};
 use crate::topology::{self, LAST, NODES, Operation, Source};
+use kernels::{AddPoolGradient, BinaryCrossEntropy, Buffers, Conv, Inner, MaxPool};
 
 /// The parts of a network that its computation needs; layers are numbered as in
 /// [`CONV_LAYERS`](crate::keras::CONV_LAYERS).

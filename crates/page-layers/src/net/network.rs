@@ -7,8 +7,8 @@ use candle_core::{Device, Tensor, Var};
 use crate::keras::Weights;
 use crate::net::error::{NetworkError, Step};
 use crate::net::native::Native;
-use crate::ops::{BinaryCrossEntropy, Buffers, Conv, MaxPool};
 use crate::topology::{self, Activation, CONV_LAYERS, Source};
+use kernels::{BinaryCrossEntropy, Buffers, Conv, MaxPool};
 
 /// The network and its parameters on the CPU.
 pub struct Network {

@@ -1,11 +1,14 @@
 //! The JSON bodies of the conversation.
 
+use domain::Standing;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::{Kind, MAX_JSON_BYTES, Message};
+use super::clip::clip;
+use super::model::MAX_NAME;
+use super::{EndedEpochs, Kind, MAX_JSON_BYTES, Message};
 
 /// The longest sentence in a body, in bytes: with all of JSON's escapes a body of a few stays below
 /// the limit.
@@ -44,18 +47,6 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, BodyError> {
 /// The bytes of a body. Numbers, short words and clipped sentences always become JSON.
 fn write(body: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(body).unwrap_or_default()
-}
-
-/// At most so many bytes of a text, in one line.
-fn clip(text: &str, most: usize) -> String {
-    let mut clipped = String::with_capacity(text.len().min(most));
-    for c in text.chars().map(|c| if base::text::acts_on_terminal(c) { ' ' } else { c }) {
-        if clipped.len() + c.len_utf8() > most {
-            break;
-        }
-        clipped.push(c);
-    }
-    clipped
 }
 
 /// Where a job stands, as far as its asker is told.
@@ -212,111 +203,6 @@ impl JobState {
     }
 }
 
-/// Where a training stands: in `job.progress`, and in the trainer's note for `check`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Standing {
-    /// The model under way, such as `Background Model`; empty before the first.
-    pub layer: String,
-    /// Its number, from 1; 0 before the first.
-    pub layer_number: usize,
-    /// How many layers there are.
-    pub layers: usize,
-    /// The epoch that is being trained, from 1; 0 before the first.
-    pub epoch: usize,
-    /// Most epochs of a layer.
-    pub epochs: usize,
-    /// Steps of the epoch that are done.
-    pub step: usize,
-    /// Steps of an epoch.
-    pub steps: usize,
-    /// Loss of the latest step.
-    pub loss: Option<f64>,
-    /// Validation accuracy after the latest epoch of this layer.
-    pub accuracy: Option<f64>,
-    /// F1 of the layer's pixels in the validation samples after that epoch.
-    pub f1: Option<f64>,
-    /// The best validation accuracy of this layer so far.
-    pub best: Option<f64>,
-    /// The largest resident memory so far, in Slurm's MB (1,048,576 bytes).
-    pub peak_memory_mb: Option<u64>,
-    /// When the training ends at the latest if it goes on at the pace of this run. A layer that
-    /// learns nothing more ends earlier. Nothing before the pace is known.
-    pub expected_end: Option<Timestamp>,
-    /// What each task trains, where several do; the values above are then those of the first, and
-    /// the layer's number follows those that are done.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tasks: Vec<TaskStanding>,
-}
-
-/// Where one of several tasks stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TaskStanding {
-    /// Its number, from 0.
-    pub task: u32,
-    /// The model under way.
-    pub layer: String,
-    /// The epoch that is being trained, from 1; 0 before the first.
-    pub epoch: usize,
-    /// Most epochs.
-    pub epochs: usize,
-    /// Steps of the epoch that are done.
-    pub step: usize,
-    /// Steps of an epoch.
-    pub steps: usize,
-}
-
-/// How much of a layer is done, 0 to 1.
-fn of_layer(epoch: usize, epochs: usize, step: usize, steps: usize) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "counts of a training")]
-    let [epochs, epoch, steps, step] = [epochs, epoch, steps, step].map(|n| n as f64);
-    if epochs < 1.0 || epoch < 1.0 {
-        return 0.0;
-    }
-    let of_epoch = if steps < 1.0 { 0.0 } else { step / steps };
-    ((epoch - 1.0 + of_epoch) / epochs).clamp(0.0, 1.0)
-}
-
-impl Standing {
-    /// How much of all epochs of all layers is done, 0 to 1. A layer that stops early makes it jump
-    /// forward.
-    pub fn fraction(&self) -> f64 {
-        if self.layers == 0 || self.layer_number == 0 {
-            return 0.0;
-        }
-        let under_way: f64 = if self.tasks.is_empty() {
-            if self.epoch == 0 || self.epochs == 0 {
-                return 0.0;
-            }
-            self.of_layer()
-        } else {
-            let of_task = |t: &TaskStanding| of_layer(t.epoch, t.epochs, t.step, t.steps);
-            self.tasks.iter().map(of_task).sum()
-        };
-        #[expect(clippy::cast_precision_loss, reason = "counts of a training")]
-        let [layers, done] = [self.layers, self.layer_number - 1].map(|n| n as f64);
-        ((done + under_way) / layers).clamp(0.0, 1.0)
-    }
-
-    /// How much of the epochs of this layer is done, 0 to 1.
-    pub fn of_layer(&self) -> f64 {
-        of_layer(self.epoch, self.epochs, self.step, self.steps)
-    }
-
-    /// Most steps that are left: if every layer takes all of its epochs, and if those to come are
-    /// as large as this one. `None` before the first step, or if the numbers contradict each other.
-    pub fn steps_left(&self) -> Option<u64> {
-        let Self { layer_number, layers, epoch, epochs, step, steps, .. } = *self;
-        if layer_number == 0 || epoch == 0 {
-            return None;
-        }
-        let of_epoch = steps.checked_sub(step)?;
-        let of_layer = epochs.checked_sub(epoch)?.checked_mul(steps)?;
-        let of_others =
-            layers.checked_sub(layer_number)?.checked_mul(epochs)?.checked_mul(steps)?;
-        u64::try_from(of_epoch.checked_add(of_layer)?.checked_add(of_others)?).ok()
-    }
-}
-
 /// `job.progress`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobProgress {
@@ -325,6 +211,9 @@ pub struct JobProgress {
     /// Where the training stands.
     #[serde(flatten)]
     pub standing: Standing,
+    /// The epochs that have ended since the last message of this kind that is known to have come.
+    #[serde(default, skip_serializing_if = "EndedEpochs::is_empty")]
+    pub ended_epochs: EndedEpochs,
 }
 
 impl JobProgress {
@@ -335,11 +224,14 @@ impl JobProgress {
 
     /// The same within the limits of a body.
     fn clipped(mut self) -> Self {
-        self.standing.layer = clip(&self.standing.layer, MAX_LINE);
-        self.standing.tasks.truncate(MAX_TASKS);
-        for task in &mut self.standing.tasks {
-            task.layer = clip(&task.layer, MAX_LINE);
+        let standing = &mut self.standing;
+        standing.layer = clip(&standing.layer, MAX_LINE);
+        standing.device = standing.device.as_deref().map(|device| clip(device, MAX_LINE));
+        standing.tasks.truncate(MAX_TASKS);
+        for task in &mut standing.tasks {
+            task.layer = clip(&task.layer, MAX_NAME);
         }
+        self.ended_epochs = self.ended_epochs.clipped();
         self
     }
 

@@ -1,3 +1,4 @@
+use domain::{EpochReport, Metrics, TaskStanding};
 use proptest::prelude::*;
 
 use super::*;
@@ -47,6 +48,33 @@ fn task() -> impl Strategy<Value = TaskStanding> {
     })
 }
 
+fn epochs() -> impl Strategy<Value = EndedEpochs> {
+    let metrics =
+        prop::array::uniform5(-1e9..1e9).prop_map(|[loss, accuracy, precision, recall, f1]| {
+            Metrics { loss, accuracy, precision, recall, f1 }
+        });
+    let report = (1usize..=10_000, -1e9..1e9, prop::option::of(metrics), any::<bool>(), 0.0..1e6);
+    let report = report.prop_map(|(epoch, training_loss, validation, best, seconds)| EpochReport {
+        epoch,
+        training_loss,
+        validation,
+        best,
+        seconds,
+    });
+    prop::collection::vec(("[A-Za-z0-9 ]{0,20}", report), 0..80).prop_map(|list| {
+        let mut epochs = EndedEpochs::default();
+        list.iter().for_each(|(layer, report)| epochs.add(layer, report));
+        epochs
+    })
+}
+
+/// A task whose numbers take the most places.
+fn largest() -> TaskStanding {
+    let most = usize::MAX;
+    let layer = String::new();
+    TaskStanding { task: u32::MAX, layer, epoch: most, epochs: most, step: most, steps: most }
+}
+
 fn used() -> impl Strategy<Value = Used> {
     (any::<Option<u64>>(), any::<Option<u64>>())
         .prop_map(|(memory_mb, seconds)| Used { memory_mb, seconds })
@@ -90,15 +118,19 @@ proptest! {
         best in number(),
         peak_memory_mb in any::<Option<u64>>(),
         expected_end in prop::option::of(at()),
+        device in prop::option::of("[A-Za-z0-9 ]{0,20}"),
+        predicting in any::<bool>(),
         tasks in prop::collection::vec(task(), 0..5),
+        ended_epochs in epochs(),
     ) {
         let [layer_number, layers, epoch, epochs, step, steps] = counts.map(usize::from);
         let standing = Standing {
             layer, layer_number, layers, epoch, epochs, step, steps, loss, accuracy, f1, best,
-            peak_memory_mb, expected_end, tasks,
+            peak_memory_mb, expected_end, device, predicting, tasks,
         };
-        let progress = JobProgress { at, standing };
+        let progress = JobProgress { at, standing, ended_epochs };
         let message = progress.message("c");
+        prop_assert!(message.body.len() <= MAX_JSON_BYTES);
         prop_assert_eq!(JobProgress::parse(&message.body).unwrap(), progress.clone());
         prop_assert!((0.0..=1.0).contains(&progress.standing.fraction()));
     }
@@ -171,8 +203,30 @@ proptest! {
         };
         prop_assert!(End::Failed(failed).body().len() <= MAX_JSON_BYTES);
         let state = JobState::new(Stage::Waiting, Timestamp::UNIX_EPOCH, &text);
+        let text_of_all = text.clone();
         let state = JobState { detail: text, ..state };
         prop_assert!(state.message("c").body.len() <= MAX_JSON_BYTES);
+        let standing = Standing {
+            layer: text_of_all.clone(),
+            device: Some(text_of_all.clone()),
+            tasks: vec![TaskStanding { layer: text_of_all.clone(), ..largest() }; lines],
+            ..Standing::default()
+        };
+        let mut ended_epochs = EndedEpochs::default();
+        let least = -f64::MIN_POSITIVE;
+        let validation =
+            Metrics { loss: least, accuracy: least, precision: least, recall: least, f1: least };
+        for _ in 0..lines {
+            ended_epochs.add(&text_of_all, &EpochReport {
+                epoch: 1_000_000,
+                training_loss: least,
+                validation: Some(validation),
+                best: false,
+                seconds: least,
+            });
+        }
+        let progress = JobProgress { at: Timestamp::UNIX_EPOCH, standing, ended_epochs };
+        prop_assert!(progress.message("c").body.len() <= MAX_JSON_BYTES);
     }
 
     #[test]
@@ -217,38 +271,12 @@ fn words_of_a_newer_program_are_read() {
 }
 
 #[test]
-fn how_far_a_job_is_follows_from_its_counts() {
-    let standing = Standing {
-        layer: "Model 0".into(),
-        layer_number: 2,
-        layers: 4,
-        epoch: 3,
-        epochs: 4,
-        step: 5,
-        steps: 10,
-        ..Standing::default()
-    };
-    assert!((standing.fraction() - (1.0 + 2.5 / 4.0) / 4.0).abs() < 1e-12);
-    // One layer is done, one half done, one has not begun.
-    let task =
-        |epoch, step| TaskStanding { epoch, epochs: 4, step, steps: 10, ..Default::default() };
-    let several = Standing { tasks: vec![task(3, 0), task(0, 0)], ..standing.clone() };
-    assert!((several.fraction() - (1.0 + 0.5) / 4.0).abs() < 1e-12);
-    assert_eq!(Standing { epoch: 0, ..standing.clone() }.fraction(), 0.0);
-    assert_eq!(Standing { layer_number: 9, ..standing.clone() }.fraction(), 1.0);
-    assert_eq!(standing.steps_left(), Some(5 + 10 + 2 * 40));
-    let odd = [
-        Standing { layer_number: 0, ..standing.clone() },
-        Standing { layers: 1, ..standing.clone() },
-        Standing { epochs: 2, ..standing.clone() },
-        Standing { step: 11, ..standing },
-    ];
-    assert!(odd.iter().all(|odd| odd.steps_left().is_none()));
-}
-
-#[test]
 fn progress_has_the_keys_of_the_protocol() {
-    let progress = JobProgress { at: Timestamp::UNIX_EPOCH, standing: Standing::default() };
+    let progress = JobProgress {
+        at: Timestamp::UNIX_EPOCH,
+        standing: Standing::default(),
+        ended_epochs: EndedEpochs::default(),
+    };
     let body = String::from_utf8(progress.message("c").body.into_owned()).unwrap();
     assert_eq!(
         body,
@@ -292,9 +320,12 @@ fn what_is_read_keeps_the_limits_of_what_is_written() {
     assert_eq!(JobState::parse(body).unwrap().detail, "on  n1");
 
     let long = "x".repeat(2 * MAX_LINE);
-    let standing = Standing { layer: format!("a\n{long}"), ..Standing::default() };
-    let progress = JobProgress { at: Timestamp::UNIX_EPOCH, standing };
+    let device = Some(format!("b\n{long}"));
+    let standing = Standing { layer: format!("a\n{long}"), device, ..Standing::default() };
+    let ended_epochs = EndedEpochs::default();
+    let progress = JobProgress { at: Timestamp::UNIX_EPOCH, standing, ended_epochs };
     let read = JobProgress::parse(&serde_json::to_vec(&progress).unwrap()).unwrap();
     assert_eq!(read.standing.layer.len(), MAX_LINE);
     assert!(read.standing.layer.starts_with("a x"));
+    assert_eq!(read.standing.device.unwrap().len(), MAX_LINE);
 }

@@ -6,7 +6,9 @@
 //! [`Reply`](super::Reply). `docs/protocol.md` has the contract.
 
 mod body;
+mod clip;
 mod control;
+mod ended;
 mod model;
 
 use std::borrow::Cow;
@@ -21,9 +23,10 @@ use base::text::hex;
 
 pub use body::{
     Asked, AskedInstances, BodyError, End, Figures, JobDone, JobFailed, JobProgress, JobState,
-    ModelEntry, Origin, Stage, Standing, TaskStanding, Times, Used,
+    ModelEntry, Origin, Stage, Times, Used,
 };
 pub use control::{CONTROL_QUEUE, Cancel, ControlError};
+pub use ended::{EndedEpoch, EndedEpochs};
 pub use model::{Collected, Collector, ModelPart, PART_BYTES, PartError, model_messages};
 
 /// The largest JSON body, in bytes.

@@ -17,7 +17,7 @@ const MAX_MODEL_BYTES: u64 = 1 << 30;
 const MAX_PARTS: u32 = 10_000;
 
 /// The longest name of a model, in bytes.
-const MAX_NAME: usize = 100;
+pub(super) const MAX_NAME: usize = 100;
 
 /// The messages that carry a model, in order. The id of each follows from name, content and number
 /// of the part.

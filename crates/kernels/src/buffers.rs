@@ -21,13 +21,13 @@ pub struct Buffers {
 impl Buffers {
     /// A vector of at least `len` values with arbitrary contents: the caller writes the first
     /// `len`, and nobody reads the others. It is the shortest stored vector that is not too long.
-    pub(super) fn take(&self, len: usize) -> Vec<f32> {
+    pub fn take(&self, len: usize) -> Vec<f32> {
         self.find(len, len.saturating_mul(SHARE))
     }
 
     /// As [`Self::take`], of exactly this length: for vectors kept beyond the step, so that no
     /// larger one is tied up.
-    pub(super) fn take_exactly(&self, len: usize) -> Vec<f32> {
+    pub fn take_exactly(&self, len: usize) -> Vec<f32> {
         self.find(len, len)
     }
 
@@ -39,7 +39,7 @@ impl Buffers {
     }
 
     /// Keeps a vector for a later [`Self::take`].
-    pub(super) fn give(&self, values: Vec<f32>) {
+    pub fn give(&self, values: Vec<f32>) {
         if !values.is_empty() {
             let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
             free.entry(values.len()).or_default().push(values);
@@ -62,7 +62,10 @@ impl Buffers {
 }
 
 /// A tensor of the first values of a vector. The tensor owns the whole vector.
-pub(super) fn to_tensor(values: Vec<f32>, shape: &Shape) -> Result<Tensor> {
+///
+/// # Errors
+/// When the vector has fewer values than the shape.
+pub fn to_tensor(values: Vec<f32>, shape: &Shape) -> Result<Tensor> {
     let (len, count) = (values.len(), shape.elem_count());
     let whole = Tensor::from_vec(values, len, &Device::Cpu)?;
     let used = if len == count { whole } else { whole.narrow(0, 0, count)? };
@@ -81,33 +84,5 @@ impl InplaceOp1 for Reclaim<'_> {
             self.0.give(std::mem::take(values));
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_shortest_vector_that_fits_is_used_again() {
-        let buffers = Buffers::default();
-        for len in [100, 40, 1000, 120] {
-            buffers.give(vec![1.0; len]);
-        }
-        assert_eq!(buffers.take_exactly(30).len(), 30);
-        assert_eq!(buffers.take(30).len(), 40);
-        assert_eq!(buffers.take(30).len(), 100);
-        assert_eq!(buffers.take_exactly(120).len(), 120);
-        assert_eq!(buffers.take(30).len(), 30, "1000 values are too good for 30");
-        assert_eq!(buffers.take(1000).len(), 1000);
-    }
-
-    #[test]
-    fn a_tensor_gives_all_of_its_memory_back() {
-        let buffers = Buffers::default();
-        let tensor = to_tensor(vec![1.0, 2.0, 3.0, 4.0, 9.0], &(2, 2).into()).unwrap();
-        assert_eq!(tensor.to_vec2::<f32>().unwrap(), [[1.0, 2.0], [3.0, 4.0]]);
-        buffers.reclaim(tensor).unwrap();
-        assert_eq!(buffers.take(4).len(), 5);
     }
 }

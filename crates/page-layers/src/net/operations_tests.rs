@@ -4,9 +4,9 @@ use candle_core::{Device, Result, Tensor, Var};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::loss::pixel;
-use super::{AddPoolGradient, BinaryCrossEntropy, Buffers, Conv, MaxPool};
-use crate::net::module;
+use kernels::{AddPoolGradient, BinaryCrossEntropy, Buffers, Conv, MaxPool, pixel_loss, to_tensor};
+
+use super::module;
 
 /// Whose operation is tried.
 #[derive(Clone, Copy, Debug)]
@@ -425,6 +425,29 @@ fn loss_and_its_gradient_are_keras_s_also_far_from_zero() {
         }
     }
     // What TensorFlow 2.15.1's `evaluate` and `fit` gave, sigmoid layer or not.
-    assert_eq!((pixel(30.0, 0.0), pixel(-40.0, 1.0)), (30.0, 40.0));
-    assert!(pixel(f32::NAN, 1.0).is_nan());
+    assert_eq!((pixel_loss(30.0, 0.0), pixel_loss(-40.0, 1.0)), (30.0, 40.0));
+    assert!(pixel_loss(f32::NAN, 1.0).is_nan());
+}
+
+#[test]
+fn the_shortest_vector_that_fits_is_used_again() {
+    let buffers = Buffers::default();
+    for len in [100, 40, 1000, 120] {
+        buffers.give(vec![1.0; len]);
+    }
+    assert_eq!(buffers.take_exactly(30).len(), 30);
+    assert_eq!(buffers.take(30).len(), 40);
+    assert_eq!(buffers.take(30).len(), 100);
+    assert_eq!(buffers.take_exactly(120).len(), 120);
+    assert_eq!(buffers.take(30).len(), 30, "1000 values are too good for 30");
+    assert_eq!(buffers.take(1000).len(), 1000);
+}
+
+#[test]
+fn a_tensor_gives_all_of_its_memory_back() {
+    let buffers = Buffers::default();
+    let tensor = to_tensor(vec![1.0, 2.0, 3.0, 4.0, 9.0], &(2, 2).into()).unwrap();
+    assert_eq!(tensor.to_vec2::<f32>().unwrap(), [[1.0, 2.0], [3.0, 4.0]]);
+    buffers.reclaim(tensor).unwrap();
+    assert_eq!(buffers.take(4).len(), 5);
 }

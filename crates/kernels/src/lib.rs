@@ -2,8 +2,9 @@
 //! pooling, upsampling, loss.
 //!
 //! Images are NHWC, kernels HWIO, as in Keras. They are candle custom operations with their own
-//! kernels, for the CPU; [`PageNetwork`](crate::PageNetwork) spells the network with candle's
-//! operations.
+//! kernels, for the CPU; `PageNetwork` of `page-layers` spells the network with candle's own
+//! operations. Their tests stand there too, which compare the two: so the kernels, which take the
+//! compiler longest, are compiled once.
 
 mod buffers;
 mod conv;
@@ -16,13 +17,10 @@ mod loss;
 mod pointwise;
 mod pool;
 mod simd;
-#[cfg(test)]
-mod tests;
 mod upsample;
 mod winograd;
 
-pub use buffers::Buffers;
+pub use buffers::{Buffers, to_tensor};
 pub use conv::Conv;
-pub(crate) use custom::{AddPoolGradient, Inner, with_host};
-pub use custom::{BinaryCrossEntropy, MaxPool};
-pub(crate) use loss::{pixel as pixel_loss, sigmoid};
+pub use custom::{AddPoolGradient, BinaryCrossEntropy, Inner, MaxPool, with_host};
+pub use loss::{pixel as pixel_loss, sigmoid};

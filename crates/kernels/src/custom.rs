@@ -22,7 +22,10 @@ fn host<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
 }
 
 /// Runs `f` with the values of some tensors on the CPU.
-pub(crate) fn with_host<R, const N: usize>(
+///
+/// # Errors
+/// When a tensor is on another device, is not contiguous or is not of f32.
+pub fn with_host<R, const N: usize>(
     tensors: [&Tensor; N],
     f: impl FnOnce([&[f32]; N]) -> R,
 ) -> Result<R> {
@@ -136,7 +139,10 @@ impl Conv {
     /// Gradients of one or two images and of the parameters, in this order. Without the result,
     /// `grad` is the gradient before the layer's ReLU, and the images' gradients are those before
     /// the ReLUs that made the images.
-    pub(crate) fn gradients(
+    ///
+    /// # Errors
+    /// When the shapes do not belong together.
+    pub fn gradients(
         &self,
         images: [&Tensor; 2],
         parameters: &Tensor,
@@ -237,10 +243,11 @@ pub struct MaxPool {
 
 /// The inner part of `[n, h, w, c]`, without `by` pixels on each side.
 #[derive(Clone, Debug)]
-pub(crate) struct Inner {
-    pub(crate) by: usize,
+pub struct Inner {
+    /// So many pixels.
+    pub by: usize,
     /// Where the result's memory comes from.
-    pub(crate) buffers: Buffers,
+    pub buffers: Buffers,
 }
 
 impl CustomOp1 for Inner {
@@ -267,7 +274,8 @@ impl CustomOp1 for Inner {
 
 /// Adds the gradient of a max pool to the gradient that its image has already got on another path:
 /// `gradient.inplace_op3(image, gradient of the result, &AddPoolGradient)`.
-pub(crate) struct AddPoolGradient;
+#[derive(Clone, Copy, Debug)]
+pub struct AddPoolGradient;
 
 impl InplaceOp3 for AddPoolGradient {
     fn name(&self) -> &'static str {

@@ -139,7 +139,7 @@ trait Method {
 impl Conv {
     /// The same for predictions: fewer products, with rounding errors that are several times as
     /// large. A training would notice them where ReLU and pooling switch.
-    pub(crate) fn for_predictions(self) -> Self {
+    pub fn for_predictions(self) -> Self {
         Self { predicts: true, ..self }
     }
 

@@ -14,7 +14,7 @@ const PIXELS: usize = 16 * 1024;
 
 /// Loss of one pixel.
 #[inline]
-pub(crate) fn pixel(logit: f32, target: f32) -> f32 {
+pub fn pixel(logit: f32, target: f32) -> f32 {
     // Not `max`, which would turn a NaN into 0 and hide a diverged training.
     let positive = if logit < 0.0 { 0.0 } else { logit };
     positive - logit * target + (-logit.abs()).exp().ln_1p()
@@ -45,6 +45,6 @@ pub(super) fn gradient(logits: &[f32], targets: &[f32], scale: f32, out: &mut [f
 
 /// `1 / (1 + e^−x)`.
 #[inline]
-pub(crate) fn sigmoid(x: f32) -> f32 {
+pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
