@@ -296,6 +296,7 @@ fn the_bill_of_materials_lists_what_is_built() {
         "contract",
         "domain",
         "gateway",
+        "kernels",
         "local",
         "page-layers",
         "report",

@@ -11,12 +11,13 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::output::complain;
 
 /// The crates of this product, as their log lines are named.
-const OURS: [&str; 10] = [
+const OURS: [&str; 11] = [
     "hpc_trainer",
     "base",
     "contract",
     "domain",
     "gateway",
+    "kernels",
     "local",
     "page_layers",
     "report",
