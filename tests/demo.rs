@@ -105,7 +105,7 @@ fn a_newcomer_sees_a_page_become_models_and_a_picture_and_nothing_is_left() {
     assert!(again.stdout.contains("already up"), "{again}");
 
     let page = demo.page(&json!({"Maximum number of training epochs": 1, "Seed": 3,
-        "Maximum number of samples per label": 100, "Patch height": 56, "Patch width": 56}));
+        "Maximum number of samples per label": 100, "Patch height": 32, "Patch width": 32}));
     let finished = demo.run(&["job", "--page", page.to_str().unwrap()]).success();
     for part in ["calls it run 1", "running", "succeeded", "the models are back"] {
         assert!(finished.stdout.contains(part), "{part:?} is not in\n{finished}");
