@@ -184,8 +184,8 @@ fn crates_of_profile(profile: &str) -> String {
     rest.split("\n[").next().unwrap().to_owned()
 }
 
-/// Cargo hands the level of each crate of a release build on to the profiles that inherit it. What a
-/// release build leaves unoptimised only to be built sooner is optimised in what is handed out.
+/// Cargo hands the level of each crate of a release build on to the profiles that inherit it. What
+/// a release build leaves unoptimised only to be built sooner is optimised in what is handed out.
 #[test]
 fn what_is_handed_out_is_optimised_more_than_a_release_build() {
     let names = |rows: &str| -> Vec<String> {

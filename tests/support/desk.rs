@@ -179,8 +179,8 @@ impl Drop for Desk {
 }
 
 /// Where the part of the example page begins that jobs are trained on (x, y), and its width and
-/// height in pixels. It has neumes, lines and letters, which patches of 32x32 find; larger ones do not
-/// fit. A development build takes twenty seconds to draw what it has found on the whole page.
+/// height in pixels. It has neumes, lines and letters, which patches of 32x32 find; larger ones do
+/// not fit. A development build takes twenty seconds to draw what it has found on the whole page.
 const PART: [u32; 4] = [60, 50, 136, 136];
 
 /// A part of a file of the example page.

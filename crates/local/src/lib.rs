@@ -1,8 +1,8 @@
 //! Pages in folders: trains them, evaluates models, cuts pages with them. Needs no network, no
 //! broker and no scheduler, so that it is built from half of the crates.
 //!
-//! `run_trainer` and the small program `train_page` share the command line ([`Options`]). What a job
-//! of a scheduler does in the same way, it takes from here: the progress bar, the parts of a
+//! `run_trainer` and the small program `train_page` share the command line ([`Options`]). What a
+//! job of a scheduler does in the same way, it takes from here: the progress bar, the parts of a
 //! report, the threads, and the wait for a debugger.
 
 mod check_gpu;

@@ -24,8 +24,8 @@ const NAME: &str = "train_page";
         .required(true)
         .args(["local", "predict", "evaluate", "check_gpu"]),
     after_help = "\
-Exit codes: 0 done, 1 internal fault, 2 command line, 9 training failed, 11 an input can't be used, \
-12 stopped before there was a result."
+Exit codes: 0 done, 1 internal fault, 2 command line, 9 training failed, 11 an input can't be \
+used, 12 stopped before there was a result."
 )]
 pub struct Arguments {
     #[command(flatten)]

@@ -12,8 +12,8 @@
 //!   table of settings;
 //! - it sees 24 and 27 pixels: `REACH` in `look/segment.rs`;
 //! - it decides by two channels: `fit/start.rs`, `net/init.rs`, `Collapse::LostChannel`;
-//! - kernels for layers of these sizes: `Method` in `conv/mod.rs` of `kernels`, `gpu/layout.rs`, and the
-//!   last layer in `gpu/kernels.cu`;
+//! - kernels for layers of these sizes: `Method` in `conv/mod.rs` of `kernels`, `gpu/layout.rs`,
+//!   and the last layer in `gpu/kernels.cu`;
 //! - the memory of a step: `PATCH_MB` in `contract` (`wire/chosen.rs`) and docs/quality.md, both
 //!   measured (by hand).
 

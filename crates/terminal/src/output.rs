@@ -2,8 +2,8 @@
 //! read by nobody.
 //!
 //! Nothing here panics: what a pass does for a job never depends on whether somebody can read about
-//! it. `println!` and its kin panic where they can't write, so clippy refuses them in this workspace
-//! (`print_stdout`, `print_stderr`).
+//! it. `println!` and its kin panic where they can't write, so clippy refuses them in this
+//! workspace (`print_stdout`, `print_stderr`).
 
 use std::fmt::Display;
 use std::io::{self, Write};
