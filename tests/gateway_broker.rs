@@ -9,11 +9,12 @@ use std::time::Duration;
 use domain::hex_sha256;
 use serde_json::{Value, json};
 
-use crate::gateway_mlflow::Relay;
 use crate::local::Page;
 use crate::support::broker::{CONTROL, JOBS};
 use crate::support::desk::Desk;
 use crate::support::gateway::{Answer, Gateway, PARTS, QUICK, Site, id_of, page, tiny};
+use crate::support::rodan::Rodan;
+use crate::support::services::Services;
 use crate::support::{SECONDS, wait_for, write_script};
 
 const TRAINING: Duration = Duration::from_secs(240);
@@ -26,8 +27,6 @@ struct Town {
     desk: Desk,
     site: Site,
     password: String,
-    /// RabbitMQ's address for the gateway, where that is not the one of the file.
-    broker: Option<String>,
 }
 
 impl Town {
@@ -35,15 +34,13 @@ impl Town {
         let site = Site::new();
         let password = site.account(BRIDGE, "bridge");
         desk.site.use_rodan("http://127.0.0.1:9", BRIDGE, &password);
-        Self { desk, site, password, broker: None }
+        Self { desk, site, password }
     }
 
     /// Starts the gateway; `check` and the trainers find it.
     fn start(&mut self) -> Gateway {
         let file = self.desk.site.credentials().display().to_string();
-        let mut arguments = vec!["--env-file", &file, "--broker"];
-        arguments.extend(self.broker.as_deref());
-        let gateway = self.site.try_start(&[], &arguments).unwrap();
+        let gateway = self.site.try_start(&[], &["--env-file", &file, "--broker"]).unwrap();
         let address = format!("http://{}", gateway.address);
         self.desk.site.use_rodan(&address, BRIDGE, &self.password);
         gateway
@@ -205,17 +202,17 @@ fn a_job_that_fails_says_why() {
 
 #[test]
 fn a_broker_that_is_away_keeps_runs_waiting_and_says_so() {
-    let mut town = Town::new(Desk::with_script("exit 0"));
-    let relay = Relay::new();
-    let at = town.desk.vhost.address();
-    town.broker = Some(town.desk.vhost.url().replacen(&at, &relay.address().to_string(), 1));
-    let there = Some(at.parse().unwrap());
-    relay.lead(there);
+    let broker = Services::private(&[("PARTS", "broker"), ("VHOSTS", "1")]);
+    let mut town = Town::new(Desk::on(
+        broker.with_cluster_of(Services::shared()),
+        Some("exit 0"),
+        Rodan::start(),
+    ));
     let gateway = town.start();
     let id = id_of(&gateway.upload(&page()).unwrap().expect(201));
     gateway.post("/v1/runs", &tiny(&id, 1)).expect(202);
     wait_until_sent(&gateway, 1);
-    relay.lead(None);
+    town.desk.services.service("stop", "broker");
     let ask = |name: &str| {
         let mut asked = tiny(&id, 1);
         asked["name"] = name.into();
@@ -243,7 +240,7 @@ fn a_broker_that_is_away_keeps_runs_waiting_and_says_so() {
     gateway.terminate();
     let gateway = town.start();
     assert_eq!(state_of(&gateway, waits)["state"], "queued");
-    relay.lead(there);
+    town.desk.services.service("start", "broker");
     wait_for("the job to be sent", SECONDS(90), || {
         let run = state_of(&gateway, waits);
         run["detail"].as_str().is_some_and(|said| said.contains("is in RabbitMQ")).then_some(())
@@ -254,8 +251,6 @@ fn a_broker_that_is_away_keeps_runs_waiting_and_says_so() {
     ids.sort_unstable();
     ids.dedup();
     assert_eq!((jobs.len(), ids.len()), (2, 2));
-    // RabbitMQ keeps them when it is started again.
-    assert!(jobs.iter().all(|job| *job.properties.delivery_mode() == Some(2)));
     assert!(gateway.get("/metrics").expect(200).text().contains("gateway_broker_up 1"));
     gateway.terminate();
 }

@@ -95,10 +95,6 @@ impl Relay {
         relay
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
