@@ -1,6 +1,7 @@
 //! What a gateway does again after it was killed, stopped or held up: nothing is lost or doubled.
 #![cfg(feature = "gateway")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -48,6 +49,7 @@ fn a_run_goes_on_after_the_gateway_was_killed_and_after_it_was_stopped() {
     let done = log.matches("Background Model: done after").count();
     assert_eq!(done, 1, "{log}");
     assert_eq!(gateway.get("/v1/runs").json()["runs"].as_array().unwrap().len(), 1);
+    let told_in_three_parts = courses(&gateway);
     gateway.terminate();
     site.assert_tidy("a kill and a stop");
 
@@ -62,6 +64,31 @@ fn a_run_goes_on_after_the_gateway_was_killed_and_after_it_was_stopped() {
     let other = gateway.finish(1);
     assert_eq!(models(&other).len(), 3);
     assert_eq!(models(&other), models(&run));
+    assert_eq!(courses(&gateway), told_in_three_parts);
+}
+
+/// The loss of each epoch of each layer, by the events of the only run. An epoch is told of twice
+/// only where a network was started anew in between, which a killed training may have to do again.
+fn courses(gateway: &Gateway) -> BTreeMap<(String, u64), Value> {
+    let events = gateway.get("/v1/runs/1/events").expect(200).text();
+    let mut told: BTreeMap<(String, u64), Vec<Value>> = BTreeMap::new();
+    for line in events.lines().filter_map(|line| line.strip_prefix("data: ")) {
+        let event: Value = serde_json::from_str(line).unwrap();
+        if let (Some(model), Some(epoch)) =
+            (event["model"].as_str(), event["report"]["epoch"].as_u64())
+        {
+            let losses = told.entry((model.to_owned(), epoch)).or_default();
+            losses.push(event["report"]["training_loss"].clone());
+        }
+    }
+    assert!(told.len() >= 3 * 2, "{events}");
+    for ((model, _), losses) in &told {
+        let starts_anew = told.iter().any(|((other, _), losses)| {
+            other == model && losses.iter().any(|loss| *loss != losses[0])
+        });
+        assert!(losses.len() == 1 || starts_anew, "{events}");
+    }
+    told.into_iter().map(|(epoch, mut losses)| (epoch, losses.pop().unwrap())).collect()
 }
 
 #[test]

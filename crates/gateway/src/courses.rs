@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use domain::{EpochReport, Metrics, TrainingEvent};
+use serde_json::Value;
 
+use crate::runner::as_json;
 use crate::store::Event;
 
 /// The course of each layer so far, in the order in which the layers began.
@@ -44,6 +46,21 @@ impl Courses {
         }
         course.insert(report.epoch, report.clone());
         true
+    }
+
+    /// The events of those epochs that have none yet. What a training tells of its epochs may come
+    /// again: in another message of a cluster, from a trainer that was started again, and with the
+    /// record at the end.
+    pub(crate) fn new_events<'a>(
+        &self,
+        told: impl Iterator<Item = (&'a str, &'a EpochReport)>,
+    ) -> Vec<(&'static str, Value)> {
+        let mut courses = self.clone();
+        let event = |(model, report): (&str, &EpochReport)| {
+            let event = TrainingEvent::Epoch { model: model.to_owned(), report: report.clone() };
+            courses.take(model, report).then(|| ("epoch", as_json(&event)))
+        };
+        told.filter_map(event).collect()
     }
 
     /// The name of each layer's model with its epochs.

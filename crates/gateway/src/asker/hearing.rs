@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use contract::wire::conversation::{
     BodyError, End, Header, JobProgress, JobState, Kind, ModelEntry, ModelPart, PartError, Stage,
 };
-use domain::{EpochReport, Standing, TrainingEvent};
-use serde_json::{Value, json};
+use domain::Standing;
+use serde_json::json;
 use thiserror::Error;
 
 use crate::courses::Courses;
 use crate::figures;
-use crate::runner::{LOG, as_json};
+use crate::runner::LOG;
 use crate::state::{State, Transition};
 use crate::store::{Change, FileKind, Hearing, Object, Run, RunFile};
 
@@ -148,27 +148,13 @@ pub(super) fn of_progress(known: &Known, told: &JobProgress) -> Hearing {
         hearing.events.push(("layer", layer));
     }
     let ended = told.ended_epochs.iter().map(|epoch| (epoch.layer.as_str(), &epoch.report));
-    hearing.events.extend(new_epochs(&known.courses, ended));
+    hearing.events.extend(known.courses.new_events(ended));
     if known.state != State::Running {
         hearing.happened.push(Transition::Began);
         hearing.detail = Some("its layers are being trained".to_owned());
     }
     hearing.progress = Some(standing.clone());
     hearing
-}
-
-/// The events of those epochs that have none yet: what a cluster tells of epochs may come again in
-/// another message, from a trainer that was started again, and with the record at the end.
-fn new_epochs<'a>(
-    known: &Courses,
-    told: impl Iterator<Item = (&'a str, &'a EpochReport)>,
-) -> Vec<(&'static str, Value)> {
-    let mut courses = known.clone();
-    let mut event = |(model, report): (&str, &EpochReport)| {
-        let event = TrainingEvent::Epoch { model: model.to_owned(), report: report.clone() };
-        courses.take(model, report).then(|| ("epoch", as_json(&event)))
-    };
-    told.filter_map(&mut event).collect()
 }
 
 /// What a model changes that has come whole and is kept.
@@ -188,7 +174,7 @@ pub(super) fn of_report(known: &Known, name: &'static str, body: &[u8], object: 
         // A conversation tells of epochs in passing; here all of them are.
         let epochs = figures::epochs_of_record(body);
         let told = epochs.iter().map(|(model, report)| (model.as_str(), report));
-        hearing.events.extend(new_epochs(&known.courses, told));
+        hearing.events.extend(known.courses.new_events(told));
     }
     hearing
 }

@@ -1,7 +1,7 @@
 //! Each message, and what it changes.
 
 use contract::wire::conversation::{EndedEpochs, JobDone, JobFailed, ModelEntry, Times, Used};
-use domain::Metrics;
+use domain::{EpochReport, Metrics, TrainingEvent};
 use jiff::Timestamp;
 use serde_json::Value;
 

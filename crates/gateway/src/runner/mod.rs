@@ -4,6 +4,7 @@
 mod child;
 mod folder;
 mod lines;
+mod told;
 mod trainer;
 
 use std::fs;
@@ -21,12 +22,14 @@ pub use child::LocalTrainer;
 pub use folder::RunFolder;
 pub use trainer::{Ended, StartError, Trainer, Training};
 
+use crate::courses::Courses;
 use crate::figures;
 use crate::page_files::{self, Files, KeepError};
 use crate::state::{State, Transition};
 use crate::store::{BucketAway, Change, FileKind, Object, Part, Run, RunFile, Store, StoreError};
-use domain::{Standing, TrainingEvent};
+use domain::TrainingEvent;
 use lines::Lines;
+use told::Told;
 
 /// How often a training is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -61,30 +64,6 @@ enum Filled {
     Stopping,
     /// The run was cancelled before.
     Cancelled,
-}
-
-/// What a training has told, until it is noted.
-struct Told {
-    lines: Lines,
-    progress: Standing,
-    /// A layer has begun.
-    began: bool,
-    /// The progress differs from the one in the store.
-    changed: bool,
-    /// Kind and data of the events that are not in the store yet.
-    happened: Vec<(&'static str, Value)>,
-}
-
-impl Told {
-    fn by(lines: Lines) -> Self {
-        Self {
-            lines,
-            progress: Standing::default(),
-            began: false,
-            changed: false,
-            happened: Vec::new(),
-        }
-    }
 }
 
 /// Errors of the store that follow each other, of which the log gets the first.
@@ -248,6 +227,8 @@ impl Work {
             Filled::Stopping => return Ok(None),
             Filled::Cancelled => return Ok(Some(Ended::Stopped)),
         }
+        let (layers, epochs) =
+            (self.store.events_of(id, "layer")?, self.store.events_of(id, "epoch")?);
         base::crash::point("before starting a training");
         let mut training = self.trainer.start(folder)?;
         base::crash::point("after starting a training");
@@ -255,7 +236,7 @@ impl Work {
             // It tells no progress.
             self.store.happen(id, Transition::Began, &Change::default())?;
         }
-        let mut told = Told::by(Lines::of(&folder.progress()));
+        let mut told = Told::by(Lines::of(&folder.progress()), &layers, &epochs);
         let mut asked: Option<Instant> = None;
         let mut killed = false;
         // A store that can't be used for a while, such as on a full disk, is no reason to end a
@@ -345,15 +326,7 @@ impl Work {
     /// Notes what the training has told and is not noted yet.
     fn pass_on(&self, id: i64, told: &mut Told) -> Result<(), StoreError> {
         for event in told.lines.read() {
-            told.progress.note(&event);
-            match &event {
-                TrainingEvent::Layer { .. } => {
-                    told.began = true;
-                    told.happened.push(("layer", as_json(&event)));
-                }
-                TrainingEvent::Epoch { .. } => told.happened.push(("epoch", as_json(&event))),
-                _ => {}
-            }
+            told.take(&event);
         }
         told.changed |= told.lines.have_come();
         if told.began {
@@ -394,6 +367,19 @@ impl Work {
         }
     }
 
+    /// Notes the epochs of a training's record that have no event: those that ended while no
+    /// gateway listened.
+    fn tell_the_rest(&self, id: i64, record: &[u8]) -> Result<(), RunError> {
+        let courses = Courses::of(&self.store.events_of(id, "epoch")?);
+        let epochs = figures::epochs_of_record(record);
+        let events = courses.new_events(epochs.iter().map(|(model, epoch)| (&**model, epoch)));
+        if !events.is_empty() {
+            let progress = self.store.any_run(id)?.ok_or(RunError::Gone)?.progress;
+            self.store.note(id, &progress, &events)?;
+        }
+        Ok(())
+    }
+
     fn end(&self, id: i64, folder: &RunFolder, ended: &Ended) -> Result<State, RunError> {
         let keep = |path: &Path| -> Result<Object, RunError> {
             let failed = |source| RunError::File { path: path.to_owned(), source };
@@ -416,6 +402,7 @@ impl Work {
                 }
                 let record = fs::read(folder.out().join("training.json")).unwrap_or_default();
                 change.figures = figures::of_record(&record);
+                self.tell_the_rest(id, &record)?;
                 Transition::Trained
             }
             Ended::Failed(why) => {
