@@ -1,9 +1,13 @@
-//! Draws the example page in `examples/page/`: `cargo run --example make_page [FOLDER]`.
+//! Draws the example page in `examples/page/`: `cargo run --example make_page [FOLDER [HAND]]`.
 //!
 //! A made-up leaf of square notation: parchment with stains and show-through, four-line staves,
 //! neumes and a line of letters below each staff, with the exact pixels of every layer. Nothing but
 //! additions, products, square roots and one seeded generator, so that every machine draws the same
 //! bytes.
+//!
+//! HAND names another leaf to measure on, by another writer: `brown` (one ink for everything, a
+//! broader pen, larger notes), `bleeding` (what is overleaf is nearly as dark as the page), `plain`
+//! (no staff: neumes of thin strokes above the words, as in the oldest books).
 
 use std::path::Path;
 
@@ -20,10 +24,64 @@ const LEFT: f64 = 62.0;
 const RIGHT: f64 = 540.0;
 const TOP: f64 = 48.0;
 
-/// Ink colours as darkening of red, green and blue: 1 leaves no light.
-const NEUME_INK: [f64; 3] = [0.86, 0.86, 0.82];
-const STAFF_INK: [f64; 3] = [0.25, 0.62, 0.62];
-const TEXT_INK: [f64; 3] = [0.50, 0.66, 0.80];
+/// Who wrote a leaf, with what, and on what.
+pub(crate) struct Hand {
+    name: &'static str,
+    seed: u64,
+    /// Inks of neumes, staff lines and text, as darkening of red, green and blue: 1 leaves no light.
+    inks: [[f64; 3]; 3],
+    parchment: [f64; 3],
+    /// How dark the ink overleaf is on this side.
+    shine: f64,
+    /// Size of a note, and width of the pen, as multiples of the example page's.
+    note: f64,
+    pen: f64,
+    has_staff: bool,
+}
+
+/// The hand of the example page comes first.
+pub(crate) const HANDS: [Hand; 4] = [
+    Hand {
+        name: "square",
+        seed: 73,
+        inks: [[0.86, 0.86, 0.82], [0.25, 0.62, 0.62], [0.50, 0.66, 0.80]],
+        parchment: [238.0, 222.0, 190.0],
+        shine: 0.10,
+        note: 1.0,
+        pen: 1.0,
+        has_staff: true,
+    },
+    Hand {
+        name: "brown",
+        seed: 74,
+        inks: [[0.55, 0.68, 0.80]; 3],
+        parchment: [226.0, 205.0, 168.0],
+        shine: 0.10,
+        note: 1.15,
+        pen: 1.2,
+        has_staff: true,
+    },
+    Hand {
+        name: "bleeding",
+        seed: 75,
+        inks: [[0.78, 0.80, 0.80], [0.30, 0.66, 0.66], [0.66, 0.74, 0.80]],
+        parchment: [214.0, 203.0, 182.0],
+        shine: 0.45,
+        note: 0.9,
+        pen: 0.9,
+        has_staff: true,
+    },
+    Hand {
+        name: "plain",
+        seed: 76,
+        inks: [[0.60, 0.70, 0.78], [0.0; 3], [0.66, 0.74, 0.80]],
+        parchment: [232.0, 214.0, 184.0],
+        shine: 0.20,
+        note: 1.0,
+        pen: 1.1,
+        has_staff: false,
+    },
+];
 
 /// A linear congruential generator (Knuth's MMIX constants): the page must not change with a
 /// crate's version.
@@ -137,7 +195,7 @@ const LETTERS: [&[[i8; 4]]; 12] = [
 ];
 
 /// The ink of the three layers: neumes, staff lines, letters.
-fn write_page(dice: &mut Dice) -> [Ink; 3] {
+fn write_page(hand: &Hand, dice: &mut Dice) -> [Ink; 3] {
     let [mut neumes, mut staff, mut text] = [Ink::new(), Ink::new(), Ink::new()];
     for system in 0..SYSTEMS {
         let top = TOP + SYSTEM_PITCH * system as f64;
@@ -147,24 +205,29 @@ fn write_page(dice: &mut Dice) -> [Ink; 3] {
             let along = (x - LEFT) / (RIGHT - LEFT);
             slant * along + bow * 4.0 * along * (1.0 - along)
         };
-        for line in 0..4 {
+        for line in 0..if hand.has_staff { 4 } else { 0 } {
             let y = top + LINE_PITCH * f64::from(line);
             let mut x = LEFT + dice.between(-4.0, 4.0);
             let end = RIGHT + dice.between(-4.0, 4.0);
             while x < end {
                 let next = (x + dice.between(18.0, 30.0)).min(end);
-                staff.stroke((x, y + at(x)), (next, y + at(next)), dice.between(0.8, 1.15));
+                let radius = hand.pen * dice.between(0.8, 1.15);
+                staff.stroke((x, y + at(x)), (next, y + at(next)), radius);
                 x = next;
             }
         }
-        write_neumes(&mut neumes, dice, |x| top + at(x));
-        write_words(&mut text, dice, top + 3.0 * LINE_PITCH + 11.0);
+        if hand.has_staff {
+            write_neumes(&mut neumes, hand, dice, |x| top + at(x));
+        } else {
+            write_strokes(&mut neumes, hand, dice, |x| top + at(x));
+        }
+        write_words(&mut text, hand, dice, top + 3.0 * LINE_PITCH + 11.0);
     }
     [neumes, staff, text]
 }
 
 /// Neumes of one to three notes along a staff whose upper line is at `line(x)`.
-fn write_neumes(ink: &mut Ink, dice: &mut Dice, line: impl Fn(f64) -> f64) {
+fn write_neumes(ink: &mut Ink, hand: &Hand, dice: &mut Dice, line: impl Fn(f64) -> f64) {
     // A C clef: two squares on a stem.
     let clef = (LEFT + 9.0, line(LEFT) + LINE_PITCH);
     ink.stroke((clef.0 - 4.0, clef.1 - 7.0), (clef.0 - 4.0, clef.1 + 7.0), 1.6);
@@ -183,7 +246,7 @@ fn write_neumes(ink: &mut Ink, dice: &mut Dice, line: impl Fn(f64) -> f64) {
             }
             place = (place + [-2, -1, 1, 2][dice.pick(4)]).clamp(-1, 6);
             let y = line(x) + LINE_PITCH / 2.0 * f64::from(place) + dice.between(-0.7, 0.7);
-            let half = dice.between(4.4, 5.3);
+            let half = hand.note * dice.between(4.4, 5.3);
             ink.square(x, y, half, dice.between(-0.06, 0.12), turned);
             match last {
                 // Notes of one neume hang together by a thin stroke.
@@ -198,14 +261,38 @@ fn write_neumes(ink: &mut Ink, dice: &mut Dice, line: impl Fn(f64) -> f64) {
                 _ => {}
             }
             last = Some((x, y));
-            x += dice.between(11.0, 13.0);
+            x += hand.note * dice.between(11.0, 13.0);
         }
         x += dice.between(14.0, 34.0);
     }
 }
 
+/// Neumes without a staff: a rising stroke, a dot, an arch or a hook, in the room above the words.
+fn write_strokes(ink: &mut Ink, hand: &Hand, dice: &mut Dice, room: impl Fn(f64) -> f64) {
+    let mut x = LEFT + 6.0;
+    while x < RIGHT - 24.0 {
+        let y = room(x) + dice.between(14.0, 34.0);
+        let radius = hand.pen * dice.between(0.9, 1.5);
+        let (broad, high) =
+            (hand.note * dice.between(6.0, 10.0), hand.note * dice.between(7.0, 14.0));
+        match dice.pick(4) {
+            0 => ink.stroke((x, y), (x + broad * 0.6, y - high), radius),
+            1 => ink.square(x + 2.0, y, 1.6 * radius, dice.between(-0.1, 0.2), true),
+            2 => {
+                ink.stroke((x, y), (x + broad * 0.4, y - high), radius);
+                ink.stroke((x + broad * 0.4, y - high), (x + broad, y), radius);
+            }
+            _ => {
+                ink.stroke((x, y - high), (x + broad * 0.3, y), radius);
+                ink.stroke((x + broad * 0.3, y), (x + broad, y - high * 0.7), radius);
+            }
+        }
+        x += broad + dice.between(8.0, 26.0);
+    }
+}
+
 /// Words along a base line; their letters are drawn between `top` and 22 pixels below.
-fn write_words(ink: &mut Ink, dice: &mut Dice, top: f64) {
+fn write_words(ink: &mut Ink, hand: &Hand, dice: &mut Dice, top: f64) {
     let unit = 2.7;
     let mut x = LEFT + 2.0;
     while x < RIGHT - 20.0 {
@@ -214,7 +301,7 @@ fn write_words(ink: &mut Ink, dice: &mut Dice, top: f64) {
             if x > RIGHT - 10.0 {
                 break;
             }
-            let (shift, radius) = (dice.between(-0.6, 0.6), dice.between(1.15, 1.5));
+            let (shift, radius) = (dice.between(-0.6, 0.6), hand.pen * dice.between(1.15, 1.5));
             let mut broadest = 0;
             for [x0, y0, x1, y1] in letter {
                 broadest = broadest.max(*x0).max(*x1);
@@ -248,7 +335,8 @@ fn clouds(dice: &mut Dice, cell: usize) -> impl Fn(usize, usize) -> f64 + use<> 
 }
 
 /// The page as RGB bytes.
-fn paint(dice: &mut Dice, [neumes, staff, text]: &[Ink; 3]) -> Vec<u8> {
+fn paint(hand: &Hand, dice: &mut Dice, [neumes, staff, text]: &[Ink; 3]) -> Vec<u8> {
+    let [neume_ink, staff_ink, text_ink] = hand.inks;
     let (stains, texture, fading) = (clouds(dice, 150), clouds(dice, 12), clouds(dice, 40));
     let mut bytes = Vec::with_capacity(3 * WIDTH * HEIGHT);
     for y in 0..HEIGHT {
@@ -258,7 +346,7 @@ fn paint(dice: &mut Dice, [neumes, staff, text]: &[Ink; 3]) -> Vec<u8> {
             // mirrored.
             let edge = [x, WIDTH - 1 - x, y, HEIGHT - 1 - y].into_iter().min().unwrap_or(0) as f64;
             let overleaf = y * WIDTH + (WIDTH - 1 - x);
-            let shine = 0.10 * neumes.0[overleaf].max(text.0[overleaf]);
+            let shine = hand.shine * neumes.0[overleaf].max(text.0[overleaf]);
             let grain = (dice.pick(3) as f64 - 1.0) * 0.012;
             let light = 0.93 + 0.05 * stains(x, y) + 0.02 * texture(x, y)
                 - 0.10 * (1.0 - edge / 45.0).max(0.0)
@@ -268,9 +356,9 @@ fn paint(dice: &mut Dice, [neumes, staff, text]: &[Ink; 3]) -> Vec<u8> {
             let light = (light * 40.0).round() / 40.0;
             let worn = (0.92 + 0.12 * fading(x, y)).min(1.0);
             for channel in 0..3 {
-                let parchment = [238.0, 222.0, 190.0][channel] * light;
+                let parchment = hand.parchment[channel] * light;
                 let mut left = 1.0;
-                for (ink, colour) in [(text, TEXT_INK), (staff, STAFF_INK), (neumes, NEUME_INK)] {
+                for (ink, colour) in [(text, text_ink), (staff, staff_ink), (neumes, neume_ink)] {
                     let dark = 1.0 - ink.0[at] * colour[channel] * worn;
                     left = if ink.0[at] > 0.5 { dark } else { left * dark };
                 }
@@ -300,13 +388,13 @@ fn layer(belongs: impl Fn(usize) -> bool) -> ImageResult<Vec<u8>> {
 ///
 /// # Errors
 /// When the PNG encoder fails.
-pub(crate) fn files() -> ImageResult<Vec<(&'static str, Vec<u8>)>> {
-    let mut dice = Dice(73);
+pub(crate) fn files(hand: &Hand) -> ImageResult<Vec<(String, Vec<u8>)>> {
+    let mut dice = Dice(hand.seed);
     for _ in 0..8 {
         dice.roll();
     }
-    let ink = write_page(&mut dice);
-    let page = paint(&mut dice, &ink);
+    let ink = write_page(hand, &mut dice);
+    let page = paint(hand, &mut dice, &ink);
     let covered = |kind: usize, at: usize| ink[kind].0[at] > 0.5;
     // What was written last lies on top: a pixel belongs to one layer.
     let owner = |at: usize| (0..3).find(|kind| covered(*kind, at));
@@ -315,21 +403,29 @@ pub(crate) fn files() -> ImageResult<Vec<(&'static str, Vec<u8>)>> {
         (LEFT - 22.0..RIGHT + 22.0).contains(&x)
             && (TOP - 22.0..TOP + SYSTEM_PITCH * SYSTEMS as f64 - 16.0).contains(&y)
     };
-    Ok(vec![
-        ("image.png", png(&page, ExtendedColorType::Rgb8)?),
-        ("background.png", layer(|at| owner(at).is_none())?),
-        ("regions.png", layer(inside)?),
-        ("layer_0.png", layer(|at| owner(at) == Some(0))?),
-        ("layer_1.png", layer(|at| owner(at) == Some(1))?),
-        ("layer_2.png", layer(|at| owner(at) == Some(2))?),
-    ])
+    let mut files = vec![
+        ("image.png".to_owned(), png(&page, ExtendedColorType::Rgb8)?),
+        ("background.png".to_owned(), layer(|at| owner(at).is_none())?),
+        ("regions.png".to_owned(), layer(inside)?),
+    ];
+    let kinds = (0..3).filter(|kind| *kind != 1 || hand.has_staff);
+    for (number, kind) in kinds.enumerate() {
+        files.push((format!("layer_{number}.png"), layer(|at| owner(at) == Some(kind))?));
+    }
+    Ok(files)
 }
 
 #[allow(dead_code)] // A test includes this file for `files` alone.
-fn main() -> ImageResult<()> {
-    let folder = std::env::args().nth(1).unwrap_or_else(|| "examples/page".to_owned());
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let folder = arguments.next().unwrap_or_else(|| "examples/page".to_owned());
+    let wanted = arguments.next().unwrap_or_else(|| HANDS[0].name.to_owned());
+    let Some(hand) = HANDS.iter().find(|hand| hand.name == wanted) else {
+        let names = HANDS.map(|hand| hand.name).join(", ");
+        return Err(format!("there is no hand {wanted:?}: choose one of {names}").into());
+    };
     std::fs::create_dir_all(&folder)?;
-    for (name, content) in files()? {
+    for (name, content) in files(hand)? {
         std::fs::write(Path::new(&folder).join(name), content)?;
     }
     Ok(())

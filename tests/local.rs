@@ -482,12 +482,33 @@ fn an_output_folder_that_can_not_be_written_is_named() {
 #[test]
 fn the_example_page_is_what_its_generator_draws() {
     let mut total = 0;
-    for (name, content) in make_page::files().unwrap() {
+    for (name, content) in make_page::files(&make_page::HANDS[0]).unwrap() {
         assert!(
-            std::fs::read(example().join(name)).unwrap() == content,
+            std::fs::read(example().join(&name)).unwrap() == content,
             "{name} differs: run the generator"
         );
         total += content.len();
     }
     assert!(total < 600_000, "{total} bytes");
+}
+
+#[test]
+fn other_hands_draw_pages_whose_layers_share_no_pixel() {
+    for (hand, layers) in make_page::HANDS.iter().zip([3, 3, 3, 2]) {
+        let files = make_page::files(hand).unwrap();
+        let drawn: Vec<_> = files
+            .iter()
+            .filter(|(name, _)| name == "background.png" || name.starts_with("layer_"))
+            .map(|(_, content)| image::load_from_memory(content).unwrap().to_rgba8())
+            .collect();
+        assert_eq!(drawn.len(), 1 + layers);
+        for at in 0..drawn[0].as_raw().len() / 4 {
+            let owners = drawn.iter().filter(|layer| layer.as_raw()[4 * at + 3] == 255).count();
+            assert_eq!(owners, 1, "pixel {at}");
+        }
+        for layer in &drawn {
+            let own = layer.pixels().filter(|pixel| pixel.0[3] == 255).count();
+            assert!(own > 3_000, "{own} pixels");
+        }
+    }
 }
