@@ -115,27 +115,21 @@ fn activity(
     device: &Device,
 ) -> Result<[Activity; 2], FitError> {
     let last = weights.layer(CONV_LAYERS.len() - 1).0;
-    let of = |channel, weight: Option<&f32>| {
-        activity_of(
-            &only_channel(weights, channel)?,
-            weight.is_some_and(|w| *w > 0.0),
-            samples,
-            device,
-        )
-    };
-    Ok([of(0, last.first())?, of(1, last.get(1))?])
+    let speaks_for_the_layer = |channel: usize| last.get(channel).is_some_and(|w| *w > 0.0);
+    let mut predictor = Predictor::new(&only_channel(weights, 0)?, device)?;
+    let first = activity_of(&predictor, speaks_for_the_layer(0), samples)?;
+    predictor.set_weights(&only_channel(weights, 1)?)?;
+    Ok([first, activity_of(&predictor, speaks_for_the_layer(1), samples)?])
 }
 
 /// The activity of the channel that this network computes; `positive` when it speaks for the layer.
 fn activity_of(
-    weights: &Weights,
+    predictor: &Predictor,
     positive: bool,
     samples: &dyn Samples,
-    device: &Device,
 ) -> Result<Activity, FitError> {
     let (height, width) = (samples.shape().height(), samples.shape().width());
     let pixels = samples.shape().pixels();
-    let predictor = Predictor::new(weights, device)?;
     let mut counted = Activity { pixels: 0, active: 0, anywhere: false };
     let indices: Vec<usize> = spread(samples.len(), CHANNEL_SAMPLES).collect();
     for indices in indices.chunks((PIXELS_AT_A_TIME / pixels).max(1)) {

@@ -173,6 +173,17 @@ impl Inference {
         Self { card: card.clone(), engine: Mutex::default(), weights: weights.clone() }
     }
 
+    /// Goes on with other weights.
+    ///
+    /// # Errors
+    ///
+    /// When the GPU fails.
+    pub(crate) fn set_weights(&mut self, weights: &Weights) -> Result<(), NetworkError> {
+        self.weights.clone_from(weights);
+        let engine = self.engine.get_mut().unwrap_or_else(PoisonError::into_inner);
+        Ok(engine.as_mut().map_or(Ok(()), |engine| engine.set_weights(weights))?)
+    }
+
     /// Logits of `images` images, NHWC.
     ///
     /// # Errors

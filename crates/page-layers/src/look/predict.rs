@@ -52,6 +52,17 @@ impl Predictor {
         Ok(Self { on })
     }
 
+    /// Goes on with other weights, in the same memory.
+    ///
+    /// # Errors
+    /// When the device's memory does not suffice.
+    pub(crate) fn set_weights(&mut self, weights: &Weights) -> Result<(), NetworkError> {
+        match &mut self.on {
+            On::Host(network) => network.set_weights(weights),
+            On::Card(inference) => inference.set_weights(weights),
+        }
+    }
+
     /// Logits `[n, height, width]` of images `[n, height, width, 3]`; see [`Self::predict`].
     ///
     /// # Errors
