@@ -29,7 +29,7 @@ pub use settings::{
     NamedResources, RESOURCE_SETTINGS, ResourceSettings, Setting, SettingsError, SettingsMap,
     TRAINING_SETTINGS, TrainingSettings, training_setting,
 };
-pub use shape::{PatchShape, PatchShapeError};
+pub use shape::{PIXELS_AT_A_TIME, PatchShape, PatchShapeError};
 pub use standing::{Standing, TaskStanding};
 pub use training_event::TrainingEvent;
 pub use values::Allowed;

@@ -2,6 +2,11 @@
 
 use thiserror::Error;
 
+/// Most pixels of a batch that the CPU goes through at a time, unless a single patch has more: 8
+/// patches of 256×256. The gradients of a batch's parts are summed. So the memory of a training
+/// does not grow with its batch, and smaller parts would take longer.
+pub const PIXELS_AT_A_TIME: usize = 8 * 256 * 256;
+
 /// Height and width of a patch in pixels; both are positive multiples of 4, because the network
 /// halves the image twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 //! candle's `backward` and for the network's own backward pass.
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp3, Layout, Result, Shape, Storage,
-    Tensor, bail,
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, InplaceOp2, InplaceOp3, Layout, Result, Shape,
+    Storage, Tensor, bail,
 };
 
 use rayon::prelude::*;
@@ -269,6 +269,34 @@ impl CustomOp1 for Inner {
             y.copy_from_slice(&x[from..from + line]);
         });
         Ok((CpuStorage::F32(y), shape.into()))
+    }
+}
+
+/// Adds a tensor to another of the same shape: `sum.inplace_op2(other, &AddTo)`.
+#[derive(Clone, Copy, Debug)]
+pub struct AddTo;
+
+impl InplaceOp2 for AddTo {
+    fn name(&self) -> &'static str {
+        "add-to"
+    }
+    fn cpu_fwd(
+        &self,
+        sum: &mut CpuStorage,
+        sum_layout: &Layout,
+        other: &CpuStorage,
+        other_layout: &Layout,
+    ) -> Result<()> {
+        let other = host(other, other_layout)?;
+        let (CpuStorage::F32(sum), Some((start, end))) = (sum, sum_layout.contiguous_offsets())
+        else {
+            bail!("the sum must be contiguous f32");
+        };
+        if sum_layout.shape() != other_layout.shape() {
+            bail!("{:?} can't be added to {:?}", other_layout.shape(), sum_layout.shape());
+        }
+        sum[start..end].iter_mut().zip(other).for_each(|(sum, other)| *sum += other);
+        Ok(())
     }
 }
 

@@ -22,5 +22,5 @@ mod winograd;
 
 pub use buffers::{Buffers, to_tensor};
 pub use conv::Conv;
-pub use custom::{AddPoolGradient, BinaryCrossEntropy, Inner, MaxPool, with_host};
+pub use custom::{AddPoolGradient, AddTo, BinaryCrossEntropy, Inner, MaxPool, with_host};
 pub use loss::{pixel as pixel_loss, sigmoid};

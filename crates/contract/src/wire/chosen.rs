@@ -2,15 +2,15 @@
 
 use super::conversation::{Asked, AskedInstances, Origin};
 use domain::{
-    InputKind, Inputs, Instances, Layer, NamedResources, ResourceSettings, SiteChoice,
-    TrainingSettings, Walltime,
+    InputKind, Inputs, Instances, Layer, NamedResources, PIXELS_AT_A_TIME, ResourceSettings,
+    SiteChoice, TrainingSettings, Walltime,
 };
 
 /// Memory of a training without its batch, in MB: the program, weights, Adam's moments, four
 /// threads, a checkpoint.
 const BASE_MB: u64 = 600;
 
-/// Memory of one patch of [`PATCH_PIXELS`] in a batch, in MB: the intermediate images that its
+/// Memory of one patch of [`PATCH_PIXELS`] among those that are gone through at a time, in MB: the intermediate images that its
 /// gradients need.
 const PATCH_MB: u64 = 130;
 
@@ -65,9 +65,11 @@ pub struct Chosen {
 /// The memory that a training takes at its peak, in MB, by the formula of `docs/quality.md`,
 /// without a margin.
 pub fn peak_memory_mb(training: &TrainingSettings, page_megapixels: u64) -> u64 {
-    let pixels = u64::from(training.patch_height) * u64::from(training.patch_width);
-    let batch = u64::from(training.batch_size).saturating_mul(pixels).saturating_mul(PATCH_MB)
-        / PATCH_PIXELS;
+    let patch = u64::from(training.patch_height) * u64::from(training.patch_width);
+    let at_a_time = u64::from(training.batch_size)
+        .saturating_mul(patch)
+        .min((PIXELS_AT_A_TIME as u64).max(patch));
+    let batch = at_a_time.saturating_mul(PATCH_MB) / PATCH_PIXELS;
     BASE_MB.saturating_add(batch).saturating_add(page_megapixels.saturating_mul(MEGAPIXEL_MB))
 }
 
@@ -296,19 +298,19 @@ mod tests {
         };
         let usual = chosen(training(256, 16, 15, 1000), &page(), &site(), None);
         assert_eq!((usual.resources.cpus, usual.asked.cpus_from), (6, Origin::Site));
-        assert_eq!((usual.resources.memory_mb, usual.asked.memory_from), (4400, Origin::Estimate));
+        assert_eq!((usual.resources.memory_mb, usual.asked.memory_from), (2900, Origin::Estimate));
         assert_eq!((usual.asked.time_seconds, usual.asked.time_from), (6 * 3600, Origin::Site));
         let small = chosen(training(64, 8, 15, 1000), &page(), &site(), None);
         assert_eq!(small.resources.memory_mb, 1400);
         let gpu = SiteChoice { gpu: true, ..site() };
         assert_eq!(
             chosen(training(256, 16, 15, 1000), &page(), &gpu, None).resources.memory_mb,
-            6000
+            4500
         );
         let zips = inputs(&["Sample 1", "Sample 2", "Multi-Sample Zip"]);
         assert_eq!(
             chosen(training(256, 16, 15, 1000), &zips, &site(), None).resources.memory_mb,
-            8600
+            7000
         );
         // 15 epochs of 800 samples of 256 × 256 in three layers are 2,359 megapixels.
         let pace = Some(Pace { seconds_per_megapixel: 3.0 });
@@ -338,7 +340,7 @@ mod tests {
             (Auto, &zip, None, None, false, Some((4, Estimate))),
             (Number(3), &page, None, host(18, Some(64_000)), false, Some((3, Job))),
             (Number(3), &page, None, host(12, Some(64_000)), false, Some((2, Site))),
-            (Number(3), &page, None, host(64, Some(11_000)), false, Some((2, Site))),
+            (Number(3), &page, None, host(64, Some(8_000)), false, Some((2, Site))),
             (Auto, &page, None, host(2, None), false, Some((1, Site))),
             (Auto, &page, None, host(64, None), true, Some((1, Site))),
         ] {
@@ -362,14 +364,14 @@ mod tests {
             (chosen.resources.memory_mb, chosen.resources.walltime.seconds())
         };
         // Three layers of 2,359 s each, times 1.5, and 1,200 s.
-        assert_eq!([of(1), of(2), of(3)], [(4400, 12_000), (5000, 8_400), (5000, 4_800)]);
+        assert_eq!([of(1), of(2), of(3)], [(2900, 12_000), (3400, 8_400), (3400, 4_800)]);
     }
 
     #[test]
     fn no_choice_goes_beyond_what_the_site_gives() {
         let limits = SiteLimits {
             cpus: Some(2),
-            memory_mb: Some(3000),
+            memory_mb: Some(2000),
             walltime: Some("60".parse().unwrap()),
             ..SiteLimits::default()
         };
@@ -377,7 +379,7 @@ mod tests {
         let chosen =
             choose(&NamedResources::default(), &training(256, 16, 15, 1000), &page(), &site, None)
                 .resources;
-        assert_eq!((chosen.cpus, chosen.memory_mb, chosen.walltime.seconds()), (2, 3000, 3600));
+        assert_eq!((chosen.cpus, chosen.memory_mb, chosen.walltime.seconds()), (2, 2000, 3600));
         let pace = Some(Pace { seconds_per_megapixel: 1e9 });
         let slow =
             choose(&NamedResources::default(), &training(256, 16, 15, 1000), &page(), &site, pace);

@@ -28,7 +28,7 @@ const CHANNEL_SAMPLES: usize = 16;
 
 /// About how many pixels the channels are tried on at a time. A whole batch would need as much
 /// memory again as the training step, whose memory is kept.
-const PIXELS_AT_A_TIME: usize = 1 << 14;
+const TRIED_AT_A_TIME: usize = 1 << 14;
 
 /// The share is taken as at least this, and at most 1 minus this.
 const LEAST_SHARE: f64 = 0.01;
@@ -132,7 +132,7 @@ fn activity_of(
     let pixels = samples.shape().pixels();
     let mut counted = Activity { pixels: 0, active: 0, anywhere: false };
     let indices: Vec<usize> = spread(samples.len(), CHANNEL_SAMPLES).collect();
-    for indices in indices.chunks((PIXELS_AT_A_TIME / pixels).max(1)) {
+    for indices in indices.chunks((TRIED_AT_A_TIME / pixels).max(1)) {
         let mut images = vec![0.0; indices.len() * 3 * pixels];
         let mut targets = vec![0.0; indices.len() * pixels];
         let parts = images.chunks_exact_mut(3 * pixels).zip(targets.chunks_exact_mut(pixels));

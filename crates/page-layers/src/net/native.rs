@@ -92,8 +92,8 @@ impl Native<'_> {
         cut(rim, LAST)
     }
 
-    /// Loss and gradients of contiguous images and targets.
-    pub(crate) fn step(&self, x: &Tensor, targets: &Tensor) -> Result<Step> {
+    /// Loss of contiguous images and targets, and its gradients, each multiplied by `share`.
+    pub(crate) fn step(&self, x: &Tensor, targets: &Tensor, share: f32) -> Result<Step> {
         let mut results = Results::new(x);
         for (index, node) in NODES.iter().enumerate() {
             results.0[index] = match node.operation {
@@ -105,8 +105,8 @@ impl Native<'_> {
         }
         let logits = results.take(topology::node_of(LAST))?;
         let loss = logits.apply_op2_no_bwd(targets, self.loss)?;
-        let one = Tensor::new(1f32, &Device::Cpu)?;
-        let (gradient, _) = self.loss.bwd(&logits, targets, &loss, &one)?;
+        let share = Tensor::new(share, &Device::Cpu)?;
+        let (gradient, _) = self.loss.bwd(&logits, targets, &loss, &share)?;
         self.buffers.reclaim(logits)?;
         let gradients = self.backward(results, gradient.ok_or_else(missing)?)?;
         Ok(Step { loss: loss.to_scalar()?, gradients })

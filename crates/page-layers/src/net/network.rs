@@ -1,5 +1,6 @@
 //! The network on the CPU: the nodes of the topology with own kernels.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{Device, Tensor, Var};
@@ -8,7 +9,8 @@ use crate::keras::Weights;
 use crate::net::error::{NetworkError, Step};
 use crate::net::native::Native;
 use crate::topology::{self, Activation, CONV_LAYERS, Source};
-use kernels::{BinaryCrossEntropy, Buffers, Conv, MaxPool};
+use domain::PIXELS_AT_A_TIME;
+use kernels::{AddTo, BinaryCrossEntropy, Buffers, Conv, MaxPool};
 
 /// The network and its parameters on the CPU.
 pub struct Network {
@@ -17,6 +19,8 @@ pub struct Network {
     layers: Vec<Conv>,
     pool: MaxPool,
     loss: BinaryCrossEntropy,
+    /// Most pixels of a batch that are gone through at a time.
+    at_a_time: usize,
     /// Number of values in the largest batch so far, for which [`Self::buffers`] has memory.
     largest: Mutex<usize>,
 }
@@ -48,6 +52,12 @@ impl Network {
         Self::made_of(weights, Buffers::default(), |conv| conv)
     }
 
+    /// The same, which goes through at most so many pixels of a batch at a time.
+    #[cfg(test)]
+    pub(crate) fn going_through(self, pixels: usize) -> Self {
+        Self { at_a_time: pixels, ..self }
+    }
+
     /// A network that only predicts, with the memory of others; only one of them computes at a
     /// time.
     ///
@@ -73,7 +83,8 @@ impl Network {
         }
         let pool = MaxPool { buffers: buffers.clone() };
         let loss = BinaryCrossEntropy { buffers: buffers.clone() };
-        Ok(Self { parameters, buffers, layers, pool, loss, largest: Mutex::default() })
+        let (at_a_time, largest) = (PIXELS_AT_A_TIME, Mutex::default());
+        Ok(Self { parameters, buffers, layers, pool, loss, at_a_time, largest })
     }
 
     /// The parameters of each layer: `[k · k · in + 1, out]`, kernel rows (HWI) first, the bias
@@ -115,7 +126,27 @@ impl Network {
     /// When the images have another shape or the memory does not suffice.
     pub fn forward_logits(&self, x: &Tensor) -> Result<Tensor, NetworkError> {
         self.check(x)?;
-        Ok(self.native().forward(&x.detach().contiguous()?, 0)?)
+        let x = x.detach().contiguous()?;
+        let parts = self.parts(&x);
+        if parts.len() == 1 {
+            return Ok(self.native().forward(&x, 0)?);
+        }
+        let mut logits = Vec::with_capacity(parts.len());
+        for part in parts {
+            logits.push(self.native().forward(&x.narrow(0, part.start, part.len())?, 0)?);
+        }
+        let all = Tensor::cat(&logits, 0)?;
+        logits.into_iter().try_for_each(|part| self.reclaim(part))?;
+        Ok(all)
+    }
+
+    /// The images of a batch in parts of about the same number, which are gone through one after
+    /// the other.
+    fn parts(&self, x: &Tensor) -> Vec<Range<usize>> {
+        let (images, pixels) = (x.dims()[0], x.dims()[1] * x.dims()[2]);
+        let most = (self.at_a_time / pixels).max(1);
+        let each = images.div_ceil(images.div_ceil(most));
+        (0..images).step_by(each).map(|start| start..(start + each).min(images)).collect()
     }
 
     /// As [`Self::forward_logits`], if the outermost `rim` pixels, a multiple of 4, are of no
@@ -139,7 +170,24 @@ impl Network {
     /// As [`Self::forward_logits`].
     pub fn loss_and_gradients(&self, x: &Tensor, targets: &Tensor) -> Result<Step, NetworkError> {
         self.check(x)?;
-        Ok(self.native().step(&x.detach().contiguous()?, &targets.contiguous()?)?)
+        let (x, targets) = (x.detach().contiguous()?, targets.contiguous()?);
+        let images = x.dims()[0];
+        let mut sum: Option<Step> = None;
+        for part in self.parts(&x) {
+            let of = |all: &Tensor| all.narrow(0, part.start, part.len());
+            let share = part.len() as f32 / images as f32;
+            let step = self.native().step(&of(&x)?, &of(&targets)?, share)?;
+            let Some(before) = &mut sum else {
+                sum = Some(Step { loss: share * step.loss, ..step });
+                continue;
+            };
+            before.loss += share * step.loss;
+            for (sum, gradient) in before.gradients.iter().zip(step.gradients) {
+                sum.inplace_op2(&gradient, &AddTo)?;
+                self.reclaim(gradient)?;
+            }
+        }
+        sum.ok_or_else(|| NetworkError::Shape(x.dims().to_vec()))
     }
 
     /// Mean loss of logits against targets of the same shape.

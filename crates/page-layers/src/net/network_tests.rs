@@ -31,6 +31,31 @@ fn relative(a: &[f32], b: &[f32]) -> f64 {
 }
 
 #[test]
+fn a_batch_in_parts_has_the_loss_and_the_gradients_of_the_whole() {
+    let (x, y) = batch(5, 16, 20);
+    let weights = initial_weights(3).unwrap();
+    let whole = Network::new(&weights).unwrap();
+    let expected = whole.loss_and_gradients(&x, &y).unwrap();
+    let logits = flat(&whole.forward_logits(&x).unwrap());
+    // Of 5 images: five parts, one of 2, 2 and 1, one of 3 and 2.
+    for at_a_time in [1, 2 * 16 * 20, 4 * 16 * 20] {
+        let network = Network::new(&weights).unwrap().going_through(at_a_time);
+        // The second step works in memory that the first one has left.
+        for _ in 0..2 {
+            let step = network.loss_and_gradients(&x, &y).unwrap();
+            assert!((step.loss - expected.loss).abs() < 1e-6, "{at_a_time}");
+            for (index, (part, whole)) in step.gradients.iter().zip(&expected.gradients).enumerate()
+            {
+                let difference = relative(&flat(part), &flat(whole));
+                assert!(difference < 1e-5, "{at_a_time}, layer {index}: {difference}");
+            }
+            step.gradients.into_iter().for_each(|part| network.reclaim(part).unwrap());
+        }
+        assert_eq!(flat(&network.forward_logits(&x).unwrap()), logits, "{at_a_time}");
+    }
+}
+
+#[test]
 fn the_own_kernels_compute_what_candle_s_operations_do() {
     let (x, y) = batch(2, 16, 20);
     let weights = initial_weights(3).unwrap();
