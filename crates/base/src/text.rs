@@ -18,6 +18,29 @@ pub fn printable(text: &str, max: usize) -> String {
     shown
 }
 
+/// Columns of a terminal that is not wide.
+pub const COLUMNS: usize = 80;
+
+/// Adds a sentence to a text, broken into lines of at most [`COLUMNS`]. The first line goes on in
+/// column `indent`, where the others begin.
+pub fn wrap(text: &mut String, sentence: &str, indent: usize) {
+    let mut column = indent;
+    for word in printable(sentence, 2000).split_whitespace() {
+        let width = word.chars().count();
+        if column > indent && column + 1 + width > COLUMNS {
+            text.push('\n');
+            text.extend(std::iter::repeat_n(' ', indent));
+            column = indent;
+        } else if column > indent {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += width;
+    }
+    text.push('\n');
+}
+
 /// True for characters that a terminal obeys or that change the order of the text around them:
 /// control characters, line separators, and the marks and isolates of bidirectional text.
 pub fn acts_on_terminal(c: char) -> bool {

@@ -19,6 +19,7 @@ use crate::training_json::{self, ReportError};
 use base::exit_code::ExitCode;
 use base::files::Replace;
 use base::memory::peak_memory;
+use base::text::wrap;
 use domain::{Calibration, Layer, TrainingEvent, TrainingSettings};
 use page_layers::look_at_pages as look;
 use page_layers::{
@@ -234,11 +235,13 @@ pub(crate) fn run(arguments: &LocalArgs) -> Result<String, LocalError> {
     Replace::USERS
         .write(&path, html.as_bytes())
         .map_err(|source| ReportError { path: path.clone(), source })?;
-    let calibrated = calibration.in_words();
+    let mut calibrated = String::new();
+    if let Some(words) = calibration.in_words() {
+        wrap(&mut calibrated, &format!("calibration: {words}"), 0);
+    }
     Ok(format!(
-        "{}{}models, {} and training.json are in {}\nto look at: {}\n",
+        "{}{calibrated}models, {} and training.json are in {}\nto look at: {}\n",
         summary.table(),
-        calibrated.map_or_else(String::new, |words| format!("calibration: {words}\n")),
         if several { "previews" } else { "preview.png" },
         arguments.out.display(),
         path.display()

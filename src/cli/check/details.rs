@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::table::{nodes, place, progress, reason, since, state, task, wrap};
+use super::table::{nodes, place, progress, reason, since, state, task};
 use crate::bridge::operator::{Details, InSlurm};
 use crate::ledger::{Outcome, State, TooSmall};
-use base::text::{printable, span};
+use base::text::{printable, span, wrap};
 use contract::wire::conversation::{Asked, Origin};
 use domain::Walltime;
 

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::table::wrap;
 use crate::doctor::{Grade, Report};
+use base::text::wrap;
 
 /// Width of the names; after them stands what was seen.
 const NAME: usize = 17;

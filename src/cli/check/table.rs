@@ -7,12 +7,10 @@ use jiff::Timestamp;
 
 use crate::bridge::operator::{JobStatus, Status, Waiting};
 use crate::ledger::{HeldBy, Outcome, Role, State};
-use base::text::{printable, span};
+use base::text::{COLUMNS, printable, span, wrap};
 use domain::{Standing, TaskStanding};
 use scheduler::slurm::Phase;
 
-/// Columns of the terminal.
-const WIDTH: usize = 80;
 /// With less room than this beside an id, the text about a job gets a line of its own.
 const NARROW: usize = 24;
 /// Width of the columns for state and age.
@@ -66,7 +64,7 @@ fn rows(text: &mut String, jobs: &[JobStatus], now: Timestamp) {
     let slurm_width =
         jobs.iter().map(|job| slurm_id(job).len()).max().unwrap_or(0).max("SLURM".len());
     let before = id_width + slurm_width + STATE + AGE + 8;
-    let room = WIDTH.saturating_sub(before);
+    let room = COLUMNS.saturating_sub(before);
     let mut line = |id: &str, slurm: &str, state: &str, age: &str, rest: &str| {
         let line =
             format!("{id:id_width$}  {slurm:>slurm_width$}  {state:STATE$}  {age:>AGE$}  {rest}");
@@ -81,7 +79,7 @@ fn rows(text: &mut String, jobs: &[JobStatus], now: Timestamp) {
         let below = says.clone().filter(|_| beside.is_none());
         let error = job.record.last_error.as_ref().filter(|_| !job.answered);
         for says in below.into_iter().chain(error.map(|error| format!("last error: {error}"))) {
-            line(&format!("    {}", printable(&says, WIDTH - 5)), "", "", "", "");
+            line(&format!("    {}", printable(&says, COLUMNS - 5)), "", "", "", "");
         }
     }
 }
@@ -242,24 +240,6 @@ pub(super) fn since(then: Timestamp, now: Timestamp) -> Duration {
 /// Adds a sentence, broken into lines of at most 80 columns.
 fn wrapped(text: &mut String, sentence: &str) {
     wrap(text, sentence, 0);
-}
-
-/// The same; all lines begin in column `indent`.
-pub(super) fn wrap(text: &mut String, sentence: &str, indent: usize) {
-    let mut column = indent;
-    for word in printable(sentence, 2000).split_whitespace() {
-        let width = word.chars().count();
-        if column > indent && column + 1 + width > WIDTH {
-            let _ = write!(text, "\n{:indent$}", ""); // writing to a String can't fail
-            column = indent;
-        } else if column > indent {
-            text.push(' ');
-            column += 1;
-        }
-        text.push_str(word);
-        column += width;
-    }
-    text.push('\n');
 }
 
 #[cfg(test)]

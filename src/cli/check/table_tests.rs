@@ -121,7 +121,7 @@ fn the_table_fits_a_terminal_whatever_comes_from_outside() {
     }
     assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
     let longest = text.lines().map(|line| line.chars().count()).max();
-    assert!(longest <= Some(WIDTH), "{longest:?}\n{text}");
+    assert!(longest <= Some(COLUMNS), "{longest:?}\n{text}");
     let mut delivered = job("delivered", &with_slurm);
     delivered.slurm = in_slurm("COMPLETED", Phase::Ended, "");
     delivered.delivered = true;
