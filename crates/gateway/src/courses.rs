@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use domain::{EpochReport, Metrics, TrainingEvent};
 use serde_json::Value;
 
-use crate::runner::as_json;
 use crate::store::Event;
 
 /// The course of each layer so far, in the order in which the layers began.
@@ -75,6 +74,11 @@ impl Courses {
 /// What an epoch has come to, without how long it took.
 fn comes_to(report: &EpochReport) -> (f64, Option<Metrics>) {
     (report.training_loss, report.validation)
+}
+
+/// An event as the store keeps it.
+pub(crate) fn as_json(event: &TrainingEvent) -> Value {
+    serde_json::to_value(event).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use thiserror::Error;
 use tracing::{error, info, warn};
 
@@ -27,7 +26,6 @@ use crate::figures;
 use crate::page_files::{self, Files, KeepError};
 use crate::state::{State, Transition};
 use crate::store::{BucketAway, Change, FileKind, Object, Part, Run, RunFile, Store, StoreError};
-use domain::TrainingEvent;
 use lines::Lines;
 use told::Told;
 
@@ -469,11 +467,6 @@ fn page_file(name: &str) -> Option<String> {
             number.map(|number: u8| format!("layer_{number}.png"))
         }
     }
-}
-
-/// An event as the store keeps it.
-pub(crate) fn as_json(event: &TrainingEvent) -> Value {
-    serde_json::to_value(event).unwrap_or_default()
 }
 
 /// What a file is that the training has written; `None` for one that is not kept.

@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use domain::{Standing, TrainingEvent};
 use serde_json::Value;
 
-use super::as_json;
 use super::lines::Lines;
-use crate::courses::Courses;
+use crate::courses::{Courses, as_json};
 use crate::store::Event;
 
 /// What a training has told, until it is noted.
