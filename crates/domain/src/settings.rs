@@ -212,6 +212,19 @@ settings! {
             "Augmentation: flip", Allowed::Words(words::<Flip>),
             "Patches are mirrored at random in these directions.",
         ).or("none").shown_as("flip");
+        /// Over about how many steps the weights are averaged; 0: not at all.
+        average: u32 = AVERAGE: Setting::new(
+            "Averaged steps", number(0, 10_000),
+            "The weights that are validated and kept are an average over about so many of the \
+             last steps, which jumps less from epoch to epoch. 0: those after the last step.",
+        ).or("0").shown_as("averaged_steps");
+        /// How much of a model that a layer goes on from stays in the new one, in percent.
+        keep: u32 = KEEP: Setting::new(
+            "Keep of the given models (%)", number(0, 90),
+            "Where a layer goes on from a model: how much of its weights stays in the new model, \
+             so that what it has learned from other pages is not lost. 0: the new model is as \
+             the new page has made it.",
+        ).or("0").shown_as("keep_percent");
         /// Whether the layers are calibrated together once they are trained.
         calibrate: Calibrate = CALIBRATE: Setting::new(
             "Calibrate", Allowed::Words(words::<Calibrate>),

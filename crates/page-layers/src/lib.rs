@@ -24,6 +24,7 @@ pub use domain::{
     TrainingSettings, colour_name, layer_colour,
 };
 pub use events::{EventLogs, WithEvents};
+pub use fit::average::Average;
 pub use fit::epochs::{fit, fit_from};
 pub use fit::observe::JobObserver;
 pub use fit::outcome::{

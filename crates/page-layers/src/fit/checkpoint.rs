@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
 
+use crate::fit::average::Average;
 use crate::fit::outcome::{Best, FitState};
 use crate::keras::{CONV_LAYERS, Weights};
 use crate::net::adam::AdamState;
@@ -124,6 +125,9 @@ struct FitMeta {
     loss_sum: Bits,
     seconds: Bits,
     adam_step: u64,
+    /// How many weights were averaged.
+    #[serde(default)]
+    averaged: Option<u64>,
     best: Option<(usize, Bits)>,
 }
 
@@ -164,8 +168,9 @@ fn reports_from_meta(history: Vec<ReportMeta>) -> Vec<EpochReport> {
 
 /// The tensors of a state in the order in which they are hashed, each with its name.
 fn tensors(fit: &FitState) -> Vec<(String, &[f32])> {
-    let groups: [(&str, &[Vec<f32>]); 4] = [
+    let groups: [(&str, &[Vec<f32>]); 5] = [
         ("weights", fit.weights.tensors()),
+        ("average", fit.average.as_ref().map_or(&[], |average| average.weights.tensors())),
         ("best", fit.best.as_ref().map_or(&[], |best| best.weights.tensors())),
         ("adam.first", &fit.adam.first),
         ("adam.second", &fit.adam.second),
@@ -278,6 +283,7 @@ impl From<&FitState> for FitMeta {
             loss_sum: fit.loss_sum.into(),
             seconds: fit.seconds.into(),
             adam_step: fit.adam.step,
+            averaged: fit.average.as_ref().map(|average| average.taken),
             best: fit.best.as_ref().map(|best| (best.epoch, best.score.into())),
         }
     }
@@ -316,6 +322,10 @@ impl Reader<'_> {
     fn fit(&mut self, meta: FitMeta) -> Result<FitState, CheckpointError> {
         // Same order as in `tensors`, because of the hash.
         let weights = self.weights("weights")?;
+        let average = match meta.averaged {
+            Some(taken) => Some(Average { taken, weights: self.weights("average")? }),
+            None => None,
+        };
         let best = match meta.best {
             Some((epoch, score)) => {
                 Some(Best { epoch, score: score.into(), weights: self.weights("best")? })
@@ -334,6 +344,7 @@ impl Reader<'_> {
             seconds: meta.seconds.into(),
             weights,
             adam: AdamState { step: meta.adam_step, first, second },
+            average,
             best,
         })
     }

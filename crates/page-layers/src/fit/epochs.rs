@@ -6,6 +6,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use crate::fit::average::{Average, STRIDE};
 use crate::fit::learner::Learner;
 use crate::fit::outcome::{
     Best, Collapse, FitError, FitObserver, FitOptions, FitState, Stop, StopReason, Trained,
@@ -143,6 +144,8 @@ struct Run<'a> {
     restarts: usize,
     learner: Learner,
     history: Vec<EpochReport>,
+    /// The average over the weights so far, where one is wanted.
+    average: Option<Average>,
     best: Option<Best>,
     learned: bool,
     epoch: Epoch,
@@ -191,6 +194,7 @@ impl<'a> Run<'a> {
             restarts,
             learner: Learner::new(options, train.shape(), most, weights, adam)?,
             history: Vec::new(),
+            average: None,
             best: None,
             learned: true,
             epoch: Epoch::new(),
@@ -205,12 +209,23 @@ impl<'a> Run<'a> {
         seed: u64,
         state: FitState,
     ) -> Result<Self, FitError> {
-        let FitState { restarts, learned, history, step, loss_sum, seconds, weights, adam, best } =
-            state;
+        let FitState {
+            restarts,
+            learned,
+            history,
+            step,
+            loss_sum,
+            seconds,
+            weights,
+            adam,
+            average,
+            best,
+        } = state;
         let run = Self::start(train, validation, options, seed, (&weights, Some(adam)), restarts)?;
         Ok(Self {
             learned,
             history,
+            average,
             best,
             epoch: Epoch { step, loss_sum, seconds, ..Epoch::new() },
             ..run
@@ -227,6 +242,7 @@ impl<'a> Run<'a> {
             seconds: self.epoch.seconds(),
             weights: self.learner.weights()?,
             adam: self.learner.adam()?,
+            average: self.average.clone(),
             best: self.best.clone(),
         })
     }
@@ -249,8 +265,7 @@ impl<'a> Run<'a> {
             let epoch = self.history.len() + 1;
             let tally = if observer.stop() == Stop::No && self.train_epoch(epoch, observer)? {
                 let began = Instant::now();
-                let tally = self
-                    .evaluate(self.validation, usize::MAX, &|| observer.stop() != Stop::Suspend)?;
+                let tally = self.validate(&|| observer.stop() != Stop::Suspend)?;
                 self.validating += began.elapsed();
                 tally
             } else {
@@ -301,6 +316,13 @@ impl<'a> Run<'a> {
         let mut stopped = false;
         while !stopped && self.epoch.step < steps {
             let left = order.get(self.epoch.step.saturating_mul(size)..).unwrap_or_default();
+            let left = match self.options.settings.average {
+                0 => left,
+                _ => {
+                    let next = STRIDE - self.epoch.step % STRIDE;
+                    left.get(..next.saturating_mul(size)).unwrap_or(left)
+                }
+            };
             let (at, mut due) = (&mut self.epoch, false);
             self.learner.steps(samples, left, size, |len, loss| {
                 at.step += 1;
@@ -320,11 +342,35 @@ impl<'a> Run<'a> {
                 due = !stopped && observer.checkpoint_due(false);
                 Ok(!stopped && !due)
             })?;
+            let step = self.epoch.step;
+            if self.options.settings.average > 0 && (step.is_multiple_of(STRIDE) || step == steps) {
+                let weights = self.learner.weights()?;
+                let over = self.options.settings.average;
+                self.average = Some(Average::after(self.average.take(), weights, over));
+            }
             if due {
                 self.checkpoint(observer);
             }
         }
         Ok(!stopped)
+    }
+
+    /// The metrics of the validation samples with the weights that would be kept; `None` when
+    /// `go_on` returned false between two batches.
+    fn validate(&mut self, go_on: &dyn Fn() -> bool) -> Result<Option<Tally>, FitError> {
+        let Some(average) = &self.average else {
+            return self.evaluate(self.validation, usize::MAX, go_on);
+        };
+        let now = self.learner.weights()?;
+        self.learner.set_weights(&average.weights)?;
+        let tally = self.evaluate(self.validation, usize::MAX, go_on);
+        self.learner.set_weights(&now)?;
+        tally
+    }
+
+    /// The weights that would be kept.
+    fn result(&self) -> Result<Weights, FitError> {
+        self.average.as_ref().map_or_else(|| self.learner.weights(), |now| Ok(now.weights.clone()))
     }
 
     /// The metrics of the first `most` samples; `None` when `go_on` returned false between two
@@ -394,7 +440,7 @@ impl<'a> Run<'a> {
         };
         let best = self.best.as_ref().is_none_or(|best| score > best.score);
         if best {
-            self.best = Some(Best { weights: self.learner.weights()?, epoch, score });
+            self.best = Some(Best { weights: self.result()?, epoch, score });
         }
         let report =
             EpochReport { epoch, training_loss, validation, best, seconds: done.seconds() };
@@ -431,8 +477,16 @@ impl<'a> Run<'a> {
 
     fn finish(self, stopped: StopReason, validating: Duration) -> Result<Trained, FitError> {
         let best = self.best.ok_or(FitError::Interrupted)?;
+        let keep = self.options.settings.keep;
+        let weights = match &self.options.initial {
+            // A network that was started anew has nothing in common with the model that was given.
+            Some(given) if keep > 0 && self.restarts == 0 => {
+                best.weights.with_share_of(given, keep as f32 / 100.0)
+            }
+            _ => best.weights,
+        };
         Ok(Trained {
-            weights: best.weights,
+            weights,
             course: Course {
                 history: self.history,
                 best_epoch: best.epoch,

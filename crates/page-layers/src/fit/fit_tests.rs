@@ -164,6 +164,28 @@ fn a_collapsed_network_is_replaced_and_the_observer_told() {
 }
 
 #[test]
+fn a_share_of_the_model_that_was_given_stays_in_the_new_one() {
+    let (train, validation) = (Rectangles::new(10), Rectangles::new(3));
+    let run = |given: &Weights, keep| {
+        let options = FitOptions { initial: Some(given.clone()), ..options(2) };
+        let options = with(options, |settings| settings.keep = keep);
+        fit(&train, &validation, &options, &mut Watcher::default()).unwrap().weights
+    };
+    let given = starting_weights(1, &train, &Device::Cpu).unwrap();
+    let learned = run(&given, 0);
+    let kept = run(&given, 40);
+    let [given, learned, kept] =
+        [&given, &learned, &kept].map(|weights| weights.tensors().concat());
+    assert!(given != learned);
+    for ((given, learned), kept) in given.iter().zip(&learned).zip(&kept) {
+        let between = f64::from(*given) * 0.4 + f64::from(*learned) * 0.6;
+        assert!((f64::from(*kept) - between).abs() < 1e-6, "{given}, {learned}: {kept}");
+    }
+    // A network that had to be started anew has nothing in common with the model that was given.
+    assert!(run(&collapsed(), 40) == run(&collapsed(), 0));
+}
+
+#[test]
 fn without_restarts_left_a_collapsed_network_is_named_so() {
     let options = FitOptions { initial: Some(collapsed()), max_restarts: 0, ..options(2) };
     let trained =
@@ -304,6 +326,7 @@ fn a_network_with_a_dead_channel_is_replaced_after_its_first_epoch_unless_it_was
             .state()
             .unwrap(),
         weights: half.clone(),
+        average: None,
         best: None,
     };
     let (train, validation) = (Rectangles::new(8), Rectangles::new(2));

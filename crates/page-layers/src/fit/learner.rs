@@ -66,6 +66,19 @@ impl Learner {
         })
     }
 
+    /// Overwrites the weights; the optimiser stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// When the device fails.
+    pub(crate) fn set_weights(&mut self, weights: &Weights) -> Result<(), FitError> {
+        match self {
+            Self::Host { network, .. } => network.set_weights(weights)?,
+            Self::Card(trainer) => trainer.set_weights(weights)?,
+        }
+        Ok(())
+    }
+
     /// The state of the optimiser.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! Training one network: epochs, the best of them, checkpoints and going on.
 
+pub(crate) mod average;
 pub(crate) mod checkpoint;
 pub(crate) mod epochs;
 #[cfg(test)]

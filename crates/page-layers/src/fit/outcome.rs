@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::fit::average::Average;
 use crate::gpu::device::Device;
 use crate::hyperparameters::{LEARNING_RATE, MAX_RESTARTS};
 use crate::keras::{Weights, WeightsError};
@@ -136,6 +137,8 @@ pub struct FitState {
     pub weights: Weights,
     /// The state of the optimiser.
     pub adam: AdamState,
+    /// The average over the weights so far, where one is wanted.
+    pub average: Option<Average>,
     /// The best epoch so far.
     pub best: Option<Best>,
 }

@@ -96,6 +96,31 @@ fn a_training_resumed_after_any_step_ends_as_if_it_had_not_been_interrupted() {
 }
 
 #[test]
+fn averaged_weights_go_on_after_any_step_and_change_nothing_of_the_training() {
+    let (train, validation) = samples();
+    // Six steps an epoch: the average is taken after the fourth and the sixth.
+    let plain = FitOptions { learning_rate: 1e-3, ..FitOptions::new(Device::Cpu, 2, 3) };
+    let plain = with(plain, |settings| settings.batch_size = 1);
+    let averaged = with(plain.clone(), |settings| settings.average = 3);
+    let mut recorder = Recorder::default();
+    let whole = fit(&train, &validation, &averaged, &mut recorder).unwrap();
+    for file in &recorder.files {
+        let left = Some(state(file));
+        let resumed =
+            fit_from(&train, &validation, &averaged, left, &mut Recorder::default()).unwrap();
+        assert_same(&whole, &resumed);
+    }
+    let other = fit(&train, &validation, &plain, &mut Recorder::default()).unwrap();
+    let losses = |trained: &Trained| -> Vec<f64> {
+        trained.course.history.iter().map(|report| report.training_loss).collect()
+    };
+    assert_eq!(losses(&whole), losses(&other));
+    assert!(whole.weights != other.weights);
+    let validated = |trained: &Trained| trained.course.history[0].validation;
+    assert!(validated(&whole) != validated(&other), "the average is what is validated");
+}
+
+#[test]
 fn a_training_suspended_again_and_again_ends_as_if_it_had_not_been_interrupted() {
     let (train, validation) = samples();
     let whole = fit(&train, &validation, &options(), &mut Recorder::default()).unwrap();

@@ -50,6 +50,15 @@ impl Trainer {
         self.engine.weights()
     }
 
+    /// Overwrites the weights; the optimiser stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// When the GPU fails.
+    pub(crate) fn set_weights(&mut self, weights: &Weights) -> Result<(), NetworkError> {
+        Ok(self.engine.set_weights(weights)?)
+    }
+
     /// The state of the optimiser.
     ///
     /// # Errors

@@ -62,6 +62,17 @@ impl Weights {
         Ok(Self { tensors })
     }
 
+    /// The weights in between: `share` (0 to 1) of the other ones, the rest of these.
+    #[must_use]
+    pub(crate) fn with_share_of(mut self, other: &Self, share: f32) -> Self {
+        for (values, others) in self.tensors.iter_mut().zip(&other.tensors) {
+            for (value, other) in values.iter_mut().zip(others) {
+                *value += share * (other - *value);
+            }
+        }
+        self
+    }
+
     /// The 28 tensors: kernel and bias of each layer, in the order of [`CONV_LAYERS`].
     pub fn tensors(&self) -> &[Vec<f32>] {
         &self.tensors
