@@ -158,7 +158,7 @@ fn a_page_becomes_models_a_picture_and_a_table() {
     );
     let times = report["times"].as_object().unwrap();
     let of = |part: &str| times[part].as_f64().unwrap();
-    let parts = ["decode", "sample", "train", "validate", "write", "predict"].map(of);
+    let parts = ["decode", "sample", "train", "validate", "write", "calibrate", "predict"].map(of);
     assert!(parts.iter().all(|seconds| *seconds > 0.0) && times.len() == parts.len(), "{times:?}");
     let layers = report["layers"].as_array().unwrap();
     let layers: f64 = layers.iter().map(|layer| layer["seconds"].as_f64().unwrap()).sum();

@@ -201,7 +201,8 @@ pub(crate) fn page(name: &str) -> Vec<u8> {
     bytes
 }
 
-/// A job as Rodan asks for it, small enough to be trained in seconds.
+/// A job as Rodan asks for it, small enough to be trained in seconds: without a calibration, which
+/// other jobs are for.
 pub(crate) fn job() -> Value {
     json!({
         "inputs": {"Image": "/uploads/image.png", "Background": "/uploads/background.png",
@@ -210,7 +211,8 @@ pub(crate) fn job() -> Value {
         "settings": {"Maximum number of training epochs": 1,
                      "Maximum number of samples per label": 100,
                      "Patch height": 32, "Patch width": 32, "CPUs": 1, "Maximum memory (MB)": 500,
-                     "Maximum time (D-HH:MM)": "0-00:10", "Slurm Notification Email": ""}
+                     "Maximum time (D-HH:MM)": "0-00:10", "Slurm Notification Email": "",
+                     "Calibrate": "no"}
     })
 }
 

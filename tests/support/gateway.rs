@@ -362,7 +362,7 @@ pub(crate) fn tiny(page: &str, epochs: u32) -> Value {
     json!({"name": "tiny", "pages": [page], "settings": {
         "Patch height": 32, "Patch width": 32, "Seed": 7,
         "Maximum number of training epochs": epochs, "Patience": epochs,
-        "Maximum number of samples per label": 20,
+        "Maximum number of samples per label": 20, "Calibrate": "no",
     }})
 }
 

@@ -107,15 +107,15 @@ impl Choice for Flip {
 /// Whether the layers of a job are calibrated together once they are trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Calibrate {
-    /// The models are as they were trained, each by itself.
-    #[default]
-    No,
     /// They are, where that makes the choice among them better.
+    #[default]
     Yes,
+    /// The models are as they were trained, each by itself.
+    No,
 }
 
 impl Choice for Calibrate {
-    const WORDS: &'static [(&'static str, Self)] = &[("no", Self::No), ("yes", Self::Yes)];
+    const WORDS: &'static [(&'static str, Self)] = &[("yes", Self::Yes), ("no", Self::No)];
 }
 
 /// How the training patches vary from epoch to epoch; those for validation never vary.

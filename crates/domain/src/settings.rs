@@ -231,7 +231,7 @@ settings! {
             "yes: once all layers are trained, their models are made comparable, on pixels that \
              none of them has learned from: the choice among them gets better, and where it would \
              not, the models stay as they are. The report says which.",
-        ).or("no").shown_as("calibrate");
+        ).or("yes").shown_as("calibrate");
     }
 }
 
