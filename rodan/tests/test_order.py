@@ -92,8 +92,8 @@ def test_layers_are_trained_side_by_side_where_that_is_asked_for():
     assert name not in order.PAGE_SETTINGS["properties"]
 
 
-def test_layers_are_calibrated_where_that_is_asked_for():
-    for given, sent in ((None, "no"), ("no", "no"), ("yes", "yes")):
+def test_layers_are_calibrated_unless_that_is_refused():
+    for given, sent in ((None, "yes"), ("no", "no"), ("yes", "yes")):
         assert order.fill({"Calibrate": given}, order.SAMPLES_SETTINGS, {})["Calibrate"] == sent
     refused(
         lambda: order.fill({"Calibrate": "perhaps"}, order.SAMPLES_SETTINGS, {}),
