@@ -28,7 +28,8 @@ const TOP: f64 = 48.0;
 pub(crate) struct Hand {
     name: &'static str,
     seed: u64,
-    /// Inks of neumes, staff lines and text, as darkening of red, green and blue: 1 leaves no light.
+    /// Inks of neumes, staff lines and text, as darkening of red, green and blue: 1 leaves no
+    /// light.
     inks: [[f64; 3]; 3],
     parchment: [f64; 3],
     /// How dark the ink overleaf is on this side.

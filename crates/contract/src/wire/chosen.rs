@@ -10,8 +10,8 @@ use domain::{
 /// threads, a checkpoint.
 const BASE_MB: u64 = 600;
 
-/// Memory of one patch of [`PATCH_PIXELS`] among those that are gone through at a time, in MB: the intermediate images that its
-/// gradients need.
+/// Memory of one patch of [`PATCH_PIXELS`] among those that are gone through at a time, in MB: the
+/// intermediate images that its gradients need.
 const PATCH_MB: u64 = 130;
 
 /// 256 × 256.
