@@ -359,6 +359,35 @@ fn training_goes_on_from_models() {
 }
 
 #[test]
+fn the_new_models_keep_a_share_of_the_given_ones_and_an_average_over_their_steps() {
+    let page = Page::new();
+    let few = [&TINY[..], &["Maximum number of samples per label=20", "Calibrate=no"]].concat();
+    let run = |name: &str, models: Option<&str>, more: &[&str]| {
+        let mut command = page.command(&page.path(name), &[&few[..], more].concat());
+        if let Some(models) = models {
+            command.arg("--models").arg(page.path(models));
+        }
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let model = keras::read(&page.path(name).join("Background Model.hdf5")).unwrap();
+        model.as_trained().unwrap().tensors().concat()
+    };
+    let given = run("given", None, &[]);
+    let learned = run("learned", Some("given"), &[]);
+    let kept = run("kept", Some("given"), &["Keep of the given models (%)=25"]);
+    assert!(learned != given);
+    for ((given, learned), kept) in given.iter().zip(&learned).zip(&kept) {
+        let between = 0.25 * given + 0.75 * learned;
+        assert!((kept - between).abs() < 1e-6, "{given}, {learned}: {kept}");
+    }
+    // Eight steps: the average is taken after the fourth and the eighth.
+    let steps = ["Batch Size=1"];
+    let last = run("last", Some("given"), &steps);
+    let averaged = run("averaged", Some("given"), &[&steps[..], &["Averaged steps=50"]].concat());
+    assert!(averaged != last && averaged != given);
+}
+
+#[test]
 fn models_that_can_not_be_gone_on_from_are_named() {
     let page = Page::new();
     let models = page.path("models");
