@@ -53,17 +53,8 @@ impl Conv {
         buffers: &Buffers,
     ) -> Result<Self> {
         let buffers = buffers.clone();
-        Self {
-            kernel,
-            inputs: [input, 0],
-            output,
-            relu,
-            upsample: false,
-            input_gradient,
-            predicts: false,
-            buffers,
-        }
-        .checked()
+        Self { kernel, inputs: [input, 0], output, relu, upsample: false, input_gradient, buffers }
+            .checked()
     }
 
     /// A 3×3 convolution with ReLU of two images side by side: the skip connection's channels, then
@@ -80,7 +71,6 @@ impl Conv {
             relu: true,
             upsample: false,
             input_gradient: true,
-            predicts: false,
             buffers,
         }
         .checked()
@@ -99,7 +89,6 @@ impl Conv {
             relu: true,
             upsample: true,
             input_gradient: true,
-            predicts: false,
             buffers,
         }
         .checked()

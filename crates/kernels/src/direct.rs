@@ -4,14 +4,28 @@
 
 use std::ops::Range;
 
-use super::engine::{Lowering, Raising, Tiles};
+use super::engine::{Lowering, Raising};
+use super::grid::{Place, Tiles};
 use super::image::Image;
 use super::simd::Simd;
 
-/// Each pixel's `kernel × kernel` neighbourhood as a row: taps row-major, channels innermost (HWI).
+/// Each pixel's `kernel × kernel` neighbourhood as a row: taps row-major, channels innermost (HWI),
+/// and then arbitrary values up to `depth`.
 pub(super) struct Neighbourhoods<'a> {
     pub(super) image: Image<'a>,
     pub(super) kernel: usize,
+    pub(super) depth: usize,
+}
+
+/// A row of a neighbourhood. The usual lengths are written out: for a few values the C library's
+/// copy costs more than the values.
+#[inline(always)]
+fn copy_row(from: &[f32], to: &mut [f32]) {
+    match (from.first_chunk::<6>(), from.first_chunk::<9>()) {
+        (Some(six), _) if from.len() == 6 => to[..6].copy_from_slice(six),
+        (_, Some(nine)) if from.len() == 9 => to[..9].copy_from_slice(nine),
+        _ => to.copy_from_slice(from),
+    }
 }
 
 impl Lowering for Neighbourhoods<'_> {
@@ -19,33 +33,34 @@ impl Lowering for Neighbourhoods<'_> {
         1
     }
     fn depth(&self) -> usize {
-        self.kernel * self.kernel * self.image.channels
+        self.depth
     }
     #[inline(always)]
     fn gather<S: Simd>(&self, tiles: &Tiles, _stride: usize, to: &mut [f32]) {
-        let image = &self.image;
-        let depth = self.depth();
+        let from = &self.image;
         // `same` padding: the odd pixel is below and to the right.
         let before = (self.kernel - 1) / 2;
-        let line = self.kernel * image.channels;
-        for (i, row, column) in tiles.iter() {
-            let to = &mut to[i * depth..(i + 1) * depth];
-            let inside_across = column >= before && column - before + self.kernel <= image.width;
+        let line = self.kernel * from.channels;
+        for Place { index, image, row, column } in tiles.iter() {
+            let to = &mut to[index * self.depth..][..self.kernel * line];
+            let inside_across = column >= before && column - before + self.kernel <= from.width;
             for (r, to) in to.chunks_exact_mut(line).enumerate() {
                 let row = (row + r).wrapping_sub(before);
-                if row >= image.height {
+                if row >= from.height {
                     to.fill(0.0);
-                } else if inside_across {
-                    let from = image.at(tiles.image, row, column - before);
-                    to.copy_from_slice(&image.values[from..from + line]);
+                } else if inside_across && from.gate.is_none() {
+                    let first = from.at(image, row, column - before);
+                    copy_row(&from.values[first..first + line], to);
                 } else {
-                    for (c, to) in to.chunks_exact_mut(image.channels).enumerate() {
+                    for (c, to) in to.chunks_exact_mut(from.channels).enumerate() {
                         let column = (column + c).wrapping_sub(before);
-                        if column >= image.width {
+                        if column >= from.width {
                             to.fill(0.0);
                         } else {
-                            let from = image.at(tiles.image, row, column);
-                            to.copy_from_slice(&image.values[from..from + image.channels]);
+                            let first = from.at(image, row, column);
+                            for (c, to) in to.iter_mut().enumerate() {
+                                *to = from.value(first + c);
+                            }
                         }
                     }
                 }
@@ -85,8 +100,8 @@ pub(super) struct ToPixels<'a> {
 }
 
 impl Raising for ToPixels<'_> {
-    fn values_before(&self, row: usize) -> [usize; 2] {
-        [row * self.width * self.channels, 0]
+    fn values_before(&self, image: usize, row: usize) -> [usize; 2] {
+        [(image * self.height + row) * self.width * self.channels, 0]
     }
     #[inline(always)]
     fn scatter<S: Simd>(
@@ -94,14 +109,14 @@ impl Raising for ToPixels<'_> {
         tiles: &Tiles,
         _stride: usize,
         from: &[f32],
-        first_row: usize,
+        [before, _]: [usize; 2],
         [out, _]: [&mut [f32]; 2],
     ) {
-        for (i, row, column) in tiles.iter() {
-            let out = &mut out[((row - first_row) * self.width + column) * self.channels..];
-            let at = ((tiles.image * self.height + row) * self.width + column) * self.channels;
+        for Place { index, image, row, column } in tiles.iter() {
+            let at = ((image * self.height + row) * self.width + column) * self.channels;
+            let out = &mut out[at - before..];
             for channel in (0..self.channels).step_by(S::LANES) {
-                let value = S::load(&from[i * self.channels + channel..]);
+                let value = S::load(&from[index * self.channels + channel..]);
                 let value = match self.bias {
                     Some(bias) => S::add(value, S::load(&bias[channel..])),
                     None => value,
@@ -111,47 +126,6 @@ impl Raising for ToPixels<'_> {
                     None => value,
                 };
                 S::store(&mut out[channel..], if self.relu { S::relu(value) } else { value });
-            }
-        }
-    }
-}
-
-/// For few output channels: the gradient of every tap's product at a pixel, as a row
-/// `[taps][channels]` padded to `depth`. Tap `(r, c)` of pixel `p` was added to the result at
-/// `p − (r, c) + before`.
-pub(super) struct TapGradients<'a> {
-    /// Gradient of the result.
-    pub(super) image: Image<'a>,
-    pub(super) kernel: usize,
-    pub(super) depth: usize,
-}
-
-impl Lowering for TapGradients<'_> {
-    fn components(&self) -> usize {
-        1
-    }
-    fn depth(&self) -> usize {
-        self.depth
-    }
-    #[inline(always)]
-    fn gather<S: Simd>(&self, tiles: &Tiles, _stride: usize, to: &mut [f32]) {
-        let Image { values, gate, height, width, channels } = self.image;
-        let before = (self.kernel - 1) / 2;
-        for (i, row, column) in tiles.iter() {
-            let to = &mut to[i * self.depth..(i + 1) * self.depth];
-            to.fill(0.0);
-            for (tap, to) in
-                to.chunks_exact_mut(channels).take(self.kernel * self.kernel).enumerate()
-            {
-                let row = (row + before).wrapping_sub(tap / self.kernel);
-                let column = (column + before).wrapping_sub(tap % self.kernel);
-                if row < height && column < width {
-                    let from = self.image.at(tiles.image, row, column);
-                    for (c, to) in to.iter_mut().enumerate() {
-                        let open = gate.is_none_or(|gate| gate[from + c] > 0.0);
-                        *to = if open { values[from + c] } else { 0.0 };
-                    }
-                }
             }
         }
     }

@@ -7,48 +7,22 @@
 //! size only.
 
 use std::cell::RefCell;
-use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::buffers::Buffers;
 use super::gemm::{Left, PANEL, Right, Size, multiply};
+use super::grid::{Grid, Tiles};
 use super::simd::{Kernel, Simd, dispatch};
-
-/// The tiles of a batch.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Grid {
-    /// Images in the batch.
-    pub(super) images: usize,
-    /// Rows of tiles in one image.
-    pub(super) rows: usize,
-    /// Tiles in one row.
-    pub(super) columns: usize,
-}
-
-/// Some consecutive tiles (row-major) of one image.
-#[derive(Clone, Debug)]
-pub(super) struct Tiles {
-    pub(super) image: usize,
-    pub(super) range: Range<usize>,
-    /// Tiles in one row of the image.
-    pub(super) columns: usize,
-}
-
-impl Tiles {
-    /// `(place in the block, tile row, tile column)` of each tile.
-    #[inline(always)]
-    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
-        let Self { range, columns, .. } = self.clone();
-        let first = range.start;
-        range.map(move |t| (t - first, t / columns, t % columns))
-    }
-}
 
 /// Turns tiles of an image into `components` matrices with a row of `depth` values for each tile.
 pub(super) trait Lowering: Sync {
-    /// Number of matrices.
+    /// Number of matrices that are multiplied.
     fn components(&self) -> usize;
+    /// Number of matrices that [`Self::gather`] writes.
+    fn matrices(&self) -> usize {
+        self.components()
+    }
     /// Values in a row; rows are stored without gaps.
     fn depth(&self) -> usize;
     /// Writes all rows; matrix `c` starts at `c * stride`.
@@ -57,17 +31,17 @@ pub(super) trait Lowering: Sync {
 
 /// Turns the products of some tiles into pixels.
 pub(super) trait Raising: Sync {
-    /// Number of values of one image above tile row `tile_row`, for each of the two results (the
-    /// second may be empty). The last row of tiles may reach beyond the image's edge.
-    fn values_before(&self, tile_row: usize) -> [usize; 2];
-    /// Writes the pixels of `tiles`; matrix `c` of `from` starts at `c * stride`; `out` starts at
-    /// tile row `first_row`.
+    /// Number of values of a batch before row `row` of tiles of image `image`, for each of the two
+    /// results (the second may be empty). The last row of tiles may reach beyond the image's edge.
+    fn values_before(&self, image: usize, row: usize) -> [usize; 2];
+    /// Writes the pixels of `tiles`; matrix `c` of `from` starts at `c * stride`; `out` lacks so
+    /// many values of the batch as `before` says.
     fn scatter<S: Simd>(
         &self,
         tiles: &Tiles,
         stride: usize,
         from: &[f32],
-        first_row: usize,
+        before: [usize; 2],
         out: [&mut [f32]; 2],
     );
 }
@@ -201,29 +175,24 @@ pub(super) fn product(
     let (depth, width) = (weights.depth, weights.width);
     // Not larger, so that there is a block for every thread.
     let block = block_tiles(components * (depth + width), components * depth * width, 1 << 20, 64);
-    let strip_rows = (block / grid.columns.max(1)).clamp(1, grid.rows.max(1));
+    let each = grid.images.div_ceil(rayon::current_num_threads());
+    let before = |row: usize| match grid.rows {
+        0 => [0; 2],
+        rows => raising.values_before(row / rows, row % rows),
+    };
 
     let mut jobs = Vec::new();
     let [mut out_a, mut out_b] = out;
-    for image in 0..grid.images {
-        for first_row in (0..grid.rows).step_by(strip_rows) {
-            let rows = strip_rows.min(grid.rows - first_row);
-            let (start, end) =
-                (raising.values_before(first_row), raising.values_before(first_row + rows));
-            let (a, rest_a) = std::mem::take(&mut out_a).split_at_mut(end[0] - start[0]);
-            let (b, rest_b) = std::mem::take(&mut out_b).split_at_mut(end[1] - start[1]);
-            (out_a, out_b) = (rest_a, rest_b);
-            jobs.push((image, first_row..first_row + rows, a, b));
-        }
+    for strip in grid.strips(block, each) {
+        let (start, end) = (before(strip.start), before(strip.end));
+        let (a, rest_a) = std::mem::take(&mut out_a).split_at_mut(end[0] - start[0]);
+        let (b, rest_b) = std::mem::take(&mut out_b).split_at_mut(end[1] - start[1]);
+        (out_a, out_b) = (rest_a, rest_b);
+        jobs.push((strip, start, a, b));
     }
-    jobs.into_par_iter().for_each(|(image, rows, a, b)| {
-        let mut first = rows.start * grid.columns;
-        let end = rows.end * grid.columns;
-        while first < end {
-            let range = first..(first + block).min(end);
-            first = range.end;
-            let count = range.len();
-            let tiles = Tiles { image, range, columns: grid.columns };
+    jobs.into_par_iter().for_each(|(strip, before, a, b)| {
+        for tiles in grid.pieces(strip, block) {
+            let count = tiles.count();
             let v_stride = padded_stride(count, weights.depth);
             let m_stride = padded_stride(count, weights.width);
             with_scratch([components * v_stride, components * m_stride], |[v, m]| {
@@ -236,7 +205,7 @@ pub(super) fn product(
                     v_stride,
                     m,
                     m_stride,
-                    first_row: rows.start,
+                    before,
                     out: [&mut *a, &mut *b],
                 });
             });
@@ -253,7 +222,7 @@ struct ProductBlock<'a, L, R> {
     v_stride: usize,
     m: &'a mut [f32],
     m_stride: usize,
-    first_row: usize,
+    before: [usize; 2],
     out: [&'a mut [f32]; 2],
 }
 
@@ -262,7 +231,7 @@ impl<L: Lowering, R: Raising> Kernel for ProductBlock<'_, L, R> {
     fn run<S: Simd>(self) {
         let (depth, width) = (self.weights.depth, self.weights.width);
         self.lowering.gather::<S>(self.tiles, self.v_stride, self.v);
-        let size = Size { m: self.tiles.range.len(), n: width, k: depth };
+        let size = Size { m: self.tiles.count(), n: width, k: depth };
         for c in 0..self.weights.components {
             let left = Left { values: &self.v[c * self.v_stride..], row: depth, column: 1 };
             multiply::<S>(
@@ -273,13 +242,13 @@ impl<L: Lowering, R: Raising> Kernel for ProductBlock<'_, L, R> {
                 false,
             );
         }
-        self.raising.scatter::<S>(self.tiles, self.m_stride, self.m, self.first_row, self.out);
+        self.raising.scatter::<S>(self.tiles, self.m_stride, self.m, self.before, self.out);
     }
 }
 
 /// The sums over all tiles of `leftᵀ · right` for each component
 /// (`[components][left depth][right depth]`), followed by the sums of the rows of `right`'s
-/// component `bias`. Values after these are arbitrary. The vector belongs to `buffers`: give it
+/// matrix `bias`. Values after these are arbitrary. The vector belongs to `buffers`: give it
 /// back.
 pub(super) fn gradient(
     grid: Grid,
@@ -292,13 +261,13 @@ pub(super) fn gradient(
     assert_eq!(components, right.components(), "components differ");
     let (k, n) = (left.depth(), right.depth());
     let block = block_tiles(components * (k + n), components * k * n, 1 << 19, 128);
-    let strip_rows = (block / grid.columns.max(1)).clamp(1, grid.rows.max(1));
-    let strips_per_image = grid.rows.div_ceil(strip_rows);
-    let strips = grid.images * strips_per_image;
+    // Small images are taken together, because the sums are gone through once for each block. Four
+    // threads still have something to do.
+    let strips: Vec<_> = grid.strips(block, grid.images.div_ceil(4)).collect();
     let len = components * k * n + n;
     // The number of groups depends on the sizes only, so that the order of summation does too. With
-    // the usual batch there is one group per image.
-    let groups = strips.clamp(1, GROUPS);
+    // the usual batch of large images there is one group per image.
+    let groups = strips.len().clamp(1, GROUPS);
     // This many groups have memory at a time. It doesn't change the order in which they are added
     // to the total.
     let wave = groups.min(2 * rayon::current_num_threads());
@@ -311,20 +280,14 @@ pub(super) fn gradient(
         parts.par_chunks_mut(len).zip(first..groups).for_each(|(sums, group)| {
             sums.fill(0.0);
             let (sums, bias_sums) = sums.split_at_mut(components * k * n);
-            for strip in strips * group / groups..strips * (group + 1) / groups {
-                let image = strip / strips_per_image;
-                let first_row = strip % strips_per_image * strip_rows;
-                let mut first = first_row * grid.columns;
-                let end = (first_row + strip_rows).min(grid.rows) * grid.columns;
-                while first < end {
-                    let range = first..(first + block).min(end);
-                    first = range.end;
-                    let count = range.len();
-                    let tiles = Tiles { image, range, columns: grid.columns };
+            let (first, end) = (strips.len() * group, strips.len() * (group + 1));
+            for strip in &strips[first / groups..end / groups] {
+                for tiles in grid.pieces(strip.clone(), block) {
+                    let count = tiles.count();
                     let left_stride = padded_stride(count, k);
                     let right_stride = padded_stride(count, n);
                     with_scratch(
-                        [components * left_stride, components * right_stride],
+                        [components * left_stride, right.matrices() * right_stride],
                         |[a, b]| {
                             dispatch(GradientBlock {
                                 tiles: &tiles,
@@ -374,7 +337,7 @@ impl<L: Lowering, R: Lowering> Kernel for GradientBlock<'_, L, R> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let (k, n) = (self.left.depth(), self.right.depth());
-        let count = self.tiles.range.len();
+        let count = self.tiles.count();
         self.left.gather::<S>(self.tiles, self.left_stride, self.a);
         self.right.gather::<S>(self.tiles, self.right_stride, self.b);
         for c in 0..self.left.components() {

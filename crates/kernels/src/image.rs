@@ -1,7 +1,7 @@
 //! Images as the convolutions read them: NHWC batches, optionally multiplied by the derivative of a
 //! ReLU, or joined from two.
 
-use super::engine::Tiles;
+use super::grid::{Place, Tiles};
 use super::simd::Simd;
 
 /// A batch of images, NHWC.
@@ -44,6 +44,13 @@ impl<'a> Image<'a> {
         }
     }
 
+    /// The value at `at`, after the gate.
+    #[inline(always)]
+    pub(super) fn value(&self, at: usize) -> f32 {
+        let open = self.gate.is_none_or(|gate| gate[at] > 0.0);
+        if open { self.values[at] } else { 0.0 }
+    }
+
     /// As [`Self::load`] for the pixel at `(row, column) + (down, right)`, or zeros outside of the
     /// image.
     #[inline(always)]
@@ -63,17 +70,16 @@ impl<'a> Image<'a> {
     /// Copies the rows of tiles that are single pixels; `to` has rows of `depth`.
     #[inline(always)]
     pub(super) fn copy_pixels<S: Simd>(&self, tiles: &Tiles, depth: usize, to: &mut [f32]) {
-        for (i, row, column) in tiles.iter() {
-            let from = self.at(tiles.image, row, column);
-            let to = &mut to[i * depth..(i + 1) * depth];
+        for Place { index, image, row, column } in tiles.iter() {
+            let from = self.at(image, row, column);
+            let to = &mut to[index * depth..(index + 1) * depth];
             let mut ch = 0;
             while ch + S::LANES <= self.channels {
                 S::store(&mut to[ch..], self.load::<S>(from + ch));
                 ch += S::LANES;
             }
             while ch < self.channels {
-                let open = self.gate.is_none_or(|gate| gate[from + ch] > 0.0);
-                to[ch] = if open { self.values[from + ch] } else { 0.0 };
+                to[ch] = self.value(from + ch);
                 ch += 1;
             }
             to[self.channels..].fill(0.0);

@@ -12,6 +12,7 @@ mod custom;
 mod direct;
 mod engine;
 mod gemm;
+pub mod grid;
 mod image;
 mod loss;
 mod pointwise;

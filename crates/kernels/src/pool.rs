@@ -45,21 +45,26 @@ pub(super) fn backward(
             if !add {
                 gx.fill(0.0);
             }
-            for (column, gy) in gy.chunks_exact(channels).enumerate() {
+            let (above, below) = gx.split_at_mut(2 * line);
+            let (above, below) =
+                (above.chunks_exact_mut(2 * channels), below.chunks_exact_mut(2 * channels));
+            for (column, (gy, (above, below))) in
+                gy.chunks_exact(channels).zip(above.zip(below)).enumerate()
+            {
                 let first = 2 * column * channels;
                 let [a, b, c, d] = corners.map(|at| &x[first + at..][..channels]);
+                let (to_a, to_b) = above.split_at_mut(channels);
+                let (to_c, to_d) = below.split_at_mut(channels);
+                // All four are written, and none is chosen by its place: so the compiler takes
+                // several channels at a time.
                 for (i, &g) in gy.iter().enumerate() {
                     let best = a[i].max(b[i]).max(c[i]).max(d[i]);
-                    let corner = if a[i] == best {
-                        0
-                    } else if b[i] == best {
-                        1
-                    } else if c[i] == best {
-                        2
-                    } else {
-                        3
-                    };
-                    gx[first + corners[corner] + i] += g;
+                    let (is_a, is_b, is_c) = (a[i] == best, b[i] == best, c[i] == best);
+                    let at_c = !is_a & !is_b;
+                    to_a[i] += if is_a { g } else { 0.0 };
+                    to_b[i] += if !is_a & is_b { g } else { 0.0 };
+                    to_c[i] += if at_c & is_c { g } else { 0.0 };
+                    to_d[i] += if at_c & !is_c { g } else { 0.0 };
                 }
             }
         },

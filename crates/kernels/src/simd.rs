@@ -34,6 +34,8 @@ pub(super) trait Simd: Copy {
     fn add(a: Self::V, b: Self::V) -> Self::V;
     /// `a - b`.
     fn sub(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b`.
+    fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once where the processor can.
     fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `max(v, 0)`; NaN stays NaN, so that a diverged training is noticed.
@@ -154,6 +156,10 @@ impl Simd for Portable {
         each(|i| a[i] - b[i])
     }
     #[inline(always)]
+    fn mul(a: Self::V, b: Self::V) -> Self::V {
+        each(|i| a[i] * b[i])
+    }
+    #[inline(always)]
     fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         // Not `mul_add`: without the instruction that is a call into the C library for each value.
         each(|i| a[i] * b[i] + c[i])
@@ -237,6 +243,11 @@ mod x86 {
             unsafe { _mm512_sub_ps(a, b) }
         }
         #[inline(always)]
+        fn mul(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: see the type.
+            unsafe { _mm512_mul_ps(a, b) }
+        }
+        #[inline(always)]
         fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
             // SAFETY: see the type.
             unsafe { _mm512_fmadd_ps(a, b, c) }
@@ -307,6 +318,11 @@ mod x86 {
         fn sub(a: __m256, b: __m256) -> __m256 {
             // SAFETY: see the type.
             unsafe { _mm256_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        fn mul(a: __m256, b: __m256) -> __m256 {
+            // SAFETY: see the type.
+            unsafe { _mm256_mul_ps(a, b) }
         }
         #[inline(always)]
         fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {

@@ -6,7 +6,8 @@
 //! are four instead of sixteen, with the differences `x₀`, `x₁ − x₀` taken in both directions.
 //! Outside of the image `x` is 0.
 
-use super::engine::{Lowering, Raising, Tiles};
+use super::engine::{Lowering, Raising};
+use super::grid::{Place, Tiles};
 use super::image::Image;
 use super::simd::Simd;
 
@@ -19,6 +20,24 @@ fn square<S: Simd>(
     column: isize,
     channel: usize,
 ) -> [S::V; 4] {
+    let inside = row >= 0
+        && column >= 0
+        && row + 1 < from.height as isize
+        && column + 1 < from.width as isize;
+    if inside && from.gate.is_none() {
+        let (line, pixel) = (from.width * from.channels, from.channels);
+        let first = from.at(image, row as usize, column as usize) + channel;
+        let values = from.values[first..first + line + pixel + S::LANES].as_ptr();
+        // SAFETY: the slice above ends with the lanes of the last of the four pixels.
+        return unsafe {
+            [
+                S::load_ptr(values),
+                S::load_ptr(values.add(pixel)),
+                S::load_ptr(values.add(line)),
+                S::load_ptr(values.add(line + pixel)),
+            ]
+        };
+    }
     // Not a closure: one that is not inlined would be compiled without the wide registers.
     [
         from.load_padded::<S>(image, (row, column), channel),
@@ -42,13 +61,12 @@ impl Lowering for Differences<'_> {
     }
     #[inline(always)]
     fn gather<S: Simd>(&self, tiles: &Tiles, stride: usize, to: &mut [f32]) {
-        let image = &self.image;
-        for (i, row, column) in tiles.iter() {
+        let from = &self.image;
+        for Place { index, image, row, column } in tiles.iter() {
             let (row, column) = (row as isize, column as isize);
-            let to = &mut to[i * image.channels..];
-            for channel in (0..image.channels).step_by(S::LANES) {
-                let [here, right, below, beyond] =
-                    square::<S>(image, tiles.image, row, column, channel);
+            let to = &mut to[index * from.channels..];
+            for channel in (0..from.channels).step_by(S::LANES) {
+                let [here, right, below, beyond] = square::<S>(from, image, row, column, channel);
                 S::store(&mut to[channel..], here);
                 S::store(&mut to[stride + channel..], S::sub(right, here));
                 let below_here = S::sub(below, here);
@@ -64,6 +82,8 @@ impl Lowering for Differences<'_> {
 
 /// Turns the four products of a small pixel into its 2×2 large pixels, with bias and ReLU.
 pub(super) struct Sums<'a> {
+    /// Height of the small image.
+    pub(super) height: usize,
     /// Width of the small image.
     pub(super) width: usize,
     pub(super) channels: usize,
@@ -72,8 +92,8 @@ pub(super) struct Sums<'a> {
 }
 
 impl Raising for Sums<'_> {
-    fn values_before(&self, tile_row: usize) -> [usize; 2] {
-        [tile_row * 4 * self.width * self.channels, 0]
+    fn values_before(&self, image: usize, row: usize) -> [usize; 2] {
+        [(image * self.height + row) * 4 * self.width * self.channels, 0]
     }
     #[inline(always)]
     fn scatter<S: Simd>(
@@ -81,14 +101,15 @@ impl Raising for Sums<'_> {
         tiles: &Tiles,
         stride: usize,
         from: &[f32],
-        first_row: usize,
+        [before, _]: [usize; 2],
         [out, _]: [&mut [f32]; 2],
     ) {
         let line = 2 * self.width * self.channels;
-        for (i, row, column) in tiles.iter() {
-            let first = (row - first_row) * 2 * line + 2 * column * self.channels;
+        for Place { index, image, row, column } in tiles.iter() {
+            let first =
+                (image * self.height + row) * 2 * line + 2 * column * self.channels - before;
             for channel in (0..self.channels).step_by(S::LANES) {
-                let from = &from[i * self.channels + channel..];
+                let from = &from[index * self.channels + channel..];
                 let bias = S::load(&self.bias[channel..]);
                 let y00 = S::add(S::load(from), bias);
                 let right = S::load(&from[stride..]);
@@ -141,11 +162,10 @@ impl Lowering for SumsGradient<'_> {
     }
     #[inline(always)]
     fn gather<S: Simd>(&self, tiles: &Tiles, stride: usize, to: &mut [f32]) {
-        for (i, row, column) in tiles.iter() {
-            let to = &mut to[i * self.image.channels..];
+        for Place { index, image, row, column } in tiles.iter() {
+            let to = &mut to[index * self.image.channels..];
             for channel in (0..self.image.channels).step_by(S::LANES) {
-                let products =
-                    self.products::<S>(tiles.image, row as isize, column as isize, channel);
+                let products = self.products::<S>(image, row as isize, column as isize, channel);
                 for (c, product) in products.into_iter().enumerate() {
                     S::store(&mut to[c * stride + channel..], product);
                 }
@@ -171,20 +191,20 @@ impl Lowering for DifferencesGradient<'_> {
     #[inline(always)]
     fn gather<S: Simd>(&self, tiles: &Tiles, _stride: usize, to: &mut [f32]) {
         let channels = self.sums.image.channels;
-        for (i, row, column) in tiles.iter() {
+        for Place { index, image, row, column } in tiles.iter() {
             let (row, column) = (row as isize, column as isize);
-            let to = &mut to[i * 4 * channels..(i + 1) * 4 * channels];
+            let to = &mut to[index * 4 * channels..(index + 1) * 4 * channels];
             for channel in (0..channels).step_by(S::LANES) {
                 // Outside of the image everything reads as 0, which is what the missing neighbours
                 // contribute.
                 let [whole, right, below, beyond] =
-                    self.sums.products::<S>(tiles.image, row, column, channel);
+                    self.sums.products::<S>(image, row, column, channel);
                 let [_, left_right, _, left_beyond] =
-                    self.sums.products::<S>(tiles.image, row, column - 1, channel);
+                    self.sums.products::<S>(image, row, column - 1, channel);
                 let [_, _, above_below, above_beyond] =
-                    self.sums.products::<S>(tiles.image, row - 1, column, channel);
+                    self.sums.products::<S>(image, row - 1, column, channel);
                 let [_, _, _, corner] =
-                    self.sums.products::<S>(tiles.image, row - 1, column - 1, channel);
+                    self.sums.products::<S>(image, row - 1, column - 1, channel);
                 S::store(&mut to[channel..], whole);
                 S::store(&mut to[channels + channel..], S::sub(left_right, right));
                 S::store(&mut to[2 * channels + channel..], S::sub(above_below, below));

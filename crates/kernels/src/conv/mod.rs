@@ -15,8 +15,8 @@ mod upsampled;
 use rayon::prelude::*;
 
 use super::buffers::Buffers;
-use super::engine::Grid;
 use super::gemm::PANEL;
+use super::grid::Grid;
 use super::image::Image;
 
 /// One convolution, `same` padding as TensorFlow pads, stride 1.
@@ -28,7 +28,6 @@ pub struct Conv {
     pub(super) relu: bool,
     pub(super) upsample: bool,
     pub(super) input_gradient: bool,
-    pub(super) predicts: bool,
     pub(super) buffers: Buffers,
 }
 
@@ -137,12 +136,6 @@ trait Method {
 }
 
 impl Conv {
-    /// The same for predictions: fewer products, with rounding errors that are several times as
-    /// large. A training would notice them where ReLU and pooling switch.
-    pub fn for_predictions(self) -> Self {
-        Self { predicts: true, ..self }
-    }
-
     /// Channels in, both inputs together.
     pub(super) fn input(&self) -> usize {
         self.inputs[0] + self.inputs[1]

@@ -22,13 +22,14 @@ impl Method for Lowered {
         let (height, width, relu) = (layer.extent.height, layer.extent.width, conv.relu);
         let raising =
             ToPixels { height, width, channels: output, bias: Some(bias), relu, gate: None };
-        let lowering = Neighbourhoods { image: layer.image(), kernel: conv.kernel };
+        let lowering = Neighbourhoods { image: layer.image(), kernel: conv.kernel, depth: rows };
         product(layer.grid(1), &lowering, &weights, &raising, [y, &mut []]);
     }
 
     fn backward(&self, layer: &Layer<'_>, above: &Above<'_>, below: Below<'_>) {
-        let ((_, output), buffers) = (layer.channels(), &layer.conv.buffers);
-        let left = Neighbourhoods { image: layer.image(), kernel: layer.conv.kernel };
+        let ((input, output), conv) = (layer.channels(), layer.conv);
+        let (kernel, buffers) = (conv.kernel, &conv.buffers);
+        let left = Neighbourhoods { image: layer.image(), kernel, depth: kernel * kernel * input };
         let right = Pixels { image: above.image, depth: output };
         let sums = gradient(layer.grid(1), &left, &right, 0, buffers);
         let (kernel, bias) = sums.split_at(below.kernel.len());

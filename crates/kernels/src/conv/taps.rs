@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::super::direct::{AddTaps, Pixels, TapGradients, ToPixels};
+use super::super::direct::{AddTaps, Neighbourhoods, Pixels, ToPixels};
 use super::super::engine::{Panels, gradient, product, with_scratch};
 use super::super::gemm::{Left, PANEL, Right, Size, multiply};
 use super::super::image::Image;
@@ -20,7 +20,9 @@ fn depth(conv: &Conv) -> usize {
 
 impl Method for Taps {
     fn supports(&self, conv: &Conv) -> bool {
-        conv.inputs[1] == 0 && depth(conv) <= 2 * PANEL && conv.inputs[0].is_multiple_of(PANEL)
+        let odd = !conv.kernel.is_multiple_of(2);
+        let fits = depth(conv) <= 2 * PANEL && conv.inputs[0].is_multiple_of(PANEL);
+        odd && fits && conv.inputs[1] == 0
     }
 
     fn forward(&self, layer: &Layer<'_>, bias: &[f32], y: &mut [f32]) {
@@ -61,34 +63,37 @@ impl Method for Taps {
         conv.buffers.give(weights);
     }
 
+    /// A tap of a pixel's products went to one neighbour, so its gradient is that neighbour's: the
+    /// gradients of all taps are the pixel's neighbourhood, turned by 180°.
     fn backward(&self, layer: &Layer<'_>, above: &Above<'_>, below: Below<'_>) {
         let ((input, output), conv) = (layer.channels(), layer.conv);
         let (grid, depth, kernel) = (layer.grid(1), depth(conv), layer.kernel);
+        let taps = conv.kernel * conv.kernel;
         let left = Pixels { image: layer.image(), depth: input };
-        let right = TapGradients { image: above.image, kernel: conv.kernel, depth };
+        let right = Neighbourhoods { image: above.image, kernel: conv.kernel, depth };
         let sums = gradient(grid, &left, &right, 0, &conv.buffers);
         let (products, bias) = sums.split_at(input * depth);
         for (row, to) in below.kernel.chunks_exact_mut(output).enumerate() {
-            let (tap, i) = (row / input, row % input);
-            to.copy_from_slice(&products[i * depth + tap * output..][..output]);
+            let (turned, i) = (taps - 1 - row / input, row % input);
+            to.copy_from_slice(&products[i * depth + turned * output..][..output]);
         }
         // The middle tap's product stays at its pixel, so its gradients are the result's own.
-        let before = (conv.kernel - 1) / 2;
-        let middle = (before * conv.kernel + before) * output;
+        let middle = taps / 2 * output;
         below.bias.copy_from_slice(&bias[middle..middle + output]);
         conv.buffers.give(sums);
         if !conv.input_gradient {
             return;
         }
-        let weights = Panels::new(1, depth, input, &conv.buffers, |_, row, to| {
-            let (tap, o) = (row / output, row % output);
+        let weights = Panels::new(1, taps * output, input, &conv.buffers, |_, row, to| {
+            let (tap, o) = (taps - 1 - row / output, row % output);
             for (i, value) in to.iter_mut().enumerate() {
-                *value = kernel.get((tap * input + i) * output + o).copied().unwrap_or(0.0);
+                *value = kernel[(tap * input + i) * output + o];
             }
         });
+        let lowering = Neighbourhoods { depth: taps * output, ..right };
         let (height, width, gate) = (layer.extent.height, layer.extent.width, above.gates[0]);
         let raising = ToPixels { height, width, channels: input, bias: None, relu: false, gate };
-        product(grid, &right, &weights, &raising, below.x);
+        product(grid, &lowering, &weights, &raising, below.x);
     }
 }
 

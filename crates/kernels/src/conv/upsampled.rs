@@ -22,8 +22,8 @@ impl Method for Upsampled {
         let weights = Panels::new(4, input, output, &layer.conv.buffers, |c, i, row| {
             sum_taps(TAPS[c], |tap| &kernel[(tap * input + i) * output..][..output], row);
         });
-        let (width, relu) = (layer.extent.width, layer.conv.relu);
-        let raising = Sums { width, channels: output, bias, relu };
+        let (height, width, relu) = (layer.extent.height, layer.extent.width, layer.conv.relu);
+        let raising = Sums { height, width, channels: output, bias, relu };
         let lowering = Differences { image: layer.image() };
         product(layer.grid(1), &lowering, &weights, &raising, [y, &mut []]);
     }

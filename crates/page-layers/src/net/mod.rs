@@ -2,6 +2,8 @@
 
 pub(crate) mod adam;
 pub(crate) mod error;
+#[cfg(test)]
+mod grid_tests;
 pub(crate) mod init;
 pub(crate) mod metrics;
 pub(crate) mod module;

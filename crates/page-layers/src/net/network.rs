@@ -49,7 +49,7 @@ impl Network {
     /// # Errors
     /// When the memory does not suffice.
     pub fn new(weights: &Weights) -> Result<Self, NetworkError> {
-        Self::made_of(weights, Buffers::default(), |conv| conv)
+        Self::made_of(weights, Buffers::default())
     }
 
     /// The same, which goes through at most so many pixels of a batch at a time.
@@ -64,18 +64,14 @@ impl Network {
     /// # Errors
     /// As [`Self::new`].
     pub(crate) fn predicting(weights: &Weights, buffers: &Buffers) -> Result<Self, NetworkError> {
-        Self::made_of(weights, buffers.clone(), Conv::for_predictions)
+        Self::made_of(weights, buffers.clone())
     }
 
-    fn made_of(
-        weights: &Weights,
-        buffers: Buffers,
-        kind: impl Fn(Conv) -> Conv,
-    ) -> Result<Self, NetworkError> {
+    fn made_of(weights: &Weights, buffers: Buffers) -> Result<Self, NetworkError> {
         let mut parameters = Vec::with_capacity(CONV_LAYERS.len());
         let mut layers = Vec::with_capacity(CONV_LAYERS.len());
         for index in 0..CONV_LAYERS.len() {
-            let conv = kind(operation(index, &buffers)?);
+            let conv = operation(index, &buffers)?;
             let (kernel, bias) = weights.layer(index);
             let values = [kernel, bias].concat();
             parameters.push(Var::from_vec(values, conv.parameter_shape(), &Device::Cpu)?);
