@@ -111,12 +111,14 @@ fn memory_is_compared_with_the_networks_own() {
     assert!(after[0] > 16.0 && (1.0..=after[0] / 16.0).contains(&after[1]), "{finished}");
 }
 
-/// Models of a small part of the example page, for patches of 64×64, which have hardly learned.
+/// Models of a part of the example page, for patches of 64×64, which have hardly learned.
 fn small_models(trainer: &Path, folder: &Path) -> PathBuf {
     let (page, models) = (folder.join("part"), folder.join("models"));
     fs::create_dir(&page).unwrap();
     for name in ["image.png", "background.png", "regions.png", "layer_0.png"] {
-        fs::write(page.join(name), part_of(name)).unwrap();
+        // Samples need a patch's room on all sides.
+        let whole = image::open(repository().join("examples/page").join(name)).unwrap();
+        whole.crop_imm(60, 50, 240, 200).save(page.join(name)).unwrap();
     }
     let settings = [
         "Patch height=64",

@@ -263,7 +263,7 @@ pub(super) fn gradient(
     let block = block_tiles(components * (k + n), components * k * n, 1 << 19, 128);
     // Small images are taken together, because the sums are gone through once for each block. Four
     // threads still have something to do.
-    let strips: Vec<_> = grid.strips(block, grid.images.div_ceil(4)).collect();
+    let strips = grid.strips(block, grid.images.div_ceil(4));
     let len = components * k * n + n;
     // The number of groups depends on the sizes only, so that the order of summation does too. With
     // the usual batch of large images there is one group per image.
@@ -280,9 +280,10 @@ pub(super) fn gradient(
         parts.par_chunks_mut(len).zip(first..groups).for_each(|(sums, group)| {
             sums.fill(0.0);
             let (sums, bias_sums) = sums.split_at_mut(components * k * n);
-            let (first, end) = (strips.len() * group, strips.len() * (group + 1));
-            for strip in &strips[first / groups..end / groups] {
-                for tiles in grid.pieces(strip.clone(), block) {
+            let first = strips.len() * group / groups;
+            let end = strips.len() * (group + 1) / groups;
+            for strip in strips.clone().take(end).skip(first) {
+                for tiles in grid.pieces(strip, block) {
                     let count = tiles.count();
                     let left_stride = padded_stride(count, k);
                     let right_stride = padded_stride(count, n);

@@ -20,7 +20,7 @@ impl Grid {
         self,
         block: usize,
         images: usize,
-    ) -> impl ExactSizeIterator<Item = Range<usize>> {
+    ) -> impl ExactSizeIterator<Item = Range<usize>> + Clone {
         let Self { rows, columns, images: all } = self;
         let of_an_image = (rows * columns).max(1);
         let (step, whole) = if of_an_image < block {
