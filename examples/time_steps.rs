@@ -6,8 +6,13 @@
 use std::error::Error;
 use std::io::{BufRead as _, Write as _};
 
+use base::wipe::Wiping;
 use candle_core::{DType, Device, Tensor};
 use page_layers::{KerasAdam, Network, initial_weights};
+
+/// The programs' allocator, which begins images at a cache line.
+#[global_allocator]
+static MEMORY: Wiping = Wiping;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);

@@ -35,7 +35,13 @@ impl Buffers {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let found = free.range_mut(len..=most).filter_map(|(_, vectors)| vectors.pop()).next();
         drop(free);
-        found.unwrap_or_else(|| vec![0.0; len])
+        #[expect(clippy::slow_vector_initialization, reason = "the comment below")]
+        found.unwrap_or_else(|| {
+            // Not `vec![0.0; len]`: allocators align memory that they need not fill with zeros.
+            let mut values = Vec::with_capacity(len);
+            values.resize(len, 0.0);
+            values
+        })
     }
 
     /// Keeps a vector for a later [`Self::take`].

@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use super::engine::{Lowering, Raising};
+use super::engine::{Lowering, Raising, Share};
 use super::grid::{Place, Tiles};
 use super::image::Image;
 use super::simd::Simd;
@@ -104,17 +104,11 @@ impl Raising for ToPixels<'_> {
         [(image * self.height + row) * self.width * self.channels, 0]
     }
     #[inline(always)]
-    fn scatter<S: Simd>(
-        &self,
-        tiles: &Tiles,
-        _stride: usize,
-        from: &[f32],
-        [before, _]: [usize; 2],
-        [out, _]: [&mut [f32]; 2],
-    ) {
+    fn scatter<S: Simd>(&self, tiles: &Tiles, _stride: usize, from: &[f32], to: &mut Share<'_>) {
+        let Share { before: [before, _], out: [out, _], far, .. } = to;
         for Place { index, image, row, column } in tiles.iter() {
             let at = ((image * self.height + row) * self.width + column) * self.channels;
-            let out = &mut out[at - before..];
+            let out = &mut out[at - *before..][..self.channels];
             for channel in (0..self.channels).step_by(S::LANES) {
                 let value = S::load(&from[index * self.channels + channel..]);
                 let value = match self.bias {
@@ -125,7 +119,11 @@ impl Raising for ToPixels<'_> {
                     Some(gate) => S::where_positive(S::load(&gate[at + channel..]), value),
                     None => value,
                 };
-                S::store(&mut out[channel..], if self.relu { S::relu(value) } else { value });
+                let value = if self.relu { S::relu(value) } else { value };
+                let out = &mut out[channel..][..S::LANES];
+                // SAFETY: the slice has the register's values. What is `far` begins at a cache
+                // line, and pixels have whole panels of channels.
+                unsafe { S::put_ptr(out.as_mut_ptr(), value, *far) };
             }
         }
     }

@@ -7,6 +7,7 @@
 //! size only.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -34,16 +35,8 @@ pub(super) trait Raising: Sync {
     /// Number of values of a batch before row `row` of tiles of image `image`, for each of the two
     /// results (the second may be empty). The last row of tiles may reach beyond the image's edge.
     fn values_before(&self, image: usize, row: usize) -> [usize; 2];
-    /// Writes the pixels of `tiles`; matrix `c` of `from` starts at `c * stride`; `out` lacks so
-    /// many values of the batch as `before` says.
-    fn scatter<S: Simd>(
-        &self,
-        tiles: &Tiles,
-        stride: usize,
-        from: &[f32],
-        before: [usize; 2],
-        out: [&mut [f32]; 2],
-    );
+    /// Writes the pixels of `tiles`; matrix `c` of `from` starts at `c * stride`.
+    fn scatter<S: Simd>(&self, tiles: &Tiles, stride: usize, from: &[f32], to: &mut Share<'_>);
 }
 
 /// Right-hand matrices, one for each component, each as panels of [`PANEL`] columns.
@@ -161,88 +154,101 @@ fn block_tiles(values_per_tile: usize, shared: usize, most: usize, least: usize)
     if shared > most { tiles.max(least) } else { tiles }
 }
 
-/// Runs `lowering · weights` over the whole grid and writes the results.
-pub(super) fn product(
-    grid: Grid,
-    lowering: &impl Lowering,
-    weights: &Panels<'_>,
-    raising: &impl Raising,
-    out: [&mut [f32]; 2],
-) {
-    assert_eq!(lowering.components(), weights.components, "components differ");
-    assert_eq!(lowering.depth(), weights.depth, "depths differ");
-    let components = weights.components;
-    let (depth, width) = (weights.depth, weights.width);
-    // Not larger, so that there is a block for every thread.
-    let block = block_tiles(components * (depth + width), components * depth * width, 1 << 20, 64);
-    let each = grid.images.div_ceil(rayon::current_num_threads());
-    let before = |row: usize| match grid.rows {
-        0 => [0; 2],
-        rows => raising.values_before(row / rows, row % rows),
-    };
-
-    let mut jobs = Vec::new();
-    let [mut out_a, mut out_b] = out;
-    for strip in grid.strips(block, each) {
-        let (start, end) = (before(strip.start), before(strip.end));
-        let (a, rest_a) = std::mem::take(&mut out_a).split_at_mut(end[0] - start[0]);
-        let (b, rest_b) = std::mem::take(&mut out_b).split_at_mut(end[1] - start[1]);
-        (out_a, out_b) = (rest_a, rest_b);
-        jobs.push((strip, start, a, b));
-    }
-    jobs.into_par_iter().for_each(|(strip, before, a, b)| {
-        for tiles in grid.pieces(strip, block) {
-            let count = tiles.count();
-            let v_stride = padded_stride(count, weights.depth);
-            let m_stride = padded_stride(count, weights.width);
-            with_scratch([components * v_stride, components * m_stride], |[v, m]| {
-                dispatch(ProductBlock {
-                    tiles: &tiles,
-                    lowering,
-                    weights,
-                    raising,
-                    v,
-                    v_stride,
-                    m,
-                    m_stride,
-                    before,
-                    out: [&mut *a, &mut *b],
-                });
-            });
-        }
-    });
+/// `lowering · weights`, turned into pixels by `raising`.
+pub(super) struct Product<'a, L, R> {
+    pub(super) lowering: L,
+    pub(super) weights: Panels<'a>,
+    pub(super) raising: R,
 }
 
-struct ProductBlock<'a, L, R> {
+impl<L: Lowering, R: Raising> Product<'_, L, R> {
+    /// Computes the whole grid.
+    pub(super) fn compute(&self, grid: Grid, out: [&mut [f32]; 2]) {
+        let Panels { components, depth, width, .. } = self.weights;
+        // Not larger, so that there is a block for every thread.
+        let block =
+            block_tiles(components * (depth + width), components * depth * width, 1 << 20, 64);
+        let each = grid.images.div_ceil(rayon::current_num_threads());
+        let shares = self.shares(grid, grid.strips(block, each), out);
+        shares.into_par_iter().for_each(|mut share| {
+            for tiles in grid.pieces(share.rows.clone(), block) {
+                self.compute_block(&tiles, &mut share);
+            }
+        });
+    }
+
+    /// The results of consecutive ranges of tile rows, to be written by different threads.
+    fn shares<'o>(
+        &self,
+        grid: Grid,
+        ranges: impl Iterator<Item = Range<usize>>,
+        [mut out_a, mut out_b]: [&'o mut [f32]; 2],
+    ) -> Vec<Share<'o>> {
+        let before = |row: usize| match grid.rows {
+            0 => [0; 2],
+            rows => self.raising.values_before(row / rows, row % rows),
+        };
+        let at_a_line = |out: &[f32]| out.is_empty() || misalignment(out) == 0;
+        let far = out_a.len() + out_b.len() >= FAR && at_a_line(out_a) && at_a_line(out_b);
+        let share = |rows: Range<usize>| {
+            let (start, end) = (before(rows.start), before(rows.end));
+            let (a, rest_a) = std::mem::take(&mut out_a).split_at_mut(end[0] - start[0]);
+            let (b, rest_b) = std::mem::take(&mut out_b).split_at_mut(end[1] - start[1]);
+            (out_a, out_b) = (rest_a, rest_b);
+            Share { rows, before: start, out: [a, b], far }
+        };
+        ranges.map(share).collect()
+    }
+
+    fn compute_block(&self, tiles: &Tiles, share: &mut Share<'_>) {
+        let Panels { components, depth, width, .. } = self.weights;
+        assert_eq!(self.lowering.components(), components, "components differ");
+        assert_eq!(self.lowering.depth(), depth, "depths differ");
+        let (v_stride, m_stride) =
+            (padded_stride(tiles.count(), depth), padded_stride(tiles.count(), width));
+        with_scratch([components * v_stride, components * m_stride], |[v, m]| {
+            dispatch(ProductBlock { product: self, tiles, v, v_stride, m, m_stride, share });
+        });
+    }
+}
+
+/// What one thread writes of the results.
+pub(super) struct Share<'a> {
+    /// Rows of tiles.
+    rows: Range<usize>,
+    /// Values of the batch before these.
+    pub(super) before: [usize; 2],
+    pub(super) out: [&'a mut [f32]; 2],
+    /// Whether pixels can be, and should be, written past the caches ([`Simd::stream_ptr`]): the
+    /// results begin at a cache line and are [`FAR`] values or more.
+    pub(super) far: bool,
+}
+
+/// A result of this many values (16 MiB) has left the caches before it is read as a whole.
+const FAR: usize = 1 << 22;
+
+struct ProductBlock<'a, 'o, L, R> {
+    product: &'a Product<'a, L, R>,
     tiles: &'a Tiles,
-    lowering: &'a L,
-    weights: &'a Panels<'a>,
-    raising: &'a R,
     v: &'a mut [f32],
     v_stride: usize,
     m: &'a mut [f32],
     m_stride: usize,
-    before: [usize; 2],
-    out: [&'a mut [f32]; 2],
+    share: &'a mut Share<'o>,
 }
 
-impl<L: Lowering, R: Raising> Kernel for ProductBlock<'_, L, R> {
+impl<L: Lowering, R: Raising> Kernel for ProductBlock<'_, '_, L, R> {
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let (depth, width) = (self.weights.depth, self.weights.width);
-        self.lowering.gather::<S>(self.tiles, self.v_stride, self.v);
-        let size = Size { m: self.tiles.count(), n: width, k: depth };
-        for c in 0..self.weights.components {
-            let left = Left { values: &self.v[c * self.v_stride..], row: depth, column: 1 };
-            multiply::<S>(
-                size,
-                left,
-                self.weights.component(c),
-                &mut self.m[c * self.m_stride..],
-                false,
-            );
+        let Product { lowering, weights, raising } = self.product;
+        lowering.gather::<S>(self.tiles, self.v_stride, self.v);
+        let size = Size { m: self.tiles.count(), n: weights.width, k: weights.depth };
+        for c in 0..weights.components {
+            let left = Left { values: &self.v[c * self.v_stride..], row: weights.depth, column: 1 };
+            let to = &mut self.m[c * self.m_stride..];
+            multiply::<S>(size, left, weights.component(c), to, false);
         }
-        self.raising.scatter::<S>(self.tiles, self.m_stride, self.m, self.before, self.out);
+        raising.scatter::<S>(self.tiles, self.m_stride, self.m, self.share);
     }
 }
 
@@ -257,65 +263,128 @@ pub(super) fn gradient(
     bias: usize,
     buffers: &Buffers,
 ) -> Vec<f32> {
-    let components = left.components();
-    assert_eq!(components, right.components(), "components differ");
-    let (k, n) = (left.depth(), right.depth());
-    let block = block_tiles(components * (k + n), components * k * n, 1 << 19, 128);
-    // Small images are taken together, because the sums are gone through once for each block. Four
-    // threads still have something to do.
-    let strips = grid.strips(block, grid.images.div_ceil(4));
-    let len = components * k * n + n;
-    // The number of groups depends on the sizes only, so that the order of summation does too. With
-    // the usual batch of large images there is one group per image.
-    let groups = strips.len().clamp(1, GROUPS);
-    // This many groups have memory at a time. It doesn't change the order in which they are added
-    // to the total.
-    let wave = groups.min(2 * rayon::current_num_threads());
+    let groups = Groups::new(grid, left, right);
+    groups.sums(left, right, bias, buffers, vec![(); groups.count], |_, ()| {})
+}
 
-    let mut sums = buffers.take((1 + wave) * len);
-    let (total, parts) = sums[..(1 + wave) * len].split_at_mut(len);
-    total.fill(0.0);
-    for first in (0..groups).step_by(wave) {
-        let parts = &mut parts[..wave.min(groups - first) * len];
-        parts.par_chunks_mut(len).zip(first..groups).for_each(|(sums, group)| {
-            sums.fill(0.0);
-            let (sums, bias_sums) = sums.split_at_mut(components * k * n);
-            let first = strips.len() * group / groups;
-            let end = strips.len() * (group + 1) / groups;
-            for strip in strips.clone().take(end).skip(first) {
-                for tiles in grid.pieces(strip, block) {
-                    let count = tiles.count();
-                    let left_stride = padded_stride(count, k);
-                    let right_stride = padded_stride(count, n);
-                    with_scratch(
-                        [components * left_stride, right.matrices() * right_stride],
-                        |[a, b]| {
-                            dispatch(GradientBlock {
-                                tiles: &tiles,
-                                left,
-                                right,
-                                a,
-                                left_stride,
-                                b,
-                                right_stride,
-                                bias,
-                                sums: &mut *sums,
-                                bias_sums: &mut *bias_sums,
-                            });
-                        },
-                    );
-                }
-            }
-        });
-        const PIECE: usize = 4096;
-        total.par_chunks_mut(PIECE).enumerate().for_each(|(piece, total)| {
-            for group in parts.chunks_exact(len) {
-                let part = &group[piece * PIECE..][..total.len()];
-                total.iter_mut().zip(part).for_each(|(t, p)| *t += p);
-            }
-        });
+/// As [`gradient`], and `product` is computed in the same go. What both read, and what the product
+/// reads of `left`'s image, comes from memory once then instead of twice: a large batch doesn't fit
+/// into the cache, a block does.
+pub(super) fn gradient_and_product(
+    grid: Grid,
+    left: &impl Lowering,
+    right: &impl Lowering,
+    bias: usize,
+    product: &Product<'_, impl Lowering, impl Raising>,
+    out: [&mut [f32]; 2],
+    buffers: &Buffers,
+) -> Vec<f32> {
+    let groups = Groups::new(grid, left, right);
+    let shares = product.shares(grid, (0..groups.count).map(|group| groups.rows(group)), out);
+    let also = |tiles: &Tiles, share: &mut Share<'_>| product.compute_block(tiles, share);
+    groups.sums(left, right, bias, buffers, shares, also)
+}
+
+/// The parts of a weight gradient's sum: consecutive strips. How many there are depends on sizes
+/// only, so that the order of summation does too. With the usual batch of large images there is one
+/// for each image.
+struct Groups {
+    grid: Grid,
+    /// Tiles in a block.
+    block: usize,
+    /// Images in a strip, at most.
+    images: usize,
+    strips: usize,
+    count: usize,
+}
+
+impl Groups {
+    fn new(grid: Grid, left: &impl Lowering, right: &impl Lowering) -> Self {
+        let (components, k, n) = (left.components(), left.depth(), right.depth());
+        assert_eq!(components, right.components(), "components differ");
+        let block = block_tiles(components * (k + n), components * k * n, 1 << 19, 128);
+        // Small images are taken together, because the sums are gone through once for each block.
+        // Four threads still have something to do.
+        let images = grid.images.div_ceil(4);
+        let strips = grid.strips(block, images).len();
+        Self { grid, block, images, strips, count: strips.clamp(1, GROUPS) }
     }
-    sums
+
+    /// The strips of a group.
+    fn strips(&self, group: usize) -> impl Iterator<Item = Range<usize>> {
+        let [first, end] = [group, group + 1].map(|group| self.strips * group / self.count);
+        self.grid.strips(self.block, self.images).take(end).skip(first)
+    }
+
+    /// Their rows of tiles.
+    fn rows(&self, group: usize) -> Range<usize> {
+        let mut strips = self.strips(group);
+        let first = strips.next().unwrap_or_default();
+        first.start..strips.last().map_or(first.end, |last| last.end)
+    }
+
+    /// The sums of [`gradient`]. `also` gets each block, too, with the group's value of `shares`.
+    fn sums<T: Send>(
+        &self,
+        left: &impl Lowering,
+        right: &impl Lowering,
+        bias: usize,
+        buffers: &Buffers,
+        mut shares: Vec<T>,
+        also: impl Fn(&Tiles, &mut T) + Sync,
+    ) -> Vec<f32> {
+        let (components, k, n) = (left.components(), left.depth(), right.depth());
+        let len = components * k * n + n;
+        // This many groups have memory at a time. It doesn't change the order in which they are
+        // added to the total.
+        let wave = self.count.min(2 * rayon::current_num_threads());
+
+        let mut sums = buffers.take((1 + wave) * len);
+        let (total, parts) = sums[..(1 + wave) * len].split_at_mut(len);
+        total.fill(0.0);
+        for first in (0..self.count).step_by(wave) {
+            let shares = &mut shares[first..self.count.min(first + wave)];
+            let parts = &mut parts[..shares.len() * len];
+            let groups = parts.par_chunks_mut(len).zip(shares).enumerate();
+            groups.for_each(|(group, (sums, share))| {
+                sums.fill(0.0);
+                let (sums, bias_sums) = sums.split_at_mut(components * k * n);
+                for strip in self.strips(first + group) {
+                    for tiles in self.grid.pieces(strip, self.block) {
+                        let count = tiles.count();
+                        let left_stride = padded_stride(count, k);
+                        let right_stride = padded_stride(count, n);
+                        with_scratch(
+                            [components * left_stride, right.matrices() * right_stride],
+                            |[a, b]| {
+                                dispatch(GradientBlock {
+                                    tiles: &tiles,
+                                    left,
+                                    right,
+                                    a,
+                                    left_stride,
+                                    b,
+                                    right_stride,
+                                    bias,
+                                    sums: &mut *sums,
+                                    bias_sums: &mut *bias_sums,
+                                });
+                            },
+                        );
+                        also(&tiles, share);
+                    }
+                }
+            });
+            const PIECE: usize = 4096;
+            total.par_chunks_mut(PIECE).enumerate().for_each(|(piece, total)| {
+                for group in parts.chunks_exact(len) {
+                    let part = &group[piece * PIECE..][..total.len()];
+                    total.iter_mut().zip(part).for_each(|(t, p)| *t += p);
+                }
+            });
+        }
+        sums
+    }
 }
 
 /// Number of parts of a weight gradient's sum: the most threads that can work on it.

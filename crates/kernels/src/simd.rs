@@ -28,6 +28,21 @@ pub(super) trait Simd: Copy {
     /// # Safety
     /// [`Self::LANES`] values must be writable at `to`.
     unsafe fn store_ptr(to: *mut f32, v: Self::V);
+    /// As [`Self::store_ptr`], but not by way of the caches: for what nobody reads before it would
+    /// have left them. A usual store fetches the line from memory first.
+    ///
+    /// # Safety
+    /// As for [`Self::store_ptr`]; besides, `to` must be a multiple of the register's size.
+    unsafe fn stream_ptr(to: *mut f32, v: Self::V);
+    /// [`Self::stream_ptr`] if `far`, else [`Self::store_ptr`].
+    ///
+    /// # Safety
+    /// As for these.
+    #[inline(always)]
+    unsafe fn put_ptr(to: *mut f32, v: Self::V, far: bool) {
+        // SAFETY: the caller's promise.
+        unsafe { if far { Self::stream_ptr(to, v) } else { Self::store_ptr(to, v) } }
+    }
     /// Fetches a cache line that is needed soon; any address will do.
     fn prefetch(at: *const f32);
     /// `a + b`.
@@ -90,7 +105,8 @@ impl Level {
     }
 }
 
-/// Runs `kernel` with the processor's best vectors.
+/// Runs `kernel` with the processor's best vectors. Other threads see afterwards what it has
+/// written, also what it has streamed.
 pub(super) fn dispatch(kernel: impl Kernel) {
     match Level::detect() {
         Level::Portable => kernel.run::<Portable>(),
@@ -146,6 +162,11 @@ impl Simd for Portable {
         unsafe { to.cast::<Self::V>().write_unaligned(v) }
     }
     #[inline(always)]
+    unsafe fn stream_ptr(to: *mut f32, v: Self::V) {
+        // SAFETY: the caller vouches for eight writable values.
+        unsafe { Self::store_ptr(to, v) }
+    }
+    #[inline(always)]
     fn prefetch(_at: *const f32) {}
     #[inline(always)]
     fn add(a: Self::V, b: Self::V) -> Self::V {
@@ -183,11 +204,13 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx2,fma")]
     pub(super) fn run_avx512(kernel: impl Kernel) {
         kernel.run::<Avx512>();
+        _mm_sfence();
     }
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn run_avx2(kernel: impl Kernel) {
         kernel.run::<Avx2>();
+        _mm_sfence();
     }
 
     /// Sixteen values. Only [`run_avx512`] names this type, and it is entered only where AVX-512 F
@@ -226,6 +249,12 @@ mod x86 {
         unsafe fn store_ptr(to: *mut f32, v: __m512) {
             // SAFETY: see the type; the caller vouches for sixteen writable values.
             unsafe { _mm512_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        unsafe fn stream_ptr(to: *mut f32, v: __m512) {
+            // SAFETY: see the type; the caller vouches for sixteen writable values at a multiple
+            // of 64 bytes.
+            unsafe { _mm512_stream_ps(to, v) }
         }
         #[inline(always)]
         fn prefetch(at: *const f32) {
@@ -303,6 +332,12 @@ mod x86 {
         unsafe fn store_ptr(to: *mut f32, v: __m256) {
             // SAFETY: see the type; the caller vouches for eight writable values.
             unsafe { _mm256_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        unsafe fn stream_ptr(to: *mut f32, v: __m256) {
+            // SAFETY: see the type; the caller vouches for eight writable values at a multiple of
+            // 32 bytes.
+            unsafe { _mm256_stream_ps(to, v) }
         }
         #[inline(always)]
         fn prefetch(at: *const f32) {

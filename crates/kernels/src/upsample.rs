@@ -6,7 +6,7 @@
 //! are four instead of sixteen, with the differences `x₀`, `x₁ − x₀` taken in both directions.
 //! Outside of the image `x` is 0.
 
-use super::engine::{Lowering, Raising};
+use super::engine::{Lowering, Raising, Share};
 use super::grid::{Place, Tiles};
 use super::image::Image;
 use super::simd::Simd;
@@ -96,18 +96,12 @@ impl Raising for Sums<'_> {
         [(image * self.height + row) * 4 * self.width * self.channels, 0]
     }
     #[inline(always)]
-    fn scatter<S: Simd>(
-        &self,
-        tiles: &Tiles,
-        stride: usize,
-        from: &[f32],
-        [before, _]: [usize; 2],
-        [out, _]: [&mut [f32]; 2],
-    ) {
+    fn scatter<S: Simd>(&self, tiles: &Tiles, stride: usize, from: &[f32], to: &mut Share<'_>) {
+        let Share { before: [before, _], out: [out, _], far, .. } = to;
         let line = 2 * self.width * self.channels;
         for Place { index, image, row, column } in tiles.iter() {
             let first =
-                (image * self.height + row) * 2 * line + 2 * column * self.channels - before;
+                (image * self.height + row) * 2 * line + 2 * column * self.channels - *before;
             for channel in (0..self.channels).step_by(S::LANES) {
                 let from = &from[index * self.channels + channel..];
                 let bias = S::load(&self.bias[channel..]);
@@ -124,7 +118,11 @@ impl Raising for Sums<'_> {
                     (at + line, y10),
                     (at + line + self.channels, y11),
                 ] {
-                    S::store(&mut out[at..], if self.relu { S::relu(y) } else { y });
+                    let y = if self.relu { S::relu(y) } else { y };
+                    let out = &mut out[at..][..S::LANES];
+                    // SAFETY: the slice has the register's values. What is `far` begins at a cache
+                    // line, and pixels have whole panels of channels.
+                    unsafe { S::put_ptr(out.as_mut_ptr(), y, *far) };
                 }
             }
         }

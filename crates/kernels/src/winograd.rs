@@ -11,7 +11,7 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 
-use super::engine::{Lowering, Raising};
+use super::engine::{Lowering, Raising, Share};
 use super::grid::{Place, Tiles};
 use super::image::Image;
 use super::simd::Simd;
@@ -272,14 +272,8 @@ impl Raising for Output<'_> {
         self.channels.map(|channels| lines * self.width * channels)
     }
     #[inline(always)]
-    fn scatter<S: Simd>(
-        &self,
-        tiles: &Tiles,
-        stride: usize,
-        from: &[f32],
-        before: [usize; 2],
-        [out_a, out_b]: [&mut [f32]; 2],
-    ) {
+    fn scatter<S: Simd>(&self, tiles: &Tiles, stride: usize, from: &[f32], to: &mut Share<'_>) {
+        let Share { before, out: [out_a, out_b], far, .. } = to;
         let depth = self.channels[0] + self.channels[1];
         for Place { index, image, row, column } in tiles.iter() {
             let (row, column) = (row * SIDE, column * SIDE);
@@ -308,12 +302,13 @@ impl Raising for Output<'_> {
                     each!(4, |r| each!(4, |c| {
                         let place = r * line + c * channels;
                         let mut value = self.finished::<S>(y[r][c], bias);
-                        // SAFETY: the slices above end with the lanes of the last pixel.
+                        // SAFETY: the slices above end with the lanes of the last pixel. What is
+                        // `far` begins at a cache line, and pixels have whole panels of channels.
                         unsafe {
                             if let Some(gate) = gate {
                                 value = S::where_positive(S::load_ptr(gate.add(place)), value);
                             }
-                            S::store_ptr(out.add(place), value);
+                            S::put_ptr(out.add(place), value, *far);
                         }
                     }));
                 } else {

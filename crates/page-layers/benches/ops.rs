@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use base::wipe::Wiping;
 use candle_core::{CustomOp1, CustomOp2, DType, Device, Result, Tensor};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
@@ -19,6 +20,10 @@ const SIDES: [usize; 14] = {
     let (half, quarter) = (SIDE / 2, SIDE / 4);
     [SIDE, SIDE, half, half, quarter, quarter, quarter, half, half, half, SIDE, SIDE, SIDE, SIDE]
 };
+
+/// The programs' allocator, which begins images at a cache line.
+#[global_allocator]
+static MEMORY: Wiping = Wiping;
 
 fn image(side: usize, channels: usize) -> Result<Tensor> {
     Tensor::randn(0f32, 1., (BATCH, side, side, channels), &Device::Cpu)

@@ -4,9 +4,14 @@
 use std::error::Error;
 use std::time::Duration;
 
+use base::wipe::Wiping;
 use candle_core::{DType, Device, Tensor};
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use page_layers::{KerasAdam, Network, Predictor, initial_weights};
+
+/// The programs' allocator, which begins images at a cache line.
+#[global_allocator]
+static MEMORY: Wiping = Wiping;
 
 fn images(n: usize, side: usize) -> candle_core::Result<Tensor> {
     Tensor::rand(0f32, 1., (n, side, side, 3), &Device::Cpu)

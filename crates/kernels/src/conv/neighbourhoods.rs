@@ -2,7 +2,7 @@
 //! row.
 
 use super::super::direct::{Neighbourhoods, Pixels, ToPixels};
-use super::super::engine::{Panels, gradient, product};
+use super::super::engine::{Panels, Product, gradient};
 use super::{Above, Below, Conv, Layer, Method};
 
 /// Neighbourhoods laid out as rows of a matrix.
@@ -23,7 +23,7 @@ impl Method for Lowered {
         let raising =
             ToPixels { height, width, channels: output, bias: Some(bias), relu, gate: None };
         let lowering = Neighbourhoods { image: layer.image(), kernel: conv.kernel, depth: rows };
-        product(layer.grid(1), &lowering, &weights, &raising, [y, &mut []]);
+        Product { lowering, weights, raising }.compute(layer.grid(1), [y, &mut []]);
     }
 
     fn backward(&self, layer: &Layer<'_>, above: &Above<'_>, below: Below<'_>) {

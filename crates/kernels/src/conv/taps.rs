@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::super::direct::{AddTaps, Neighbourhoods, Pixels, ToPixels};
-use super::super::engine::{Panels, gradient, product, with_scratch};
+use super::super::engine::{Panels, Product, gradient, gradient_and_product, with_scratch};
 use super::super::gemm::{Left, PANEL, Right, Size, multiply};
 use super::super::image::Image;
 use super::super::simd::{Kernel, Simd, dispatch};
@@ -71,7 +71,22 @@ impl Method for Taps {
         let taps = conv.kernel * conv.kernel;
         let left = Pixels { image: layer.image(), depth: input };
         let right = Neighbourhoods { image: above.image, kernel: conv.kernel, depth };
-        let sums = gradient(grid, &left, &right, 0, &conv.buffers);
+        let sums = if conv.input_gradient {
+            let weights = Panels::new(1, taps * output, input, &conv.buffers, |_, row, to| {
+                let (tap, o) = (taps - 1 - row / output, row % output);
+                for (i, value) in to.iter_mut().enumerate() {
+                    *value = kernel[(tap * input + i) * output + o];
+                }
+            });
+            let lowering = Neighbourhoods { depth: taps * output, ..right };
+            let (height, width, gate) = (layer.extent.height, layer.extent.width, above.gates[0]);
+            let raising =
+                ToPixels { height, width, channels: input, bias: None, relu: false, gate };
+            let product = Product { lowering, weights, raising };
+            gradient_and_product(grid, &left, &right, 0, &product, below.x, &conv.buffers)
+        } else {
+            gradient(grid, &left, &right, 0, &conv.buffers)
+        };
         let (products, bias) = sums.split_at(input * depth);
         for (row, to) in below.kernel.chunks_exact_mut(output).enumerate() {
             let (turned, i) = (taps - 1 - row / input, row % input);
@@ -81,19 +96,6 @@ impl Method for Taps {
         let middle = taps / 2 * output;
         below.bias.copy_from_slice(&bias[middle..middle + output]);
         conv.buffers.give(sums);
-        if !conv.input_gradient {
-            return;
-        }
-        let weights = Panels::new(1, taps * output, input, &conv.buffers, |_, row, to| {
-            let (tap, o) = (taps - 1 - row / output, row % output);
-            for (i, value) in to.iter_mut().enumerate() {
-                *value = kernel[(tap * input + i) * output + o];
-            }
-        });
-        let lowering = Neighbourhoods { depth: taps * output, ..right };
-        let (height, width, gate) = (layer.extent.height, layer.extent.width, above.gates[0]);
-        let raising = ToPixels { height, width, channels: input, bias: None, relu: false, gate };
-        product(grid, &lowering, &weights, &raising, below.x);
     }
 }
 

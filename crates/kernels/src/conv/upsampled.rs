@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::super::direct::ToPixels;
-use super::super::engine::{Panels, gradient, product};
+use super::super::engine::{Panels, Product, gradient, gradient_and_product};
 use super::super::gemm::PANEL;
 use super::super::upsample::{Differences, DifferencesGradient, Sums, SumsGradient, TAPS};
 use super::{Above, Below, Conv, Layer, Method, transposed};
@@ -25,14 +25,30 @@ impl Method for Upsampled {
         let (height, width, relu) = (layer.extent.height, layer.extent.width, layer.conv.relu);
         let raising = Sums { height, width, channels: output, bias, relu };
         let lowering = Differences { image: layer.image() };
-        product(layer.grid(1), &lowering, &weights, &raising, [y, &mut []]);
+        Product { lowering, weights, raising }.compute(layer.grid(1), [y, &mut []]);
     }
 
     fn backward(&self, layer: &Layer<'_>, above: &Above<'_>, below: Below<'_>) {
         let ((input, output), buffers) = (layer.channels(), &layer.conv.buffers);
         let grid = layer.grid(1);
         let left = Differences { image: layer.image() };
-        let sums = gradient(grid, &left, &SumsGradient { image: above.image }, 0, buffers);
+        let right = SumsGradient { image: above.image };
+        let sums = if layer.conv.input_gradient {
+            let turned = transposed(layer.kernel, input, output, buffers);
+            let weights = Panels::new(1, 4 * output, input, buffers, |_, row, to| {
+                let (c, o) = (row / output, row % output);
+                sum_taps(TAPS[c], |tap| &turned[(tap * output + o) * input..][..input], to);
+            });
+            buffers.give(turned);
+            let lowering = DifferencesGradient { sums: SumsGradient { image: above.image } };
+            let (height, width, gate) = (layer.extent.height, layer.extent.width, above.gates[0]);
+            let raising =
+                ToPixels { height, width, channels: input, bias: None, relu: false, gate };
+            let product = Product { lowering, weights, raising };
+            gradient_and_product(grid, &left, &right, 0, &product, below.x, buffers)
+        } else {
+            gradient(grid, &left, &right, 0, buffers)
+        };
         let (products, bias) = sums.split_at(4 * input * output);
         let pairs = input * output;
         below.kernel.par_chunks_mut(pairs).enumerate().for_each(|(tap, to)| {
@@ -45,20 +61,6 @@ impl Method for Upsampled {
         });
         below.bias.copy_from_slice(&bias[..output]);
         buffers.give(sums);
-        if !layer.conv.input_gradient {
-            return;
-        }
-        let turned = transposed(layer.kernel, input, output, buffers);
-        let weights = Panels::new(1, 4 * output, input, buffers, |_, row, to| {
-            let (c, o) = (row / output, row % output);
-            sum_taps(TAPS[c], |tap| &turned[(tap * output + o) * input..][..input], to);
-        });
-        let lowering = DifferencesGradient { sums: SumsGradient { image: above.image } };
-        let (height, width, gate) = (layer.extent.height, layer.extent.width, above.gates[0]);
-        let raising = ToPixels { height, width, channels: input, bias: None, relu: false, gate };
-        product(grid, &lowering, &weights, &raising, below.x);
-        drop(weights);
-        buffers.give(turned);
     }
 }
 
