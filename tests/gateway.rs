@@ -362,7 +362,8 @@ fn what_is_wrong_is_a_problem_document() {
     });
     gateway.post(&format!("/v1/runs/{run}/cancel"), &json!({})).expect(202);
     assert_eq!(gateway.finish(run)["state"], "cancelled");
-    gateway.post(&format!("/v1/runs/{run}/cancel"), &json!({})).expect(409);
+    let over = gateway.post(&format!("/v1/runs/{run}/cancel"), &json!({})).expect(409).json();
+    assert_eq!(over["detail"], "The run is over (cancelled); there is nothing to cancel.");
     let page_of = |size: u32, token: &str| {
         gateway.get(&format!("/v1/runs?page_size={size}{token}")).expect(200).json()
     };

@@ -196,7 +196,7 @@ fn a_training_goes_on_while_the_store_can_not_be_written() {
     // Longer than the gateway waits for its turn.
     let hold = "import sqlite3, sys, time\n\
                 store = sqlite3.connect(sys.argv[1], isolation_level=None)\n\
-                store.execute('BEGIN EXCLUSIVE'); print('held', flush=True); time.sleep(8)";
+                store.execute('BEGIN EXCLUSIVE'); print('held', flush=True); time.sleep(12)";
     let mut holder = Command::new("python3")
         .args(["-c", hold])
         .arg(site.data().join("gateway.sqlite"))

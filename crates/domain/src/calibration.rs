@@ -73,8 +73,8 @@ pub enum NotCalibrated {
 }
 
 impl Calibration {
-    /// A sentence's end for reports, such as `F1 0.712 → 0.774 on …`; `None` where the job did not
-    /// want it.
+    /// A sentence's end for reports, such as `mean F1 0.712 → 0.774 on …`; `None` where the job did
+    /// not want it.
     pub fn in_words(&self) -> Option<String> {
         match self {
             Self::Off => None,

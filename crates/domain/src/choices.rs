@@ -29,13 +29,6 @@ pub enum StoppingMetric {
     Loss,
 }
 
-impl StoppingMetric {
-    /// The setting's word for it.
-    pub fn name(self) -> &'static str {
-        self.word()
-    }
-}
-
 impl Choice for StoppingMetric {
     const WORDS: &'static [(&'static str, Self)] =
         &[("accuracy", Self::Accuracy), ("F1", Self::F1), ("loss", Self::Loss)];
@@ -50,13 +43,6 @@ pub enum PatchSelection {
     /// First such pixels that every pixel that may be a centre lies in a patch, as far as the
     /// number of patches allows; the rest at random.
     Covering,
-}
-
-impl PatchSelection {
-    /// The setting's word for it.
-    pub fn name(self) -> &'static str {
-        self.word()
-    }
 }
 
 impl Choice for PatchSelection {
@@ -79,11 +65,6 @@ pub enum Flip {
 }
 
 impl Flip {
-    /// The setting's word for it.
-    pub fn name(self) -> &'static str {
-        self.word()
-    }
-
     /// Whether left and right may change places.
     pub fn horizontal(self) -> bool {
         matches!(self, Self::Horizontal | Self::Both)

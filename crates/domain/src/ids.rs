@@ -6,7 +6,7 @@ use base::text::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Rodan's id of a job: it comes from outside and can be any text.
+/// The asker's id of a job: it comes from outside and can be any text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CorrelationId(pub String);

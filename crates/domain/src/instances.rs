@@ -4,17 +4,11 @@ use serde_json::Value;
 
 use crate::values::{Allowed, SettingValue};
 
-/// The most tasks that a job can ask for. No job has more layers.
-pub(crate) const MOST: u64 = 64;
-
-/// The word for as many tasks as there are layers.
-pub(crate) const AUTO: &str = "auto";
-
 impl Instances {
-    /// The most that can be asked for by number.
-    pub const MOST: u64 = MOST;
+    /// The most tasks that can be asked for by number. No job has more layers.
+    pub const MOST: u64 = 64;
     /// The word for [`Self::Auto`].
-    pub const AUTO: &str = AUTO;
+    pub const AUTO: &str = "auto";
 }
 
 /// What a job's message asks for in `Parallel instances`.
@@ -34,17 +28,21 @@ impl Default for Instances {
 
 impl SettingValue for Instances {
     fn read(value: &Value, _: &Allowed) -> Result<Self, String> {
-        if value.as_str().is_some_and(|text| text.trim().eq_ignore_ascii_case(AUTO)) {
-            return Ok(Self::Auto);
+        match value.as_str().map(str::trim) {
+            // An empty text counts as left out.
+            Some("") => return Ok(Self::default()),
+            Some(text) if text.eq_ignore_ascii_case(Self::AUTO) => return Ok(Self::Auto),
+            _ => {}
         }
-        let number = Allowed::Number { low: 1, high: MOST, step: 1 };
-        u32::read(value, &number).map(Self::Number).map_err(|error| format!("{error}; or {AUTO}"))
+        let number = Allowed::Number { low: 1, high: Self::MOST, step: 1 };
+        let or_auto = |error: String| format!("{error}; or {}", Self::AUTO);
+        u32::read(value, &number).map(Self::Number).map_err(or_auto)
     }
 
     fn to_json(&self) -> Value {
         match self {
             Self::Number(number) => (*number).into(),
-            Self::Auto => AUTO.into(),
+            Self::Auto => Self::AUTO.into(),
         }
     }
 }

@@ -35,6 +35,13 @@ impl Layer {
         }
     }
 
+    /// The layer whose model has this name.
+    pub fn of_model(name: &str) -> Option<Self> {
+        let layers = [Self::Background, Self::Music, Self::Staff, Self::Text];
+        let mut all = layers.into_iter().chain((0..=9).map(Self::Numbered));
+        all.find(|layer| layer.model_name() == name)
+    }
+
     /// The key of the layer's drawing in the job message.
     pub fn input_name(self) -> String {
         match self {
@@ -88,9 +95,7 @@ impl InputKind {
             let number = number.parse().ok().filter(|n| (1..=99).contains(n));
             return number.map(Self::Sample).filter(|kind| kind.to_string() == name);
         }
-        let layers = [Layer::Background, Layer::Music, Layer::Staff, Layer::Text];
-        let numbered = (0..=9).map(Layer::Numbered);
-        layers.into_iter().chain(numbered).find(|layer| layer.model_name() == name).map(Self::Model)
+        Layer::of_model(name).map(Self::Model)
     }
 
     /// What an image of a page is, by the name of its input or, without extension, of its file in a
@@ -324,6 +329,16 @@ mod tests {
         assert_eq!(stems.len(), names.len(), "no two inputs are downloaded to one file");
         for kind in inputs.iter().map(|i| i.kind) {
             assert_eq!(InputKind::from_name(&kind.to_string()), Some(kind));
+        }
+    }
+
+    #[test]
+    fn a_model_belongs_to_a_layer_by_its_name_alone() {
+        for layer in [Layer::Background, Layer::Numbered(0), Layer::Numbered(9), Layer::Text] {
+            assert_eq!(Layer::of_model(&layer.model_name()), Some(layer));
+        }
+        for name in ["", "Model", "Model 10", "Model 01", "model 1", "../../Model 1", "/Model 1"] {
+            assert_eq!(Layer::of_model(name), None, "{name}");
         }
     }
 

@@ -42,7 +42,7 @@ pub struct SiteChoice {
     pub gpu: bool,
     /// The host, where there is no Slurm.
     pub host: Option<Host>,
-    /// The limits of every choice.
+    /// What is chosen stays within these.
     pub limits: SiteLimits,
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::choices::{Augmentation, Calibrate, Flip, PatchSelection, StoppingMetric, words};
-use crate::instances::{self, Instances};
+use crate::instances::Instances;
 use crate::values::{Allowed, SettingValue};
 use crate::walltime::Walltime;
 
@@ -25,7 +25,8 @@ pub struct Setting {
     pub name: &'static str,
     /// The values that it may have.
     pub allowed: Allowed,
-    /// The value where a message does not have it; without one it must be there, or may be absent.
+    /// The value where a message does not have it. `None`: the type decides; an `Option` may be
+    /// absent, anything else must be there.
     pub default: Option<&'static str>,
     /// The value where a page in a folder does not have it, where that is another.
     pub local_default: Option<&'static str>,
@@ -76,7 +77,7 @@ impl Setting {
             Allowed::Words(words) => words().join(", "),
             Allowed::Walltime => "D-HH:MM, HH:MM:SS or minutes".to_owned(),
             Allowed::Email => "an e-mail address".to_owned(),
-            Allowed::Instances => format!("1 to {}, or {}", instances::MOST, instances::AUTO),
+            Allowed::Instances => format!("1 to {}, or {}", Instances::MOST, Instances::AUTO),
         }
     }
 }
@@ -190,10 +191,9 @@ settings! {
         /// Which patches are learned from.
         selection: PatchSelection = SELECTION: Setting::new(
             "Patch selection", Allowed::Words(words::<PatchSelection>),
-            "random: patches around random pixels of the layer. covering: first such patches that \
-             every pixel of the layer that \
-             may be a patch's centre lies in one, as far as their number allows. Either way, the \
-             last fifth validates.",
+            "random: patches around random pixels of the layer. covering: patches are first chosen \
+             so that each pixel of the layer that can be a patch's centre lies in at least one, as \
+             far as their number allows. Either way, the last fifth validates.",
         ).or("random").shown_as("patch_selection");
         /// Each patch gets lighter or darker by at most so many percent of white.
         brightness: u32 = BRIGHTNESS: Setting::new(

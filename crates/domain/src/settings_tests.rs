@@ -164,7 +164,9 @@ fn addresses_that_could_be_something_else_are_refused() {
 #[test]
 fn what_slurm_is_asked_for_may_be_left_out() {
     let nothing = json!({});
-    let empty = json!({ CPUS.name: "", MEMORY.name: null, WALLTIME.name: " ", EMAIL.name: "" });
+    let empty = json!({
+        CPUS.name: "", MEMORY.name: null, WALLTIME.name: " ", EMAIL.name: "", INSTANCES.name: " ",
+    });
     for map in [nothing, empty] {
         let named = NamedResources::from_job(map.as_object().unwrap());
         assert_eq!(named, Ok(NamedResources::default()));

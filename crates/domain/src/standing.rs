@@ -42,8 +42,8 @@ pub struct Standing {
     /// Whether all layers are done and the pages are being cut with their models.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub predicting: bool,
-    /// What each task trains, where several do; the values above are then those of the first, and
-    /// the layer's number follows those that are done.
+    /// Where several tasks train: what each of them trains. The values above are then those of the
+    /// first task, but `layer_number` is one more than the layers that all tasks have done.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<TaskStanding>,
 }

@@ -24,6 +24,8 @@ pub struct Limits {
     pub uploads: usize,
     /// Most watchers of events at a time.
     pub watchers: usize,
+    /// Most zips that are sent at a time, each by a thread of its own.
+    pub zips: usize,
     /// Most requests of an account a second; five times as many may come at once.
     pub requests: u32,
 }
@@ -36,6 +38,7 @@ impl Default for Limits {
             waiting_runs: 200,
             uploads: 16,
             watchers: 500,
+            zips: 16,
             requests: 50,
         }
     }
@@ -73,6 +76,10 @@ pub(crate) struct App {
     pub decoding: Arc<Semaphore>,
     /// One for each watcher of events.
     pub watchers: Arc<Semaphore>,
+    /// One for each zip that is sent to an account.
+    pub zips: Arc<Semaphore>,
+    /// One for each zip that is sent to a cluster, which no account shall keep waiting.
+    pub job_zips: Arc<Semaphore>,
     /// How often each account may ask.
     pub rates: Arc<Rates>,
     /// The servers from which images of pages may be fetched.
@@ -91,6 +98,8 @@ impl App {
             uploads: Arc::new(Semaphore::new(limits.uploads)),
             decoding: Arc::new(Semaphore::new(1)),
             watchers: Arc::new(Semaphore::new(limits.watchers)),
+            zips: Arc::new(Semaphore::new(limits.zips)),
+            job_zips: Arc::new(Semaphore::new(limits.zips)),
             rates: Arc::new(Rates::new(limits.requests)),
             iiif: Arc::new(iiif),
         }
@@ -116,9 +125,79 @@ impl App {
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work).await.map_err(|fault| {
-        error!("a request ended by a fault of the program: {fault}");
+    tokio::task::spawn_blocking(work).await.map_err(|_| {
+        // The words of a panic may hold a secret. Where it was is told when it happens.
+        error!("a request ended by a fault of the program; the line before says where");
         let what = "a fault of the gateway; its log says more";
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, what)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::{Debug, Write as _};
+    use std::path::Path;
+    use std::sync::Mutex;
+
+    use tracing::field::{Field, Visit};
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    use super::*;
+    use crate::store::DataFolder;
+
+    impl App {
+        /// Over a new store in this folder.
+        pub(crate) fn in_folder(folder: &Path, limits: Limits) -> Self {
+            let folder = DataFolder::at(&folder.join("data")).unwrap();
+            let store = Arc::new(Store::open(&folder).unwrap());
+            Self::new(store, Serving { limits, ..Serving::default() })
+        }
+    }
+
+    /// What is logged.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<String>>);
+
+    impl Visit for Log {
+        fn record_debug(&mut self, _: &Field, value: &dyn Debug) {
+            writeln!(self.0.lock().unwrap(), "{value:?}").unwrap();
+        }
+    }
+
+    impl Subscriber for Log {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, event: &Event<'_>) {
+            event.record(&mut self.clone());
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn the_words_of_a_panic_are_not_logged() {
+        let log = Log::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let work = || -> u8 { panic!("the token is {}", "t0k3n") };
+        let fault = tracing::subscriber::with_default(log.clone(), || {
+            runtime.block_on(blocking(work)).unwrap_err()
+        });
+        assert_eq!(fault.status, 500);
+        let text = log.0.lock().unwrap().clone();
+        assert!(text.contains("the line before says where"), "{text}");
+        assert!(!text.contains("t0k3n"), "{text}");
+    }
 }

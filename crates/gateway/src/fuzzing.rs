@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use axum::body::Body;
-use axum::extract::{Form, FromRequest as _, Multipart, Request};
+use axum::extract::{Form, FromRequest as _, Request};
 use serde_json::Value;
 
 use crate::courses::Courses;
@@ -13,6 +13,7 @@ use crate::http;
 use crate::intake;
 use crate::order;
 use crate::run_configuration::translated;
+use crate::upload_form::UploadForm;
 use crate::web;
 
 /// What a request asks for, or what is wrong with which field.
@@ -91,7 +92,7 @@ pub async fn multipart(
         .header("content-type", "multipart/form-data; boundary=edge")
         .body(Body::from(body.to_vec()));
     let request = request.map_err(|error| (400, error.to_string()))?;
-    let form = Multipart::from_request(request, &()).await;
+    let form = UploadForm::from_request(request, &()).await;
     let form = form.map_err(|error| (error.status().as_u16(), error.body_text()))?;
     match intake::receive_in(incoming, limit, form, &["name", "page"]).await {
         Ok(upload) => Ok(upload.texts.clone().into_iter().collect()),

@@ -121,6 +121,12 @@ pub(crate) async fn of_token(app: &App, token: Secret, browser: bool) -> Result<
     account.map(|account| Identity { account, form_key }).ok_or_else(unknown)
 }
 
+fn absent() -> Problem {
+    let what = "no token has come; send \"Authorization: Bearer TOKEN\" with the token of an \
+        account, or open the link that the gateway printed when it started";
+    Problem::new(StatusCode::UNAUTHORIZED, what)
+}
+
 fn unknown() -> Problem {
     let what = "the token is unknown; open the link that the gateway printed when it started, or \
         send \"Authorization: Bearer TOKEN\" with the token of an account";
@@ -158,7 +164,7 @@ impl FromRequestParts<App> for Identity {
         if let Some(token) = bearer(&parts.headers) {
             return of_token(app, token, false).await;
         }
-        let Some(token) = cookie(&parts.headers) else { return Err(unknown()) };
+        let Some(token) = cookie(&parts.headers) else { return Err(absent()) };
         // What a browser sends by itself never changes anything in the programs' interface; its
         // own forms prove where they come from.
         let reads = matches!(parts.method, Method::GET | Method::HEAD);
@@ -172,9 +178,35 @@ impl FromRequestParts<App> for Identity {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
+    use axum::http::{HeaderValue, Request};
 
     use super::*;
+    use crate::app::Limits;
+
+    #[test]
+    fn whoever_sends_no_token_is_told_what_to_send() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = App::in_folder(folder.path(), Limits::default());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let refused = |authorization: Option<&str>| {
+            let mut request = Request::get("/v1/runs");
+            if let Some(value) = authorization {
+                request = request.header(header::AUTHORIZATION, value);
+            }
+            let (mut parts, ()) = request.body(()).unwrap().into_parts();
+            let asked = Identity::from_request_parts(&mut parts, &app);
+            runtime.block_on(asked).unwrap_err()
+        };
+        for (sent, said) in [
+            (None, "No token has come; send \"Authorization: Bearer TOKEN\""),
+            (Some("Basic abc"), "No token has come; send \"Authorization: Bearer TOKEN\""),
+            (Some("Bearer abc"), "The token is unknown;"),
+        ] {
+            let problem = refused(sent);
+            assert_eq!(problem.status, 401);
+            assert!(problem.detail.starts_with(said), "{}", problem.detail);
+        }
+    }
 
     #[test]
     fn tokens_are_found_in_headers() {

@@ -5,8 +5,6 @@ use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use axum::extract::Multipart;
-use axum::extract::multipart::{Field, MultipartError};
 use axum::http::StatusCode;
 use domain::{InputKind, Layer};
 use page_layers::{Page as Decoded, PageError, PageInputs};
@@ -20,6 +18,7 @@ use crate::order::FieldProblem;
 use crate::page_files::{self, Files, KeepError};
 use crate::problem::Problem;
 use crate::store::{Account, Image, Page, Part, Store, StoreError};
+use crate::upload_form::{TOO_LARGE, UploadField, UploadForm};
 
 /// Most bytes of a text among the parts of a form.
 const LONGEST_TEXT: usize = 1000;
@@ -72,7 +71,11 @@ pub(crate) fn place(app: &App) -> Result<SemaphorePermit<'_>, Problem> {
 /// # Errors
 /// When the form is broken, too large, or names no part of a page; when the disk is full; when the
 /// image can't be fetched.
-pub(crate) async fn receive(app: &App, form: Multipart, texts: &[&str]) -> Result<Upload, Problem> {
+pub(crate) async fn receive(
+    app: &App,
+    form: UploadForm,
+    texts: &[&str],
+) -> Result<Upload, Problem> {
     let limit = app.limits.upload_bytes;
     let incoming = app.store.folder().incoming();
     let mut upload = receive_in(&incoming, limit, form, texts).await?;
@@ -106,7 +109,7 @@ pub(crate) async fn receive(app: &App, form: Multipart, texts: &[&str]) -> Resul
 pub(crate) async fn receive_in(
     incoming: &Path,
     mut left: u64,
-    mut form: Multipart,
+    mut form: UploadForm,
     texts: &[&str],
 ) -> Result<Upload, Problem> {
     let folder = incoming.join(uuid::Uuid::new_v4().to_string());
@@ -114,7 +117,7 @@ pub(crate) async fn receive_in(
     let mut upload =
         Upload { folder, texts: BTreeMap::new(), files: BTreeMap::new(), archive: None };
     let mut parts = 0;
-    while let Some(field) = form.next_field().await.map_err(broken)? {
+    while let Some(field) = form.next().await? {
         parts += 1;
         if parts > MOST_PARTS {
             return Err(too_large(&format!("the form has over {MOST_PARTS} parts")));
@@ -138,8 +141,7 @@ pub(crate) async fn receive_in(
                     let what = format!("{} is there twice; leave one", part.name());
                     return Err(Problem::fields(vec![FieldProblem::new(pointer(part), what)]));
                 }
-                // An input of a form where no file was chosen.
-                if write(field, &path, &mut left).await? > 0 {
+                if write(field, &path, &mut left).await? {
                     upload.files.insert(part, path);
                 }
             }
@@ -149,7 +151,7 @@ pub(crate) async fn receive_in(
                     let what = "there are two zips; send one page at a time";
                     return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, what));
                 }
-                if write(field, &path, &mut left).await? > 0 {
+                if write(field, &path, &mut left).await? {
                     upload.archive = Some(path);
                 }
             }
@@ -216,9 +218,9 @@ fn pointer(part: Part) -> String {
     format!("/{}", part.name())
 }
 
-async fn text(mut field: Field<'_>) -> Result<String, Problem> {
+async fn text(mut field: UploadField<'_>) -> Result<String, Problem> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = field.chunk().await.map_err(broken)? {
+    while let Some(chunk) = field.chunk().await? {
         bytes.extend_from_slice(&chunk);
         if bytes.len() > LONGEST_TEXT {
             return Err(too_large(&format!("a text of the form has over {LONGEST_TEXT} bytes")));
@@ -227,32 +229,26 @@ async fn text(mut field: Field<'_>) -> Result<String, Problem> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Writes a part to the disk; returns its size.
-async fn write(mut field: Field<'_>, path: &Path, left: &mut u64) -> Result<u64, Problem> {
+/// Writes a part to the disk. False where it is empty, as the input of a form is for which no file
+/// was chosen: then nothing is left, and another part, or an image from elsewhere, takes its place.
+async fn write(mut field: UploadField<'_>, path: &Path, left: &mut u64) -> Result<bool, Problem> {
     let failed = |error| unwritten(path, error);
     let file = File::options().create_new(true).write(true).mode(0o600).open(path);
     let mut file = tokio::fs::File::from_std(file.map_err(failed)?);
     let mut size = 0;
-    while let Some(chunk) = field.chunk().await.map_err(broken)? {
+    while let Some(chunk) = field.chunk().await? {
         let length = chunk.len() as u64;
         let Some(rest) = left.checked_sub(length) else {
-            return Err(too_large("the upload is larger than this gateway takes"));
+            return Err(too_large(TOO_LARGE));
         };
         (*left, size) = (rest, size + length);
         file.write_all(&chunk).await.map_err(failed)?;
     }
     file.flush().await.map_err(failed)?;
-    Ok(size)
-}
-
-fn broken(error: MultipartError) -> Problem {
-    Problem::new(
-        StatusCode::BAD_REQUEST,
-        format!(
-            "the form ended early or is no multipart/form-data ({}); send it again",
-            error.body_text()
-        ),
-    )
+    if size == 0 {
+        fs::remove_file(path).map_err(failed)?;
+    }
+    Ok(size > 0)
 }
 
 fn too_large(what: &str) -> Problem {
@@ -389,6 +385,9 @@ fn inputs(files: &Files) -> Result<PageInputs, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use axum::body::Body;
+    use axum::extract::{FromRequest as _, Request};
+
     use super::*;
 
     #[test]
@@ -409,6 +408,35 @@ mod tests {
         for (field, file, expected) in cases {
             assert_eq!(kind_of(field, file), expected, "{field} {file:?}");
         }
+    }
+
+    #[test]
+    fn an_empty_part_leaves_its_place_to_another() {
+        let part = |file: &str, content: &str| {
+            let names = format!("name=\"files\"; filename=\"{file}\"");
+            format!("--edge\r\nContent-Disposition: form-data; {names}\r\n\r\n{content}\r\n")
+        };
+        let incoming = tempfile::tempdir().unwrap();
+        let receive = |parts: [String; 2]| {
+            let request = Request::post("/v1/pages")
+                .header("content-type", "multipart/form-data; boundary=edge")
+                .body(Body::from(parts.concat() + "--edge--\r\n"))
+                .unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let form = UploadForm::from_request(request, &()).await.unwrap();
+                receive_in(incoming.path(), 100, form, &[]).await
+            })
+        };
+        let upload = receive([part("image.png", ""), part("image.png", "x")]).unwrap();
+        assert_eq!(fs::read(&upload.files[&Part::Image]).unwrap(), b"x");
+        let upload = receive([part("a.zip", ""), part("b.zip", "x")]).unwrap();
+        assert_eq!(fs::read(upload.archive.as_ref().unwrap()).unwrap(), b"x");
+        // An image from elsewhere is written to the same place.
+        let upload = receive([part("image.png", ""), part("layer_0.png", "x")]).unwrap();
+        assert!(!upload.folder.join(Part::Image.name()).exists());
+        let refused = receive([part("image.png", "x"), part("image.png", "y")]).unwrap_err();
+        assert_eq!(refused.status, 422);
     }
 
     #[test]

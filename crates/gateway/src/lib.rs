@@ -33,6 +33,7 @@ mod state;
 mod store;
 mod thumbnail;
 mod tracking;
+mod upload_form;
 mod web;
 
 use std::future::{Future, IntoFuture as _};

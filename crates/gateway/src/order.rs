@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use domain::{NamedResources, RESOURCE_SETTINGS, SettingsMap, TrainingSettings, training_setting};
+use domain::{
+    NamedResources, RESOURCE_SETTINGS, Setting, SettingsMap, TRAINING_SETTINGS, TrainingSettings,
+    training_setting,
+};
 use serde_json::{Map, Value};
 
 /// Most pages that a run may learn from.
@@ -167,8 +170,10 @@ impl Reader {
                 self.values(&pointer, name, value, order);
             } else if let Err(detail) = setting(name, value) {
                 self.refuse(pointer, detail);
+            } else if order.settings.contains_key(own_name(name)) {
+                self.refuse(pointer, "is there under two names; leave one of them");
             } else {
-                order.settings.insert(name.clone(), value.clone());
+                order.settings.insert(own_name(name).to_owned(), value.clone());
             }
         }
     }
@@ -189,7 +194,8 @@ impl Reader {
         let Some(values) = value.as_array().filter(|values| !values.is_empty()) else {
             return self.refuse(pointer, "must be a list of at least one value");
         };
-        if order.grid.iter().any(|(known, _)| known == name) {
+        let own = own_name(name);
+        if order.grid.iter().any(|(known, _)| known == own) {
             return self.refuse(pointer, "is in \"settings\" and in \"grid\"; leave one of them");
         }
         if values.len() as u64 > MOST_RUNS {
@@ -204,7 +210,7 @@ impl Reader {
             }
         }
         // The list wins over a single value elsewhere, which is told where the lists are.
-        order.grid.push((name.to_owned(), values.clone()));
+        order.grid.push((own.to_owned(), values.clone()));
     }
 
     /// What depends on more than one setting; told only where each is right by itself.
@@ -273,23 +279,34 @@ fn too_many(count: u64) -> String {
     )
 }
 
+/// The setting of this name, or of this other name.
+fn known_setting(name: &str) -> Option<&'static Setting> {
+    let mut all = TRAINING_SETTINGS.iter().chain(RESOURCE_SETTINGS);
+    all.find(|setting| setting.name == name || setting.also == Some(name))
+}
+
+/// The own name of a setting that has another one, too; any other name is what it is.
+pub(crate) fn own_name(name: &str) -> &str {
+    known_setting(name).map_or(name, |setting| setting.name)
+}
+
 /// Whether one setting by itself is right.
 fn setting(name: &str, value: &Value) -> Result<(), String> {
     if value.is_array() || value.is_object() {
         return Err("must be one value".to_owned());
     }
-    let alone: SettingsMap = Map::from_iter([(name.to_owned(), value.clone())]);
-    if training_setting(name).is_some() {
+    let Some(known) = known_setting(name) else {
+        return Err("there is no such setting; docs/settings.md lists them".to_owned());
+    };
+    let alone: SettingsMap = Map::from_iter([(known.name.to_owned(), value.clone())]);
+    if training_setting(known.name).is_some() {
         // A shift is limited by the patch, which is another setting.
         let wide = ["Patch height", "Patch width"].map(|side| (side.to_owned(), 4096.into()));
         let mut map = Map::from_iter(wide);
         map.extend(alone);
         return TrainingSettings::from_local(&map).map(drop).map_err(|error| error.to_string());
     }
-    if RESOURCE_SETTINGS.iter().any(|setting| setting.name == name) {
-        return NamedResources::from_job(&alone).map(drop).map_err(|error| error.to_string());
-    }
-    Err("there is no such setting; docs/settings.md lists them".to_owned())
+    NamedResources::from_job(&alone).map(drop).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -318,6 +335,27 @@ mod tests {
         assert_eq!(order.labels["hand"], "A");
         let least = read(&json!({"pages": ["a"]})).unwrap();
         assert_eq!((least.name.as_str(), least.settings.len(), least.dry_run), ("", 0, false));
+    }
+
+    #[test]
+    fn a_setting_is_kept_under_its_own_name() {
+        let (own, also) = ("Parallel instances", "PARALLEL_INSTANCES");
+        let order = read(&json!({"pages": ["a"], "settings": {also: "auto"}})).unwrap();
+        assert_eq!(Value::from(order.settings), json!({own: "auto"}));
+        for field in ["settings", "grid"] {
+            let order = read(&json!({"pages": ["a"], field: {also: [1, 2]}})).unwrap();
+            assert_eq!(order.grid, [(own.to_owned(), vec![json!(1), json!(2)])]);
+        }
+        for (body, part) in [
+            (json!({"pages": ["a"], "settings": {also: 1, own: 2}}), "two names"),
+            (json!({"pages": ["a"], "settings": {also: 1}, "grid": {own: [2]}}), "leave one"),
+            (json!({"pages": ["a"], "settings": {also: [1], own: [2]}}), "leave one"),
+            (json!({"pages": ["a"], "settings": {also: 65}}), "or auto"),
+        ] {
+            let found = problems(body.clone());
+            assert_eq!(found.len(), 1, "{body}: {found:?}");
+            assert!(found[0].1.contains(part), "{body}: {found:?}");
+        }
     }
 
     #[test]

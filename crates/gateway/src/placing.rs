@@ -6,7 +6,7 @@ use domain::hex_sha256;
 use crate::app::App;
 use crate::order::{FieldProblem, Order};
 use crate::problem::Problem;
-use crate::state::{State, Transition};
+use crate::state::{State, Transition, TransitionError};
 use crate::store::{Account, Change, FileKind, Image, NewRun, Part, Run, StoreError};
 
 /// Queues a run and returns it, of a grid the first; `None` where it was only to be checked.
@@ -54,7 +54,7 @@ pub(crate) async fn place(
         let key = key.as_ref().map(|(key, body)| (key.as_str(), body.as_str()));
         let wanted = NewRun { account: &account, order: &order, image: None, key, most_waiting };
         let placed = store.place_run(wanted)?;
-        store.run(placed.run, &account)
+        store.run(placed, &account)
     })
     .await
 }
@@ -104,7 +104,7 @@ pub(crate) async fn apply(
         let key = key.as_deref().map(|key| (key, hash.as_str()));
         let wanted = NewRun { account: &account, order: &order, image, key, most_waiting };
         let placed = store.place_run(wanted)?;
-        store.run(placed.run, &account)
+        store.run(placed, &account)
     });
     run.await?.ok_or_else(|| Problem::missing("such run"))
 }
@@ -140,8 +140,8 @@ pub(crate) async fn cancel(app: &App, run: i64) -> Result<(), Problem> {
             other => other.map(Ok),
         })
         .await?;
-    asked.map(drop).map_err(|not_now| {
-        let what = format!("{not_now}: there is nothing to cancel");
+    asked.map(drop).map_err(|TransitionError(state)| {
+        let what = format!("the run is over ({state}); there is nothing to cancel");
         Problem::new(StatusCode::CONFLICT, what)
     })
 }

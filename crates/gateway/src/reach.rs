@@ -4,6 +4,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 
+/// What is wrong with a broker that can't be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// There is no connection with it.
+    Away,
+    /// It answers, and refuses what is needed.
+    Refuses,
+}
+
 /// What is known of the broker; all copies are one.
 #[derive(Clone, Debug)]
 pub struct Reach(Arc<Mutex<Known>>);
@@ -14,8 +23,8 @@ enum Known {
     Nothing,
     /// It answers.
     Answers,
-    /// It does not, since then, and this is why.
-    Away { since: Timestamp, why: String },
+    /// It can't be used, since then, and this is why.
+    Fails { fault: Fault, since: Timestamp, why: String },
 }
 
 impl Default for Reach {
@@ -39,13 +48,14 @@ impl Reach {
     }
 
     /// It can't be used; true when that is news.
-    pub(crate) fn is_away(&self, why: &str) -> bool {
-        let before = self.known();
-        let (since, news) = match &before {
-            Known::Away { since, why: known } => (*since, known != why),
-            Known::Nothing | Known::Answers => (Timestamp::now(), true),
+    pub(crate) fn fails(&self, fault: Fault, why: &str) -> bool {
+        let (since, news) = match self.known() {
+            Known::Fails { fault: known, since, why: told } if known == fault => {
+                (since, told != why)
+            }
+            _ => (Timestamp::now(), true),
         };
-        self.set(Known::Away { since, why: why.to_owned() });
+        self.set(Known::Fails { fault, since, why: why.to_owned() });
         news
     }
 
@@ -58,10 +68,15 @@ impl Reach {
     /// broker's address, which is for the operator and in the log.
     pub(crate) fn trouble(&self) -> Option<String> {
         match self.known() {
-            Known::Away { since, .. } => Some(format!(
+            Known::Fails { fault: Fault::Away, since, .. } => Some(format!(
                 "RabbitMQ can't be reached since {since:.0}; runs wait, and are sent to the \
                  cluster when it answers again."
             )),
+            Known::Fails { fault: Fault::Refuses, .. } => Some(
+                "RabbitMQ answers, and refuses what the gateway needs; the gateway's log says \
+                 what."
+                    .to_owned(),
+            ),
             Known::Nothing | Known::Answers => None,
         }
     }
@@ -76,11 +91,14 @@ mod tests {
         let reach = Reach::default();
         assert!(!reach.is_there() && reach.trouble().is_none());
         let copy = reach.clone();
-        assert!(reach.is_away("no route") && !reach.is_away("no route"));
+        assert!(reach.fails(Fault::Away, "no route") && !reach.fails(Fault::Away, "no route"));
         let first = copy.trouble().unwrap();
         assert!(first.contains("can't be reached since 20") && !first.contains("no route"));
-        assert!(reach.is_away("refused"));
+        assert!(reach.fails(Fault::Away, "refused"));
         assert_eq!(copy.trouble().unwrap(), first);
+        assert!(reach.fails(Fault::Refuses, "refused") && !reach.is_there());
+        let refuses = copy.trouble().unwrap();
+        assert!(refuses.starts_with("RabbitMQ answers, and refuses"), "{refuses}");
         reach.answers();
         assert!(copy.is_there() && copy.trouble().is_none());
     }

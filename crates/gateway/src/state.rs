@@ -67,7 +67,7 @@ pub enum Transition {
     Began,
     /// The training ended with a model for every layer.
     Trained,
-    /// The training ended without.
+    /// The training ended without a model for every layer.
     Broke,
     /// Somebody wants it to end.
     CancelAsked,
@@ -88,7 +88,7 @@ pub struct RunStatus {
 
 /// Nothing of the kind can happen in this state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the run is {0} already")]
+#[error("nothing of the kind can happen to a run that is {0}")]
 pub struct TransitionError(pub State);
 
 /// What becomes of a run.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use contract::wire::conversation::{
     BodyError, End, Header, JobProgress, JobState, Kind, ModelEntry, ModelPart, PartError, Stage,
 };
-use domain::Standing;
+use domain::{Layer, Standing};
 use serde_json::json;
 use thiserror::Error;
 
@@ -45,6 +45,9 @@ pub(super) enum Unfit {
     Body(Kind, #[source] BodyError),
     #[error(transparent)]
     Part(#[from] PartError),
+    /// The name would become that of a file.
+    #[error("a {0} of \"{name}\", which is no layer's model", name = base::text::printable(.1, 40))]
+    Model(Kind, String),
     #[error("a report of another name than {REPORT} and {RECORD}")]
     Report,
 }
@@ -63,14 +66,32 @@ pub(super) fn read(
     Ok(match kind {
         Kind::State => Message::State(JobState::parse(body).map_err(unread)?),
         Kind::Progress => Message::Progress(JobProgress::parse(body).map_err(unread)?),
-        Kind::Model => Message::Model(ModelPart::read(header)?),
+        Kind::Model => {
+            let part = ModelPart::read(header)?;
+            is_a_layers(kind, &part.name)?;
+            Message::Model(part)
+        }
         Kind::Report => match header("name") {
             Some(Header::Text(name)) if name == REPORT => Message::Report(REPORT),
             Some(Header::Text(name)) if name == RECORD => Message::Report(RECORD),
             _ => return Err(Unfit::Report),
         },
-        Kind::Done | Kind::Failed => Message::End(End::parse(kind, body).map_err(unread)?),
+        Kind::Done | Kind::Failed => {
+            let end = End::parse(kind, body).map_err(unread)?;
+            if let End::Done(done) = &end {
+                done.models.iter().try_for_each(|model| is_a_layers(kind, &model.name))?;
+            }
+            Message::End(end)
+        }
     })
+}
+
+/// Makes sure that a model of this name is that of a layer.
+fn is_a_layers(kind: Kind, model: &str) -> Result<(), Unfit> {
+    match Layer::of_model(model) {
+        Some(_) => Ok(()),
+        None => Err(Unfit::Model(kind, model.to_owned())),
+    }
 }
 
 /// What is known of a run when a message comes.
@@ -230,11 +251,27 @@ pub(super) fn of_end(
     hearing
 }
 
+/// What a message changes that can't be used: nothing, unless it was the end, after which no other
+/// one comes.
+pub(super) fn of_unfit(message: &Unfit) -> Option<Hearing> {
+    let was_the_end = matches!(
+        message,
+        Unfit::Body(Kind::Done | Kind::Failed, _) | Unfit::Model(Kind::Done | Kind::Failed, _)
+    );
+    let what = "the cluster's last message can't be read; are check and the gateway of the same \
+        version? ask for the run again";
+    was_the_end.then(|| broke(what))
+}
+
 /// What is left when the reply queue has gone: nothing more can be heard.
 pub(super) fn of_silence() -> Hearing {
-    let what = "its reply queue in RabbitMQ is gone, so that nothing more is heard of its job: \
-        somebody has removed it, or this gateway was away for more than two weeks; ask for the \
-        run again";
+    broke(
+        "its reply queue in RabbitMQ is gone, so that nothing more is heard of its job: somebody \
+         has removed it, or this gateway was away for more than two weeks; ask for the run again",
+    )
+}
+
+fn broke(what: &str) -> Hearing {
     Hearing {
         happened: vec![Transition::Broke],
         change: Change { error: Some(base::text::sentence(what)), ..Change::default() },

@@ -278,6 +278,47 @@ fn messages_are_read_by_their_kind_or_refused() {
 }
 
 #[test]
+fn an_end_that_can_not_be_read_is_an_end_all_the_same() {
+    for (kind, ends) in
+        [("job.state", false), ("job.progress", false), ("job.done", true), ("job.failed", true)]
+    {
+        for body in [&b""[..], b"{}", b"no json"] {
+            let hearing = of_unfit(&read(kind, |_| None, body).unwrap_err());
+            assert_eq!(hearing.is_some(), ends, "{kind}");
+            if let Some(hearing) = hearing {
+                assert_eq!(hearing.happened, [Transition::Broke]);
+                let error = hearing.change.error.unwrap();
+                assert!(error.starts_with("The cluster's last message can't be read"), "{error}");
+            }
+        }
+    }
+    assert!(of_unfit(&read("job.later", |_| None, b"").unwrap_err()).is_none());
+}
+
+#[test]
+fn a_models_name_is_that_of_a_layer() {
+    let header = |model: &'static str| {
+        move |name: &str| match name {
+            "name" => Some(Header::Text(model.to_owned())),
+            "sha256" => Some(Header::Text("0".repeat(64))),
+            "size" | "part" | "parts" => Some(Header::Number(1)),
+            _ => None,
+        }
+    };
+    for name in ["Model 0", "Background Model", "Text Model"] {
+        assert!(matches!(read("job.model", header(name), b"x"), Ok(Message::Model(_))), "{name}");
+        assert!(read("job.done", |_| None, &done(&[(name, "a")]).body()).is_ok(), "{name}");
+    }
+    for name in ["../../x", "/x", "", "Model 10", "Model 0/x"] {
+        assert!(read("job.model", header(name), b"x").is_err(), "{name}");
+        let ends = done(&[("Model 0", "a"), (name, "b")]).body();
+        let error = read("job.done", |_| None, &ends).unwrap_err();
+        assert!(matches!(error, Unfit::Model(Kind::Done, _)), "{name}");
+        assert!(of_unfit(&error).is_some(), "{name}");
+    }
+}
+
+#[test]
 fn the_json_of_an_event_is_an_object() {
     let standing = Standing { layer_number: 1, ..Standing::default() };
     let hearing = of_progress(&known(State::Queued), &told(standing));

@@ -31,7 +31,7 @@ use tracing::{error, info, warn};
 
 use crate::courses::Courses;
 use crate::job_files;
-use crate::reach::Reach;
+use crate::reach::{Fault, Reach};
 use crate::runner::RunFolder;
 use crate::store::{Hearing, Job, NewJob, Object, Run, Step, Store, StoreError};
 use hearing::{Known, Message};
@@ -71,6 +71,29 @@ enum AskerError {
         it the right"
     )]
     Unreadable(String),
+}
+
+impl AskerError {
+    /// What is wrong with the broker; `None` where something else is the reason.
+    fn fault(&self) -> Option<Fault> {
+        match self {
+            // What has failed in another way is most often a connection that has broken.
+            Self::Broker(error) | Self::Tell(TellError::Broker(error)) => Some(match error {
+                BrokerError::Unreachable { .. }
+                | BrokerError::Tls { .. }
+                | BrokerError::Silent { .. }
+                | BrokerError::Failed { .. } => Fault::Away,
+                BrokerError::Login { .. }
+                | BrokerError::Vhost { .. }
+                | BrokerError::Counted { .. }
+                | BrokerError::PerhapsCounted { .. }
+                | BrokerError::Blocked { .. }
+                | BrokerError::Unreadable { .. } => Fault::Refuses,
+            }),
+            Self::Tell(_) | Self::Unreadable(_) => Some(Fault::Refuses),
+            Self::Store(_) | Self::File { .. } => None,
+        }
+    }
 }
 
 /// The thread that talks with the broker.
@@ -130,11 +153,9 @@ impl Work {
         while !*self.stopped.borrow() {
             let Err(error) = self.session(&mut failures).await else { return };
             let text = error.to_string();
-            let news = match error {
-                AskerError::Broker(_) | AskerError::Tell(_) | AskerError::Unreadable(_) => {
-                    self.reach.is_away(&text)
-                }
-                AskerError::Store(_) | AskerError::File { .. } => text != told,
+            let news = match error.fault() {
+                Some(fault) => self.reach.fails(fault, &text),
+                None => text != told,
             };
             if news {
                 warn!("runs wait: {text}");
@@ -320,16 +341,22 @@ impl Work {
 
     fn note(&self, run: &Run, message_id: &str, said: &Said) -> Result<bool, AskerError> {
         let read = hearing::read(&said.kind(), |name| said.header(name), said.body());
-        let message = match read {
-            Ok(message) => message,
+        let (message, hearing) = match read {
+            Ok(message) => {
+                let hearing = self.hearing(run, &message, said.body())?;
+                (Some(message), hearing)
+            }
             Err(error) => {
-                warn!("run {}: {error}; it is left out", run.id);
-                return Ok(false);
+                let Some(hearing) = hearing::of_unfit(&error) else {
+                    warn!("run {}: {error}; it is left out", run.id);
+                    return Ok(false);
+                };
+                warn!("run {}: {error}; it was the end of its job", run.id);
+                (None, hearing)
             }
         };
-        let hearing = self.hearing(run, &message, said.body())?;
         let after = self.store.hear(run.id, message_id, &hearing)?;
-        if let Message::Model(part) = &message
+        if let Some(Message::Model(part)) = &message
             && !hearing.change.results.is_empty()
         {
             // Not before: the last part may come again, and the others will not.
@@ -411,5 +438,27 @@ impl Work {
             self.store.objects().keep(&path)
         };
         kept().map_err(|source| AskerError::File { path: path.clone(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_answers_and_refuses_is_not_away() {
+        let queue = || "reply".to_owned();
+        let silent = || BrokerError::Silent { action: "asking", deadline: LOOK };
+        let blocked = || BrokerError::Blocked { reason: "memory".into() };
+        for (error, fault) in [
+            (AskerError::Broker(silent()), Some(Fault::Away)),
+            (AskerError::Tell(silent().into()), Some(Fault::Away)),
+            (AskerError::Tell(blocked().into()), Some(Fault::Refuses)),
+            (AskerError::Tell(TellError::Refused(queue())), Some(Fault::Refuses)),
+            (AskerError::Unreadable(queue()), Some(Fault::Refuses)),
+            (AskerError::Store(StoreError::OtherRequest), None),
+        ] {
+            assert_eq!(error.fault(), fault, "{error}");
+        }
     }
 }

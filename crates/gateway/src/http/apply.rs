@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::to_bytes;
-use axum::extract::{FromRequest as _, Multipart, Path, Request, State};
+use axum::extract::{FromRequest as _, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
@@ -15,6 +15,7 @@ use crate::intake::{self, IMAGE_URL};
 use crate::order::FieldProblem;
 use crate::placing::{self, Subject};
 use crate::problem::Problem;
+use crate::upload_form::UploadForm;
 
 /// Apply a run's models to another page
 ///
@@ -55,7 +56,7 @@ pub(super) async fn apply(
     let key = key_of(request.headers())?;
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let subject = if kind.is_some_and(|kind| kind.starts_with("multipart/form-data")) {
-        let form = Multipart::from_request(request, &app).await;
+        let form = UploadForm::from_request(request, &app).await;
         sent(&app, form.map_err(|error| unread(error.status(), &error))?).await?
     } else {
         // The route takes uploads, so its limit is not that of JSON.
@@ -73,7 +74,7 @@ fn unread(status: StatusCode, error: &dyn std::fmt::Display) -> Problem {
 }
 
 /// The image in a form.
-async fn sent(app: &App, form: Multipart) -> Result<Subject, Problem> {
+async fn sent(app: &App, form: UploadForm) -> Result<Subject, Problem> {
     let _place = intake::place(app)?;
     let upload = intake::receive(app, form, &[IMAGE_URL]).await?;
     Ok(Subject::Sent(intake::take_image(app, upload).await?))

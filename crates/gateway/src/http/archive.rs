@@ -2,14 +2,15 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use domain::hex_sha256;
 use futures_util::stream;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::warn;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
@@ -93,10 +94,7 @@ async fn send(
     if let Some(unchanged) = unchanged(headers, &tag) {
         return Ok(unchanged);
     }
-    let objects = app.store.objects().clone();
-    // All are open before anything is promised: what is purged meanwhile is sent all the same.
-    let opened = blocking(move || open(&objects, files)).await??;
-    let pieces = zipped(opened);
+    let pieces = zipped(app, files, turn(app)?).await?;
     let saved = format!("attachment; filename=\"run-{}-{name}s.zip\"", run.id);
     let headers = [
         (header::CONTENT_TYPE, "application/zip".to_owned()),
@@ -106,35 +104,61 @@ async fn send(
     Ok((headers, pieces).into_response())
 }
 
-/// A zip of these files as a body, written while it is sent.
-pub(super) fn zipped(files: Vec<(String, File)>) -> Body {
+/// A place among the zips that are sent now, each of which keeps a thread as long as its client
+/// takes.
+///
+/// # Errors
+/// When all are taken.
+fn turn(app: &App) -> Result<OwnedSemaphorePermit, Problem> {
+    Arc::clone(&app.zips).try_acquire_owned().map_err(|_| {
+        let what = "too many zips are being fetched at the moment; ask for it again in a minute, \
+            or fetch the files one by one";
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, what).again_in(60)
+    })
+}
+
+/// A zip of objects, by name and SHA-256, as a body that is written while it is sent. Each is
+/// opened when its turn comes; the first one before anything is promised.
+///
+/// # Errors
+/// When the first one can't be read.
+pub(super) async fn zipped(
+    app: &App,
+    files: Vec<(String, String)>,
+    turn: OwnedSemaphorePermit,
+) -> Result<Body, Problem> {
+    let objects = app.store.objects().clone();
+    let mut files = files.into_iter();
+    let first = files.next();
+    let (first, objects) = blocking(move || {
+        let first = first.map(|file| open(&objects, file)).transpose();
+        (first, objects)
+    })
+    .await?;
+    let opened = first?.into_iter().map(Ok).chain(files.map(move |file| open(&objects, file)));
     let (sender, receiver) = mpsc::channel(PIECES);
-    tokio::task::spawn_blocking(move || write(files, sender));
+    tokio::task::spawn_blocking(move || {
+        write(opened, sender);
+        drop(turn);
+    });
     let pieces = stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|piece| (piece, receiver))
     });
-    Body::from_stream(pieces)
+    Ok(Body::from_stream(pieces))
 }
 
-/// Opens objects by their SHA-256, with their names beside them.
-///
-/// # Errors
-/// When one can't be read.
-pub(super) fn open(
-    objects: &Objects,
-    files: Vec<(String, String)>,
-) -> Result<Vec<(String, File)>, StoreError> {
-    let open = |(name, sha256): (String, String)| {
-        let file = objects.open(&sha256);
-        let failed =
-            |source| StoreError::File { path: sha256.into(), what: "can't be read", source };
-        file.map(|file| (name, file)).map_err(failed)
-    };
-    files.into_iter().map(open).collect()
+/// A file of the zip, opened.
+type Opened = Result<(String, File), StoreError>;
+
+/// Opens an object by its SHA-256, with its name beside it.
+fn open(objects: &Objects, (name, sha256): (String, String)) -> Opened {
+    let file = objects.open(&sha256);
+    let failed = |source| StoreError::File { path: sha256.into(), what: "can't be read", source };
+    file.map(|file| (name, file)).map_err(failed)
 }
 
 /// Writes the zip into the channel. An error ends the answer before its end, which the client sees.
-fn write(files: Vec<(String, File)>, sender: mpsc::Sender<io::Result<Bytes>>) {
+fn write(files: impl Iterator<Item = Opened>, sender: mpsc::Sender<io::Result<Bytes>>) {
     let pieces = Pieces { sender: sender.clone(), piece: Vec::with_capacity(PIECE) };
     if let Err(error) = zip(files, pieces)
         && error.kind() != io::ErrorKind::BrokenPipe
@@ -145,12 +169,13 @@ fn write(files: Vec<(String, File)>, sender: mpsc::Sender<io::Result<Bytes>>) {
 }
 
 /// Without compression: weights don't get smaller, and PNGs are compressed.
-fn zip(files: Vec<(String, File)>, pieces: Pieces) -> io::Result<()> {
+fn zip(files: impl Iterator<Item = Opened>, pieces: Pieces) -> io::Result<()> {
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Stored)
         .unix_permissions(0o644);
     let mut zip = ZipWriter::new_stream(pieces);
-    for (name, mut file) in files {
+    for opened in files {
+        let (name, mut file) = opened.map_err(|error| io::Error::other(error.to_string()))?;
         zip.start_file(name, options)?;
         io::copy(&mut file, &mut zip)?;
     }
@@ -187,8 +212,10 @@ impl Write for Pieces {
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::app::Limits;
 
     #[test]
     fn a_zip_comes_in_pieces_and_is_whole() {
@@ -201,7 +228,7 @@ mod tests {
         };
         let files = vec![file("Model 0.hdf5", &long), file("empty", b"")];
         let (sender, mut receiver) = mpsc::channel(PIECES);
-        let writing = std::thread::spawn(move || write(files, sender));
+        let writing = std::thread::spawn(move || write(files.into_iter().map(Ok), sender));
         let mut sent = Vec::new();
         while let Some(piece) = receiver.blocking_recv() {
             let piece = piece.unwrap();
@@ -222,6 +249,39 @@ mod tests {
         std::fs::write(&path, vec![0; 10 * PIECE]).unwrap();
         let (sender, receiver) = mpsc::channel(PIECES);
         drop(receiver);
-        write(vec![("large".to_owned(), File::open(path).unwrap())], sender);
+        write(std::iter::once(Ok(("large".to_owned(), File::open(path).unwrap()))), sender);
+    }
+
+    #[test]
+    fn a_file_is_opened_when_its_turn_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large");
+        std::fs::write(&path, vec![0; 10 * PIECE]).unwrap();
+        let opened = AtomicUsize::new(0);
+        let files = ["one", "other"].into_iter().map(|name| {
+            opened.fetch_add(1, Ordering::Relaxed);
+            Ok((name.to_owned(), File::open(&path).unwrap()))
+        });
+        let (sender, mut receiver) = mpsc::channel(PIECES);
+        std::thread::scope(|scope| {
+            scope.spawn(|| write(files, sender));
+            receiver.blocking_recv().unwrap().unwrap();
+            // The client is slow: only so many pieces wait for it.
+            assert_eq!(opened.load(Ordering::Relaxed), 1);
+            while receiver.blocking_recv().is_some() {}
+        });
+        assert_eq!(opened.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn only_so_many_zips_are_sent_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = App::in_folder(folder.path(), Limits { zips: 1, ..Limits::default() });
+        let first = turn(&app).unwrap();
+        let refused = turn(&app).unwrap_err();
+        assert_eq!(refused.status, 503);
+        assert!(refused.detail.starts_with("Too many zips"), "{}", refused.detail);
+        drop(first);
+        assert!(turn(&app).is_ok());
     }
 }

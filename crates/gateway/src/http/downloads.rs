@@ -160,10 +160,10 @@ pub(super) async fn send(
     let size = file.metadata().await.map_err(unread)?.len();
     // If-Range: where the file is not the one that the client has begun, it gets the whole.
     let same = asked(header::IF_RANGE).is_none_or(|known| known == tag);
-    let part = match asked(header::RANGE).filter(|_| same).map(|range| part_of(range, size)) {
-        None | Some(Part::Whole) => None,
-        Some(Part::Bytes { first, last }) => Some((first, last)),
-        Some(Part::Outside) => {
+    let part = match asked(header::RANGE).filter(|_| same).map(|range| range_of(range, size)) {
+        None | Some(Range::Whole) => None,
+        Some(Range::Bytes { first, last }) => Some((first, last)),
+        Some(Range::Outside) => {
             let what = format!("the file has {size} bytes");
             let mut refused = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, what).into_response();
             if let Ok(value) = format!("bytes */{size}").parse() {
@@ -226,29 +226,29 @@ fn matches(known: &str, tag: &str) -> bool {
 
 /// The part of a file that is asked for.
 #[derive(Debug, PartialEq, Eq)]
-enum Part {
+enum Range {
     Whole,
     Bytes { first: u64, last: u64 },
     Outside,
 }
 
 /// Reads a `Range`. Anything but one range of bytes gets the whole, as RFC 9110 allows.
-fn part_of(range: &str, size: u64) -> Part {
+fn range_of(range: &str, size: u64) -> Range {
     let Some((first, last)) = range.strip_prefix("bytes=").and_then(|range| range.split_once('-'))
     else {
-        return Part::Whole;
+        return Range::Whole;
     };
     let (first, last) = match (first.parse::<u64>(), last.parse::<u64>()) {
         (Ok(first), Ok(last)) if first <= last => (first, last.min(size.saturating_sub(1))),
         (Ok(first), Err(_)) if last.is_empty() => (first, size.saturating_sub(1)),
         // The last so many bytes.
-        (Err(_), Ok(0)) if first.is_empty() => return Part::Outside,
+        (Err(_), Ok(0)) if first.is_empty() => return Range::Outside,
         (Err(_), Ok(count)) if first.is_empty() => {
             (size.saturating_sub(count), size.saturating_sub(1))
         }
-        _ => return Part::Whole,
+        _ => return Range::Whole,
     };
-    if first >= size { Part::Outside } else { Part::Bytes { first, last } }
+    if first >= size { Range::Outside } else { Range::Bytes { first, last } }
 }
 
 #[cfg(test)]
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn parts_are_inside_the_file() {
-        let bytes = |first, last| Part::Bytes { first, last };
+        let bytes = |first, last| Range::Bytes { first, last };
         for (range, expected) in [
             ("bytes=0-0", bytes(0, 0)),
             ("bytes=2-4", bytes(2, 4)),
@@ -265,17 +265,17 @@ mod tests {
             ("bytes=7-", bytes(7, 9)),
             ("bytes=-3", bytes(7, 9)),
             ("bytes=-99", bytes(0, 9)),
-            ("bytes=-0", Part::Outside),
-            ("bytes=10-", Part::Outside),
-            ("bytes=10-12", Part::Outside),
-            ("bytes=4-2", Part::Whole),
-            ("bytes=1-2,4-5", Part::Whole),
-            ("lines=1-2", Part::Whole),
-            ("bytes=x-y", Part::Whole),
+            ("bytes=-0", Range::Outside),
+            ("bytes=10-", Range::Outside),
+            ("bytes=10-12", Range::Outside),
+            ("bytes=4-2", Range::Whole),
+            ("bytes=1-2,4-5", Range::Whole),
+            ("lines=1-2", Range::Whole),
+            ("bytes=x-y", Range::Whole),
         ] {
-            assert_eq!(part_of(range, 10), expected, "{range}");
+            assert_eq!(range_of(range, 10), expected, "{range}");
         }
-        assert_eq!(part_of("bytes=0-", 0), Part::Outside);
+        assert_eq!(range_of("bytes=0-", 0), Range::Outside);
     }
 
     #[test]

@@ -22,13 +22,14 @@ use axum::routing::{get, post};
 
 use crate::app::App;
 use crate::problem::Problem;
+use crate::upload_form;
 
 pub use description::openapi;
 pub(crate) use rodan::who_logs_in;
 
 /// All routes for programs.
 pub(crate) fn routes(app: &App) -> Router<App> {
-    let upload = DefaultBodyLimit::disable(); // counted while it comes in
+    let upload = upload_form::limit(app.limits.upload_bytes);
     Router::new()
         .route("/v1/pages", post(pages::upload).layer(upload).get(pages::list))
         .route("/v1/pages/{id}", get(pages::one))

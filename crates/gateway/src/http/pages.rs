@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::multipart::MultipartRejection;
-use axum::extract::{Multipart, Path, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::identity::Identity;
 use crate::intake::{self, IMAGE_URL};
 use crate::problem::Problem;
+use crate::upload_form::UploadForm;
 
 /// Most pages of a list.
 const MOST: u32 = 500;
@@ -42,7 +43,7 @@ const MOST: u32 = 500;
 pub(super) async fn upload(
     State(app): State<App>,
     identity: Identity,
-    form: Result<Multipart, MultipartRejection>,
+    form: Result<UploadForm, MultipartRejection>,
 ) -> Result<Response, Problem> {
     identity.may_submit()?;
     let _place = intake::place(&app)?;

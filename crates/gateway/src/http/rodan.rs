@@ -8,8 +8,10 @@
 //! that a bridge asks, the word says for which run. A job that has the token of its pass can't
 //! fetch the files of another job, whose word it does not know; whoever reads a message in RabbitMQ
 //! has no token. With the end of the run its word leads nowhere, and a token goes when all jobs are
-//! over that it may have been for. The store has hashes of both.
+//! over that it may have been for. The store has hashes of both; the word itself stands in it as a
+//! part of the job's message, until the broker has confirmed that.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
@@ -22,7 +24,7 @@ use base::secret::Secret;
 use serde_json::json;
 
 use super::{archive, downloads};
-use crate::app::{App, blocking};
+use crate::app::App;
 use crate::identity::new_token;
 use crate::job_files::{self, JobFile};
 use crate::problem::Problem;
@@ -56,21 +58,20 @@ pub(super) async fn log_in(
     State(app): State<App>,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    if let Err(wait) = app.rates.allow(STRANGERS, Instant::now()) {
-        let refused = told(StatusCode::TOO_MANY_REQUESTS, "Too many log-ins; try again later.");
-        return ([(header::RETRY_AFTER, wait.to_string())], refused).into_response();
-    }
     let Ok(body) = body else {
-        return told(StatusCode::PAYLOAD_TOO_LARGE, "This is too large for a log-in.");
+        let what = "This is too large for a log-in.";
+        return turned_away(&app, StatusCode::PAYLOAD_TOO_LARGE, what);
     };
     let Some((name, password)) = who_logs_in(&body) else {
-        return told(StatusCode::UNAUTHORIZED, "You must supply a username and a password.");
+        let what = "You must supply a username and a password.";
+        return turned_away(&app, StatusCode::UNAUTHORIZED, what);
     };
     let (token, password) = (new_token(), Secret::new(password));
     let given = Secret::new(token.expose());
     match app.ask(move |store| store.admit_bridge(&name, &password, &given)).await {
         Ok(true) => Json(json!({"token": token.expose()})).into_response(),
-        Ok(false) => told(
+        Ok(false) => turned_away(
+            &app,
             StatusCode::UNAUTHORIZED,
             "Invalid username or password. \"gateway account add NAME --role bridge\" makes them.",
         ),
@@ -128,10 +129,25 @@ pub(super) async fn download(
             downloads::send(&app, &sha256, "application/octet-stream", None, &headers).await
         }
         Some(JobFile::Zip(files)) => {
-            let objects = app.store.objects().clone();
-            let opened = blocking(move || archive::open(&objects, files)).await??;
+            let Ok(turn) = Arc::clone(&app.job_zips).acquire_owned().await else {
+                let what = "the gateway is ending";
+                return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, what).again_in(10));
+            };
             let kind = [(header::CONTENT_TYPE, "application/zip")];
-            Ok((kind, archive::zipped(opened)).into_response())
+            Ok((kind, archive::zipped(&app, files, turn).await?).into_response())
+        }
+    }
+}
+
+/// The answer to a log-in that is none. It counts as a stranger's, of which only so many are taken:
+/// a bridge that knows its password gets in whatever others try.
+fn turned_away(app: &App, status: StatusCode, detail: &str) -> Response {
+    match app.rates.allow(STRANGERS, Instant::now()) {
+        Ok(()) => told(status, detail),
+        Err(wait) => {
+            let what = "Too many log-ins; try again later.";
+            let refused = told(StatusCode::TOO_MANY_REQUESTS, what);
+            ([(header::RETRY_AFTER, wait.to_string())], refused).into_response()
         }
     }
 }
@@ -198,6 +214,24 @@ mod tests {
     use axum::http::HeaderValue;
 
     use super::*;
+    use crate::app::Limits;
+    use crate::store::Role;
+
+    #[test]
+    fn strangers_lock_no_bridge_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = App::in_folder(folder.path(), Limits { requests: 1, ..Limits::default() });
+        app.store.add_account("cluster", Role::Bridge, &Secret::new("right")).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let status = |password: &str| {
+            let body = Bytes::from(format!("username=cluster&password={password}"));
+            runtime.block_on(log_in(State(app.clone()), Ok(body))).status()
+        };
+        let refused: Vec<_> = (0..20).map(|_| status("wrong")).collect();
+        assert_eq!(refused[0], StatusCode::UNAUTHORIZED);
+        assert!(refused.contains(&StatusCode::TOO_MANY_REQUESTS), "{refused:?}");
+        assert_eq!(status("right"), StatusCode::OK);
+    }
 
     #[test]
     fn a_log_in_is_read_as_check_sends_it() {

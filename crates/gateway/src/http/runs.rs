@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use super::views::{DryRunView, GroupView, RunList, RunView, StateView};
 use crate::app::App;
 use crate::identity::Identity;
-use crate::order::{self, FieldProblem};
+use crate::order::{self, FieldProblem, own_name};
 use crate::placing;
 use crate::problem::Problem;
 use crate::run_configuration::translated;
@@ -342,14 +342,14 @@ fn changed(mut request: Value, changes: &Value) -> Result<Value, FieldProblem> {
     // A list of values takes the place of the value that the run had.
     let lists = changes.get("grid").and_then(Value::as_object);
     if let (Some(lists), Some(settings)) = (lists, request["settings"].as_object_mut()) {
-        settings.retain(|name, _| !lists.contains_key(name));
+        settings.retain(|name, _| !lists.keys().any(|list| own_name(list) == name));
     }
     for (field, change) in changes {
         match (field.as_str(), change.as_object()) {
             // A null takes a setting back to its default.
             ("settings", Some(map)) => {
                 for (name, setting) in map {
-                    request["settings"][name] = setting.clone();
+                    request["settings"][own_name(name)] = setting.clone();
                 }
             }
             _ => request[field] = change.clone(),
@@ -375,6 +375,11 @@ mod tests {
             ),
             // The run's own value gives way to a list; one that is named beside it is refused.
             (json!({"grid": {"Seed": [1, 2]}}), json!({"Patience": 3}), json!({"Seed": [1, 2]})),
+            (
+                json!({"settings": {"PARALLEL_INSTANCES": 2}}),
+                json!({"Seed": 7, "Patience": 3, "Parallel instances": 2}),
+                json!(null),
+            ),
             (
                 json!({"grid": {"Seed": [1, 2]}, "settings": {"Seed": 9}}),
                 json!({"Seed": 9, "Patience": 3}),

@@ -55,7 +55,7 @@ pub(super) async fn health() -> Json<Value> {
     )
 )]
 pub(super) async fn ready(State(app): State<App>) -> Result<Json<Value>, Problem> {
-    app.ask(|store| store.counts()).await?;
+    app.ask(|store| store.is_readable()).await?;
     Ok(Json(json!({"status": "ok"})))
 }
 

@@ -19,7 +19,7 @@ pub(super) struct LayerView {
     name: String,
     /// The name of the model that is trained for it, such as `Model 0`.
     model: String,
-    /// Its pixels inside the regions.
+    /// Its pixels: of the background all of them, of any other layer those inside the regions.
     pixels: u64,
 }
 
@@ -369,6 +369,6 @@ pub(super) struct StatusView {
     pub(super) scheduled_tasks: u64,
     /// How many can be trained at a time; null where a cluster trains, which does not tell it.
     pub(super) registered_workers: Option<u64>,
-    /// Why runs wait, where the broker can't be reached.
+    /// Why runs wait, where the broker can't be used.
     pub(super) trouble: Option<String>,
 }

@@ -4,13 +4,14 @@
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use base::files::Replace;
 use domain::SettingsMap;
 use tracing::warn;
 
-use crate::store::{Image, Objects, Page};
+use crate::page_files::THUMBNAIL;
+use crate::store::{Image, Objects, Page, RunFile};
 
 /// The folder of a run.
 #[derive(Clone, Debug)]
@@ -95,38 +96,40 @@ impl RunFolder {
     /// Makes the folder anew from the store; a checkpoint and the log of an earlier attempt stay.
     ///
     /// # Errors
-    /// When a file can't be made.
+    /// When a file can't be made, or its name is none.
     pub fn fill(
         &self,
         objects: &Objects,
         pages: &[Page],
-        models: &[(String, String)],
+        models: &[RunFile],
         settings: &SettingsMap,
         image: Option<&Image>,
     ) -> io::Result<()> {
         for name in ["pages", "models", "out"] {
             absent(fs::remove_dir_all(self.0.join(name)))?;
         }
-        absent(fs::remove_file(self.progress()))?;
+        for name in [self.progress(), self.0.join(THUMBNAIL)] {
+            absent(fs::remove_file(name))?;
+        }
         make(&self.out())?;
         for (number, page) in (1..).zip(pages) {
             let folder = self.0.join("pages").join(number.to_string());
             make(&folder)?;
             for file in &page.files {
-                objects.place(&file.object.sha256, &folder.join(&file.file))?;
+                objects.place(&file.object.sha256, &inside(&folder, &file.file)?)?;
             }
-            // Those of the first count.
+            // The trainer reads the settings of the first page only.
             let text = serde_json::to_vec(settings)?;
             Replace::NOTE.write(&folder.join("settings.json"), &text)?;
         }
         if let Some(image) = image {
-            objects.place(&image.object.sha256, &self.0.join(&image.file))?;
+            objects.place(&image.object.sha256, &inside(&self.0, &image.file)?)?;
         }
         if !models.is_empty() {
             let folder = self.0.join("models");
             make(&folder)?;
-            for (name, sha256) in models {
-                objects.place(sha256, &folder.join(name))?;
+            for model in models {
+                objects.place(&model.object.sha256, &inside(&folder, &model.name)?)?;
             }
         }
         Ok(())
@@ -160,6 +163,19 @@ impl RunFolder {
     }
 }
 
+/// Where a file of this name lies in a folder.
+fn inside(folder: &Path, name: &str) -> io::Result<PathBuf> {
+    let mut parts = Path::new(name).components();
+    match (parts.next(), parts.next()) {
+        (Some(Component::Normal(only)), None) if only == name => Ok(folder.join(only)),
+        _ => {
+            let name = base::text::printable(name, 60);
+            let what = format!("\"{name}\" is no name of a file");
+            Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+        }
+    }
+}
+
 fn make(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
@@ -174,6 +190,34 @@ fn absent(removed: io::Result<()>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{DataFolder, FileKind, Store};
+
+    #[test]
+    fn a_name_leads_to_no_other_folder_and_what_an_earlier_attempt_drew_goes() {
+        let place = tempfile::tempdir().unwrap();
+        let store = Store::open(&DataFolder::at(&place.path().join("data")).unwrap()).unwrap();
+        let file = place.path().join("file");
+        fs::write(&file, "model").unwrap();
+        let object = store.objects().keep(&file).unwrap();
+        let folder = RunFolder::new(&place.path().join("run"));
+        let fill = |name: &str| {
+            let (name, kind, object) = (name.to_owned(), FileKind::Model, object.clone());
+            let models = [RunFile { name, kind, object }];
+            folder.fill(store.objects(), &[], &models, &SettingsMap::new(), None)
+        };
+        make(folder.path()).unwrap();
+        fs::write(folder.path().join(THUMBNAIL), "small").unwrap();
+        fill("Model 0.hdf5").unwrap();
+        assert_eq!(fs::read(folder.path().join("models/Model 0.hdf5")).unwrap(), b"model");
+        assert!(!folder.path().join(THUMBNAIL).exists());
+        let outside = place.path().join("x");
+        let whole = outside.display().to_string();
+        for name in ["../../x", &whole, "/x", "", ".", "..", "a/b", "a/", "./a"] {
+            let refused = fill(name).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{name}");
+        }
+        assert!(!outside.exists());
+    }
 
     #[test]
     fn whoever_holds_the_log_uses_the_folder() {

@@ -7,6 +7,7 @@ mod lines;
 mod told;
 mod trainer;
 
+use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -132,7 +133,7 @@ impl Work {
     fn until_stopped(&self) {
         let mut found = loop {
             match self.store.active_runs() {
-                Ok(found) => break found.into_iter(),
+                Ok(found) => break VecDeque::from(found),
                 Err(error) => {
                     error!("{error}");
                     self.rest(REST);
@@ -143,15 +144,9 @@ impl Work {
             }
         };
         while !self.stopping() {
-            let next = match found.next() {
-                Some(id) => Ok(Some((id, Transition::Found))),
-                None => {
-                    self.store.next_in_queue(self.trains).map(|id| Some((id?, Transition::Turn)))
-                }
-            };
-            match next {
-                Ok(Some((id, transition))) => self.one(id, transition),
-                Ok(None) => self.rest(LOOK),
+            match self.take_up(&mut found) {
+                Ok(true) => {}
+                Ok(false) => self.rest(LOOK),
                 Err(error) => {
                     error!("{error}");
                     self.rest(REST);
@@ -160,26 +155,48 @@ impl Work {
         }
     }
 
+    /// Takes up the next run: one of those that an earlier gateway has left, then one of the queue.
+    /// False when there is none.
+    ///
+    /// # Errors
+    /// When the store can't be used. The run is then still in `found`, or in the queue.
+    fn take_up(&self, found: &mut VecDeque<i64>) -> Result<bool, StoreError> {
+        if let Some(id) = found.pop_front() {
+            let taken = self.one(id, Transition::Found);
+            if taken.is_err() {
+                found.push_back(id);
+            }
+            return taken.map(|()| true);
+        }
+        match self.store.next_in_queue(self.trains)? {
+            Some(id) => self.one(id, Transition::Turn).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
     /// Trains a run, and notes what came of it.
-    fn one(&self, id: i64, transition: Transition) {
+    ///
+    /// # Errors
+    /// When the store can't be used before the run begins.
+    fn one(&self, id: i64, transition: Transition) -> Result<(), StoreError> {
         let folder = RunFolder::new(&self.store.folder().run(id));
         if transition == Transition::Found && !self.alone_with(id, &folder) {
-            return;
+            return Ok(());
         }
         match self.store.happen(id, transition, &Change::default()) {
             Ok(status) if status.state == State::Launch => {}
-            Ok(_) => return folder.remove(),
-            // Cancelled between the look and now.
-            Err(StoreError::Transition(_)) => return,
-            Err(error) => {
-                error!("run {id}: {error}");
-                return self.rest(REST);
+            Ok(_) => {
+                folder.remove();
+                return Ok(());
             }
+            // Cancelled between the look and now, or gone.
+            Err(StoreError::Transition(_) | StoreError::Missing(_)) => return Ok(()),
+            Err(error) => return Err(error),
         }
         info!("run {id} begins");
         let ended = match self.train(id, &folder) {
             Ok(Some(ended)) => ended,
-            Ok(None) => return,
+            Ok(None) => return Ok(()),
             Err(RunError::Start(error)) => Ended::Failed(error.to_string()),
             Err(error) => {
                 error!("run {id}: {error}");
@@ -188,6 +205,7 @@ impl Work {
             }
         };
         self.note_end(id, &folder, ended);
+        Ok(())
     }
 
     /// Waits until the training that an earlier gateway has started is over: it ends by itself
@@ -216,10 +234,7 @@ impl Work {
     /// Trains a run to its end; `None` when this gateway is to stop.
     fn train(&self, id: i64, folder: &RunFolder) -> Result<Option<Ended>, RunError> {
         let run = self.store.any_run(id)?.ok_or(RunError::Gone)?;
-        let models = match run.models_from {
-            None => Vec::new(),
-            Some(from) => self.models_of(from)?,
-        };
+        let models = self.store.models_for(&run)?;
         match self.fill(&run, folder, &models)? {
             Filled::Whole => {}
             Filled::Stopping => return Ok(None),
@@ -286,12 +301,7 @@ impl Work {
     }
 
     /// Makes the folder of a run; waits while its files can't be had.
-    fn fill(
-        &self,
-        run: &Run,
-        folder: &RunFolder,
-        models: &[(String, String)],
-    ) -> Result<Filled, RunError> {
+    fn fill(&self, run: &Run, folder: &RunFolder, models: &[RunFile]) -> Result<Filled, RunError> {
         let pages = self.store.pages_of(run.id)?;
         let mut told = false;
         loop {
@@ -337,13 +347,6 @@ impl Work {
             told.happened.clear();
         }
         Ok(())
-    }
-
-    /// The models of a run that are there, with the names of their files.
-    fn models_of(&self, run: i64) -> Result<Vec<(String, String)>, RunError> {
-        let run = self.store.any_run(run)?.ok_or(RunError::Gone)?;
-        let models = run.results.into_iter().filter(|result| result.kind == FileKind::Model);
-        Ok(models.map(|model| (model.name, model.object.sha256)).collect())
     }
 
     /// Keeps what the training has left and notes its end; tries again while that fails.
@@ -488,7 +491,50 @@ fn kind_of(name: &str) -> Option<FileKind> {
 
 #[cfg(test)]
 mod tests {
+    use base::secret::Secret;
+
     use super::*;
+    use crate::order::Order;
+    use crate::store::{DataFolder, NewRun, Role};
+
+    /// Starts nothing.
+    struct Broken;
+
+    impl Trainer for Broken {
+        fn start(&self, _: &RunFolder) -> Result<Box<dyn Training>, StartError> {
+            Err(StartError("there is no such program".to_owned()))
+        }
+    }
+
+    #[test]
+    fn a_run_that_is_found_is_taken_up_when_the_store_can_be_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataFolder::at(&folder.path().join("data")).unwrap();
+        let store = Store::open(&data).unwrap();
+        let token = Secret::new("token of mine");
+        store.add_account("me", Role::Submitter, &token).unwrap();
+        let (account, order) = (store.account_of(&token).unwrap().unwrap(), Order::default());
+        let wanted =
+            NewRun { account: &account, order: &order, image: None, key: None, most_waiting: 9 };
+        let run = store.place_run(wanted).unwrap();
+        store.happen(run, Transition::Turn, &Change::default()).unwrap();
+        let (trainer, stop) = (Box::new(Broken), Arc::default());
+        let work = Work { store: Arc::new(store), trainer, trains: true, stop };
+        let mut found = VecDeque::from(work.store.active_runs().unwrap());
+
+        let other = rusqlite::Connection::open(data.database()).unwrap();
+        let refuse = "CREATE TRIGGER refuse BEFORE UPDATE ON runs
+            BEGIN SELECT RAISE(ABORT, 'not now'); END";
+        other.execute_batch(refuse).unwrap();
+        assert!(matches!(work.take_up(&mut found), Err(StoreError::Database(_))));
+        assert_eq!(found, [run]);
+        other.execute_batch("DROP TRIGGER refuse").unwrap();
+        assert!(work.take_up(&mut found).unwrap());
+        assert!(found.is_empty());
+        let after = work.store.any_run(run).unwrap().unwrap();
+        assert_eq!((after.status.state, after.attempts), (State::Failed, 2));
+        assert!(!work.take_up(&mut found).unwrap());
+    }
 
     #[test]
     fn files_are_known_by_their_names() {

@@ -34,7 +34,7 @@ impl Place {
             key: None,
             most_waiting: 100,
         };
-        self.store.place_run(wanted).unwrap().run
+        self.store.place_run(wanted).unwrap()
     }
 
     fn sent(&self, key: &str) -> i64 {

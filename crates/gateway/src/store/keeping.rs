@@ -60,6 +60,14 @@ impl Store {
         Ok(self.database().query_row("SELECT id FROM own", [], |row| row.get(0))?)
     }
 
+    /// Whether it can be read: a look at one row, which whoever reaches the gateway may ask for.
+    ///
+    /// # Errors
+    /// When it can't.
+    pub fn is_readable(&self) -> Result<(), StoreError> {
+        Ok(self.database().query_row("SELECT 1 FROM own", [], |_| Ok(()))?)
+    }
+
     /// Writes a copy of the SQLite file, whole, also while a gateway works with it.
     ///
     /// # Errors
@@ -73,8 +81,8 @@ impl Store {
     }
 
     /// Removes the runs that were over before this time, but for those whose models another run
-    /// still waits for, and the pages and objects that nothing needs then and that came before it.
-    /// No gateway may be at work with the folder.
+    /// still waits for; then the pages that no run needs and that no account has uploaded since;
+    /// then the objects that nothing needs. No gateway may be at work with the folder.
     ///
     /// # Errors
     /// When the store can't be written.
@@ -95,7 +103,9 @@ impl Store {
             [],
         )?;
         let pages = change.execute(
-            "DELETE FROM pages WHERE created_at < ?
+            "DELETE FROM pages WHERE created_at < ?1
+             AND NOT EXISTS (SELECT 1 FROM page_accounts
+                             WHERE page = pages.id AND added_at >= ?1)
              AND NOT EXISTS (SELECT 1 FROM run_pages WHERE page = pages.id)",
             [before],
         )?;
@@ -131,5 +141,22 @@ fn remove(path: &Path) {
     let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     if let Err(error) = removed {
         warn!("{}: can't be removed: {error}", path.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::DataFolder;
+
+    #[test]
+    fn whether_it_can_be_read_is_seen_without_a_look_at_the_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&DataFolder::at(&folder.path().join("data")).unwrap()).unwrap();
+        assert!(store.is_readable().is_ok() && store.counts().is_ok());
+        store.database().execute_batch("ALTER TABLE runs RENAME TO others").unwrap();
+        assert!(store.is_readable().is_ok() && store.counts().is_err());
+        store.database().execute_batch("DROP TABLE own").unwrap();
+        assert!(store.is_readable().is_err());
     }
 }

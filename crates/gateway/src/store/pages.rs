@@ -63,7 +63,7 @@ pub struct PageFile {
     pub file: String,
     /// Its bytes.
     pub object: Object,
-    /// For a layer: how many pixels it has inside the regions.
+    /// For the background: how many pixels it has; for a layer: those inside the regions.
     pub pixels: Option<u64>,
 }
 
@@ -118,7 +118,7 @@ pub struct Page {
 }
 
 impl Page {
-    /// Its name, or the beginning of its id.
+    /// Its name for whoever asks, or the beginning of its id.
     pub fn title(&self) -> &str {
         if self.name.is_empty() { self.id.get(..8).unwrap_or(&self.id) } else { &self.name }
     }
@@ -128,10 +128,12 @@ impl Page {
         let empty = |file: &&PageFile| file.pixels == Some(0);
         let sentence = |file: &PageFile| {
             let name = file.part.layer().map(report::layer_name).unwrap_or_default();
-            format!(
-                "{name} has no pixel inside the regions: a training of this page will be refused; \
-                 draw in it, or leave it out"
-            )
+            let (has, draw) = match file.part {
+                // It counts on the whole page, and every training needs it.
+                Part::Background => ("has no pixel", "draw in it"),
+                _ => ("has no pixel inside the regions", "draw in it, or leave it out"),
+            };
+            format!("{name} {has}: a training of this page will be refused; {draw}")
         };
         self.files.iter().filter(empty).map(sentence).collect()
     }
@@ -139,7 +141,8 @@ impl Page {
 
 impl Store {
     /// Notes a page and returns its id; false beside it when it was there. Either way the account,
-    /// if there still is one of this number, may use it.
+    /// if there still is one of this number, may use it, by the name that it has given it first,
+    /// and has it since now.
     ///
     /// # Errors
     /// When the store can't be written.
@@ -168,9 +171,10 @@ impl Store {
             }
         }
         change.execute(
-            "INSERT INTO page_accounts (page, account) SELECT ?, id FROM accounts WHERE id = ?
-             ON CONFLICT DO NOTHING",
-            params![id, account],
+            "INSERT INTO page_accounts (page, account, name, added_at)
+             SELECT ?, id, ?, ? FROM accounts WHERE id = ?
+             ON CONFLICT (page, account) DO UPDATE SET added_at = excluded.added_at",
+            params![id, page.name, now(), account],
         )?;
         base::crash::point("before noting a page");
         change.commit()?;
@@ -185,12 +189,9 @@ impl Store {
     /// When the store can't be read.
     pub fn page(&self, id: &str, account: &Account) -> Result<Option<Page>, StoreError> {
         let database = self.database();
-        let sql = "SELECT * FROM pages WHERE id = ?1 AND (?3 OR EXISTS
-            (SELECT 1 FROM page_accounts WHERE page = ?1 AND account = ?2))";
-        let all = account.role.sees_all();
-        let Some(mut page) =
-            database.query_row(sql, params![id, account.id, all], page_row).optional()?
-        else {
+        let sql = format!("{PAGES_OF_AN_ACCOUNT} AND pages.id = ?3");
+        let asked = params![account.id, account.role.sees_all(), id];
+        let Some(mut page) = database.query_row(&sql, asked, page_row).optional()? else {
             return Ok(None);
         };
         page.files = files(&database, id)?;
@@ -218,13 +219,10 @@ impl Store {
     /// When the store can't be read.
     pub fn pages(&self, account: &Account, most: u32) -> Result<Vec<Page>, StoreError> {
         let database = self.database();
-        let mut rows = database.prepare(
-            "SELECT * FROM pages WHERE ?2 OR EXISTS
-             (SELECT 1 FROM page_accounts WHERE page = pages.id AND account = ?1)
-             ORDER BY created_at DESC, id LIMIT ?3",
-        )?;
-        let all = account.role.sees_all();
-        let pages = rows.query_map(params![account.id, all, most], page_row)?;
+        let sql = format!("{PAGES_OF_AN_ACCOUNT} ORDER BY created_at DESC, pages.id LIMIT ?3");
+        let mut rows = database.prepare(&sql)?;
+        let asked = params![account.id, account.role.sees_all(), most];
+        let pages = rows.query_map(asked, page_row)?;
         let mut pages = pages.collect::<Result<Vec<_>, _>>()?;
         for page in &mut pages {
             page.files = files(&database, &page.id)?;
@@ -249,6 +247,15 @@ impl Store {
         Ok(pages)
     }
 }
+
+/// The pages that the account ?1 may see, all of them where ?2 says so: by its own name and since
+/// it has them, else as they came first.
+const PAGES_OF_AN_ACCOUNT: &str = "
+    SELECT pages.number AS number, pages.id AS id, coalesce(own.name, pages.name) AS name,
+        pages.width AS width, pages.height AS height, pages.thumbnail AS thumbnail,
+        coalesce(own.added_at, pages.created_at) AS created_at
+    FROM pages LEFT JOIN page_accounts AS own ON own.page = pages.id AND own.account = ?1
+    WHERE (?2 OR own.page IS NOT NULL)";
 
 fn page_row(row: &Row<'_>) -> rusqlite::Result<Page> {
     Ok(Page {
@@ -287,4 +294,83 @@ fn files(database: &rusqlite::Connection, page: &str) -> Result<Vec<PageFile>, S
     }
     files.sort_by_key(|file| file.part);
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use base::secret::Secret;
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::*;
+    use crate::store::{DataFolder, Role};
+
+    fn file(part: Part, pixels: Option<u64>) -> PageFile {
+        let file = format!("{}.png", part.name());
+        let object = Object { sha256: hex_sha256(file.as_bytes()), size: 1 };
+        PageFile { part, file, object, pixels }
+    }
+
+    #[test]
+    fn accounts_that_have_a_page_have_it_by_their_own_names_and_since_they_have_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&DataFolder::at(&folder.path().join("data")).unwrap()).unwrap();
+        let account = |name: &str, role: Role| {
+            let token = Secret::new(name);
+            store.add_account(name, role, &token).unwrap();
+            store.account_of(&token).unwrap().unwrap()
+        };
+        let one = account("one", Role::Submitter);
+        let other = account("other", Role::Submitter);
+        let viewer = account("viewer", Role::Viewer);
+        let upload = |name: &str, by: &Account| {
+            let files = vec![file(Part::Image, None)];
+            let thumbnail = file(Part::Regions, None).object;
+            let page = NewPage { name: name.to_owned(), width: 1, height: 1, files, thumbnail };
+            store.add_page(&page, by.id).unwrap()
+        };
+        let (id, new) = upload("mine", &one);
+        assert!(new && store.page(&id, &other).unwrap().is_none());
+        let long_ago = "UPDATE pages SET created_at = '2001'; \
+            UPDATE page_accounts SET added_at = '2001'";
+        store.database().execute_batch(long_ago).unwrap();
+        assert!(!upload("theirs", &other).1);
+        for (account, name, since) in
+            [(&one, "mine", "2001"), (&other, "theirs", "20"), (&viewer, "mine", "2001")]
+        {
+            let page = store.page(&id, account).unwrap().unwrap();
+            assert_eq!(page.name, name);
+            assert!(page.created_at.starts_with(since), "{name}: {}", page.created_at);
+            assert_eq!(page.created_at == "2001", since == "2001", "{name}");
+            assert_eq!(store.pages(account, 9).unwrap(), [page]);
+        }
+        // It goes when nobody has uploaded it for long; the same upload again counts, too.
+        let purge = || store.purge(Timestamp::now() - SignedDuration::from_hours(1)).unwrap().pages;
+        assert_eq!(purge(), 0);
+        store.database().execute_batch(long_ago).unwrap();
+        assert!(!upload("again", &one).1);
+        assert_eq!(store.page(&id, &one).unwrap().unwrap().name, "mine");
+        assert_eq!(purge(), 0);
+        store.database().execute_batch(long_ago).unwrap();
+        assert_eq!(purge(), 1);
+    }
+
+    #[test]
+    fn what_has_no_pixel_is_told_of_where_it_counts() {
+        let files = vec![file(Part::Background, Some(0)), file(Part::Layer(3), Some(0))];
+        let page = Page {
+            number: 1,
+            id: "0123456789".into(),
+            name: String::new(),
+            width: 1,
+            height: 1,
+            thumbnail: String::new(),
+            created_at: String::new(),
+            files,
+        };
+        let warnings = page.warnings();
+        let [background, layer] = &warnings[..] else { panic!("{warnings:?}") };
+        assert!(background.starts_with("Background has no pixel: "), "{background}");
+        assert!(!background.contains("leave it out"), "{background}");
+        assert!(layer.starts_with("Layer 3 has no pixel inside the regions: "), "{layer}");
+    }
 }

@@ -163,15 +163,6 @@ pub struct NewRun<'a> {
     pub most_waiting: u64,
 }
 
-/// What became of a request for a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Placed {
-    /// The run's number; of a group, that of the first.
-    pub run: i64,
-    /// False when the same request had come before.
-    pub new: bool,
-}
-
 /// Which runs are listed.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -201,19 +192,20 @@ pub struct Group {
 }
 
 impl Store {
-    /// Queues a run, or a group of runs: once for each key of a request.
+    /// Queues a run, or a group of runs: once for each key of a request. Returns the run's number,
+    /// of a group that of the first.
     ///
     /// # Errors
     /// [`StoreError::Missing`] for a page or a run that the account can't see,
     /// [`StoreError::OtherRequest`], [`StoreError::TooMany`].
-    pub fn place_run(&self, wanted: NewRun<'_>) -> Result<Placed, StoreError> {
+    pub fn place_run(&self, wanted: NewRun<'_>) -> Result<i64, StoreError> {
         let NewRun { account, order, image, key, most_waiting } = wanted;
         let mut database = self.database();
         let change = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if let Some((key, body)) = key
-            && let Some(placed) = placed_before(&change, account.id, key, body)?
+            && let Some(run) = placed_before(&change, account.id, key, body)?
         {
-            return Ok(placed);
+            return Ok(run);
         }
         let waiting: u64 = change.query_row(
             "SELECT count(*) FROM runs WHERE account = ? AND state = ?",
@@ -258,7 +250,7 @@ impl Store {
         drop(database);
         base::crash::point("after queueing a run");
         self.changed();
-        Ok(Placed { run, new: true })
+        Ok(run)
     }
 
     /// The run of this number, if the account may see it.
@@ -441,7 +433,7 @@ fn placed_before(
     account: i64,
     key: &str,
     body: &str,
-) -> Result<Option<Placed>, StoreError> {
+) -> Result<Option<i64>, StoreError> {
     let known: Option<(String, i64)> = change
         .query_row(
             "SELECT body_sha256, run FROM requests WHERE account = ? AND key = ?",
@@ -450,7 +442,7 @@ fn placed_before(
         )
         .optional()?;
     match known {
-        Some((known, run)) if known == body => Ok(Some(Placed { run, new: false })),
+        Some((known, run)) if known == body => Ok(Some(run)),
         Some(_) => Err(StoreError::OtherRequest),
         None => Ok(None),
     }

@@ -158,6 +158,27 @@ UPDATE runs SET progress = json_object(
     'predicting', json(progress -> 'predicting')
 );
 ",
+    // An account has a page by its own name, since it uploaded it last.
+    "
+ALTER TABLE page_accounts ADD COLUMN name TEXT NOT NULL DEFAULT '';
+ALTER TABLE page_accounts ADD COLUMN added_at TEXT NOT NULL DEFAULT '';
+UPDATE page_accounts SET
+    name = (SELECT pages.name FROM pages WHERE pages.id = page_accounts.page),
+    added_at = (SELECT pages.created_at FROM pages WHERE pages.id = page_accounts.page);
+",
+    // What a purge and the removal of a row look for.
+    "
+CREATE INDEX page_accounts_by_account ON page_accounts (account);
+CREATE INDEX page_files_by_object ON page_files (sha256);
+CREATE INDEX pages_by_thumbnail ON pages (thumbnail);
+CREATE INDEX requests_by_run ON requests (run);
+CREATE INDEX results_by_object ON results (sha256);
+CREATE INDEX run_pages_by_page ON run_pages (page);
+CREATE INDEX runs_by_image ON runs (image);
+CREATE INDEX runs_by_made_page ON runs (made_page);
+CREATE INDEX runs_by_models_from ON runs (models_from);
+CREATE INDEX upload_tokens_by_account ON upload_tokens (account);
+",
 ];
 
 /// Brings the file up to this version: all of it, or nothing.
@@ -186,6 +207,8 @@ fn migrate_by(database: &mut Connection, path: &Path, steps: &[&str]) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use rusqlite::Row;
+
     use super::*;
 
     #[test]
@@ -249,6 +272,50 @@ mod tests {
             ..domain::Standing::default()
         };
         assert_eq!(found, [expected, domain::Standing::default()]);
+    }
+
+    #[test]
+    fn the_pages_of_an_earlier_version_keep_their_names_and_their_age() {
+        let path = Path::new("file");
+        let mut database = Connection::open_in_memory().unwrap();
+        migrate_by(&mut database, path, &STEPS[..5]).unwrap();
+        database
+            .execute_batch(
+                "INSERT INTO accounts (name, role, created_at) VALUES ('me', 'admin', '');
+                 INSERT INTO objects VALUES ('o', 1);
+                 INSERT INTO pages (id, name, width, height, thumbnail, created_at)
+                     VALUES ('p', 'Folio 1', 1, 1, 'o', '2026'), ('q', '', 1, 1, 'o', '2027');
+                 INSERT INTO page_accounts VALUES ('p', 1), ('q', 1);",
+            )
+            .unwrap();
+        migrate(&mut database, path).unwrap();
+        let sql = "SELECT page, name, added_at FROM page_accounts ORDER BY page";
+        let mut rows = database.prepare(sql).unwrap();
+        let row = |row: &Row<'_>| {
+            let column = |index: usize| row.get::<_, String>(index);
+            Ok([column(0)?, column(1)?, column(2)?])
+        };
+        let found: Vec<_> = rows.query_map([], row).unwrap().map(Result::unwrap).collect();
+        assert_eq!(found, [["p", "Folio 1", "2026"], ["q", "", "2027"]]);
+    }
+
+    #[test]
+    fn no_table_is_read_to_its_end_for_a_row_that_is_referred_to() {
+        let mut database = Connection::open_in_memory().unwrap();
+        migrate(&mut database, Path::new("file")).unwrap();
+        let sql = "SELECT tables.name, keys.\"from\" FROM sqlite_master AS tables
+            JOIN pragma_foreign_key_list(tables.name) AS keys WHERE tables.type = 'table'";
+        let mut rows = database.prepare(sql).unwrap();
+        let pair = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        let found = rows.query_map([], pair).unwrap().map(Result::unwrap);
+        let mut found: Vec<(String, String)> = found.collect();
+        assert!(found.len() > 15, "{found:?}");
+        found.push(("runs".to_owned(), "models_from".to_owned()));
+        for (table, column) in found {
+            let sql = format!("EXPLAIN QUERY PLAN SELECT 1 FROM {table} WHERE {column} = ?");
+            let plan: String = database.query_row(&sql, ["x"], |row| row.get("detail")).unwrap();
+            assert!(plan.starts_with("SEARCH"), "{table}.{column}: {plan}");
+        }
     }
 
     #[test]

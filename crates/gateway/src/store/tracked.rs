@@ -148,7 +148,7 @@ mod tests {
                 key: None,
                 most_waiting: 9,
             };
-            store.place_run(wanted).unwrap().run
+            store.place_run(wanted).unwrap()
         };
         let store = open();
         store.add_account("me", Role::Submitter, &Secret::new("token of mine")).unwrap();

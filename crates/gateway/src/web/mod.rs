@@ -13,12 +13,13 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 
 use crate::app::App;
+use crate::upload_form;
 
 pub(crate) use new::request_of;
 
 /// All routes for browsers.
 pub(crate) fn routes(app: &App) -> Router<App> {
-    let upload = DefaultBodyLimit::disable(); // counted while it comes in
+    let upload = upload_form::limit(app.limits.upload_bytes);
     Router::new()
         .route("/", get(runs::page))
         .route("/login", get(entry::page).post(entry::enter))

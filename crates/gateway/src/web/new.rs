@@ -2,7 +2,7 @@
 
 use axum::extract::multipart::MultipartRejection;
 use axum::extract::rejection::FormRejection;
-use axum::extract::{Form, Multipart, Query, State};
+use axum::extract::{Form, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use domain::{Allowed, Setting, TRAINING_SETTINGS};
@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::intake::{self, IMAGE_URL};
 use crate::problem::Problem;
 use crate::store::{Page, Run};
+use crate::upload_form::UploadForm;
 use crate::{order, placing};
 
 /// Pages to choose from.
@@ -184,7 +185,7 @@ fn field(setting: &Setting, filled: &Filled) -> Markup {
 pub(super) async fn upload(
     State(app): State<App>,
     browser: Browser,
-    form: Result<Multipart, MultipartRejection>,
+    form: Result<UploadForm, MultipartRejection>,
 ) -> Response {
     let taken = async {
         browser.0.may_submit()?;

@@ -2,7 +2,7 @@
 
 use axum::extract::multipart::MultipartRejection;
 use axum::extract::rejection::FormRejection;
-use axum::extract::{Form, Multipart, Path, State};
+use axum::extract::{Form, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use domain::EpochReport;
@@ -20,6 +20,7 @@ use crate::placing::{self, Subject};
 use crate::problem::Problem;
 use crate::state::State as RunState;
 use crate::store::{FileKind, Page, Run};
+use crate::upload_form::UploadForm;
 
 /// Pages to apply models to that are listed.
 const MOST_PAGES: u32 = 60;
@@ -240,7 +241,7 @@ pub(super) async fn apply(
     State(app): State<App>,
     browser: Browser,
     Path(id): Path<String>,
-    form: Result<Multipart, MultipartRejection>,
+    form: Result<UploadForm, MultipartRejection>,
 ) -> Response {
     let placed = async {
         browser.0.may_submit()?;
