@@ -58,11 +58,13 @@ find_binary() {
     done
 }
 
-# in_container ARGUMENTS…: becomes the trainer in the Apptainer image $HPC_TRAINER_IMAGE. Everything
-# that it reads or writes has the same path inside. HPC_TRAINER_BIND in site.sh adds more
-# directories (/a,/b:/c).
+# in_container ARGUMENTS…: becomes the trainer in the Apptainer image $HPC_TRAINER_IMAGE. Home, the
+# configuration, the job's spool, the temporary directories and the certificate authority have the
+# same paths inside. HPC_TRAINER_BIND in site.sh adds what else is read or written, such as client
+# certificates and TENSORBOARD_DIR outside of home (/a,/b:/c).
 in_container() {
     local runtime image=$HPC_TRAINER_IMAGE path options=() binds=${HPC_TRAINER_BIND:-}
+    local config=${HPC_TRAINER_ENV_FILE:-}
     runtime=$(command -v apptainer || command -v singularity) || {
         echo "hpc_training.sh: HPC_TRAINER_IMAGE is set, but there is no apptainer: load its" \
             "module in site.sh." >&2
@@ -90,8 +92,10 @@ in_container() {
         *) binds+=,$(dirname -- "$path") ;;
         esac
     fi
-    for path in "$HPC_TRAINER_HOME" "${SLURM_TMPDIR:-}" "${TMPDIR:-}" "${SSL_CERT_FILE:-}" \
-        "${SSL_CERT_DIR:-}"; do
+    # All of home is there.
+    case $config in "$HPC_TRAINER_HOME"/*) config='' ;; esac
+    for path in "$HPC_TRAINER_HOME" "$config" "${SLURM_TMPDIR:-}" "${TMPDIR:-}" \
+        "${SSL_CERT_FILE:-}" "${SSL_CERT_DIR:-}"; do
         [ -z "$path" ] || [ ! -e "$path" ] || binds+=,$(readlink -m -- "$path"):$path
     done
     if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi >/dev/null 2>&1; then

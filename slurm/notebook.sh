@@ -129,15 +129,17 @@ serve() {
 
 # tell HOST PORT: how a person reaches it.
 tell() {
-    local me target=$2
+    local me target=$2 here=127.0.0.1 end=localhost
     me=$(id -un)
     echo "The server runs on $1, at port $2, and shows $DIR."
     local login
     login=$(hostname -f 2>/dev/null || hostname)
     if [ $SLURM = 0 ]; then
-        echo "On this machine open http://127.0.0.1:$2/"
+        # With --listen node it listens at the name of this machine alone.
+        [ "$LISTEN" != node ] || here=$1 end=$1
+        echo "On this machine open http://$here:$2/"
         echo "From another one, type there, and leave it running:"
-        echo "  ssh -N -L 8888:localhost:$target $me@$1"
+        echo "  ssh -N -L 8888:$end:$target $me@$1"
     elif [ "$LISTEN" = node ]; then
         echo "On your own computer type, and leave it running:"
         echo "  ssh -N -L 8888:$1:$target $me@$login"

@@ -7,6 +7,7 @@ use std::fs;
 
 use support::program::{Program, expect};
 use support::services::repository;
+use support::write_script;
 
 fn read(name: &str) -> String {
     fs::read_to_string(repository().join("packaging/containers").join(name)).unwrap()
@@ -83,4 +84,54 @@ fn the_scripts_for_containers_say_what_they_want() {
     let finished = script("check").arg(empty.path()).run();
     // Whatever is missing first, on whichever machine.
     expect(&finished, 3, &["check: "]);
+}
+
+#[test]
+fn an_image_is_built_from_what_git_has() {
+    let lines = |name: &str| -> Vec<String> {
+        let text = fs::read_to_string(repository().join(name)).unwrap();
+        text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    };
+    let left_out = lines(".dockerignore");
+    for line in lines(".gitignore") {
+        let line = line.trim_end_matches('/');
+        let pattern = if line.starts_with('/') { line.to_owned() } else { format!("**/{line}") };
+        let fits = |found: &String| {
+            *found == pattern
+                || found.strip_suffix('*').is_some_and(|start| pattern.starts_with(start))
+        };
+        assert!(left_out.iter().any(fits), "{pattern} is not in .dockerignore");
+    }
+}
+
+#[test]
+fn what_was_broken_off_is_prepared_by_the_next_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    fs::copy(repository().join("packaging/containers/prepare"), path("prepare")).unwrap();
+    // An engine whose gateway keeps its accounts as files, and whose disk may be full.
+    let text = format!(
+        "cd '{}' && while [ \"$1\" != account ]; do shift; done\n\
+        case $2 in\n\
+        remove) rm \"account-$3\" ;;\n\
+        add)\n\
+        [ ! -e \"account-$3\" ] && {{ [ \"$3\" = worker ] || [ ! -e full ]; }} || exit 1\n\
+        echo \"token of $3\" | tee \"account-$3\" ;;\n\
+        esac",
+        folder.path().display()
+    );
+    write_script(&path("engine"), &text);
+    let run = || {
+        let prepare = Program::new(path("prepare")).arg("--image-is-there");
+        prepare.env("ENGINE", path("engine")).run()
+    };
+    fs::write(path("full"), "").unwrap();
+    assert_eq!(run().code(), Some(1));
+    assert!(path("account-worker").exists() && !path("private/broker.env").exists());
+    fs::remove_file(path("full")).unwrap();
+    let finished = run().success();
+    assert!(finished.stdout.contains("ready: "), "{finished}");
+    let worker = fs::read_to_string(path("private/worker.env")).unwrap();
+    assert!(worker.contains("RODAN_PASSWORD=token of worker\n"), "{worker}");
+    assert!(path("private/broker.env").exists());
 }

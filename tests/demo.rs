@@ -174,6 +174,27 @@ fn the_gateway_alone_is_there_for_a_browser() {
 }
 
 #[test]
+fn a_link_is_not_followed_to_where_it_leads() {
+    use std::os::unix::fs::symlink;
+
+    let demo = Demo::new();
+    let elsewhere = demo.directory.path().join("elsewhere");
+    let thesis = elsewhere.join("thesis.tex");
+    fs::create_dir(&elsewhere).unwrap();
+    symlink(&elsewhere, demo.path()).unwrap();
+    for command in ["up", "gateway", "job", "status", "down"] {
+        expect(&demo.run(&[command]), 1, &["is a link, or somebody else's"]);
+    }
+    fs::remove_file(demo.path()).unwrap();
+    fs::create_dir(demo.path()).unwrap();
+    fs::write(&thesis, "months of work").unwrap();
+    symlink(&thesis, demo.path().join("demo")).unwrap();
+    expect(&demo.run(&["gateway"]), 1, &["is a link, or somebody else's"]);
+    assert_eq!(fs::read_to_string(&thesis).unwrap(), "months of work");
+    fs::remove_dir_all(demo.path()).unwrap();
+}
+
+#[test]
 fn without_a_demo_each_command_says_what_to_do() {
     let demo = Demo::new();
     let finished = demo.run(&["job"]);

@@ -123,6 +123,22 @@ fn with_options_and_environment_nothing_is_asked() {
 }
 
 #[test]
+fn another_file_stands_in_the_crontab_line() {
+    let home = Home::new();
+    let file = home.tools.path().join("its own.env");
+    let option = format!("--env-file={}", file.display());
+    let script = home.site.path().join("run_check");
+    let (file, script) = (file.display(), script.display());
+    let line = format!("*/5 * * * * HPC_TRAINER_ENV_FILE='{file}' {script}\n");
+    for said in ["starts it every five minutes now", "starts it already"] {
+        let finished = home.complete(&["--force", "--crontab", &option]).success();
+        assert!(finished.stdout.contains(said), "{finished}");
+        assert_eq!(home.crontab(), line);
+    }
+    assert!(!home.file().exists());
+}
+
+#[test]
 fn what_is_missing_or_wrong_is_named_and_nothing_is_written() {
     let home = Home::new();
     let finished = home.init(&["--rabbitmq-user=tester", "--no-doctor"]).run();

@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::local::Page;
 use support::program::{Program, expect, run_trainer};
 use support::services::{Services, repository};
-use support::{SECONDS, wait_for};
+use support::{SECONDS, wait_for, write_script};
 
 /// The Python with Jupyter.
 fn python() -> Option<PathBuf> {
@@ -133,6 +133,38 @@ fn a_server_runs_in_a_job_of_its_own_and_ends_with_it() {
     fs::set_permissions(folder.join("token"), fs::Permissions::from_mode(0o644)).unwrap();
     let refused = notebook(home.path()).env("PYTHON", &python).arg("--here").arg(&pages).run();
     expect(&refused, 1, &["others can read"]);
+}
+
+#[test]
+fn the_address_that_is_told_is_the_one_that_is_listened_at() {
+    let home = tempfile::tempdir().unwrap();
+    let pages = home.path().join("pages");
+    fs::create_dir(&pages).unwrap();
+    // In the place of a Python with Jupyter: it notes the options of the server.
+    let text = "[ \"$1\" = -m ] || exit 0\necho \"$*\" >\"$HOME/options\"\n\
+        echo '{\"port\": 23456}' >\"$JUPYTER_RUNTIME_DIR/jpserver-1.json\"\nexec sleep 300";
+    let python = home.path().join("python");
+    write_script(&python, text);
+    let node = base::host_name();
+    for (listen, host, end) in
+        [("localhost", "127.0.0.1", "localhost"), ("node", node.as_str(), node.as_str())]
+    {
+        let running = notebook(home.path())
+            .env("PYTHON", &python)
+            .args(["--here", "--with", "server", "--listen", listen])
+            .arg(&pages)
+            .start();
+        let place = home.path().join(".hpc-trainer/notebook");
+        let place = place.join(format!("here-{}.place", running.id()));
+        wait_for("the server", SECONDS(60), || place.exists().then_some(()));
+        running.signal("INT");
+        let finished = running.wait();
+        for part in [format!("open http://{host}:23456/\n"), format!("-L 8888:{end}:23456 ")] {
+            assert!(finished.stdout.contains(&part), "{part:?} is not in\n{finished}");
+        }
+        let options = fs::read_to_string(home.path().join("options")).unwrap();
+        assert!(options.contains(&format!("--ServerApp.ip={host} ")), "{options}");
+    }
 }
 
 #[test]

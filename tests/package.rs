@@ -7,10 +7,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use support::SECONDS;
 use support::desk::Desk;
 use support::program::{self, Finished, Program, expect};
 use support::services::repository;
+use support::{SECONDS, write_script};
 
 const NAME: &str = concat!("hpc-trainer-", env!("CARGO_PKG_VERSION"), "-x86_64-linux");
 
@@ -183,4 +183,31 @@ fn the_script_for_cudas_libraries_says_what_it_needs_before_it_fetches_anything(
     let bare = script().arg("never").env("PATH", tools.path()).current_dir(tools.path()).run();
     expect(&bare, 3, &["install python3-pip"]);
     assert!(!tools.path().join("never").exists());
+}
+
+#[test]
+fn cudas_libraries_are_found_in_a_directory_of_any_name() {
+    let tools = tempfile::tempdir().unwrap();
+    // Makes what pip makes of NVIDIA's packages.
+    let pip = "while [ $# -gt 0 ]; do\n\
+        [ \"$1\" != --target ] || mkdir -p \"$2/nvidia/cu13/lib\" \"$2/nvidia/cudnn/lib\"\n\
+        shift\ndone";
+    write_script(&tools.path().join("python3"), pip);
+    let directory = tools.path().join("the site's $(libraries)");
+    let made = Program::new(repository().join("slurm/cuda-libraries"))
+        .arg(&directory)
+        .env("PATH", format!("{}:/usr/bin:/bin", tools.path().display()))
+        .run()
+        .success();
+    let line = made.stdout.trim().strip_prefix("In site.sh: ").unwrap();
+    let found = Program::new("bash")
+        .args(["-c", &format!("{line}; printf %s \"$LD_LIBRARY_PATH\"")])
+        .env("LD_LIBRARY_PATH", "/before")
+        .run()
+        .success();
+    let nvidia = fs::canonicalize(&directory).unwrap().join("nvidia");
+    let nvidia = nvidia.display();
+    assert_eq!(found.stdout, format!("{nvidia}/cu13/lib:{nvidia}/cudnn/lib:/before"));
+    let text = fs::read_to_string(directory.join("runtime.sh")).unwrap();
+    assert_eq!(text.lines().next(), Some("# shellcheck shell=bash"));
 }

@@ -211,6 +211,7 @@ fn the_batch_script_becomes_the_container_that_the_site_names() {
     let spool = fs::canonicalize(spool.path()).unwrap();
     fs::create_dir_all(spool.join("jobs/7")).unwrap();
     fs::write(spool.join("jobs/7/job.json"), "{}").unwrap();
+    fs::write(root.join("credentials.env"), "").unwrap();
     fs::create_dir(root.join("scratch")).unwrap();
     symlink(root.join("scratch"), root.join("tmp")).unwrap();
     let run = |job_file: PathBuf| {
@@ -219,6 +220,8 @@ fn the_batch_script_becomes_the_container_that_the_site_names() {
             .env("HPC_TRAINER_HOME", &root)
             .env("SLURM_CPUS_PER_TASK", "3");
         let job = job.env("PATH", format!("{}:/usr/bin:/bin", tools.path().display()));
+        // It is in home, all of which is inside.
+        let job = job.env("HPC_TRAINER_ENV_FILE", root.join("credentials.env"));
         job.env("TMPDIR", root.join("tmp")).arg(job_file).args(["a queue", "an-id"]).start()
     };
 
@@ -245,18 +248,23 @@ fn the_batch_script_becomes_the_container_that_the_site_names() {
     ];
     assert_eq!(arguments(&finished), expected, "{finished}");
 
-    // With a GPU; and with a job file written by hand, named relative to where sbatch was called.
+    // With a GPU; with a job file written by hand, named relative to where sbatch was called; and
+    // with a configuration elsewhere.
     script(&tools.path().join("nvidia-smi"), "exit 0");
     fs::write(Path::new(root).join("mine.json"), "{}").unwrap();
+    let config = format!("{spool}/its own.env");
+    fs::write(&config, "").unwrap();
     let job = home
         .run("hpc_training.sh")
         .env("HPC_TRAINER_HOME", root)
+        .env("HPC_TRAINER_ENV_FILE", &config)
         .current_dir(root)
         .arg("mine.json");
     let finished =
         job.env("PATH", format!("{}:/usr/bin:/bin", tools.path().display())).run().success();
     let arguments = arguments(&finished);
     assert_eq!(arguments[..3], ["exec", "--nv", "--pwd"], "{finished}");
+    assert!(arguments[5].split(',').any(|bind| bind == format!("{config}:{config}")), "{finished}");
     assert_eq!(
         arguments[arguments.len() - 2..],
         ["run_trainer", &format!("{root}/mine.json")],
@@ -352,4 +360,21 @@ fn packages_that_may_not_be_installed_are_named() {
     assert!(!tools.path().join("calls").exists());
     let finished = packages(tools.path()).run();
     assert_eq!(finished.code(), Some(2), "{finished}");
+}
+
+#[test]
+fn run_tests_ends_with_3_where_something_has_to_be_installed_first() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(repository().join("run_tests"), folder.path().join("run_tests")).unwrap();
+    // Services that are there, and a Python that could make an environment.
+    fs::write(folder.path().join("env.sh"), "").unwrap();
+    script(&folder.path().join("python3.11"), "exit 0");
+    let finished = Program::new(folder.path().join("run_tests"))
+        .args(["--no-install", "--only", "rodan"])
+        .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
+        .env("HOME", folder.path())
+        .env("HPC_TRAINER_TEST_SERVICES", folder.path())
+        .run();
+    assert_eq!(finished.code(), Some(3), "{finished}");
+    assert!(finished.stdout.contains("leave --no-install out"), "{finished}");
 }

@@ -12,7 +12,7 @@ use gateway::{
     LocalTrainer, Reach, Role, Runner, Store, StoreError, Tracker, TrackerError, TrackingConfig,
     TrackingError,
 };
-use jiff::{Timestamp, ToSpan as _};
+use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,8 +41,9 @@ use terminal::{fail, print, say};
     max_term_width = 100,
     after_help = "\
 Exit codes: 0 ended as it was told to, 1 internal fault, 2 command line, 3 a variable or \
-credentials.env is wrong, 7 the data folder can't \
-be used or another gateway works with it, 11 the address can't be listened at."
+credentials.env is wrong, 7 the data folder can't be used or another gateway works with it, or an \
+account is not there or is there already, 11 the address can't be listened at, or there is no \
+program that trains."
 )]
 pub struct Arguments {
     /// Folder of everything that is kept; made when it is not there
@@ -198,6 +199,8 @@ enum GatewayError {
     Tracker(#[from] TrackerError),
     #[error("{0}")]
     Name(&'static str),
+    #[error("--older {0}d: no run is that old; give fewer days, such as 90d")]
+    Older(u32),
     #[error("the gateway can't work: {0}")]
     System(#[from] std::io::Error),
 }
@@ -206,7 +209,9 @@ impl GatewayError {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Store(_) => ExitCode::Spool,
-            Self::Open(_) | Self::Name(_) | Self::BrokerUser | Self::Broker(_) => ExitCode::Usage,
+            Self::Open(_) | Self::Name(_) | Self::Older(_) | Self::BrokerUser | Self::Broker(_) => {
+                ExitCode::Usage
+            }
             Self::Config(_)
             | Self::Bucket(_)
             | Self::Iiif(_)
@@ -391,12 +396,10 @@ impl Command {
                 Ok(())
             }
             Self::Purge { older } => {
+                let before = days_before(Timestamp::now(), *older)?;
                 let _lock = folder.lock()?;
                 let variables = GatewayVariables::load(sources)?;
                 let store = with_its_objects(Store::open(&folder)?, &variables)?;
-                let before = Timestamp::now()
-                    .checked_sub((i64::from(*older) * 24).hours())
-                    .map_err(std::io::Error::other)?;
                 let purged = store.purge(before)?;
                 say(&format_args!(
                     "removed {} runs, {} pages and {} files",
@@ -436,8 +439,33 @@ impl AccountCommand {
     }
 }
 
+/// The time so many days before `now`.
+fn days_before(now: Timestamp, days: u32) -> Result<Timestamp, GatewayError> {
+    let age = SignedDuration::from_hours(i64::from(days) * 24);
+    now.checked_sub(age).map_err(|_| GatewayError::Older(days))
+}
+
 /// `90d`, or `90`.
 fn days(text: &str) -> Result<u32, String> {
     let number = text.strip_suffix('d').unwrap_or(text);
     number.parse().map_err(|_| "write it in days, such as 90d".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_as_old_as_there_are_dates_for() {
+        let now: Timestamp = "2026-04-11T00:00:00Z".parse().unwrap();
+        let of = |text: &str| days_before(now, days(text).unwrap());
+        assert_eq!(of("0d").unwrap(), now);
+        assert_eq!(of("90").unwrap().to_string(), "2026-01-11T00:00:00Z");
+        for text in ["9999999d", "4294967295d"] {
+            let error = of(text).unwrap_err();
+            assert_eq!(error.exit_code(), ExitCode::Usage);
+            assert!(error.to_string().contains(text), "{error}");
+        }
+        assert!(days("4294967296d").is_err() && days("-1d").is_err());
+    }
 }

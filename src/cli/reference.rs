@@ -75,6 +75,10 @@ fn exit_codes() -> String {
         // Writing to a String can't fail.
         let _ = writeln!(text, "| {} | {} | {} |", code as u8, code.meaning(), code.advice());
     }
+    text.push_str(
+        "\n127: `run_check` or `hpc_training.sh` has not found its program, or the container of\n\
+         `HPC_TRAINER_IMAGE`.\n",
+    );
     text
 }
 

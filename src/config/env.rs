@@ -382,9 +382,9 @@ pub fn example() -> String {
 #   cp credentials.env.example credentials.env && chmod 600 credentials.env
 #
 # One NAME=value a line, with or without \"export\". A value with spaces, quotes, # or $ goes into
-# single quotes. The process environment wins over this file, but it stays on the login node: what
-# a job needs (RABBITMQ_*, RODAN_HOST, REQUIRE_TLS and the limits) it reads from this file. A
-# relative path starts from the directory of run_check.
+# single quotes. A relative path starts from the directory of run_check. The process environment
+# wins over this file, but it stays on the login node: a job and its watcher read this file alone.
+# Whatever they are to know, both logins included, must stand here.
 "
     .to_owned();
     for section in SECTIONS {
@@ -473,6 +473,20 @@ const OF_ENVIRONMENT: &[(&str, &str)] = &[
         "a proxy for Rodan ([Clusters](sites.md#what-each-link-needs))",
     ),
     ("`CUDA_VISIBLE_DEVICES`", "which GPU is used; Slurm sets it"),
+    (
+        "`RAYON_NUM_THREADS`",
+        "how many threads compute; by default all of the system's cores, or those that Slurm gave. \
+        `hpc_training.sh` sets it to these",
+    ),
+    (
+        "`SLURM_TMPDIR`, `TMPDIR`",
+        "the directory of a job's downloads, by default `/tmp`; the first wins where it is there",
+    ),
+    (
+        "`HPC_TRAINER_NOTEBOOK`",
+        "the folder of `slurm/notebook.sh`, by default `~/.hpc-trainer/notebook` ([A \
+        notebook](notebook.md))",
+    ),
 ];
 
 /// `docs/variables.md`.
@@ -484,9 +498,11 @@ pub fn markdown() -> String {
          from `credentials.env` and from the environment; the environment wins.\n\
          `credentials.env.example` in the directory of `run_check` shows all of them with\n\
          examples, and `./run_check init` writes the file.\n\n\
-         The environment stays on the login node. What a job needs on the compute node must\n\
-         stand in `credentials.env`: the addresses, RabbitMQ's login, `REQUIRE_TLS` and the\n\
-         limits. A relative path starts from the directory of `run_check`.\n"
+         The environment stays on the login node: of the variables on this page, `sbatch` gets\n\
+         `HPC_TRAINER_HOME`, `HPC_TRAINER_ENV_FILE`, `SPOOL_DIR`, `SSL_CERT_FILE`,\n\
+         `SSL_CERT_DIR` and `TMPDIR` only. A job and its watcher read the others from\n\
+         `credentials.env`: whatever they are to know, both logins included, must stand there.\n\
+         A relative path starts from the directory of `run_check`.\n"
     );
     for section in SECTIONS {
         // Writing to a String can't fail.

@@ -11,9 +11,6 @@ use super::resolved::RodanConfig;
 use contract::broker::BrokerConfig;
 use scheduler::SiteConfig;
 
-/// Variables that a file may hold beside those of the table: the scripts' own.
-const OTHERS: [&str; 2] = ["HPC_TRAINER_HOME", "HPC_TRAINER_ENV_FILE"];
-
 /// What the sources say, and what is wrong with them.
 #[derive(Debug)]
 pub struct Examined {
@@ -42,19 +39,17 @@ pub struct Examined {
 impl Examined {
     /// Reads everything that can be read. `spool` (`--spool`) wins over `SPOOL_DIR`.
     pub fn new(sources: &Sources<'_>, spool: Option<&Path>) -> Self {
-        let (home, file) = (sources.home(), sources.file());
+        let file = sources.file();
         let found = file.as_deref().map(|file| examine_file(file, &sources.environment));
         let (values, faults, mode) =
             found.map_or_else(Default::default, |f| (f.values, f.faults, f.mode));
-        let is_known = |name: &str| variable(name).is_some() || OTHERS.contains(&name);
         let mut unknown: Vec<String> =
-            values.keys().filter(|name| !is_known(name)).cloned().collect();
+            values.keys().filter(|name| variable(name).is_none()).cloned().collect();
         unknown.sort();
         let mut reader = sources.reader(values);
-        let Resolved { broker, rodan, site, trainer } =
-            reader.resolve(&home, file.as_deref(), spool);
+        let Resolved { broker, rodan, site, trainer } = reader.resolve(file.as_deref(), spool);
         Self {
-            home,
+            home: reader.home,
             file,
             mode,
             faults,

@@ -53,12 +53,7 @@ impl Reader {
     }
 
     /// Everything that `check` needs; what is wrong is in `problems`.
-    pub(super) fn resolve(
-        &mut self,
-        home: &Path,
-        file: Option<&Path>,
-        spool: Option<&Path>,
-    ) -> Resolved {
+    pub(super) fn resolve(&mut self, file: Option<&Path>, spool: Option<&Path>) -> Resolved {
         let require_tls = self.flag(&var::REQUIRE_TLS);
         let broker = self.broker(require_tls);
         let user = self.required(&var::RODAN_USER.0);
@@ -66,7 +61,7 @@ impl Reader {
         let address = self.rodan_address(require_tls);
         let identity = self.rodan_identity(address.as_ref());
         let rodan = address.map(|address| RodanConfig { address, user, password, identity });
-        let site = self.site(home, file, spool.map(absolute).as_deref());
+        let site = self.site(file, spool.map(absolute).as_deref());
         let trainer = self.trainer_only();
         Resolved { broker, rodan, site, trainer }
     }
@@ -282,16 +277,17 @@ impl Reader {
     }
 
     /// node_exporter reads no other file names.
-    fn metrics_file(&mut self, home: &Path) -> Option<PathBuf> {
+    fn metrics_file(&mut self) -> Option<PathBuf> {
+        let home = self.home.clone();
         self.parsed(&var::METRICS_FILE.0, |text| match Path::new(text).extension() {
             Some(extension) if extension == "prom" => Ok(home.join(text)),
             _ => Err("must end in .prom"),
         })
     }
 
-    fn site(&mut self, home: &Path, env_file: Option<&Path>, spool: Option<&Path>) -> SiteConfig {
+    fn site(&mut self, env_file: Option<&Path>, spool: Option<&Path>) -> SiteConfig {
         // All variables that are read this way have a default.
-        let path = |reader: &Self, place| reader.path(place).unwrap_or_else(|| home.to_path_buf());
+        let path = |reader: &Self, place| reader.path(place).unwrap_or_else(|| reader.home.clone());
         let (slurm_bin, slurm_timeout) = self.slurm();
         let scheduler = self.scheduler();
         // A host without a GPU gives none, whatever is asked for.
@@ -310,7 +306,7 @@ impl Reader {
             scheduler,
             spool: spool.map_or_else(|| path(self, &var::SPOOL_DIR), Path::to_path_buf),
             logs: path(self, &var::LOG_DIR),
-            metrics_file: self.metrics_file(home),
+            metrics_file: self.metrics_file(),
             batch_script: path(self, &var::BATCH_SCRIPT),
             account: self.word(&var::SITE_ACCOUNT),
             partition: self.word(&var::SITE_PARTITION),
@@ -332,7 +328,7 @@ impl Reader {
             watcher_partition: self.word(&var::WATCHER_PARTITION),
             requeue: self.flag(&var::REQUEUE),
             operator: self.operator(),
-            home: home.to_path_buf(),
+            home: self.home.clone(),
             env_file: env_file.map(Path::to_path_buf),
         }
     }
@@ -366,7 +362,7 @@ impl Sources<'_> {
 
     /// Directory of the installation: `HPC_TRAINER_HOME`, else the directory of the env file, else
     /// the current one.
-    pub(super) fn home(&self) -> PathBuf {
+    pub fn home(&self) -> PathBuf {
         let of_file = || Some(absolute(self.env_file?).parent()?.to_path_buf());
         match self.environment.get("HPC_TRAINER_HOME").filter(|h| !h.is_empty()) {
             Some(home) => absolute(Path::new(home)),
@@ -403,13 +399,13 @@ impl Sources<'_> {
         reader
     }
 
-    fn read(&self) -> Result<(Reader, PathBuf, Option<PathBuf>), ConfigError> {
+    fn read(&self) -> Result<(Reader, Option<PathBuf>), ConfigError> {
         let file = self.file();
         let values = match &file {
             Some(file) => read_file(file, &self.environment)?,
             None => HashMap::new(),
         };
-        Ok((self.reader(values), self.home(), file))
+        Ok((self.reader(values), file))
     }
 }
 
@@ -424,8 +420,8 @@ impl Config {
     /// When the file can't be read or is open to others, or variables are missing or wrong: all of
     /// them at once.
     pub fn load(sources: &Sources<'_>, spool: Option<&Path>) -> Result<Self, ConfigError> {
-        let (mut reader, home, file) = sources.read()?;
-        let Resolved { broker, rodan, site, .. } = reader.resolve(&home, file.as_deref(), spool);
+        let (mut reader, file) = sources.read()?;
+        let Resolved { broker, rodan, site, .. } = reader.resolve(file.as_deref(), spool);
         match (broker, rodan) {
             (Some(broker), Some(rodan)) if reader.problems.is_empty() => {
                 Ok(Self { broker, rodan, site })
@@ -441,7 +437,7 @@ impl Config {
 /// # Errors
 /// As [`Config::load`].
 pub fn broker(sources: &Sources<'_>, address: Option<&str>) -> Result<BrokerConfig, ConfigError> {
-    let (mut reader, ..) = sources.read()?;
+    let (mut reader, _) = sources.read()?;
     if let Some(address) = address {
         reader.values.insert(var::RABBITMQ_HOST.0.name.to_owned(), address.to_owned());
     }
@@ -461,7 +457,7 @@ impl GatewayVariables {
     /// # Errors
     /// When the file can't be read or is open to others, or a variable is no text.
     pub fn load(sources: &Sources<'_>) -> Result<Self, ConfigError> {
-        let (mut reader, ..) = sources.read()?;
+        let (mut reader, _) = sources.read()?;
         if !reader.problems.is_empty() {
             return Err(ConfigError::Variables(reader.problems));
         }
@@ -489,7 +485,7 @@ impl TrainerConfig {
     /// # Errors
     /// As [`Config::load`].
     pub fn load(sources: &Sources<'_>) -> Result<Self, ConfigError> {
-        let (mut reader, ..) = sources.read()?;
+        let (mut reader, _) = sources.read()?;
         let require_tls = reader.flag(&var::REQUIRE_TLS);
         let broker = reader.broker(require_tls);
         let tensorboard = reader.path(&var::TENSORBOARD_DIR);

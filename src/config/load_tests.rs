@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use super::super::Examined;
 use super::super::env::variable;
 use super::*;
 use scheduler::Gres;
@@ -138,6 +139,14 @@ fn a_value_of_the_environment_that_is_no_text_is_not_passed_over() {
     sources.unreadable = vec![variable("RODAN_PASSWORD").unwrap()];
     let error = Config::load(&sources, None).unwrap_err().to_string();
     assert!(error.contains("RODAN_PASSWORD is not UTF-8 in the environment"), "{error}");
+}
+
+#[test]
+fn what_nobody_reads_from_the_file_is_named() {
+    let text = format!("{SIX}HPC_TRAINER_HOME=/x\nHPC_TRAINER_ENV_FILE=/y\nMAX_CPUS=8\n");
+    let (_dir, path) = file(&text, 0o600);
+    let found = Examined::new(&sources(&path, BTreeMap::new()), None);
+    assert_eq!(found.unknown, ["HPC_TRAINER_ENV_FILE", "HPC_TRAINER_HOME"]);
 }
 
 #[test]

@@ -10,11 +10,16 @@ use super::load::Reader;
 use base::secret::Secret;
 
 const EXAMPLE: &str = include_str!("../../credentials.env.example");
+/// The end of the example's lines about making the file by hand.
+const BY_HAND: &str = "chmod 600 credentials.env\n#\n";
+/// What stands in place of those lines.
+const HEAD: &str =
+    "# The configuration of check, run_trainer and gateway. Keep it to yourself.\n#\n";
 
 /// What would be wrong with these values as the whole configuration of an installation in `home`.
 pub fn problems(home: &Path, values: impl Iterator<Item = (String, String)>) -> Vec<Problem> {
     let mut reader = Reader::new(values.collect::<HashMap<_, _>>(), home.to_path_buf());
-    reader.resolve(home, None, None);
+    reader.resolve(None, None);
     reader.problems
 }
 
@@ -24,9 +29,9 @@ pub fn problems(home: &Path, values: impl Iterator<Item = (String, String)>) -> 
 ///
 /// The name of a variable whose value does not fit into a line.
 pub fn credentials_text(values: &BTreeMap<String, Secret>) -> Result<Secret, String> {
+    let explained = EXAMPLE.split_once(BY_HAND).map_or(EXAMPLE, |(_, rest)| rest);
     let mut lines = Vec::new();
-    // The lines about making the file by hand are left out.
-    for line in EXAMPLE.lines() {
+    for line in HEAD.lines().chain(explained.lines()) {
         let name = line.trim_start_matches('#').split_once('=').map(|(name, _)| name);
         let known = name.filter(|name| variable(name).is_some());
         match known.and_then(|name| Some((name, values.get(name)?))) {
@@ -84,6 +89,11 @@ mod tests {
             assert_eq!(faults, []);
             assert_eq!(read["RABBITMQ_PASSWORD"], value);
             assert_eq!(read["REQUIRE_TLS"], "1", "what is not given stands as in the example");
+            let by_hand = ["credentials.env.example", "cp ", "chmod"];
+            assert!(by_hand.iter().all(|words| !text.expose().contains(words)));
+            assert!(
+                text.expose().starts_with(HEAD) && text.expose().contains("\n# One NAME=value")
+            );
         }
         for value in ["two\nlines", "\u{1b}[0m", "\0"] {
             assert!(assignment("A", &Secret::new(value)).is_err());

@@ -194,7 +194,7 @@ impl Child {
                     return;
                 }
                 Err(error @ TellError::TooLarge { .. }) => warn!("{error}"),
-                Err(error @ TellError::Refused(_)) => {
+                Err(error @ (TellError::Refused(_) | TellError::NoQueue(_))) => {
                     info!("{error}; trying again later");
                     self.failed = Some(Instant::now());
                     return;

@@ -55,9 +55,12 @@ impl RestError {
                 Verdict::ReplyTooLarge { problem: self.to_string() }
             }
             Self::Lost { .. } => Verdict::ReplyLost,
-            Self::Tell(TellError::Broker(_) | TellError::Gone(_) | TellError::Refused(_)) => {
-                return None;
-            }
+            Self::Tell(
+                TellError::Broker(_)
+                | TellError::Gone(_)
+                | TellError::NoQueue(_)
+                | TellError::Refused(_),
+            ) => return None,
         };
         let (cause, error) = of_verdict(&verdict, about);
         Some(JobFailed {
@@ -207,7 +210,8 @@ mod tests {
             assert_eq!((failed.cause.as_str(), failed.used.memory_mb), ("reply", Some(1990)));
             assert!(error.in_place_of(&End::Failed(failed), about).is_none());
         }
-        let gone = RestError::from(TellError::Gone("q".into()));
-        assert!(gone.in_place_of(&done(), about).is_none());
+        for gone in [TellError::Gone("q".into()), TellError::NoQueue("q".into())] {
+            assert!(RestError::from(gone).in_place_of(&done(), about).is_none());
+        }
     }
 }

@@ -34,7 +34,9 @@ pub struct Options {
 
 /// Runs all checks. `tell` is told what is waited for; `stop` ends the wait for a compute node.
 ///
-/// Nothing is changed: no queue, no job, no file that stays.
+/// No queue and no job of anybody is changed, and no file stays. Only the look from a compute node
+/// submits a job, and makes the spool where there is none. What a doctor that was killed has left
+/// is removed.
 pub async fn doctor(
     found: &Examined,
     options: Options,

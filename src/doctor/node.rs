@@ -165,9 +165,8 @@ async fn wait(
                     "{word} {id} is over ({told}) and wrote no result here; its log says: {last}"
                 );
                 let advice = format!(
-                    "make sure that {} and SPOOL_DIR are the same directories on compute nodes as \
-                    on {}",
-                    "the installation",
+                    "make sure that the installation and SPOOL_DIR are the same directories on \
+                    compute nodes as on {}",
                     host()
                 );
                 rows.fail("job", seen, advice);

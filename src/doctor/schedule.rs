@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::row::{Row, Rows};
 use super::trainer::output;
-use base::text::span;
+use base::text::{crontab_word, span};
 use scheduler::{Kind, SiteConfig};
 
 /// After this long without a pass, nobody gets an answer.
@@ -30,7 +30,9 @@ pub(super) async fn rows(site: &SiteConfig, last_pass: Option<SystemTime>) -> Ve
     let found = [("crontab", cron), ("scrontab", scron)]
         .into_iter()
         .find_map(|(name, text)| Some((name, entry(&text.ok()?)?)));
-    let advice = format!("crontab -e, and add: */5 * * * * {}", site.home.join(SCRIPT).display());
+    let script = site.home.join(SCRIPT);
+    let advice =
+        format!("crontab -e, and add: */5 * * * * {}", crontab_word(&script.to_string_lossy()));
     match found {
         None if service => rows.pass("service", format!("{SERVICE} of this account is active")),
         None if site.scheduler != Kind::Slurm => rows.warn(
@@ -75,8 +77,9 @@ fn entry(crontab: &str) -> Option<String> {
     Some(line.split_whitespace().take(words).collect::<Vec<_>>().join(" "))
 }
 
-/// When the spool's lock was last taken, by a pass or by a command of the operator: its holder's
-/// file is made beside it. To be asked before anything else is made there.
+/// When the spool's lock was last taken, by a pass or by a command of the operator: whoever holds
+/// it makes a file beside it, which changes the time of the directory. To be asked before anything
+/// else is made there.
 pub(super) fn last_pass(spool: &Path) -> Option<SystemTime> {
     spool.join("lock").exists().then(|| std::fs::metadata(spool).ok()?.modified().ok())?
 }

@@ -33,16 +33,25 @@ pub(super) fn rows(found: &Examined) -> Vec<Row> {
         rows.fail(problem.name, seen, format!("set it in {place}: it is {}", problem.purpose));
     }
     for name in &found.unknown {
-        let advice = match name.starts_with("SSL_CERT_") {
-            true => "put it into the crontab line or run_check's environment: here nobody reads it",
-            false => "compare its spelling with credentials.env.example",
-        };
-        rows.warn(name, "is in the file and means nothing to these programs", advice);
+        rows.warn(name, "is in the file and means nothing to these programs", place_of(name));
     }
     if found.problems.is_empty() {
         rows.pass("variables", "all six that must be set are, and none has a wrong value");
     }
     rows.done()
+}
+
+/// What to do with a variable that means nothing in the file.
+fn place_of(name: &str) -> &'static str {
+    match name {
+        "HPC_TRAINER_HOME" | "HPC_TRAINER_ENV_FILE" | "SSL_CERT_FILE" | "SSL_CERT_DIR" => {
+            "put it into the crontab line or run_check's environment: here nobody reads it"
+        }
+        name if name.starts_with("HPC_TRAINER_") => {
+            "put it into site.sh beside hpc_training.sh: here nobody reads it"
+        }
+        _ => "compare its spelling with credentials.env.example",
+    }
 }
 
 fn file_fault(rows: &mut Rows, name: &str, fault: &ConfigError) {
@@ -81,5 +90,23 @@ fn file_fault(rows: &mut Rows, name: &str, fault: &ConfigError) {
             rows.fail(name, format!("line {line} {fault}; it is left out"), fault.advice());
         }
         ConfigError::Variables(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_means_nothing_in_the_file_is_told_where_it_belongs() {
+        for (name, place) in [
+            ("SSL_CERT_FILE", "the crontab line"),
+            ("HPC_TRAINER_HOME", "the crontab line"),
+            ("HPC_TRAINER_ENV_FILE", "the crontab line"),
+            ("HPC_TRAINER_SIMD", "site.sh"),
+            ("SITE_PARTITON", "spelling"),
+        ] {
+            assert!(place_of(name).contains(place), "{name}: {}", place_of(name));
+        }
     }
 }

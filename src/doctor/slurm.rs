@@ -78,10 +78,10 @@ fn requests(site: &SiteConfig, typical: &Typical) -> Vec<ResourceSettings> {
     let mut requests = vec![typical.resources.clone()];
     let memory = typical.resources.memory_mb;
     let own = site.gres_table.limits().find(|limit| memory <= *limit);
-    let mut below = 0;
+    let mut below: u64 = 0;
     for limit in site.gres_table.limits().take(MOST_ROWS) {
         // The least memory that leads to this row: one more than the row before it has.
-        let least = below + 1;
+        let least = below.saturating_add(1);
         below = limit;
         if Some(limit) == own || site.limits.memory_mb.is_some_and(|most| most < least) {
             continue;

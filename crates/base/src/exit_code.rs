@@ -14,7 +14,8 @@ pub enum ExitCode {
     /// A fault of the program itself; please report it. Also: standard output could not take what
     /// was asked for, which standard error says; what a pass does for jobs does not depend on it.
     Internal = 1,
-    /// The command line can't be understood.
+    /// The command line can't be understood, or it names a job that is not there, or that has come
+    /// too far for what is asked.
     Usage = 2,
     /// A variable in `credentials.env` or the environment is missing or wrong.
     Config = 3,
@@ -25,7 +26,8 @@ pub enum ExitCode {
     /// Slurm can't be reached, or refuses a job.
     Slurm = 6,
     /// The spool or the log directory can't be read or written, or another `check` holds the spool
-    /// that a command would change.
+    /// that a command would change. Of `gateway`: the data folder can't be used, or it lacks the
+    /// account, or has it already.
     Spool = 7,
     /// A message was no job: it was answered with an error reply and is kept in `rejected/`. Of
     /// `run_trainer`: the job file is none.
@@ -34,7 +36,8 @@ pub enum ExitCode {
     Training = 9,
     /// A reply is in the spool but could not be delivered; the next `check` tries again.
     NotDelivered = 10,
-    /// An input can't be used: a missing, unreadable or unfitting file or setting.
+    /// An input can't be used: a missing, unreadable or unfitting file or setting. Of `gateway`:
+    /// the address or the program that trains.
     Input = 11,
     /// The program was told to stop before there was a result. A job that `check` looks after has
     /// then sent no reply where Slurm ends it: Slurm starts it again, or `check` answers it.
@@ -71,14 +74,16 @@ impl ExitCode {
         match self {
             Self::Success => "done, or nothing to do, or another `check` is at work",
             Self::Internal => "a fault of the program",
-            Self::Usage => "the command line can't be understood",
+            Self::Usage => "the command line can't be understood, or there is no such job",
             Self::Config => "a variable is missing or wrong; all of them are listed at once",
             Self::Broker => "RabbitMQ can't be reached, or refuses",
             Self::Rodan => "Rodan can't be reached, or refuses",
             Self::Slurm => "Slurm can't be reached, or refuses a job",
             Self::Spool => {
                 "the spool or the log directory can't be read or written; of `cancel`, `retry` and \
-                 `purge` also: another `check` is at work, and nothing was done"
+                 `purge` also: another `check` is at work, and nothing was done; of `gateway`: the \
+                 data folder can't be used or another gateway works with it, or an account is not \
+                 there or is there already"
             }
             Self::Rejected => {
                 "a message was no job: it was answered and is kept in `spool/rejected/`; \
@@ -89,7 +94,10 @@ impl ExitCode {
                  there is no GPU, or it does not compute what the CPU computes"
             }
             Self::NotDelivered => "a reply is in the spool but not delivered yet",
-            Self::Input => "an input can't be used: a page, a layer, a model or a setting",
+            Self::Input => {
+                "an input can't be used: a page, a layer, a model or a setting; of `gateway`: the \
+                 address can't be listened at, or there is no program that trains"
+            }
             Self::Stopped => "stopped before there was a result",
             Self::Doubtful => {
                 "`check doctor`: nothing keeps jobs from getting through, but something deserves a \

@@ -81,6 +81,21 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
+/// A word as a shell takes it: in quotes where it holds anything that a shell could act on.
+pub fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// The same in the line of a crontab, where a percent sign would end the command.
+pub fn crontab_word(word: &str) -> String {
+    shell_word(word).replace('%', r"\%")
+}
+
 /// A span of time, roughly: `40 s`, `12 min`, `3 h`, `5 d`.
 pub fn span(time: Duration) -> String {
     match time.as_secs() {
@@ -125,6 +140,25 @@ mod tests {
         assert_eq!(spans, ["0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 d"]);
         let sizes = [999, 1_000, 1_250_000, 25_990_000_000].map(file_size);
         assert_eq!(sizes, ["999 B", "1.0 kB", "1.2 MB", "25.9 GB"]);
+    }
+
+    #[test]
+    fn a_word_is_quoted_where_a_shell_could_act_on_it() {
+        for (word, of_shell, of_crontab) in [
+            ("/home/me/run_check", "/home/me/run_check", "/home/me/run_check"),
+            ("--gres=gpu:1,x@y+z_9", "--gres=gpu:1,x@y+z_9", "--gres=gpu:1,x@y+z_9"),
+            ("", "''", "''"),
+            ("a b", "'a b'", "'a b'"),
+            ("$HOME;`x`", "'$HOME;`x`'", "'$HOME;`x`'"),
+            ("it's", r"'it'\''s'", r"'it'\''s'"),
+            ("100%", "100%", r"100\%"),
+            ("ü", "'ü'", "'ü'"),
+        ] {
+            assert_eq!(
+                (shell_word(word).as_str(), crontab_word(word).as_str()),
+                (of_shell, of_crontab)
+            );
+        }
     }
 
     #[test]

@@ -23,6 +23,7 @@ use page_layers::{
     Device, NetworkError, Page, PageError, PatchShape, PatchShapeError, Picture, PictureError,
     Predictor, Segmentation, Windows, choose_device, colour_name, draw_cutout, draw_preview,
 };
+use report::layer_name;
 
 /// The settings that this command takes, with the classifier's windows only.
 const SETTINGS: [&str; 3] = [PATCH_HEIGHT.name, PATCH_WIDTH.name, BATCH_SIZE.name];
@@ -290,15 +291,7 @@ fn write(
     Ok(table)
 }
 
-/// What Rodan's classifier calls the output of a layer.
-fn layer_name(layer: Layer) -> String {
-    match layer {
-        Layer::Numbered(number) => format!("Layer {number}"),
-        other => other.input_name(),
-    }
-}
-
-/// The file of a layer's pixels.
+/// The file of a layer's pixels, named as Rodan's classifier names that output.
 fn cutout_file(layer: Layer) -> String {
     format!("{}.png", layer_name(layer))
 }

@@ -195,22 +195,26 @@ fn settings(html: &mut String, map: &Map<String, Value>) -> fmt::Result {
     }
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let shown = |(name, value): (&String, &Value)| {
-        let value = text(value);
-        if is_private(name, &value) {
+        let text = text(value);
+        // A list or an object has names of its own.
+        let has_names = value.is_array() || value.is_object();
+        if is_private(name, &text, has_names) {
             return ("a setting".to_owned(), "not shown: it may be private".to_owned());
         }
-        (name.replace('_', " "), value)
+        (name.replace('_', " "), text)
     };
     table(html, &map.iter().map(shown).collect::<Vec<_>>())
 }
 
 /// True for what a report must not contain when it is passed on: addresses (also of e-mail), and
-/// whatever is called a secret. No setting that we know is one, but the message may contain others.
-fn is_private(name: &str, value: &str) -> bool {
+/// whatever is called a secret, by its own name or by one in its value. No setting that we know is
+/// one, but the message may contain others.
+fn is_private(name: &str, value: &str, has_names: bool) -> bool {
     let (name, both) = (name.to_lowercase(), format!("{name} {value}").to_lowercase());
+    let names = if has_names { &both } else { &name };
     let secrets =
         ["token", "password", "passwort", "secret", "credential", "api key", "api_key", "apikey"];
-    secrets.iter().any(|word| name.contains(word))
+    secrets.iter().any(|word| names.contains(word))
         || ["://", "@", "bearer "].iter().any(|part| both.contains(part))
 }
 

@@ -94,6 +94,7 @@ fn nothing_from_outside_becomes_markup_and_nothing_private_is_told() {
         "Callback": "https://user:5ecr3t-3@rodan.example/?t=1",
         "Slurm Notification Email": "someone@example.org", "Header": "Bearer 5ecr3t-4",
         "Nested": {"url": "http://rodan.example/5ecr3t-5"},
+        "Auth": {"password": "5ecr3t-6"}, "Logins": ["me", {"api_key": "5ecr3t-7"}],
         "Long": "x".repeat(5000),
     }));
     let html = rendered(

@@ -28,6 +28,9 @@ pub enum GresTableError {
     /// The memory of a row is not a number or `*`.
     #[error("row '{0}' does not begin with a number of MB or *")]
     Memory(String),
+    /// Two rows count up to the same memory: the second one would never be taken.
+    #[error("row '{0}' has the memory of another row")]
+    Twice(String),
 }
 
 /// The generic resources of so many tasks on a node, where `gres` is what one of them gets: each
@@ -59,7 +62,7 @@ impl FromStr for GresTable {
 
     /// Reads rows separated by commas or semicolons; spaces are ignored.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut rows = Vec::new();
+        let mut rows: Vec<(u64, Gres)> = Vec::new();
         for row in text.split([',', ';']).map(str::trim).filter(|r| !r.is_empty()) {
             let (memory, rest) =
                 row.split_once('=').ok_or_else(|| GresTableError::Row(row.into()))?;
@@ -73,6 +76,9 @@ impl FromStr for GresTable {
             };
             if !is_word(gres) || partition.is_some_and(|p| !is_word(p)) {
                 return Err(GresTableError::Row(row.into()));
+            }
+            if rows.iter().any(|(other, _)| *other == memory) {
+                return Err(GresTableError::Twice(row.into()));
             }
             let gres = (gres != "none").then(|| gres.to_owned());
             rows.push((memory, Gres { gres, partition: partition.map(str::to_owned) }));
@@ -135,5 +141,11 @@ mod tests {
             "1=gpu:1 --wrap".parse::<GresTable>(),
             Err(GresTableError::Row("1=gpu:1 --wrap".into()))
         );
+        for (table, row) in [
+            ("*=gpu:1, *=gpu:2@long", "*=gpu:2@long"),
+            ("8000=none; *=gpu:1; 08000=gpu:1", "08000=gpu:1"),
+        ] {
+            assert_eq!(table.parse::<GresTable>(), Err(GresTableError::Twice(row.into())));
+        }
     }
 }

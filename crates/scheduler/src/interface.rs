@@ -124,14 +124,17 @@ impl Scheduler {
 
     /// A command that runs these words where a job runs; `terminal`: whether it is to have a
     /// terminal. `None` where it is known that the job does not run: on a host without Slurm.
+    ///
+    /// # Errors
+    /// When that is not known.
     pub fn inside(
         &self,
         id: SlurmJobId,
         words: &[OsString],
         terminal: bool,
-    ) -> Option<std::process::Command> {
+    ) -> Result<Option<std::process::Command>, SlurmError> {
         match self {
-            Self::Slurm(slurm) => Some(slurm.inside(id, words, terminal)),
+            Self::Slurm(slurm) => Ok(Some(slurm.inside(id, words, terminal))),
             Self::Local(local) => local.inside(id, words),
         }
     }

@@ -7,46 +7,62 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
+use base::text::crontab_word;
+
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Shows the line, or puts it into this account's crontab. Returns whole lines that say what was
-/// done.
-pub(super) async fn offer(home: &Path, install: bool) -> String {
+/// The variable that names another configuration than `credentials.env` beside the script.
+const ENV_FILE: &str = "HPC_TRAINER_ENV_FILE";
+
+/// Shows the line, or puts it into this account's crontab. `env_file` is the configuration where it
+/// is another than `credentials.env` in `home`. Returns whole lines that say what was done.
+pub(super) async fn offer(home: &Path, env_file: Option<&Path>, install: bool) -> String {
     let script = home.join("run_check");
-    let line = line(&script, std::env::var("SSL_CERT_FILE").ok().as_deref());
+    let line = line(&script, env_file, std::env::var("SSL_CERT_FILE").ok().as_deref());
     let by_hand = format!(
         "Add this line with crontab -e (or scrontab -e, where the site has it):\n  {line}\n"
     );
     if !install {
         return by_hand;
     }
-    match add(&line, &script).await {
+    match add(&line, &script, env_file).await {
         Ok(true) => format!("The crontab starts it every five minutes now:\n  {line}\n"),
         Ok(false) => "The crontab starts it already.\n".to_owned(),
         Err(error) => format!("The crontab can't be changed: {error}\n{by_hand}"),
     }
 }
 
-/// The line of the crontab. A percent sign would end its command.
-fn line(script: &Path, certificates: Option<&str>) -> String {
-    let word = |text: &str| {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@%+".contains(c);
-        let quoted = if text.chars().all(plain) {
-            text.to_owned()
-        } else {
-            format!("'{}'", text.replace('\'', r"'\''"))
-        };
-        quoted.replace('%', r"\%")
-    };
-    // Cron does not pass it on.
-    let authority = certificates.filter(|file| !file.is_empty());
-    let authority =
-        authority.map_or_else(String::new, |file| format!("SSL_CERT_FILE={} ", word(file)));
-    format!("*/5 * * * * {authority}{}", word(&script.to_string_lossy()))
+/// A path as a word of the crontab.
+fn word(path: &Path) -> String {
+    crontab_word(&path.to_string_lossy())
 }
 
-/// True when the line was added, false when the crontab already has one for this script.
-async fn add(line: &str, script: &Path) -> Result<bool, String> {
+/// The line of the crontab.
+fn line(script: &Path, env_file: Option<&Path>, certificates: Option<&str>) -> String {
+    let certificates = certificates.filter(|file| !file.is_empty());
+    // Cron does not pass them on.
+    let variables =
+        [(ENV_FILE, env_file.map(word)), ("SSL_CERT_FILE", certificates.map(crontab_word))];
+    let set = variables.into_iter().filter_map(|(name, value)| Some(format!("{name}={} ", value?)));
+    format!("*/5 * * * * {}{}", set.collect::<String>(), word(script))
+}
+
+/// Whether a crontab starts this script with this configuration.
+fn starts(crontab: &str, script: &Path, env_file: Option<&Path>) -> bool {
+    let (quoted, plain) = (word(script), script.to_string_lossy());
+    let setting = env_file.map(|file| format!("{ENV_FILE}={} ", word(file)));
+    crontab.lines().filter(|line| !line.trim_start().starts_with('#')).any(|line| {
+        let has_file = match &setting {
+            Some(setting) => line.contains(setting),
+            None => !line.contains(ENV_FILE),
+        };
+        has_file && (line.contains(&quoted) || line.contains(&*plain))
+    })
+}
+
+/// True when the line was added, false when the crontab already has one for this script and this
+/// configuration.
+async fn add(line: &str, script: &Path, env_file: Option<&Path>) -> Result<bool, String> {
     let listed = call(&["-l"], None).await?;
     // Without a crontab it fails, and says so in its own words.
     let mut text = if listed.status.success() {
@@ -58,8 +74,7 @@ async fn add(line: &str, script: &Path) -> Result<bool, String> {
         }
         String::new()
     };
-    let script = script.to_string_lossy();
-    if text.lines().any(|line| !line.trim_start().starts_with('#') && line.contains(&*script)) {
+    if starts(&text, script, env_file) {
         return Ok(false);
     }
     if !text.is_empty() && !text.ends_with('\n') {
@@ -99,10 +114,28 @@ mod tests {
 
     #[test]
     fn odd_paths_survive_the_crontab() {
-        assert_eq!(line(Path::new("/home/me/run_check"), None), "*/5 * * * * /home/me/run_check");
-        assert_eq!(
-            line(Path::new("/my site/100%/run_check"), Some("/ca.pem")),
-            r"*/5 * * * * SSL_CERT_FILE=/ca.pem '/my site/100\%/run_check'"
-        );
+        for (script, env_file, certificates, expected) in [
+            ("/home/me/run_check", None, None, "*/5 * * * * /home/me/run_check"),
+            (
+                "/my site/100%/run_check",
+                None,
+                Some("/ca.pem"),
+                r"*/5 * * * * SSL_CERT_FILE=/ca.pem '/my site/100\%/run_check'",
+            ),
+            (
+                "/home/me/run_check",
+                Some("/etc/its own.env"),
+                Some(""),
+                "*/5 * * * * HPC_TRAINER_ENV_FILE='/etc/its own.env' /home/me/run_check",
+            ),
+        ] {
+            let (script, env_file) = (Path::new(script), env_file.map(Path::new));
+            let line = line(script, env_file, certificates);
+            assert_eq!(line, expected);
+            assert!(starts(&format!("@daily other\n{line}\n"), script, env_file), "{line}");
+            assert!(!starts(&format!("# {line}\n"), script, env_file), "a comment starts nothing");
+            assert!(!starts(&line, Path::new("/another/run_check"), env_file), "{line}");
+            assert!(!starts(&line, script, Some(Path::new("/etc/another.env"))), "{line}");
+        }
     }
 }

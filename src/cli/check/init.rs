@@ -11,7 +11,7 @@ use super::caller::Caller;
 use super::crontab;
 use super::doctor;
 use super::fail::fail;
-use crate::config::{Problem, Sources, credentials_text, problems, variable};
+use crate::config::{self, Problem, Sources, credentials_text, problems, variable};
 use base::address::{BrokerAddress, RodanAddress};
 use base::exit_code::ExitCode;
 use base::files::{create_atomic, write_atomic};
@@ -115,15 +115,16 @@ pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode 
         Err(error) => return fail(error.exit_code(), &error),
     }
     say(&format_args!("{} is written (mode 0600).", path.display()));
-    let home = path.parent().unwrap_or(Path::new("/"));
-    let printed = print(&crontab::offer(home, arguments.crontab).await);
+    let home = sources.home();
+    let env_file = Some(path.as_path()).filter(|path| **path != *home.join("credentials.env"));
+    let printed = print(&crontab::offer(&home, env_file, arguments.crontab).await);
     if arguments.no_doctor {
         // The line is asked for, unless it stands in the crontab now.
         return if arguments.crontab { ExitCode::Success } else { printed.or(ExitCode::Success) };
     }
     say(&"");
     let sources = Sources {
-        env_file: Some(&path),
+        env_file: sources.env_file,
         environment: sources.environment.clone(),
         unreadable: sources.unreadable.clone(),
     };
@@ -142,21 +143,15 @@ fn write(arguments: &Arguments, sources: &Sources<'_>, path: &Path) -> Result<()
         values.insert(name, Secret::new(value));
     }
     ask_all(arguments, sources, &mut values)?;
-    let is_plain = |name: &str, scheme: &str| {
-        values.get(name).is_some_and(|value| !value.expose().trim().starts_with(scheme))
-    };
-    if (is_plain("RABBITMQ_HOST", "amqps://") || is_plain("RODAN_HOST", "https://"))
-        && !values.contains_key("REQUIRE_TLS")
-    {
+    if has_no_tls(&values) && !values.contains_key("REQUIRE_TLS") {
         complain(
             &"check: an address has no TLS, so REQUIRE_TLS=0 is written: passwords can be read on \
                 the way",
         );
         values.insert("REQUIRE_TLS".to_owned(), Secret::new("0"));
     }
-    let home = path.parent().unwrap_or(Path::new("/"));
     let found = problems(
-        home,
+        &sources.home(),
         values.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())),
     );
     if !found.is_empty() {
@@ -174,22 +169,34 @@ fn write(arguments: &Arguments, sources: &Sources<'_>, path: &Path) -> Result<()
     }
 }
 
+/// Whether an address that can be read has no TLS.
+fn has_no_tls(values: &Values) -> bool {
+    let address = |name: &str| values.get(name).map(Secret::expose);
+    let broker = address("RABBITMQ_HOST").and_then(|text| BrokerAddress::parse(text).ok());
+    let rodan = address("RODAN_HOST").and_then(|text| RodanAddress::parse(text).ok());
+    broker.is_some_and(|address| !address.tls)
+        || rodan.is_some_and(|address| address.url().scheme() != "https")
+}
+
 /// `NAME=VALUE`, where the name is a variable of these programs and no password.
 fn setting(text: &str) -> Result<(String, String), InitError> {
     let (name, value) = text.split_once('=').ok_or_else(|| {
         InitError::Usage(format!("--set {text}: give NAME=VALUE, such as SITE_PARTITION=gpu"))
     })?;
-    if name.ends_with("_PASSWORD") {
-        let sentence = format!(
-            "--set {name}: others can read a command line; give it in the environment, or answer \
-            the question"
-        );
-        return Err(InitError::Usage(sentence));
-    }
-    if variable(name).is_none() {
+    let Some(variable) = variable(name) else {
         let sentence = format!(
             "--set {name}: there is no such variable; credentials.env.example has all of them"
         );
+        return Err(InitError::Usage(sentence));
+    };
+    if variable.values == config::Values::Password {
+        let instead = match name {
+            "RABBITMQ_PASSWORD" | "RODAN_PASSWORD" => {
+                "give it in the environment, or answer the question"
+            }
+            _ => "write it into the file by hand",
+        };
+        let sentence = format!("--set {name}: others can read a command line; {instead}");
         return Err(InitError::Usage(sentence));
     }
     Ok((name.to_owned(), value.to_owned()))
@@ -311,4 +318,45 @@ fn prompt(text: &str) -> Result<String, InitError> {
         return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
     }
     Ok(line.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::variables;
+
+    #[test]
+    fn no_password_comes_from_the_command_line() {
+        let mut passwords = 0;
+        for variable in variables() {
+            let set = setting(&format!("{}=hunter2", variable.name));
+            if variable.values == config::Values::Password {
+                passwords += 1;
+                let error = set.unwrap_err();
+                assert_eq!(error.exit_code(), ExitCode::Usage);
+                let error = error.to_string();
+                assert!(error.contains(variable.name) && !error.contains("hunter2"), "{error}");
+            } else {
+                assert_eq!(set.unwrap(), (variable.name.to_owned(), "hunter2".to_owned()));
+            }
+        }
+        assert!(passwords > 2, "the gateway's are among them");
+    }
+
+    #[test]
+    fn an_address_has_tls_however_its_scheme_is_written() {
+        for (broker, rodan, expected) in [
+            ("amqps://rabbit", "https://rodan", false),
+            ("AMQPS://rabbit", " HTTPS://rodan ", false),
+            ("rabbit", "https://rodan", true),
+            ("amqp://rabbit", "https://rodan", true),
+            ("amqps://rabbit", "rodan:8000", true),
+            // What can't be read is refused elsewhere.
+            ("http://rabbit", "ftp://rodan", false),
+        ] {
+            let values = [("RABBITMQ_HOST", broker), ("RODAN_HOST", rodan)];
+            let values = values.map(|(name, value)| (name.to_owned(), Secret::new(value)));
+            assert_eq!(has_no_tls(&Values::from(values)), expected, "{broker} {rodan}");
+        }
+    }
 }

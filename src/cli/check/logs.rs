@@ -10,10 +10,11 @@ use clap::Args;
 
 use super::caller::Caller;
 use super::fail::fail;
-use crate::bridge::operator::{find, logs_of};
+use crate::bridge::operator::{FindError, find, logs_of};
 use crate::ledger::Store;
 use base::exit_code::ExitCode;
 use base::text::acts_on_terminal;
+use domain::JobId;
 use terminal::{Printed, complain, print};
 
 /// The time between two looks for more.
@@ -46,7 +47,10 @@ pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode 
     loop {
         // This is looked up before the logs are read, so that everything written until then is
         // shown.
-        let answered = store.see(&id).ok().flatten().is_none_or(|seen| seen.answered);
+        let answered = match is_answered(&store, &id) {
+            Ok(answered) => answered,
+            Err(error) => return fail(error.exit_code(), &error),
+        };
         let last = answered || !arguments.follow;
         let logs = match logs_of(&config.site.logs, &id) {
             Ok(logs) => logs,
@@ -79,6 +83,14 @@ pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode 
             return ExitCode::Success;
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// True once a job is answered, or gone.
+fn is_answered(store: &Store, id: &JobId) -> Result<bool, FindError> {
+    match store.see(id) {
+        Ok(seen) => Ok(seen.is_none_or(|seen| seen.answered)),
+        Err(why) => Err(FindError::Unreadable { id: id.clone(), why: why.to_string() }),
     }
 }
 
@@ -136,4 +148,22 @@ fn shown(bytes: &[u8]) -> String {
     text.chars()
         .map(|c| if acts_on_terminal(c) && !matches!(c, '\n' | '\t') { ' ' } else { c })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_can_not_be_read_is_no_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::unopened(dir.path());
+        let id = JobId::from_directory("a-job").unwrap();
+        assert!(is_answered(&store, &id).unwrap(), "it is gone");
+        let record = dir.path().join("jobs/a-job/record.json");
+        std::fs::create_dir_all(record.parent().unwrap()).unwrap();
+        std::fs::write(&record, "{").unwrap();
+        let error = is_answered(&store, &id).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::Spool, "{error}");
+    }
 }

@@ -44,8 +44,11 @@ pub(super) async fn run(arguments: &Arguments, caller: &Caller<'_>) -> ExitCode 
     };
     let slurm_id = seen.record.slurm_id.filter(|_| !seen.answered);
     let scheduler = kinds_of_job::scheduler(&config.site);
-    let command =
-        slurm_id.and_then(|slurm_id| scheduler.inside(slurm_id, &words, stdin().is_terminal()));
+    let inside = |slurm_id| scheduler.inside(slurm_id, &words, stdin().is_terminal());
+    let command = match slurm_id.map(inside).transpose() {
+        Ok(command) => command.flatten(),
+        Err(error) => return fail(ExitCode::Slurm, &error),
+    };
     let Some(mut command) = command else {
         let why = format!("{id} does not run; check status {id} shows how it stands");
         return fail(ExitCode::Usage, &why);

@@ -232,7 +232,7 @@ fn lock(holder: &HeldBy, now: Timestamp) -> String {
     }
 }
 
-/// The time since then; `None` if it lies in the future.
+/// The time since then; zero if it lies in the future.
 pub(super) fn since(then: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(then)).unwrap_or_default()
 }

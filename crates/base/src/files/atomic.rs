@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::Path;
 
 use tempfile::NamedTempFile;
@@ -115,15 +115,28 @@ pub fn create_atomic(path: &Path, bytes: &[u8]) -> io::Result<bool> {
     crash::point(&format!("before creating {name}"));
     let file = Replace::OWN.beside(path, bytes)?;
     file.as_file().sync_all()?;
-    match fs::hard_link(file.path(), path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-        Err(error) => return Err(without_links(error)),
+    if !link(file.path(), path)? {
+        return Ok(false);
     }
     drop(file); // its first name goes, the second stays
     sync_directory(directory(path))?;
     crash::point(&format!("after creating {name}"));
     Ok(true)
+}
+
+/// Gives a file a second name; false when another file has that name.
+///
+/// Where the answer of a file server is lost and the request is sent again, the system says that
+/// the name exists although this call has made it. Then the file has two names (`open(2)`, at
+/// `O_EXCL`).
+fn link(file: &Path, path: &Path) -> io::Result<bool> {
+    match fs::hard_link(file, path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            Ok(fs::metadata(file)?.nlink() == 2)
+        }
+        Err(error) => Err(without_links(error)),
+    }
 }
 
 /// Where a link can't be made because its filesystem knows none (FAT, SMB, some of FUSE), the
@@ -188,6 +201,18 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"first");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing unfinished is left");
+    }
+
+    #[test]
+    fn a_link_that_is_asked_for_twice_is_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let [own, other, path] = ["own", "other", "claim"].map(|name| dir.path().join(name));
+        fs::write(&own, "own").unwrap();
+        fs::write(&other, "other").unwrap();
+        assert!(link(&own, &path).unwrap());
+        assert!(link(&own, &path).unwrap(), "a file server did it, and its answer was lost");
+        assert!(!link(&other, &path).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"own");
     }
 
     #[test]

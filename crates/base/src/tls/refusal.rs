@@ -74,7 +74,7 @@ fn refusal(error: &rustls::Error) -> Refusal {
             server's own log",
         ),
         E::FailedToGetCurrentTime | E::FailedToGetRandomBytes => Refusal::new(
-            format!("this machine gives TLS what it needs not ({})", short(error)),
+            format!("this machine does not give TLS what it needs ({})", short(error)),
             "look at this machine's clock and its /dev/urandom",
         ),
         E::UnsupportedNameType => Refusal::new(

@@ -97,10 +97,10 @@ impl Broker {
         let properties = request("job", correlation_id)
             .with_reply_to(short(reply_to))
             .with_message_id(short(correlation_id));
-        if self.offer(JOBS_QUEUE, properties, body).await? {
+        if self.offer("asking for a job", JOBS_QUEUE, properties, body).await? {
             return Ok(());
         }
-        Err(TellError::Gone(JOBS_QUEUE.to_owned()))
+        Err(TellError::NoQueue(JOBS_QUEUE.to_owned()))
     }
 
     /// Asks for the end of a job.
@@ -113,10 +113,11 @@ impl Broker {
         }
         let body = serde_json::to_vec(cancel).unwrap_or_default();
         let properties = request("job.cancel", &cancel.correlation_id);
-        if self.offer(CONTROL_QUEUE, properties, &body).await? {
+        let action = "asking for the end of a job";
+        if self.offer(action, CONTROL_QUEUE, properties, &body).await? {
             return Ok(());
         }
-        Err(TellError::Gone(CONTROL_QUEUE.to_owned()))
+        Err(TellError::NoQueue(CONTROL_QUEUE.to_owned()))
     }
 
     /// Hears what comes into a reply queue, one message at a time; `None` when there is no such

@@ -96,7 +96,7 @@ pub enum BrokerError {
     },
     /// A look at a message of this queue would be counted as a delivery.
     #[error(
-        "the queue '{queue}' can't be looked into for nothing: it is a quorum queue, which counts \
+        "the queue '{queue}' can't be looked into without cost: it is a quorum queue, which counts \
          each look as \
          a delivery and drops a message after too many (its delivery limit); {}",
         LOOK_ELSEWHERE
@@ -107,7 +107,7 @@ pub enum BrokerError {
     },
     /// Nobody can say whether such a look would be counted.
     #[error(
-        "the queue '{queue}' can't be looked into for nothing: RabbitMQ does not tell its type to \
+        "the queue '{queue}' can't be looked into without cost: RabbitMQ does not tell its type to \
          this user, and a quorum queue would count each look as a delivery; {}",
         GIVE_THE_RIGHT
     )]

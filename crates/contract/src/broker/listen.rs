@@ -8,8 +8,8 @@
 //! without a correlation id is then taken for one that came before, and a quorum queue counts the
 //! delivery.
 //!
-//! A request in `hpc-control` only wakes: it goes back at once, and the pass reads it. Requests may
-//! come twice.
+//! A request in `hpc-control` only wakes: it goes back before the pass, which reads it. Requests
+//! may come twice.
 
 use futures_util::StreamExt as _;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
@@ -27,7 +27,7 @@ use crate::wire::conversation::CONTROL_QUEUE;
 pub enum Wake {
     /// A job, which [`Broker::take`] takes next.
     Job,
-    /// A request, which is back in its queue.
+    /// A request, which goes back to its queue by [`Broker::give_requests_back`].
     Request,
 }
 

@@ -113,17 +113,18 @@ impl Broker {
             .with_content_type("application/json".into())
             .with_delivery_mode(2)
             .with_expiration(short(&expiration));
-        self.offer(&envelope.reply_to, properties, reply.body()).await
+        self.offer("publishing a reply", &envelope.reply_to, properties, reply.body()).await
     }
 
-    /// True when the broker stored the message, false when no queue took it.
+    /// True when the broker stored the message, false when no queue took it. `action` is what this
+    /// is, for an error.
     pub(super) async fn offer(
         &mut self,
+        action: &'static str,
         queue: &str,
         properties: BasicProperties,
         body: &[u8],
     ) -> Result<bool, PublishError> {
-        let action = "publishing a reply";
         let select = self.channel.confirm_select(ConfirmSelectOptions::default());
         within(CALL_DEADLINE, action, select).await?.map_err(failed(action))?;
         let options = BasicPublishOptions { mandatory: true, immediate: false };

@@ -21,6 +21,9 @@ pub enum TellError {
     /// No queue took it.
     #[error("the reply queue '{0}' does not exist: nobody waits for this job any more")]
     Gone(String),
+    /// The queue of jobs or of requests is not there, although it was declared.
+    #[error("the queue '{0}' was declared and vanished; it is declared again at the next attempt")]
+    NoQueue(String),
     /// The broker refused to store it.
     #[error(
         "RabbitMQ did not accept a message for the queue '{0}' (negative confirmation); it may be \
@@ -69,7 +72,9 @@ impl Broker {
         if let Some(limit) = self.config.max_reply_bytes.filter(|limit| size > *limit) {
             return Err(TellError::TooLarge { size, limit: Some(limit) });
         }
-        if self.offer(queue, properties(correlation_id, message), &message.body).await? {
+        let action = "telling an asker";
+        let properties = properties(correlation_id, message);
+        if self.offer(action, queue, properties, &message.body).await? {
             return Ok(());
         }
         Err(TellError::Gone(printable(queue, 255)))
@@ -132,6 +137,13 @@ mod tests {
 
     use super::*;
     use crate::wire::conversation::{JobState, Stage, model_messages};
+
+    #[test]
+    fn a_queue_of_jobs_that_is_gone_is_not_told_as_a_reply_queue() {
+        let text = TellError::NoQueue("hpc-jobs".into()).to_string();
+        assert!(text.contains("the queue 'hpc-jobs'") && !text.contains("reply"), "{text}");
+        assert!(TellError::Gone("q".into()).to_string().contains("the reply queue 'q'"));
+    }
 
     #[test]
     fn each_message_says_what_it_is_and_for_whom() {

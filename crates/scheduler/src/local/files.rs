@@ -55,7 +55,7 @@ fn one() -> u32 {
 
 /// Who looks after a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Begun {
+pub(super) struct Supervisor {
     /// The supervising process.
     pub(super) supervisor: Identity,
 }
@@ -108,13 +108,36 @@ pub(super) struct Found {
     pub(super) supervised: bool,
     pub(super) run: Option<Run>,
     pub(super) beat: Option<Beat>,
+    /// How often it was put back, for whatever reason.
     pub(super) restarts: u64,
+    /// How often that was because its supervisor or its host had failed.
+    pub(super) lost_runs: u64,
     pub(super) cancelled: bool,
     pub(super) end: Option<End>,
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&read_own(path).ok()?).ok()
+/// What a file holds; `None` where it is not there. Any other file that can't be read may hold what
+/// decides about the job.
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let wrong = |kind, why: String| {
+        io::Error::new(kind, format!("{} can't be read: {why}", path.display()))
+    };
+    match read_own(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| wrong(io::ErrorKind::InvalidData, error.to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(wrong(error.kind(), error.to_string())),
+    }
+}
+
+/// The same of what can be done without: a file that a crash of the host has left empty counts as
+/// none.
+fn note<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match read(path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+        found => found,
+    }
 }
 
 fn write<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
@@ -149,7 +172,7 @@ impl Directory {
     }
 
     /// What was asked for; `None` where it is no job.
-    pub(super) fn entry(&self) -> Option<Entry> {
+    pub(super) fn entry(&self) -> io::Result<Option<Entry>> {
         read(&self.file("job.json"))
     }
 
@@ -158,7 +181,7 @@ impl Directory {
     }
 
     pub(super) fn write_supervisor(&self, supervisor: Identity) -> io::Result<()> {
-        write(&self.file("supervisor.json"), &Begun { supervisor })
+        write(&self.file("supervisor.json"), &Supervisor { supervisor })
     }
 
     pub(super) fn write_run(&self, run: &Run) -> io::Result<()> {
@@ -200,6 +223,11 @@ impl Directory {
         self.file("requeue").exists()
     }
 
+    /// Notes that a run was lost, before the job is put back.
+    pub(super) fn count_lost_runs(&self, lost_runs: u64) -> io::Result<()> {
+        write(&self.file("lost_runs.json"), &lost_runs)
+    }
+
     /// Puts the job back: it waits again. The count comes first, so that a job is never started
     /// again without being counted.
     pub(super) fn put_back(&self, restarts: u64) -> io::Result<()> {
@@ -218,33 +246,36 @@ impl Directory {
     }
 
     /// Everything that is on disk of the job; `None` where it is none.
-    pub(super) fn found(&self) -> Option<Found> {
-        let mut supervisor = self.supervisor();
+    pub(super) fn found(&self) -> io::Result<Option<Found>> {
+        let mut supervisor = self.supervisor()?;
         loop {
             // A supervisor writes down the end before it goes: whether it lives is looked up first.
             let supervised = supervisor.as_ref().is_some_and(Identity::is_alive);
+            let Some(entry) = self.entry()? else { return Ok(None) };
             let found = Found {
                 directory: self.clone(),
-                entry: self.entry()?,
+                entry,
                 supervised,
-                run: read(&self.file("run.json")),
-                beat: read(&self.file("beat.json")),
-                restarts: read(&self.file("restarts.json")).unwrap_or(0),
+                run: read(&self.file("run.json"))?,
+                beat: note(&self.file("beat.json"))?,
+                restarts: read(&self.file("restarts.json"))?.unwrap_or(0),
+                lost_runs: read(&self.file("lost_runs.json"))?.unwrap_or(0),
                 cancelled: self.is_to_end(),
-                end: read(&self.file("end.json")),
+                end: read(&self.file("end.json"))?,
             };
             // A run that another supervisor has begun meanwhile is not one without a supervisor.
-            let now = self.supervisor();
+            let now = self.supervisor()?;
             if now == supervisor {
-                return Some(found);
+                return Ok(Some(found));
             }
             supervisor = now;
         }
     }
 
     /// The process that looks after the job, or did.
-    pub(super) fn supervisor(&self) -> Option<Identity> {
-        read(&self.file("supervisor.json")).map(|begun: Begun| begun.supervisor)
+    pub(super) fn supervisor(&self) -> io::Result<Option<Identity>> {
+        let file: Option<Supervisor> = read(&self.file("supervisor.json"))?;
+        Ok(file.map(|file| file.supervisor))
     }
 }
 
@@ -263,7 +294,7 @@ pub(super) fn all(root: &Path) -> io::Result<Vec<Found>> {
     for entry in entries {
         let path = entry?.path();
         if let Some(number) = number(&path)
-            && let Some(job) = Directory(path).found()
+            && let Some(job) = Directory(path).found()?
             && job.entry.number == number
         {
             found.push(job);
@@ -280,7 +311,7 @@ pub(super) fn next(root: &Path) -> io::Result<(u64, Directory)> {
     for entry in fs::read_dir(root)? {
         most = most.max(number(&entry?.path()).unwrap_or(0));
     }
-    let next = read::<u64>(&file).unwrap_or(1).max(most + 1);
+    let next = note::<u64>(&file)?.unwrap_or(1).max(most + 1);
     write(&file, &(next + 1))?;
     Ok((next, Directory(root.join(next.to_string()))))
 }
@@ -289,7 +320,7 @@ pub(super) fn next(root: &Path) -> io::Result<(u64, Directory)> {
 pub(super) fn remove_empty(root: &Path) -> io::Result<()> {
     for entry in fs::read_dir(root)? {
         let path = entry?.path();
-        if number(&path).is_some() && !path.join("job.json").exists() {
+        if number(&path).is_some() && !path.join("job.json").try_exists()? {
             fs::remove_dir_all(&path)?;
         }
     }
@@ -379,10 +410,50 @@ mod tests {
         let run = Run { child, started_at: Timestamp::UNIX_EPOCH, gpu: None };
         directory.write_run(&run).unwrap();
         directory.ask_for_another_run().unwrap();
-        assert_eq!(directory.found().unwrap().run, Some(run));
+        assert_eq!(directory.found().unwrap().unwrap().run, Some(run));
         directory.put_back(1).unwrap();
-        let found = directory.found().unwrap();
-        assert_eq!((found.run, found.restarts), (None, 1));
+        let found = directory.found().unwrap().unwrap();
+        assert_eq!((found.run, found.restarts, found.lost_runs), (None, 1, 0));
         assert!(!directory.is_to_run_again() && !directory.is_to_end());
+        directory.count_lost_runs(1).unwrap();
+        directory.put_back(2).unwrap();
+        let found = directory.found().unwrap().unwrap();
+        assert_eq!((found.restarts, found.lost_runs), (2, 1));
+    }
+
+    #[test]
+    fn a_file_that_can_not_be_read_is_not_one_that_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let directory = Directory::new(&root.join("1"));
+        directory.make().unwrap();
+        directory.write_entry(&entry(1, "a")).unwrap();
+        for name in ["job.json", "run.json", "end.json", "supervisor.json", "restarts.json"] {
+            let path = directory.file(name);
+            let before = fs::read(&path).ok();
+            remove(&path).unwrap();
+            // Reading a directory fails, whoever asks.
+            fs::create_dir(&path).unwrap();
+            let error = directory.found().unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("not a regular file"), "{error}");
+            assert!(all(root).is_err(), "nothing is known of the jobs");
+            remove_empty(root).unwrap();
+            fs::remove_dir(&path).unwrap();
+            fs::write(&path, "{").unwrap();
+            let error = directory.found().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+            match before {
+                Some(bytes) => fs::write(&path, bytes).unwrap(),
+                None => remove(&path).unwrap(),
+            }
+        }
+        fs::write(directory.file("beat.json"), "").unwrap();
+        let found = directory.found().unwrap().unwrap();
+        assert_eq!(found.beat, None, "nothing depends on the note");
+        // A link that leads to itself: whether there is a job can't be told.
+        let path = directory.file("job.json");
+        remove(&path).unwrap();
+        std::os::unix::fs::symlink(&path, &path).unwrap();
+        assert!(remove_empty(root).is_err() && directory.path().exists());
     }
 }

@@ -9,7 +9,7 @@ use crate::slurm::{JobInfo, JobState};
 use domain::SlurmJobId;
 
 /// How often a job is started again after its supervisor or its host has failed. Slurm's own limit
-/// (`MaxBatchRequeue`) is the same.
+/// (`MaxBatchRequeue`) is the same. Runs that a job itself has asked for don't count.
 const MOST_LOST_RUNS: u64 = 5;
 /// How long a job that is over can be asked about.
 const KEPT: SignedDuration = SignedDuration::from_hours(7 * 24);
@@ -52,7 +52,7 @@ impl Found {
 
     /// What is to be done about it at `now`.
     pub(super) fn tending(&self, now: Timestamp) -> Tending {
-        let Self { end, run, entry, restarts, cancelled, .. } = self;
+        let Self { end, run, entry, lost_runs, cancelled, .. } = self;
         if let Some(end) = end {
             let is_old = now.duration_since(end.ended_at) > KEPT;
             return if is_old { Tending::Remove } else { Tending::Nothing };
@@ -61,7 +61,7 @@ impl Found {
             _ if self.supervised || !self.is_here() => Tending::Nothing,
             None if *cancelled => Tending::End,
             None => Tending::Supervise,
-            Some(_) if entry.requeue && !cancelled && *restarts < MOST_LOST_RUNS => {
+            Some(_) if entry.requeue && !cancelled && *lost_runs < MOST_LOST_RUNS => {
                 Tending::PutBack
             }
             Some(_) => Tending::Lost,
@@ -112,21 +112,20 @@ fn elapsed(seconds: u64) -> String {
 pub(super) struct Queue {
     /// Numbers of the jobs that wait, in order.
     pub(super) waiting: Vec<u64>,
-    /// The GPUs that are in use; as many entries as jobs that run.
+    /// The GPUs that are in use; as many entries as jobs that run, or that have left processes.
     pub(super) running: Vec<Option<String>>,
 }
 
 impl Queue {
     /// From all jobs. One that waits without a supervisor holds nobody up: it takes its turn again
-    /// once `check` has given it one.
+    /// once `check` has given it one. A run that was lost counts as one that goes on until `check`
+    /// has ended what is left of it.
     pub(super) fn of(jobs: &[Found]) -> Self {
         let mut line = Self::default();
         for job in jobs.iter().filter(|job| job.is_here()) {
-            match (job.state(), &job.run) {
-                (JobState::Active(_), Some(run)) => line.running.push(run.gpu.clone()),
-                (JobState::Waiting(_), _) if job.supervised => {
-                    line.waiting.push(job.entry.number);
-                }
+            match (&job.end, &job.run) {
+                (None, Some(run)) => line.running.push(run.gpu.clone()),
+                (None, None) if job.supervised => line.waiting.push(job.entry.number),
                 _ => {}
             }
         }

@@ -15,6 +15,7 @@ fn waiting(number: u64) -> Found {
         run: None,
         beat: None,
         restarts: 0,
+        lost_runs: 0,
         cancelled: false,
         end: None,
     }
@@ -104,7 +105,8 @@ fn a_job_is_what_its_files_and_its_supervisor_say() {
 fn a_job_without_a_supervisor_is_made_good() {
     let alone = |found: Found| Found { supervised: false, ..found };
     let cancelled = |found: Found| Found { cancelled: true, ..found };
-    let lost = |restarts| Found { restarts, ..alone(running(1, None)) };
+    let lost = |lost_runs| Found { lost_runs, restarts: lost_runs, ..alone(running(1, None)) };
+    let requeued = |lost_runs| Found { restarts: 9, ..lost(lost_runs) };
     let mut no_requeue = lost(0);
     no_requeue.entry.requeue = false;
     for (found, tending) in [
@@ -116,6 +118,9 @@ fn a_job_without_a_supervisor_is_made_good() {
         (lost(0), Tending::PutBack),
         (lost(4), Tending::PutBack),
         (lost(5), Tending::Lost),
+        (requeued(0), Tending::PutBack),
+        (requeued(4), Tending::PutBack),
+        (requeued(5), Tending::Lost),
         (no_requeue, Tending::Lost),
         (cancelled(lost(0)), Tending::Lost),
         (ended("FAILED"), Tending::Nothing),
@@ -167,7 +172,9 @@ fn jobs_start_in_order_and_each_has_a_gpu_of_its_own() {
     let line = Queue::of(&[without, waiting(3)]);
     assert_eq!(line.turn(3, true, 1, &gpus), some("0"), "one that can't start holds nobody up");
     // What a job had whose supervisor is dead is given again only once that job is put back or
-    // over; its processes are gone before that.
+    // over: until then its processes may use it.
     let lost = Found { supervised: false, ..running(1, Some("0")) };
-    assert_eq!(Queue::of(&[lost, waiting(3)]).turn(3, true, 1, &gpus), some("0"));
+    let line = Queue::of(&[lost, waiting(3)]);
+    assert_eq!(line.turn(3, true, 1, &gpus), None, "what is left of the lost run counts");
+    assert_eq!(line.turn(3, true, 2, &gpus), some("1"));
 }

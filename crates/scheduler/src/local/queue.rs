@@ -175,6 +175,7 @@ impl Local {
                             "what looked after job {} is gone: it is started again",
                             job.entry.number
                         );
+                        directory.count_lost_runs(job.lost_runs + 1)?;
                         directory.put_back(job.restarts + 1)?;
                         alone.push(directory.clone());
                     }
@@ -195,11 +196,13 @@ impl Local {
     /// When that can't be written down.
     pub fn cancel(&self, id: SlurmJobId) -> Result<(), SlurmError> {
         let directory = self.directory(id);
-        let Some(found) = directory.found().filter(|found| found.end.is_none()) else {
+        let found = directory.found().map_err(|error| failed(&error))?;
+        let Some(found) = found.filter(|found| found.end.is_none()) else {
             return Ok(());
         };
         directory.ask_for_end().map_err(|error| failed(&error))?;
-        if let Some(supervisor) = directory.supervisor().filter(|_| found.supervised) {
+        let supervisor = directory.supervisor().map_err(|error| failed(&error))?;
+        if let Some(supervisor) = supervisor.filter(|_| found.supervised) {
             supervisor.signal(Signal::TERM); // it would see that within a second anyway
             return Ok(());
         }
@@ -218,7 +221,8 @@ impl Local {
             command: "the queue of this host",
             detail: detail.to_owned(),
         };
-        let entry = directory.entry().ok_or_else(|| refused("it has no such job"))?;
+        let entry = directory.entry().map_err(|error| failed(&error))?;
+        let entry = entry.ok_or_else(|| refused("it has no such job"))?;
         if !entry.requeue {
             return Err(refused("the job was submitted with REQUEUE=0"));
         }
@@ -227,14 +231,22 @@ impl Local {
 
     /// A command that runs these words with the variables and in the directory of a job that runs;
     /// `None` where it does not run on this host.
-    pub fn inside(&self, id: SlurmJobId, words: &[OsString]) -> Option<std::process::Command> {
-        let found = self.directory(id).found()?;
-        if found.state().phase() != Phase::Active {
-            return None;
-        }
+    ///
+    /// # Errors
+    /// When its files can't be read.
+    pub fn inside(
+        &self,
+        id: SlurmJobId,
+        words: &[OsString],
+    ) -> Result<Option<std::process::Command>, SlurmError> {
+        let found = self.directory(id).found().map_err(|error| failed(&error))?;
+        let runs = |found: &Found| found.state().phase() == Phase::Active;
+        let (Some(found), Some((program, arguments))) = (found.filter(runs), words.split_first())
+        else {
+            return Ok(None);
+        };
         let gpu = found.run.as_ref().and_then(|run| run.gpu.as_deref());
         let variables = start::variables(&found.entry, found.restarts, gpu);
-        let (program, arguments) = words.split_first()?;
         let mut command = std::process::Command::new(program);
         command
             .args(arguments)
@@ -242,7 +254,7 @@ impl Local {
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .envs(variables)
             .current_dir(&found.entry.directory);
-        Some(command)
+        Ok(Some(command))
     }
 
     fn directory(&self, id: SlurmJobId) -> Directory {
@@ -288,6 +300,8 @@ fn log(base: &Path, number: u64) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use super::super::files::Run;
+    use super::super::process::Identity;
     use super::*;
 
     fn request(name: &str) -> Request {
@@ -324,6 +338,22 @@ mod tests {
         assert_eq!(local.submit(&request("a")).unwrap().0, 3, "the first one is over");
         local.cancel(SlurmJobId(99)).unwrap();
         local.cancel(first).unwrap();
+    }
+
+    #[tokio::test]
+    async fn only_a_lost_run_counts_as_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let local = local(&dir.path().join("local"));
+        let directory = local.directory(local.submit(&request("a")).unwrap());
+        let child = Identity { pid: 1, started: 1, boot: "another boot".into() };
+        let run = Run { child, started_at: Timestamp::UNIX_EPOCH, gpu: None };
+        // As a supervisor does for a job that has asked for it.
+        directory.write_run(&run).unwrap();
+        directory.put_back(1).unwrap();
+        directory.write_run(&run).unwrap();
+        local.tend().unwrap();
+        let found = directory.found().unwrap().unwrap();
+        assert_eq!((found.run, found.restarts, found.lost_runs), (None, 2, 1));
     }
 
     #[tokio::test]

@@ -29,6 +29,9 @@ pub enum BeginError {
     /// It is no job.
     #[error("{} holds no job", .0.display())]
     NoJob(PathBuf),
+    /// Its files can't be read.
+    #[error("{0}")]
+    Unreadable(io::Error),
     /// Whoever looked after it is gone.
     #[error("the process that looks after the job is gone")]
     Alone,
@@ -147,8 +150,10 @@ pub fn scope_works() -> bool {
 /// `supervisor` is the number of the process that started this one: where it is gone already, there
 /// is nobody to look after the job, and nothing is begun.
 pub fn begin(directory: &Directory, supervisor: i32) -> BeginError {
-    let Some(entry) = directory.entry() else {
-        return BeginError::NoJob(directory.path().to_path_buf());
+    let entry = match directory.entry() {
+        Ok(Some(entry)) => entry,
+        Ok(None) => return BeginError::NoJob(directory.path().to_path_buf()),
+        Err(error) => return BeginError::Unreadable(error),
     };
     // A session of its own: signals reach all of the job and nothing else.
     let _ = rustix::process::setsid(); // fails only where it leads one already

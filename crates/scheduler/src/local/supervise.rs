@@ -67,7 +67,7 @@ pub async fn supervise(directory: &Directory, most: u32, program: &Path) -> io::
         // A job that has left a result does not run again, and neither does one that would run out
         // of memory again.
         if wants_more && end.state != "COMPLETED" && end.state != "OUT_OF_MEMORY" {
-            let restarts = directory.found().map_or(0, |found| found.restarts);
+            let restarts = directory.found()?.map_or(0, |found| found.restarts);
             directory.put_back(restarts + 1)?;
             continue;
         }
@@ -83,7 +83,7 @@ pub async fn supervise(directory: &Directory, most: u32, program: &Path) -> io::
 /// look after. A run that has lost its supervisor is not continued: `check` puts it back first.
 fn claim(root: &Path, directory: &Directory) -> io::Result<bool> {
     let _lock = lock(root)?;
-    let Some(found) = directory.found() else { return Ok(false) };
+    let Some(found) = directory.found()? else { return Ok(false) };
     if found.end.is_some() || found.supervised || found.run.is_some() {
         return Ok(false);
     }

@@ -52,7 +52,7 @@ impl Slurm {
             "--format=JobIDRaw".into(),
             format!("--starttime={}", an_hour_ago.strftime("%Y-%m-%dT%H:%M:%S")).into(),
         ];
-        match self.run("sacct", &arguments).await {
+        match self.in_utc().run("sacct", &arguments).await {
             Ok(output) if output.success => Ok(Accounting::Works),
             Ok(output) => Ok(Accounting::Fails(output.last_words())),
             Err(SlurmError::Missing { .. }) => Ok(Accounting::Missing),
@@ -77,7 +77,26 @@ fn start(output: &Output) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+    use std::process::Command;
+    use std::time::Duration;
+
     use super::*;
+
+    #[tokio::test]
+    async fn sacct_reads_the_time_that_it_is_asked_about_in_utc() {
+        let dir = tempfile::tempdir().unwrap();
+        // Another process writes the script: a test that starts a program meanwhile holds no file
+        // of this process open.
+        let write =
+            r#"printf '#!/bin/sh\necho "TZ is $TZ" >&2\nexit 1\n' > "$0" && chmod 700 "$0""#;
+        let written = Command::new("sh").args(["-c", write]).arg(dir.path().join("sacct")).status();
+        assert!(written.unwrap().success());
+        let zone = [(OsString::from("TZ"), OsString::from("XST5"))];
+        let slurm = Slurm::new(Some(dir.path().to_path_buf()), Duration::from_secs(60), zone);
+        let found = slurm.accounts().await.unwrap();
+        assert_eq!(found, Accounting::Fails("TZ is UTC0".to_owned()));
+    }
 
     #[test]
     fn the_start_is_found_beside_a_banner() {

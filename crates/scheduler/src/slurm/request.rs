@@ -6,6 +6,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use crate::gres::of_tasks;
+use base::text::shell_word;
 use domain::SlurmJobId;
 
 /// A job that is to run: each part becomes an option of sbatch, in one place.
@@ -154,7 +155,7 @@ impl Request {
         let JobRequest { script, argument, cpus, memory_mb, time, tasks, .. } = &self.job;
         let tasks = if *tasks > 1 { format!("{tasks} tasks of ") } else { String::new() };
         let words = [script.as_os_str(), argument.as_os_str()];
-        let words = words.map(|word| quoted(&word.to_string_lossy())).join(" ");
+        let words = words.map(|word| shell_word(&word.to_string_lossy())).join(" ");
         format!("{words}  # {tasks}{cpus} CPUs, {memory_mb} MB, {time}")
     }
 
@@ -166,18 +167,9 @@ impl Request {
     /// The command as a person would type it.
     pub fn command_line(&self) -> String {
         std::iter::once("sbatch".to_owned())
-            .chain(self.arguments.iter().map(|a| quoted(&a.to_string_lossy())))
+            .chain(self.arguments.iter().map(|a| shell_word(&a.to_string_lossy())))
             .collect::<Vec<_>>()
             .join(" ")
-    }
-}
-
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,@%+".contains(c);
-    if word.chars().all(plain) && !word.is_empty() {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 

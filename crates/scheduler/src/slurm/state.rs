@@ -56,7 +56,7 @@ const WAITING: [&str; 7] = [
     "REQUEUE_FED",
     "RESV_DEL_HOLD",
     "SPECIAL_EXIT",
-    // From 25.11: it goes on as the next one.
+    // From 25.11: it waits to be started again.
     "EXPEDITING",
 ];
 const ACTIVE: [&str; 8] = [

@@ -23,7 +23,7 @@ pub struct EndedEpoch {
 }
 
 impl EndedEpoch {
-    /// Whether JSON has numbers for it, and nobody is led to an epoch that no training reaches.
+    /// Whether all its numbers are finite and its epoch is from 1 to [`MAX_EPOCH`].
     fn can_be_told(&self) -> bool {
         let EpochReport { epoch, training_loss, validation, seconds, .. } = &self.report;
         let metrics = validation.map(|m| [m.loss, m.accuracy, m.precision, m.recall, m.f1]);
