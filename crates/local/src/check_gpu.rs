@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use base::exit_code::ExitCode;
-use page_layers::{Finding, GpuError, NetworkError, Precision, StepTime, open_card};
+use page_layers::{Card, Finding, GpuError, NetworkError, Precision, StepTime, open_card};
 use terminal::{Printed, complain, fail, print};
 
 /// Samples in a measured step, their side in pixels, and the number of steps.
@@ -25,7 +25,7 @@ pub(crate) fn run(program: &str) -> ExitCode {
     let mut shown = false;
     let mut printed = Printed::Whole;
     for precision in [Precision::F32, Precision::Tf32, Precision::Bf16] {
-        match row(precision) {
+        match Card::first_use(|| row(precision)).unwrap_or_else(|error| Err(error.into())) {
             // The GPU can't do what was asked for, and has said so.
             Ok(row) if row.precision != precision => {}
             Ok(row) => {

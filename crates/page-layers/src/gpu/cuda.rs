@@ -94,7 +94,7 @@ impl Cuda {
         // SAFETY: `device` is from cuDeviceGet; the context is given back in `drop`.
         let context =
             ok("cuDevicePrimaryCtxRetain", unsafe { driver::primary_ctx::retain(device) })?;
-        let opened = Self::open_context(device, context, &image);
+        let opened = Self::open_context(context, &image);
         let (stream, module, slots, cudnn) = opened.inspect_err(|_| {
             // SAFETY: it was retained above, and nothing of it is kept.
             let _ = unsafe { driver::primary_ctx::release(device) };
@@ -114,7 +114,6 @@ impl Cuda {
     }
 
     fn open_context(
-        _device: sys::CUdevice,
         context: sys::CUcontext,
         image: &[u8],
     ) -> Result<(sys::CUstream, sys::CUmodule, [Slot; SLOTS], Cudnn), GpuError> {
@@ -122,19 +121,22 @@ impl Cuda {
         ok("cuCtxSetCurrent", unsafe { driver::ctx::set_current(context) })?;
         let stream =
             ok("cuStreamCreate", driver::stream::create(driver::stream::StreamKind::NonBlocking))?;
-        // SAFETY: `image` is a program that NVRTC made and ends with a 0.
+        // SAFETY: `image` is the machine code that NVRTC made: an ELF file, which says itself how
+        // long it is.
         let module = ok("cuModuleLoadData", unsafe {
             driver::module::load_data(image.as_ptr().cast::<c_void>())
         })?;
-        let mut slots = Vec::with_capacity(SLOTS);
-        for _ in 0..SLOTS {
+        let mut slots: [Slot; SLOTS] = std::array::from_fn(|_| Slot {
+            value: std::ptr::null_mut(),
+            arrived: std::ptr::null_mut(),
+        });
+        for slot in &mut slots {
             // SAFETY: the memory is given back in `drop`, and an f32 fits.
             let value = ok("cuMemHostAlloc", unsafe { driver::malloc_host(size_of::<f32>(), 0) })?;
             let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
             let arrived = ok("cuEventCreate", driver::event::create(flags))?;
-            slots.push(Slot { value: value.cast(), arrived });
+            *slot = Slot { value: value.cast(), arrived };
         }
-        let slots = slots.try_into().map_err(|_| GpuError::Library("slots"))?;
         Ok((stream, module, slots, Cudnn::open(stream.cast())?))
     }
 
@@ -178,7 +180,11 @@ impl Machine for Cuda {
             })?;
         // SAFETY: these bytes were just taken; the stream fills them before everything that uses
         // them.
-        ok("cuMemsetD8Async", unsafe { driver::memset_d8_async(address, 0, bytes, self.stream) })?;
+        let filled = unsafe { driver::memset_d8_async(address, 0, bytes, self.stream) };
+        ok("cuMemsetD8Async", filled).inspect_err(|_| {
+            // SAFETY: it was taken above, and nobody has its address.
+            let _ = unsafe { driver::free_sync(address) };
+        })?;
         Ok(address)
     }
 
@@ -192,11 +198,13 @@ impl Machine for Cuda {
 
     unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<(), GpuError> {
         self.enter()?;
-        // From pageable memory the driver copies to a buffer of its own, or waits: the caller may
-        // change `bytes` when it returns.
+        // The driver doesn't promise that it has read pageable memory when the call returns, and
+        // the caller may then change `bytes` or give them back: so this waits for the copy.
         //
-        // SAFETY: the caller's promise.
-        ok("cuMemcpyHtoDAsync", unsafe { driver::memcpy_htod_async(to, bytes, self.stream) })
+        // SAFETY: the caller's promise; the wait below ends before `bytes` does.
+        ok("cuMemcpyHtoDAsync", unsafe { driver::memcpy_htod_async(to, bytes, self.stream) })?;
+        // SAFETY: the stream lives as long as `self`.
+        ok("cuStreamSynchronize", unsafe { driver::stream::synchronize(self.stream) })
     }
 
     unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), GpuError> {

@@ -229,14 +229,17 @@ struct Pass<A> {
 }
 
 /// From cuDNN's timings (fastest first): the fastest algorithm that gives the same result each
-/// time; if there is none, the fastest.
+/// time; if there is none, the fastest. With it, the arithmetic that it was timed in. f32 stays
+/// f32: cuDNN may also time the default arithmetic, which allows TensorFloat-32.
 macro_rules! choose {
-    ($call:literal, $found:expr, $count:expr) => {{
+    ($call:literal, $found:expr, $count:expr, $precision:expr) => {{
         let usable: Vec<_> = $found
             .iter()
             .take($count as usize)
             .filter(|p| {
-                p.status == cudnnStatus_t::CUDNN_STATUS_SUCCESS && p.memory <= MOST_WORKSPACE
+                p.status == cudnnStatus_t::CUDNN_STATUS_SUCCESS
+                    && p.memory <= MOST_WORKSPACE
+                    && ($precision != Precision::F32 || p.mathType == math($precision))
             })
             .collect();
         let same_each_time = usable
@@ -290,8 +293,6 @@ impl Prepared {
         let handle = cudnn.handle();
         let d = &descriptors;
         let trial = Conv::of(&shape, math(precision))?;
-        // f32 stays f32: cuDNN also times the default arithmetic, which may be TensorFloat-32.
-        let kept = |found| if precision == Precision::F32 { math(precision) } else { found };
         let (wanted, mut count) = (ALGORITHMS as c_int, 0);
         // SAFETY: descriptors and handle live. `found` has room for as many results as are asked
         // for; they are plain numbers, for which zeros are valid.
@@ -310,8 +311,8 @@ impl Prepared {
                     found.as_mut_ptr(),
                 ),
             )?;
-            let (algorithm, found_math) = choose!("forward", found, count);
-            let (conv, mut workspace) = (Conv::of(&shape, kept(found_math))?, 0);
+            let (algorithm, found_math) = choose!("forward", found, count, precision);
+            let (conv, mut workspace) = (Conv::of(&shape, found_math)?, 0);
             ok(
                 "cudnnGetConvolutionForwardWorkspaceSize",
                 sys::cudnnGetConvolutionForwardWorkspaceSize(
@@ -341,8 +342,8 @@ impl Prepared {
                     found.as_mut_ptr(),
                 ),
             )?;
-            let (algorithm, found_math) = choose!("backward, image", found, count);
-            let (conv, mut workspace) = (Conv::of(&shape, kept(found_math))?, 0);
+            let (algorithm, found_math) = choose!("backward, image", found, count, precision);
+            let (conv, mut workspace) = (Conv::of(&shape, found_math)?, 0);
             ok(
                 "cudnnGetConvolutionBackwardDataWorkspaceSize",
                 sys::cudnnGetConvolutionBackwardDataWorkspaceSize(
@@ -372,8 +373,8 @@ impl Prepared {
                     found.as_mut_ptr(),
                 ),
             )?;
-            let (algorithm, found_math) = choose!("backward, kernel", found, count);
-            let (conv, mut workspace) = (Conv::of(&shape, kept(found_math))?, 0);
+            let (algorithm, found_math) = choose!("backward, kernel", found, count, precision);
+            let (conv, mut workspace) = (Conv::of(&shape, found_math)?, 0);
             ok(
                 "cudnnGetConvolutionBackwardFilterWorkspaceSize",
                 sys::cudnnGetConvolutionBackwardFilterWorkspaceSize(

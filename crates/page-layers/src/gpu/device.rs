@@ -1,5 +1,6 @@
 //! What computes: a GPU where there is one, otherwise the CPU.
 
+use std::panic::UnwindSafe;
 use std::path::Path;
 
 use tracing::{info, warn};
@@ -91,19 +92,30 @@ pub fn open_card(precision: Option<Precision>) -> Result<Card, GpuError> {
     Card::open(0, wanted)
 }
 
+impl Card {
+    /// Does what opens a GPU and what first uses it. cudarc panics where a library lacks a
+    /// function; that must not end the program, so it becomes an error here.
+    ///
+    /// # Errors
+    ///
+    /// After a panic.
+    pub fn first_use<T>(work: impl FnOnce() -> T + UnwindSafe) -> Result<T, GpuError> {
+        let done = std::panic::catch_unwind(work);
+        done.map_err(|_| GpuError::Library("a function of CUDA or cuDNN"))
+    }
+}
+
 fn checked_card() -> Result<Card, NetworkError> {
     let mut wanted = None;
     loop {
-        // cudarc panics where a library lacks a function; that must not end the training.
-        let checked = std::panic::catch_unwind(|| {
+        let checked = Card::first_use(|| {
             let card =
                 open_card(wanted).map_err(|error| (Precision::F32, NetworkError::from(error)))?;
             card.verify().map(|()| card.clone()).map_err(|error| (card.precision(), error))
         });
-        let (precision, error) = match checked {
-            Ok(Ok(card)) => return Ok(card),
-            Ok(Err(failed)) => failed,
-            Err(_) => return Err(GpuError::Library("a function of CUDA or cuDNN").into()),
+        let (precision, error) = match checked? {
+            Ok(card) => return Ok(card),
+            Err(failed) => failed,
         };
         let Some(slower) = precision.slower() else { return Err(error) };
         warn!("{} is not usable on this GPU ({error}): trying {}", precision.name(), slower.name());

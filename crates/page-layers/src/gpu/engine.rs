@@ -269,14 +269,17 @@ impl Engine {
         targets.map_or(Ok(()), |targets| self.targets.write(targets))
     }
 
-    /// Loads the current batch: `samples` samples, beginning with number `first` of the cuts.
+    /// Loads the current batch: `samples` samples, beginning with number `first` of the cuts. More
+    /// than a batch holds are an error, as in [`Self::take`].
     pub(super) fn cut(
         &mut self,
         cuts: &Cuts,
         first: usize,
         samples: usize,
     ) -> Result<(), GpuError> {
-        self.samples = samples.min(self.images as usize) as u32;
+        let pixels = self.height as usize * self.width as usize;
+        self.targets.holding("a batch's targets", samples * pixels * 4)?;
+        self.samples = samples as u32;
         self.steps().cut_samples(
             &cuts.list,
             first,
@@ -505,8 +508,8 @@ impl Engine {
         unsafe { self.convolutions[layer].backward_image(w, dy, dx, self.work()?) }
     }
 
-    /// One step of Adam with the gradients of [`Self::backward`]. If the loss is not finite,
-    /// nothing changes.
+    /// One step of Adam with the gradients of [`Self::backward`]. If the loss is not finite, no
+    /// weight and no moment changes; the step is counted all the same.
     pub(super) fn step(&mut self, learning_rate: f64) -> Result<(), GpuError> {
         let training = self.training_mut()?;
         training.steps += 1;

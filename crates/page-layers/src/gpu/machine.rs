@@ -153,8 +153,10 @@ pub(super) trait Convolution: Send + Sync {
 /// How many numbers can be on their way to the host at the same time.
 pub(super) const SLOTS: usize = 4;
 
-/// A GPU. It carries out all orders one after another; only [`Self::read`] and [`Self::fetched`]
-/// wait.
+/// A GPU. It carries out all orders one after another. [`Self::launch`], [`Self::fetch`] and the
+/// passes of a [`Convolution`] only give orders. [`Self::read`], [`Self::write`] and [`Self::free`]
+/// wait for all earlier orders, [`Self::fetched`] waits for its number; taking memory and preparing
+/// a convolution may wait too.
 pub(super) trait Machine: Send + Sync + Debug {
     /// The precision of images.
     fn precision(&self) -> Precision;

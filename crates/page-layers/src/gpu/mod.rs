@@ -1,5 +1,7 @@
-//! The network on a GPU: cuDNN's convolutions, own kernels for everything else. Within an epoch the
-//! host waits for nothing.
+//! The network on a GPU: cuDNN's convolutions, own kernels for everything else. The host gives its
+//! orders some steps ahead of the GPU, and then waits for the loss of the earliest of them. Copying
+//! pages, samples and parameters waits for all orders before it; samples that are cut out of pages
+//! on the GPU need no copy between two steps.
 
 mod card;
 mod check;

@@ -81,20 +81,21 @@ impl Pages {
             }
         };
         let known = &mut self.0[at];
-        if known.masks.iter().all(|(index, _)| *index != layer) {
-            let words = page.layers()[layer].mask.words();
-            let buffer = Buffer::zeros(machine, size_of_val(words))?;
-            buffer.write(words)?;
-            known.masks.push((layer, Arc::new(buffer)));
-        }
+        let seen = known.masks.iter().find(|(index, _)| *index == layer);
+        let mask = match seen.map(|(_, mask)| Arc::clone(mask)) {
+            Some(mask) => mask,
+            None => {
+                let words = page.layers()[layer].mask.words();
+                let mask = Arc::new(Buffer::zeros(machine, size_of_val(words))?);
+                mask.write(words)?;
+                known.masks.push((layer, Arc::clone(&mask)));
+                mask
+            }
+        };
         let words = page.layers()[layer].mask.words_per_row();
-        let mask =
-            known.masks.iter().find(|(index, _)| *index == layer).map_or(0, |(_, buffer)| {
-                buffer.holding("a mask", words * page.height() * 8).unwrap_or_default()
-            });
         Ok(Cut {
             bgr: known.bgr.holding("a page", 3 * page.width() * page.height())?,
-            mask,
+            mask: mask.holding("a mask", words * page.height() * 8)?,
             height: page.height() as u32,
             width: page.width() as u32,
             words: words as u32,

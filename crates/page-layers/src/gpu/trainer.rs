@@ -75,8 +75,9 @@ impl Trainer {
     ///
     /// # Errors
     ///
-    /// The first error of `done`, or when the GPU fails. A step whose loss is not finite, and those
-    /// after it until `done` is told of it, change nothing.
+    /// The first error of `done`, or when the GPU fails. A step whose loss is not finite changes no
+    /// weights; the up to 3 steps that are queued behind it may. So after an error of `done` the
+    /// weights are not those of the last step that it was told of.
     pub(crate) fn steps<E: From<NetworkError>>(
         &mut self,
         samples: &dyn Samples,

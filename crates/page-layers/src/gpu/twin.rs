@@ -22,7 +22,10 @@ use super::machine::{
     ConvShape, Convolution, GpuError, Machine, Precision, SLOTS, Workspace, macros,
 };
 
-/// Number of guard bytes behind each piece of memory, and their value.
+/// What a step must not ask for, because a GPU or the host may wait for it.
+pub(super) const HOST: [&str; 4] = ["allocate", "free", "write", "read"];
+
+/// The least number of guard bytes behind each piece of memory, and their value.
 const GUARD: usize = 256;
 const GUARDED: u8 = 0xa5;
 
@@ -102,13 +105,26 @@ pub(super) fn sizes() -> [u32; 3] {
     })
 }
 
+/// A piece of memory: its bytes, and the guard right behind the last of them.
+struct Piece {
+    words: Box<[u64]>,
+    bytes: usize,
+}
+
+impl Piece {
+    fn assert_guard(&self) {
+        let all: &[u8] = bytemuck::cast_slice(&self.words);
+        assert!(all[self.bytes..].iter().all(|b| *b == GUARDED), "written behind the end");
+    }
+}
+
 /// The CPU in place of a GPU.
 pub(crate) struct Twin {
     precision: Precision,
     /// Memory by its address.
-    memory: Mutex<HashMap<u64, Box<[u64]>>>,
+    memory: Mutex<HashMap<u64, Piece>>,
     slots: Mutex<[Option<f32>; SLOTS]>,
-    /// Kernels started so far.
+    /// Kernels started so far, and in between what is named in [`HOST`].
     pub(super) started: Mutex<Vec<String>>,
     fused: bool,
 }
@@ -143,14 +159,13 @@ impl Twin {
     /// Number of pieces of memory in use; panics if something was written beyond the end of one.
     pub(super) fn check(&self) -> usize {
         let memory = self.memory.lock().unwrap();
-        memory.values().for_each(|piece| assert_guard(piece));
+        memory.values().for_each(Piece::assert_guard);
         memory.len()
     }
-}
 
-fn assert_guard(piece: &[u64]) {
-    let bytes: &[u8] = bytemuck::cast_slice(piece);
-    assert!(bytes[bytes.len() - GUARD..].iter().all(|b| *b == GUARDED), "written behind the end");
+    fn record(&self, name: impl Into<String>) {
+        self.started.lock().unwrap().push(name.into());
+    }
 }
 
 impl Machine for Twin {
@@ -163,31 +178,33 @@ impl Machine for Twin {
     }
 
     fn allocate(&self, bytes: usize) -> Result<u64, GpuError> {
-        // The guard begins right after the last byte, because lengths are multiples of 8 here.
-        let mut piece = vec![0u64; bytes.div_ceil(8) + GUARD / 8].into_boxed_slice();
-        let all: &mut [u8] = bytemuck::cast_slice_mut(&mut piece);
-        let end = all.len() - GUARD;
-        all[end..].fill(GUARDED);
-        let address = piece.as_mut_ptr() as u64;
-        self.memory.lock().unwrap().insert(address, piece);
+        self.record("allocate");
+        let mut words = vec![0u64; (bytes + GUARD).div_ceil(8)].into_boxed_slice();
+        let all: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
+        all[bytes..].fill(GUARDED);
+        let address = words.as_mut_ptr() as u64;
+        self.memory.lock().unwrap().insert(address, Piece { words, bytes });
         Ok(address)
     }
 
     unsafe fn free(&self, address: u64) {
+        self.record("free");
         let piece =
             self.memory.lock().unwrap().remove(&address).expect("memory that was allocated");
         if !std::thread::panicking() {
-            assert_guard(&piece);
+            piece.assert_guard();
         }
     }
 
     unsafe fn write(&self, to: u64, bytes: &[u8]) -> Result<(), GpuError> {
+        self.record("write");
         // SAFETY: the caller's promise.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len()) };
         Ok(())
     }
 
     unsafe fn read(&self, from: u64, bytes: &mut [u8]) -> Result<(), GpuError> {
+        self.record("read");
         // SAFETY: the caller's promise.
         unsafe {
             std::ptr::copy_nonoverlapping(from as *const u8, bytes.as_mut_ptr(), bytes.len())
@@ -212,7 +229,7 @@ impl Machine for Twin {
         blocks: u32,
         arguments: &mut [*mut c_void],
     ) -> Result<(), GpuError> {
-        self.started.lock().unwrap().push(kernel.to_string_lossy().into_owned());
+        self.record(kernel.to_string_lossy());
         // SAFETY: the caller's promise.
         let unknown =
             unsafe { (self.kernels().launch)(kernel.as_ptr(), blocks, arguments.as_mut_ptr()) };
