@@ -35,9 +35,9 @@ impl Buffers {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let found = free.range_mut(len..=most).filter_map(|(_, vectors)| vectors.pop()).next();
         drop(free);
-        #[expect(clippy::slow_vector_initialization, reason = "the comment below")]
         found.unwrap_or_else(|| {
-            // Not `vec![0.0; len]`: allocators align memory that they need not fill with zeros.
+            // `vec![0.0; len]` would ask for zeroed memory, which `base::wipe::Wiping` does not
+            // begin at a cache line; with `with_capacity` it does. Streaming stores need that.
             let mut values = Vec::with_capacity(len);
             values.resize(len, 0.0);
             values
@@ -52,11 +52,12 @@ impl Buffers {
         }
     }
 
-    /// Takes the memory out of a tensor that nobody will read again. Clones of the tensor are empty
-    /// afterwards. Tensors on other devices than the CPU are left alone.
+    /// Takes the whole storage of a tensor that nobody will read again, also where the tensor is a
+    /// view of a part of it: every tensor that shares it is empty afterwards. Tensors on other
+    /// devices than the CPU are left alone.
     ///
     /// # Errors
-    /// When the tensor is a view.
+    /// When the tensor repeats elements (a broadcast).
     pub fn reclaim(&self, tensor: Tensor) -> Result<()> {
         if tensor.device().is_cpu() { tensor.inplace_op1(&Reclaim(self)) } else { Ok(()) }
     }

@@ -1,6 +1,6 @@
 //! Convolutions with too few channels for the transforms. The first layer (3 channels in) is
-//! computed from gathered neighbourhoods. The last layers (2 and 1 channels out) multiply each
-//! pixel by all taps first, and then add the shifted products.
+//! computed from gathered neighbourhoods. The layer with 2 channels out multiplies each pixel by
+//! all taps first, and then adds the shifted products. The last one is in `pointwise.rs`.
 
 use std::ops::Range;
 

@@ -286,8 +286,7 @@ pub(super) fn gradient_and_product(
 }
 
 /// The parts of a weight gradient's sum: consecutive strips. How many there are depends on sizes
-/// only, so that the order of summation does too. With the usual batch of large images there is one
-/// for each image.
+/// only, so that the order of summation does too. With large images there are 16 ([`GROUPS`]).
 struct Groups {
     grid: Grid,
     /// Tiles in a block.

@@ -172,7 +172,6 @@ impl<'a, const K: usize> Window<'a, K> {
 
     #[inline(always)]
     fn load<S: Simd>(&self, row: usize, column: usize) -> S::V {
-        debug_assert!(row < K && column < K);
         // SAFETY: `new` has seen that the last pixel's lanes lie inside, and all others lie before
         // it: the macros that call this name rows and columns below K only.
         unsafe { S::load_ptr(self.values.as_ptr().add(row * self.line + column * self.pixel)) }

@@ -151,10 +151,10 @@ impl TrainingJob {
             warn!(
                 "the page ({}x{}) is not larger than two patches ({}x{}): patches are completed by \
                 mirroring it at its edges",
-                page.height(),
                 page.width(),
-                shape.height(),
-                shape.width()
+                page.height(),
+                shape.width(),
+                shape.height()
             );
         }
         let all = patches::layers_of(&pages);
@@ -179,8 +179,8 @@ impl TrainingJob {
             )?;
             if split.not_covered > 0 {
                 warn!(
-                    "{}: {} places of the layer are in no patch; raise \"Maximum number of samples \
-                    per label\" to see them",
+                    "{}: {} places of the layer got no patch of their own and may be seen by none; \
+                    raise \"Maximum number of samples per label\" to see them",
                     layer.model_name(),
                     split.not_covered
                 );
@@ -269,13 +269,13 @@ impl TrainingJob {
         observer: &mut dyn JobObserver,
     ) -> Result<Vec<TrainedLayer>, TrainError> {
         let sizes: Vec<_> =
-            self.pages.iter().map(|page| format!("{}x{}", page.height(), page.width())).collect();
+            self.pages.iter().map(|page| format!("{}x{}", page.width(), page.height())).collect();
         info!(
             "page{} {}, patches {}x{}, {} layers, seed {}",
             if sizes.len() == 1 { "" } else { "s" },
             sizes.join(" "),
-            self.shape.height(),
             self.shape.width(),
+            self.shape.height(),
             self.layers.len(),
             self.seed
         );
@@ -378,6 +378,7 @@ impl TrainingJob {
             settings: self.settings,
             ..FitOptions::new(device.clone(), self.settings.epochs, prepared.seed)
         };
+        let before = state.as_ref().map_or(Duration::ZERO, FitState::time);
         let fitted = match fit_from(train, validation, &options, state, observer) {
             Ok(fitted) if fitted.stopped == StopReason::Interrupted => {
                 // With this layer every layer has a model: its best epoch so far is better than
@@ -411,7 +412,7 @@ impl TrainingJob {
             samples: prepared.samples(),
             course: fitted.course,
             times: LayerTimes {
-                whole: training + validating + writing,
+                whole: before + training + validating + writing,
                 training,
                 validating,
                 writing,

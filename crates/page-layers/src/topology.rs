@@ -10,7 +10,9 @@
 //! said:
 //! - its two poolings shrink a patch by 4: `PatchShape` in `domain`, and a patch side's step in the
 //!   table of settings;
-//! - it sees 24 and 27 pixels: `REACH` in `look/segment.rs`;
+//! - it sees 24 and 27 pixels: `REACH` in `look/segment.rs`; how many of them its later layers see:
+//!   `ahead` in `net/native.rs`;
+//! - its last layer alone makes the logit: `Adjustment::fold` in `keras/adjustment.rs`;
 //! - it decides by two channels: `fit/start.rs`, `net/init.rs`, `Collapse::LostChannel`;
 //! - kernels for layers of these sizes: `Method` in `conv/mod.rs` of `kernels`, `gpu/layout.rs`,
 //!   and the last layer in `gpu/kernels.cu`;

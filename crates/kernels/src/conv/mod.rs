@@ -51,9 +51,9 @@ pub(super) enum Rectified<'a> {
     /// The gradient passed in is that of the layer's result (given here), and the gradients
     /// returned are those of its inputs.
     Here(&'a [f32]),
-    /// The gradient is that of the result before its ReLU already, and so are the inputs'
-    /// gradients: 0 where an input, which is a ReLU's result, is not positive. That spares reading
-    /// the result again, which needs no memory then.
+    /// The gradient passed in is that of the result before its ReLU. The gradients returned already
+    /// contain the derivative of the ReLU that made the input: they are 0 where the input is not
+    /// positive. That needs only the input, so the result need not be kept.
     Ahead,
 }
 
@@ -164,8 +164,9 @@ impl Conv {
     pub(super) fn forward(&self, extent: Extent, x: [&[f32]; 2], parameters: &[f32]) -> Vec<f32> {
         let (kernel, bias) = parameters.split_at(self.kernel_len());
         let scale = if self.upsample { 4 } else { 1 };
-        let mut y = self.buffers.take(extent.pixels() * scale * self.output);
-        self.method().forward(&Layer { conv: self, extent, x, kernel }, bias, &mut y);
+        let len = extent.pixels() * scale * self.output;
+        let mut y = self.buffers.take(len);
+        self.method().forward(&Layer { conv: self, extent, x, kernel }, bias, &mut y[..len]);
         y
     }
 
@@ -190,13 +191,14 @@ impl Conv {
             wanted.then(|| self.buffers.take(extent.pixels() * channels))
         });
         let [gx_a, gx_b] = &mut gx;
+        let [gx_a, gx_b] = [(gx_a, 0), (gx_b, 1)].map(|(gx, input)| match gx {
+            // The vector may be longer.
+            Some(gx) => &mut gx[..extent.pixels() * self.inputs[input]],
+            None => &mut [],
+        });
         let mut to_parameters = self.buffers.take_exactly(parameters.len());
         let (kernel, bias) = to_parameters[..parameters.len()].split_at_mut(self.kernel_len());
-        let below = Below {
-            x: [gx_a.as_deref_mut().unwrap_or_default(), gx_b.as_deref_mut().unwrap_or_default()],
-            kernel,
-            bias,
-        };
+        let below = Below { x: [gx_a, gx_b], kernel, bias };
         let layer = Layer { conv: self, extent, x, kernel: &parameters[..self.kernel_len()] };
         self.method().backward(&layer, &Above { gy, gate, image, gates }, below);
         Gradients { inputs: gx, parameters: to_parameters }

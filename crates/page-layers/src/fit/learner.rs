@@ -92,8 +92,9 @@ impl Learner {
     }
 
     /// Trains on the samples of `order`, `size` at a time, until `done` (which is told the samples
-    /// and the loss of a step) returns false. Every step that was made has then been reported to
-    /// `done`; a GPU makes some more.
+    /// and the loss of a step) returns false. A GPU is some steps ahead: these are still finished
+    /// and reported to `done`, whose answer no longer counts. So every step that was made is
+    /// reported.
     ///
     /// # Errors
     ///

@@ -18,7 +18,8 @@ use domain::{Course, EpochReport, Layer, SampleCounts, TrainingSettings};
 pub struct FitOptions {
     /// Where to compute.
     pub device: Device,
-    /// Decides first weights and the samples' order: the job's seed, or the one that was drawn.
+    /// Decides first weights and the samples' order. In a job each layer has one of its own, drawn
+    /// from the job's seed.
     pub seed: u64,
     /// Weights to start from instead of random ones. A restart uses random ones in any case.
     pub initial: Option<Weights>,
@@ -143,6 +144,14 @@ pub struct FitState {
     pub best: Option<Best>,
 }
 
+impl FitState {
+    /// How long this start has been trained, with its validations.
+    pub(crate) fn time(&self) -> Duration {
+        let epochs = self.history.iter().map(|epoch| epoch.seconds).sum::<f64>();
+        Duration::try_from_secs_f64(epochs + self.seconds).unwrap_or_default()
+    }
+}
+
 /// The best epoch of a start.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Best {
@@ -187,7 +196,7 @@ pub trait FitObserver {
     fn on_restart(&mut self, restart: usize, seed: u64, why: Collapse) {
         let _ = (restart, seed, why);
     }
-    /// Asked before and after every step, and between the batches of validation.
+    /// Asked before every epoch, after every step, and between the batches of validation.
     fn stop(&self) -> Stop {
         Stop::No
     }

@@ -19,7 +19,7 @@ use base::files::{sweep, write_atomic};
 use base::text::hex;
 use domain::{InputKind, Layer, TrainingSettings, hex_sha256};
 
-/// Largest checkpoint that is read; ours have 23 MB.
+/// Largest checkpoint that is read; ours have 23 MB, or 29 MB with an average over steps.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// How long to wait at least after a checkpoint that could not be written.
@@ -40,6 +40,9 @@ pub struct Checkpoints {
     finished: Vec<FinishedLayer>,
     /// Whether the latest attempt to write one succeeded.
     saved: bool,
+    /// Whether a layer is done whose model could not be kept. A checkpoint that is written then
+    /// would give the state of a later layer as that layer's.
+    lacks_a_layer: bool,
 }
 
 impl Checkpoints {
@@ -66,8 +69,9 @@ impl Checkpoints {
             found: None,
             finished: Vec::new(),
             saved: false,
+            lacks_a_layer: false,
         };
-        sweep(directory); // each half-made one has 23 MB
+        sweep(directory); // each half-made one has 23 MB or more
         checkpoints.look();
         Ok(checkpoints)
     }
@@ -81,6 +85,7 @@ impl Checkpoints {
     /// Looks for the checkpoint that an earlier run, or this one, has left.
     pub fn look(&mut self) {
         self.finished.clear();
+        self.lacks_a_layer = false;
         self.found = match self.read() {
             Ok(found) => found,
             Err(why) => {
@@ -185,9 +190,13 @@ impl Checkpoints {
         Instant::now() >= self.next
     }
 
-    /// Writes a checkpoint. If that fails the training goes on: the checkpoint is needed only when
+    /// Writes a checkpoint, unless a layer is done whose model could not be kept: then the one that
+    /// is there stays. If writing fails the training goes on: the checkpoint is needed only when
     /// the node fails.
     pub(crate) fn save(&mut self, seed: u64, fit: Option<FitState>) {
+        if self.lacks_a_layer {
+            return;
+        }
         let started = Instant::now();
         let checkpoint = Checkpoint { seed, finished: self.finished.clone(), fit };
         let written = match checkpoint.to_bytes(&self.fingerprint) {
@@ -222,7 +231,14 @@ impl Checkpoints {
                 });
                 self.save(seed, None);
             }
-            Err(error) => warn!("{} can't be kept: {error}", layer.path.display()),
+            Err(error) => {
+                warn!(
+                    "{} can't be kept: {error}; no more checkpoints are written",
+                    layer.path.display()
+                );
+                self.saved = false;
+                self.lacks_a_layer = true;
+            }
         }
     }
 }

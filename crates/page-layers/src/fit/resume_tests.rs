@@ -290,6 +290,40 @@ fn a_page_suspended_again_and_again_gets_the_models_of_an_uninterrupted_one() {
 }
 
 #[test]
+fn a_layer_whose_model_can_not_be_kept_is_trained_again() {
+    let desk = Desk::new();
+    // A folder in the model's place.
+    let in_the_way = desk.folder.path().join("checkpoint/Background Model.hdf5");
+    fs::create_dir_all(in_the_way.join("full")).unwrap();
+    let observed = |most| {
+        let mut checkpoints = desk.open();
+        let seed = checkpoints.seed().or(Some(1));
+        let job = TrainingJob::prepare(&desk.inputs, &TrainingSettings { seed, ..desk.settings })
+            .unwrap();
+        let out = tempfile::tempdir_in(desk.folder.path()).unwrap().keep();
+        let mut observer = Interrupter { steps: 0, most };
+        let trained = job.train_from(Some(&mut checkpoints), &Device::Cpu, &out, &mut observer);
+        (trained, out, checkpoints.is_saved())
+    };
+    // Stopped within the second layer: the first one's model was written.
+    let mut steps = 1;
+    loop {
+        let (stopped, out, saved) = observed(steps);
+        assert!(matches!(stopped, Err(TrainError::Stopped { .. })));
+        if out.join("Background Model.hdf5").exists() {
+            assert!(!saved, "there is no use in a requeue");
+            break;
+        }
+        steps += 1;
+    }
+    fs::remove_dir_all(&in_the_way).unwrap();
+    let resumed = observed(usize::MAX).0.unwrap();
+    let other = Desk::new();
+    let whole = other.run(usize::MAX, Some(1)).1.unwrap();
+    assert_eq!(models(&resumed), models(&whole));
+}
+
+#[test]
 fn a_checkpoint_that_does_not_fit_is_passed_over() {
     let mut desk = Desk::new();
     assert!(desk.run(1, Some(1)).1.is_err());

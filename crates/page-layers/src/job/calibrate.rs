@@ -161,7 +161,7 @@ impl TrainingJob {
         }
         let chosen = evenly(&tiles, MOST_TILES);
         let share = chosen.len() as u64 * all / (tiles.len() as u64).max(1);
-        // Every so-manieth pixel.
+        // One pixel of this many is taken.
         let each = share.div_ceil(MOST_PIXELS).max(1);
         let mut passed = 0;
         for tile in chosen {

@@ -238,14 +238,22 @@ fn no_pixel_is_used_that_a_training_patch_shows() {
 }
 
 #[test]
-fn pixels_outside_the_regions_are_not_used() {
-    // A tile beyond the last row has no pixel of the page.
-    let page = page(20, 40, &BOTH);
+fn pixels_outside_the_page_or_its_regions_are_not_used() {
+    // The tile has two rows beyond the page.
+    assert_eq!((side(18), side(41), side(1000)), (20, 44, 256));
+    let outside = |row: usize, column: usize| (4..10).contains(&row) && (12..30).contains(&column);
+    let page = Arc::into_inner(page(18, 40, &BOTH)).unwrap();
+    let page = page.with_regions(Mask::from_fn(40, 18, |row, column| !outside(row, column)));
     let tile = Tile { page: 0, top: 0, left: 0 };
     let shape = (PatchShape::new(16, 16).unwrap(), 0);
-    assert_eq!((side(20), side(41), side(1000)), (20, 44, 256));
-    assert_eq!(open(&page, tile, &[], shape).iter().filter(|open| **open).count(), 20 * 40);
-    assert_eq!(open(&page, tile, &[(-8, -8)], shape).iter().filter(|o| **o).count(), 800 - 64);
+    let found = open(&page, tile, &[], shape);
+    assert_eq!(found.len(), 20 * 40);
+    for (at, open) in found.iter().enumerate() {
+        let (row, column) = (at / 40, at % 40);
+        assert_eq!(*open, row < 18 && !outside(row, column), "{row} {column}");
+    }
+    let rest = open(&page, tile, &[(-8, -8)], shape).iter().filter(|open| **open).count();
+    assert_eq!(rest, 18 * 40 - 6 * 18 - 8 * 8);
 }
 
 #[test]

@@ -58,13 +58,13 @@ fn lay_out(
         file.set_attr(Adjustment::ATTRIBUTE, AttrValue::F64Array(vec![scale, shift]));
     }
 
-    let mut root = file.create_group("model_weights");
-    root.set_attr("backend", text("tensorflow"));
-    root.set_attr("keras_version", text(KERAS_VERSION));
-    root.set_attr("layer_names", texts(layer_names().map(str::to_owned).collect()));
+    let mut model_weights = file.create_group("model_weights");
+    model_weights.set_attr("backend", text("tensorflow"));
+    model_weights.set_attr("keras_version", text(KERAS_VERSION));
+    model_weights.set_attr("layer_names", texts(layer_names().map(str::to_owned).collect()));
     for node in &NODES {
         let name = node.name;
-        let mut group = root.create_group(name);
+        let mut group = model_weights.create_group(name);
         match node.operation {
             Operation::Conv(index) => {
                 group.set_attr(
@@ -85,12 +85,12 @@ fn lay_out(
             }
             _ => group.set_attr("weight_names", AttrValue::F64Array(Vec::new())),
         }
-        root.add_group(group.finish());
+        model_weights.add_group(group.finish());
     }
-    let mut top = root.create_group("top_level_model_weights");
+    let mut top = model_weights.create_group("top_level_model_weights");
     top.set_attr("weight_names", AttrValue::F64Array(Vec::new()));
-    root.add_group(top.finish());
-    file.add_group(root.finish());
+    model_weights.add_group(top.finish());
+    file.add_group(model_weights.finish());
     file.finish().map_err(WriteError::Layout)
 }
 

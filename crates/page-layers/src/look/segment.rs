@@ -182,12 +182,12 @@ impl Segmentation {
         }
     }
 
-    /// The pixel's layer, as its index in the order in which layers were added.
+    /// The pixel's layer, as its index in the order of the networks.
     pub fn label(&self, row: usize, column: usize) -> usize {
         usize::from(self.labels[row * self.width + column])
     }
 
-    /// How well `layer`, the `index`-th that was added, was found on the page inside the selected
+    /// How well `layer`, whose network is the `index`-th, was found on the page inside the selected
     /// regions.
     pub fn score(&self, page: &Page, index: usize, layer: Layer) -> Score {
         let mut score = Score::default();
@@ -405,8 +405,6 @@ mod tests {
         a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     }
 
-    /// Networks that have learned nothing see everything in a gray: so that differences show, the
-    /// weights of the last layers are larger.
     fn predictor(seed: u64) -> Predictor {
         Predictor::new(&initial_weights(seed).unwrap(), Device::Cpu).unwrap()
     }

@@ -2,8 +2,9 @@
 //! tape, which would add each gradient to fresh zeros (three more passes over several GB) and
 //! couldn't give memory back to [`Buffers`].
 //!
-//! The ReLU before a convolution is undone by that convolution's gradient (`Rectified::Ahead`), for
-//! which it needs the image that it has read, not its result.
+//! A convolution's gradient of its input already contains the derivative of the ReLU that made this
+//! input (`Rectified::Ahead`): it is 0 where the input is not positive. For that the convolution
+//! needs the image that it has read, not its result.
 
 use candle_core::{CustomOp2, Device, Result, Tensor, Var};
 
@@ -65,7 +66,8 @@ impl Native<'_> {
                             let inner = results
                                 .get(read)?
                                 .apply_op1_no_bwd(&Inner { by, buffers: self.buffers.clone() })?;
-                            // The images that come in are not ours to reuse.
+                            // Never the images that come in (node 0), which are not ours to
+                            // reuse: layers that read them cut nothing.
                             let whole = results.0[read].replace(inner);
                             self.reclaim(whole)?;
                             lacking[read] = cut;

@@ -204,12 +204,13 @@ impl Network {
         }
     }
 
-    /// Gives the memory of a tensor that nobody reads any more, such as a used gradient, to the
-    /// next step; clones of the tensor are empty afterwards.
+    /// Gives the whole storage of a tensor that nobody reads any more, such as a used gradient, to
+    /// the next step, also where the tensor is a view of a part of it: every tensor that shares it
+    /// is empty afterwards.
     ///
     /// # Errors
     ///
-    /// When the tensor is a view.
+    /// When the tensor repeats elements (a broadcast).
     pub fn reclaim(&self, tensor: Tensor) -> Result<(), NetworkError> {
         Ok(self.buffers.reclaim(tensor)?)
     }

@@ -9,6 +9,7 @@ use crate::topology::{CONV_LAYERS, LAST};
 use crate::{
     KerasAdam, Network, PageNetwork, Predictor, binary_cross_entropy, initial_weights, variables,
 };
+use kernels::Buffers;
 
 fn batch(n: usize, h: usize, w: usize) -> (Tensor, Tensor) {
     // A fixed pattern with exact zeros, as inverted white paper has.
@@ -141,13 +142,14 @@ fn sizes_that_the_network_cannot_halve_twice_are_refused() {
 }
 
 #[test]
-fn predicting_keeps_memory_for_one_size_only() {
-    let predictor = Predictor::new(&initial_weights(3).unwrap(), &Device::Cpu).unwrap();
-    for side in [8, 16, 8] {
-        assert_eq!(
-            predictor.predict(&vec![0.5; 3 * side * side], side, side).unwrap().len(),
-            side * side
-        );
+fn what_is_kept_for_smaller_images_goes_when_larger_ones_come() {
+    let buffers = Buffers::default();
+    let network = Network::predicting(&initial_weights(3).unwrap(), &buffers).unwrap();
+    for (side, stays) in [(8, false), (16, false), (8, true), (16, true), (20, false)] {
+        // A vector of one value: the network asks for none so short.
+        buffers.give(vec![7.0]);
+        network.forward_logits(&batch(1, side, side).0).unwrap();
+        assert_eq!(buffers.take_exactly(1) == [7.0], stays, "{side}");
     }
 }
 

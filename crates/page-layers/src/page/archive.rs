@@ -16,7 +16,7 @@ use crate::page::page::PageInputs;
 use base::text::printable;
 use domain::{InputKind, Layer};
 
-/// Most files in a zip: a thousand pages have about 6,000.
+/// Most files in a zip: 100 pages have at most 1,600; the rest is for folders and hidden files.
 const MAX_FILES: usize = 10_000;
 
 /// Most pages in a zip. All are held in memory during the training.
@@ -277,6 +277,13 @@ impl Unpacker {
                 break;
             }
             written += length as u64;
+            if written > most && self.left < self.limit {
+                let total = self.limit.saturating_mul(MAX_TOTAL);
+                return Err(ArchiveError::TooLarge {
+                    archive,
+                    limit: format!("{total} bytes of images"),
+                });
+            }
             if written > most {
                 let problem =
                     format!("has more bytes than are taken ({most}); make the image smaller");
@@ -457,7 +464,7 @@ mod tests {
             })
         };
         assert_eq!(unpacked(InputKind::Sample(1), &pages(4)).unwrap().len(), 1);
-        refused(InputKind::Sample(1), &pages(5), &["more bytes than are taken (4)"]);
+        refused(InputKind::Sample(1), &pages(5), &["more than 4000 bytes of images"]);
         let whole = of_names(&PAGE);
         for length in [0, 10, whole.len() / 2, whole.len() - 1] {
             refused(InputKind::Sample(1), &whole[..length], &["is not a zip"]);

@@ -202,7 +202,7 @@ fn decode(input: &Input) -> Result<(DynamicImage, Orientation), PageError> {
     decode_reader(input, source(file), MAX_PIXELS)
 }
 
-/// [`page`] and [`layer`] of an image with at most `most` pixels, for [`crate::fuzzing`].
+/// [`page`] and [`layer`] of an image with at most `most` pixels, for the fuzz targets.
 #[doc(hidden)]
 pub fn of_bytes(input: &Input, bytes: &[u8], most: u64) -> Result<(Bgr, Option<Mask>), PageError> {
     let decoded = decode_reader(input, source(io::Cursor::new(bytes)), most)?;

@@ -63,9 +63,12 @@ impl Mask {
         self.words_per_row
     }
 
-    /// Leaves only the pixels that also belong to `other`, which must have the same size.
+    /// Leaves only the pixels that also belong to `other`.
+    ///
+    /// # Panics
+    /// When `other` has another size.
     pub fn intersect(&mut self, other: &Self) {
-        debug_assert_eq!((self.width, self.height), (other.width, other.height));
+        assert_eq!((self.width, self.height), (other.width, other.height));
         for (word, mask) in self.words.iter_mut().zip(&other.words) {
             *word &= mask;
         }

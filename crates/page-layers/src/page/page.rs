@@ -137,6 +137,13 @@ impl Page {
         Self { width, height, bgr, regions: Mask::from_fn(width, height, |_, _| true), layers }
     }
 
+    /// The same page with these regions, which have its size; its layers are left as they are.
+    #[cfg(test)]
+    pub(crate) fn with_regions(self, regions: Mask) -> Self {
+        assert_eq!((regions.width(), regions.height()), (self.width, self.height));
+        Self { regions, ..self }
+    }
+
     /// Width in pixels.
     pub fn width(&self) -> usize {
         self.width

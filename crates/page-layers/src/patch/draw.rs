@@ -49,8 +49,8 @@ pub(crate) fn choose(count: u64, eligible: u64, rng: &mut impl Rng) -> Vec<u64> 
 }
 
 /// `count` different ranks below `eligible`, chosen first so that the patches around these pixels
-/// show every pixel of `words`. Also returns how many cells of the pages are not shown because
-/// `count` is too small.
+/// show every pixel of `words`. Also returns how many cells of the pages get no patch of their own
+/// because `count` is too small.
 ///
 /// A cell is half a patch high and half a patch wide, so a patch around any pixel of the cell shows
 /// the whole cell. One pixel is drawn from each cell that has any; the rest are drawn from all

@@ -52,7 +52,7 @@ pub enum SampleError {
     #[error(
         "{input}: all {pixels} pixels of this layer lie less than a patch ({}x{}) from the page's \
         edge; choose a smaller patch",
-        shape.height(), shape.width()
+        shape.width(), shape.height()
     )]
     NoCentre {
         /// The layer.
@@ -142,8 +142,9 @@ pub struct Split {
     pub train: LayerSamples,
     /// The last 20 % of each page in row order.
     pub validation: LayerSamples,
-    /// Number of cells of the pages that no patch shows although [`PatchSelection::Covering`] was
-    /// asked for, because there are too few patches.
+    /// Number of cells of the pages that got no patch of their own although
+    /// [`PatchSelection::Covering`] was asked for, because there are too few patches. Those of
+    /// other cells may show them.
     pub not_covered: usize,
 }
 
@@ -200,7 +201,10 @@ pub fn sample(
     };
     let pixels = masks.iter().map(|layer| layer.mask.count()).sum();
     if pixels == 0 {
-        return Err(SampleError::Empty { input: input(), cut: layer != Layer::Background });
+        let has_regions =
+            |page: &Page| page.regions().count() < (page.width() * page.height()) as u64;
+        let cut = layer != Layer::Background && pages.iter().any(|(page, _)| has_regions(page));
+        return Err(SampleError::Empty { input: input(), cut });
     }
     let bits = || {
         pages.iter().enumerate().flat_map(|(place, (page, index))| {
@@ -231,7 +235,11 @@ pub fn sample(
         PatchSelection::Random if expected < exact_below as f64 => {
             (choose(count, eligible, rng), 0)
         }
-        PatchSelection::Random => (visit(chance, eligible, rng), 0),
+        PatchSelection::Random => match visit(chance, eligible, rng) {
+            // By chance, where few are wanted.
+            none if none.is_empty() => (choose(1, eligible, rng), 0),
+            ranks => (ranks, 0),
+        },
     };
     let centres = at_ranks(bits(), &ranks);
     let (mut train, mut validation) = (Vec::with_capacity(centres.len()), Vec::new());
@@ -417,6 +425,16 @@ mod tests {
     }
 
     #[test]
+    fn there_is_a_sample_however_few_are_wanted() {
+        let page = page(100, 100, vec![Mask::from_fn(100, 100, |_, _| true)]);
+        for (n, seed) in (1..5).flat_map(|n| (0..100).map(move |seed| (n, seed))) {
+            // As with a batch of one: two samples are no longer an exact number.
+            let split = sample(&page, layer(0), n, shape(8), RANDOM, 2, &mut rng(seed)).unwrap();
+            assert!(split.train.len() > 0 && split.validation.len() > 0, "{n} {seed}");
+        }
+    }
+
+    #[test]
     fn validation_always_gets_a_sample() {
         for pixels in 1..8usize {
             let page = page(
@@ -453,7 +471,9 @@ mod tests {
                 .to_string()
         };
         assert!(
-            refusal(0).starts_with("rgba PNG - Layer 0 (layer_0.png): no pixel"),
+            refusal(0).starts_with(
+                "rgba PNG - Layer 0 (layer_0.png): no pixel belongs to this layer; mark"
+            ),
             "{}",
             refusal(0)
         );
@@ -462,6 +482,12 @@ mod tests {
             "{}",
             refusal(1)
         );
+        // With regions, they may be the reason.
+        let [page] = page;
+        let upper = Mask::from_fn(200, 200, |row, _| row < 100);
+        let page = [Arc::new(Arc::into_inner(page).unwrap().with_regions(upper))];
+        let refused = sample(&page, layer(0), 100, shape(32), RANDOM, 32, &mut rng(1)).unwrap_err();
+        assert!(refused.to_string().contains("inside the selected regions"), "{refused}");
     }
     #[test]
     fn several_pages_share_the_samples_by_their_pixels_and_each_is_validated() {
