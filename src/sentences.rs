@@ -69,8 +69,10 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
             ),
         ),
         Verdict::NotStarted { reason, waited_hours } => {
-            let reason = if reason.is_empty() { "without a reason" } else { reason };
             let what = match (waited_hours, scheduler) {
+                (Some(hours), Kind::Slurm) if reason.is_empty() => format!(
+                    "The training did not start within {hours} hours: Slurm gives no reason."
+                ),
                 (Some(hours), Kind::Slurm) => {
                     format!(
                         "The training did not start within {hours} hours: Slurm still says \
@@ -81,6 +83,9 @@ pub fn of_verdict(verdict: &Verdict, about: About<'_>) -> (Cause, String) {
                 (Some(hours), Kind::Local { .. }) => format!(
                     "The training did not start within {hours} hours: other trainings were at work."
                 ),
+                (None, _) if reason.is_empty() => {
+                    "The training can't start on this cluster: Slurm gives no reason.".to_owned()
+                }
                 (None, _) => {
                     format!("The training can't start on this cluster: Slurm says {reason}.")
                 }
@@ -318,6 +323,7 @@ mod tests {
         let ran = Some("06:00:12".to_owned());
         let not_started =
             |waited_hours| Verdict::NotStarted { reason: "Resources".into(), waited_hours };
+        let no_reason = |waited_hours| Verdict::NotStarted { reason: String::new(), waited_hours };
         let code = Some("1:0".to_owned());
         vec![
             (Verdict::NoJob { problem: "the setting \"Seed\" is odd".into() }, Cause::Message),
@@ -327,7 +333,11 @@ mod tests {
             (Verdict::NotTaken, Cause::Slurm),
             (not_started(None), Cause::NotStarted),
             (not_started(Some(72)), Cause::NotStarted),
+            (no_reason(None), Cause::NotStarted),
+            (no_reason(Some(72)), Cause::NotStarted),
             (Verdict::Cancelled, Cause::Cancelled),
+            (Verdict::CancelledByAsker, Cause::Cancelled),
+            (Verdict::Abandoned, Cause::Cancelled),
             (Verdict::Vanished, Cause::Unknown),
             (Verdict::OutOfTime { ran: ran.clone() }, Cause::Time),
             (Verdict::OutOfMemory { used_mb: None }, Cause::OutOfMemory),
@@ -390,6 +400,10 @@ mod tests {
             6 CPUs, 2000 MB and 0-06:00:00. Set \"CPUs\", \"Maximum memory (MB)\" or \"Maximum \
             time (D-HH:MM)\" lower, or ask the operator of the cluster."
         );
+        for waited_hours in [None, Some(72)] {
+            let text = says(Verdict::NotStarted { reason: String::new(), waited_hours });
+            assert!(text.contains(": Slurm gives no reason. It asked for 6 CPUs"), "{text}");
+        }
         assert_eq!(
             says(Verdict::CancelledOnCluster { ran: None }),
             "The training (Slurm job 17) was cancelled on the cluster. Run the workflow again, or \

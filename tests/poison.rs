@@ -10,10 +10,12 @@ use std::net::{TcpListener, TcpStream};
 use lapin::BasicProperties;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
+use serde_json::json;
 
 use support::SECONDS;
-use support::broker::{JOBS, RESULTS, Vhost};
+use support::broker::{CONTROL, JOBS, RESULTS, Vhost};
 use support::desk::{Desk, job};
+use support::program::expect;
 use support::rodan::Rodan;
 use support::services::Services;
 
@@ -143,7 +145,13 @@ fn a_reply_that_no_queue_takes_holds_up_nothing_and_is_given_up() {
 
 /// Publishes over a connection on which this text is replaced by bytes that are not UTF-8, as a
 /// client in another language could send them; `lapin` can't.
-fn publish_with_broken_text(vhost: &Vhost, marker: &str, properties: BasicProperties, body: &[u8]) {
+fn publish_with_broken_text(
+    vhost: &Vhost,
+    queue: &str,
+    marker: &str,
+    properties: BasicProperties,
+    body: &[u8],
+) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let door = listener.local_addr().unwrap().to_string();
     let (broker, marker) = (vhost.address(), marker.as_bytes().to_vec());
@@ -164,7 +172,7 @@ fn publish_with_broken_text(vhost: &Vhost, marker: &str, properties: BasicProper
             }
         }
     });
-    vhost.publish_at(&door, JOBS, body, properties);
+    vhost.publish_at(&door, queue, body, properties);
 }
 
 #[test]
@@ -173,7 +181,7 @@ fn a_property_that_is_no_text_does_not_stop_the_intake() {
     desk.vhost.declare_queues();
     for marker in ["MARKER-IN-THE-ID", "MARKER-IN-THE-QUEUE"] {
         let bad = properties("id-MARKER-IN-THE-ID", "queue-MARKER-IN-THE-QUEUE");
-        publish_with_broken_text(&desk.vhost, marker, bad, job().to_string().as_bytes());
+        publish_with_broken_text(&desk.vhost, JOBS, marker, bad, job().to_string().as_bytes());
     }
     let id = desk.vhost.publish_job(&job());
     assert_eq!(desk.vhost.waiting(JOBS), Some(3));
@@ -187,6 +195,28 @@ fn a_property_that_is_no_text_does_not_stop_the_intake() {
     assert!(finished.stdout.contains(&format!("{id}  submitted")), "{finished}");
     assert_eq!(desk.vhost.waiting(JOBS), Some(0));
     desk.check().args(["--max-jobs", "0"]).run();
+}
+
+#[test]
+fn a_property_that_is_no_text_does_not_stop_the_requests() {
+    let desk = Desk::with_script("exit 0");
+    let id = desk.vhost.publish_job(&job());
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    desk.vhost.declare(CONTROL, durable).unwrap();
+    let cancel = json!({"cancel": id, "reply_to": RESULTS}).to_string();
+    for marker in ["MARKER-IN-THE-ID", "MARKER-IN-THE-QUEUE"] {
+        let bad = properties("id-MARKER-IN-THE-ID", "queue-MARKER-IN-THE-QUEUE");
+        publish_with_broken_text(&desk.vhost, CONTROL, marker, bad, cancel.as_bytes());
+    }
+    desk.vhost.publish_to(CONTROL, cancel.as_bytes(), BasicProperties::default());
+    assert_eq!(desk.vhost.waiting(CONTROL), Some(3));
+    let finished = desk.check().run();
+    expect(&finished, 9, &[]);
+    let dropped = finished.stderr.matches("a request can't be read: it is dropped").count();
+    assert_eq!(dropped, 2, "{finished}");
+    assert_eq!(desk.vhost.waiting(CONTROL), Some(0), "{finished}");
+    assert!(!finished.stdout.contains("  submitted"), "the request behind them counts: {finished}");
+    assert!(desk.error_reply(&id).contains("cancelled"), "{finished}");
 }
 
 #[test]

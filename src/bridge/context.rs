@@ -15,7 +15,8 @@ use super::decide::Rules;
 use super::view::View;
 use crate::config::Config;
 use crate::ledger::{
-    Cause, Event, Lock, LockError, Record, Role, Store, StoreError, TransitionError, Verdict,
+    Cause, Event, Lock, LockError, Record, Role, State, Store, StoreError, TransitionError,
+    Unreadable, Verdict,
 };
 use crate::rodan::Client;
 use crate::sentences::{About, of_verdict};
@@ -75,6 +76,14 @@ pub enum BridgeError {
         /// What the system says.
         source: io::Error,
     },
+    /// The record of one job.
+    #[error("{job}: {source}")]
+    Unreadable {
+        /// The job.
+        job: JobId,
+        /// What is wrong with it.
+        source: Unreadable,
+    },
     /// A record that contradicts itself.
     #[error("{job}: {source}; its record in the spool was changed by something else")]
     Transition {
@@ -90,7 +99,9 @@ impl BridgeError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Broker(_) => ExitCode::Broker,
-            Self::Store(_) | Self::Lock(_) | Self::Logs { .. } => ExitCode::Spool,
+            Self::Store(_) | Self::Lock(_) | Self::Logs { .. } | Self::Unreadable { .. } => {
+                ExitCode::Spool
+            }
             Self::Transition { .. } => ExitCode::Internal,
         }
     }
@@ -152,6 +163,12 @@ fn code_of(cause: Cause) -> ExitCode {
         Cause::Slurm => ExitCode::Slurm,
         _ => ExitCode::Training,
     }
+}
+
+/// Lets `event` happen to a job, in memory.
+fn happens(job: &mut Record, event: Event) -> Result<(), BridgeError> {
+    let result = job.apply(event, Timestamp::now());
+    result.map_err(|source| BridgeError::Transition { job: job.job_id.clone(), source })
 }
 
 impl<'a> Pass<'a> {
@@ -249,9 +266,32 @@ impl<'a> Pass<'a> {
 
     /// Lets `event` happen to a job and writes that down.
     pub(super) fn apply(&mut self, job: &mut Record, event: Event) -> Result<(), BridgeError> {
-        let result = job.apply(event, Timestamp::now());
-        result.map_err(|source| BridgeError::Transition { job: job.job_id.clone(), source })?;
+        happens(job, event)?;
+        self.save(job)
+    }
+
+    /// Writes a job's record, unless another host has taken the lock over: it has written a newer
+    /// one.
+    pub(super) fn save(&mut self, job: &Record) -> Result<(), BridgeError> {
+        self.beat()?;
         Ok(self.store.save(job)?)
+    }
+
+    /// Files a job away. A request to cancel it has nothing to wait for any more.
+    pub(super) fn file(&mut self, job: &Record) -> Result<(), BridgeError> {
+        self.beat()?;
+        self.store.finish(&job.job_id)?;
+        let forget = || -> Result<(), StoreError> {
+            let mut cancels = self.store.cancels()?;
+            if cancels.forget(&job.correlation_id.0, &job.reply_to) {
+                self.store.save_cancels(&cancels)?;
+            }
+            Ok(())
+        };
+        if let Err(error) = forget() {
+            tracing::warn!(job = %job.job_id, "a request to cancel it may stay: {error}");
+        }
+        Ok(())
     }
 
     /// Notes what keeps a job waiting; the next pass tries again.
@@ -266,18 +306,36 @@ impl<'a> Pass<'a> {
         tracing::info!(job = %job.job_id, "it waits: {why}");
         self.tell(job, "waiting", &why);
         job.last_error = Some(why);
-        Ok(self.store.save(job)?)
+        self.save(job)
     }
 
     /// Gives a job up: its error reply is to follow.
     pub(super) fn fails(&mut self, job: &mut Record, verdict: Verdict) -> Result<(), BridgeError> {
+        self.note_failure(job, verdict)?;
+        self.save(job)?;
+        self.tell_failure(job);
+        Ok(())
+    }
+
+    /// The first half of [`Self::fails`], in memory: the caller saves the record.
+    pub(super) fn note_failure(
+        &self,
+        job: &mut Record,
+        verdict: Verdict,
+    ) -> Result<(), BridgeError> {
         let (cause, sentence) = of_verdict(&verdict, self.about(job));
-        self.remember(code_of(cause));
-        tracing::info!(job = %job.job_id, cause = cause.word(), "it is given up: {sentence}");
-        self.tell(job, "failed", &sentence);
         job.cause = Some(cause);
         job.verdict = Some(verdict);
-        self.apply(job, Event::Failed(sentence))
+        happens(job, Event::Failed(sentence))
+    }
+
+    /// The second half of [`Self::fails`], once the record is saved.
+    pub(super) fn tell_failure(&mut self, job: &Record) {
+        let State::Failed { sentence } = &job.state else { return };
+        let cause = job.cause.unwrap_or(Cause::Unknown);
+        self.remember(code_of(cause));
+        tracing::info!(job = %job.job_id, cause = cause.word(), "it is given up: {sentence}");
+        self.tell(job, "failed", sentence);
     }
 
     pub(super) fn tell(&mut self, job: &Record, what: &'static str, detail: &str) {

@@ -12,6 +12,7 @@ use super::context::{BridgeError, Pass};
 use super::decide::Slurm;
 use super::view::is_with_slurm;
 use crate::ledger::{Cancels, Live, Progress, Record, State, Told, Verdict};
+use base::exit_code::ExitCode;
 use contract::broker::{BrokerError, TellError};
 use contract::wire::conversation::{CONTROL_QUEUE, Cancel, JobState, Message, Stage};
 use scheduler::Kind;
@@ -171,7 +172,14 @@ impl Pass<'_> {
     /// Reads what is asked in `hpc-control`, before anything is taken. Each request is written down
     /// before it is acknowledged.
     pub(super) async fn read_requests(&mut self, jobs: &mut [Record]) -> Result<(), BridgeError> {
-        let mut cancels = self.store.cancels();
+        let mut cancels = match self.store.cancels() {
+            Ok(cancels) => cancels,
+            Err(error) => {
+                tracing::error!("{error}; {CONTROL_QUEUE} is left to the next pass");
+                self.remember(ExitCode::Spool);
+                return Ok(());
+            }
+        };
         if cancels.forget_old(Timestamp::now()) {
             self.store.save_cancels(&cancels)?;
         }
@@ -206,9 +214,12 @@ impl Pass<'_> {
                     "a request can't be read: it is dropped ({error})"
                 );
                 self.broker = None; // the connection is lost with it
-                self.broker().await?.discard_request().await?;
-                self.broker = None;
-                return Ok(true);
+                let next = self.broker().await?.discard_request().await?;
+                if next.is_none() {
+                    self.broker = None;
+                    return Ok(true);
+                }
+                next
             }
             taken => taken?,
         };
@@ -233,7 +244,7 @@ impl Pass<'_> {
             if may_be_cancelled(job) {
                 tracing::info!(job = %job.job_id, "its asker cancels it");
                 job.verdict = Some(Verdict::CancelledByAsker);
-                self.store.save(job)?;
+                self.save(job)?;
             }
             return Ok(());
         }
@@ -260,7 +271,7 @@ impl Pass<'_> {
                     tracing::info!(job = %job.job_id, queue = job.reply_to, "its reply queue is \
                         gone: it is given up");
                     job.verdict = Some(Verdict::Abandoned);
-                    self.store.save(job)?;
+                    self.save(job)?;
                 }
                 Err(error) => {
                     tracing::debug!(job = %job.job_id, "its reply queue can't be looked at: \
@@ -322,19 +333,19 @@ impl Pass<'_> {
             }
             News::ByTrainer(state) => {
                 job.told = told(state, true);
-                return Ok(self.store.save(job)?);
+                return self.save(job);
             }
             News::State(state) => {
                 // Before it is sent, so that a copy has the same content and id.
                 job.told = told(state, false);
-                self.store.save(job)?;
+                self.save(job)?;
             }
         }
         let Some(told) = job.told.clone() else { return Ok(()) };
         let message = told.state.message(&job.correlation_id.0);
         if self.send(job, &message).await? {
             job.told = Some(Told { sent: true, ..told });
-            self.store.save(job)?;
+            self.save(job)?;
         }
         Ok(())
     }
@@ -362,7 +373,7 @@ impl Pass<'_> {
         let message = note.told(told_epochs).message(&job.correlation_id.0);
         if self.send(job, &message).await? {
             job.told = Some(Told { progress_at: Some(note.updated_at), ..told });
-            self.store.save(job)?;
+            self.save(job)?;
         }
         Ok(())
     }

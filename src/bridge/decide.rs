@@ -6,8 +6,8 @@
 //! # When a job is given up
 //!
 //! - It waits for Rodan or Slurm for `GIVE_UP_HOURS` ([`Rules::gives_up`], counted from
-//!   `Record::waits_since`): [`before_submission`], [`judge_login`]. Where Rodan refuses the
-//!   log-in, at once.
+//!   `Record::waits_since`): [`before_submission`], [`judge_login`], [`judge_client`]. Where Rodan
+//!   refuses the log-in, at once.
 //! - It waits in Slurm's queue, or for room under a limit of jobs, for `MAX_PENDING_HOURS`; or it
 //!   waits for a reason that can't pass (`NEVER_PASSES` in `scheduler::slurm`): [`alive`],
 //!   [`before_submission`].
@@ -16,15 +16,16 @@
 //! - Its reply queue is gone (a conversation): `converse.rs` and `deliver.rs` note
 //!   `Verdict::Abandoned`.
 //!
-//! A reply, not a job, is given up by [`is_undeliverable`].
+//! A reply, not a job, is given up by [`is_undeliverable`] and [`is_undeliverable_end`].
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::courier::RestError;
 use crate::ledger::{Breaker, Doubt, Outcome, Record, State, Verdict};
 use crate::rodan::LoginError;
-use contract::broker::{BrokerError, PublishError};
+use contract::broker::{BrokerError, PublishError, TellError};
 use domain::ResourceSettings;
 use domain::SlurmJobId;
 use scheduler::slurm::{JobInfo, JobState, Phase, SubmitError};
@@ -138,7 +139,7 @@ pub(super) enum Decision {
     Fail(Verdict),
     /// It goes to Slurm.
     Submit,
-    /// Its error reply is written to disk; where a trainer's models lie there they win.
+    /// Its error reply is written to disk; where a trainer's reply lies there, that wins.
     Spool,
     /// The reply on disk is published.
     Deliver,
@@ -198,7 +199,10 @@ pub(super) fn decide(
             Slurm::Silent => Decision::Rest,
             Slurm::Unknown => match found.reply {
                 Some(outcome) => Decision::Collect(outcome),
-                None => after(rules.grace, job, now, || Verdict::Vanished),
+                // Whoever has cancelled it is known, even where Slurm has forgotten it.
+                None => after(rules.grace, job, now, || {
+                    job.verdict.clone().unwrap_or(Verdict::Vanished)
+                }),
             },
             Slurm::Has(info) => match info.state.phase() {
                 Phase::Waiting | Phase::Active => alive(job, *slurm_id, info, now, rules),
@@ -287,7 +291,11 @@ fn over(job: &Record, info: &JobInfo, found: &Found, now: Timestamp, rules: &Rul
     {
         return Decision::RaiseMemory(more);
     }
-    decision
+    // It has not come back: what its trainer has left is all that there will be.
+    match (&decision, found.reply) {
+        (Decision::Fail(_), Some(outcome)) => Decision::Collect(outcome),
+        _ => decision,
+    }
 }
 
 /// The most memory that a job can ask for, in MB.
@@ -436,6 +444,12 @@ pub(super) fn judge_login(error: &LoginError, gives_up: bool) -> NoToken {
     }
 }
 
+/// Judges that no connection to Rodan can even be tried (no certificates, say): the operator may
+/// mend that, as a Rodan that is away may come back.
+pub(super) fn judge_client(gives_up: bool) -> NoToken {
+    if gives_up { NoToken::Fails(Verdict::RodanAway) } else { NoToken::Waits }
+}
+
 /// Whether one more message may be taken. What is not taken stays in RabbitMQ, and nothing is lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Intake {
@@ -492,6 +506,17 @@ pub(super) fn is_undeliverable(job: &Record, error: &PublishError, gives_up: boo
         | PublishError::Broker(BrokerError::Failed { .. }) => never_ran(job) && gives_up,
         PublishError::TooLarge { .. } | PublishError::Broker(_) => false,
     }
+}
+
+/// The same of the end of a conversation, once its queue is known to be there: one that is gone
+/// means that nobody asks any more.
+pub(super) fn is_undeliverable_end(job: &Record, error: &RestError, gives_up: bool) -> bool {
+    let is_refused = match error {
+        RestError::Tell(TellError::Broker(error)) => matches!(error, BrokerError::Failed { .. }),
+        RestError::Tell(_) => true,
+        RestError::Lost { .. } | RestError::Unread { .. } => false,
+    };
+    is_refused && never_ran(job) && gives_up
 }
 
 /// Calls `look` with each sentence that a person would be told of such a job.

@@ -301,6 +301,8 @@ fn a_job_that_is_over() {
     let no_requeue = with(rules(), |rules| rules.requeue = false);
     let hasty = with(rules(), |rules| rules.grace = Duration::ZERO);
     let models = || a_reply(Outcome::Models);
+    let an_error = || a_reply(Outcome::Error);
+    let collects = |found: Found| found.reply.map_or(Rest, Collect);
     let delivered = || Found { delivered: true, ..models() };
     let by_node = || Fail(Verdict::NodeFailed { ran: ran() });
     let taken_back = || Fail(Verdict::TakenBack { ran: ran() });
@@ -360,11 +362,17 @@ fn a_job_that_is_over() {
         (running(), "PREEMPTED", nothing(), rules(), Missing),
         (missing(running(), seconds(30)), "PREEMPTED", nothing(), rules(), taken_back()),
         (running(), "PREEMPTED", nothing(), no_requeue, taken_back()),
+        // It has not come back: what its trainer has left is its answer.
+        (missing(running(), seconds(29)), "NODE_FAIL", an_error(), rules(), Rest),
+        (missing(running(), seconds(30)), "NODE_FAIL", an_error(), rules(), collects(an_error())),
+        (missing(running(), seconds(30)), "PREEMPTED", models(), rules(), collects(models())),
+        (told(running()), "PREEMPTED", an_error(), no_requeue, collects(an_error())),
         // Unknown to Slurm.
         (running(), "unknown", nothing(), rules(), Missing),
         (missing(running(), seconds(299)), "unknown", nothing(), rules(), Rest),
         (missing(running(), seconds(300)), "unknown", nothing(), rules(), Fail(Verdict::Vanished)),
         (running(), "unknown", nothing(), hasty, Fail(Verdict::Vanished)),
+        (told(running()), "unknown", nothing(), hasty, Fail(Verdict::Cancelled)),
         // A clock that was set back starts the wait anew.
         (
             with(running(), |job| job.missing_since = Some(now() + HOUR)),
@@ -490,6 +498,8 @@ fn a_login_that_fails_is_tried_again_until_the_site_gives_up() {
     let other = LoginError::NotRodan { address: address(), detail: "no token".into() };
     assert_eq!(judge_login(&away, false), NoToken::Waits);
     assert_eq!(judge_login(&away, true), NoToken::Fails(Verdict::RodanAway));
+    assert_eq!(judge_client(false), NoToken::Waits);
+    assert_eq!(judge_client(true), NoToken::Fails(Verdict::RodanAway));
     for error in [&refused, &other] {
         for gives_up in [false, true] {
             assert_eq!(judge_login(error, gives_up), NoToken::Fails(Verdict::RodanRefused));
@@ -546,6 +556,21 @@ fn a_reply_is_given_up_where_nobody_can_get_it() {
     .enumerate()
     {
         assert_eq!(is_undeliverable(&job, &error, gives_up), hopeless, "case {n}: {error}");
+    }
+    // The end of a conversation, whose queue is there.
+    let gone = std::io::Error::other("gone");
+    let lost = RestError::Lost { name: "Model 0".into(), source: gone };
+    for (error, hopeless) in [
+        (RestError::Tell(TellError::Refused("q".into())), true),
+        (RestError::Tell(TellError::Gone("q".into())), true),
+        (RestError::Tell(TellError::TooLarge { size: 9, limit: None }), true),
+        (RestError::Tell(refused().into()), true),
+        (RestError::Tell(silent().into()), false),
+        (lost, false),
+    ] {
+        assert_eq!(is_undeliverable_end(&no_job, &error, true), hopeless, "{error}");
+        assert!(!is_undeliverable_end(&no_job, &error, false), "{error}");
+        assert!(!is_undeliverable_end(&spooled(Outcome::Error), &error, true), "{error}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use jiff::Timestamp;
 
 use super::context::{BridgeError, Pass};
-use super::decide::is_undeliverable;
+use super::decide::{is_undeliverable, is_undeliverable_end};
 use super::intake::kind;
 use crate::courier::{Rest, RestError, tail_of};
 use crate::ledger::{Cause, Claimed, Event, Outcome, Progress, Record, State, Verdict};
@@ -16,19 +16,26 @@ use contract::wire::conversation::{End, JobFailed, Used};
 use contract::wire::{Answer, Reply};
 
 impl Pass<'_> {
-    /// Writes the error reply of a failed job to the spool. Models on disk are sent instead,
-    /// whatever ended the job that made them.
-    pub(super) fn spool_error(&mut self, job: &mut Record) -> Result<(), BridgeError> {
-        let State::Failed { sentence } = &job.state else { return Ok(()) };
-        let outcome = if self.store.reply(&job.job_id).is_some_and(|r| r.error_sentence().is_none())
-        {
-            Outcome::Models
-        } else {
-            let answer = self.error_answer(job, sentence);
-            self.store.write_reply(&job.job_id, &answer)?;
-            Outcome::Error
+    /// Writes the error reply of a failed job to the spool; breaks where it has to wait. A reply on
+    /// disk is sent instead, whatever ended the job that made it.
+    pub(super) fn spool_error(&mut self, job: &mut Record) -> Result<ControlFlow<()>, BridgeError> {
+        let State::Failed { sentence } = &job.state else { return Ok(ControlFlow::Continue(())) };
+        let outcome = match self.store.reply(&job.job_id) {
+            Ok(Some(answer)) if answer.error_sentence().is_none() => Outcome::Models,
+            Ok(Some(_)) => Outcome::Error,
+            Ok(None) => {
+                let answer = self.error_answer(job, sentence);
+                self.beat()?;
+                self.store.write_reply(&job.job_id, &answer)?;
+                Outcome::Error
+            }
+            Err(error) => {
+                self.waits(job, ExitCode::Spool, &error.to_string())?;
+                return Ok(ControlFlow::Break(()));
+            }
         };
-        self.apply(job, Event::ReplySpooled(outcome))
+        self.apply(job, Event::ReplySpooled(outcome))?;
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Publishes a spooled reply; breaks where it has to wait.
@@ -45,8 +52,12 @@ impl Pass<'_> {
             return Ok(ControlFlow::Break(()));
         }
         let answer = match self.store.reply(&job.job_id) {
-            Some(answer) => answer,
-            None => self.replace_reply(job, Verdict::ReplyLost)?,
+            Ok(Some(answer)) => answer,
+            Ok(None) => self.replace_reply(job, Verdict::ReplyLost)?,
+            Err(error) => {
+                self.waits(job, ExitCode::Spool, &error.to_string())?;
+                return Ok(ControlFlow::Break(()));
+            }
         };
         let reply = match answer {
             Answer::Reply(reply) => reply,
@@ -63,15 +74,22 @@ impl Pass<'_> {
         // searched next time.
         self.broker().await?;
         let claimed = self.store.claim(&job.job_id)?;
-        if claimed == Claimed::Again && self.broker().await?.holds(&envelope).await? {
-            tracing::info!(
-                job = %job.job_id,
-                queue = job.reply_to,
-                "the reply is in the queue already: an earlier attempt came through"
-            );
-            return self.delivered(job);
-        }
-        let mut result = self.broker().await?.publish(&envelope, &reply).await;
+        let holds = match claimed {
+            Claimed::Again => self.broker().await?.holds(&envelope).await,
+            _ => Ok(false),
+        };
+        let mut result = match holds {
+            Ok(true) => {
+                tracing::info!(
+                    job = %job.job_id,
+                    queue = job.reply_to,
+                    "the reply is in the queue already: an earlier attempt came through"
+                );
+                return self.delivered(job);
+            }
+            Ok(false) => self.broker().await?.publish(&envelope, &reply).await,
+            Err(error) => Err(error.into()),
+        };
         if let Err(error @ PublishError::TooLarge { .. }) = &result {
             let answer =
                 self.replace_reply(job, Verdict::ReplyTooLarge { problem: error.to_string() })?;
@@ -85,16 +103,30 @@ impl Pass<'_> {
         };
         let gives_up = self.rules.gives_up(job, Timestamp::now());
         if is_undeliverable(job, &error, gives_up) {
-            return self.given_up(job, &error);
+            return self.given_up(job, &error.to_string());
         }
-        if matches!(error, PublishError::Broker(_)) {
+        let trouble = match &error {
+            PublishError::Broker(error) => Some(error),
+            _ => None,
+        };
+        self.undelivered(job, &error.to_string(), trouble)
+    }
+
+    /// Leaves a reply to the next pass, because of `why`, or of this `trouble` with the broker.
+    fn undelivered(
+        &mut self,
+        job: &mut Record,
+        why: &str,
+        trouble: Option<&BrokerError>,
+    ) -> Result<ControlFlow<()>, BridgeError> {
+        if trouble.is_some() {
             // The connection is in doubt: the next job gets a new one.
             self.broker = None;
         }
-        if matches!(error, PublishError::Broker(BrokerError::Blocked { .. })) {
-            self.no_deliveries = Some(error.to_string());
+        if matches!(trouble, Some(BrokerError::Blocked { .. })) {
+            self.no_deliveries = Some(why.to_owned());
         }
-        self.waits(job, ExitCode::NotDelivered, &error.to_string())?;
+        self.waits(job, ExitCode::NotDelivered, why)?;
         Ok(ControlFlow::Break(()))
     }
 
@@ -106,6 +138,7 @@ impl Pass<'_> {
         job.cause.get_or_insert(cause);
         job.verdict.get_or_insert(verdict);
         let answer = self.error_answer(job, &sentence);
+        self.beat()?;
         self.store.write_reply(&job.job_id, &answer)?;
         self.apply(job, Event::ReplySpooled(Outcome::Error))?;
         Ok(answer)
@@ -157,6 +190,7 @@ impl Pass<'_> {
             tracing::error!(job = %job.job_id, "{error}");
             job.cause.get_or_insert(Cause::Reply);
             let end = End::Failed(failed);
+            self.beat()?;
             self.store.write_reply(&job.job_id, &Answer::End(end.clone()))?;
             self.apply(job, Event::ReplySpooled(Outcome::Error))?;
             result = self.send_rest(job, &end).await?;
@@ -165,19 +199,25 @@ impl Pass<'_> {
             Ok(()) => return self.delivered(job),
             Err(error) => error,
         };
-        if matches!(error, RestError::Tell(TellError::Gone(_)))
-            && !self.broker().await?.exists(&job.reply_to).await?
-        {
-            job.verdict = Some(Verdict::Abandoned);
-            self.store.save(job)?;
-            return Ok(ControlFlow::Continue(()));
+        if matches!(error, RestError::Tell(TellError::Gone(_))) {
+            match self.broker().await?.exists(&job.reply_to).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    job.verdict = Some(Verdict::Abandoned);
+                    self.save(job)?;
+                    return Ok(ControlFlow::Continue(()));
+                }
+                Err(error) => return self.undelivered(job, &error.to_string(), Some(&error)),
+            }
         }
-        if matches!(error, RestError::Tell(TellError::Broker(_))) {
-            // The connection is in doubt: the next job gets a new one.
-            self.broker = None;
+        if is_undeliverable_end(job, &error, self.rules.gives_up(job, Timestamp::now())) {
+            return self.given_up(job, &error.to_string());
         }
-        self.waits(job, ExitCode::NotDelivered, &error.to_string())?;
-        Ok(ControlFlow::Break(()))
+        let trouble = match &error {
+            RestError::Tell(TellError::Broker(error)) => Some(error),
+            _ => None,
+        };
+        self.undelivered(job, &error.to_string(), trouble)
     }
 
     async fn send_rest(
@@ -194,14 +234,14 @@ impl Pass<'_> {
             report: &report,
             end,
         };
-        Ok(rest.send(self.broker().await?).await)
+        Ok(rest.send(self.broker().await?, &mut || {}).await)
     }
 
     /// Files a job away that nobody asks for any more.
     fn file_abandoned(&mut self, job: &mut Record) -> Result<(), BridgeError> {
         let detail = format!("the queue '{}' is gone: nobody waits for it", job.reply_to);
         self.apply(job, Event::Delivered)?;
-        self.store.finish(&job.job_id)?;
+        self.file(job)?;
         self.tell(job, "abandoned", &detail);
         Ok(())
     }
@@ -227,19 +267,15 @@ impl Pass<'_> {
     }
 
     /// Files a job away whose reply nobody can get.
-    fn given_up(
-        &mut self,
-        job: &mut Record,
-        error: &PublishError,
-    ) -> Result<ControlFlow<()>, BridgeError> {
-        let sentence = format!("its reply can't be delivered, and is given up: {error}");
+    fn given_up(&mut self, job: &mut Record, why: &str) -> Result<ControlFlow<()>, BridgeError> {
+        let sentence = format!("its reply can't be delivered, and is given up: {why}");
         self.remember(ExitCode::NotDelivered);
         tracing::warn!(job = %job.job_id, queue = job.reply_to, "{sentence}");
         self.tell(job, "failed", &sentence);
         job.last_error = Some(sentence);
         self.apply(job, Event::Delivered)?;
         self.broker = None;
-        self.store.finish(&job.job_id)?;
+        self.file(job)?;
         Ok(ControlFlow::Break(()))
     }
 
@@ -248,7 +284,7 @@ impl Pass<'_> {
         if job.outcome == Some(Outcome::Models) {
             self.note_pace(job);
         }
-        self.store.finish(&job.job_id)?;
+        self.file(job)?;
         let what = if job.outcome == Some(Outcome::Error) {
             "an error reply is"
         } else {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use super::context::{BridgeError, Pass};
-use crate::ledger::{Event, NodeKind, Outcome, Paces, Record, State, Verdict};
+use crate::ledger::{Cancels, Event, NodeKind, Outcome, Paces, Record, Seen, State, Verdict};
 use crate::sentences;
 use base::exit_code::ExitCode;
 use contract::broker::{BrokerError, DEFAULT_REPLY_QUEUE, JOBS_QUEUE, Taken};
@@ -18,7 +18,9 @@ impl Pass<'_> {
     ///
     /// A message that is no job becomes a failed job, so that it is answered like any other.
     pub(super) async fn take_one(&mut self) -> Result<Option<Record>, BridgeError> {
-        loop {
+        // Nothing is taken while nobody knows which jobs are cancelled.
+        let cancels = self.store.cancels()?;
+        while !self.is_stopped() {
             self.beat()?;
             let taken = match self.broker().await?.take().await {
                 Err(error @ BrokerError::Unreadable { .. }) => {
@@ -38,71 +40,98 @@ impl Pass<'_> {
                 taken => taken?,
             };
             let Some(taken) = taken else { return Ok(None) };
-            if let Some(known) = self.known(&taken)? {
+            let mut job = new_record(&taken);
+            if let Some(known) = self.known(&job, taken.redelivered())? {
                 // Its acknowledgement was lost with an earlier pass, or it was sent twice. The job
                 // has its one answer already.
                 self.broker().await?.acknowledge(taken).await?;
                 self.tell(
-                    &known,
+                    &known.record,
                     "duplicate",
                     "the message was taken before; it is not taken again",
                 );
+                self.beat()?;
+                self.store.note_acknowledged(known)?;
                 continue;
             }
-            let mut job = new_record(&taken);
-            // Where another job came with the same correlation id, this one gets an id of its own
-            // here; also where a job's record can't be read.
-            let free = ids(&job).find(|id| matches!(self.store.see(id), Ok(None)));
-            if let Some(free) = free {
-                job.job_id = free;
-            }
-            let asked = read(taken.body(), &self.config.site, &self.store.paces(), self.operator());
-            job.resources = asked.as_ref().ok().map(|chosen| chosen.resources.clone());
-            job.asked = asked.as_ref().ok().map(|chosen| chosen.asked.clone());
-            if self.store.cancels().has(&job.correlation_id.0, &job.reply_to) {
-                job.verdict = Some(Verdict::CancelledByAsker);
-            }
-            self.store.create(&job, taken.body())?;
-            if let Err(unfit) = asked {
-                if let Unfit::NoJob(_) = &unfit {
-                    let kept = self.store.keep_rejected(&job.job_id, taken.body())?;
-                    tracing::warn!(job = %job.job_id, "the message is kept in {}", kept.display());
-                }
-                self.fails(&mut job, Verdict::NoJob { problem: unfit.to_string() })?;
-            }
+            self.write_down(&mut job, taken.body(), &cancels)?;
             let unanswerable = taken.reply_to().is_none() && taken.correlation_id().is_none();
             self.broker().await?.acknowledge(taken).await?;
+            if job.unacknowledged {
+                job.unacknowledged = false;
+                self.save(&job)?;
+            }
             if unanswerable && matches!(job.state, State::Failed { .. }) {
                 // A message that names neither a queue nor a job can't be answered. If it stayed,
                 // it would come again for ever.
                 self.apply(&mut job, Event::ReplySpooled(Outcome::Error))?;
                 self.apply(&mut job, Event::Delivered)?;
-                self.store.finish(&job.job_id)?;
+                self.file(&job)?;
                 continue;
             }
             return Ok(Some(job));
         }
+        Ok(None)
+    }
+
+    /// Writes a new job down, before its message is acknowledged. One that can't become a Slurm
+    /// job has failed from its first record on.
+    pub(super) fn write_down(
+        &mut self,
+        job: &mut Record,
+        body: &[u8],
+        cancels: &Cancels,
+    ) -> Result<(), BridgeError> {
+        // Where another job came with the same correlation id, this one gets an id of its own
+        // here; also where a job's record can't be read.
+        let free = ids(job).find(|id| matches!(self.store.see(id), Ok(None)));
+        if let Some(free) = free {
+            job.job_id = free;
+        }
+        let asked = read(body, &self.config.site, &self.store.paces(), self.operator());
+        job.resources = asked.as_ref().ok().map(|chosen| chosen.resources.clone());
+        job.asked = asked.as_ref().ok().map(|chosen| chosen.asked.clone());
+        if cancels.has(&job.correlation_id.0, &job.reply_to) {
+            job.verdict = Some(Verdict::CancelledByAsker);
+        }
+        if let Err(unfit) = &asked {
+            self.note_failure(job, Verdict::NoJob { problem: unfit.to_string() })?;
+        }
+        self.beat()?;
+        self.store.create(job, body)?;
+        if let Err(Unfit::NoJob(_)) = &asked {
+            let kept = self.store.keep_rejected(&job.job_id, body)?;
+            tracing::warn!(job = %job.job_id, "the message is kept in {}", kept.display());
+        }
+        self.tell_failure(job);
+        Ok(())
     }
 
     /// The job of a message that was taken before.
-    fn known(&self, taken: &Taken) -> Result<Option<Record>, BridgeError> {
-        let fresh = new_record(taken);
-        if fresh.correlation_id_generated {
-            // Without a correlation id only the content tells, and only where the broker says that
-            // it hands the message out again: two such messages may well be two jobs.
-            let same =
-                |job: &Record| job.correlation_id_generated && job.body_sha256 == fresh.body_sha256;
-            return Ok(if taken.redelivered() {
-                self.store.open_jobs()?.into_iter().find(same)
-            } else {
-                None
-            });
-        }
+    pub(super) fn known(
+        &self,
+        fresh: &Record,
+        redelivered: bool,
+    ) -> Result<Option<Seen>, BridgeError> {
         let same = |job: &Record| {
-            job.body_sha256 == fresh.body_sha256 && job.correlation_id == fresh.correlation_id
+            job.body_sha256 == fresh.body_sha256
+                && job.reply_to == fresh.reply_to
+                && job.correlation_id_generated == fresh.correlation_id_generated
+                && (fresh.correlation_id_generated || job.correlation_id == fresh.correlation_id)
         };
-        let seen = ids(&fresh).map_while(|id| self.store.see(&id).transpose());
-        Ok(seen.filter_map(|seen| Some(seen.ok()?.record)).find(same))
+        if !fresh.correlation_id_generated {
+            let seen = ids(fresh).map_while(|id| self.store.see(&id).transpose());
+            return Ok(seen.filter_map(Result::ok).find(|seen| same(&seen.record)));
+        }
+        // Without a correlation id only the content tells, and only where the broker says that it
+        // hands the message out again, and where it may not have got our acknowledgement of the
+        // first: two such messages may well be two jobs. The first may have its answer already.
+        if !redelivered {
+            return Ok(None);
+        }
+        let (open, done) = self.store.ids()?;
+        let mut seen = open.iter().chain(&done).filter_map(|id| self.store.see(id).ok()?);
+        Ok(seen.find(|seen| seen.record.unacknowledged && same(&seen.record)))
     }
 }
 
@@ -162,6 +191,7 @@ fn new_record(taken: &Taken) -> Record {
     let job_id = JobId::from_correlation_id(&id);
     let mut record = Record::new(job_id, id, reply_to, taken.body(), Timestamp::now());
     record.correlation_id_generated = given.is_none();
+    record.unacknowledged = given.is_none();
     if record.correlation_id_generated {
         tracing::info!(job = %record.job_id, "the message has no correlation id: it gets this one");
     }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::context::Pass;
 use super::decide::{self, Found};
 use super::view::{View, is_with_slurm};
-use crate::ledger::{Outcome, Progress, Record};
+use crate::ledger::{Outcome, Progress, Record, StoreError};
 use base::exit_code::ExitCode;
 use scheduler::Scheduler;
 use scheduler::slurm::{JobInfo, JobState, Phase, SlurmError};
@@ -55,7 +55,10 @@ impl Pass<'_> {
 
     /// What lies in a job's directory, as far as it matters now: models have tens of megabytes, and
     /// a trainer that is alive delivers them itself.
-    pub(super) fn found(&self, job: &Record) -> Found {
+    ///
+    /// # Errors
+    /// When a reply may lie there and can't be read: nothing is decided then.
+    pub(super) fn found(&self, job: &Record) -> Result<Found, StoreError> {
         let files = self.store.files(&job.job_id);
         let delivered = files.is_delivered();
         let is_over = match self.view.of(job) {
@@ -65,10 +68,13 @@ impl Pass<'_> {
                 !matches!(info.state.phase(), Phase::Waiting | Phase::Active)
             }
         };
-        let reply = (delivered || is_over).then(|| self.store.reply(&job.job_id)).flatten();
+        let reply = match delivered || is_over {
+            true => self.store.reply(&job.job_id)?,
+            false => None,
+        };
         let started = is_over.then(|| files.started_in()).flatten();
         let note = is_over.then(|| Progress::read(&files.progress())).flatten();
-        Found {
+        Ok(Found {
             delivered,
             reply: reply.map(|reply| match reply.error_sentence() {
                 Some(_) => Outcome::Error,
@@ -77,7 +83,7 @@ impl Pass<'_> {
             started: started.filter(|id| !job.has_outgrown(*id)),
             peak_memory: note
                 .and_then(|note| Some((note.slurm_job_id?, note.standing.peak_memory_mb?))),
-        }
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use super::decide::{Decision, Part, decide};
 use super::metrics;
 use crate::config::Config;
 use crate::ledger::{Event, LockError, Record, Role, State, Store, Verdict};
+use base::exit_code::ExitCode;
 use contract::broker::Broker;
 
 /// How long a pass waits for a watcher, which holds the lock for seconds. Another pass is not
@@ -151,8 +152,15 @@ impl Pass<'_> {
         parts: &[Part],
     ) -> Result<(), BridgeError> {
         while !self.is_stopped() {
-            let decision =
-                decide(job, self.view.of(job), &self.found(job), Timestamp::now(), &self.rules);
+            let found = match self.found(job) {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::error!(job = %job.job_id, "{error}; the job stays as it is");
+                    self.remember(ExitCode::Spool);
+                    return Ok(());
+                }
+            };
+            let decision = decide(job, self.view.of(job), &found, Timestamp::now(), &self.rules);
             if decision.part().is_none_or(|part| !parts.contains(&part))
                 || self.carry_out(job, decision).await?.is_break()
             {
@@ -189,11 +197,11 @@ impl Pass<'_> {
             Decision::Requeued => self.apply(job, Event::Requeued)?,
             Decision::Missing => {
                 job.missing_since = Some(Timestamp::now());
-                self.store.save(job)?;
+                self.save(job)?;
             }
             Decision::Back => {
                 job.missing_since = None;
-                self.store.save(job)?;
+                self.save(job)?;
             }
             Decision::Cancel(slurm_id, verdict) => {
                 self.cancel_in_slurm(job, slurm_id, verdict).await?;
@@ -207,7 +215,7 @@ impl Pass<'_> {
                 job.ran_seconds = self.view.ran_seconds(job);
                 self.fails(job, verdict)?;
             }
-            Decision::Spool => self.spool_error(job)?,
+            Decision::Spool => return self.spool_error(job),
             Decision::Collect(outcome) => {
                 job.ran_seconds = self.view.ran_seconds(job);
                 self.apply(job, Event::ReplySpooled(outcome))?;
@@ -233,3 +241,7 @@ impl Pass<'_> {
         Ok(ControlFlow::Continue(()))
     }
 }
+
+#[cfg(test)]
+#[path = "pass_tests.rs"]
+mod tests;

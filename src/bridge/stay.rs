@@ -106,9 +106,11 @@ pub async fn stay(config: &Config, stay: Stay, tell: &mut dyn FnMut(JobNews)) ->
             }
         }
         if let Err(error) = rest(wait, broker.as_mut(), &stop).await {
-            // The next pass makes another connection, and says so where it can't.
-            tracing::info!("{error}");
+            // The next pass makes another connection. It has to wait here, too: a message that no
+            // pass gets rid of would end each rest at once.
             broker = None;
+            let wait = trouble.wait(&BridgeError::from(error)).min(stay.every);
+            drop(rest(wait, None, &stop).await);
         }
     }
     notify::tell(notify::STOPPING);

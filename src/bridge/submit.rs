@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use jiff::Timestamp;
 
 use super::context::{BridgeError, Pass};
-use super::decide::{NoToken, Untaken, judge, judge_login};
+use super::decide::{NoToken, Untaken, judge, judge_client, judge_login};
 use crate::ledger::{Event, Record, State, Verdict};
 use crate::rodan::{Client, log_in};
 use base::exit_code::ExitCode;
@@ -33,7 +33,17 @@ impl Pass<'_> {
             self.waits(job, code, &why)?;
             return WAITS;
         }
-        let message = self.store.message(&job.job_id)?;
+        let message = match self.store.message(&job.job_id) {
+            Ok(Some(message)) => message,
+            Ok(None) => {
+                let problem = "the job's message is not in the spool any more; send the job again";
+                return self.is_no_job(job, problem);
+            }
+            Err(error) => {
+                self.waits(job, ExitCode::Spool, &error.to_string())?;
+                return WAITS;
+            }
+        };
         let Some(token) = self.token(job).await? else {
             return if matches!(job.state, State::Failed { .. }) { GOES_ON } else { WAITS };
         };
@@ -92,7 +102,7 @@ impl Pass<'_> {
         let before = job.resources.as_ref().map_or(0, |asked| asked.memory_mb);
         let result = job.raise_memory(memory_mb, Timestamp::now());
         result.map_err(|source| BridgeError::Transition { job: job.job_id.clone(), source })?;
-        self.store.save(job)?;
+        self.save(job)?;
         let why = format!(
             "it ran out of the {before} MB of memory that were chosen for it, and goes on with \
             {memory_mb} MB"
@@ -163,7 +173,7 @@ impl Pass<'_> {
                 tracing::debug!(job = %job.job_id, slurm_job = %watcher, "it is watched by this \
                     Slurm job");
                 job.watcher = Some(watcher);
-                Ok(self.store.save(job)?)
+                self.save(job)
             }
             Err(error) => {
                 // The next watcher would fail for the same reason.
@@ -193,8 +203,8 @@ impl Pass<'_> {
             None => match Client::new(self.config.rodan.identity.as_ref()) {
                 Ok(client) => self.http.insert(client).clone(),
                 Err(error) => {
-                    self.waits(job, ExitCode::Rodan, &error.to_string())?;
-                    return Ok(None);
+                    let gives_up = self.rules.gives_up(job, Timestamp::now());
+                    return self.without_token(job, &error.to_string(), judge_client(gives_up));
                 }
             },
         };
@@ -206,12 +216,22 @@ impl Pass<'_> {
             }
             Err(error) => error,
         };
-        let why = error.to_string();
-        self.submission_failed(&why)?;
-        match judge_login(&error, self.rules.gives_up(job, Timestamp::now())) {
+        let judged = judge_login(&error, self.rules.gives_up(job, Timestamp::now()));
+        self.without_token(job, &error.to_string(), judged)
+    }
+
+    /// Does what is decided about a job for which there is no token.
+    fn without_token(
+        &mut self,
+        job: &mut Record,
+        why: &str,
+        judged: NoToken,
+    ) -> Result<Option<Secret>, BridgeError> {
+        self.submission_failed(why)?;
+        match judged {
             NoToken::Waits => {
-                self.no_submissions = Some((ExitCode::Rodan, why.clone()));
-                self.waits(job, ExitCode::Rodan, &why)?;
+                self.no_submissions = Some((ExitCode::Rodan, why.to_owned()));
+                self.waits(job, ExitCode::Rodan, why)?;
             }
             NoToken::Fails(verdict) => {
                 tracing::error!(job = %job.job_id, "{why}");

@@ -34,23 +34,28 @@ pub async fn watch(
     loop {
         let store = Store::open(&config.site.spool)?;
         let code = match lock(&store, Role::Watcher, PATIENCE).await {
-            Ok(lock) => {
-                let Ok(job) = store.open_job(id) else {
-                    return Ok(PassEnd::Done(ExitCode::Success));
-                };
-                let mut pass = Pass::new(config, store, lock, tell)?;
-                let result = pass.look_at(job).await;
-                // The lock goes here, so that a pass of `check` can get on between two looks.
-                match pass.end(result).await {
-                    Ok(PassEnd::Done(code)) => code,
-                    Ok(busy) => return Ok(busy),
-                    Err(error @ (BridgeError::Broker(_) | BridgeError::Lock(_))) => {
-                        tracing::warn!("{error}");
-                        error.exit_code()
+            Ok(lock) => match store.open_job(id) {
+                Ok(Ok(job)) => {
+                    let mut pass = Pass::new(config, store, lock, tell)?;
+                    let result = pass.look_at(job).await;
+                    // The lock goes here, so that a pass of `check` can get on between two looks.
+                    match pass.end(result).await {
+                        Ok(PassEnd::Done(code)) => code,
+                        Ok(busy) => return Ok(busy),
+                        Err(error @ (BridgeError::Broker(_) | BridgeError::Lock(_))) => {
+                            tracing::warn!("{error}");
+                            error.exit_code()
+                        }
+                        Err(error) => return Err(error),
                     }
-                    Err(error) => return Err(error),
                 }
-            }
+                Ok(Err(_)) => return Ok(PassEnd::Done(ExitCode::Success)),
+                // It may pass; the next look sees.
+                Err(error) => {
+                    tracing::warn!(job = %id, "{error}");
+                    ExitCode::Spool
+                }
+            },
             Err(LockError::Held { who, .. }) => {
                 tracing::info!("the spool is in use: {who}");
                 ExitCode::Success
@@ -58,7 +63,7 @@ pub async fn watch(
             Err(error) => return Err(error.into()),
         };
         let store = Store::open(&config.site.spool)?;
-        if store.open_job(id).is_err() || Instant::now() + PAUSE > end {
+        if matches!(store.open_job(id), Ok(Err(_))) || Instant::now() + PAUSE > end {
             return Ok(PassEnd::Done(code));
         }
         tokio::time::sleep(PAUSE).await;

@@ -88,7 +88,7 @@ struct Child {
     failed: Option<Instant>,
     waiting: VecDeque<Errand>,
     live: Live,
-    /// Why nothing is sent any more.
+    /// True when nothing is sent any more.
     over: bool,
 }
 
@@ -250,7 +250,8 @@ impl Child {
                         return Ok(());
                     }
                 };
-                send_model(broker, queue, id, &self.outbox, (name, *at, &file)).await
+                let model = (name.as_str(), *at, file.as_slice());
+                send_model(broker, queue, id, &self.outbox, model, &mut || {}).await
             }
         }
     }

@@ -43,6 +43,14 @@ pub enum RestError {
         /// What the system says.
         source: io::Error,
     },
+    /// A model that the end lists can't be read now.
+    #[error("the model \"{name}\" can't be read: {source}")]
+    Unread {
+        /// The model.
+        name: String,
+        /// What the system says.
+        source: io::Error,
+    },
 }
 
 impl RestError {
@@ -55,7 +63,8 @@ impl RestError {
                 Verdict::ReplyTooLarge { problem: self.to_string() }
             }
             Self::Lost { .. } => Verdict::ReplyLost,
-            Self::Tell(
+            Self::Unread { .. }
+            | Self::Tell(
                 TellError::Broker(_)
                 | TellError::Gone(_)
                 | TellError::NoQueue(_)
@@ -79,20 +88,34 @@ impl Rest<'_> {
     /// Sends the models that the broker has not confirmed, the report, and the end. What was
     /// confirmed before is not sent again; what may have come through is, with the same ids.
     ///
+    /// `before_each` is called before each message, for a sign of life: all of them together may
+    /// take longer than whoever waits for one allows.
+    ///
     /// # Errors
-    /// When a model is lost, or the models or the end are not known to be in the queue.
-    pub async fn send(&self, broker: &mut Broker) -> Result<(), RestError> {
+    /// When a model is lost or can't be read, or the models or the end are not known to be in the
+    /// queue.
+    pub async fn send(
+        &self,
+        broker: &mut Broker,
+        before_each: &mut impl FnMut(),
+    ) -> Result<(), RestError> {
         if let End::Done(done) = self.end {
             for model in &done.models {
-                self.send_model(broker, done, model).await?;
+                self.send_model(broker, done, model, before_each).await?;
             }
-            self.send_reports(broker, done.at).await?;
+            self.send_reports(broker, done.at, before_each).await?;
         }
-        Ok(self.send_once(broker, &self.end.message(self.correlation_id)).await?)
+        let end = self.end.message(self.correlation_id);
+        Ok(self.send_once(broker, &end, before_each).await?)
     }
 
-    async fn send_once(&self, broker: &mut Broker, message: &Message<'_>) -> Result<(), TellError> {
-        send_once(broker, self.queue, self.correlation_id, self.outbox, message).await
+    async fn send_once(
+        &self,
+        broker: &mut Broker,
+        message: &Message<'_>,
+        before: &mut impl FnMut(),
+    ) -> Result<(), TellError> {
+        send_once(broker, self.queue, self.correlation_id, self.outbox, message, before).await
     }
 
     async fn send_model(
@@ -100,19 +123,37 @@ impl Rest<'_> {
         broker: &mut Broker,
         done: &JobDone,
         model: &ModelEntry,
+        before_each: &mut impl FnMut(),
     ) -> Result<(), RestError> {
-        let lost = |source| RestError::Lost { name: model.name.clone(), source };
-        let file = self.outbox.model(&model.name).map_err(lost)?;
-        if sha256(&file) != model.sha256 {
-            return Err(lost(io::Error::other("its file is not the one that was trained")));
-        }
+        let file = self.read_model(model)?;
         let (queue, id) = (self.queue, self.correlation_id);
-        Ok(send_model(broker, queue, id, self.outbox, (&model.name, done.at, &file)).await?)
+        let model = (model.name.as_str(), done.at, file.as_slice());
+        Ok(send_model(broker, queue, id, self.outbox, model, before_each).await?)
+    }
+
+    /// The file of a model. It is lost only if it is known not to be there: another error may pass,
+    /// and what is put in place of the end stays.
+    fn read_model(&self, model: &ModelEntry) -> Result<Vec<u8>, RestError> {
+        let name = || model.name.clone();
+        let file = self.outbox.model(&model.name).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => RestError::Lost { name: name(), source },
+            _ => RestError::Unread { name: name(), source },
+        })?;
+        if sha256(&file) != model.sha256 {
+            let source = io::Error::other("its file is not the one that was trained");
+            return Err(RestError::Lost { name: name(), source });
+        }
+        Ok(file)
     }
 
     /// The report and the figures. Failing to send them matters only if nothing else can be sent
     /// either.
-    async fn send_reports(&self, broker: &mut Broker, at: Timestamp) -> Result<(), TellError> {
+    async fn send_reports(
+        &self,
+        broker: &mut Broker,
+        at: Timestamp,
+        before_each: &mut impl FnMut(),
+    ) -> Result<(), TellError> {
         let files =
             [("training.json", self.outbox.figures()), ("report.html", read_own(self.report).ok())];
         for (name, bytes) in files {
@@ -120,7 +161,7 @@ impl Rest<'_> {
             let Some(message) = Message::report(self.correlation_id, name, at, &bytes) else {
                 continue;
             };
-            match self.send_once(broker, &message).await {
+            match self.send_once(broker, &message, before_each).await {
                 Ok(()) => {}
                 Err(error @ (TellError::TooLarge { .. } | TellError::Refused(_))) => {
                     tracing::info!("{name} is not sent: {error}");
@@ -139,7 +180,9 @@ async fn send_once(
     correlation_id: &str,
     outbox: &Outbox,
     message: &Message<'_>,
+    before: &mut impl FnMut(),
 ) -> Result<(), TellError> {
+    before();
     if outbox.is_sent(&message.message_id) {
         return Ok(());
     }
@@ -155,12 +198,13 @@ pub(super) async fn send_model(
     correlation_id: &str,
     outbox: &Outbox,
     (name, at, file): (&str, Timestamp, &[u8]),
+    before_each: &mut impl FnMut(),
 ) -> Result<(), TellError> {
     let mut most = None;
     loop {
         let mut refused = None;
         for message in model_messages(correlation_id, name, at, file, most) {
-            match send_once(broker, queue, correlation_id, outbox, &message).await {
+            match send_once(broker, queue, correlation_id, outbox, &message, before_each).await {
                 Err(TellError::TooLarge { size, limit: Some(limit) })
                     if limit > 0 && limit < size =>
                 {
@@ -213,5 +257,32 @@ mod tests {
         for gone in [TellError::Gone("q".into()), TellError::NoQueue("q".into())] {
             assert!(RestError::from(gone).in_place_of(&done(), about).is_none());
         }
+        let unread = RestError::Unread { name: "Model 0".into(), source: io::Error::other("EIO") };
+        assert!(unread.in_place_of(&done(), about).is_none());
+    }
+
+    #[test]
+    fn a_model_is_lost_only_if_it_is_gone_or_another_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = Outbox::new(folder.path());
+        let end = done();
+        let rest = Rest {
+            queue: "q",
+            correlation_id: "c",
+            outbox: &outbox,
+            report: Path::new("report.html"),
+            end: &end,
+        };
+        let entry = |name: &str| {
+            let name = name.to_owned();
+            ModelEntry { name, sha256: sha256(b"abc"), size: 3 }
+        };
+        outbox.put_model("Model 0", b"abc").unwrap();
+        assert_eq!(rest.read_model(&entry("Model 0")).unwrap(), b"abc");
+        outbox.put_model("Model 0", b"other").unwrap();
+        assert!(matches!(rest.read_model(&entry("Model 0")), Err(RestError::Lost { .. })));
+        assert!(matches!(rest.read_model(&entry("Model 1")), Err(RestError::Lost { .. })));
+        std::fs::create_dir(folder.path().join("Model 2.hdf5")).unwrap();
+        assert!(matches!(rest.read_model(&entry("Model 2")), Err(RestError::Unread { .. })));
     }
 }

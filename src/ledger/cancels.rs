@@ -1,5 +1,5 @@
-//! Requests to cancel jobs that have not come yet. They are remembered until the job comes, or
-//! until nobody expects it any more.
+//! Requests to cancel jobs that have not come yet. They are remembered until the job has come and
+//! is filed away, or until nobody expects it any more.
 
 use std::time::Duration;
 
@@ -43,6 +43,13 @@ impl Cancels {
         self.waiting.iter().any(|waiting| waiting.cancel.is_about(correlation_id, reply_to))
     }
 
+    /// Forgets the requests for the job of these two names; true when there was any.
+    pub fn forget(&mut self, correlation_id: &str, reply_to: &str) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|waiting| !waiting.cancel.is_about(correlation_id, reply_to));
+        self.waiting.len() < before
+    }
+
     /// Forgets what is older than [`REMEMBERED`]; true when there was any. A clock that went back
     /// forgets nothing.
     pub fn forget_old(&mut self, now: Timestamp) -> bool {
@@ -81,6 +88,15 @@ mod tests {
         assert!(!cancels.forget_old(start - Duration::from_secs(1_000_000)));
         assert!(!cancels.forget_old(start + REMEMBERED - Duration::from_secs(1)));
         assert!(cancels.forget_old(start + REMEMBERED) && cancels.is_empty());
+    }
+
+    #[test]
+    fn a_request_is_forgotten_with_its_job_alone() {
+        let mut cancels = Cancels::default();
+        cancels.add(&cancel("a"), Timestamp::UNIX_EPOCH);
+        cancels.add(&cancel("b"), Timestamp::UNIX_EPOCH);
+        assert!(!cancels.forget("a", "hpc-reply-b") && cancels.forget("a", "hpc-reply-a"));
+        assert!(!cancels.has("a", "hpc-reply-a") && cancels.has("b", "hpc-reply-b"));
     }
 
     #[test]

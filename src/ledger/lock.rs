@@ -28,7 +28,8 @@ pub enum Role {
     /// A pass over all jobs.
     #[default]
     Check,
-    /// A look at one failed job, which takes seconds.
+    /// Work on one job: its watcher's, `check cancel`'s or `check retry`'s. It mostly takes
+    /// seconds, so that a pass waits for it for a while.
     Watcher,
 }
 

@@ -182,6 +182,10 @@ pub struct Record {
     pub correlation_id: CorrelationId,
     /// True when the message had no correlation id and we made one.
     pub correlation_id_generated: bool,
+    /// True for a message without correlation id until its acknowledgement is known to be with
+    /// the broker: until then the same message may come again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unacknowledged: bool,
     /// Queue that the reply goes to.
     pub reply_to: String,
     /// Message id of the reply, the same however often it is sent.
@@ -245,6 +249,7 @@ impl Record {
             job_id,
             correlation_id,
             correlation_id_generated: false,
+            unacknowledged: false,
             reply_to,
             message_id: uuid::Uuid::new_v4().to_string(),
             body_sha256: hex(&Sha256::digest(body)),

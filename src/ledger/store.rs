@@ -134,9 +134,14 @@ impl Store {
     }
 
     /// The jobs that are to be cancelled when they come.
-    pub fn cancels(&self) -> Cancels {
-        let text = read_own(&self.cancels_path()).ok();
-        text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    ///
+    /// # Errors
+    /// When they are there and can't be read: whoever saved others then would lose them.
+    pub fn cancels(&self) -> Result<Cancels, StoreError> {
+        let path = self.cancels_path();
+        let text =
+            read_if_ours(&path).map_err(|error| StoreError::new(&path, "can't be read", error))?;
+        Ok(text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default())
     }
 
     /// Remembers them.
@@ -255,8 +260,13 @@ impl Store {
     }
 
     fn set_aside(&self, name: &str, why: &str) {
+        let directory = self.jobs().join(name);
+        if is_own_directory(&directory).is_ok() {
+            // No token is kept in `rejected/`.
+            remove_if_there(&JobFiles::new(&directory).job_file());
+        }
         let target = self.rejected().join(format!("{}-{name}", Timestamp::now().as_millisecond()));
-        match fs::rename(self.jobs().join(name), &target) {
+        match fs::rename(&directory, &target) {
             Ok(()) => {
                 tracing::warn!(
                     "{name} in the spool is no job of ours ({why}); moved to {}",
@@ -273,12 +283,15 @@ impl Store {
 
     /// The record of an open job; else what the reply of that job held, where it is answered and
     /// that is known.
-    pub fn open_job(&self, id: &JobId) -> Result<Record, Option<Outcome>> {
-        match self.see(id) {
-            Ok(Some(seen)) if !seen.answered => Ok(seen.record),
-            Ok(Some(seen)) => Err(seen.record.outcome),
-            Ok(None) | Err(_) => Err(None),
-        }
+    ///
+    /// # Errors
+    /// When its record can't be used: nobody knows whether it is answered.
+    pub fn open_job(&self, id: &JobId) -> Result<Result<Record, Option<Outcome>>, Unreadable> {
+        Ok(match self.see(id)? {
+            Some(seen) if !seen.answered => Ok(seen.record),
+            Some(seen) => Err(seen.record.outcome),
+            None => Err(None),
+        })
     }
 
     /// Makes the directory of a new job and writes the message and the record.
@@ -304,32 +317,27 @@ impl Store {
     /// # Errors
     /// When it can't be written; the step that follows must not be taken then.
     pub fn save(&self, record: &Record) -> Result<(), StoreError> {
-        let path = self.files(&record.job_id).record();
-        let write =
-            || write_atomic(&path, &serde_json::to_vec_pretty(record).map_err(io::Error::other)?);
-        write().map_err(|source| StoreError {
-            path: path.clone(),
-            action: "can't be written",
-            source,
-        })
+        save(&self.files(&record.job_id), record)
     }
 
-    /// The message of an open job.
+    /// The message of an open job; `None` when there is none.
     ///
     /// # Errors
-    /// When it can't be read.
-    pub fn message(&self, id: &JobId) -> Result<Vec<u8>, StoreError> {
+    /// When it can't be read, which may pass.
+    pub fn message(&self, id: &JobId) -> Result<Option<Vec<u8>>, StoreError> {
         let path = self.files(id).message();
-        read_own(&path).map_err(|source| StoreError {
-            path: path.clone(),
-            action: "can't be read",
-            source,
-        })
+        read_if_ours(&path).map_err(|source| StoreError::new(&path, "can't be read", source))
     }
 
     /// The spooled reply of an open job; `None` when there is none or it is torn.
-    pub fn reply(&self, id: &JobId) -> Option<Answer> {
-        Answer::from_body(read_own(&self.files(id).reply()).ok()?).ok()
+    ///
+    /// # Errors
+    /// When it can't be read, which may pass: it must not be replaced then.
+    pub fn reply(&self, id: &JobId) -> Result<Option<Answer>, StoreError> {
+        let path = self.files(id).reply();
+        let body = read_if_ours(&path)
+            .map_err(|source| StoreError::new(&path, "can't be read", source))?;
+        Ok(body.and_then(|body| Answer::from_body(body).ok()))
     }
 
     /// Spools a reply, then removes the job file: its token is not needed any more.
@@ -439,6 +447,14 @@ pub enum Unreadable {
     Fault(io::Error),
 }
 
+/// Writes the record in a job's directory.
+pub(super) fn save(files: &JobFiles, record: &Record) -> Result<(), StoreError> {
+    let path = files.record();
+    let write =
+        || write_atomic(&path, &serde_json::to_vec_pretty(record).map_err(io::Error::other)?);
+    write().map_err(|source| StoreError::new(&path, "can't be written", source))
+}
+
 /// Reads the record in a job's directory.
 pub(super) fn load(files: &JobFiles, id: &JobId) -> Result<Record, Unreadable> {
     let text = is_own_directory(files.directory()).and_then(|()| read_own(&files.record()));
@@ -469,6 +485,16 @@ pub(crate) fn parse(text: &[u8], id: &JobId) -> Result<Record, Unreadable> {
         return Err(Unreadable::Foreign(format!("its record is that of {other}")));
     }
     Ok(record)
+}
+
+/// Reads a file; `None` where there is none, or where it is none of ours (a link, another
+/// account's) and never will be. Faults of the system are errors: they may pass.
+fn read_if_ours(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match read_own(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::Other) => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 fn remove_if_there(path: &Path) {

@@ -26,18 +26,46 @@ fn a_job_is_kept_until_it_is_done_and_known_afterwards() {
     job.apply(Event::SubmitStarted, Timestamp::now()).unwrap();
     store.save(&job).unwrap();
     assert_eq!(store.open_jobs().unwrap(), [job.clone()]);
-    assert_eq!(store.message(&job.job_id).unwrap(), b"body");
+    assert_eq!(store.message(&job.job_id).unwrap().unwrap(), b"body");
     fs::write(store.files(&job.job_id).job_file(), "token").unwrap();
     store.write_reply(&job.job_id, &Answer::Reply(Reply::error("x"))).unwrap();
     assert!(
         !store.files(&job.job_id).job_file().exists(),
         "the token goes when the reply is spooled"
     );
-    assert_eq!(store.reply(&job.job_id), Some(Answer::Reply(Reply::error("x"))));
+    assert_eq!(store.reply(&job.job_id).unwrap(), Some(Answer::Reply(Reply::error("x"))));
     store.finish(&job.job_id).unwrap();
     assert!(store.open_jobs().unwrap().is_empty());
     let seen = store.see(&job.job_id).unwrap().unwrap();
     assert_eq!((seen.answered, seen.record), (true, job));
+}
+
+/// A file at `path` that is there and can't be read, also by root: opening a socket fails.
+fn unreadable(path: &Path) {
+    drop(std::os::unix::net::UnixListener::bind(path).unwrap());
+}
+
+#[test]
+fn what_can_not_be_read_is_not_taken_for_what_is_not_there() {
+    let (_dir, store) = store();
+    let id = record("a").job_id;
+    store.create(&record("a"), b"body").unwrap();
+    assert_eq!(store.reply(&id).unwrap(), None);
+    fs::write(store.files(&id).reply(), "{\"error\": \"to").unwrap();
+    assert_eq!(store.reply(&id).unwrap(), None, "a torn one is none");
+    assert!(store.cancels().unwrap().is_empty());
+    assert!(store.open_job(&id).unwrap().is_ok());
+    let files = store.files(&id);
+    for path in [files.reply(), files.message(), files.record()] {
+        fs::remove_file(&path).unwrap();
+    }
+    assert_eq!(store.message(&id).unwrap(), None);
+    assert_eq!(store.open_job(&id).unwrap(), Err(None));
+    let paths = [files.reply(), files.message(), files.record(), store.cancels_path()];
+    paths.iter().for_each(|path| unreadable(path));
+    assert!(store.reply(&id).unwrap_err().to_string().contains("reply.json can't be read"));
+    assert!(store.message(&id).is_err() && store.cancels().is_err());
+    assert!(matches!(store.open_job(&id), Err(Unreadable::Fault(_))));
 }
 
 #[test]
@@ -77,6 +105,7 @@ fn a_job_behind_a_link_is_set_aside_and_not_read() {
     let (elsewhere, record_elsewhere) =
         (dir.path().join("elsewhere"), dir.path().join("record.json"));
     fs::rename(files("directory").directory(), &elsewhere).unwrap();
+    fs::write(elsewhere.join("job.json"), "not ours").unwrap();
     symlink(&elsewhere, files("directory").directory()).unwrap();
     fs::rename(files("record").record(), &record_elsewhere).unwrap();
     symlink(&record_elsewhere, files("record").record()).unwrap();
@@ -86,7 +115,8 @@ fn a_job_behind_a_link_is_set_aside_and_not_read() {
     assert!(store.open_jobs().unwrap().is_empty());
     assert_eq!(fs::read_dir(store.rejected()).unwrap().count(), 2);
     assert!(
-        elsewhere.join("record.json").exists() && record_elsewhere.exists(),
+        ["record.json", "job.json"].iter().all(|name| elsewhere.join(name).exists())
+            && record_elsewhere.exists(),
         "left as they were"
     );
 }
@@ -116,6 +146,7 @@ fn torn_and_foreign_files_are_set_aside_and_stop_nothing() {
     fs::write(store.jobs().join("unfinished/.new-x"), "{").unwrap();
     fs::create_dir(store.jobs().join("no-record")).unwrap();
     fs::write(store.jobs().join("no-record/reply.json"), "{}").unwrap();
+    fs::write(store.jobs().join("no-record/job.json"), "token").unwrap();
     let version = format!("\"version\":{RECORD_VERSION}");
     let newer =
         serde_json::to_string(&record("newer")).unwrap().replace(&version, "\"version\":99");
@@ -123,7 +154,11 @@ fn torn_and_foreign_files_are_set_aside_and_stop_nothing() {
     fs::write(store.jobs().join("newer/record.json"), newer).unwrap();
     let open = store.open_jobs().unwrap();
     assert_eq!(open.iter().map(|r| r.job_id.as_str()).collect::<Vec<_>>(), ["good"]);
-    assert_eq!(fs::read_dir(store.rejected()).unwrap().count(), 4);
+    let aside: Vec<_> =
+        fs::read_dir(store.rejected()).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(aside.len(), 4);
+    assert!(aside.iter().all(|path| !path.join("job.json").exists()), "no token is kept");
+    assert!(aside.iter().any(|path| path.join("reply.json").exists()));
     assert!(store.jobs().join("newer").exists());
     assert!(!store.jobs().join("unfinished").exists(), "its message comes again");
 }
@@ -178,7 +213,7 @@ fn of_rejected_messages_the_latest_thousand_are_kept_with_their_first_mib() {
     assert!(!old(0).exists() && old(1).exists() && other.exists(), "the oldest has gone");
     assert_eq!(fs::read_dir(store.rejected()).unwrap().count(), 1001);
     store.create(&record("b"), &vec![b'x'; MOST_KEPT_BYTES + 1]).unwrap();
-    assert_eq!(store.message(&record("b").job_id).unwrap().len(), MOST_KEPT_BYTES);
+    assert_eq!(store.message(&record("b").job_id).unwrap().unwrap().len(), MOST_KEPT_BYTES);
 }
 
 #[test]

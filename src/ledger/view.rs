@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::files::JobFiles;
 use super::lock::{HeldBy, Holder, holder_path};
 use super::record::Record;
-use super::store::{Store, StoreError, Unreadable, load};
+use super::store::{Store, StoreError, Unreadable, load, save};
 use domain::JobId;
 
 /// A job as it lies in the spool.
@@ -53,6 +53,18 @@ impl Store {
             }
         }
         Ok(None)
+    }
+
+    /// Notes that the message of this job can't come again.
+    ///
+    /// # Errors
+    /// When that can't be written.
+    pub fn note_acknowledged(&self, mut seen: Seen) -> Result<(), StoreError> {
+        if !seen.record.unacknowledged {
+            return Ok(());
+        }
+        seen.record.unacknowledged = false;
+        save(&seen.files, &seen.record)
     }
 
     /// The files in `rejected/`, and since when each lies there, by its name. Other files are not

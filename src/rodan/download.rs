@@ -221,8 +221,9 @@ impl Downloader {
             }
             return stored;
         }
-        let detail = "the server redirects in a circle".to_owned();
-        Err(Attempt::GiveUp(DownloadError::Transfer { input: name(), host: String::new(), detail }))
+        let host = printable(target.url().host_str().unwrap_or_default(), 100);
+        let detail = format!("it was redirected more than {MOST_REDIRECTS} times");
+        Err(Attempt::GiveUp(DownloadError::Transfer { input: name(), host, detail }))
     }
 
     async fn store(

@@ -135,7 +135,7 @@ async fn attempt(client: &Client, config: &RodanConfig) -> Result<Secret, Attemp
             _ => Err(not_rodan(format!("status {} without a token", status.as_u16()))),
         };
     }
-    Err(not_rodan("it redirects in a circle".into()))
+    Err(not_rodan(format!("the login was redirected more than {MOST_REDIRECTS} times")))
 }
 
 /// The body; `None` if it is larger than any answer of Rodan's.

@@ -6,6 +6,9 @@ mod download;
 mod login;
 mod target;
 
+#[cfg(test)]
+mod redirect_tests;
+
 pub use client::{Client, ClientError};
 pub use clock::server_time;
 pub use download::{DownloadError, Downloader};

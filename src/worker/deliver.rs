@@ -137,10 +137,11 @@ async fn send_rest(
             let connected = Broker::connect(&config.broker).await;
             let mut broker =
                 connected.map_err(|e| Attempt::Again(TellError::from(e).into(), None))?;
-            let result = rest.send(&mut broker).await;
+            let result = rest.send(&mut broker, &mut || {}).await;
             broker.close().await;
             result.map_err(|error| match error {
-                RestError::Tell(TellError::Broker(_) | TellError::Refused(_)) => {
+                RestError::Unread { .. }
+                | RestError::Tell(TellError::Broker(_) | TellError::Refused(_)) => {
                     Attempt::Again(error, None)
                 }
                 error => Attempt::GiveUp(error),

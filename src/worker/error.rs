@@ -120,10 +120,15 @@ impl JobError {
     /// The cause under which the failure is counted.
     pub(crate) fn cause(&self) -> Cause {
         match self {
-            Self::Config(_) | Self::Runtime(_) | Self::Scratch(_) | Self::Tasks(_) => Cause::Setup,
+            // The job file is check's own: no message can make it unreadable.
+            Self::Read(_)
+            | Self::Config(_)
+            | Self::Runtime(_)
+            | Self::Scratch(_)
+            | Self::Tasks(_) => Cause::Setup,
             Self::OfTask(failure) => failure.cause,
             Self::TaskDied(_) => Cause::Killed,
-            Self::Read(_) | Self::File(_) => Cause::Message,
+            Self::File(_) => Cause::Message,
             Self::Client(_) | Self::Download(_) => Cause::Rodan,
             Self::Train(error) if error.is_input() => Cause::Input,
             Self::Archive(error) if error.is_input() => Cause::Input,
@@ -131,5 +136,18 @@ impl JobError {
             Self::Cancelled | Self::Left => Cause::Cancelled,
             Self::Archive(_) | Self::Train(_) | Self::Model { .. } | Self::Panic => Cause::Training,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_file_that_can_not_be_read_is_no_fault_of_the_message() {
+        let unreadable = JobError::Read(io::Error::other("the disk fails"));
+        assert_eq!(unreadable.cause(), Cause::Setup);
+        let no_job_file = JobError::from(contract::wire::JobFile::parse(b"{").unwrap_err());
+        assert_eq!(no_job_file.cause(), Cause::Message);
     }
 }

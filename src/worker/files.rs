@@ -63,6 +63,35 @@ impl Place {
         Ok(bytes)
     }
 
+    /// The answer that an earlier run has left; `None` where there is none, or it is no answer.
+    ///
+    /// # Errors
+    /// When there may be one, but it can't be read now.
+    pub(super) fn spooled(&self) -> io::Result<Option<Answer>> {
+        if self.managed.is_none() {
+            return Ok(None);
+        }
+        match read_own(&self.reply) {
+            Ok(body) => Ok(Answer::from_body(body).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where a reply is that was not sent, as the log says it; `kept` when it is on disk.
+    pub(super) fn whereabouts(&self, kept: bool) -> String {
+        let path = self.reply.display();
+        match (kept, self.managed.is_some()) {
+            (true, true) => format!("is in {path}, the next check delivers it"),
+            (true, false) => format!("is in {path}, and nobody sends it later"),
+            (false, true) => format!(
+                "could not be written to {path} either and is lost; the next check answers the \
+                job with an error"
+            ),
+            (false, false) => format!("could not be written to {path} either and is lost"),
+        }
+    }
+
     /// Writes the report. If the job was answered and filed away meanwhile, the report is written
     /// there.
     pub(super) fn write_report(&self, html: &[u8]) -> io::Result<()> {
@@ -97,6 +126,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use contract::wire::Reply;
 
     #[test]
     fn the_report_follows_a_job_that_is_filed_away() {
@@ -118,6 +148,39 @@ mod tests {
         fs::remove_dir_all(&done).unwrap();
         assert!(place.write_report(b"third").is_err(), "a job that is gone is not made anew");
         assert!(!open.exists() && !done.exists());
+    }
+
+    #[test]
+    fn only_a_reply_that_is_not_there_counts_as_none() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("record.json"), "{}").unwrap();
+        let place = Place::of(&folder.path().join("job.json"));
+        assert_eq!(place.spooled().unwrap(), None);
+        let answer = Answer::Reply(Reply::error("No page."));
+        write_atomic(&place.reply, &answer.body()).unwrap();
+        assert_eq!(place.spooled().unwrap(), Some(answer));
+        fs::write(&place.reply, "{").unwrap();
+        assert_eq!(place.spooled().unwrap(), None);
+        fs::remove_file(&place.reply).unwrap();
+        fs::create_dir(&place.reply).unwrap();
+        assert!(place.spooled().is_err());
+        let by_hand = Place::of(&folder.path().join("mine.json"));
+        fs::create_dir(&by_hand.reply).unwrap();
+        assert_eq!(by_hand.spooled().unwrap(), None, "its reply is not looked for");
+    }
+
+    #[test]
+    fn the_log_promises_a_check_only_where_there_is_one_and_a_reply_to_deliver() {
+        let folder = tempfile::tempdir().unwrap();
+        let by_hand = Place::of(&folder.path().join("job.json"));
+        fs::write(folder.path().join("record.json"), "{}").unwrap();
+        let managed = Place::of(&folder.path().join("job.json"));
+        assert!(managed.whereabouts(true).ends_with("the next check delivers it"));
+        for (place, kept) in [(&by_hand, true), (&by_hand, false), (&managed, false)] {
+            let text = place.whereabouts(kept);
+            assert!(!text.contains("delivers"), "{text}");
+            assert_eq!(text.contains("is lost"), !kept, "{text}");
+        }
     }
 
     #[test]

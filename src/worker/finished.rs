@@ -4,6 +4,7 @@
 
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
@@ -25,6 +26,9 @@ const LONGEST: Duration = Duration::from_secs(600);
 
 /// The picture is given up when the allocation has only this much time left.
 const RESERVE: Duration = Duration::from_secs(60);
+
+/// How the log says that there is none.
+const NO_REPORT: &str = "no report";
 
 /// A training with everything that its report shows.
 pub(super) struct Finished {
@@ -90,7 +94,7 @@ impl Finished {
     /// Writes the report without the picture. It takes milliseconds.
     pub(super) fn report(&self, place: &Place) {
         let none = Pictures::None("the trainer ended before it was drawn".into());
-        guarded(place, || self.write(place, none, &[], None));
+        guarded(NO_REPORT, &place.report, || self.write(place, none, &[], None));
     }
 
     /// Keeps the figures for the asker of a conversation. It takes milliseconds.
@@ -128,12 +132,13 @@ impl Finished {
             "calibration": self.calibration.0.to_json(),
             "seconds": self.started.elapsed().as_secs_f64(),
         });
-        guarded(place, || place.outbox.put_figures(text.to_string().as_bytes()));
+        let path = place.outbox.directory().join("training.json");
+        guarded("no figures", &path, || place.outbox.put_figures(text.to_string().as_bytes()));
     }
 
     /// Predicts the page and writes the report with it, unless a signal comes or time is short.
     pub(super) fn report_with_pictures(&self, place: &Place, signals: &Signals) {
-        guarded(place, || {
+        guarded(NO_REPORT, &place.report, || {
             let began = Instant::now();
             match self.draw(signals) {
                 Ok((pictures, scores)) => {
@@ -205,12 +210,20 @@ impl Finished {
     }
 }
 
-/// A report that can't be made is only a warning: the reply is already safe.
-fn guarded(place: &Place, write: impl FnOnce() -> io::Result<()>) {
+/// What can't be made is only a warning, and `lacks` says what is missing then: the reply is
+/// already safe.
+fn guarded(lacks: &str, path: &Path, write: impl FnOnce() -> io::Result<()>) {
+    if let Some(why) = attempt(path, write) {
+        warn!("{lacks}: {why}");
+    }
+}
+
+/// Why this file could not be written.
+fn attempt(path: &Path, write: impl FnOnce() -> io::Result<()>) -> Option<String> {
     match panic::catch_unwind(AssertUnwindSafe(write)) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!("no report: {} can't be written: {error}", place.report.display()),
-        Err(_) => warn!("no report: making it ended with a fault of the program"),
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(format!("{} can't be written: {error}", path.display())),
+        Err(_) => Some("making it ended with a fault of the program".to_owned()),
     }
 }
 
@@ -224,6 +237,15 @@ fn time_left(end: Option<&str>, now: SystemTime) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_can_not_be_written_is_named() {
+        let path = Path::new("outbox/training.json");
+        let full = || Err(io::Error::other("the disk is full"));
+        let why = "outbox/training.json can't be written: the disk is full";
+        assert_eq!(attempt(path, full).as_deref(), Some(why));
+        assert_eq!(attempt(path, || Ok(())), None);
+    }
 
     #[test]
     fn the_time_left_is_known_where_slurm_tells_it() {

@@ -3,6 +3,7 @@
 //! The reply is written to disk before it is published: a node that can't reach the broker, or
 //! dies, leaves it to the next `check`.
 
+mod arguments;
 mod deliver;
 mod error;
 mod files;
@@ -15,13 +16,15 @@ pub(crate) mod tasks;
 mod told;
 
 use std::panic::{self, AssertUnwindSafe};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tracing::{error, info, warn};
 
+pub use self::arguments::JobArgs;
+use self::arguments::{envelope, recorded_protocol};
 use self::deliver::{Delivered, deliver};
 use self::error::JobError;
 use self::files::Place;
@@ -38,12 +41,11 @@ use crate::ledger::JobFiles;
 use crate::rodan::{Client, Downloader};
 use crate::sentences;
 use base::exit_code::ExitCode;
-use base::files::{read_own, write_atomic};
+use base::files::write_atomic;
 use base::harden;
 use base::secret::Secret;
 use base::text;
 use base::tls::Identity;
-use contract::broker::DEFAULT_REPLY_QUEUE;
 use contract::wire::conversation::{Asked, End, Stage};
 use contract::wire::{Answer, Envelope, JobFile, Protocol, Reply};
 use domain::{
@@ -55,26 +57,9 @@ use page_layers::{
     WithEvents, choose_device,
 };
 
-/// How long the courier may take to finish: after the training, and when time is short. What it has
-/// not sent by then is sent with the end.
+/// How long the courier may take to finish after the training. What it has not sent by then is sent
+/// with the end.
 const LONG_GOODBYE: Duration = Duration::from_secs(60);
-
-/// The arguments of the command line.
-#[derive(Clone, Debug)]
-pub struct JobArgs {
-    /// The job file.
-    pub job_file: PathBuf,
-    /// The reply queue, if it is not the job file's.
-    pub reply_queue: Option<String>,
-    /// The correlation id, if it is not the job file's.
-    pub correlation_id: Option<String>,
-    /// `--env-file`.
-    pub env_file: Option<PathBuf>,
-    /// No progress bar.
-    pub quiet: bool,
-    /// Waits for a debugger before the first step.
-    pub debug_wait: bool,
-}
 
 /// Runs the job until its one reply is sent, or leaves it to Slurm to start it again. Returns the
 /// exit code.
@@ -99,7 +84,18 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
     // is read again then.
     let mut config = load();
     let identity = config.as_mut().ok().and_then(TrainerConfig::forget_credentials);
-    let Ended { envelope, answer, code, finished } = match spooled(&place) {
+    let spooled = match place.spooled() {
+        Ok(spooled) => spooled,
+        // It may hold the models: nothing is put in its place, and check delivers it.
+        Err(error) => {
+            let reply = place.reply.display();
+            return fail(
+                ExitCode::NotDelivered,
+                &format!("the reply in {reply} can't be read: {error}; it is left to check"),
+            );
+        }
+    };
+    let Ended { envelope, answer, code, finished } = match spooled {
         Some(answer) => {
             info!("an earlier run of this job left its reply; it is delivered now");
             Ended {
@@ -119,10 +115,12 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
         },
     };
     let spooling = Instant::now();
-    if let Err(error) = place.spool(&arguments.job_file, &answer) {
+    let kept = place.spool(&arguments.job_file, &answer);
+    if let Err(error) = &kept {
         error!("the reply can't be written to {}: {error}", place.reply.display());
         // Publishing may still work.
     }
+    let whereabouts = place.whereabouts(kept.is_ok());
     if let Some(finished) = &finished {
         finished.tell_times(spooling.elapsed());
         finished.report(&place);
@@ -138,11 +136,13 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
         return ExitCode::Config;
     };
     let Some(envelope) = envelope else {
-        error!(
-            "the job file names no reply queue; the next check delivers the reply in {}",
-            place.reply.display()
+        return fail(
+            ExitCode::NotDelivered,
+            &format!(
+                "neither the job file nor the command line names a correlation id: the reply is \
+                not sent; it {whereabouts}"
+            ),
         );
-        return code;
     };
     let queue = text::printable(&envelope.reply_to, 255);
     match runtime.block_on(deliver(&config, &envelope, answer, &place)) {
@@ -155,15 +155,7 @@ pub fn run(arguments: &JobArgs) -> ExitCode {
             return code;
         }
         Err(error) => {
-            let again = if place.managed.is_some() {
-                "the next check delivers it"
-            } else {
-                "it is not sent again"
-            };
-            return fail(
-                ExitCode::NotDelivered,
-                &format!("{error}; the reply is in {}, {again}", place.reply.display()),
-            );
+            return fail(ExitCode::NotDelivered, &format!("{error}; the reply {whereabouts}"));
         }
     }
     // Nobody waits for this any more.
@@ -215,30 +207,6 @@ fn note_start(files: &JobFiles) {
     {
         warn!("{} can't be written: {error}", files.started().display());
     }
-}
-
-fn spooled(place: &Place) -> Option<Answer> {
-    place.managed.as_ref()?;
-    Answer::from_body(read_own(&place.reply).ok()?).ok()
-}
-
-/// Where the reply goes. The command line wins over the job file, and both over the record.
-fn envelope(arguments: &JobArgs, file: Option<&JobFile>) -> Option<Envelope> {
-    let record = || JobFiles::new(arguments.job_file.parent()?).envelope();
-    let recorded = if file.is_none() { record() } else { None };
-    let given = |argument: &Option<String>, of_file: Option<&Option<String>>| {
-        argument.clone().filter(|a| !a.is_empty()).or_else(|| of_file.cloned().flatten())
-    };
-    let correlation_id = given(&arguments.correlation_id, file.map(|f| &f.correlation_id))
-        .or_else(|| recorded.as_ref().map(|e| e.correlation_id.clone()))?;
-    let reply_to = given(&arguments.reply_queue, file.map(|f| &f.reply_to))
-        .or_else(|| recorded.as_ref().map(|e| e.reply_to.clone()))
-        .unwrap_or_else(|| DEFAULT_REPLY_QUEUE.to_owned());
-    let message_id = file
-        .and_then(|f| f.message_id.clone())
-        .or_else(|| recorded.map(|e| e.message_id))
-        .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-    Some(Envelope { reply_to, correlation_id, message_id })
 }
 
 /// The job's name for directories: its id in the spool, or the id that its correlation id would
@@ -300,7 +268,7 @@ fn attempt(
             let operator =
                 config.as_ref().map_or(sentences::OPERATOR, |config| config.operator.as_str());
             let sentence = error.sentence(operator);
-            let answer = match protocol {
+            let answer = match recorded_protocol(place).unwrap_or(protocol) {
                 Protocol::Reply => Answer::Reply(Reply::error(&sentence)),
                 Protocol::Conversation => Answer::End(End::Failed(failed(
                     sentence,
@@ -413,7 +381,8 @@ impl Job<'_> {
     }
 
     /// Calibrates the layers together, where the job wants it; also says how long it took. A job
-    /// that is ended meanwhile is left as it would be in the middle of its training.
+    /// that is ended meanwhile is left as it would be in the middle of its training; one that
+    /// nobody looks after keeps its layers as they were trained.
     fn calibrate(
         &self,
         job: &TrainingJob,
@@ -425,12 +394,11 @@ impl Job<'_> {
         let calibration = job
             .calibrate(trained, device, &|| signals.received().is_none())
             .map_err(|error| JobError::Train(error.into()))?;
-        match signals.received() {
-            Some(Signal::Ended) if calibration == Calibration::LeftOut(NotCalibrated::Stopped) => {
-                Err(signals.error(place.managed.is_some()).unwrap_or(JobError::Left))
-            }
-            _ => Ok((calibration, began.elapsed())),
+        let stopped = calibration == Calibration::LeftOut(NotCalibrated::Stopped);
+        if stopped && signals.ends_without_models(place.managed.is_some()) {
+            return Err(JobError::Left);
         }
+        Ok((calibration, began.elapsed()))
     }
 
     /// Starts what tells the asker how the job goes, where it wants to know, and has it say that

@@ -62,6 +62,12 @@ impl Signals {
         })
     }
 
+    /// True when a job whose layers are trained is left all the same. One that nobody looks after
+    /// sends them: nobody starts it again.
+    pub(super) fn ends_without_models(&self, managed: bool) -> bool {
+        managed && self.received() == Some(Signal::Ended)
+    }
+
     /// What the training has to do; with `suspend_when_warned` it is requeued even if it has an
     /// epoch to show.
     pub(super) fn stop(&self, managed: bool, suspend_when_warned: bool) -> Stop {
@@ -75,11 +81,27 @@ impl Signals {
 }
 
 #[cfg(test)]
+impl Signals {
+    /// Signals that have come or not, without a process that listens for them.
+    pub(super) fn raised(end: bool, time: bool) -> Self {
+        Self { end: Arc::new(end.into()), time: Arc::new(time.into()) }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     fn signals(end: bool, time: bool) -> Signals {
-        Signals { end: Arc::new(end.into()), time: Arc::new(time.into()) }
+        Signals::raised(end, time)
+    }
+
+    #[test]
+    fn layers_that_are_trained_are_left_only_where_someone_goes_on_with_them() {
+        assert!(signals(true, false).ends_without_models(true));
+        assert!(!signals(true, false).ends_without_models(false));
+        assert!(!signals(false, true).ends_without_models(true));
+        assert!(!signals(false, false).ends_without_models(true));
     }
 
     #[test]

@@ -53,7 +53,8 @@ pub async fn cancel(
             Err(LockError::Held { .. }) => return Ok(Cancelled::Ending),
             Err(error) => return Err(error.into()),
         };
-        let job = match store.open_job(id) {
+        let unreadable = |source| BridgeError::Unreadable { job: id.clone(), source };
+        let job = match store.open_job(id).map_err(unreadable)? {
             Ok(job) => job,
             Err(outcome) if end.is_none() => return Ok(Cancelled::Before(outcome)),
             Err(outcome) => return Ok(Cancelled::Answered(outcome)),
@@ -70,7 +71,8 @@ pub async fn cancel(
             }
             Err(error) => return Err(error),
         };
-        if let Err(outcome) = Store::open(&config.site.spool)?.open_job(id) {
+        let store = Store::open(&config.site.spool)?;
+        if let Err(outcome) = store.open_job(id).map_err(unreadable)? {
             return Ok(Cancelled::Answered(outcome));
         }
         // A failed job is what is wanted here; anything else needs the next pass.
@@ -96,7 +98,7 @@ impl Pass<'_> {
         if first && (job.state == State::Received || is_with_slurm(job)) {
             // Written down first: whatever happens next, a pass carries on from here.
             job.verdict = Some(Verdict::Cancelled);
-            self.store.save(job)?;
+            self.save(job)?;
             self.settle(job, &[Part::FollowUp]).await?;
         }
         self.settle(job, &[Part::Delivery]).await
@@ -117,7 +119,7 @@ impl Pass<'_> {
         };
         if job.verdict.as_ref() != Some(&verdict) {
             job.verdict = Some(verdict);
-            self.store.save(job)?;
+            self.save(job)?;
         }
         self.beat()?;
         // What was said of it before no longer counts.

@@ -46,7 +46,8 @@ pub async fn retry(
         Err(LockError::Held { who, .. }) => return Ok(Retried::Busy(who)),
         Err(error) => return Err(error.into()),
     };
-    let job = match store.open_job(id) {
+    let unreadable = |source| BridgeError::Unreadable { job: id.clone(), source };
+    let job = match store.open_job(id).map_err(unreadable)? {
         Ok(job) => job,
         Err(outcome) => return Ok(Retried::Before(outcome)),
     };
@@ -64,7 +65,8 @@ pub async fn retry(
         }
         Err(error) => return Err(error),
     };
-    Ok(match Store::open(&config.site.spool)?.open_job(id) {
+    let store = Store::open(&config.site.spool)?;
+    Ok(match store.open_job(id).map_err(unreadable)? {
         Err(outcome) => Retried::Answered(outcome),
         Ok(Record {
             state: State::Submitted { slurm_id } | State::Running { slurm_id }, ..

@@ -30,7 +30,8 @@ impl Broker {
     /// configure it, or not read it, has no requests; `check doctor` tells which right is missing.
     ///
     /// # Errors
-    /// When the broker refuses otherwise, or does not answer.
+    /// [`BrokerError::Unreadable`] for a request that [`Broker::discard_request`] is to drop; or
+    /// when the broker refuses otherwise, or does not answer.
     pub async fn request(&mut self) -> Result<Option<Taken>, BrokerError> {
         let action = "looking for a request in hpc-control";
         match self.look_at_control().await? {
@@ -42,9 +43,10 @@ impl Broker {
             }
         }
         let got = self.channel.basic_get(CONTROL_QUEUE.into(), BasicGetOptions { no_ack: false });
-        // A message that can't be read ends the connection, as in hpc-jobs.
         match self.message(action, got).await {
             Ok(got) => Ok(got.map(|message| Taken::new(message.delivery))),
+            // A message that can't be read ends the connection, as in hpc-jobs.
+            Err(error @ BrokerError::Unreadable { .. }) => Err(error),
             Err(error) => {
                 if self.channel.status().connected() {
                     return Err(error);
@@ -56,15 +58,18 @@ impl Broker {
         }
     }
 
-    /// Drops the next request, which can't be read: to be called on a fresh connection.
+    /// Drops the next request, which can't be read: to be called on a fresh connection. Returns a
+    /// request if the next one can be read after all, because somebody else has taken the
+    /// unreadable one meanwhile.
     ///
     /// # Errors
     /// When the broker refuses or does not answer.
-    pub async fn discard_request(&mut self) -> Result<(), BrokerError> {
+    pub async fn discard_request(&mut self) -> Result<Option<Taken>, BrokerError> {
         let action = "dropping a request that can't be read";
         let got = self.channel.basic_get(CONTROL_QUEUE.into(), BasicGetOptions { no_ack: true });
         match self.message(action, got).await {
-            Ok(_) | Err(BrokerError::Unreadable { .. }) => Ok(()),
+            Ok(got) => Ok(got.map(|message| Taken::gone(message.delivery))),
+            Err(BrokerError::Unreadable { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -76,6 +81,9 @@ impl Broker {
     pub async fn acknowledge_request(&mut self, taken: Taken) -> Result<(), BrokerError> {
         let action = "acknowledging a request";
         crash::point("before acknowledging a request");
+        if taken.gone {
+            return Ok(());
+        }
         let ack = taken.delivery.acker.ack(BasicAckOptions::default());
         within(CALL_DEADLINE, action, ack).await?.map_err(failed(action))?;
         // The broker does not answer an acknowledgement; but it answers a later request on the same

@@ -16,7 +16,7 @@ pub const JOBS_QUEUE: &str = "hpc-jobs";
 pub struct Taken {
     pub(super) delivery: Delivery,
     /// The message is no longer in the queue.
-    gone: bool,
+    pub(super) gone: bool,
     /// It came by the channel that waits for messages.
     pushed: bool,
 }
@@ -24,6 +24,11 @@ pub struct Taken {
 impl Taken {
     pub(super) fn new(delivery: Delivery) -> Self {
         Self { delivery, gone: false, pushed: false }
+    }
+
+    /// A message that was taken out of its queue for good.
+    pub(super) fn gone(delivery: Delivery) -> Self {
+        Self { gone: true, ..Self::new(delivery) }
     }
 
     /// The body.
@@ -88,7 +93,7 @@ impl Broker {
         let action = "dropping a message that can't be read";
         let got = self.channel.basic_get(JOBS_QUEUE.into(), BasicGetOptions { no_ack: true });
         match self.message(action, got).await {
-            Ok(got) => Ok(got.map(|message| Taken { gone: true, ..Taken::new(message.delivery) })),
+            Ok(got) => Ok(got.map(|message| Taken::gone(message.delivery))),
             Err(BrokerError::Unreadable { .. }) => Ok(None),
             Err(error) => Err(error),
         }
