@@ -28,7 +28,7 @@ pub(crate) struct Row {
     pub state: crate::state::State,
     /// Its values of [`Comparison::settings`]; `None` for the default.
     pub settings: Vec<Option<String>>,
-    /// F1 of its [`Comparison::models`], where it has them.
+    /// F1 of its [`Comparison::models`], where it has them; on what, the run's figures say.
     pub f1: Vec<Option<f64>>,
     /// The mean of them.
     pub mean_f1: Option<f64>,
@@ -74,7 +74,8 @@ pub(crate) fn compare(runs: &[Run]) -> Comparison {
     }
 }
 
-/// The mean of the layers' F1 on the whole of the pages.
+/// The mean of the layers' F1: on the whole of the pages or, for a run on a cluster, on the
+/// validation samples.
 pub(crate) fn mean_f1(run: &Run) -> Option<f64> {
     let values: Vec<f64> = layers(run).filter_map(|layer| layer["f1"].as_f64()).collect();
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)

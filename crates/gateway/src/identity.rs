@@ -43,8 +43,8 @@ impl Identity {
         if self.account.role.may_submit() {
             return Ok(());
         }
-        let what = "a viewer's account looks only; ask the gateway's administrator for a \
-            submitter's";
+        let what = "a viewer's account can look, but not upload or train; ask the gateway's \
+            administrator for a submitter's";
         Err(Problem::new(StatusCode::FORBIDDEN, what))
     }
 

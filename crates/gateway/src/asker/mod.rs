@@ -229,7 +229,7 @@ impl Work {
                     let reply_to = reply_queue(&job.correlation_id);
                     let correlation_id = job.correlation_id.clone();
                     broker.ask_to_cancel(&Cancel { correlation_id, reply_to }).await?;
-                    self.store.cancel_is_sent(job.run)?;
+                    self.store.note_cancel_sent(job.run)?;
                     info!("run {}: the cluster was asked to cancel it", job.run);
                 }
                 Step::Sent => {}
@@ -284,7 +284,7 @@ impl Work {
             let body = job.body.as_deref().unwrap_or_default();
             broker.ask(&job.correlation_id, &queue, body.as_bytes()).await?;
         }
-        self.store.job_is_sent(job.run)?;
+        self.store.note_job_sent(job.run)?;
         info!("run {}: its job {} is in {JOBS_QUEUE}", job.run, job.correlation_id);
         Ok(())
     }

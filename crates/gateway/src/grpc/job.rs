@@ -39,8 +39,12 @@ pub(super) fn missing(metadata: &Metadata) -> Option<&'static str> {
 
 /// The request of `/v1` for a training of these pages. Whether its values are right is found out
 /// where all requests are read.
-pub(super) fn request(metadata: &Metadata, pages: &[String]) -> Value {
+///
+/// # Errors
+/// When a setting is there under two names.
+pub(super) fn request(metadata: &Metadata, pages: &[String]) -> Result<Value, String> {
     let mut settings = Map::new();
+    let mut given: BTreeMap<&str, &str> = BTreeMap::new();
     let mut labels = BTreeMap::from([
         ("algorithm".to_owned(), metadata.algorithm.clone()),
         ("dataset_id".to_owned(), metadata.dataset_id.clone()),
@@ -54,12 +58,17 @@ pub(super) fn request(metadata: &Metadata, pages: &[String]) -> Value {
             (resource || training_setting(name).is_some()).then_some(name.as_str())
         };
         if let Some(setting) = other.or_else(own) {
+            if let Some(first) = given.insert(setting, name) {
+                return Err(format!(
+                    "\"parameters\": \"{first}\" and \"{name}\" are the same setting; leave one"
+                ));
+            }
             settings.insert(setting.to_owned(), value.as_str().into());
         }
         // What has no meaning here (such as LR) is kept beside the run, and changes nothing.
         labels.insert(format!("{PARAMETER}{name}"), value.clone());
     }
-    json!({"name": metadata.name, "pages": pages, "settings": settings, "labels": labels})
+    Ok(json!({"name": metadata.name, "pages": pages, "settings": settings, "labels": labels}))
 }
 
 /// What a run was asked for.
@@ -100,12 +109,12 @@ pub(super) fn message(run: &Run) -> String {
         (State::Queued, Some(detail)) => format!(" {detail}"),
         _ => String::new(),
     };
-    match (run.status.state, run.queue_position) {
+    match (run.status.state, run.place()) {
+        (State::Queued, None) => format!("Queueing.{waits}"),
         (State::Queued, Some(1)) => {
             format!("Queueing, there is 1 training before this one.{waits}")
         }
-        (State::Queued, before) => {
-            let before = before.unwrap_or_default();
+        (State::Queued, Some(before)) => {
             format!("Queueing, there are {before} trainings before this one.{waits}")
         }
         (State::Failed, _) => run.error.clone().unwrap_or_else(|| "It failed.".to_owned()),
@@ -113,7 +122,7 @@ pub(super) fn message(run: &Run) -> String {
             let percent = run.percent();
             match run.progress.layer_number {
                 0 => format!("{percent} % are done."),
-                _ => format!("{percent} % are done; {} is trained.", run.progress.layer),
+                _ => format!("{percent} % are done; {} is being trained.", run.progress.layer),
             }
         }
         (state, _) => base::text::sentence(state.name()),
@@ -122,7 +131,12 @@ pub(super) fn message(run: &Run) -> String {
 
 #[cfg(test)]
 mod tests {
+    use base::secret::Secret;
+
     use super::*;
+    use crate::app::{App, Limits};
+    use crate::order::Order;
+    use crate::store::{NewRun, Role};
 
     fn asked(parameters: &[(&str, &str)]) -> Metadata {
         Metadata {
@@ -144,7 +158,7 @@ mod tests {
             ("PARALLEL_INSTANCES", "auto"),
         ]);
         assert_eq!(missing(&asked), None);
-        let request = request(&asked, &["id".to_owned()]);
+        let request = request(&asked, &["id".to_owned()]).unwrap();
         let settings = json!({"Maximum number of training epochs": "15", "Patch height": "64",
             "Parallel instances": "auto"});
         assert_eq!((&request["settings"], &request["pages"]), (&settings, &json!(["id"])));
@@ -156,7 +170,7 @@ mod tests {
     fn what_can_not_be_is_refused() {
         let taken = |value: &str| {
             let asked = asked(&[("PARALLEL_INSTANCES", value)]);
-            crate::order::read(&request(&asked, &["id".to_owned()])).is_ok()
+            crate::order::read(&request(&asked, &["id".to_owned()]).unwrap()).is_ok()
         };
         for right in ["1", "2", "64", "auto", "AUTO"] {
             assert!(taken(right), "{right}");
@@ -174,5 +188,48 @@ mod tests {
         assert_eq!(field(|m| m.train_data_version_hash.clear()), Some("trainDataVersionHash"));
         assert_eq!(field(|m| m.algorithm.clear()), Some("algorithm"));
         assert_eq!(missing(&Metadata::default()), Some("outputModelName"));
+    }
+
+    #[test]
+    fn a_setting_under_two_names_is_refused() {
+        let given = |names: &[(&str, &str)]| request(&asked(names), &["id".to_owned()]);
+        let twice = given(&[("EPOCHS", "15"), (EPOCHS.name, "15")]).unwrap_err();
+        let words = format!(
+            "\"parameters\": \"EPOCHS\" and \"{}\" are the same setting; leave one",
+            EPOCHS.name
+        );
+        assert_eq!(twice, words);
+        assert!(given(&[("EPOCHS", "15"), ("SEED", "15"), ("LR", "1"), ("lr", "2")]).is_ok());
+    }
+
+    #[test]
+    fn a_message_says_only_what_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = App::in_folder(folder.path(), Limits::default());
+        let token = Secret::new("token of mine");
+        app.store.add_account("me", Role::Submitter, &token).unwrap();
+        let account = app.store.account_of(&token).unwrap().unwrap();
+        let order = Order::default();
+        let wanted =
+            NewRun { account: &account, order: &order, image: None, key: None, most_waiting: 9 };
+        let id = app.store.place_run(wanted).unwrap();
+        let mut run = Run { detail: None, ..app.store.any_run(id).unwrap().unwrap() };
+        for (position, words) in [
+            (0, "Queueing, there are 0 trainings before this one."),
+            (1, "Queueing, there is 1 training before this one."),
+            (7, "Queueing, there are 7 trainings before this one."),
+        ] {
+            run.queue_position = Some(position);
+            assert_eq!(message(&run), words);
+        }
+        // The cluster has jobs of others, too, and has not told the place.
+        run.away = Some(Default::default());
+        assert_eq!(message(&run), "Queueing.");
+        run.detail = Some("The cluster has it.".into());
+        assert_eq!(message(&run), "Queueing. The cluster has it.");
+        run.status.state = State::Running;
+        run.progress.layer_number = 1;
+        run.progress.layer = "Model 0".into();
+        assert!(message(&run).ends_with(" % are done; Model 0 is being trained."));
     }
 }

@@ -80,14 +80,15 @@ async fn train_one(
 ) -> Result<TrainResponse, Status> {
     let account = account(&app, &by).await?;
     if !account.role.may_submit() {
-        return Err(Status::permission_denied("a viewer's account looks only"));
+        let what = "a viewer's account can look, but not upload or train";
+        return Err(Status::permission_denied(what));
     }
     let metadata = request.metadata.unwrap_or_default();
     if let Some(field) = job::missing(&metadata) {
         return Err(Status::invalid_argument(format!("\"{field}\" is required.")));
     }
     let pages = pages(&app, &account, &metadata.dataset_id).await?;
-    let asked = job::request(&metadata, &pages);
+    let asked = job::request(&metadata, &pages).map_err(Status::invalid_argument)?;
     let order = order::read(&asked).map_err(|wrong| refusal(&Problem::fields(wrong)))?;
     let placed = placing::place(&app, account, order, None).await;
     let run = placed.map_err(|problem| refusal(&problem))?;
@@ -98,6 +99,11 @@ async fn train_one(
 
 /// The ids of the pages that a data set names: numbers or ids, with commas between them.
 async fn pages(app: &App, account: &Account, data_set: &str) -> Result<Vec<String>, Status> {
+    // Before the store is asked for each of them.
+    if data_set.split(',').nth(order::MOST_PAGES).is_some() {
+        let what = format!("\"datasetId\": must name at most {} pages", order::MOST_PAGES);
+        return Err(Status::invalid_argument(what));
+    }
     let mut ids = Vec::new();
     for name in data_set.split(',').map(str::trim) {
         let id = match name.parse::<i64>() {
@@ -204,5 +210,36 @@ where
         let (metadata, _, message) = request.into_parts();
         let answer = (self.0)(metadata, message);
         Box::pin(async move { answer.await.map(tonic::Response::new) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::Limits;
+    use crate::store::Role;
+
+    #[test]
+    fn a_data_set_of_too_many_names_is_refused_before_any_is_looked_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = App::in_folder(folder.path(), Limits::default());
+        let token = Secret::new("token of mine");
+        app.store.add_account("me", Role::Submitter, &token).unwrap();
+        let account = app.store.account_of(&token).unwrap().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let asked = |names: usize| {
+            let data_set = vec!["1"; names].join(",");
+            runtime.block_on(pages(&app, &account, &data_set)).unwrap_err()
+        };
+        for (names, words) in [
+            (1, "there is no page 1"),
+            (order::MOST_PAGES, "there is no page 1"),
+            (order::MOST_PAGES + 1, "\"datasetId\": must name at most 50 pages"),
+            (100_000, "\"datasetId\": must name at most 50 pages"),
+        ] {
+            let refused = asked(names);
+            assert_eq!(refused.code(), Code::InvalidArgument);
+            assert!(refused.message().contains(words), "{names}: {}", refused.message());
+        }
     }
 }

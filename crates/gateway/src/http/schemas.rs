@@ -53,7 +53,7 @@ fn value(setting: &Setting) -> Value {
         Allowed::Instances => {
             let numbers = (1..=Instances::MOST).map(|number| number.to_string());
             let all: Vec<_> = numbers.chain([Instances::AUTO.to_owned()]).collect();
-            json!({"type": ["string", "null"], "pattern": format!("^({})$", all.join("|"))})
+            json!({"type": ["string", "null"], "pattern": format!("^({})?$", all.join("|"))})
         }
         Allowed::Email => json!({"type": ["string", "null"], "format": "email"}),
     }

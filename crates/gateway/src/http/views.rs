@@ -201,7 +201,8 @@ pub(super) struct RunView {
     /// Words of the user's own.
     labels: BTreeMap<String, String>,
     /// What came of it: seed, device, time, memory, the settings that were used, and the figures of
-    /// each layer on the whole of its pages.
+    /// each layer. Those are on the whole of its pages or, where `measured_on` says
+    /// `validation samples`, on those of the kept epoch.
     #[schema(value_type = Option<Object>)]
     figures: Option<Value>,
     /// Why it failed.
@@ -293,7 +294,8 @@ pub(super) struct ComparedView {
     state: StateView,
     /// Its values of the settings that are not the same in all runs; null for the default.
     settings: BTreeMap<String, Option<String>>,
-    /// F1 of each of its models, on the whole of its pages.
+    /// F1 of each of its models: on the whole of its pages or, for a run on a cluster, on the
+    /// validation samples of the kept epoch.
     f1: BTreeMap<String, Option<f64>>,
     /// The mean of them.
     mean_f1: Option<f64>,

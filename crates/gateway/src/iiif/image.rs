@@ -18,7 +18,9 @@ pub(super) enum Named {
 /// A description that leads to no image.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub(super) enum NoImage {
-    #[error("its info.json is no description of a IIIF image")]
+    #[error(
+        "the info.json of the address is no description of a IIIF image with a width and a height"
+    )]
     Description,
     #[error("the image has more than {} megapixels", MAX_PIXELS / 1_000_000)]
     TooLarge,

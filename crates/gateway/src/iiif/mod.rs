@@ -82,7 +82,9 @@ pub(crate) async fn fetch(
     let fetch = Fetch::new(hosts)?;
     let fetched = tokio::time::timeout(PATIENCE, fetch.image(address, to, limit));
     fetched.await.unwrap_or_else(|_| {
-        Err(IiifError::Server(format!("it takes longer than {} s", PATIENCE.as_secs())))
+        let seconds = PATIENCE.as_secs();
+        let what = format!("the image did not come from its IIIF server within {seconds} s");
+        Err(IiifError::Server(what))
     })
 }
 
@@ -101,8 +103,8 @@ enum LookupError {
     #[error("there is no host {0}")]
     Unknown(String),
     #[error(
-        "{0} leads to an address of a private network, which whoever runs this gateway has to name \
-         with it (ALLOWED_IIIF_HOSTS)"
+        "{0} has an address of a private network; whoever runs this gateway can allow it by \
+         ALLOWED_IIIF_HOSTS={0}=ADDRESS"
     )]
     Private(String),
 }
@@ -159,7 +161,8 @@ impl<'a> Fetch<'a> {
             // Perhaps it knows the image by the words of another version.
             refused = Some(self.server(request, &format!("status {}", response.status())));
         }
-        Err(refused.unwrap_or_else(|| IiifError::Server("it names no image".to_owned())))
+        Err(refused
+            .unwrap_or_else(|| IiifError::Server("the address names no IIIF image".to_owned())))
     }
 
     /// The description of an image, and where it was in the end.
@@ -172,7 +175,7 @@ impl<'a> Fetch<'a> {
         while let Some(piece) = self.piece(address, &mut response).await? {
             text.extend_from_slice(&piece);
             if text.len() as u64 > LARGEST_DESCRIPTION {
-                return Err(self.server(address, "its info.json has no end"));
+                return Err(self.server(address, "its info.json is larger than 1 MiB"));
             }
         }
         let description = serde_json::from_slice(&text).map_err(|_| NoImage::Description)?;
@@ -185,7 +188,9 @@ impl<'a> Fetch<'a> {
         for _ in 0..=REDIRECTS {
             self.hosts.check(&next).map_err(|why| {
                 let elsewhere = next != *address;
-                let leads = || self.server(address, &format!("it leads elsewhere, and that {why}"));
+                let leads = || {
+                    self.server(address, &format!("it leads elsewhere, to an address that {why}"))
+                };
                 if elsewhere { leads() } else { why.into() }
             })?;
             let sent = self.client.get(next.clone()).send().await;
@@ -196,10 +201,11 @@ impl<'a> Fetch<'a> {
             let to = response.headers().get(LOCATION).and_then(|to| to.to_str().ok());
             next = match to.map(|to| next.join(to)) {
                 Some(Ok(to)) => to,
-                _ => return Err(self.server(&next, "it leads nowhere")),
+                _ => return Err(self.server(&next, "its redirect names no address")),
             };
         }
-        Err(self.server(address, "it leads round and round"))
+        let why = format!("it redirects more than {REDIRECTS} times, perhaps round and round");
+        Err(self.server(address, &why))
     }
 
     async fn write(&self, mut from: Response, to: &Path, limit: u64) -> Result<(), IiifError> {

@@ -128,7 +128,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't be written.
-    pub fn job_is_sent(&self, run: i64) -> Result<(), StoreError> {
+    pub fn note_job_sent(&self, run: i64) -> Result<(), StoreError> {
         let mut database = self.database();
         let change = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let detail = "its job is in RabbitMQ, and the cluster has not taken it yet";
@@ -152,7 +152,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't be written.
-    pub fn cancel_is_sent(&self, run: i64) -> Result<(), StoreError> {
+    pub fn note_cancel_sent(&self, run: i64) -> Result<(), StoreError> {
         base::crash::point("before noting that a cancel is sent");
         self.database().execute("UPDATE jobs SET cancel_sent = 1 WHERE run = ?", [run])?;
         base::crash::point("after noting that a cancel is sent");

@@ -43,7 +43,7 @@ impl Place {
         let id = format!("id of {key}");
         let job = NewJob { correlation_id: &id, key_hash: &key_hash, body: "{}" };
         assert!(self.store.begin_job(run, &job).unwrap());
-        self.store.job_is_sent(run).unwrap();
+        self.store.note_job_sent(run).unwrap();
         run
     }
 
@@ -127,8 +127,8 @@ fn a_run_is_sent_once_and_is_nothing_for_this_machine() {
     // Its message is there until it is sent.
     let jobs = store.jobs(Timestamp::UNIX_EPOCH).unwrap();
     assert_eq!((jobs[0].step, jobs[0].body.as_deref()), (Step::Sending, Some("{}")));
-    store.job_is_sent(first).unwrap();
-    store.job_is_sent(first).unwrap();
+    store.note_job_sent(first).unwrap();
+    store.note_job_sent(first).unwrap();
     assert_eq!(place.kinds(first).len(), 2);
     let jobs = store.jobs(Timestamp::UNIX_EPOCH).unwrap();
     assert_eq!((jobs[0].step, jobs[0].body.as_deref()), (Step::Sent, None));
@@ -144,7 +144,7 @@ fn a_run_is_sent_once_and_is_nothing_for_this_machine() {
     // One that was sent waits for its cluster's word.
     assert_eq!(cancel(first).state, State::Queued);
     assert!(store.jobs(Timestamp::UNIX_EPOCH).unwrap()[0].to_be_cancelled);
-    store.cancel_is_sent(first).unwrap();
+    store.note_cancel_sent(first).unwrap();
     assert!(!store.jobs(Timestamp::UNIX_EPOCH).unwrap()[0].to_be_cancelled);
     store.hear(first, "end", &happens(&[Transition::Broke])).unwrap();
     assert_eq!(place.state(first), State::Cancelled);

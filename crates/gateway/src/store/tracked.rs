@@ -86,7 +86,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't be written.
-    pub fn is_tracked(&self, run: i64, there: &There) -> Result<(), StoreError> {
+    pub fn note_tracked(&self, run: i64, there: &There) -> Result<(), StoreError> {
         self.database().execute(
             "UPDATE tracked SET id = ?, experiment = ?, artifacts = ? WHERE run = ?",
             params![there.id, there.experiment, there.artifacts, run],
@@ -98,7 +98,7 @@ impl Store {
     ///
     /// # Errors
     /// When the store can't be written.
-    pub fn is_tracked_to(&self, run: i64, event: i64) -> Result<(), StoreError> {
+    pub fn note_tracked_to(&self, run: i64, event: i64) -> Result<(), StoreError> {
         let sql = "UPDATE tracked SET event = ? WHERE run = ?";
         self.database().execute(sql, params![event, run])?;
         Ok(())
@@ -166,8 +166,8 @@ mod tests {
             experiment: "3".into(),
             artifacts: "mlflow-artifacts:/r".into(),
         };
-        store.is_tracked(second, &there).unwrap();
-        store.is_tracked_to(second, 12).unwrap();
+        store.note_tracked(second, &there).unwrap();
+        store.note_tracked_to(second, 12).unwrap();
         let known = store.to_be_tracked().unwrap().swap_remove(0);
         assert_eq!((known.event, known.there.as_ref()), (12, Some(&there)));
         store.end_tracking(second, TrackedEnd::Whole).unwrap();

@@ -114,11 +114,9 @@ impl Work {
     async fn for_ever(&self) {
         let mut changes = self.store.watch();
         let (mut failures, mut told) = (0, String::new());
-        // What the server calls the experiment, once it has said so.
-        let mut experiment = None;
         loop {
             changes.mark_unchanged();
-            match self.round(&mut experiment).await {
+            match self.round().await {
                 Ok(()) => {
                     if failures > 0 {
                         info!("MLflow at {} has all that waited for it", self.address);
@@ -135,7 +133,6 @@ impl Work {
                         warn!("MLflow at {}: {text}; runs are logged there later", self.address);
                     }
                     told = text;
-                    experiment = None;
                     tokio::time::sleep(WAITS.wait(failures, None)).await;
                     failures = failures.saturating_add(1);
                 }
@@ -145,10 +142,10 @@ impl Work {
 
     /// Logs what is new of all runs. One that the server can't take now does not keep the others
     /// waiting.
-    async fn round(&self, experiment: &mut Option<String>) -> Result<(), Delay> {
+    async fn round(&self) -> Result<(), Delay> {
         let mut late = None;
         for tracked in self.store.to_be_tracked()? {
-            match self.one(&tracked, experiment).await {
+            match self.one(&tracked).await {
                 Ok(()) => {}
                 Err(Delay::Server(Trouble::Never(why))) => {
                     warn!("run {}: MLflow does not take it: {why}", tracked.run);
@@ -164,7 +161,7 @@ impl Work {
     }
 
     /// Logs what is new of a run.
-    async fn one(&self, tracked: &Tracked, experiment: &mut Option<String>) -> Result<(), Delay> {
+    async fn one(&self, tracked: &Tracked) -> Result<(), Delay> {
         // Removed meanwhile.
         let Some(run) = self.store.any_run(tracked.run)? else { return Ok(()) };
         let state = run.status.state;
@@ -178,7 +175,7 @@ impl Work {
         }
         let there = match &tracked.there {
             Some(there) => there.clone(),
-            None => self.begin(&run, tracked, experiment).await?,
+            None => self.begin(&run, tracked).await?,
         };
         // What the run was when it was looked at is all in the store: its events, then its end.
         self.epochs(&run, &there, tracked.event).await?;
@@ -189,16 +186,10 @@ impl Work {
     }
 
     /// Makes the run at the server, or finds it where an earlier attempt has made it.
-    async fn begin(
-        &self,
-        run: &Run,
-        tracked: &Tracked,
-        experiment: &mut Option<String>,
-    ) -> Result<There, Delay> {
-        let experiment = match experiment {
-            Some(known) => known.clone(),
-            None => experiment.insert(self.server.experiment().await?).clone(),
-        };
+    async fn begin(&self, run: &Run, tracked: &Tracked) -> Result<There, Delay> {
+        // Asked for each run: somebody may delete it while the gateway is at work, and a server
+        // refuses what is sent to a deleted one.
+        let experiment = self.server.experiment().await?;
         let there = match self.server.find(&experiment, &tracked.word).await? {
             Some(there) => there,
             None => {
@@ -211,7 +202,7 @@ impl Work {
         base::crash::point("after making a run in MLflow");
         let params = content::asked(run);
         self.server.log(&there.id, &Batch { params, ..Batch::default() }).await?;
-        self.store.is_tracked(run.id, &there)?;
+        self.store.note_tracked(run.id, &there)?;
         Ok(there)
     }
 
@@ -226,7 +217,7 @@ impl Work {
                 self.server.log(&there.id, &Batch { metrics, ..Batch::default() }).await?;
                 base::crash::point("after logging epochs in MLflow");
             }
-            self.store.is_tracked_to(run.id, after)?;
+            self.store.note_tracked_to(run.id, after)?;
         }
     }
 
@@ -260,5 +251,82 @@ impl Work {
         self.store.end_tracking(run.id, TrackedEnd::Whole)?;
         info!("run {}: it is in MLflow", run.id);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use axum::extract::Request;
+    use axum::{Json, Router};
+    use base::secret::Secret;
+    use serde_json::json;
+
+    use super::*;
+    use crate::order::Order;
+    use crate::state::Transition;
+    use crate::store::{Change, DataFolder, NewRun, Role};
+
+    #[test]
+    fn an_experiment_that_is_deleted_meanwhile_only_delays() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&DataFolder::at(&folder.path().join("data")).unwrap()).unwrap();
+        let store = Arc::new(store.with_tracking("http://tracking/"));
+        store.add_account("me", Role::Submitter, &Secret::new("token of mine")).unwrap();
+        let account = store.account_of(&Secret::new("token of mine")).unwrap().unwrap();
+        let begun = || {
+            let order = Order::default();
+            let wanted = NewRun {
+                account: &account,
+                order: &order,
+                image: None,
+                key: None,
+                most_waiting: 9,
+            };
+            let run = store.place_run(wanted).unwrap();
+            store.happen(run, Transition::Turn, &Change::default()).unwrap();
+            run
+        };
+        let stage = Arc::new(Mutex::new("active"));
+        let told = Arc::clone(&stage);
+        let answer = move |request: Request| {
+            std::future::ready(Json(
+                match request.uri().path().rsplit('/').next().unwrap_or_default() {
+                    "get-by-name" => {
+                        let stage = *told.lock().unwrap();
+                        json!({"experiment": {"experiment_id": "7", "lifecycle_stage": stage}})
+                    }
+                    "create" => json!({"run": {"info": {"run_id": "r", "artifact_uri": "a"}}}),
+                    _ => json!({}),
+                },
+            ))
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = format!("http://{}/", listener.local_addr().unwrap());
+            tokio::spawn(axum::serve(listener, Router::new().fallback(answer)).into_future());
+            let variables = |name: &str| (name == "MLFLOW_TRACKING_URI").then(|| address.clone());
+            let config = TrackingConfig::from_variables(variables).unwrap().unwrap();
+            let server = Server::new(config).unwrap();
+            let work = Work { store: Arc::clone(&store), server, address: address.clone() };
+            let known = |run: i64| {
+                let open = store.to_be_tracked().unwrap();
+                open.into_iter().find(|tracked| tracked.run == run).unwrap().there.is_some()
+            };
+
+            let first = begun();
+            work.round().await.unwrap();
+            assert!(known(first));
+            *stage.lock().unwrap() = "deleted";
+            let second = begun();
+            let delay = work.round().await.unwrap_err();
+            assert!(matches!(delay, Delay::Server(Trouble::Away(_))), "{delay}");
+            assert!(!known(second));
+            *stage.lock().unwrap() = "active";
+            work.round().await.unwrap();
+            assert!(known(second));
+        });
     }
 }

@@ -172,7 +172,7 @@ async fn read(mut response: Response) -> Result<Vec<u8>, Trouble> {
     while let Some(chunk) = response.chunk().await.map_err(|error| away(&error))? {
         answer.extend_from_slice(&chunk);
         if answer.len() > LARGEST_ANSWER {
-            return Err(Trouble::Later("its answer has no end".to_owned()));
+            return Err(Trouble::Later("its answer is larger than 4 MiB".to_owned()));
         }
     }
     Ok(answer)

@@ -42,6 +42,7 @@ pub(super) async fn page(
     let sort = query.iter().find(|(name, _)| name == "sort").map(|(_, value)| value.as_str());
     sort_by(&mut table, sort.unwrap_or_default());
     let changes = runs.iter().any(|run| !run.status.state.is_end());
+    let may_cancel = changes && browser.0.account.role.may_submit();
     let group = query.iter().find(|(name, _)| name == "group").and_then(|(_, id)| id.parse().ok());
     let ids: Vec<String> = runs.iter().map(|run| format!("run={}", run.id)).collect();
     let ids = group.map_or_else(|| ids.join("&"), |group: i64| format!("group={group}"));
@@ -50,33 +51,38 @@ pub(super) async fn page(
         @if runs.is_empty() {
             p { "No run is chosen. Mark some of them in the table of " a href="/" { "runs" } "." }
         } @else {
-            div.wide tabindex="0" role="region" aria-label="The runs" { table.compared {
-                thead { tr { @for name in &table.head { th scope="col" {
-                    a href={"/compare?" (ids) "&sort=" (percent(name))} { (name) }
-                } } } }
-                tbody { @for row in &table.rows { tr {
-                    @for (index, cell) in row.iter().enumerate() {
-                        @if index == 0 { th scope="row" { a href={"/runs/" (cell)} { (cell) } } }
-                        @else if table.head[index] == "state" {
-                            td {
-                                @if let Some(known) = crate::state::State::from_name(cell) {
-                                    (state(known))
+            div data-live {
+                div.wide tabindex="0" role="region" aria-label="The runs" { table.compared {
+                    thead { tr { @for name in &table.head { th scope="col" {
+                        a href={"/compare?" (ids) "&sort=" (percent(name))} { (name) }
+                    } } } }
+                    tbody { @for row in &table.rows { tr {
+                        @for (index, cell) in row.iter().enumerate() {
+                            @if index == 0 {
+                                th scope="row" { a href={"/runs/" (cell)} { (cell) } }
+                            }
+                            @else if table.head[index] == "state" {
+                                td {
+                                    @if let Some(known) = crate::state::State::from_name(cell) {
+                                        (state(known))
+                                    }
                                 }
                             }
+                            @else { td { (cell) } }
                         }
-                        @else { td { (cell) } }
+                    } } }
+                } }
+                p.dim {
+                    "Settings that are the same in all runs are left out. F1 of a run on this "
+                    "machine is that on the whole of the pages, inside the regions; of a run on "
+                    "a cluster, that on the validation samples of the kept epoch."
+                }
+                p { a href={"/compare.csv?" (ids)} { "As CSV" } }
+                @if let Some(group) = group.filter(|_| may_cancel) {
+                    form.line method="post" action={"/groups/" (group) "/cancel"} {
+                        (browser.key())
+                        button.danger { "Cancel all runs of the group" }
                     }
-                } } }
-            } }
-            p.dim {
-                "Settings that are the same in all runs are left out. F1 on the whole of the "
-                "pages, inside the regions."
-            }
-            p { a href={"/compare.csv?" (ids)} { "As CSV" } }
-            @if let Some(group) = group.filter(|_| changes && browser.0.account.role.may_submit()) {
-                form.line method="post" action={"/groups/" (group) "/cancel"} {
-                    (browser.key())
-                    button.danger { "Cancel all runs of the group" }
                 }
             }
         }

@@ -2,13 +2,11 @@
 
 use std::fmt::Write as _;
 
-use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use domain::{Layer, layer_colour};
 use maud::{DOCTYPE, Markup, html};
 
-use crate::app::App;
 use crate::identity::Identity;
 use crate::intake::IMAGE_URL;
 use crate::problem::Problem;
@@ -85,10 +83,14 @@ pub(super) fn problem(identity: Option<&Identity>, problem: &Problem) -> Respons
 pub(super) fn notice(problem: &Problem) -> Markup {
     html! {
         div.notice role="alert" {
-            p { (problem.detail) }
-            @if problem.errors.len() > 1 {
+            @if problem.errors.is_empty() {
+                p { (problem.detail) }
+            } @else {
                 ul { @for error in &problem.errors {
-                    li { (field_name(&error.pointer)) ": " (error.detail) }
+                    li {
+                        @if !error.pointer.is_empty() { (field_name(&error.pointer)) ": " }
+                        (error.detail)
+                    }
                 } }
             }
         }
@@ -150,11 +152,38 @@ pub(super) async fn style() -> Response {
 }
 
 /// The script.
-pub(super) async fn script(State(_): State<App>) -> Response {
+pub(super) async fn script() -> Response {
     cached("text/javascript; charset=utf-8", SCRIPT.to_owned())
 }
 
 fn cached(kind: &'static str, text: String) -> Response {
     let headers = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "max-age=300")];
     (headers, text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::order::FieldProblem;
+
+    #[test]
+    fn a_person_reads_the_names_of_fields_and_no_pointers() {
+        let height = || FieldProblem::new("/settings/Patch height", "must be a multiple of 4");
+        let pages = || FieldProblem::new("/pages", "is missing");
+        let whole = || FieldProblem::new("", "must be an object");
+        for (wrong, shown) in [
+            (vec![height()], "<ul><li>Patch height: Must be a multiple of 4.</li></ul>"),
+            (vec![whole()], "<ul><li>Must be an object.</li></ul>"),
+            (
+                vec![height(), pages()],
+                "<ul><li>Patch height: Must be a multiple of 4.</li><li>pages: Is missing.</li>\
+                 </ul>",
+            ),
+        ] {
+            let text = notice(&Problem::fields(wrong)).into_string();
+            assert_eq!(text, format!("<div class=\"notice\" role=\"alert\">{shown}</div>"));
+        }
+        let text = notice(&Problem::missing("such run")).into_string();
+        assert!(text.contains("<p>There is no such run.</p>"), "{text}");
+    }
 }

@@ -14,7 +14,7 @@ use super::layout::{Frame, image_url, notice, page as whole, swatch};
 use crate::app::App;
 use crate::intake::{self, IMAGE_URL};
 use crate::problem::Problem;
-use crate::store::{Page, Run};
+use crate::store::{Account, Page, Run, Store, StoreError};
 use crate::upload_form::UploadForm;
 use crate::{order, placing};
 
@@ -49,7 +49,8 @@ pub(super) async fn page(
 
 async fn show(app: &App, browser: &Browser, filled: &Filled, wrong: Option<&Problem>) -> Response {
     let account = browser.0.account.clone();
-    let pages = match app.ask(move |store| store.pages(&account, MOST)).await {
+    let chosen = filled.pages.clone();
+    let pages = match app.ask(move |store| choices(store, &account, &chosen)).await {
         Ok(pages) => pages,
         Err(problem) => return browser.problem(&problem),
     };
@@ -70,6 +71,19 @@ async fn show(app: &App, browser: &Browser, filled: &Filled, wrong: Option<&Prob
     };
     let frame = Frame { title: "New run", identity: Some(&browser.0), changes: false };
     whole(wrong.map_or(StatusCode::OK, Problem::status), &frame, &content)
+}
+
+/// The pages to choose from: the newest, and before them what is chosen and older.
+fn choices(store: &Store, account: &Account, chosen: &[String]) -> Result<Vec<Page>, StoreError> {
+    let mut pages = store.pages(account, MOST)?;
+    for id in chosen.iter().take(order::MOST_PAGES).rev() {
+        if !pages.iter().any(|page| page.id == *id)
+            && let Some(page) = store.page(id, account)?
+        {
+            pages.insert(0, page);
+        }
+    }
+    Ok(pages)
 }
 
 fn upload_form(browser: &Browser, iiif: bool) -> Markup {
@@ -278,7 +292,11 @@ fn listed(value: &Value) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use base::secret::Secret;
+
     use super::*;
+    use crate::app::Limits;
+    use crate::store::{NewPage, Object, PageFile, Part, Role};
 
     #[test]
     fn commas_make_a_list() {
@@ -290,5 +308,38 @@ mod tests {
         ] {
             assert_eq!(listed(&json!(text)), value, "{text}");
         }
+    }
+
+    #[test]
+    fn a_chosen_page_that_is_not_among_the_newest_comes_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let app = App::in_folder(folder.path(), Limits::default());
+        let account = |name: &str| {
+            app.store.add_account(name, Role::Submitter, &Secret::new(name)).unwrap();
+            app.store.account_of(&Secret::new(name)).unwrap().unwrap()
+        };
+        let (mine, other) = (account("mine"), account("other"));
+        let upload = |text: &str, by: &Account| {
+            let object = Object { sha256: domain::hex_sha256(text.as_bytes()), size: 1 };
+            let file = "image.png".to_owned();
+            let (part, pixels) = (Part::Image, None);
+            let page = NewPage {
+                name: String::new(),
+                width: 1,
+                height: 1,
+                thumbnail: object.clone(),
+                files: vec![PageFile { part, file, object, pixels }],
+            };
+            app.store.add_page(&page, by.id).unwrap().0
+        };
+        let ids: Vec<String> = (0..=MOST).map(|id| upload(&id.to_string(), &mine)).collect();
+        let strange = upload("strange", &other);
+        let newest = choices(&app.store, &mine, &[]).unwrap();
+        assert_eq!(newest.len(), MOST as usize);
+        let old = ids.iter().find(|id| newest.iter().all(|page| page.id != **id)).unwrap();
+        // What is there already, is nobody's or is another's adds nothing.
+        let chosen = [newest[1].id.clone(), "none".into(), old.clone(), old.clone(), strange];
+        let pages = choices(&app.store, &mine, &chosen).unwrap();
+        assert_eq!((&pages[0].id, &pages[1..]), (old, &newest[..]));
     }
 }

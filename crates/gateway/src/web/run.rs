@@ -52,11 +52,12 @@ pub(super) async fn page(
             (files(&run))
             (curves(&Courses::of(&epochs).into_histories()))
             (asked(&run))
-        }
-        @if run.status.state == RunState::Succeeded && run.image.is_none()
-            && browser.0.account.role.may_submit()
-        {
-            (apply_form(&run, &browser, &pages, !app.iiif.is_empty()))
+            // Nothing is loaded again once the run is over, so nothing that is typed here is lost.
+            @if run.status.state == RunState::Succeeded && run.image.is_none()
+                && browser.0.account.role.may_submit()
+            {
+                (apply_form(&run, &browser, &pages, !app.iiif.is_empty()))
+            }
         }
     };
     let changes = !run.status.state.is_end();
@@ -98,7 +99,7 @@ fn summary(run: &Run, browser: &Browser) -> Markup {
         p.dim { "Asked for by " (run.account_name) ", " (time(&run.created_at))
             @if let Some(at) = &run.started_at { " · begun " (time(at)) }
             @if let Some(at) = &run.finished_at { " · over " (time(at)) }
-            @if run.attempts > 1 { " · taken up again " (run.attempts - 1) " times" } }
+            @if run.attempts > 1 { " · started " (run.attempts) " times" } }
         @if !run.status.state.is_end()
             && !run.status.cancel_asked
             && browser.0.account.role.may_submit()

@@ -62,17 +62,19 @@ pub(super) async fn page(
             }
             button.plain { "Show" }
         }
-        @if runs.is_empty() {
-            p {
-                "There is no such run. " a href="/new" { "Start one" }
-                ": upload a page with its layers, choose the settings, and watch it learn."
+        div data-live {
+            @if runs.is_empty() {
+                p {
+                    "There is no such run. " a href="/new" { "Start one" }
+                    ": upload a page with its layers, choose the settings, and watch it learn."
+                }
+            } @else {
+                (table(&runs, &browser))
             }
-        } @else {
-            (table(&runs, &browser))
-        }
-        @if more {
-            @if let Some(last) = runs.last() {
-                p { a href=(next(last.id, wanted, name.as_deref())) { "Older runs" } }
+            @if more {
+                @if let Some(last) = runs.last() {
+                    p { a href=(next(last.id, wanted, name.as_deref())) { "Older runs" } }
+                }
             }
         }
     };
