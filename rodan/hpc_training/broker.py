@@ -338,7 +338,7 @@ class Broker:
         for one in all_errors:
             if isinstance(one, known.ChannelClosedByBroker):
                 return self._refusal(one, action, details)
-            if isinstance(one, ssl.SSLError):
+            if isinstance(one, ssl.SSLError) and not _hung_up(one):
                 return BrokerTrouble(
                     "RabbitMQ at {} can't be trusted: {}. Ask Rodan's administrator to look at the"
                     " host name in HPC_RABBITMQ_URL and at HPC_RABBITMQ_CA_FILE.".format(
@@ -397,6 +397,16 @@ def _chain(error: Optional[BaseException]) -> List[BaseException]:
 
 def _is(errors: List[BaseException], *kinds: type) -> bool:
     return any(isinstance(error, kinds) for error in errors)
+
+
+def _hung_up(error: ssl.SSLError) -> bool:
+    """Whether the broker closed the connection during the handshake, as one does that is just
+    starting: that says nothing about trust.
+    """
+    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return True
+    # Python 3.7 has no name of its own for what OpenSSL 3 says.
+    return "unexpected eof while reading" in str(error)
 
 
 def _words(error: BaseException) -> str:

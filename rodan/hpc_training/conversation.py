@@ -10,6 +10,7 @@ import base64
 import binascii
 import contextlib
 import datetime
+import errno
 import hashlib
 import json
 import os
@@ -35,6 +36,9 @@ TAIL = 30
 #: Most parts of a model.
 MAX_PARTS = 10000
 
+#: Most levels of objects and lists in one another. No message has more than five.
+_MAX_DEPTH = 50
+
 _STATE = "state.json"
 _LOG = "log.txt"
 _CANCEL = "cancel"
@@ -48,6 +52,20 @@ def replace(path: str, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
+    _sync_folder(os.path.dirname(path))
+
+
+def _sync_folder(folder: str) -> None:
+    """Puts a folder's entries on disk: without that a power failure takes the new ones back."""
+    handle = os.open(folder or ".", os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems know no such thing.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
 
 
 class Conversation:
@@ -108,6 +126,7 @@ class Conversation:
         try:
             shutil.rmtree(folder, ignore_errors=True)
             os.makedirs(os.path.join(folder, "models"), mode=0o700, exist_ok=True)
+            _sync_folder(os.path.dirname(folder))
             conversation = cls(folder, state)
             for note in notes:
                 conversation.log(note)
@@ -428,9 +447,31 @@ def _object(body: bytes) -> Dict[str, Any]:
     """A JSON object; what is none is an empty one: it must not stop those behind it."""
     try:
         value = json.loads(body.decode("utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
+    if not isinstance(value, dict) or _is_deep(value):
+        return {}
+    if re.search(rb"\\u[dD][89a-fA-F]", body):
+        # JSON can escape one half of a surrogate pair, and no file takes that.
+        whole = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+        return dict(json.loads(whole.decode("utf-8")))
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether it is nested so deep that what is called for each level might not get to its end."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        inner: List[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                inner += one.values()
+            elif isinstance(one, list):
+                inner += one
+        if not inner:
+            return False
+        level = inner
+    return True
 
 
 def _listed(models: Any) -> List[Tuple[str, str]]:
@@ -460,7 +501,7 @@ def _text(value: Any) -> str:
 def _number(value: Any, otherwise: int) -> int:
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return otherwise
 
 
@@ -522,7 +563,7 @@ def words_of_asked(asked: Any) -> str:
     for name, text in (("cpus", "{} CPUs"), ("memory_mb", "{} MB"), ("time_seconds", "{}")):
         value = asked.get(name)
         if isinstance(value, int):
-            shown = datetime.timedelta(seconds=value) if name == "time_seconds" else value
+            shown = _span(value) if name == "time_seconds" else str(value)
             origin = _text(asked.get(name.split("_")[0] + "_from"))
             words.append(
                 text.format(shown)
@@ -552,11 +593,25 @@ def words_of_progress(progress: Dict[str, Any]) -> str:
     for name in ("loss", "accuracy", "F1"):
         value = progress.get(name, progress.get(name.lower()))
         if isinstance(value, (int, float)):
-            words.append("{} {:.4g}".format(name, value))
+            words.append("{} {}".format(name, _figure(value)))
     end = progress.get("expected_end")
     if end:
         words.append("expected to end at {}".format(_moment(end)))
     return "The training runs: {}".format(", ".join(words)) if words else ""
+
+
+def _span(seconds: int) -> str:
+    try:
+        return str(datetime.timedelta(seconds=seconds))
+    except OverflowError:
+        return "{} seconds".format(seconds)
+
+
+def _figure(value: Any) -> str:
+    try:
+        return "{:.4g}".format(value)
+    except OverflowError:  # A whole number that no float can hold.
+        return "out of range"
 
 
 def _moment(value: Any) -> str:

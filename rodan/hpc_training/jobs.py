@@ -202,7 +202,11 @@ def _may_work(run: str, task_id: str, again: bool, site: attempt.Site, queued: b
     named = run_job.celery_task_id if queued else None
     action = what_to_do(run_job.status, named, task_id, again)
     if action == CANCEL:
-        attempt.cancel(site, task_id)
+        try:
+            attempt.cancel(site, task_id)
+        except (Failure, OSError) as error:
+            # What is marked is sent when the next training begins.
+            logger.warning("hpc_training: %s can't be cancelled now: %s", task_id, error)
         # Ignored, not failed: a failure would be written over the state that the user has chosen.
         raise Ignore("the run was cancelled")
     if action == STOP:

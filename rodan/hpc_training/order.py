@@ -1,6 +1,8 @@
 """What a training asks of the cluster: settings and ports, checked, and the message made of them.
 
-Everything here is decided before anything is sent, and without Rodan or RabbitMQ.
+Everything here is decided before anything is sent, and without Rodan or RabbitMQ. The cluster
+checks the settings once more: how a time or an address is written, and the site's own limits, are
+its matter alone.
 """
 
 import json
@@ -45,6 +47,11 @@ SMALLEST_PATCH = 52
 
 #: The network halves a patch twice.
 PATCH_STEP = 4
+
+#: The most that every cluster takes (docs/settings.md); a site may take less. They are not in the
+#: schemas, because Rodan asks at an upgrade about a job whose schema has changed.
+LARGEST_PATCH = 4096
+_MOST = {EPOCHS: 10_000, SAMPLES: 10_000_000, PATIENCE: 10_000, CPUS: 4096, MEMORY: 100_000_000}
 
 #: Where a setting that may be left to the cluster gets its value from instead.
 _SITE_DEFAULTS = {
@@ -221,6 +228,8 @@ def fill(
         if name in (PATCH_HEIGHT, PATCH_WIDTH):
             # Which sizes are right, and why, is told below.
             rule = dict(rule, minimum=1)
+        if name in _MOST:
+            rule = dict(rule, maximum=_MOST[name])
         if rule["type"] == "integer":
             value = _whole_number(name, value, rule, problems)
         else:
@@ -270,6 +279,10 @@ def _check_patch(name: str, side: int, problems: List[str]) -> None:
         problems.append(
             '"{}" must be at least {}, not {}: with smaller patches Rodan\'s classifier calls'
             " everything background".format(name, SMALLEST_PATCH, side)
+        )
+    elif side > LARGEST_PATCH:
+        problems.append(
+            '"{}" must be at most {}, not {}'.format(name, LARGEST_PATCH, str(side)[:40])
         )
     elif side % PATCH_STEP:
         below = side // PATCH_STEP * PATCH_STEP

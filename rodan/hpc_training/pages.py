@@ -2,8 +2,9 @@
 trained on.
 
 Only the zips' directories and the first bytes of their images are read. The rules are the
-cluster's own (docs/protocol.md, "The job message"), so that what passes here is not refused there
-hours later.
+cluster's own (docs/protocol.md, "The job message"), so that most of what it would refuse hours
+later is refused here. It alone sees the rest: whether an image can be decoded, the size of a JPEG,
+whether a layer has an alpha channel, how large a zip is when unpacked.
 """
 
 import re
@@ -23,6 +24,9 @@ BACKGROUND = "Background Model"
 #: Most files in a zip, and most pages in a Multi-Sample Zip, that the cluster takes.
 MAX_FILES = 10000
 MAX_PAGES = 100
+
+#: Most pixels in an image that the cluster takes.
+MAX_PIXELS = 150_000_000
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -83,6 +87,7 @@ def pages_in(path: str, port: str, most: int) -> List[Page]:
         NotImplementedError,
         RuntimeError,
         EOFError,
+        ValueError,  # among them a name that is said to be UTF-8, and is not
     ) as error:
         raise Failure(
             'The input "{}" is not a zip that can be read ({}). Make the zip again.'.format(
@@ -155,6 +160,8 @@ def _place(entry: zipfile.ZipInfo, port: str) -> Optional[Tuple[str, str]]:
         raise refuse("is a link. Put the file itself into the zip.")
     if entry.flag_bits & 1:
         raise refuse("is encrypted. Make the zip without a password.")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise refuse("is packed by a method that the cluster does not read. Pack it by Deflate.")
     stem = parts[-1].rsplit(".", 1)[0]
     what = _NAMES.get(stem)
     if what is None:
@@ -187,7 +194,8 @@ def _check_page(archive: zipfile.ZipFile, port: str, page: Page) -> None:
 
 
 def check_images(page: str, heads: Dict[str, Tuple[str, bytes]]) -> None:
-    """Looks at the first 33 bytes of a page's images: layers are PNG, and all PNGs have one size.
+    """Looks at the first 33 bytes of a page's images: layers are PNG, and all PNGs have one size,
+    which is not too large.
 
     ``heads`` gives for each what it is, how to name it to the user, and its bytes.
     """
@@ -199,6 +207,13 @@ def check_images(page: str, heads: Dict[str, Tuple[str, bytes]]) -> None:
                 continue
             kind = "PNG or JPEG image" if what == IMAGE else "PNG image"
             raise Failure('In {}, "{}" is no {}. Save it again as one.'.format(page, name, kind))
+        if size[0] * size[1] > MAX_PIXELS:
+            raise Failure(
+                'In {}, "{}" has {} x {} pixels, and the cluster takes {} million in an image.'
+                " Scale the page and its layers down.".format(
+                    page, name, size[0], size[1], MAX_PIXELS // 1_000_000
+                )
+            )
         if first is None:
             first = (name, size)
         elif size != first[1]:

@@ -21,8 +21,6 @@ CLUSTER = ROOT / "slurm" / "test-cluster"
 
 sys.path.insert(0, str(PACKAGE))
 
-from hpc_training import broker as product_broker  # noqa: E402
-
 
 class Services:
     """The private RabbitMQ of the tests, and a vhost in it with the users of set_up_broker."""
@@ -227,6 +225,3 @@ class Files:
 
     def written(self):
         return sorted(path.name for path in (self.folder / "outputs").iterdir())
-
-
-assert product_broker

@@ -2,11 +2,11 @@
 
 import json
 import os
-import pathlib
 import socket
 import stat
 import subprocess
 import sys
+import threading
 
 import pika
 import pytest
@@ -150,6 +150,26 @@ def test_tls_with_the_right_ca_and_without(where, services):
     assert trouble(plain).summary
 
 
+def test_a_broker_that_hangs_up_during_the_handshake_may_come_back(where):
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(5)
+
+        def hang_up():
+            heard, _ = listening.accept()
+            heard.recv(1 << 16)
+            heard.close()
+
+        listener = threading.Thread(target=hang_up)
+        listener.start()
+        port = listening.getsockname()[1]
+        failure = trouble(changed(where, host="127.0.0.1", port=port, tls=True))
+        listener.join(10)
+    assert "SSL" in failure.details
+    assert failure.passing
+    assert "can't be reached" in failure.summary
+
+
 def test_a_right_that_is_missing_is_named(services, queues, where):
     as_cluster = changed(
         where, user=services.cluster, password=services.settings["RABBITMQ_PASSWORD"]
@@ -246,6 +266,30 @@ def test_the_settings_are_private_and_stay(tmp_path):
     assert quorum["queues"][0]["arguments"] == {"x-queue-type": "quorum"}
 
 
+def test_what_was_begun_beside_the_settings_is_not_written_into(tmp_path):
+    file, beside, elsewhere = (tmp_path / name for name in ("b.env", "b.env.new", "elsewhere"))
+    beside.write_text("begun")
+    beside.chmod(0o644)
+    assert set_up("--print", str(file)).returncode == 0
+    assert stat.S_IMODE(os.stat(str(file)).st_mode) == 0o600
+    elsewhere.write_text("another's")
+    beside.symlink_to(elsewhere)
+    assert set_up("--print", str(file)).returncode == 0
+    assert elsewhere.read_text() == "another's"
+    assert not file.is_symlink()
+
+
+def test_the_passwords_of_other_users_stay(tmp_path):
+    file = tmp_path / "broker.env"
+    set_up("--print", str(file))
+    first = file.read_text()
+    made = json.loads(set_up("--print", "--rodan", "gateway", str(file)).stdout.decode())
+    assert [user["name"] for user in made["users"]] == ["gateway", "cluster"]
+    assert first.splitlines()[:2] == file.read_text().splitlines()[:2]
+    set_up("--print", str(file))
+    assert set(first.splitlines()) < set(file.read_text().splitlines())
+
+
 def test_wrong_use_is_explained(tmp_path):
     file = str(tmp_path / "f")
     assert b"--url is amqps" in set_up("--url", "amqps://u:p@h/v", file).stderr
@@ -283,6 +327,3 @@ def test_each_user_may_do_its_part_and_nothing_else(services, queues):
     assert allowed(as_cluster, lambda channel: channel.queue_declare("hpc-jobs", passive=True))
     assert not allowed(as_cluster, lambda channel: channel.queue_declare("hpc-reply-x"))
     assert not allowed(as_cluster, lambda channel: channel.queue_purge("hpc-reply-x"))
-
-
-assert pathlib

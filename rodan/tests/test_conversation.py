@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import json
+import os
 import random
+import stat
 
 import pytest
 from conftest import model
@@ -261,6 +263,48 @@ def test_nothing_that_comes_stops_what_is_behind_it(talk):
     talk.take(message("job.failed", {"error": "Over."}, "e"))
     talk.save()
     assert talk.failed().summary == "Over."
+
+
+def test_what_is_beyond_all_measure_stops_nothing_behind_it(talk):
+    for depth in (60, 100000):
+        deep = b'{"state": "taken", "layer": 1, "asked": ' + b"[" * depth + b"]" * depth + b"}"
+        for kind in ("job.state", "job.progress"):
+            talk.take(message(kind, deep))
+    assert talk.said == ""
+    asked = {"cpus": 2, "time_seconds": 10**15}
+    talk.take(message("job.state", {"state": "taken", "asked": asked}))
+    assert talk.said.endswith("2 CPUs, 1000000000000000 seconds]")
+    talk.take(message("job.progress", {"epoch": 1, "loss": 10**400}))
+    assert talk.said == "The training runs: epoch 1, loss out of range"
+    for part, parts in ((float("inf"), 1), (1, float("inf"))):
+        headers = {"name": "Model 4", "sha256": "0" * 64, "part": part, "parts": parts}
+        talk.take(message("job.model", b"", "m", headers))
+    talk.take(message("job.state", b'{"detail": "half a pair: \\ud800, a pair: \\ud83d\\ude00"}'))
+    talk.save()
+    assert talk.said == "Half a pair: ?, a pair: \U0001f600"
+    talk.take(message("job.failed", {"error": "Over.", "asked": asked}, "e"))
+    assert "1000000000000000 seconds" in talk.failed().details
+
+
+def test_what_is_replaced_is_on_disk_with_its_name(tmp_path, monkeypatch):
+    steps = []
+    sync, move = os.fsync, os.replace
+
+    def note_sync(handle):
+        steps.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        sync(handle)
+
+    def note_move(*paths):
+        steps.append("move")
+        move(*paths)
+
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", note_move)
+    c.replace(str(tmp_path / "file"), b"data")
+    assert steps == ["file", "move", "folder"]
+    steps.clear()
+    c.Conversation.begin(str(tmp_path / "run"), "c-1", b"{}", MODELS, 0.0)
+    assert steps == ["folder", "file", "move", "folder"]
 
 
 def test_a_folder_that_can_not_be_read_or_made_is_told(tmp_path, talk):

@@ -389,6 +389,26 @@ def test_what_a_task_does_with_its_run_job(rodan, status, named, again, action):
     assert what_to_do(status, named, "me", again) == action
 
 
+def test_a_cancellation_that_can_not_be_sent_leaves_the_run_cancelled(
+    rodan, uploads, queues, monkeypatch
+):
+    from rodan.jobs.hpc_training import jobs
+    from rodan.models import RunJob
+
+    run_job = run_page_without_worker(rodan, uploads)
+    RunJob.objects.filter(uuid=run_job.uuid).update(status=CANCELLED)
+    tried = []
+
+    def away(site, task_id):
+        tried.append(task_id)
+        raise jobs.Failure("RabbitMQ can't be reached.")
+
+    monkeypatch.setattr(jobs.attempt, "cancel", away)
+    sent = rodan.do.app.tasks[PAGE_JOB].apply((str(run_job.uuid),))
+    assert tried == [sent.id]
+    assert rodan.row(run_job).status == CANCELLED
+
+
 def test_a_restart_of_rodan_loses_nothing(rodan, uploads, cluster):
     run_job = run_page(rodan, uploads)
     job, _ = take(cluster)

@@ -2,6 +2,7 @@
 
 import json
 import stat
+import struct
 import zipfile
 
 import pytest
@@ -116,14 +117,37 @@ def test_all_wrong_settings_are_told_at_once():
         '"Patch height" must be a multiple of 4, not 66: use 64 or 68',
         '"Patch width" must be at least 52, not 48: with smaller patches',
         '"Batch Size" must be a whole number from 1 to 64, not 65',
-        '"Patience" must be a whole number of at least 0, not -1',
+        '"Patience" must be a whole number from 0 to 10000, not -1',
         '"Early stopping metric" must be one of: accuracy, F1, loss, not "speed"',
-        '"Maximum number of training epochs" must be a whole number of at least 1, not some',
+        '"Maximum number of training epochs" must be a whole number from 1 to 10000, not some',
         '"CPUs" must be',
     )
     refused(lambda: order.fill({"Patch width": 65}, order.PAGE_SETTINGS, {}), "use 64 or 68")
     shift = {order.SHIFT: 60, "Patch height": 100}
     refused(lambda: order.fill(shift, order.SAMPLES_SETTINGS, {}), "half of the patch's")
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("Maximum number of training epochs", 10000),
+        ("Maximum number of samples per label", 10000000),
+        ("Patch height", 4096),
+        ("Patch width", 4096),
+        ("CPUs", 4096),
+        ("Maximum memory (MB)", 100000000),
+        ("Patience", 10000),
+    ],
+)
+def test_what_is_more_than_any_cluster_takes_is_refused(name, most):
+    for schema in (order.PAGE_SETTINGS, order.SAMPLES_SETTINGS):
+        if name in schema["properties"]:
+            assert order.fill({name: most}, schema, {})[name] == most
+            with pytest.raises(Failure) as caught:
+                order.fill({name: most + 4}, schema, {})
+            told = caught.value.summary
+            assert '"{}" must be '.format(name) in told
+            assert "{}, not {}".format(most, most + 4) in told
 
 
 # ── The page by its images ───────────────────────────────────────────────────────────────────────
@@ -173,6 +197,14 @@ def test_images_of_another_size_or_kind_are_refused(files):
     refused(lambda: order.page_order(inputs, {}, outputs, {}), '"rgba PNG - Layer 0" is no PNG')
     inputs["Image"] = [{"resource_path": "/nowhere", "resource_url": "/uploads/x"}]
     refused(lambda: order.page_order(inputs, {}, outputs, {}), '"Image" can\'t be read', "Upload")
+    for port in inputs:
+        inputs[port] = files.file(png()[:16] + struct.pack(">II", 15000, 10000))
+    assert order.page_order(inputs, {}, outputs, {})
+    inputs["rgba PNG - Layer 0"] = files.file(png()[:16] + struct.pack(">II", 15000, 10001))
+    refused(
+        lambda: order.page_order(inputs, {}, outputs, {}),
+        '"rgba PNG - Layer 0" has 15000 x 10001 pixels, and the cluster takes 150 million',
+    )
     inputs = files.images(0)
     del inputs["Image"][0]["resource_url"]
     refused(lambda: order.page_order(inputs, {}, outputs, {}), "no address", '"Image"')
@@ -310,6 +342,18 @@ def test_damaged_linked_and_encrypted_zips(files, tmp_path):
     whole[at + 8] |= 1
     path.write_bytes(bytes(whole))
     refused(lambda: pages.pages_in(str(path), "Sample 1", 1), "is encrypted")
+    whole[at + 8] &= ~1
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, 93):
+        whole[at + 10] = method
+        path.write_bytes(bytes(whole))
+        refused(lambda: pages.pages_in(str(path), "Sample 1", 1), "is packed by a method")
+    whole[at + 10] = zipfile.ZIP_STORED
+    path.write_bytes(bytes(whole))
+    assert pages.pages_in(str(path), "Sample 1", 1)
+    whole[at + 9] |= 8  # The name is UTF-8.
+    whole[at + 46] = 0xFF
+    path.write_bytes(bytes(whole))
+    refused(lambda: pages.pages_in(str(path), "Sample 1", 1), "not a zip that can be read")
     with zipfile.ZipFile(str(path), "w") as out:
         for name in ONE_LAYER:
             out.writestr(name + ".png", png(64 if "Layer" in name else 32))

@@ -77,6 +77,36 @@ def test_what_is_refused_is_told(page, tmp_path, environment, queues):
     sender = start(tmp_path / "nowhere", tmp_path, environment)
     assert "nowhere" in sender.communicate(timeout=60)[0].decode()
     assert sender.returncode == 11
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_directory_that_can_not_be_written_is_told_before_anything_is_sent(
+    page, tmp_path, environment, cluster
+):
+    (tmp_path / "out").write_text("a file")
+    sender = start(page, tmp_path, environment)
+    assert str(tmp_path / "out") in sender.communicate(timeout=60)[0].decode()
+    assert sender.returncode == 1
+    assert cluster.next() is None
+    assert list(tmp_path.glob("hpc-send.*")) == []
+
+
+def test_models_that_can_not_be_put_into_their_place_are_kept(
+    page, tmp_path, environment, cluster
+):
+    sender = start(page, tmp_path, environment)
+    job, _ = take(cluster)
+    (tmp_path / "out" / job.correlation_id).rmdir()
+    models = {name: model(300, 1) for name in ("Background Model", "Model 0", "Model 2")}
+    for name, data in models.items():
+        for part in parts_of(name, data):
+            cluster.say(job, part.kind, part.body, part.message_id, part.headers)
+    cluster.say(job, "job.done", job_done(models).body)
+    said = sender.communicate(timeout=60)[0].decode()
+    assert sender.returncode == 1
+    [kept] = tmp_path.glob("hpc-send.*")
+    assert "is in {}".format(kept) in said
+    assert (kept / "Model 1").read_bytes() == models["Model 0"]
 
 
 def test_a_trial_that_is_ended_leaves_the_job_alone(page, tmp_path, environment, cluster):

@@ -15,4 +15,3 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 USE_TZ = True
-TRACEBACK_IN_ERROR_DETAIL = False

@@ -9,7 +9,6 @@ import tempfile
 import uuid
 
 from celery import Task
-from django.conf import settings as rodan_settings
 from django.db import transaction
 
 from rodan.constants import task_status
@@ -168,6 +167,3 @@ def register_rows(tasks):
     """The jobs in the database, as after ``manage.py migrate``."""
     for task in tasks:
         Job.objects.get_or_create(**type(task).row)
-
-
-assert rodan_settings.MEDIA_ROOT
