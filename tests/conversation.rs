@@ -129,21 +129,6 @@ fn a_trainer_by_hand_that_fails_says_why_and_what_to_do() {
     assert!(heard.of_kind(Kind::Model).is_empty());
 }
 
-#[test]
-fn a_model_larger_than_the_broker_takes_comes_in_parts() {
-    let settings = [("PARTS", "broker"), ("VHOSTS", "1"), ("MAX_MESSAGE_SIZE", "3145728")];
-    let services = Services::private(&settings).with_cluster_of(Services::shared());
-    let desk = Desk::on(services, None, Rodan::start());
-    let asker = Asker::listen(&desk.vhost, "by-hand-3");
-    by_hand(&desk, &asker, &desk.short_job()).run().success();
-    let heard = asker.heard();
-    heard.assert_sound();
-    heard.assert_models(&["Background Model", "Model 0"]);
-    // A model has 5.8 MB.
-    assert_eq!(heard.of_kind(Kind::Model).len(), 4, "{:?}", heard.kinds());
-    assert!(heard.messages.iter().all(|message| message.body.len() <= 3_145_728));
-}
-
 /// Passes of `check`, as cron starts them, until the conversation has its end and the job is filed
 /// away.
 #[track_caller]
@@ -263,8 +248,8 @@ fn a_cancel_ends_a_job_that_runs_and_its_asker_alone_can_cancel_it() {
     heard.assert_sound();
     assert_eq!(heard.end()["cause"], "cancelled");
     assert!(heard.end()["error"].as_str().unwrap().contains("as was asked"), "{}", heard.end());
-    let states = heard.states();
-    assert!(states.contains(&"cancelling".to_owned()) || heard.ends().len() == 1, "{states:?}");
+    // Whether "cancelling" comes between, depends on how soon Slurm has ended the job.
+    heard.assert_states_in_order(&["taken", "submitted", "running"]);
     // What has its end keeps it.
     asker.cancel();
     desk.check().run().success();
@@ -292,8 +277,10 @@ fn a_job_whose_reply_queue_is_gone_is_cancelled_and_filed_away() {
 }
 
 #[test]
-fn ten_layers_come_back_whole_past_a_limit_of_16_mib() {
-    let settings = [("PARTS", "broker"), ("VHOSTS", "1"), ("MAX_MESSAGE_SIZE", "16777216")];
+fn ten_layers_come_back_whole_where_each_model_is_larger_than_the_broker_takes() {
+    const MOST: usize = 3 << 20;
+    let most = MOST.to_string();
+    let settings = [("PARTS", "broker"), ("VHOSTS", "1"), ("MAX_MESSAGE_SIZE", most.as_str())];
     let services = Services::private(&settings).with_cluster_of(Services::shared());
     let desk = Desk::on(services, None, Rodan::start());
     let asker = Asker::ask(&desk.vhost, &layered_job(&desk, 10));
@@ -305,8 +292,12 @@ fn ten_layers_come_back_whole_past_a_limit_of_16_mib() {
         .chain((0..10).map(|n| format!("Model {n}")))
         .collect();
     heard.assert_models(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    let bytes: usize = heard.of_kind(Kind::Model).iter().map(|message| message.body.len()).sum();
-    assert!(bytes > 16_777_216, "{bytes} bytes in all");
+    let parts = heard.of_kind(Kind::Model);
+    // A model has 5.8 MB. Since version 4 RabbitMQ takes 16 MiB, which all of them pass.
+    assert!(parts.len() >= 2 * names.len(), "{:?}", heard.kinds());
+    assert!(heard.messages.iter().all(|message| message.body.len() <= MOST));
+    let bytes: usize = parts.iter().map(|message| message.body.len()).sum();
+    assert!(bytes > 16 << 20, "{bytes} bytes in all");
     eprintln!("{} messages, models of {bytes} bytes: {:?}", heard.messages.len(), heard.kinds());
 }
 

@@ -182,6 +182,16 @@ fn endings(desk: &mut Desk, with_accounting: bool) {
     let ended: Vec<_> =
         jobs.iter().map(|job| cluster.wait_for_end(&job.slurm_id, SECONDS(120))).collect();
     assert_eq!(cluster.wait_for_end(&urgent, SECONDS(60))["JobState"], "COMPLETED");
+    if with_accounting {
+        let with_code = jobs.iter().find(|job| job.ending == "exit code 3").unwrap();
+        let state = support::wait_for("sacct to know the job", SECONDS(60), || {
+            let asked = ["-n", "-X", "-P", "-o", "State,ExitCode", "-j", &with_code.slurm_id];
+            let sacct = cluster.command("sacct").args(asked).run().success();
+            let line = sacct.stdout.trim().to_owned();
+            line.starts_with("FAILED").then_some(line)
+        });
+        assert_eq!(state, "FAILED|3:0");
+    }
     check_until_answered(desk, &jobs);
     eprintln!(
         "ending, {} accounting | Slurm's state | reply",
@@ -411,7 +421,7 @@ fn many_open_jobs_cost_one_question() {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
     desk.site.set("SITE_SLURM_BIN", tools.to_str().unwrap());
-    let ids: Vec<String> = (0..60).map(|_| desk.vhost.publish_job(&job())).collect();
+    let ids = desk.vhost.publish_jobs(&job(), 60);
     desk.check().args(["--max-jobs", "60"]).limit(SECONDS(200)).run().success();
     let count = || {
         let text = fs::read_to_string(&calls).unwrap_or_default();
@@ -438,9 +448,14 @@ fn many_open_jobs_cost_one_question() {
 }
 
 #[test]
-fn a_controller_that_stands_still_decides_nothing() {
+fn a_controller_that_stands_still_or_is_killed_decides_and_loses_nothing() {
     let mut desk = desk_on_cluster(&[("NODES", "1")]);
-    let job = submit(&mut desk, "running", &job(), &bash("sleep 300"), &["was cancelled"]);
+    stands_still(&mut desk);
+    is_killed_and_comes_back(&mut desk);
+}
+
+fn stands_still(desk: &mut Desk) {
+    let job = submit(desk, "running", &job(), &bash("sleep 300"), &["was cancelled"]);
     desk.cluster.wait_for_state(&job.slurm_id, &["RUNNING"], SECONDS(60));
     desk.check().run().success();
     desk.site.set("SLURM_TIMEOUT_SECONDS", "3");
@@ -479,20 +494,23 @@ fn a_controller_that_stands_still_decides_nothing() {
     assert_eq!(jobs.len(), 1, "submitted once: {jobs:?}");
     desk.cluster.cancel(&job.slurm_id);
     desk.cluster.wait_for_end(&job.slurm_id, SECONDS(60));
-    check_until_answered(&desk, [&job]);
-    assert!(desk.error_reply(&job.id).contains("was cancelled"));
     desk.cluster.cancel(&jobs[0]);
+    desk.cluster.wait_for_end(&jobs[0], SECONDS(60));
+    let next =
+        Submitted { ending: "the second job", id: next, slurm_id: jobs[0].clone(), words: vec![] };
+    check_until_answered(desk, [&job, &next]);
+    for job in [&job, &next] {
+        assert!(desk.error_reply(&job.id).contains("was cancelled"));
+    }
 }
 
-#[test]
-fn a_controller_that_was_killed_and_came_back_has_lost_nothing() {
-    let mut desk = desk_on_cluster(&[("NODES", "1")]);
+fn is_killed_and_comes_back(desk: &mut Desk) {
     let go = desk.site.path().join("go");
     let waits = format!("until [ -e '{}' ]; do sleep 0.1; done", go.display());
     let good = bash(&format!("{waits}; {LEAVE_A_REPLY}"));
-    let good = submit(&mut desk, "good", &job(), &good, &[]);
-    let bad = submit(&mut desk, "bad", &job(), &bash(&format!("{waits}; exit 3")), &["(FAILED"]);
-    let on = submit(&mut desk, "goes on", &job(), &bash("sleep 300"), &[]);
+    let good = submit(desk, "good", &job(), &good, &[]);
+    let bad = submit(desk, "bad", &job(), &bash(&format!("{waits}; exit 3")), &["(FAILED"]);
+    let on = submit(desk, "goes on", &job(), &bash("sleep 300"), &[]);
     for job in [&good, &bad, &on] {
         desk.cluster.wait_for_state(&job.slurm_id, &["RUNNING"], SECONDS(60));
     }
@@ -522,7 +540,7 @@ fn a_controller_that_was_killed_and_came_back_has_lost_nothing() {
     for job in [&good, &bad] {
         desk.cluster.wait_for_end(&job.slurm_id, SECONDS(60));
     }
-    check_until_answered(&desk, [&good, &bad]);
+    check_until_answered(desk, [&good, &bad]);
     assert_eq!(
         desk.vhost.receive_reply(&good.id, SECONDS(60)).json(),
         json!({"Background Model": "AAAA"})

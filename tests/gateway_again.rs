@@ -156,7 +156,7 @@ fn killed_at_every_point_it_loses_and_doubles_nothing() {
             if let Some(mut dying) = site.try_start(&die, &[]) {
                 // Near the end the answer may come first.
                 (way.go)(&dying);
-                wait_for(&what, SECONDS(20), || dying.child.try_wait().unwrap());
+                wait_for(&what, SECONDS(60), || dying.child.try_wait().unwrap());
             }
             let gateway = site.start();
             assert!((way.go)(&gateway), "{what}");
@@ -167,7 +167,7 @@ fn killed_at_every_point_it_loses_and_doubles_nothing() {
             // The page that was uploaded, and the one that was made.
             let pages = gateway.get("/v1/pages").json()["pages"].as_array().unwrap().len();
             assert_eq!(pages as u64, runs, "{what}");
-            wait_for("the run's folder to go", SECONDS(5), || {
+            wait_for("the run's folder to go", SECONDS(60), || {
                 fs::read_dir(site.data().join("runs")).unwrap().next().is_none().then_some(())
             });
             gateway.terminate();

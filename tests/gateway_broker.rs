@@ -143,7 +143,7 @@ fn a_page_goes_to_a_cluster_and_models_come_back() {
         logs.map(|log| fs::read_to_string(log.unwrap().path()).unwrap()).collect();
     assert!(
         logs.iter().any(|log| log.contains("goes on from the model that was given")
-            && log.contains("pages 150x150 150x120")),
+            && log.contains("pages 150x150 120x150")),
         "{logs:?}"
     );
 

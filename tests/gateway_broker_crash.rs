@@ -312,7 +312,7 @@ fn killed_at_every_point_of_the_road_every_run_ends_once() {
             if let Some(mut dying) = start(&site, &die)
                 && road(&dying, &mut cluster, &page).is_none()
             {
-                wait_for(&what, SECONDS(20), || dying.child.try_wait().unwrap());
+                wait_for(&what, SECONDS(60), || dying.child.try_wait().unwrap());
                 deaths += 1;
             }
             let gateway = start(&site, &[]).unwrap();

@@ -13,14 +13,17 @@ use serde_json::json;
 
 use crate::local::Page;
 use crate::support::gateway::{Gateway, QUICK, Site, id_of, page};
-use crate::support::write_script;
+use crate::support::{is_installed, write_script};
 
 /// A Python that has this module.
 pub(crate) fn python_with(module: &str) -> Option<PathBuf> {
     let python = PathBuf::from(std::env::var_os("HPC_TRAINER_TEST_PYTHON")?);
     let mut import = Command::new(&python);
     import.args(["-c", &format!("import {module}")]).stderr(Stdio::null());
-    import.status().is_ok_and(|status| status.success()).then_some(python)
+    let is_there = import.status().is_ok_and(|status| status.success());
+    let place = python.display();
+    assert!(is_there || !is_installed("clients"), "{place} has {module} and can't import it");
+    is_there.then_some(python)
 }
 
 /// Runs a script of `tests/gateway`; what it has said.

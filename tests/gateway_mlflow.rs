@@ -15,12 +15,15 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::support::gateway::{Gateway, QUICK, Site, id_of, page, tiny};
-use crate::support::{SECONDS, wait_for, write_script};
+use crate::support::{SECONDS, is_installed, wait_for, write_script};
 
 /// A program of the environment with other people's servers.
 pub(crate) fn server_program(name: &str) -> Option<PathBuf> {
     let folder = PathBuf::from(std::env::var_os("HPC_TRAINER_TEST_SERVERS")?);
-    Some(folder.join(name)).filter(|program| program.exists())
+    let program = folder.join(name);
+    let is_there = program.exists();
+    assert!(is_there || !is_installed("servers"), "{} is not there", program.display());
+    is_there.then_some(program)
 }
 
 /// MLflow's server; it ends with this.
@@ -35,6 +38,7 @@ impl Server {
         let mut import = Command::new(&python);
         let find = "import importlib.util as u, sys; sys.exit(u.find_spec('mlflow') is None)";
         if !import.args(["-c", find]).status().is_ok_and(|status| status.success()) {
+            assert!(!is_installed("servers"), "MLflow is installed and is not found");
             return None;
         }
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/gateway/mlflow_server.py");

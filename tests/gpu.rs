@@ -42,17 +42,18 @@ fn checking_the_gpu_goes_with_nothing_else() {
 #[test]
 fn a_missing_gpu_is_a_warning_only_where_somebody_expects_one() {
     let page = Page::cut(100, 100);
-    let settings = ["Patch height=32", "Patch width=32", "Maximum number of samples per label=5"];
+    let settings = [
+        "Patch height=32",
+        "Patch width=32",
+        "Maximum number of samples per label=5",
+        "Maximum number of training epochs=1",
+        "Calibrate=no",
+    ];
     let line = |given: Option<&str>| {
         let out = tempfile::tempdir().unwrap();
         let mut trainer = Command::new(env!("CARGO_BIN_EXE_run_trainer"));
         trainer.arg("--local").arg(page.path("")).arg("--out").arg(out.path());
-        trainer.args(
-            settings
-                .into_iter()
-                .chain(["Maximum number of training epochs=1"])
-                .flat_map(|set| ["--set", set]),
-        );
+        trainer.args(settings.into_iter().flat_map(|set| ["--set", set]));
         for name in
             ["CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE", "HPC_TRAINER_DEVICE"]
         {

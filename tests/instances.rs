@@ -5,10 +5,9 @@
 use crate::support;
 
 use std::collections::HashMap;
-use std::fs::{self, OpenOptions};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use contract::wire::conversation::Kind;
 use serde_json::{Value, json};
@@ -47,38 +46,6 @@ fn three_layers(epochs: u32, tasks: &Value) -> Value {
         job["settings"][name] = value;
     }
     job
-}
-
-/// The reply to the same job from one trainer, started by hand.
-fn of_one_trainer(desk: &Desk, job: &Value) -> Value {
-    let id = "one-trainer";
-    desk.by_hand(id, job).limit(TRAINING).run().success();
-    desk.vhost.receive_reply(id, SECONDS(60)).json()
-}
-
-/// The same for a job of [`EPOCHS`] epochs, which several tests need: the first of them trains it
-/// and leaves it, with the services, to the others.
-fn of_one_trainer_for_all(desk: &Desk, job: &Value) -> Value {
-    let program = fs::metadata(env!("CARGO_BIN_EXE_run_trainer")).unwrap();
-    let built = program.modified().unwrap().duration_since(UNIX_EPOCH).unwrap().as_nanos();
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(Services::shared().directory().join(format!("one-trainer-{built}.json")))
-        .unwrap();
-    file.lock().unwrap();
-    let mut kept = Vec::new();
-    file.read_to_end(&mut kept).unwrap();
-    if let Ok(reply) = serde_json::from_slice(&kept) {
-        return reply;
-    }
-    let reply = of_one_trainer(desk, job);
-    file.set_len(0).unwrap();
-    file.rewind().unwrap();
-    file.write_all(&serde_json::to_vec(&reply).unwrap()).unwrap();
-    reply
 }
 
 /// How many nodes a job has or, as long as it waits, wants at least: Slurm then says `2-2`.
@@ -186,7 +153,7 @@ impl Job {
 fn tasks_on_two_nodes_train_the_models_of_one() {
     let desk = Desk::new();
     let asked = three_layers(2, &json!("auto"));
-    let expected = of_one_trainer(&desk, &asked);
+    let expected = desk.of_one_trainer(&asked);
     let job = Job::submit(desk, &asked, &[("MAX_INSTANCES", "2")]);
     let shown = job.desk.cluster.job(&job.slurm).unwrap();
     assert_eq!((nodes(&shown), shown["NumTasks"].as_str()), ("2", "2"), "{shown:?}");
@@ -231,7 +198,7 @@ fn more_tasks_than_the_site_gives_are_refused_with_the_limit() {
 fn a_task_that_dies_is_started_again_and_loses_no_layer() {
     let desk = Desk::new();
     let asked = three_layers(EPOCHS, &json!(2));
-    let expected = of_one_trainer_for_all(&desk, &asked);
+    let expected = desk.of_one_trainer(&asked);
     let job = Job::submit(desk, &asked, &[("CHECKPOINT_SECONDS", "0")]);
     job.wait_for_tasks(2);
     job.kill(Some(1));
@@ -246,11 +213,10 @@ fn a_layer_that_kills_every_task_ends_the_job_as_its_task_ended() {
     let desk = Desk::new();
     let job = Job::submit(desk, &three_layers(10_000, &json!(2)), &[]);
     for _ in 0..3 {
-        let task = wait_for("task 0", SECONDS(120), || {
-            let note = self::trains(&job, 0)?;
-            (!job.processes(Some(0)).is_empty()).then_some(note)
+        wait_for("task 0", SECONDS(120), || {
+            trains(&job, 0)?;
+            (!job.processes(Some(0)).is_empty()).then_some(())
         });
-        assert!(task);
         job.kill(Some(0));
         wait_for("the leader to see it", SECONDS(60), || {
             job.processes(Some(0)).is_empty().then_some(())
@@ -263,21 +229,21 @@ fn a_layer_that_kills_every_task_ends_the_job_as_its_task_ended() {
     assert!(sentence.contains("killed"), "{sentence}");
 }
 
-/// True once a task has begun a layer in its latest start.
-fn trains(job: &Job, task: u32) -> Option<bool> {
+/// Something once a task has begun a layer in its latest start.
+fn trains(job: &Job, task: u32) -> Option<()> {
     let tasks = job.desk.directory(&job.id).join("tasks");
     let mut runs = fs::read_dir(tasks).ok()?.flatten().map(|entry| entry.path());
     let run = runs.find(|path| path.to_string_lossy().contains("run-"))?;
     let note: Value =
         serde_json::from_slice(&fs::read(run.join(format!("{task}.progress"))).ok()?).ok()?;
-    (note["epoch"].as_u64()? > 0).then_some(true)
+    (note["epoch"].as_u64()? > 0).then_some(())
 }
 
 #[test]
 fn a_requeued_job_goes_on_with_all_its_tasks() {
     let desk = Desk::new();
     let asked = three_layers(EPOCHS, &json!(2));
-    let expected = of_one_trainer_for_all(&desk, &asked);
+    let expected = desk.of_one_trainer(&asked);
     let job = Job::submit(desk, &asked, &[("CHECKPOINT_SECONDS", "0")]);
     job.wait_for_tasks(2);
     job.desk.cluster.command("scontrol").args(["requeue", &job.slurm]).run().success();
@@ -290,7 +256,7 @@ fn a_requeued_job_goes_on_with_all_its_tasks() {
 fn a_leader_that_dies_leaves_its_job_to_a_requeue() {
     let desk = Desk::new();
     let asked = three_layers(EPOCHS, &json!(2));
-    let expected = of_one_trainer_for_all(&desk, &asked);
+    let expected = desk.of_one_trainer(&asked);
     let job = Job::submit(desk, &asked, &[("CHECKPOINT_SECONDS", "0")]);
     job.wait_for_tasks(2);
     job.kill(None);
@@ -353,7 +319,7 @@ fn what_a_task_can_not_do_is_the_answer() {
 fn without_srun_one_task_trains_all_layers() {
     let desk = Desk::new();
     let asked = three_layers(1, &json!(2));
-    let expected = of_one_trainer(&desk, &asked);
+    let expected = desk.of_one_trainer(&asked);
     let tools = desk.site.path().join("slurm-bin");
     fs::create_dir(&tools).unwrap();
     for name in ["sbatch", "squeue", "sacct", "scancel", "scontrol"] {
@@ -369,7 +335,7 @@ fn a_host_without_slurm_trains_by_several_processes() {
     let mut desk = Desk::new();
     desk.site.set("SCHEDULER", "local").set("SITE_GRES", "none").set("SITE_SLURM_BIN", "no-slurm");
     let asked = three_layers(1, &json!(2));
-    let expected = of_one_trainer(&desk, &asked);
+    let expected = desk.of_one_trainer(&asked);
     let id = desk.vhost.publish_job(&asked);
     desk.check().run().success();
     let reply = desk.vhost.try_receive_reply(&id, TRAINING);
@@ -389,7 +355,7 @@ fn a_node_that_fails_ends_its_job_which_goes_on_on_others() {
     let services = Services::shared().with_cluster_of(cluster.lent());
     let desk = Desk::on(services, None, Rodan::start());
     let asked = three_layers(EPOCHS, &json!(2));
-    let expected = of_one_trainer_for_all(&desk, &asked);
+    let expected = desk.of_one_trainer(&asked);
     let job = Job::submit(desk, &asked, &[("CHECKPOINT_SECONDS", "0")]);
     job.wait_for_tasks(2);
     // The node of the second task, as an administrator or a watchdog takes it away.

@@ -17,8 +17,13 @@ use crate::support::keras_file;
 mod make_page;
 
 const LAYERS: [&str; 4] = ["background.png", "layer_0.png", "layer_1.png", "layer_2.png"];
-const TINY: [&str; 4] =
-    ["Patch height=32", "Patch width=32", "Maximum number of training epochs=1", "Seed=7"];
+const TINY: [&str; 5] = [
+    "Patch height=32",
+    "Patch width=32",
+    "Maximum number of training epochs=1",
+    "Seed=7",
+    "Calibrate=no",
+];
 
 fn example() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/page")
@@ -79,7 +84,12 @@ impl Page {
 
     /// Runs with few samples, which must succeed; returns the output.
     fn trained(&self) -> (String, String) {
-        let output = self.run(&[&TINY[..], &["Maximum number of samples per label=20"]].concat());
+        self.trained_with(&[])
+    }
+
+    fn trained_with(&self, more: &[&str]) -> (String, String) {
+        let few = ["Maximum number of samples per label=20"];
+        let output = self.run(&[&TINY[..], &few, more].concat());
         let (out, err) = (text(&output.stdout), text(&output.stderr));
         assert!(output.status.success(), "{out}\n{err}");
         (out, err)
@@ -131,7 +141,7 @@ fn json(path: &Path) -> serde_json::Value {
 #[test]
 fn a_page_becomes_models_a_picture_and_a_table() {
     let page = Page::new();
-    let (table, log) = page.trained();
+    let (table, log) = page.trained_with(&["Calibrate=yes"]);
     let out = page.out();
     for name in ["Background Model", "Model 0", "Model 1", "Model 2"] {
         let model = keras::read(&out.join(format!("{name}.hdf5"))).unwrap();
@@ -223,7 +233,8 @@ fn the_same_seed_gives_the_same_models_whatever_the_number_of_threads() {
     std::fs::remove_file(page.path("layer_1.png")).unwrap();
     std::fs::remove_file(page.path("layer_2.png")).unwrap();
     let model_of = |threads: &str| {
-        let set = [&TINY[..], &["Maximum number of samples per label=40"]].concat();
+        let more = ["Maximum number of samples per label=40", "Calibrate=yes"];
+        let set = [&TINY[..], &more].concat();
         let output =
             page.command(&page.out(), &set).env("RAYON_NUM_THREADS", threads).output().unwrap();
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -287,10 +298,13 @@ fn several_pages_are_learned_from_together() {
     };
     assert!(alone.status.success(), "{}", text(&alone.stderr));
     let of_one = samples(&one.out());
+    let model = || std::fs::read(one.path("out/Model 0.hdf5")).unwrap();
+    let model_of_one = model();
     let both =
         one.command(&one.out(), &set).arg("--local").arg(two.folder.path()).output().unwrap();
     assert!(both.status.success(), "{}", text(&both.stderr));
     assert_eq!(json(&one.out().join("training.json"))["pages"][1]["width"], 180);
+    assert!(model() != model_of_one, "the second page has changed nothing");
     for (name, size) in [("preview_1.png", (150, 150)), ("preview_2.png", (180, 160))] {
         assert_eq!(image::open(one.out().join(name)).unwrap().dimensions(), size);
     }
@@ -361,7 +375,7 @@ fn training_goes_on_from_models() {
 #[test]
 fn the_new_models_keep_a_share_of_the_given_ones_and_an_average_over_their_steps() {
     let page = Page::new();
-    let few = [&TINY[..], &["Maximum number of samples per label=20", "Calibrate=no"]].concat();
+    let few = [&TINY[..], &["Maximum number of samples per label=20"]].concat();
     let run = |name: &str, models: Option<&str>, more: &[&str]| {
         let mut command = page.command(&page.path(name), &[&few[..], more].concat());
         if let Some(models) = models {

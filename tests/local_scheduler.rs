@@ -525,16 +525,13 @@ fn a_job_that_runs_is_looked_into() {
     let shown = lab.check().args(["shell", &id]).args(inside).run().success();
     assert_eq!(shown.stdout, format!("job {number}, 1 cores\n"), "{shown}");
     let attached = lab.check().args(["attach", &id]).start();
-    support::wait_for("the progress", SECONDS(20), || {
-        lab.desk.directory(&id).join("progress.json").exists().then_some(())
-    });
-    std::thread::sleep(SECONDS(1));
+    let line = "Model 0 (1/1), epoch 2/3\n";
+    support::wait_for("the progress", SECONDS(60), || attached.has_said(line).then_some(()));
     fs::write(lab.desk.site.path().join("go"), "").unwrap();
     lab.wait_for_end(number);
     lab.desk.error_reply(&id);
     lab.wait_until_answered(&id);
     let shown = attached.wait().success();
-    assert!(shown.stdout.contains("Model 0 (1/1), epoch 2/3\n"), "{shown}");
     assert!(shown.stderr.contains("is answered"), "{shown}");
     let refused = lab.check().args(["shell", &id]).args(inside).run();
     support::program::expect(&refused, 2, &["does not run", "check status"]);

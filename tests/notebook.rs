@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::local::Page;
 use support::program::{Program, expect, run_trainer};
 use support::services::{Services, repository};
-use support::{SECONDS, wait_for, write_script};
+use support::{SECONDS, is_installed, wait_for, write_script};
 
 /// The Python with Jupyter.
 fn python() -> Option<PathBuf> {
@@ -28,6 +28,7 @@ fn python() -> Option<PathBuf> {
     import.args(["-c", "import jupyter_server, nbclient, ipykernel, PIL"]).stderr(Stdio::null());
     let is_there = import.status().is_ok_and(|status| status.success());
     if !is_there {
+        assert!(!is_installed("notebook"), "Jupyter is installed and can't be imported");
         eprintln!("SKIPPED: there is no Python with Jupyter; ./run_tests makes one");
     }
     is_there.then_some(python)

@@ -223,9 +223,14 @@ fn a_cancelled_job_gets_one_error_reply() {
 
 #[test]
 fn logs_are_printed_and_followed_until_the_answer() {
-    let desk = Desk::with_script("echo first; sleep 20; printf 'se\\033[31mcond'; exit 3");
+    let desk = Desk::with_script(
+        "echo first; until [ -e \"$HPC_TRAINER_HOME/go\" ]; do sleep 0.1; done\n\
+         printf 'se\\033[31mcond'; exit 3",
+    );
     let id = running(&desk);
     let follows = desk.check().args(["logs", &id, "-f"]).start();
+    support::wait_for("the first line", SECONDS(60), || follows.has_said("first\n").then_some(()));
+    fs::write(desk.site.path().join("go"), "").unwrap();
     desk.cluster.wait_for_end(&desk.slurm_job(&id), SECONDS(60));
     expect(&desk.check().run(), 9, &[]);
     let finished = follows.wait().success();

@@ -173,9 +173,9 @@ fn init_writes_its_file_where_nobody_can_read_of_it() {
 fn models_are_trained_and_applied_where_nobody_can_read_of_it() {
     use std::process::Command;
 
+    let page = crate::local::Page::cut(150, 150);
     for output in LOST {
         let place = tempfile::tempdir().unwrap();
-        let page = crate::local::Page::cut(150, 150);
         let out = place.path().join("models");
         let trained = Program::new(run_trainer().unwrap())
             .arg("--local")
@@ -183,7 +183,7 @@ fn models_are_trained_and_applied_where_nobody_can_read_of_it() {
             .arg("--out")
             .arg(&out)
             .args(["--set", "Patch height=32", "--set", "Patch width=32"])
-            .args(["--set", "Maximum number of training epochs=1"])
+            .args(["--set", "Maximum number of training epochs=1", "--set", "Calibrate=no"])
             .args(["--set", "Maximum number of samples per label=20", "-v"])
             .output(output)
             .limit(SECONDS(240))

@@ -15,7 +15,7 @@ use support::program::expect;
 #[test]
 fn a_dry_run_costs_a_job_in_a_quorum_queue_nothing() {
     let desk = Desk::with_script("sleep 300");
-    desk.vhost.declare_quorum(JOBS);
+    desk.vhost.declare_quorum(JOBS, 1);
     let empty = desk.check().arg("--dry-run").run().success();
     assert_eq!(empty.stdout, "There is no job in the queue.\n");
     let properties = BasicProperties::default().with_correlation_id("q-1".into());
@@ -37,7 +37,7 @@ fn a_dry_run_costs_a_job_in_a_quorum_queue_nothing() {
 fn replies_of_others_in_a_quorum_queue_are_left_alone() {
     const QUEUE: &str = "quorum-replies";
     let desk = Desk::with_script(r#"echo '{"Background Model":"AAAA"}' > "${1%/*}/reply.json""#);
-    desk.vhost.declare_quorum(QUEUE);
+    desk.vhost.declare_quorum(QUEUE, 1);
     let of_another = BasicProperties::default().with_correlation_id("another".into());
     desk.vhost.publish_to(QUEUE, b"{}", of_another);
     let ours =

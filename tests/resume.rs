@@ -5,14 +5,13 @@ use crate::support;
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use support::broker::RESULTS;
 use support::desk::{Desk, job};
-use support::program::{self, Program};
+use support::program::Program;
 use support::{SECONDS, wait_for};
 
 const TRAINING: Duration = Duration::from_secs(240);
@@ -35,22 +34,6 @@ const EPOCHS: u32 = 2;
 /// What a trainer says before it asks Slurm to be put back into the queue: afterwards it may be
 /// too late to say anything.
 const REQUEUES: &str = "asking Slurm to put job";
-
-/// The reply to [`long_job`] when nobody interferes, from a trainer that was started by hand.
-fn uninterrupted() -> &'static Value {
-    static REPLY: OnceLock<Value> = OnceLock::new();
-    REPLY.get_or_init(|| {
-        let desk = Desk::new();
-        let mut file = long_job(EPOCHS);
-        file["token"] = json!(desk.rodan.setup().token);
-        let path = desk.site.path().join("by-hand.json");
-        fs::write(&path, file.to_string()).unwrap();
-        let trainer =
-            Program::new(program::run_trainer().unwrap()).arg(&path).args([RESULTS, "c-1"]);
-        trainer.arg("--env-file").arg(desk.site.credentials()).limit(TRAINING).run().success();
-        desk.vhost.receive_reply("c-1", SECONDS(60)).json()
-    })
-}
 
 /// A job that is being trained.
 struct Job {
@@ -146,7 +129,8 @@ impl Job {
         let log = self.log();
         let reply = reply.unwrap_or_else(|| panic!("no reply:\n{log}")).json();
         assert!(log.contains("going on from a checkpoint"), "{log}");
-        assert!(reply == *uninterrupted(), "the models differ; {:?}\n{log}", reply.get("error"));
+        let uninterrupted = self.desk.of_one_trainer(&long_job(EPOCHS));
+        assert!(reply == uninterrupted, "the models differ; {:?}\n{log}", reply.get("error"));
         self.desk.cluster.wait_for_end(&self.slurm, SECONDS(60));
         assert!(!self.desk.directory(&self.id).join("checkpoint").exists(), "it is of no more use");
         self.desk.check().run().success();

@@ -160,25 +160,6 @@ fn a_signal_for_the_batch_shell_reaches_what_it_was_replaced_by() {
     assert!(out().contains("warned"));
 }
 
-#[test]
-fn accounting_answers_where_it_is_switched_on() {
-    let services = Services::private(&[("PARTS", "slurm"), ("DBD", "1"), ("NODES", "1")]);
-    let cluster = services.cluster();
-    let id =
-        cluster.submit("/tmp".as_ref(), ["--mem=100", "--output=/dev/null", "--wrap", "exit 3"]);
-    let state = support::wait_for("sacct to know the job", SOON, || {
-        let sacct = cluster
-            .command("sacct")
-            .args(["-n", "-X", "-P", "-o", "State,ExitCode", "-j", &id])
-            .run()
-            .success();
-        let line = sacct.stdout.trim().to_owned();
-        line.starts_with("FAILED").then_some(line)
-    });
-    assert_eq!(state, "FAILED|3:0");
-    assert_eq!(cluster.nodes(), ["node1"]);
-}
-
 // ── The stand-in Rodan ───────────────────────────────────────────────────────────────────────────
 
 /// The simplest client possible, so that the server's behaviour is seen as it is.

@@ -146,7 +146,8 @@ fn from_https_nothing_goes_on_by_http() {
     let asked = &desk.rodan.requests()[before..];
     let asked: Vec<_> =
         asked.iter().filter(|r| !r.at_plain_door && r.path == "/uploads/image.png").collect();
-    assert!(asked.iter().all(|r| r.authorization.is_none()), "{finished}");
+    assert_eq!(finished.code(), Some(5), "{finished}");
+    assert!(!asked.is_empty() && asked.iter().all(|r| r.authorization.is_none()), "{finished}");
 }
 
 #[test]

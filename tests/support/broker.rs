@@ -403,11 +403,11 @@ impl Vhost {
         })
     }
 
-    /// Declares a quorum queue that hands out each message twice at most.
-    pub(crate) fn declare_quorum(&self, queue: &str) {
+    /// Declares a quorum queue that takes each message back so many times, and drops it then.
+    pub(crate) fn declare_quorum(&self, queue: &str, limit: i32) {
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-        arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(1));
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(limit));
         // Compared before the type, where somebody asks for that.
         arguments.insert("x-max-length".into(), AMQPValue::LongInt(1000));
         arguments.insert("x-dead-letter-exchange".into(), AMQPValue::LongString("".into()));

@@ -1,9 +1,12 @@
 //! A login node with everything in place: a vhost, the cluster, the stand-in Rodan with the
 //! example page, a site.
 
-use std::fs;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -19,6 +22,9 @@ use super::slurm::Cluster;
 /// The files of the example page, served by the stand-in as `/uploads/NAME`.
 const PAGE: [&str; 6] =
     ["image.png", "background.png", "regions.png", "layer_0.png", "layer_1.png", "layer_2.png"];
+
+/// What is served of them, once somebody has asked for it: most tests download nothing.
+static PARTS: [OnceLock<Vec<u8>>; PAGE.len()] = [const { OnceLock::new() }; PAGE.len()];
 
 pub(crate) struct Desk {
     pub(crate) vhost: Vhost,
@@ -52,8 +58,9 @@ impl Desk {
             .set("GRACE_SECONDS", "1")
             // A failure is reported when the test says so, by its own check.
             .set("WATCHER", "0");
-        for name in PAGE {
-            rodan.put(&format!("/uploads/{name}"), page(name));
+        for (name, part) in PAGE.into_iter().zip(&PARTS) {
+            let part = move || part.get_or_init(|| page(name)).as_slice();
+            rodan.put_when_asked(&format!("/uploads/{name}"), part);
         }
         let mut desk = Self { vhost, cluster, rodan, site, services };
         if let Some(text) = batch_script {
@@ -90,6 +97,35 @@ impl Desk {
             .arg(self.site.credentials())
             .env("TMPDIR", "/tmp")
             .limit(SECONDS(240))
+    }
+
+    /// The reply to a job from one trainer, started by hand. Several tests need the same, each in a
+    /// process of its own: the first of them trains it and leaves it, with the services, to the
+    /// others.
+    pub(crate) fn of_one_trainer(&self, job: &Value) -> Value {
+        let program = fs::metadata(super::program::run_trainer().unwrap()).unwrap();
+        let mut hasher = DefaultHasher::new();
+        (job.to_string(), program.modified().unwrap()).hash(&mut hasher);
+        let name = format!("one-trainer-{:x}.json", hasher.finish());
+        let mut file = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(Services::shared().directory().join(name))
+            .unwrap();
+        file.lock().unwrap();
+        let mut kept = Vec::new();
+        file.read_to_end(&mut kept).unwrap();
+        if let Ok(reply) = serde_json::from_slice(&kept) {
+            return reply;
+        }
+        self.by_hand("one-trainer", job).run().success();
+        let reply = self.vhost.receive_reply("one-trainer", SECONDS(60)).json();
+        file.set_len(0).unwrap();
+        file.rewind().unwrap();
+        file.write_all(&serde_json::to_vec(&reply).unwrap()).unwrap();
+        reply
     }
 
     /// A job with a page of 48×48 pixels, background on the left, neumes on the right: trained in
@@ -185,7 +221,7 @@ const PART: [u32; 4] = [60, 50, 136, 136];
 
 /// A part of a file of the example page.
 pub(crate) fn page(name: &str) -> Vec<u8> {
-    let file = fs::File::open(repository().join("examples/page").join(name)).unwrap();
+    let file = File::open(repository().join("examples/page").join(name)).unwrap();
     let mut whole = png::Decoder::new(std::io::BufReader::new(file)).read_info().unwrap();
     let mut pixels = vec![0; whole.output_buffer_size().unwrap()];
     let frame = whole.next_frame(&mut pixels).unwrap();

@@ -66,6 +66,13 @@ pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut look: impl FnMut() ->
     }
 }
 
+/// Whether `run_tests` has found the packages of this name (`clients`, `notebook`, `servers`): a
+/// test that can't use them fails then, and is not left out.
+pub(crate) fn is_installed(packages: &str) -> bool {
+    let installed = std::env::var("HPC_TRAINER_TEST_INSTALLED").unwrap_or_default();
+    installed.split_whitespace().any(|name| name == packages)
+}
+
 /// A shell script that can be run.
 pub(crate) fn write_script(path: &std::path::Path, text: &str) {
     use std::os::unix::fs::PermissionsExt;

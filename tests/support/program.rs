@@ -8,6 +8,7 @@ use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -165,8 +166,8 @@ impl Program {
 /// A running program. It is killed when dropped.
 pub(crate) struct Running {
     child: std::process::Child,
-    stdout: JoinHandle<Vec<u8>>,
-    stderr: JoinHandle<Vec<u8>>,
+    stdout: Said,
+    stderr: Said,
     end: Instant,
     described: String,
 }
@@ -178,6 +179,11 @@ impl Running {
 
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child can be waited for").is_none()
+    }
+
+    /// Whether it has written this to standard output so far.
+    pub(crate) fn has_said(&self, text: &str) -> bool {
+        self.stdout.text().contains(text)
     }
 
     /// Sends a signal to the program alone, by its name: `TERM`, `USR1`, `KILL`.
@@ -204,8 +210,7 @@ impl Running {
             }
             std::thread::sleep(Duration::from_millis(10));
         };
-        let stdout = take(&mut self.stdout);
-        let stderr = take(&mut self.stderr);
+        let (stdout, stderr) = (self.stdout.whole(), self.stderr.whole());
         let finished = Finished { status, stdout, stderr };
         assert!(!late, "{} did not end in time\n{finished}", self.described);
         finished
@@ -225,19 +230,40 @@ fn kill_group(id: u32) {
     drop(Command::new("kill").args(["-KILL", "--", &format!("-{id}")]).status());
 }
 
-fn collect(pipe: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            drop(pipe.read_to_end(&mut bytes));
-        }
-        bytes
-    })
+/// What a program writes, as it comes.
+struct Said {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    /// Taken once everything has come.
+    reader: Option<JoinHandle<()>>,
 }
 
-fn take(reader: &mut JoinHandle<Vec<u8>>) -> String {
-    let reader = std::mem::replace(reader, std::thread::spawn(Vec::new));
-    String::from_utf8_lossy(&reader.join().expect("the reader does not panic")).into_owned()
+impl Said {
+    /// What has come so far.
+    fn text(&self) -> String {
+        let bytes = self.bytes.lock().expect("the reader does not panic");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Everything, once nobody can write any more.
+    fn whole(&mut self) -> String {
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("the reader does not panic");
+        }
+        self.text()
+    }
+}
+
+fn collect(pipe: Option<impl Read + Send + 'static>) -> Said {
+    let bytes = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&bytes);
+    let reader = std::thread::spawn(move || {
+        let Some(mut pipe) = pipe else { return };
+        let mut piece = vec![0; 1 << 16];
+        while let Ok(length @ 1..) = pipe.read(&mut piece) {
+            kept.lock().expect("nobody panics with it").extend_from_slice(&piece[..length]);
+        }
+    });
+    Said { bytes, reader: Some(reader) }
 }
 
 /// How a program ended. Its `Display` shows everything, for the message of an assertion.

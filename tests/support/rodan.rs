@@ -142,9 +142,14 @@ struct Inner {
     state: Mutex<Answers>,
 }
 
+/// What makes a file.
+type Make = Arc<dyn Fn() -> &'static [u8] + Send + Sync>;
+
 #[derive(Default)]
 struct Answers {
     files: HashMap<String, Bytes>,
+    /// Files that are made when somebody asks for them.
+    unmade: HashMap<String, Make>,
     /// Answers to give once each, in order.
     next: HashMap<String, Vec<Answer>>,
     /// Answers to give every time after those.
@@ -242,6 +247,16 @@ impl Rodan {
     /// Serves these bytes at a path such as `/uploads/a/page.png`.
     pub(crate) fn put(&self, path: &str, bytes: impl Into<Bytes>) -> &Self {
         self.inner.lock().files.insert(path.to_owned(), bytes.into());
+        self
+    }
+
+    /// Serves what `make` makes once somebody asks for it, where nothing is put at the path.
+    pub(crate) fn put_when_asked(
+        &self,
+        path: &str,
+        make: impl Fn() -> &'static [u8] + Send + Sync + 'static,
+    ) -> &Self {
+        self.inner.lock().unmade.insert(path.to_owned(), Arc::new(make));
         self
     }
 
@@ -376,6 +391,10 @@ impl Inner {
     fn file(&self, path: &str) -> Option<Bytes> {
         if let Some(bytes) = self.lock().files.get(path) {
             return Some(bytes.clone());
+        }
+        let make = self.lock().unmade.get(path).cloned();
+        if let Some(make) = make {
+            return Some(Bytes::from_static(make()));
         }
         let relative = Path::new(path.strip_prefix("/uploads/")?);
         let inside = relative.components().all(|part| matches!(part, Component::Normal(_)));

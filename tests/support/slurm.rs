@@ -133,11 +133,6 @@ impl Cluster {
         said.sort();
         said.join("\n")
     }
-
-    pub(crate) fn nodes(&self) -> Vec<String> {
-        let sinfo = self.command("sinfo").args(["-h", "-N", "-o", "%N"]).run().success();
-        sinfo.stdout.split_whitespace().map(str::to_owned).collect()
-    }
 }
 
 /// `A=1 B=two words C=x=y`: a new field starts at a word that has a name and `=`.
