@@ -226,27 +226,21 @@ fn a_broker_that_falls_silent_is_given_up_in_time_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_broker_that_takes_no_messages_for_a_while_and_one_that_restarts() {
+fn a_broker_that_restarts_between_a_job_and_its_reply() {
     let broker = Services::private(&[("PARTS", "broker"), ("VHOSTS", "1")]);
     let script = leaves_a_reply(100);
     let desk = Desk::on(broker.with_cluster_of(Services::shared()), Some(&script), Rodan::start());
-    an_alarm_holds_up_a_pass_for_seconds_only(&desk);
-    desk.vhost.purge(RESULTS);
-    restarts_between_a_job_and_its_reply(&desk);
-}
-
-fn restarts_between_a_job_and_its_reply(desk: &Desk) {
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     desk.vhost.declare("durable", durable).unwrap();
-    let early = job_with_a_reply(desk, "durable");
+    let early = job_with_a_reply(&desk, "durable");
     desk.check().run().success();
-    let late = job_with_a_reply(desk, RESULTS);
-    let never_taken = publish_job_for(desk, RESULTS);
+    let late = job_with_a_reply(&desk, RESULTS);
+    let never_taken = publish_job_for(&desk, RESULTS);
 
     desk.services.service("stop", "broker");
     let finished = desk.check().run();
     expect(&finished, 4, &["can't reach RabbitMQ at 127.0.0.1:"]);
-    assert_it_waits(desk, &late);
+    assert_it_waits(&desk, &late);
     desk.services.service("start", "broker");
 
     // Rodan's queues are not durable: RabbitMQ forgets them, together with the jobs in them that
@@ -280,8 +274,12 @@ fn a_reply_over_the_brokers_own_limit_is_an_error_reply_that_names_it() {
     assert!(sentence.contains("more than the 1048576 that RabbitMQ takes"), "{sentence}");
 }
 
-fn an_alarm_holds_up_a_pass_for_seconds_only(desk: &Desk) {
-    let ids = [publish_job_for(desk, RESULTS), publish_job_for(desk, RESULTS)];
+#[test]
+fn an_alarm_of_the_broker_holds_up_a_pass_for_seconds_only() {
+    let broker = Services::private(&[("PARTS", "broker"), ("VHOSTS", "1")]);
+    let script = leaves_a_reply(100);
+    let desk = Desk::on(broker.with_cluster_of(Services::shared()), Some(&script), Rodan::start());
+    let ids = [publish_job_for(&desk, RESULTS), publish_job_for(&desk, RESULTS)];
     desk.check().args(["--max-jobs", "2"]).run().success();
     for id in &ids {
         desk.cluster.wait_for_end(&desk.slurm_job(id), SECONDS(60));
@@ -302,7 +300,7 @@ fn an_alarm_holds_up_a_pass_for_seconds_only(desk: &Desk) {
     expect(&finished, 10, &[]);
     for id in &ids {
         assert!(finished.stdout.contains(&format!("{id}  waiting")), "{finished}");
-        assert_it_waits(desk, id);
+        assert_it_waits(&desk, id);
     }
     assert!(finished.stdout.contains("takes no messages for now"), "{finished}");
     assert!(took < SECONDS(60), "{took:?} for both, not three minutes for each");
