@@ -266,8 +266,8 @@ fn patches_may_cover_the_layer_and_vary_and_another_metric_may_decide() {
         (models.map(read), text(&output.stderr))
     };
     let (models, log) = run(&settings);
-    let too_few = "places of the layer got no patch of their own and may be seen by none; raise \"Maximum \
-         number of samples per label\"";
+    let too_few = "places of the layer got no patch of their own and may be seen by none; raise \
+                   \"Maximum number of samples per label\"";
     assert!(log.contains("Background Model") && log.contains(too_few), "{log}");
     let effective = &json(&page.out().join("training.json"))["effective"];
     assert_eq!(effective["early_stopping_metric"], "F1");
