@@ -131,6 +131,11 @@ fn known_secrets_are_found_nowhere_but_where_they_belong() {
         control.look("file", "credentials.env", &fs::read(desk.site.credentials()).unwrap());
         let found = ["password of Rodan", "password of RabbitMQ"];
         assert_eq!(control.hits, found.map(|name| format!("{name} in file credentials.env")));
+        // The trainer removes the job file, which has the token: perhaps before anybody looks.
+        let mut control = Search::new(&secrets);
+        let like_it = format!("{{\"token\": \"{TOKEN}\"}}");
+        control.look("file", "like job.json", like_it.as_bytes());
+        assert_eq!(control.hits, ["token in file like job.json"]);
         run(&mut search, &desk, &["status"]).success();
         run(&mut search, &desk, &["status", &good, "--json"]).success();
         let reply = desk.vhost.receive_reply(&good, SECONDS(120));
