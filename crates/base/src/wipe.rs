@@ -16,6 +16,15 @@ const LARGEST: usize = 1 << 20;
 /// bytes behind one, so that each wide load and store of an image would touch two lines.
 const LINE: usize = 64;
 
+/// Blocks of at least this many bytes begin at a multiple of [`HUGE`], and the system is asked for
+/// huge pages for them: an image is then found with fewer faults and fewer entries of the
+/// processor's table of pages. It is more than lapin's buffers have, which would take whole huge
+/// pages for a few messages.
+const LARGE: usize = 8 << 20;
+
+/// The size of a huge page, in bytes.
+const HUGE: usize = 2 << 20;
+
 /// What the C library aligns every block to.
 const ANY: usize = 2 * size_of::<usize>();
 
@@ -30,12 +39,20 @@ pub struct Wiping;
 /// As for [`GlobalAlloc::alloc`].
 unsafe fn large(layout: Layout) -> *mut u8 {
     let mut block = ptr::null_mut();
-    // SAFETY: the alignment is a power of two and at least that of a pointer. The block is written
-    // only where there is one.
-    match unsafe { libc::posix_memalign(&mut block, layout.align().max(LINE), layout.size()) } {
-        0 => block.cast(),
-        _ => ptr::null_mut(),
+    let is_huge = layout.size() >= LARGE;
+    let align = layout.align().max(if is_huge { HUGE } else { LINE });
+    // SAFETY: the alignment is a power of two and at least that of a pointer.
+    if unsafe { libc::posix_memalign(&mut block, align, layout.size()) } != 0 {
+        return ptr::null_mut();
     }
+    if is_huge {
+        // What is left of the last huge page is not asked for: it may be another block's. A system
+        // without huge pages refuses, and nothing changes.
+        let whole = layout.size() / HUGE * HUGE;
+        // SAFETY: the bytes are those of the block, which begins at a page.
+        unsafe { libc::madvise(block, whole, libc::MADV_HUGEPAGE) };
+    }
+    block.cast()
 }
 
 // SAFETY: blocks of up to `LARGEST` bytes come from `System` and go back to it, with the layout
