@@ -14,6 +14,7 @@ use thiserror::Error;
 use super::decide::Rules;
 use super::view::View;
 use crate::config::Config;
+use crate::courier::{Rest, RestError};
 use crate::ledger::{
     Cause, Event, Lock, LockError, Record, Role, State, Store, StoreError, TransitionError,
     Unreadable, Verdict,
@@ -226,13 +227,27 @@ impl<'a> Pass<'a> {
 
     /// The connection to the broker, made when it is first needed.
     pub(super) async fn broker(&mut self) -> Result<&mut Broker, BrokerError> {
-        if let Some(error) = &self.no_broker {
-            return Err(error.clone());
-        }
-        match &mut self.broker {
-            Some(broker) => Ok(broker),
-            none => Ok(none.insert(Broker::connect(&self.config.broker).await?.impatient())),
-        }
+        connected(&mut self.broker, self.no_broker.as_ref(), self.config).await
+    }
+
+    /// Sends what is left of a job's conversation, and renews the lock before each message: many
+    /// large models may take longer than other hosts wait for a sign of life.
+    pub(super) async fn send_rest(
+        &mut self,
+        rest: &Rest<'_>,
+    ) -> Result<Result<(), RestError>, BridgeError> {
+        let broker = connected(&mut self.broker, self.no_broker.as_ref(), self.config).await?;
+        let (lock, serves) = (&mut self.lock, self.stop.is_some());
+        let mut ours = Ok(());
+        let sent = rest
+            .send(broker, &mut || {
+                if ours.is_ok() {
+                    ours = renew(lock, serves);
+                }
+            })
+            .await;
+        ours?;
+        Ok(sent)
     }
 
     /// True when the pass is to end: the next step is for the next pass.
@@ -353,10 +368,30 @@ impl<'a> Pass<'a> {
     /// Makes sure, before a step that the world can see, that no other host has taken the lock
     /// over.
     pub(super) fn beat(&mut self) -> Result<(), BridgeError> {
-        // Whoever waits for a sign of life waits no longer than a step takes.
-        if self.stop.is_some() {
-            notify::alive();
-        }
-        Ok(self.lock.heartbeat(Timestamp::now())?)
+        Ok(renew(&mut self.lock, self.stop.is_some())?)
+    }
+}
+
+/// Renews the lock. A `check` that `serves`, under systemd, gives a sign of life besides: systemd
+/// waits no longer than a step takes.
+fn renew(lock: &mut Lock, serves: bool) -> Result<(), LockError> {
+    if serves {
+        notify::alive();
+    }
+    lock.heartbeat(Timestamp::now())
+}
+
+/// The connection in `broker`, made where there is none yet.
+async fn connected<'b>(
+    broker: &'b mut Option<Broker>,
+    no_broker: Option<&BrokerError>,
+    config: &Config,
+) -> Result<&'b mut Broker, BrokerError> {
+    if let Some(error) = no_broker {
+        return Err(error.clone());
+    }
+    match broker {
+        Some(broker) => Ok(broker),
+        none => Ok(none.insert(Broker::connect(&config.broker).await?.impatient())),
     }
 }

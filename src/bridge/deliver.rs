@@ -183,7 +183,7 @@ impl Pass<'_> {
         // messages are sent again: they have the same ids.
         self.broker().await?;
         self.store.claim(&job.job_id)?;
-        let mut result = self.send_rest(job, &end).await?;
+        let mut result = self.send_end(job, &end).await?;
         if let Err(error) = &result
             && let Some(failed) = error.in_place_of(&end, self.about(job))
         {
@@ -193,7 +193,7 @@ impl Pass<'_> {
             self.beat()?;
             self.store.write_reply(&job.job_id, &Answer::End(end.clone()))?;
             self.apply(job, Event::ReplySpooled(Outcome::Error))?;
-            result = self.send_rest(job, &end).await?;
+            result = self.send_end(job, &end).await?;
         }
         let error = match result {
             Ok(()) => return self.delivered(job),
@@ -220,7 +220,7 @@ impl Pass<'_> {
         self.undelivered(job, &error.to_string(), trouble)
     }
 
-    async fn send_rest(
+    async fn send_end(
         &mut self,
         job: &Record,
         end: &End,
@@ -234,7 +234,7 @@ impl Pass<'_> {
             report: &report,
             end,
         };
-        Ok(rest.send(self.broker().await?, &mut || {}).await)
+        self.send_rest(&rest).await
     }
 
     /// Files a job away that nobody asks for any more.

@@ -225,7 +225,10 @@ async fn one_message_that_is_lost_fails_its_job_and_not_the_pass() {
     make_unreadable(&desk.store().files(&job.job_id).message());
     assert!(is_break(pass.submit(&mut job).await));
     assert_eq!(job.state, State::Received);
-    assert!(job.last_error.unwrap().contains("message.json can't be read"));
+    assert!(job.last_error.as_deref().unwrap().contains("message.json can't be read"));
+    job.received_at -= jiff::SignedDuration::from_hours(7);
+    assert!(!is_break(pass.submit(&mut job).await), "it is not waited for for ever");
+    assert!(matches!(&job.state, State::Failed { sentence } if sentence.contains("send the job")));
     let mut job = desk.job("lost", &[]);
     fs::remove_file(desk.store().files(&job.job_id).message()).unwrap();
     assert!(!is_break(pass.submit(&mut job).await));

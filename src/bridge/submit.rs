@@ -39,6 +39,9 @@ impl Pass<'_> {
                 let problem = "the job's message is not in the spool any more; send the job again";
                 return self.is_no_job(job, problem);
             }
+            Err(error) if self.rules.gives_up(job, Timestamp::now()) => {
+                return self.is_no_job(job, &format!("{error}; send the job again"));
+            }
             Err(error) => {
                 self.waits(job, ExitCode::Spool, &error.to_string())?;
                 return WAITS;

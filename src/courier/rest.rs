@@ -131,12 +131,14 @@ impl Rest<'_> {
         Ok(send_model(broker, queue, id, self.outbox, model, before_each).await?)
     }
 
-    /// The file of a model. It is lost only if it is known not to be there: another error may pass,
-    /// and what is put in place of the end stays.
+    /// The file of a model. It is lost only if it is known not to be there, or what is there is no
+    /// file of ours (`Other`): another error may pass, and what is put in place of the end stays.
     fn read_model(&self, model: &ModelEntry) -> Result<Vec<u8>, RestError> {
         let name = || model.name.clone();
         let file = self.outbox.model(&model.name).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => RestError::Lost { name: name(), source },
+            io::ErrorKind::NotFound | io::ErrorKind::Other => {
+                RestError::Lost { name: name(), source }
+            }
             _ => RestError::Unread { name: name(), source },
         })?;
         if sha256(&file) != model.sha256 {
@@ -283,6 +285,9 @@ mod tests {
         assert!(matches!(rest.read_model(&entry("Model 0")), Err(RestError::Lost { .. })));
         assert!(matches!(rest.read_model(&entry("Model 1")), Err(RestError::Lost { .. })));
         std::fs::create_dir(folder.path().join("Model 2.hdf5")).unwrap();
-        assert!(matches!(rest.read_model(&entry("Model 2")), Err(RestError::Unread { .. })));
+        assert!(matches!(rest.read_model(&entry("Model 2")), Err(RestError::Lost { .. })));
+        // Opening a socket fails, for root as well.
+        drop(std::os::unix::net::UnixListener::bind(folder.path().join("Model 3.hdf5")).unwrap());
+        assert!(matches!(rest.read_model(&entry("Model 3")), Err(RestError::Unread { .. })));
     }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use base::files::{read_own, sweep, write_atomic};
+use base::files::{read_own, write_atomic};
 use contract::wire::conversation::JobState;
 
 /// The messages of one job that are to be sent.
@@ -139,13 +139,6 @@ impl Outbox {
         serde_json::from_slice(&read_own(&self.directory.join("live.json")).ok()?).ok()
     }
 
-    /// Removes what a program that was killed has left half-made.
-    pub fn sweep(&self) {
-        if self.directory.is_dir() {
-            sweep(&self.directory);
-        }
-    }
-
     /// Removes all of it: the job has its end.
     pub fn remove(&self) {
         match fs::remove_dir_all(&self.directory) {
@@ -186,9 +179,6 @@ mod tests {
         assert_eq!(outbox.figures().unwrap(), b"{}");
         let mode = fs::metadata(outbox.directory()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
-        fs::write(outbox.directory().join(".new-1"), "half").unwrap();
-        outbox.sweep();
-        assert!(!outbox.directory().join(".new-1").exists() && outbox.is_sent("a1"));
         outbox.remove();
         assert!(!outbox.directory().exists());
         outbox.remove();
