@@ -1,5 +1,6 @@
 //! Configuration: `credentials.env` and the process environment, read once into typed values.
 
+pub(crate) mod crontab;
 mod env;
 mod error;
 mod examine;

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use super::row::{Row, Rows};
 use super::trainer::output;
-use base::text::{crontab_word, span};
+use crate::config::crontab::line;
+use base::text::span;
 use scheduler::{Kind, SiteConfig};
 
 /// After this long without a pass, nobody gets an answer.
@@ -30,9 +31,11 @@ pub(super) async fn rows(site: &SiteConfig, last_pass: Option<SystemTime>) -> Ve
     let found = [("crontab", cron), ("scrontab", scron)]
         .into_iter()
         .find_map(|(name, text)| Some((name, entry(&text.ok()?)?)));
-    let script = site.home.join(SCRIPT);
-    let advice =
-        format!("crontab -e, and add: */5 * * * * {}", crontab_word(&script.to_string_lossy()));
+    let env_file =
+        site.env_file.as_deref().filter(|file| **file != *site.home.join("credentials.env"));
+    let certificates = std::env::var("SSL_CERT_FILE").ok();
+    let line = line(&site.home.join(SCRIPT), env_file, certificates.as_deref());
+    let advice = format!("crontab -e, and add: {line}");
     match found {
         None if service => rows.pass("service", format!("{SERVICE} of this account is active")),
         None if site.scheduler != Kind::Slurm => rows.warn(

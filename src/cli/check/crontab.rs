@@ -7,12 +7,9 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use base::text::crontab_word;
+use crate::config::crontab::{ENV_FILE, line, word};
 
 const DEADLINE: Duration = Duration::from_secs(30);
-
-/// The variable that names another configuration than `credentials.env` beside the script.
-const ENV_FILE: &str = "HPC_TRAINER_ENV_FILE";
 
 /// Shows the line, or puts it into this account's crontab. `env_file` is the configuration where it
 /// is another than `credentials.env` in `home`. Returns whole lines that say what was done.
@@ -30,21 +27,6 @@ pub(super) async fn offer(home: &Path, env_file: Option<&Path>, install: bool) -
         Ok(false) => "The crontab starts it already.\n".to_owned(),
         Err(error) => format!("The crontab can't be changed: {error}\n{by_hand}"),
     }
-}
-
-/// A path as a word of the crontab.
-fn word(path: &Path) -> String {
-    crontab_word(&path.to_string_lossy())
-}
-
-/// The line of the crontab.
-fn line(script: &Path, env_file: Option<&Path>, certificates: Option<&str>) -> String {
-    let certificates = certificates.filter(|file| !file.is_empty());
-    // Cron does not pass them on.
-    let variables =
-        [(ENV_FILE, env_file.map(word)), ("SSL_CERT_FILE", certificates.map(crontab_word))];
-    let set = variables.into_iter().filter_map(|(name, value)| Some(format!("{name}={} ", value?)));
-    format!("*/5 * * * * {}{}", set.collect::<String>(), word(script))
 }
 
 /// Whether a crontab starts this script with this configuration.
