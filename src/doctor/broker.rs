@@ -191,6 +191,9 @@ fn control(rows: &mut Rows, found: Result<ControlAccess, BrokerError>) {
             "there is none; whoever comes first declares it, check too \
                 where it may",
         ),
+        Err(error @ BrokerError::Unreadable { .. }) => {
+            rows.warn(CONTROL_QUEUE, error.to_string(), "the next pass of check drops it");
+        }
         Err(error) => rows.warn(CONTROL_QUEUE, error.to_string(), "look at the broker's log"),
     }
 }

@@ -112,15 +112,21 @@ impl Broker {
             .await?
             .map_err(failed(action))?;
         let got = channel.basic_get(CONTROL_QUEUE.into(), BasicGetOptions { no_ack: false });
-        match within(CALL_DEADLINE, action, got).await? {
+        // A request that can't be read ends the connection, as in hpc-jobs.
+        match self.message(action, got).await {
             Ok(_) => {
                 // The message goes back to the queue when the channel closes.
                 let close = channel.close(200, "looked".into());
                 within(CALL_DEADLINE, action, close).await?.map_err(failed(action))?;
                 Ok(ControlAccess::Readable(waiting))
             }
-            Err(error) if is_refused(&error) => Ok(ControlAccess::Unreadable),
-            Err(error) => Err(failed(action)(error)),
+            // A refusal closes the channel alone.
+            Err(BrokerError::Failed { .. })
+                if !channel.status().connected() && self.connection.status().connected() =>
+            {
+                Ok(ControlAccess::Unreadable)
+            }
+            Err(error) => Err(error),
         }
     }
 
