@@ -91,7 +91,8 @@ pub(crate) fn read(body: &Value) -> Result<Order, Vec<FieldProblem>> {
         let what = "a run is a JSON object such as {\"name\": …, \"pages\": [\"ID\"]}";
         return Err(vec![FieldProblem::new("", what)]);
     };
-    let mut reader = Reader { problems: Vec::new() };
+    let lists = if body.contains_key("grid") { "/grid" } else { "/settings" };
+    let mut reader = Reader { problems: Vec::new(), lists };
     let mut order = Order::default();
     for (field, value) in body {
         match field.as_str() {
@@ -116,8 +117,13 @@ pub(crate) fn read(body: &Value) -> Result<Order, Vec<FieldProblem>> {
     if reader.problems.is_empty() { Ok(order) } else { Err(reader.problems) }
 }
 
+/// What is said of a setting that has both a value and a list, or two lists.
+const TWICE: &str = "is there twice, in \"settings\" and \"grid\" or under two names; leave one";
+
 struct Reader {
     problems: Vec<FieldProblem>,
+    /// The field that is pointed at where lists do not go together: both may have some.
+    lists: &'static str,
 }
 
 impl Reader {
@@ -196,7 +202,7 @@ impl Reader {
         };
         let own = own_name(name);
         if order.grid.iter().any(|(known, _)| known == own) {
-            return self.refuse(pointer, "is in \"settings\" and in \"grid\"; leave one of them");
+            return self.refuse(pointer, TWICE);
         }
         if values.len() as u64 > MOST_RUNS {
             return self.refuse(pointer, too_many(values.len() as u64));
@@ -217,9 +223,7 @@ impl Reader {
     fn combinations(&mut self, order: &Order) {
         for (name, _) in &order.grid {
             if order.settings.contains_key(name) {
-                let pointer = format!("/grid/{}", pointer_part(name));
-                let what = "is in \"settings\" and in \"grid\"; leave one of them";
-                self.refuse(pointer, what);
+                self.refuse(format!("{}/{}", self.lists, pointer_part(name)), TWICE);
             }
         }
         let wrong = |problem: &FieldProblem| {
@@ -229,13 +233,13 @@ impl Reader {
             return;
         }
         if order.count() > MOST_RUNS {
-            return self.refuse("/grid", too_many(order.count()));
+            return self.refuse(self.lists, too_many(order.count()));
         }
         let mut variations = order.variations().into_iter();
         if let Some(error) =
             variations.find_map(|settings| TrainingSettings::from_local(&settings).err())
         {
-            let pointer = if order.grid.is_empty() { "/settings" } else { "/grid" };
+            let pointer = if order.grid.is_empty() { "/settings" } else { self.lists };
             self.refuse(pointer, error.to_string());
         }
     }
@@ -399,7 +403,19 @@ mod tests {
             (
                 json!({"pages": ["a"], "settings": {"CPUs": 4}, "grid": {"CPUs": [4, 8]}}),
                 "/grid/CPUs",
-                "leave one of them",
+                "leave one",
+            ),
+            (
+                json!({"pages": ["a"], "settings": {"PARALLEL_INSTANCES": 4,
+                    "Parallel instances": [4, 8]}}),
+                "/settings/Parallel instances",
+                "leave one",
+            ),
+            (
+                json!({"pages": ["a"], "settings": {"Seed": (0..15).collect::<Vec<_>>(),
+                    "CPUs": (1..15).collect::<Vec<_>>()}}),
+                "/settings",
+                "makes 210 runs",
             ),
             (
                 json!({"pages": ["a"], "grid": {"Seed": (0..201).collect::<Vec<_>>()}}),
