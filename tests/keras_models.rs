@@ -194,14 +194,14 @@ fn models_for_images_of_any_size_and_other_networks() {
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     // Nothing says how large the patches were, so the default of training is used.
-    for (set, windows) in [(&[][..], "windows 256x256"), (&["Patch width=64"], "windows 256x64")] {
+    for (set, windows) in [(&[][..], "windows 256x256"), (&["Patch width=64"], "windows 64x256")] {
         let (code, said) = predict(set);
         assert!(code == Some(0) && said.contains(windows), "{said}");
     }
     // A model that has a size decides for all.
     put("keras.hdf5", "Model 1");
     let (code, said) = predict(&[]);
-    assert!(code == Some(0) && said.contains("windows 64x96"), "{said}");
+    assert!(code == Some(0) && said.contains("windows 96x64"), "{said}");
     put("other.hdf5", "Model 1");
     let (code, said) = predict(&[]);
     assert_eq!(code, Some(11), "{said}");

@@ -246,9 +246,9 @@ fn what_can_not_be_used_is_named() {
     let desk = Desk::new(&["Model 1.hdf5", "Model 2.hdf5"], 64, 64);
     desk.refused("page.png", &[], &["there is no Background Model", "the most confident"]);
     desk.model("Background Model.hdf5", 3, 64, 96);
-    let sizes = ["Background Model was trained on patches of 64x96", "Model 1 on 64x64", "--set"];
+    let sizes = ["Background Model was trained on patches of 96x64", "Model 1 on 64x64", "--set"];
     desk.refused("page.png", &["Batch Size=2"], &sizes);
-    let narrow = ["with windows of 52x48 pixels", "51 of each side", "leave out --windows"];
+    let narrow = ["with windows of 48x52 pixels", "51 of each side", "leave out --windows"];
     desk.refused("page.png", &["Patch height=52", "Patch width=48"], &narrow);
     desk.refused("page.png", &["Patience=3"], &["Patience", "only \"Patch height\""]);
     desk.refused("page.png", &["Patch height=33"], &["multiple of 4"]);
@@ -297,18 +297,18 @@ fn a_run_that_is_interrupted_leaves_no_picture() {
 fn models_may_differ_where_the_settings_decide() {
     let desk = Desk::new(&["Background Model.hdf5"], 64, 96);
     desk.model("Model 0.hdf5", 2, 128, 96);
-    desk.refused("page.png", &["Batch Size=4"], &["64x96", "128x96"]);
-    desk.refused("page.png", &["Patch width=96"], &["64x96", "128x96"]);
+    desk.refused("page.png", &["Batch Size=4"], &["96x64", "96x128"]);
+    desk.refused("page.png", &["Patch width=96"], &["96x64", "96x128"]);
     let output = desk.predict("page.png", &["Patch height=128"]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("windows 128x96"), "{said}");
+    assert!(output.status.success() && said.contains("windows 96x128"), "{said}");
     // The large windows ask for no size.
     let output = desk.predict("page.png", &[]);
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("windows 196x208"), "{said}");
+    assert!(output.status.success() && said.contains("windows 208x196"), "{said}");
     desk.model("Model 1.hdf5", 3, 64, 64);
     std::fs::remove_dir_all(desk.path("out")).unwrap();
-    desk.refused("page.png", &["Patch height=128"], &["64x96", "64x64"]);
+    desk.refused("page.png", &["Patch height=128"], &["96x64", "64x64"]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub struct PatchShape {
 /// A patch size that the network can't have.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error(
-    "patch {height}x{width}: height and width must be multiples of 4 and at least 4 (the network \
+    "patch {width}x{height}: width and height must be multiples of 4 and at least 4 (the network \
     halves the image twice)"
 )]
 pub struct PatchShapeError {

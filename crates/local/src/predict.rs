@@ -87,7 +87,7 @@ pub(crate) enum PredictError {
     #[error(
         "{first} was trained on patches of {}x{} pixels and {second} on {}x{}; use models of one \
         training, or say --set \"Patch height=…\" --set \"Patch width=…\"",
-        sizes[0].height(), sizes[0].width(), sizes[1].height(), sizes[1].width()
+        sizes[0].width(), sizes[0].height(), sizes[1].width(), sizes[1].height()
     )]
     Shapes {
         /// One model.
@@ -118,7 +118,7 @@ pub(crate) enum PredictError {
     #[error(
         "Rodan's classifier finds nothing with windows of {}x{} pixels: its rims take {rims} of \
         each side; leave out --windows classifier",
-        shape.height(), shape.width(), rims = Windows::CLASSIFIER_RIMS
+        shape.width(), shape.height(), rims = Windows::CLASSIFIER_RIMS
     )]
     Narrow {
         /// Their size.
@@ -234,9 +234,9 @@ pub(crate) fn cut(
 ) -> Result<Segmentation, PredictError> {
     let (height, width) = windows.sides(page);
     info!(
-        "page {}x{}, windows {height}x{width}, {} models",
-        page.height(),
+        "page {}x{}, windows {width}x{height}, {} models",
         page.width(),
+        page.height(),
         models.len()
     );
     let began = Instant::now();

@@ -98,8 +98,7 @@ impl Learner {
     ///
     /// # Errors
     ///
-    /// The first error of `done`, or when the device fails. A step whose loss is not finite changes
-    /// nothing.
+    /// The first error of `done`, or when the device fails.
     pub(crate) fn steps(
         &mut self,
         samples: &dyn Samples,

@@ -57,7 +57,7 @@ pub enum TopologyError {
     #[error("input of {0}")]
     Input(#[from] domain::PatchShapeError),
     /// The input layer's patches are larger than those of any job.
-    #[error("input of {height}x{width}: patches have at most {MAX_SIDE} pixels a side")]
+    #[error("input of {width}x{height}: patches have at most {MAX_SIDE} pixels a side")]
     Large {
         /// Height in the file, pixels.
         height: u64,
