@@ -245,7 +245,7 @@ pub(crate) fn job() -> Value {
                    "Selected Regions": "/uploads/regions.png",
                    "rgba PNG - Layer 0": "/uploads/layer_0.png"},
         "settings": {"Maximum number of training epochs": 1,
-                     "Maximum number of samples per label": 60,
+                     "Maximum number of samples per label": 24,
                      "Patch height": 32, "Patch width": 32, "CPUs": 1, "Maximum memory (MB)": 500,
                      "Maximum time (D-HH:MM)": "0-00:10", "Slurm Notification Email": "",
                      "Calibrate": "no"}
