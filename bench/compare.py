@@ -97,6 +97,14 @@ def processor_name():
     return "unknown processor"
 
 
+def has_bf16():
+    """Whether the processor multiplies bfloat16 as our program does (AVX-512 BF16)."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            return "avx512_bf16" in line.split()
+    return False
+
+
 def main():
     parser = argparse.ArgumentParser(prog="bench/compare.sh", description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=16, help="patches in a step [%(default)s]")
@@ -116,7 +124,7 @@ def main():
         "--without",
         default="",
         metavar="A,B",
-        help="leaves out: tensorflow, torch-f32, torch-bf16",
+        help="leaves out: ours-bf16, tensorflow, torch-f32, torch-bf16",
     )
     parser.add_argument(
         "--tensorflow", metavar="PYTHON", help="a Python that has tensorflow(-cpu) 2.15.1"
@@ -138,6 +146,8 @@ def main():
     for given in options.ours:
         name, _, program = given.rpartition("=")
         candidates.append((f"ours, {name or 'f32'}", [program, *sizes]))
+        if not name and has_bf16() and "ours-bf16" not in without:
+            candidates.append(("ours, bf16", [program, *sizes]))
     sizes.append(str(options.threads))
     if options.tensorflow and "tensorflow" not in without:
         candidates.append(
@@ -168,7 +178,8 @@ def main():
     peers = []
     for name, command in candidates:
         print(f"  starting {name} …", file=sys.stderr, flush=True)
-        peers.append(Peer(name, command, threads))
+        bf16 = {"HPC_TRAINER_CPU_PRECISION": "bf16"} if name == "ours, bf16" else {}
+        peers.append(Peer(name, command, threads | bf16))
     for number in range(-options.warm_up, options.rounds):
         if number == 0:
             began, busy = time.monotonic(), machine_busy()

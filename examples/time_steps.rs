@@ -8,7 +8,7 @@ use std::io::{BufRead as _, Write as _};
 
 use base::wipe::Wiping;
 use candle_core::{DType, Device, Tensor};
-use page_layers::{KerasAdam, Network, initial_weights};
+use page_layers::{CpuPrecision, KerasAdam, Network, initial_weights};
 
 /// The programs' allocator, which begins images at a cache line.
 #[global_allocator]
@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let (batch, side) = (number()?, number()?);
     let device = Device::Cpu;
+    CpuPrecision::adopt()?;
     let network = Network::new(&initial_weights(0)?)?;
     let mut adam = KerasAdam::new(network.parameters(), 1e-4)?;
     let x = Tensor::rand(0f32, 1., (batch, side, side, 3), &device)?;

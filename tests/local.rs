@@ -17,7 +17,7 @@ use crate::support::keras_file;
 mod make_page;
 
 const LAYERS: [&str; 4] = ["background.png", "layer_0.png", "layer_1.png", "layer_2.png"];
-const TINY: [&str; 5] = [
+pub(crate) const TINY: [&str; 5] = [
     "Patch height=32",
     "Patch width=32",
     "Maximum number of training epochs=1",
@@ -49,6 +49,14 @@ impl Page {
         page
     }
 
+    /// The same without its second and third layer.
+    pub(crate) fn with_two_layers() -> Self {
+        let page = Self::new();
+        std::fs::remove_file(page.path("layer_1.png")).unwrap();
+        std::fs::remove_file(page.path("layer_2.png")).unwrap();
+        page
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -73,7 +81,7 @@ impl Page {
         self.command(out, set).output().unwrap()
     }
 
-    fn command(&self, out: &Path, set: &[&str]) -> Command {
+    pub(crate) fn command(&self, out: &Path, set: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_run_trainer"));
         command.env_clear().arg("--local").arg(self.folder.path()).arg("--out").arg(out);
         for setting in set {
@@ -229,9 +237,7 @@ fn a_page_becomes_models_a_picture_and_a_table() {
 
 #[test]
 fn the_same_seed_gives_the_same_models_whatever_the_number_of_threads() {
-    let page = Page::new();
-    std::fs::remove_file(page.path("layer_1.png")).unwrap();
-    std::fs::remove_file(page.path("layer_2.png")).unwrap();
+    let page = Page::with_two_layers();
     let model_of = |threads: &str| {
         let more = ["Maximum number of samples per label=40", "Calibrate=yes"];
         let set = [&TINY[..], &more].concat();
@@ -247,9 +253,7 @@ fn the_same_seed_gives_the_same_models_whatever_the_number_of_threads() {
 
 #[test]
 fn patches_may_cover_the_layer_and_vary_and_another_metric_may_decide() {
-    let page = Page::new();
-    std::fs::remove_file(page.path("layer_1.png")).unwrap();
-    std::fs::remove_file(page.path("layer_2.png")).unwrap();
+    let page = Page::with_two_layers();
     let settings = [
         "Maximum number of samples per label=20",
         "Early stopping metric=f1",

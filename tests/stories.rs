@@ -19,6 +19,7 @@ mod client_certificate;
 mod containers;
 mod conversation;
 mod conversation_again;
+mod cpu_precision;
 mod crash;
 mod crash_conversation;
 mod debug_wait;

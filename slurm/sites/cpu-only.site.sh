@@ -5,6 +5,10 @@
 # Less of the processor than it has, for comparisons: avx2 or portable.
 #export HPC_TRAINER_SIMD=avx2
 
+# Factors rounded to bfloat16 where the processor has AVX-512 BF16: a third less time
+# (docs/performance.md, bf16).
+#export HPC_TRAINER_CPU_PRECISION=bf16
+
 # Downloads go to $SLURM_TMPDIR where there is one, else to $TMPDIR: a disk of the node.
 #export TMPDIR=/scratch/local/$SLURM_JOB_ID
 

@@ -104,6 +104,7 @@ mod tests {
             ("HPC_TRAINER_HOME", "the crontab line"),
             ("HPC_TRAINER_ENV_FILE", "the crontab line"),
             ("HPC_TRAINER_SIMD", "site.sh"),
+            ("HPC_TRAINER_CPU_PRECISION", "site.sh"),
             ("SITE_PARTITON", "spelling"),
         ] {
             assert!(place_of(name).contains(place), "{name}: {}", place_of(name));

@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use super::buffers::Buffers;
 use super::gemm::{Left, PANEL, Right, Size, multiply};
 use super::grid::{Grid, Tiles};
+use super::precision::{Precision, pair};
 use super::simd::{Kernel, Simd, dispatch};
 
 /// Turns tiles of an image into `components` matrices with a row of `depth` values for each tile.
@@ -47,6 +48,8 @@ pub(super) struct Panels<'a> {
     components: usize,
     depth: usize,
     width: usize,
+    /// Whether each value has the bits of two bfloat16: those of two successive rows.
+    bf16: bool,
 }
 
 impl<'a> Panels<'a> {
@@ -59,32 +62,49 @@ impl<'a> Panels<'a> {
         fill: impl Fn(usize, usize, &mut [f32]) + Sync,
     ) -> Self {
         let padded = width.next_multiple_of(PANEL);
-        let mut values = buffers.take(components * depth * padded + ALIGN);
+        let bf16 = Precision::of_process() == Precision::Bf16 && depth.is_multiple_of(2);
+        // Rows of the values here, and rows of the matrix in each.
+        let (rows, each) = if bf16 { (depth / 2, 2) } else { (depth, 1) };
+        let mut values = buffers.take(components * rows * padded + ALIGN);
         let offset = misalignment(&values);
-        let body = &mut values[offset..offset + components * depth * padded];
+        let body = &mut values[offset..offset + components * rows * padded];
         if depth > 0 {
-            body.par_chunks_mut(depth * padded).enumerate().for_each(|(c, matrix)| {
-                with_scratch([padded], |[row]| {
+            body.par_chunks_mut(rows * padded).enumerate().for_each(|(c, matrix)| {
+                with_scratch([padded, padded], |[row, next]| {
                     row.fill(0.0);
-                    for r in 0..depth {
-                        fill(c, r, &mut row[..width]);
+                    next.fill(0.0);
+                    for r in 0..rows {
+                        fill(c, each * r, &mut row[..width]);
+                        if bf16 {
+                            fill(c, 2 * r + 1, &mut next[..width]);
+                            row.iter_mut().zip(&*next).for_each(|(a, b)| *a = pair(*a, *b));
+                        }
                         let panels =
-                            matrix.chunks_exact_mut(depth * PANEL).zip(row.chunks_exact(PANEL));
+                            matrix.chunks_exact_mut(rows * PANEL).zip(row.chunks_exact(PANEL));
                         for (panel, values) in panels {
                             panel[r * PANEL..(r + 1) * PANEL].copy_from_slice(values);
+                        }
+                        if bf16 {
+                            row[width..].fill(0.0);
                         }
                     }
                 });
             });
         }
-        Self { values, buffers, offset, components, depth, width: padded }
+        Self { values, buffers, offset, components, depth, width: padded, bf16 }
+    }
+
+    /// Rows of a matrix, or pairs of rows.
+    #[inline(always)]
+    fn rows(&self) -> usize {
+        if self.bf16 { self.depth / 2 } else { self.depth }
     }
 
     #[inline(always)]
     fn component(&self, c: usize) -> Right<'_> {
-        let len = self.depth * self.width;
+        let len = self.rows() * self.width;
         let start = self.offset + c * len;
-        Right { values: &self.values[start..start + len], row: PANEL, panel: self.depth * PANEL }
+        Right { values: &self.values[start..start + len], row: PANEL, panel: self.rows() * PANEL }
     }
 }
 
@@ -241,14 +261,51 @@ impl<L: Lowering, R: Raising> Kernel for ProductBlock<'_, '_, L, R> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Product { lowering, weights, raising } = self.product;
+        assert!(S::BF16 || !weights.bf16, "the precision changed within a product");
         lowering.gather::<S>(self.tiles, self.v_stride, self.v);
-        let size = Size { m: self.tiles.count(), n: weights.width, k: weights.depth };
+        let count = self.tiles.count();
+        let rows = weights.rows();
+        let size = Size { m: count, n: weights.width, k: rows };
         for c in 0..weights.components {
-            let left = Left { values: &self.v[c * self.v_stride..], row: weights.depth, column: 1 };
+            let values = &mut self.v[c * self.v_stride..][..self.v_stride];
             let to = &mut self.m[c * self.m_stride..];
-            multiply::<S>(size, left, weights.component(c), to, false);
+            if S::BF16 && weights.bf16 {
+                narrow::<S>(values, count * weights.depth);
+                let left = Left { values, row: rows, column: 1 };
+                multiply::<S, true>(size, left, weights.component(c), to, false);
+            } else {
+                let left = Left { values, row: rows, column: 1 };
+                multiply::<S, false>(size, left, weights.component(c), to, false);
+            }
         }
         raising.scatter::<S>(self.tiles, self.m_stride, self.m, self.share);
+    }
+}
+
+/// Makes bfloat16 of the first `count` values, two in the place of one. What follows up to the next
+/// multiple of two registers is read, and is there: matrices are apart ([`padded_stride`]).
+#[inline(always)]
+fn narrow<S: Simd>(values: &mut [f32], count: usize) {
+    for from in (0..count).step_by(2 * S::LANES) {
+        let (first, second) = (S::load(&values[from..]), S::load(&values[from + S::LANES..]));
+        S::store(&mut values[from / 2..], S::narrow(first, second));
+    }
+}
+
+/// Makes bfloat16 of `count` rows of `width` values, a multiple of a register: each value of two
+/// rows in the place of one. After an odd number of rows, zeros follow.
+#[inline(always)]
+fn pair_rows<S: Simd>(values: &mut [f32], count: usize, width: usize) {
+    for pair in 0..count.div_ceil(2) {
+        let (first, second) = (2 * pair * width, (2 * pair + 1) * width);
+        for lane in (0..width).step_by(S::LANES) {
+            let above = S::load(&values[first + lane..]);
+            let below = match 2 * pair + 1 < count {
+                true => S::load(&values[second + lane..]),
+                false => S::splat(0.0),
+            };
+            S::store(&mut values[pair * width + lane..], S::pair(above, below));
+        }
     }
 }
 
@@ -409,19 +466,7 @@ impl<L: Lowering, R: Lowering> Kernel for GradientBlock<'_, L, R> {
         let count = self.tiles.count();
         self.left.gather::<S>(self.tiles, self.left_stride, self.a);
         self.right.gather::<S>(self.tiles, self.right_stride, self.b);
-        for c in 0..self.left.components() {
-            // The transposed left matrix: rows are channels, columns are tiles.
-            let left = Left { values: &self.a[c * self.left_stride..], row: 1, column: k };
-            let right = Right { values: &self.b[c * self.right_stride..], row: n, panel: PANEL };
-            multiply::<S>(
-                Size { m: k, n, k: count },
-                left,
-                right,
-                &mut self.sums[c * k * n..][..k * n],
-                true,
-            );
-        }
-        // Two levels of sums, the block's and the group's: a single running sum over a million
+        // Before the matrices become others. Two levels of sums, the block's and the group's: a single running sum over a million
         // pixels would lose digits.
         let rows = &self.b[self.bias * self.right_stride..][..count * n];
         let mut j = 0;
@@ -433,6 +478,24 @@ impl<L: Lowering, R: Lowering> Kernel for GradientBlock<'_, L, R> {
             let to = &mut self.bias_sums[j..];
             S::store(to, S::add(S::load(to), sum));
             j += S::LANES;
+        }
+        for c in 0..self.left.components() {
+            let a = &mut self.a[c * self.left_stride..][..self.left_stride];
+            let b = &mut self.b[c * self.right_stride..][..self.right_stride];
+            let sums = &mut self.sums[c * k * n..][..k * n];
+            // The transposed left matrix: rows are channels, columns are tiles, or pairs of them.
+            if S::BF16 && k.is_multiple_of(S::LANES) {
+                pair_rows::<S>(a, count, k);
+                pair_rows::<S>(b, count, n);
+                let left = Left { values: a, row: 1, column: k };
+                let right = Right { values: b, row: n, panel: PANEL };
+                let size = Size { m: k, n, k: count.div_ceil(2) };
+                multiply::<S, true>(size, left, right, sums, true);
+            } else {
+                let left = Left { values: a, row: 1, column: k };
+                let right = Right { values: b, row: n, panel: PANEL };
+                multiply::<S, false>(Size { m: k, n, k: count }, left, right, sums, true);
+            }
         }
     }
 }

@@ -41,9 +41,11 @@ pub(super) struct Size {
     pub(super) k: usize,
 }
 
-/// Writes (or with `accumulate` adds) `A · B` to `c`, row-major with rows of `size.n`.
+/// Writes (or with `accumulate` adds) `A · B` to `c`, row-major with rows of `size.n`. With `BF16`
+/// each value of `A` and `B` has the bits of two bfloat16, which belong to two successive `p` of
+/// the sum: `size.k` is half of their number.
 #[inline(always)]
-pub(super) fn multiply<S: Simd>(
+pub(super) fn multiply<S: Simd, const BF16: bool>(
     size: Size,
     a: Left<'_>,
     b: Right<'_>,
@@ -100,12 +102,12 @@ pub(super) fn multiply<S: Simd>(
             // of it.
             unsafe {
                 match rows {
-                    1 => block::<S, 1>(at, accumulate),
-                    2 => block::<S, 2>(at, accumulate),
-                    3 => block::<S, 3>(at, accumulate),
-                    4 => block::<S, 4>(at, accumulate),
-                    ROWS => block::<S, ROWS>(at, accumulate),
-                    _ => block::<S, MANY_ROWS>(at, accumulate),
+                    1 => block::<S, BF16, 1>(at, accumulate),
+                    2 => block::<S, BF16, 2>(at, accumulate),
+                    3 => block::<S, BF16, 3>(at, accumulate),
+                    4 => block::<S, BF16, 4>(at, accumulate),
+                    ROWS => block::<S, BF16, ROWS>(at, accumulate),
+                    _ => block::<S, BF16, MANY_ROWS>(at, accumulate),
                 }
             }
             i += rows;
@@ -148,7 +150,7 @@ const _: () = assert!(MANY_ROWS <= 12 && ROWS <= MANY_ROWS);
 /// # Safety
 /// All that the tile names must lie inside the operands (see [`multiply`]).
 #[inline(always)]
-unsafe fn block<S: Simd, const R: usize>(t: Tile, accumulate: bool) {
+unsafe fn block<S: Simd, const BF16: bool, const R: usize>(t: Tile, accumulate: bool) {
     let mut sums = [[S::splat(0.0); 2]; R];
     let (mut left, mut right) = (t.left, t.right);
     for p in 0..t.k {
@@ -166,8 +168,13 @@ unsafe fn block<S: Simd, const R: usize>(t: Tile, accumulate: bool) {
             let b1 = S::load_ptr(right.add(S::LANES));
             each_row!(sums, |i, sum| {
                 let a = S::splat(*left.add(i * t.left_row));
-                sum[0] = S::fma(a, b0, sum[0]);
-                sum[1] = S::fma(a, b1, sum[1]);
+                if BF16 {
+                    sum[0] = S::dot(a, b0, sum[0]);
+                    sum[1] = S::dot(a, b1, sum[1]);
+                } else {
+                    sum[0] = S::fma(a, b0, sum[0]);
+                    sum[1] = S::fma(a, b1, sum[1]);
+                }
             });
         }
     }

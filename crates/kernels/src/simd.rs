@@ -7,12 +7,17 @@
 
 use std::sync::OnceLock;
 
+use super::precision::{Precision, pair};
+
 /// One kind of vector register.
 pub(super) trait Simd: Copy {
     /// Values in one register.
     const LANES: usize;
     /// Whether there are 32 registers, not 16.
     const MANY_REGISTERS: bool;
+    /// Whether products are of bfloat16: then there are [`Self::dot`], [`Self::narrow`] and
+    /// [`Self::pair`].
+    const BF16: bool;
     /// The register.
     type V: Copy;
 
@@ -57,6 +62,13 @@ pub(super) trait Simd: Copy {
     fn relu(v: Self::V) -> Self::V;
     /// `v` where `y > 0`, else 0: the gradient of a ReLU whose output was `y`.
     fn where_positive(y: Self::V, v: Self::V) -> Self::V;
+
+    /// `a₀ b₀ + a₁ b₁ + c`, where each lane of `a` and `b` has the bits of two bfloat16.
+    fn dot(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The values of `first` and then those of `second` as bfloat16, two in a lane.
+    fn narrow(first: Self::V, second: Self::V) -> Self::V;
+    /// In each lane the value of `first` and that of `second` as bfloat16.
+    fn pair(first: Self::V, second: Self::V) -> Self::V;
 }
 
 /// Work that runs with the widest vectors that the processor has.
@@ -78,16 +90,37 @@ pub(super) enum Level {
     Avx512,
 }
 
+/// `avx2` or `portable`: use less than the processor has.
+const VARIABLE: &str = "HPC_TRAINER_SIMD";
+
 impl Level {
     /// The best that this processor has, or less where `HPC_TRAINER_SIMD` says `avx2` or
     /// `portable`, so that the tests reach the kernels for other processors too.
     pub(super) fn detect() -> Self {
         static LEVEL: OnceLock<Level> = OnceLock::new();
-        *LEVEL.get_or_init(|| match std::env::var("HPC_TRAINER_SIMD").as_deref() {
+        *LEVEL.get_or_init(Self::allowed)
+    }
+
+    fn allowed() -> Self {
+        match std::env::var(VARIABLE).as_deref() {
             Ok("portable") => Self::Portable,
             Ok("avx2") => Self::best(false),
             _ => Self::best(true),
-        })
+        }
+    }
+
+    /// Whether there are products of bfloat16: on processors that have an instruction for them.
+    /// Where `HPC_TRAINER_SIMD=portable` asks for it, they are imitated, for the tests.
+    pub(super) fn has_bf16() -> bool {
+        match Self::allowed() {
+            Self::Portable => std::env::var_os(VARIABLE).is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw")
+            }
+            #[cfg(target_arch = "x86_64")]
+            _ => false,
+        }
     }
 
     fn best(wide: bool) -> Self {
@@ -108,11 +141,16 @@ impl Level {
 /// Runs `kernel` with the processor's best vectors. Other threads see afterwards what it has
 /// written, also what it has streamed.
 pub(super) fn dispatch(kernel: impl Kernel) {
+    let is_bf16 = Precision::of_process() == Precision::Bf16;
     match Level::detect() {
-        Level::Portable => kernel.run::<Portable>(),
+        Level::Portable if is_bf16 => kernel.run::<Portable<true>>(),
+        Level::Portable => kernel.run::<Portable<false>>(),
         // SAFETY: `detect` has seen the features that the function needs.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::run_avx2(kernel) },
+        // SAFETY: as above; `has_bf16` has seen the others, or the precision would be f32.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 if is_bf16 => unsafe { x86::run_avx512_bf16(kernel) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => unsafe { x86::run_avx512(kernel) },
@@ -121,7 +159,7 @@ pub(super) fn dispatch(kernel: impl Kernel) {
 
 /// Arrays that every processor can handle.
 #[derive(Clone, Copy)]
-pub(super) struct Portable;
+pub(super) struct Portable<const BF16: bool>;
 
 const WIDE: usize = 8;
 
@@ -134,9 +172,10 @@ fn each(f: impl Fn(usize) -> f32) -> [f32; WIDE] {
     v
 }
 
-impl Simd for Portable {
+impl<const BF16: bool> Simd for Portable<BF16> {
     const LANES: usize = WIDE;
     const MANY_REGISTERS: bool = false;
+    const BF16: bool = BF16;
     type V = [f32; WIDE];
 
     #[inline(always)]
@@ -193,17 +232,44 @@ impl Simd for Portable {
     fn where_positive(y: Self::V, v: Self::V) -> Self::V {
         each(|i| if y[i] > 0.0 { v[i] } else { 0.0 })
     }
+    #[inline(always)]
+    fn dot(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        let halves = |lane: f32| {
+            let bits = lane.to_bits();
+            [f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000)]
+        };
+        each(|i| {
+            let ([a0, a1], [b0, b1]) = (halves(a[i]), halves(b[i]));
+            a0 * b0 + a1 * b1 + c[i]
+        })
+    }
+    #[inline(always)]
+    fn narrow(first: Self::V, second: Self::V) -> Self::V {
+        let value = |i: usize| if i < WIDE { first[i] } else { second[i - WIDE] };
+        each(|i| pair(value(2 * i), value(2 * i + 1)))
+    }
+    #[inline(always)]
+    fn pair(first: Self::V, second: Self::V) -> Self::V {
+        each(|i| pair(first[i], second[i]))
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::*;
+    use std::mem::transmute;
 
     use super::{Kernel, Simd};
 
     #[target_feature(enable = "avx512f,avx2,fma")]
     pub(super) fn run_avx512(kernel: impl Kernel) {
-        kernel.run::<Avx512>();
+        kernel.run::<Avx512<false>>();
+        _mm_sfence();
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx2,fma")]
+    pub(super) fn run_avx512_bf16(kernel: impl Kernel) {
+        kernel.run::<Avx512<true>>();
         _mm_sfence();
     }
 
@@ -213,14 +279,27 @@ mod x86 {
         _mm_sfence();
     }
 
-    /// Sixteen values. Only [`run_avx512`] names this type, and it is entered only where AVX-512 F
-    /// was detected: that is what makes every intrinsic below sound.
+    /// Sixteen values. Only [`run_avx512`] and [`run_avx512_bf16`] name this type, and they are
+    /// entered only where AVX-512 F was detected, the latter with `BF16` only where AVX-512 BF16
+    /// and BW were, too: that is what makes every intrinsic below sound.
     #[derive(Clone, Copy)]
-    pub(super) struct Avx512;
+    pub(super) struct Avx512<const BF16: bool>;
 
-    impl Simd for Avx512 {
+    /// The numbers of the sixteen 16-bit lanes of two registers' halves, by turns.
+    const BY_TURNS: [u16; 32] = {
+        let mut turns = [0; 32];
+        let mut lane = 0;
+        while lane < 32 {
+            turns[lane as usize] = lane / 2 + lane % 2 * 16;
+            lane += 1;
+        }
+        turns
+    };
+
+    impl<const BF16: bool> Simd for Avx512<BF16> {
         const LANES: usize = 16;
         const MANY_REGISTERS: bool = true;
+        const BF16: bool = BF16;
         type V = __m512;
 
         #[inline(always)]
@@ -294,6 +373,32 @@ mod x86 {
                 _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(y, _mm512_setzero_ps()), v)
             }
         }
+        #[inline(always)]
+        fn dot(a: __m512, b: __m512, c: __m512) -> __m512 {
+            assert!(BF16);
+            let halves = |lanes| {
+                // SAFETY: both are registers of 512 bits, and any bits are values of both.
+                unsafe { transmute::<__m512, __m512bh>(lanes) }
+            };
+            // SAFETY: see the type.
+            unsafe { _mm512_dpbf16_ps(c, halves(a), halves(b)) }
+        }
+        #[inline(always)]
+        fn narrow(first: __m512, second: __m512) -> __m512 {
+            assert!(BF16);
+            // SAFETY: as above. The lower half of the result is the second operand's.
+            unsafe { transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(second, first)) }
+        }
+        #[inline(always)]
+        fn pair(first: __m512, second: __m512) -> __m512 {
+            assert!(BF16);
+            // SAFETY: as above; the array has as many bytes as the register.
+            unsafe {
+                let turns = _mm512_loadu_si512(BY_TURNS.as_ptr().cast());
+                let halves = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
+                _mm512_castsi512_ps(_mm512_permutexvar_epi16(turns, halves))
+            }
+        }
     }
 
     /// Eight values. Only [`run_avx2`] names this type, and it is entered only where AVX2 and FMA
@@ -304,6 +409,7 @@ mod x86 {
     impl Simd for Avx2 {
         const LANES: usize = 8;
         const MANY_REGISTERS: bool = false;
+        const BF16: bool = false;
         type V = __m256;
 
         #[inline(always)]
@@ -374,6 +480,15 @@ mod x86 {
         fn where_positive(y: __m256, v: __m256) -> __m256 {
             // SAFETY: see the type.
             unsafe { _mm256_and_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(y, _mm256_setzero_ps()), v) }
+        }
+        fn dot(_a: __m256, _b: __m256, _c: __m256) -> __m256 {
+            unreachable!("AVX2 has no products of bfloat16")
+        }
+        fn narrow(_first: __m256, _second: __m256) -> __m256 {
+            unreachable!("AVX2 has no bfloat16")
+        }
+        fn pair(_first: __m256, _second: __m256) -> __m256 {
+            unreachable!("AVX2 has no bfloat16")
         }
     }
 }

@@ -35,6 +35,7 @@ pub use fit::resume::Checkpoints;
 pub use gpu::device::{Device, choose_device, open_card};
 pub use gpu::{Card, Finding, GpuError, Precision, StepTime};
 pub use job::{TrainError, TrainingJob, train_page};
+pub use kernels::Precision as CpuPrecision;
 pub use look::cutout::draw_cutout;
 pub use look::evaluate::{Evaluation, LayerEvaluation, draw_errors};
 pub use look::picture::{Picture, PictureError};

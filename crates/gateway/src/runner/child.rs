@@ -14,12 +14,13 @@ use super::trainer::{Ended, StartError, Trainer, Training};
 
 /// What a training sees of this process's environment: where programs and libraries are, which
 /// GPUs it may use, and how many threads. None of these variables holds a secret.
-const HANDED_ON: [&str; 16] = [
+const HANDED_ON: [&str; 17] = [
     "CUDA_HOME",
     "CUDA_PATH",
     "CUDA_VISIBLE_DEVICES",
     "HOME",
     "HPC_TRAINER_DEVICE",
+    "HPC_TRAINER_CPU_PRECISION",
     "HPC_TRAINER_GPU_PRECISION",
     "HPC_TRAINER_SIMD",
     "LANG",

@@ -109,6 +109,6 @@ struct Products<'a> {
 impl Kernel for Products<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
-        multiply::<S>(self.size, self.left, self.right, self.products, false);
+        multiply::<S, false>(self.size, self.left, self.right, self.products, false);
     }
 }

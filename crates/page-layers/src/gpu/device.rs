@@ -64,8 +64,21 @@ pub fn choose_device() -> (Device, String) {
     } else {
         info!("built without the feature cuda: training on the CPU");
     }
+    (Device::Cpu, name_of_cpu())
+}
+
+/// The CPU's name for people, with its precision where that is another than f32, which is used from
+/// now on. (A GPU is compared with what the CPU computes in f32.)
+fn name_of_cpu() -> String {
     let threads = rayon::current_num_threads();
-    (Device::Cpu, format!("CPU ({threads} threads)"))
+    match kernels::Precision::adopt() {
+        Ok(kernels::Precision::F32) => format!("CPU ({threads} threads)"),
+        Ok(precision) => format!("CPU ({threads} threads, {})", precision.name()),
+        Err(why) => {
+            warn!("{why}");
+            format!("CPU ({threads} threads)")
+        }
+    }
 }
 
 /// Whether somebody expects a GPU: a driver is loaded, or Slurm or a person has assigned one.

@@ -451,3 +451,25 @@ fn a_tensor_gives_all_of_its_memory_back() {
     buffers.reclaim(tensor).unwrap();
     assert_eq!(buffers.take(4).len(), 5);
 }
+
+#[test]
+fn a_factor_is_rounded_to_the_nearest_bfloat16() {
+    let step = 2f32.powi(-7); // between two of them, from 1 on
+    for (value, rounded) in [
+        (1.0, 1.0),
+        (1.0 + 0.49 * step, 1.0),
+        (1.0 + 0.5 * step, 1.0),
+        (1.0 + 0.51 * step, 1.0 + step),
+        (1.0 + 1.5 * step, 1.0 + 2.0 * step),
+        (-1.0 - 0.51 * step, -1.0 - step),
+        (f32::MAX, f32::INFINITY),
+        (f32::NEG_INFINITY, f32::NEG_INFINITY),
+        (1e-45, 0.0),
+    ] {
+        assert_eq!(kernels::Precision::Bf16.rounded(value), rounded, "{value}");
+        assert_eq!(kernels::Precision::F32.rounded(value), value);
+    }
+    // All bits of the lower half are set: rounding up must not make it a number.
+    let nan = f32::from_bits(0x7f80_ffff);
+    assert!(kernels::Precision::Bf16.rounded(nan).is_nan());
+}
