@@ -457,7 +457,8 @@ const OF_ENVIRONMENT: &[(&str, &str)] = &[
     ("`HPC_TRAINER_DEVICE`", "`cpu`: use no GPU even where there is one"),
     (
         "`HPC_TRAINER_CPU_PRECISION`",
-        "`f32`, or `bf16` where the processor has AVX-512 BF16 ([Performance](performance.md#bf16))",
+        "`f32`, or `bf16` where the processor has AVX-512 BF16 \
+        ([Performance](performance.md#bf16))",
     ),
     ("`HPC_TRAINER_GPU_PRECISION`", "`bf16`, `tf32` or `f32` ([On a GPU](gpu.md#precision))"),
     (

@@ -466,8 +466,8 @@ impl<L: Lowering, R: Lowering> Kernel for GradientBlock<'_, L, R> {
         let count = self.tiles.count();
         self.left.gather::<S>(self.tiles, self.left_stride, self.a);
         self.right.gather::<S>(self.tiles, self.right_stride, self.b);
-        // Before the matrices become others. Two levels of sums, the block's and the group's: a single running sum over a million
-        // pixels would lose digits.
+        // Before the matrices become others. Two levels of sums, the block's and the group's: a
+        // single running sum over a million pixels would lose digits.
         let rows = &self.b[self.bias * self.right_stride..][..count * n];
         let mut j = 0;
         while j + S::LANES <= n {
