@@ -518,7 +518,8 @@ fn each_fault_of_slurm_spool_and_trainer_is_named_with_what_to_do() {
         "cargo build --release",
     );
     report.says("spool", "batch script", "fail", "can't be read", "BATCH_SCRIPT");
-    report.says("schedule", "cron", "warn", "run_check", "*/5 * * * *");
+    let line = format!("*/5 * * * * SSL_CERT_FILE={}/ca.pem", home.display());
+    report.says("schedule", "cron", "warn", "run_check", &line);
     write_script(&home.join("run_trainer"), "echo run_trainer 0.0.1 '(CPU)'");
     clinic.desk.site.set("SITE_GRES", "gpu:1");
     let report = clinic.report(&[]);

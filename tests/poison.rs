@@ -210,6 +210,9 @@ fn a_property_that_is_no_text_does_not_stop_the_requests() {
     }
     desk.vhost.publish_to(CONTROL, cancel.as_bytes(), BasicProperties::default());
     assert_eq!(desk.vhost.waiting(CONTROL), Some(3));
+    let looked = desk.check().args(["doctor", "--no-download"]).limit(SECONDS(120)).run();
+    assert!(looked.stdout.contains("the next pass of check drops it"), "{looked}");
+    assert_eq!(desk.vhost.waiting(CONTROL), Some(3), "the doctor takes nothing");
     let finished = desk.check().run();
     expect(&finished, 9, &[]);
     let dropped = finished.stderr.matches("a request can't be read: it is dropped").count();

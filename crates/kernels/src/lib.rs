@@ -14,6 +14,7 @@ mod engine;
 mod gemm;
 pub mod grid;
 mod image;
+mod level;
 mod loss;
 mod pointwise;
 mod pool;

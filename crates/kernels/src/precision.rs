@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::simd::Level;
+use super::level::Level;
 
 /// `f32` or `bf16`: the precision of the products on the CPU.
 const VARIABLE: &str = "HPC_TRAINER_CPU_PRECISION";

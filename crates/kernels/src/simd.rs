@@ -5,8 +5,7 @@
 //! the processor has. Everything between that function and an intrinsic is `inline(always)`: code
 //! that is not inlined would be compiled without the wide registers.
 
-use std::sync::OnceLock;
-
+use super::level::Level;
 use super::precision::{Precision, pair};
 
 /// One kind of vector register.
@@ -75,67 +74,6 @@ pub(super) trait Simd: Copy {
 pub(super) trait Kernel {
     /// Does the work; must be `inline(always)`, as must be all that it calls.
     fn run<S: Simd>(self);
-}
-
-/// What the processor offers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Level {
-    /// Arrays of eight values; the compiler uses SSE2 or NEON for them.
-    Portable,
-    /// AVX2 and FMA.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// AVX-512 F.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
-/// `avx2` or `portable`: use less than the processor has.
-const VARIABLE: &str = "HPC_TRAINER_SIMD";
-
-impl Level {
-    /// The best that this processor has, or less where `HPC_TRAINER_SIMD` says `avx2` or
-    /// `portable`, so that the tests reach the kernels for other processors too.
-    pub(super) fn detect() -> Self {
-        static LEVEL: OnceLock<Level> = OnceLock::new();
-        *LEVEL.get_or_init(Self::allowed)
-    }
-
-    fn allowed() -> Self {
-        match std::env::var(VARIABLE).as_deref() {
-            Ok("portable") => Self::Portable,
-            Ok("avx2") => Self::best(false),
-            _ => Self::best(true),
-        }
-    }
-
-    /// Whether there are products of bfloat16: on processors that have an instruction for them.
-    /// Where `HPC_TRAINER_SIMD=portable` asks for it, they are imitated, for the tests.
-    pub(super) fn has_bf16() -> bool {
-        match Self::allowed() {
-            Self::Portable => std::env::var_os(VARIABLE).is_some(),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => {
-                is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512bw")
-            }
-            #[cfg(target_arch = "x86_64")]
-            _ => false,
-        }
-    }
-
-    fn best(wide: bool) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if wide && is_x86_feature_detected!("avx512f") {
-                return Self::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return Self::Avx2;
-            }
-        }
-        let _ = wide; // elsewhere there is one kind only
-        Self::Portable
-    }
 }
 
 /// Runs `kernel` with the processor's best vectors. Other threads see afterwards what it has
