@@ -8,6 +8,7 @@
 //! - It waits for Rodan or Slurm for `GIVE_UP_HOURS` ([`Rules::gives_up`], counted from
 //!   `Record::waits_since`): [`before_submission`], [`judge_login`], [`judge_client`]. Where Rodan
 //!   refuses the log-in, at once.
+//! - Its message can't be read from the spool for as long, or is not there: `submit.rs`.
 //! - It waits in Slurm's queue, or for room under a limit of jobs, for `MAX_PENDING_HOURS`; or it
 //!   waits for a reason that can't pass (`NEVER_PASSES` in `scheduler::slurm`): [`alive`],
 //!   [`before_submission`].
