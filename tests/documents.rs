@@ -132,6 +132,7 @@ fn every_command_in_the_documents_can_be_typed() {
 }
 
 /// The commands for a page in a folder are read by the program that they call.
+#[cfg(feature = "trainer")]
 #[test]
 fn every_command_for_a_page_in_a_folder_can_be_typed() {
     let mut typed = 0;
