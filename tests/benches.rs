@@ -149,7 +149,7 @@ fn cutting_a_page_is_timed() {
     let whole = image::open(repository().join("examples/page/image.png")).unwrap();
     whole.crop_imm(70, 40, 70, 66).save(&page).unwrap();
     let models = small_models(&trainer, folder.path());
-    let options = ["--patch", "64", "--rounds", "1", "--without-keras", "--models"];
+    let options = ["--rounds", "1", "--without-keras", "--models"];
     let [page, models, trainer] = [&page, &models, &trainer].map(|path| path.to_str().unwrap());
     let paths = [models, "--trainer", trainer];
     let finished = bench("cut.py", [page].into_iter().chain(options).chain(paths)).success();
