@@ -1,10 +1,11 @@
-"""The comparison behind bench/quality: the same page, patches' rule, counts, split, batch and
-epochs for both trainers.
+"""The comparison behind bench/quality: the same page, counts, split, batch and epochs for both
+trainers.
 
-Keras is trained as the original trainer does it: Adam 1e-4, binary cross-entropy, the best epoch
-by validation accuracy, early stopping. Both sets of models are opened by TensorFlow and segment
-the pages as Rodan's classifier does: windows that overlap by their rim, the border replicated,
-each pixel to the surest model.
+Both draw a layer's patches by the original's rule; ours draws a third of them around the other
+layers instead, unless --set "Patches around other layers (%)=0" says otherwise. Keras is trained
+as the original trainer does it: Adam 1e-4, binary cross-entropy, the best epoch by validation
+accuracy, early stopping. Both sets of models are compared with the drawn pages by run_trainer
+--evaluate: each pixel goes to the surest model.
 """
 
 import argparse
@@ -196,47 +197,14 @@ def train_with_keras(options):
     (Path(options.out) / "accuracy.json").write_text(json.dumps(accuracies))
 
 
-def segment(page, folder, names, side, batch=32):
-    """The place in `names` of the surest model for each pixel, and the models whose output is
-    constant."""
-    import tensorflow as tf
-
-    height, width = page.bgr.shape[:2]
-    rim = min(25, side // 8)
-    step = side - 2 * rim
-    padded = np.pad(page.bgr, [(rim, side), (rim, side), (0, 0)], mode="edge")
-    places = [(r, c) for r in range(0, height, step) for c in range(0, width, step)]
-    best = np.full((height + step, width + step), -1, np.float32)
-    labels = np.zeros(best.shape, np.uint8)
-    constant = []
-    for index, name in enumerate(names):
-        model = tf.keras.models.load_model(str(Path(folder) / f"{name}.hdf5"))
-        run = tf.function(lambda x, model=model: model(x, training=False))
-        total, squares = 0.0, 0.0
-        for start in range(0, len(places), batch):
-            group = places[start : start + batch]
-            windows = np.stack([padded[r : r + side, c : c + side] for r, c in group]).astype(
-                np.float32
-            )
-            found = run(tf.constant((255.0 - windows) / 255.0)).numpy()[
-                :, rim : rim + step, rim : rim + step, 0
-            ]
-            total += float(found.sum(dtype=np.float64))
-            squares += float((found.astype(np.float64) ** 2).sum())
-            for (r, c), seen in zip(group, found):
-                surer = seen > best[r : r + step, c : c + step]
-                best[r : r + step, c : c + step][surer] = seen[surer]
-                labels[r : r + step, c : c + step][surer] = index
-        count = len(places) * step * step
-        if max(squares / count - (total / count) ** 2, 0.0) ** 0.5 < 0.02:
-            constant.append(name)
-    return labels[:height, :width], constant
-
-
-def score(page, labels, index, name):
-    found, drawn = (labels == index) & page.regions, page.layers[name] & page.regions
-    hits, given, there = int((found & drawn).sum()), int(found.sum()), int(drawn.sum())
-    return [hits / max(given, 1), hits / max(there, 1), 2 * hits / max(given + there, 1)]
+def evaluate(trainer, page, models, out):
+    """Precision, recall and F1 of each model on a drawn page."""
+    command = [trainer, "--evaluate", page, "--models", models, "--json", "--out", out]
+    found = subprocess.run(
+        [str(word) for word in command], check=True, stdout=subprocess.PIPE, text=True
+    )
+    layers = json.loads(found.stdout)["layers"]
+    return {of["model"]: [of["precision"], of["recall"], of["f1"]] for of in layers}
 
 
 def measured(command):
@@ -297,8 +265,7 @@ def main():
             if options.test
             else split(options.page, options.share, work / "pages")
         )
-        train, test = map(Page, pages)
-        names = train.models()
+        names = Page(pages[0]).models()
         same = ["--patch", options.patch] + [
             w for n in SETTINGS for w in (f"--{n}", getattr(options, n))
         ]
@@ -348,12 +315,11 @@ def main():
                     f"{'model':<18}{'valid.':>9}  |{'prec.':>7}{'recall':>8}{'F1':>7} |"
                     f"{'prec.':>7}{'recall':>8}{'F1':>7}"
                 )
-                seen = [segment(page, out, names, options.patch) for page in (train, test)]
-                for index, (name, model) in enumerate(zip(train.layers, names)):
-                    rows = [
-                        score(page, labels, index, name)
-                        for page, (labels, _) in zip((train, test), seen)
-                    ]
+                seen = [
+                    evaluate(options.trainer, page, out, work / "evaluated") for page in pages
+                ]
+                for model in names:
+                    rows = [of_page[model] for of_page in seen]
                     cells = " |".join(f"{p:>7.3f}{r:>8.3f}{f:>7.3f}" for p, r, f in rows)
                     print(f"{model:<18}{accuracy[model]:>9.4f}  |{cells}", flush=True)
                     for place, row in zip(("trained", "unseen"), rows):
@@ -372,8 +338,6 @@ def main():
                             "peak_mib": cost[2],
                         }
                     )
-                for name in seen[0][1]:
-                    print(f"  {name}: the output is constant (standard deviation below 0.02)")
                 for name, count in again.items():
                     if count:
                         print(
