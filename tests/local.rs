@@ -289,6 +289,27 @@ fn patches_may_cover_the_layer_and_vary_and_another_metric_may_decide() {
 }
 
 #[test]
+fn a_third_of_a_layer_s_patches_lies_around_the_other_layers() {
+    let page = Page::new();
+    std::fs::remove_file(page.path("layer_2.png")).unwrap();
+    let run = |more: &[&str]| {
+        page.trained_with(more);
+        let effective = json(&page.out().join("training.json"))["effective"].clone();
+        let read = |name| std::fs::read(page.out().join(format!("{name}.hdf5"))).unwrap();
+        let models = ["Background Model", "Model 0", "Model 1"].map(read);
+        (models, effective["patches_around_others_percent"].as_u64())
+    };
+    let (usual, share) = run(&[]);
+    assert_eq!(share, Some(33));
+    let (none, share) = run(&["Patches around other layers (%)=0"]);
+    assert_eq!(share, Some(0));
+    assert!(usual[0] == none[0], "the background");
+    assert!(usual[1] != none[1] && usual[2] != none[2], "the setting changed nothing");
+    let third = ["Patches around other layers (%)=33"];
+    assert!(run(&third).0 == usual, "the same seed gave other models");
+}
+
+#[test]
 fn several_pages_are_learned_from_together() {
     let (one, two) = (Page::new(), Page::cut(180, 160));
     std::fs::remove_file(two.path("layer_2.png")).unwrap();

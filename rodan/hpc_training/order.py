@@ -125,6 +125,7 @@ SAMPLES_SETTINGS = {
             "accuracy", "^(accuracy|F1|loss)$", _WORDS + "accuracy, F1, loss"
         ),
         "Patch selection": _text("random", "^(random|covering)$", _WORDS + "random, covering"),
+        "Patches around other layers (%)": _integer(33, 0, 90),
         "Augmentation: brightness (%)": _integer(0, 0, 50),
         SHIFT: _integer(0, 0),
         "Augmentation: flip": _text(

@@ -195,6 +195,13 @@ settings! {
              so that each pixel of the layer that can be a patch's centre lies in at least one, as \
              far as their number allows. Either way, the last fifth validates.",
         ).or("random").shown_as("patch_selection");
+        /// How many percent of a layer's patches lie around pixels of the other layers.
+        around_others: u32 = AROUND_OTHERS: Setting::new(
+            "Patches around other layers (%)", number(0, 90),
+            "How many of a layer's patches lie around pixels of the other layers, so that it \
+             learns what is not its own: only between its own first and last row. The \
+             background's patches are all its own. 0: none, as in Rodan's trainer.",
+        ).or("33").shown_as("patches_around_others_percent");
         /// Each patch gets lighter or darker by at most so many percent of white.
         brightness: u32 = BRIGHTNESS: Setting::new(
             "Augmentation: brightness (%)", number(0, 50),

@@ -24,7 +24,7 @@ use crate::gpu::device::Device;
 use crate::keras::{self, ReadProblem, Weights, WriteError};
 use crate::page::decode::PageError;
 use crate::page::page::{Page, PageInputs, TrainingInputs};
-use crate::patch::patches::{self, SampleError, Split};
+use crate::patch::patches::{self, Rule, SampleError, Split};
 use crate::patch::samples::Samples as _;
 use crate::spent::Spent;
 use domain::{InputKind, Layer, PatchShape, PatchShapeError, SampleCounts, TrainingSettings};
@@ -159,7 +159,13 @@ impl TrainingJob {
         }
         let all = patches::layers_of(&pages);
         let mut models = read_models(&inputs.models, &all)?;
-        let n = patches::samples_per_layer(&pages, settings.max_samples);
+        let rule = Rule {
+            n: patches::samples_per_layer(&pages, settings.max_samples),
+            shape,
+            selection: settings.selection,
+            around_others: settings.around_others,
+            exact_below: 2 * settings.batch_size as usize,
+        };
         let mut layers = Vec::with_capacity(all.len());
         for (index, layer) in all.into_iter().enumerate() {
             // A random stream of its own for each layer: what one layer draws does not change what
@@ -167,16 +173,7 @@ impl TrainingJob {
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             rng.set_stream(index as u64);
             let seed = rng.next_u64();
-            let exact_below = 2 * settings.batch_size as usize;
-            let split = patches::sample(
-                &pages,
-                layer,
-                n,
-                shape,
-                settings.selection,
-                exact_below,
-                &mut rng,
-            )?;
+            let split = patches::sample(&pages, layer, &rule, &mut rng)?;
             if split.not_covered > 0 {
                 warn!(
                     "{}: {} places of the layer got no patch of their own and may be seen by none; \

@@ -15,7 +15,7 @@ use crate::keras::{CONV_LAYERS, Weights};
 use crate::page::decode::Input;
 use crate::page::mask::Mask;
 use crate::page::page::PageLayer;
-use crate::patch::patches::sample;
+use crate::patch::patches::{Rule, sample};
 use domain::{Course, InputKind, PatchSelection, TrainingSettings};
 
 const SIDE: usize = 32;
@@ -62,8 +62,14 @@ fn job(pages: Vec<Arc<Page>>, layers: &[Layer], settings: TrainingSettings) -> T
     let shape = PatchShape::new(SIDE, SIDE).unwrap();
     let prepared = |layer: &Layer| {
         let mut rng = ChaCha8Rng::seed_from_u64(9);
-        let random = PatchSelection::Random;
-        let split = sample(&pages, *layer, 60, shape, random, 32, &mut rng).unwrap();
+        let rule = Rule {
+            n: 60,
+            shape,
+            selection: PatchSelection::Random,
+            around_others: 0,
+            exact_below: 32,
+        };
+        let split = sample(&pages, *layer, &rule, &mut rng).unwrap();
         PreparedLayer { layer: *layer, split, initial: None, seed: 9 }
     };
     let layers = layers.iter().map(prepared).collect();

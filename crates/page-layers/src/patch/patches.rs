@@ -10,6 +10,10 @@
 //! patch by half a patch (`draw.rs`), so that the patches show the whole layer. In each epoch a
 //! patch may then be cut up to `Augmentation: shift` pixels from there (`augment.rs`); beyond the
 //! page's edge lies the page, mirrored.
+//!
+//! The original's patches show a network little of the other layers. It never learns that these are
+//! not its own, and is as sure of them as of its own. So a share of the samples of each layer but
+//! the background, [`Rule::around_others`], lies around pixels of the other layers instead.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -171,14 +175,29 @@ pub fn is_mirrored(page: &Page, shape: PatchShape) -> bool {
     centres_along(page.height(), shape.height()).1 || centres_along(page.width(), shape.width()).1
 }
 
-/// Draws the samples of a layer from the pages that have it; `n` is [`samples_per_layer`]'s.
+/// How the samples of a layer are drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// [`samples_per_layer`]'s number.
+    pub n: u64,
+    /// Size of the samples.
+    pub shape: PatchShape,
+    /// Which pixels of the layer become centres.
+    pub selection: PatchSelection,
+    /// How many percent of the samples lie around pixels of the other layers.
+    pub around_others: u32,
+    /// Where fewer samples are expected, their number is not left to chance.
+    pub exact_below: usize,
+}
+
+/// Draws the samples of a layer from the pages that have it.
 ///
 /// Where the original fails or leaves it to chance:
 /// - In a direction in which a page is not larger than two patches, no centre would be left. There
 ///   every pixel may be a centre, and patches are completed by mirroring the page at its edge.
 /// - When fewer than `exact_below` samples are expected (two batches), their number is not left to
-///   chance. It is at least ten if the layer has that many pixels, so that a rare layer, and the
-///   layers beside it, still learn.
+///   chance. At least ten lie around the layer's own pixels, if it has that many, so that a rare
+///   layer, and the layers beside it, still learn.
 /// - Both parts get at least one sample; a single sample is used for both.
 ///
 /// # Errors
@@ -186,12 +205,10 @@ pub fn is_mirrored(page: &Page, shape: PatchShape) -> bool {
 pub fn sample(
     pages: &[Arc<Page>],
     layer: Layer,
-    n: u64,
-    shape: PatchShape,
-    selection: PatchSelection,
-    exact_below: usize,
+    rule: &Rule,
     rng: &mut ChaCha8Rng,
 ) -> Result<Split, SampleError> {
+    let Rule { n, shape, .. } = *rule;
     let pages: Vec<(Arc<Page>, usize)> =
         with_layer(pages, layer).map(|(p, i)| (Arc::clone(p), i)).collect();
     let masks: Vec<_> = pages.iter().map(|(page, index)| &page.layers()[*index]).collect();
@@ -206,42 +223,50 @@ pub fn sample(
         let cut = layer != Layer::Background && pages.iter().any(|(page, _)| has_regions(page));
         return Err(SampleError::Empty { input: input(), cut });
     }
-    let bits = || {
-        pages.iter().enumerate().flat_map(|(place, (page, index))| {
-            let (rows, _) = centres_along(page.height(), shape.height());
-            let (columns, _) = centres_along(page.width(), shape.width());
-            let mask = &page.layers()[*index].mask;
-            let words = move |row| {
-                mask.row_words(row, columns.start, columns.end).map(move |(s, b)| (row, s, b))
-            };
-            rows.flat_map(words).map(move |(row, start, bits)| Word {
-                page: place,
-                row,
-                start,
-                bits,
-            })
-        })
-    };
-    let eligible: u64 = bits().map(|word| u64::from(word.bits.count_ones())).sum();
-    if eligible == 0 {
+    let own = Pixels::new(&pages, layer, shape, rows_of_centres(&pages, shape));
+    if own.count == 0 {
         return Err(SampleError::NoCentre { input: input(), pixels, shape });
     }
 
     let chance = VISIT * (n as f64 / VISIT / pixels as f64).min(1.0);
-    let expected = eligible as f64 * chance;
-    let count = (expected.round() as u64).max(HANDFUL.min(n.max(1))).min(eligible);
-    let (ranks, not_covered) = match selection {
-        PatchSelection::Covering => cover(bits(), shape, count, eligible, rng),
-        PatchSelection::Random if expected < exact_below as f64 => {
-            (choose(count, eligible, rng), 0)
+    let expected = own.count as f64 * chance;
+    let count = (expected.round() as u64).max(HANDFUL.min(n.max(1))).min(own.count);
+    let others = around_others(&own, rule, count, rng);
+    let left = count.saturating_sub(others.len() as u64).max(HANDFUL.min(count));
+    let chance = chance * left as f64 / count as f64;
+    let (ranks, not_covered) = match rule.selection {
+        PatchSelection::Covering => cover(own.words(), shape, left, own.count, rng),
+        PatchSelection::Random if expected < rule.exact_below as f64 => {
+            (choose(left, own.count, rng), 0)
         }
-        PatchSelection::Random => match visit(chance, eligible, rng) {
+        PatchSelection::Random => match visit(chance, own.count, rng) {
             // By chance, where few are wanted.
-            none if none.is_empty() => (choose(1, eligible, rng), 0),
+            none if none.is_empty() => (choose(1, own.count, rng), 0),
             ranks => (ranks, 0),
         },
     };
-    let centres = at_ranks(bits(), &ranks);
+    let centres = own.at_ranks(&ranks);
+    let (mut train, mut validation) = upper_and_lower(&centres);
+    if train.is_empty() {
+        // One sample on each page: the last page's sample validates what is learned from the
+        // others.
+        train = centres;
+        validation = train.split_off(train.len() - 1);
+        if train.is_empty() {
+            train.clone_from(&validation);
+        }
+    }
+    let (upper, lower) = upper_and_lower(&others);
+    train.extend(upper);
+    train.sort_unstable();
+    validation.extend(lower);
+    validation.sort_unstable();
+    let samples = |centres| LayerSamples { pages: pages.clone(), shape, centres };
+    Ok(Split { train: samples(train), validation: samples(validation), not_covered })
+}
+
+/// Centres in row order, divided: the last fifth of each page's is for validation.
+fn upper_and_lower(centres: &[Centre]) -> (Vec<Centre>, Vec<Centre>) {
     let (mut train, mut validation) = (Vec::with_capacity(centres.len()), Vec::new());
     for of_page in centres.chunk_by(|left, right| left.page == right.page) {
         // Keras's `validation_split` rounds the training part down.
@@ -249,17 +274,7 @@ pub fn sample(
         train.extend_from_slice(upper);
         validation.extend_from_slice(lower);
     }
-    if train.is_empty() {
-        // One sample on each page: the last page's sample validates what is learned from the
-        // others.
-        train.clone_from(&centres);
-        validation = train.split_off(train.len() - 1);
-        if train.is_empty() {
-            train.clone_from(&validation);
-        }
-    }
-    let samples = |centres| LayerSamples { pages: pages.clone(), shape, centres };
-    Ok(Split { train: samples(train), validation: samples(validation), not_covered })
+    (train, validation)
 }
 
 /// Where centres may lie in one direction, and whether the page has to be mirrored for that.
@@ -267,26 +282,108 @@ fn centres_along(length: usize, patch: usize) -> (Range<usize>, bool) {
     if length > 2 * patch + 1 { (patch..length - patch - 1, false) } else { (0..length, true) }
 }
 
-/// The pixels at these ascending ranks.
-fn at_ranks(words: impl Iterator<Item = Word>, ranks: &[u64]) -> Vec<Centre> {
-    let mut centres = Vec::with_capacity(ranks.len());
-    let mut wanted = ranks.iter().copied().peekable();
-    let mut passed = 0;
-    for Word { page, row, start, mut bits } in words {
-        let end = passed + u64::from(bits.count_ones());
-        while let Some(rank) = wanted.next_if(|rank| *rank < end) {
-            while passed < rank {
-                bits &= bits - 1;
-                passed += 1;
-            }
-            let column = start as u32 + bits.trailing_zeros();
-            centres.push(Centre { page: page as u32, row: row as u32, column });
-        }
-        passed = end;
-        if wanted.peek().is_none() {
-            break;
-        }
+/// The rows of each page in which centres may lie.
+fn rows_of_centres(pages: &[(Arc<Page>, usize)], shape: PatchShape) -> Vec<Range<usize>> {
+    pages.iter().map(|(page, _)| centres_along(page.height(), shape.height()).0).collect()
+}
+
+/// The pixels of a layer that may be centres, numbered page by page in row order.
+struct Pixels<'a> {
+    /// The pages of the layer that is learned.
+    pages: &'a [(Arc<Page>, usize)],
+    /// The layer whose pixels these are.
+    layer: Layer,
+    shape: PatchShape,
+    /// The rows of each page in which they lie.
+    rows: Vec<Range<usize>>,
+    count: u64,
+}
+
+impl<'a> Pixels<'a> {
+    fn new(
+        pages: &'a [(Arc<Page>, usize)],
+        layer: Layer,
+        shape: PatchShape,
+        rows: Vec<Range<usize>>,
+    ) -> Self {
+        let none = Self { pages, layer, shape, rows, count: 0 };
+        let count = none.words().map(|word| u64::from(word.bits.count_ones())).sum();
+        Self { count, ..none }
     }
+
+    fn words(&self) -> impl Iterator<Item = Word> {
+        let (layer, shape) = (self.layer, self.shape);
+        let pages = self.pages.iter().zip(&self.rows).enumerate();
+        let words =
+            move |(place, ((page, _), rows)): (usize, (&'a (Arc<Page>, usize), &Range<_>))| {
+                let mask = &page.layers()[page.index_of(layer)?].mask;
+                let (columns, _) = centres_along(page.width(), shape.width());
+                let words = move |row| {
+                    let of_row = mask.row_words(row, columns.start, columns.end);
+                    of_row.map(move |(start, bits)| Word { page: place, row, start, bits })
+                };
+                Some(rows.clone().flat_map(words))
+            };
+        pages.filter_map(words).flatten()
+    }
+
+    /// From the first to the last row of each page that has such a pixel.
+    fn span(&self) -> Vec<Range<usize>> {
+        let mut spans = vec![0..0; self.pages.len()];
+        for Word { page, row, bits, .. } in self.words() {
+            if let (Some(span), true) = (spans.get_mut(page), bits != 0) {
+                let first = if span.end == 0 { row } else { span.start };
+                *span = first..row + 1;
+            }
+        }
+        spans
+    }
+
+    /// The pixels at these ascending ranks.
+    fn at_ranks(&self, ranks: &[u64]) -> Vec<Centre> {
+        let mut centres = Vec::with_capacity(ranks.len());
+        let mut wanted = ranks.iter().copied().peekable();
+        let mut passed = 0;
+        for Word { page, row, start, mut bits } in self.words() {
+            let end = passed + u64::from(bits.count_ones());
+            while let Some(rank) = wanted.next_if(|rank| *rank < end) {
+                while passed < rank {
+                    bits &= bits - 1;
+                    passed += 1;
+                }
+                let column = start as u32 + bits.trailing_zeros();
+                centres.push(Centre { page: page as u32, row: row as u32, column });
+            }
+            passed = end;
+            if wanted.peek().is_none() {
+                break;
+            }
+        }
+        centres
+    }
+}
+
+/// The centres of those of a layer's `count` samples that show what it is not: pixels of the other
+/// layers, of each as many. The background is left out on both sides: it lies around every pixel,
+/// and its own patches show all layers.
+///
+/// Only on the pages that have the layer, between its first and its last row there. Elsewhere it
+/// may just not have been drawn.
+fn around_others(own: &Pixels<'_>, rule: &Rule, count: u64, rng: &mut ChaCha8Rng) -> Vec<Centre> {
+    if own.layer == Layer::Background {
+        return Vec::new();
+    }
+    let layers = own.pages.iter().flat_map(|(page, _)| page.layers()).map(|layer| layer.layer);
+    let mut others: BTreeSet<Layer> = layers.collect();
+    others.retain(|other| *other != own.layer && *other != Layer::Background);
+    let of_each = count * u64::from(rule.around_others) / 100 / (others.len().max(1) as u64);
+    let span = own.span();
+    let draw = |other| {
+        let pixels = Pixels::new(own.pages, other, rule.shape, span.clone());
+        pixels.at_ranks(&choose(of_each.min(pixels.count), pixels.count, rng))
+    };
+    let mut centres: Vec<Centre> = others.into_iter().flat_map(draw).collect();
+    centres.sort_unstable();
     centres
 }
 

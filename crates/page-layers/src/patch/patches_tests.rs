@@ -19,6 +19,11 @@ fn rng(seed: u64) -> ChaCha8Rng {
 
 const RANDOM: PatchSelection = PatchSelection::Random;
 
+/// The original's rule.
+fn original(n: u64, shape: PatchShape, exact_below: usize) -> Rule {
+    Rule { n, shape, selection: RANDOM, around_others: 0, exact_below }
+}
+
 fn layer(index: usize) -> Layer {
     Layer::Numbered(index as u8)
 }
@@ -38,12 +43,13 @@ fn counts_are_the_originals() {
     let n = samples_per_layer(&full, 100_000);
     assert_eq!(n, 100_000);
     let eligible = (1000.0 - 65.0) * (800.0 - 65.0);
-    let found = centres(&sample(&full, layer(0), n, shape(32), RANDOM, 32, &mut rng(1)).unwrap())
+    let found = centres(&sample(&full, layer(0), &original(n, shape(32), 32), &mut rng(1)).unwrap())
         .len() as f64;
     assert!((found - eligible / 100.0).abs() < 5.0 * (eligible / 100.0f64).sqrt(), "{found}");
     // 1000 samples are wanted: n / count of the eligible pixels.
-    let found = centres(&sample(&full, layer(0), 1000, shape(32), RANDOM, 32, &mut rng(1)).unwrap())
-        .len() as f64;
+    let found =
+        centres(&sample(&full, layer(0), &original(1000, shape(32), 32), &mut rng(1)).unwrap())
+            .len() as f64;
     let expected = eligible * 1000.0 / 800_000.0;
     assert!((found - expected).abs() < 5.0 * expected.sqrt(), "{found} {expected}");
 }
@@ -53,7 +59,7 @@ fn every_centre_is_a_pixel_of_the_layer_a_patch_from_the_edge_in_row_order() {
     let mask = Mask::from_fn(300, 400, |r, c| (r + c) % 3 == 0);
     let page = page(300, 400, vec![mask.clone()]);
     let split =
-        sample(&page, layer(0), 5000, PatchShape::new(64, 32).unwrap(), RANDOM, 32, &mut rng(3))
+        sample(&page, layer(0), &original(5000, PatchShape::new(64, 32).unwrap(), 32), &mut rng(3))
             .unwrap();
     let all = centres(&split);
     assert!(all.len() > 100 && all.is_sorted());
@@ -66,7 +72,9 @@ fn every_centre_is_a_pixel_of_the_layer_a_patch_from_the_edge_in_row_order() {
 fn sampling_is_even_and_reproducible() {
     let page = page(400, 400, vec![Mask::from_fn(400, 400, |_, _| true)]);
     let draw = |seed| {
-        centres(&sample(&page, layer(0), 100_000, shape(32), RANDOM, 32, &mut rng(seed)).unwrap())
+        centres(
+            &sample(&page, layer(0), &original(100_000, shape(32), 32), &mut rng(seed)).unwrap(),
+        )
     };
     assert_eq!(draw(5), draw(5));
     assert_ne!(draw(5), draw(6));
@@ -81,7 +89,7 @@ fn sampling_is_even_and_reproducible() {
 fn a_sample_is_the_patch_around_its_centre() {
     let mask = Mask::from_fn(100, 100, |r, c| (r, c) == (50, 60));
     let page = page(100, 100, vec![mask]);
-    let split = sample(&page, layer(0), 1, shape(8), RANDOM, 32, &mut rng(1)).unwrap();
+    let split = sample(&page, layer(0), &original(1, shape(8), 32), &mut rng(1)).unwrap();
     assert_eq!(centres(&split), [(50, 60), (50, 60)], "one sample serves both parts");
     let (mut image, mut target) = (vec![0.0; 192], vec![0.0; 64]);
     split.train.write(0, &mut image, &mut target);
@@ -97,14 +105,16 @@ fn a_rare_layer_leaves_everyone_a_handful() {
     let n = samples_per_layer(&page, 10_000);
     assert_eq!(n, 36);
     for index in 0..2 {
-        let count =
-            centres(&sample(&page, layer(index), n, shape(32), RANDOM, 32, &mut rng(1)).unwrap())
-                .len();
+        let count = centres(
+            &sample(&page, layer(index), &original(n, shape(32), 32), &mut rng(1)).unwrap(),
+        )
+        .len();
         assert!((10..=36).contains(&count), "layer {index}: {count}");
     }
     // The exact number with any seed.
     let draw = |seed| {
-        centres(&sample(&page, layer(0), n, shape(32), RANDOM, 32, &mut rng(seed)).unwrap()).len()
+        centres(&sample(&page, layer(0), &original(n, shape(32), 32), &mut rng(seed)).unwrap())
+            .len()
     };
     assert!((0..20).all(|seed| draw(seed) == draw(0)));
 }
@@ -114,7 +124,7 @@ fn there_is_a_sample_however_few_are_wanted() {
     let page = page(100, 100, vec![Mask::from_fn(100, 100, |_, _| true)]);
     for (n, seed) in (1..5).flat_map(|n| (0..100).map(move |seed| (n, seed))) {
         // As with a batch of one: two samples are no longer an exact number.
-        let split = sample(&page, layer(0), n, shape(8), RANDOM, 2, &mut rng(seed)).unwrap();
+        let split = sample(&page, layer(0), &original(n, shape(8), 2), &mut rng(seed)).unwrap();
         assert!(split.train.len() > 0 && split.validation.len() > 0, "{n} {seed}");
     }
 }
@@ -127,7 +137,7 @@ fn validation_always_gets_a_sample() {
             100,
             vec![Mask::from_fn(100, 100, |r, c| r == 50 && c >= 40 && c < 40 + pixels)],
         );
-        let split = sample(&page, layer(0), 100, shape(8), RANDOM, 32, &mut rng(1)).unwrap();
+        let split = sample(&page, layer(0), &original(100, shape(8), 32), &mut rng(1)).unwrap();
         assert!(!split.train.is_empty() && !split.validation.is_empty());
     }
 }
@@ -136,7 +146,7 @@ fn validation_always_gets_a_sample() {
 fn a_page_of_two_patches_is_mirrored_and_sampled_everywhere() {
     let page = page(129, 40, vec![Mask::from_fn(129, 40, |_, _| true)]);
     assert!(is_mirrored(&page[0], shape(64)) && !is_mirrored(&page[0], shape(16)));
-    let split = sample(&page, layer(0), 10_000, shape(64), RANDOM, 32, &mut rng(1)).unwrap();
+    let split = sample(&page, layer(0), &original(10_000, shape(64), 32), &mut rng(1)).unwrap();
     let mut image = vec![9.0; 3 * 64 * 64];
     let mut target = vec![9.0; 64 * 64];
     for index in 0..split.train.len() {
@@ -151,7 +161,7 @@ fn a_layer_without_a_usable_pixel_is_named() {
     let edge = Mask::from_fn(200, 200, |r, _| r < 10);
     let page = page(200, 200, vec![empty, edge]);
     let refusal = |i| {
-        sample(&page, layer(i), 100, shape(32), RANDOM, 32, &mut rng(1)).unwrap_err().to_string()
+        sample(&page, layer(i), &original(100, shape(32), 32), &mut rng(1)).unwrap_err().to_string()
     };
     assert!(
         refusal(0)
@@ -168,7 +178,7 @@ fn a_layer_without_a_usable_pixel_is_named() {
     let [page] = page;
     let upper = Mask::from_fn(200, 200, |row, _| row < 100);
     let page = [Arc::new(Arc::into_inner(page).unwrap().with_regions(upper))];
-    let refused = sample(&page, layer(0), 100, shape(32), RANDOM, 32, &mut rng(1)).unwrap_err();
+    let refused = sample(&page, layer(0), &original(100, shape(32), 32), &mut rng(1)).unwrap_err();
     assert!(refused.to_string().contains("inside the selected regions"), "{refused}");
 }
 #[test]
@@ -177,7 +187,7 @@ fn several_pages_share_the_samples_by_their_pixels_and_each_is_validated() {
     let [small] = page(200, 300, vec![Mask::from_fn(200, 300, |r, _| r >= 100); 2]);
     let pages = [large, small];
     assert_eq!(samples_per_layer(&pages, 1 << 30), 200 * 200, "the layer that is on one page only");
-    let split = sample(&pages, layer(0), 100_000, shape(32), RANDOM, 32, &mut rng(4)).unwrap();
+    let split = sample(&pages, layer(0), &original(100_000, shape(32), 32), &mut rng(4)).unwrap();
     let count = |samples: &LayerSamples, page| {
         samples.centres.iter().filter(|c| c.page == page).count() as f64
     };
@@ -192,7 +202,7 @@ fn several_pages_share_the_samples_by_their_pixels_and_each_is_validated() {
     }
     // The second layer is on the second page only: every patch is centred on one of its pixels
     // there.
-    let split = sample(&pages, layer(1), 100_000, shape(32), RANDOM, 32, &mut rng(4)).unwrap();
+    let split = sample(&pages, layer(1), &original(100_000, shape(32), 32), &mut rng(4)).unwrap();
     let (mut image, mut target) = (vec![0.0; 3 * 32 * 32], vec![0.0; 32 * 32]);
     for index in 0..split.train.len() {
         split.train.write(index, &mut image, &mut target);
@@ -204,7 +214,7 @@ fn several_pages_share_the_samples_by_their_pixels_and_each_is_validated() {
 fn a_sample_on_each_of_two_pages_teaches_and_judges() {
     let [one] = page(100, 100, vec![Mask::from_fn(100, 100, |r, c| (r, c) == (50, 60))]);
     let split =
-        sample(&[one.clone(), one], layer(0), 2, shape(8), RANDOM, 32, &mut rng(1)).unwrap();
+        sample(&[one.clone(), one], layer(0), &original(2, shape(8), 32), &mut rng(1)).unwrap();
     assert_eq!((split.train.len(), split.validation.len()), (1, 1));
     assert_ne!(split.train.centres[0].page, split.validation.centres[0].page);
 }
@@ -216,7 +226,8 @@ fn covering_patches_show_every_pixel_that_may_be_a_centre_and_tell_when_they_are
     let mask = Mask::from_fn(600, 500, |r, c| (c < 200 && r < 300) || speck(r, c));
     let page = page(600, 500, vec![mask]);
     let draw = |selection, n, seed| {
-        sample(&page, layer(0), n, shape(64), selection, 32, &mut rng(seed)).unwrap()
+        let rule = Rule { selection, ..original(n, shape(64), 32) };
+        sample(&page, layer(0), &rule, &mut rng(seed)).unwrap()
     };
     let unseen = |split: &Split| {
         let mut seen = vec![false; 600 * 500];
@@ -244,4 +255,89 @@ fn covering_patches_show_every_pixel_that_may_be_a_centre_and_tell_when_they_are
         centres(&draw(PatchSelection::Covering, 500, 2)),
         centres(&draw(PatchSelection::Covering, 500, 2))
     );
+}
+
+/// A page with background, and three upright bands: two layers, and one with few pixels.
+fn bands() -> [Arc<Page>; 1] {
+    let band = |left: usize| Mask::from_fn(600, 600, move |_, c| (left..left + 100).contains(&c));
+    let few = Mask::from_fn(600, 600, |r, c| c == 450 && (200..212).contains(&r));
+    let background = Mask::from_fn(600, 600, |_, c| c >= 500);
+    let [page] = page(600, 600, vec![band(100), band(250), few, background]);
+    let mut layers = page.layers().to_vec();
+    layers.rotate_right(1);
+    layers[0].layer = Layer::Background;
+    [Arc::new(Page::from_parts(600, 600, vec![7; 3 * 600 * 600], layers))]
+}
+
+#[test]
+fn a_share_of_the_patches_lies_around_other_layers_and_not_around_the_background() {
+    let page = bands();
+    let split = |layer, share, seed| {
+        let rule = Rule { around_others: share, ..original(300, shape(32), 32) };
+        sample(&page, layer, &rule, &mut rng(seed)).unwrap()
+    };
+    let of = |centres: &[Centre], index: usize| {
+        let mask = &page[0].layers()[index].mask;
+        centres.iter().filter(|c| mask.get(c.row as usize, c.column as usize)).count()
+    };
+    for seed in 0..20 {
+        let Split { train, validation, .. } = split(layer(0), 40, seed);
+        let (train, validation) = (&train.centres, &validation.centres);
+        let all = [train.as_slice(), validation.as_slice()].concat();
+        // 300 patches of the layer's 100 × 600 pixels, of which those of 535 rows may be centres.
+        let total = (300.0f64 * 535.0 / 600.0).round() as usize;
+        let of_each = total * 40 / 100 / 2;
+        assert_eq!(of(&all, 2), of_each);
+        assert_eq!(of(&all, 3), 12, "the rare layer has no more");
+        assert_eq!(of(&all, 0), 0, "the background lies around every pixel anyway");
+        let own = total - of_each - 12;
+        assert!((of(&all, 1) as f64 - own as f64).abs() < 5.0 * (own as f64).sqrt());
+        assert_eq!(of(&all, 1) + of(&all, 2) + of(&all, 3), all.len());
+        // The last fifth of both kinds validates.
+        assert_eq!(of(train, 1), of(&all, 1) * 4 / 5);
+        assert_eq!(of(train, 2) + of(train, 3), (of_each + 12) * 4 / 5);
+        assert!(of(validation, 1) > 0 && train.is_sorted() && validation.is_sorted());
+    }
+    let sorted = |split: &Split| [&*split.train.centres, &*split.validation.centres].concat();
+    assert_eq!(sorted(&split(layer(0), 40, 3)), sorted(&split(layer(0), 40, 3)));
+    assert_ne!(sorted(&split(layer(0), 40, 3)), sorted(&split(layer(0), 40, 4)));
+    let background = sorted(&split(Layer::Background, 40, 1));
+    assert_eq!(of(&background, 0), background.len());
+    // Whatever is asked for, a rare layer keeps the handful around its own pixels.
+    let rare = sorted(&split(layer(2), 90, 1));
+    assert_eq!((of(&rare, 1), of(&rare, 2), of(&rare, 3)), (4, 4, 10));
+}
+
+#[test]
+fn a_target_around_another_layer_is_the_learned_layer_s() {
+    let page = bands();
+    let rule = Rule { around_others: 90, ..original(300, shape(32), 32) };
+    let split = sample(&page, layer(0), &rule, &mut rng(1)).unwrap();
+    let (mut image, mut target) = (vec![0.0; 3 * 32 * 32], vec![0.0; 32 * 32]);
+    let mut own = 0;
+    for (index, centre) in split.train.centres.iter().enumerate() {
+        split.train.write(index, &mut image, &mut target);
+        let inside = (100..200).contains(&centre.column);
+        assert_eq!(target[16 * 32 + 16], f32::from(u8::from(inside)));
+        own += usize::from(inside);
+    }
+    assert!(own > 0 && own < split.train.len(), "{own} of {}", split.train.len());
+}
+
+#[test]
+fn where_a_layer_may_not_have_been_drawn_other_layers_teach_nothing() {
+    let left =
+        |rows: Range<usize>| Mask::from_fn(300, 300, move |r, c| c < 150 && rows.contains(&r));
+    let right = Mask::from_fn(300, 300, |_, c| c >= 150);
+    let [upper] = page(300, 300, vec![left(0..120), right.clone()]);
+    let [none] = page(300, 300, vec![left(0..0), right]);
+    let without = none.layers()[1..].to_vec();
+    let none = Arc::new(Page::from_parts(300, 300, vec![7; 3 * 300 * 300], without));
+    let rule = Rule { around_others: 50, ..original(100, shape(32), 32) };
+    let split = sample(&[none, upper.clone()], layer(0), &rule, &mut rng(1)).unwrap();
+    for samples in [&split.train, &split.validation] {
+        assert!(samples.pages.iter().all(|(page, _)| Arc::ptr_eq(page, &upper)));
+        assert!(samples.centres.iter().all(|centre| (32..120).contains(&centre.row)));
+        assert!(samples.centres.iter().any(|centre| centre.column >= 150));
+    }
 }
