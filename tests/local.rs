@@ -412,8 +412,8 @@ fn the_new_models_keep_a_share_of_the_given_ones_and_an_average_over_their_steps
         model.as_trained().unwrap().tensors().concat()
     };
     let given = run("given", None, &[]);
-    let learned = run("learned", Some("given"), &[]);
-    let kept = run("kept", Some("given"), &["Keep of the given models (%)=25"]);
+    let learned = run("learned", Some("given"), &["Keep of the given models (%)=0"]);
+    let kept = run("kept", Some("given"), &[]);
     assert!(learned != given);
     for ((given, learned), kept) in given.iter().zip(&learned).zip(&kept) {
         let between = 0.25 * given + 0.75 * learned;

@@ -134,7 +134,7 @@ SAMPLES_SETTINGS = {
             _WORDS + "none, horizontal, vertical, both",
         ),
         "Averaged steps": _integer(0, 0, 10000),
-        "Keep of the given models (%)": _integer(0, 0, 90),
+        "Keep of the given models (%)": _integer(25, 0, 90),
         "Calibrate": _text("yes", "^(yes|no)$", _WORDS + "yes, no"),
         "Seed": _text("", "^[0-9]{0,19}$", "A whole number; empty: a new one for each training"),
         CPUS: _described(_integer(0, 0), "0: the cluster chooses"),

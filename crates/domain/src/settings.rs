@@ -231,7 +231,7 @@ settings! {
             "Where a layer goes on from a model: how much of its weights stays in the new model, \
              so that what it has learned from other pages is not lost. 0: the new model is as \
              the new page has made it.",
-        ).or("0").shown_as("keep_percent");
+        ).or("25").shown_as("keep_percent");
         /// Whether the layers are calibrated together once they are trained.
         calibrate: Calibrate = CALIBRATE: Setting::new(
             "Calibrate", Allowed::Words(words::<Calibrate>),
