@@ -6,15 +6,21 @@ use crate::support;
 use std::fs;
 #[cfg(feature = "gateway")]
 use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+#[cfg(feature = "gateway")]
+use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
+#[cfg(feature = "gateway")]
 use serde_json::json;
 
+use support::SECONDS;
+#[cfg(feature = "gateway")]
 use support::desk::page as part_of;
 use support::program::{self, Program, expect};
 use support::services::repository;
-use support::{SECONDS, wait_for};
+#[cfg(feature = "gateway")]
+use support::wait_for;
 
 /// A demonstration in a directory of its own, which ends with the test.
 struct Demo {
@@ -55,6 +61,7 @@ impl Demo {
     }
 
     /// A part of the example page, with settings that the test chooses.
+    #[cfg(feature = "gateway")]
     fn page(&self, settings: &serde_json::Value) -> PathBuf {
         let page = self.directory.path().join("page");
         fs::create_dir_all(&page).unwrap();
@@ -75,6 +82,7 @@ impl Drop for Demo {
 
 /// Command lines of the processes that were started for a directory: it is in their arguments or in
 /// their environment.
+#[cfg(feature = "gateway")]
 fn processes_of(directory: &Path) -> Vec<String> {
     let sought = directory.to_str().unwrap().as_bytes();
     let holds = |bytes: &[u8]| bytes.windows(sought.len()).any(|part| part == sought);

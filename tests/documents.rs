@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::CommandFactory as _;
+#[cfg(feature = "trainer")]
+use clap::Parser as _;
 use hpc_trainer::cli::check;
 
 pub(crate) fn repository() -> &'static Path {
