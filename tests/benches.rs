@@ -7,6 +7,7 @@ use crate::support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::keras_models::python;
 use support::SECONDS;
 use support::desk::page as part_of;
 use support::program::{self, Finished, Program};
@@ -156,6 +157,34 @@ fn cutting_a_page_is_timed() {
     for row in ["large windows", "classifier's windows"] {
         assert!(figures(&finished, row)[0] > 0.0, "{finished}");
     }
+}
+
+#[test]
+fn models_are_compared_with_what_was_drawn() {
+    let trainer = programs().join("run_trainer");
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["image.png", "background.png", "regions.png", "layer_0.png", "layer_1.png"] {
+        fs::write(folder.path().join(name), part_of(name)).unwrap();
+    }
+    let page = folder.path().to_str().unwrap();
+    let small = "--only ours --seeds 1 --patch 32 --samples 5 --epochs 1 --trainer";
+    // The same page twice: trained on, and compared with.
+    let finished = Program::new(python())
+        .arg(repository().join("bench/quality.py"))
+        .args([page, page].into_iter().chain(small.split(' ')))
+        .arg(trainer)
+        .limit(SECONDS(300))
+        .run()
+        .success();
+    for model in ["Background Model", "Model 0", "Model 1"] {
+        let row = finished.stdout.lines().find(|line| line.starts_with(model)).unwrap();
+        let shares: Vec<f64> =
+            row.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        // The accuracy, and precision, recall and F1 on both pages; a layer's number before them.
+        let [.., a, b, c, d, e, f] = shares[..] else { panic!("{finished}") };
+        assert!([a, b, c] == [d, e, f] && (0.0..=1.0).contains(&c), "{finished}");
+    }
+    assert!(figures(&finished, "unseen   page: ours")[0] > 0.0, "{finished}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ const TOLERANCE: f32 = 1e-5;
 
 /// The interpreter. A missing one fails the test: a check that can't run must not look like one
 /// that passed.
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     let python = std::env::var_os("HPC_TRAINER_TEST_PYTHON").map(PathBuf::from);
     python
         .expect("no Python with TensorFlow 2.15.1: use ./run_tests, or set HPC_TRAINER_TEST_PYTHON")
