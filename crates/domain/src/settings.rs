@@ -229,8 +229,8 @@ settings! {
         keep: u32 = KEEP: Setting::new(
             "Keep of the given models (%)", number(0, 90),
             "Where a layer goes on from a model: how much of its weights stays in the new model, \
-             so that what it has learned from other pages is not lost. 0: the new model is as \
-             the new page has made it.",
+             so that less of what it has learned from other pages is lost. 0: the new model is \
+             as the new page has made it.",
         ).or("25").shown_as("keep_percent");
         /// Whether the layers are calibrated together once they are trained.
         calibrate: Calibrate = CALIBRATE: Setting::new(
