@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 /// What the processor offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Level {
-    /// Arrays of eight values; the compiler uses SSE2 or NEON for them.
+    /// What every processor of its kind has, such as SSE2 or NEON.
     Portable,
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]

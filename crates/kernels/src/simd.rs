@@ -5,6 +5,8 @@
 //! the processor has. Everything between that function and an intrinsic is `inline(always)`: code
 //! that is not inlined would be compiled without the wide registers.
 
+use wide::{f32x4, u32x4};
+
 use super::level::Level;
 use super::precision::{Precision, pair};
 
@@ -95,100 +97,93 @@ pub(super) fn dispatch(kernel: impl Kernel) {
     }
 }
 
-/// Arrays that every processor can handle.
+/// Four values, which every processor can handle. As arrays of f32, they would take the compiler
+/// two minutes: it then looks for vectors in code that is written out value by value.
 #[derive(Clone, Copy)]
 pub(super) struct Portable<const BF16: bool>;
 
-const WIDE: usize = 8;
-
-#[inline(always)]
-fn each(f: impl Fn(usize) -> f32) -> [f32; WIDE] {
-    let mut v = [0.0; WIDE];
-    for (i, x) in v.iter_mut().enumerate() {
-        *x = f(i);
-    }
-    v
-}
+const FOUR: usize = 4;
 
 impl<const BF16: bool> Simd for Portable<BF16> {
-    const LANES: usize = WIDE;
+    const LANES: usize = FOUR;
     const MANY_REGISTERS: bool = false;
     const BF16: bool = BF16;
-    type V = [f32; WIDE];
+    type V = f32x4;
 
     #[inline(always)]
     fn splat(value: f32) -> Self::V {
-        [value; WIDE]
+        f32x4::splat(value)
     }
     #[inline(always)]
     fn load(from: &[f32]) -> Self::V {
-        each(|i| from[i])
+        let from = &from[..FOUR];
+        // SAFETY: the slice above has four values.
+        unsafe { Self::load_ptr(from.as_ptr()) }
     }
     #[inline(always)]
     fn store(to: &mut [f32], v: Self::V) {
-        to[..WIDE].copy_from_slice(&v);
+        to[..FOUR].copy_from_slice(v.as_array());
     }
     #[inline(always)]
     unsafe fn load_ptr(from: *const f32) -> Self::V {
-        // SAFETY: the caller vouches for eight readable values; the read asks for no alignment.
+        // SAFETY: the caller vouches for four readable values; the read asks for no alignment.
         unsafe { from.cast::<Self::V>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn store_ptr(to: *mut f32, v: Self::V) {
-        // SAFETY: the caller vouches for eight writable values; the write asks for no alignment.
+        // SAFETY: the caller vouches for four writable values; the write asks for no alignment.
         unsafe { to.cast::<Self::V>().write_unaligned(v) }
     }
     #[inline(always)]
     unsafe fn stream_ptr(to: *mut f32, v: Self::V) {
-        // SAFETY: the caller vouches for eight writable values.
+        // SAFETY: the caller vouches for four writable values.
         unsafe { Self::store_ptr(to, v) }
     }
     #[inline(always)]
     fn prefetch(_at: *const f32) {}
     #[inline(always)]
     fn add(a: Self::V, b: Self::V) -> Self::V {
-        each(|i| a[i] + b[i])
+        a + b
     }
     #[inline(always)]
     fn sub(a: Self::V, b: Self::V) -> Self::V {
-        each(|i| a[i] - b[i])
+        a - b
     }
     #[inline(always)]
     fn mul(a: Self::V, b: Self::V) -> Self::V {
-        each(|i| a[i] * b[i])
+        a * b
     }
     #[inline(always)]
     fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         // Not `mul_add`: without the instruction that is a call into the C library for each value.
-        each(|i| a[i] * b[i] + c[i])
+        a * b + c
     }
     #[inline(always)]
     fn relu(v: Self::V) -> Self::V {
-        each(|i| if v[i] <= 0.0 { 0.0 } else { v[i] })
+        v.simd_le(f32x4::ZERO).select(f32x4::ZERO, v)
     }
     #[inline(always)]
     fn where_positive(y: Self::V, v: Self::V) -> Self::V {
-        each(|i| if y[i] > 0.0 { v[i] } else { 0.0 })
+        y.simd_gt(f32x4::ZERO) & v
     }
     #[inline(always)]
     fn dot(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        let halves = |lane: f32| {
-            let bits = lane.to_bits();
-            [f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000)]
+        let halves = |lanes: f32x4| -> [f32x4; 2] {
+            let bits: u32x4 = bytemuck::cast(lanes);
+            [bits << 16, bits & u32x4::splat(0xffff_0000)].map(bytemuck::cast)
         };
-        each(|i| {
-            let ([a0, a1], [b0, b1]) = (halves(a[i]), halves(b[i]));
-            a0 * b0 + a1 * b1 + c[i]
-        })
+        let ([a0, a1], [b0, b1]) = (halves(a), halves(b));
+        a0 * b0 + a1 * b1 + c
     }
     #[inline(always)]
     fn narrow(first: Self::V, second: Self::V) -> Self::V {
-        let value = |i: usize| if i < WIDE { first[i] } else { second[i - WIDE] };
-        each(|i| pair(value(2 * i), value(2 * i + 1)))
+        let ([a, b, c, d], [e, f, g, h]) = (first.to_array(), second.to_array());
+        f32x4::new([pair(a, b), pair(c, d), pair(e, f), pair(g, h)])
     }
     #[inline(always)]
     fn pair(first: Self::V, second: Self::V) -> Self::V {
-        each(|i| pair(first[i], second[i]))
+        let (first, second) = (first.to_array(), second.to_array());
+        f32x4::new(std::array::from_fn(|i| pair(first[i], second[i])))
     }
 }
 
