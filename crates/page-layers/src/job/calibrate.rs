@@ -147,8 +147,8 @@ impl TrainingJob {
             if networks.len() < 2 {
                 continue; // nothing to choose among
             }
-            for top in (0..page.height()).step_by(TILE) {
-                for left in (0..page.width()).step_by(TILE) {
+            for top in (0..page.height()).step_by(side(page.height())) {
+                for left in (0..page.width()).step_by(side(page.width())) {
                     let tile = Tile { page: number, top, left };
                     let open = open(page, tile, &corners[number], reach);
                     let count = open.iter().filter(|open| **open).count() as u64;
@@ -291,9 +291,11 @@ fn drawn(page: &Page, layers: &[Layer], networks: &[usize], row: usize, column: 
     networks.iter().enumerate().map(bit).fold(0, |all, bit| all | bit)
 }
 
-/// Side of a tile along so many pixels of a page; a multiple of 4.
+/// Side of the tiles along so many pixels of a page: all of them alike, and no more of them than
+/// needed; a multiple of 4.
 fn side(length: usize) -> usize {
-    TILE.min(length.next_multiple_of(4))
+    let count = length.div_ceil(TILE).max(1);
+    length.div_ceil(count).next_multiple_of(4)
 }
 
 /// Which pixels of a tile lie on the page, inside its regions, and in no patch that a network has

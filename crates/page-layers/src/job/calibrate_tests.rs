@@ -227,10 +227,10 @@ fn no_pixel_is_used_that_a_training_patch_shows() {
         job.layers.iter().map(|layer| layer.split.train.corners_on(&job.pages[0]).count()).sum();
     assert!(corners.len() > 20 && corners.len() <= patches);
     let mut used = 0;
-    for (top, left) in [(0, 0), (0, 256), (256, 0), (256, 256)] {
+    for (top, left) in [(0, 0), (0, 152), (140, 0), (140, 152)] {
         let found = open(&job.pages[0], Tile { page: 0, top, left }, &corners, job.reach());
         for (at, open) in found.iter().enumerate() {
-            let (row, column) = ((top + at / 256) as isize, (left + at % 256) as isize);
+            let (row, column) = ((top + at / 152) as isize, (left + at % 152) as isize);
             let shown = corners.iter().any(|(top, left)| {
                 (top - 5..top + 32 + 5).contains(&row)
                     && (left - 5..left + 32 + 5).contains(&column)
@@ -244,9 +244,20 @@ fn no_pixel_is_used_that_a_training_patch_shows() {
 }
 
 #[test]
+fn tiles_are_alike_and_no_more_than_are_needed() {
+    let sides = [18, 41, 256, 257, 264, 1000, 1024, 1025].map(side);
+    assert_eq!(sides, [20, 44, 256, 132, 132, 252, 256, 208]);
+    for length in 1..3000 {
+        let side = side(length);
+        assert!(side <= 256 && side.is_multiple_of(4), "{length}: {side}");
+        let (tiles, least) = (length.div_ceil(side), length.div_ceil(256));
+        assert_eq!(tiles, least, "{length}: {side}");
+    }
+}
+
+#[test]
 fn pixels_outside_the_page_or_its_regions_are_not_used() {
     // The tile has two rows beyond the page.
-    assert_eq!((side(18), side(41), side(1000)), (20, 44, 256));
     let outside = |row: usize, column: usize| (4..10).contains(&row) && (12..30).contains(&column);
     let page = Arc::into_inner(page(18, 40, &BOTH)).unwrap();
     let page = page.with_regions(Mask::from_fn(40, 18, |row, column| !outside(row, column)));
@@ -272,7 +283,7 @@ fn what_a_network_sees_in_a_tile_is_what_it_sees_on_the_page() {
     let mut image = vec![0.0; 3 * sides.0 * sides.1];
     page.crop(-(rim as isize), -(rim as isize), sides, Edge::Replicate, &mut image);
     let whole = predictor.logits(&image, sides.0, sides.1).unwrap();
-    for top in [0, 256] {
+    for top in [0, 132] {
         let seen = see(&page, Tile { page: 0, top, left: 0 }, &predictor).unwrap();
         for (at, logit) in seen.iter().enumerate() {
             let (row, column) = (top + at / 40, at % 40);

@@ -170,6 +170,12 @@ impl<'a> Fit<'a> {
         sum
     }
 
+    /// What the parameters stand for.
+    fn scales_and_shifts<'p>(&self, at: &'p [f64]) -> (Vec<f64>, &'p [f64]) {
+        let (logarithms, shifts) = at.split_at(self.networks);
+        (logarithms.iter().map(|scale| scale.exp()).collect(), shifts)
+    }
+
     /// Adds up `each(shares, place → network, drawn, derivatives by the shares' logits)`, which
     /// returns a pixel's part of the value.
     fn add_up(
@@ -177,8 +183,7 @@ impl<'a> Fit<'a> {
         at: &[f64],
         each: impl Fn(&[f64], &[usize], u16, &mut [f64]) -> f64 + Sync,
     ) -> Sum {
-        let (scales, shifts) = at.split_at(self.networks);
-        let scales: Vec<f64> = scales.iter().map(|scale| scale.exp()).collect();
+        let (scales, shifts) = self.scales_and_shifts(at);
         let mut all = Sum::new(at.len());
         for of_page in self.pixels {
             let networks = &of_page.networks;
@@ -240,7 +245,7 @@ impl<'a> Fit<'a> {
         // Hits, and pixels given, of each layer: the slopes have room for both.
         let found = {
             let mut found = Sum::new(2 * self.networks);
-            let (scales, shifts) = at.split_at(self.networks);
+            let (scales, shifts) = self.scales_and_shifts(at);
             for of_page in self.pixels {
                 let networks = &of_page.networks;
                 let piece = |(logits, drawn): (&[f32], &[u16])| {
@@ -248,7 +253,7 @@ impl<'a> Fit<'a> {
                     let mut shares = vec![0.0; networks.len()];
                     for (logits, drawn) in logits.chunks_exact(networks.len().max(1)).zip(drawn) {
                         for ((share, logit), n) in shares.iter_mut().zip(logits).zip(networks) {
-                            *share = scales[*n].exp() * f64::from(*logit) + shifts[*n];
+                            *share = scales[*n] * f64::from(*logit) + shifts[*n];
                         }
                         softmax(&mut shares);
                         for (place, (share, network)) in shares.iter().zip(networks).enumerate() {
