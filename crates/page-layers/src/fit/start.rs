@@ -1,5 +1,5 @@
-//! The weights that a start begins with: random ones, then changed in two places where chance alone
-//! can make a network that never learns.
+//! The weights that a start begins with: random ones, then changed in three places where chance
+//! alone can make a network that learns late or never.
 //!
 //! The network decides by two channels after a ReLU, one that speaks for the layer and one that
 //! speaks against it. All features before them are positive and similar from pixel to pixel. So a
@@ -9,6 +9,9 @@
 //!
 //! - If a channel is silent for most of the pixels that it should speak for, its kernel changes its
 //!   sign: both signs are equally likely in the distribution that it was drawn from.
+//! - The last layer's two weights become as large as their distribution allows. The gradient of
+//!   every kernel before it is multiplied by one of them: a network with small ones says the same
+//!   of all pixels for epochs.
 //! - The last bias starts at the logit of the layer's share of the pixels (Lin et al. 2017, "Focal
 //!   loss for dense object detection", section 3.3), so that the first steps tell pixels apart
 //!   instead of learning that share.
@@ -32,6 +35,11 @@ const TRIED_AT_A_TIME: usize = 1 << 14;
 
 /// The share is taken as at least this, and at most 1 minus this.
 const LEAST_SHARE: f64 = 0.01;
+
+/// The size of the last layer's two weights: the bound of Glorot's uniform distribution for two
+/// inputs and one output, √(6 / 3). Of 1, 1.4, 2, 3 and 4.5 this one and 2 did best
+/// (`docs/quality.md`).
+const LAST_WEIGHT: f32 = std::f32::consts::SQRT_2;
 
 /// On how many of the pixels that a channel should speak for it is active.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,6 +75,9 @@ pub(crate) fn starting_weights(
                 }
             }
         }
+    }
+    if let Some(weights) = tensors.get_mut(2 * last) {
+        weights.iter_mut().for_each(|weight| *weight = LAST_WEIGHT.copysign(*weight));
     }
     if let Some(bias) = tensors.get_mut(2 * last + 1) {
         let share = share_of_the_layer(samples).clamp(LEAST_SHARE, 1.0 - LEAST_SHARE);
@@ -169,7 +180,7 @@ mod tests {
     use crate::fit::fit_tests::Rectangles;
 
     #[test]
-    fn both_channels_speak_and_the_output_starts_at_the_share_of_the_layer() {
+    fn both_channels_speak_up_and_the_output_starts_at_the_share_of_the_layer() {
         let samples = Rectangles::new(12);
         let bias = (48.0f64 / 208.0).ln() as f32; // 6x8 of 16x16 pixels
         let mut changed = 0;
@@ -180,6 +191,9 @@ mod tests {
             }
             assert!((weights.layer(13).1[0] - bias).abs() < 1e-6);
             let drawn = initial_weights(seed).unwrap();
+            for (ours, plain) in weights.layer(13).0.iter().zip(drawn.layer(13).0) {
+                assert_eq!(*ours, 2f32.sqrt().copysign(*plain), "seed {seed}");
+            }
             let (ours, plain) = (weights.layer(12).0, drawn.layer(12).0);
             assert!(ours.iter().zip(plain).all(|(ours, plain)| ours.abs() == plain.abs()));
             changed += usize::from(ours != plain);
