@@ -2,7 +2,6 @@
 //! and they run on the CPU with the same arguments. Convolutions are written out (`host.cpp`). A
 //! guard behind every piece of memory shows whether something was written beyond its end.
 #![allow(
-    clippy::unwrap_used,
     clippy::expect_used,
     reason = "only tests have this machine; one that can't be built or is misused ends the test"
 )]
@@ -50,14 +49,17 @@ fn library(bf16: bool) -> PathBuf {
     let macros = macros(if bf16 { Precision::Bf16 } else { Precision::F32 });
     let mut hash = Sha256::new();
     for source in ["host.cpp", "kernels.cu"] {
-        hash.update(fs::read(sources.join(source)).unwrap());
+        hash.update(
+            fs::read(sources.join(source)).expect("the kernels' sources lie beside this file"),
+        );
     }
     hash.update(format!("{compiler:?} {FLAGS:?} {macros:?}"));
     let name: String = hash.finalize()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    let program = std::env::current_exe().unwrap();
+    let program = std::env::current_exe().expect("a running test has a file");
     let object = program.with_file_name(format!("kernels-{name}.so"));
-    let building = File::create(object.with_extension("lock")).unwrap();
-    building.lock().unwrap();
+    let building = File::create(object.with_extension("lock"))
+        .expect("the folder that the tests were built in can be written to");
+    building.lock().expect("files there can be locked");
     if object.exists() {
         return object;
     }
@@ -76,7 +78,7 @@ fn library(bf16: bool) -> PathBuf {
             )
         });
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    fs::rename(&unfinished, &object).unwrap();
+    fs::rename(&unfinished, &object).expect("the compiler has just written it there");
     object
 }
 
@@ -88,9 +90,9 @@ fn kernels(bf16: bool) -> &'static Kernels {
         // SAFETY: the library was built from our own source and has no constructors; the
         // functions have these types there.
         unsafe {
-            let library = Library::new(&object).unwrap();
-            let launch = *library.get::<Launch>(b"launch").unwrap();
-            let convolve = *library.get::<Convolve>(b"convolve").unwrap();
+            let library = Library::new(&object).expect("it was built for this computer");
+            let launch = *library.get::<Launch>(b"launch").expect("host.cpp exports it");
+            let convolve = *library.get::<Convolve>(b"convolve").expect("host.cpp exports it");
             Kernels { launch, convolve, library }
         }
     })
@@ -101,7 +103,9 @@ pub(super) fn sizes() -> [u32; 3] {
     let library = &kernels(false).library;
     [&b"view_bytes"[..], b"cut_bytes", b"segment_bytes"].map(|name| {
         // SAFETY: the functions have this type in host.cpp.
-        unsafe { (library.get::<unsafe extern "C" fn() -> u32>(name).unwrap())() }
+        unsafe {
+            (library.get::<unsafe extern "C" fn() -> u32>(name).expect("host.cpp exports it"))()
+        }
     })
 }
 
@@ -158,13 +162,13 @@ impl Twin {
 
     /// Number of pieces of memory in use; panics if something was written beyond the end of one.
     pub(super) fn check(&self) -> usize {
-        let memory = self.memory.lock().unwrap();
+        let memory = self.memory.lock().expect("nothing panics while it holds this");
         memory.values().for_each(Piece::assert_guard);
         memory.len()
     }
 
     fn record(&self, name: impl Into<String>) {
-        self.started.lock().unwrap().push(name.into());
+        self.started.lock().expect("nothing panics while it holds this").push(name.into());
     }
 }
 
@@ -183,14 +187,21 @@ impl Machine for Twin {
         let all: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
         all[bytes..].fill(GUARDED);
         let address = words.as_mut_ptr() as u64;
-        self.memory.lock().unwrap().insert(address, Piece { words, bytes });
+        self.memory
+            .lock()
+            .expect("nothing panics while it holds this")
+            .insert(address, Piece { words, bytes });
         Ok(address)
     }
 
     unsafe fn free(&self, address: u64) {
         self.record("free");
-        let piece =
-            self.memory.lock().unwrap().remove(&address).expect("memory that was allocated");
+        let piece = self
+            .memory
+            .lock()
+            .expect("nothing panics while it holds this")
+            .remove(&address)
+            .expect("memory that was allocated");
         if !std::thread::panicking() {
             piece.assert_guard();
         }
@@ -215,12 +226,14 @@ impl Machine for Twin {
     unsafe fn fetch(&self, from: u64, slot: usize) -> Result<(), GpuError> {
         // SAFETY: the caller's promise.
         let value = unsafe { *(from as *const f32) };
-        self.slots.lock().unwrap()[slot] = Some(value);
+        self.slots.lock().expect("nothing panics while it holds this")[slot] = Some(value);
         Ok(())
     }
 
     fn fetched(&self, slot: usize) -> Result<f32, GpuError> {
-        Ok(self.slots.lock().unwrap()[slot].take().expect("something was sent"))
+        Ok(self.slots.lock().expect("nothing panics while it holds this")[slot]
+            .take()
+            .expect("something was sent"))
     }
 
     unsafe fn launch(
