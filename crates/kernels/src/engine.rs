@@ -397,14 +397,17 @@ impl Groups {
 
         let mut sums = buffers.take((1 + wave) * len);
         let (total, parts) = sums[..(1 + wave) * len].split_at_mut(len);
-        total.fill(0.0);
+        if self.count == 0 {
+            total.fill(0.0);
+        }
         for first in (0..self.count).step_by(wave) {
             let shares = &mut shares[first..self.count.min(first + wave)];
             let parts = &mut parts[..shares.len() * len];
             let groups = parts.par_chunks_mut(len).zip(shares).enumerate();
             groups.for_each(|(group, (sums, share))| {
-                sums.fill(0.0);
                 let (sums, bias_sums) = sums.split_at_mut(components * k * n);
+                // The first block writes the sums, the others add to them.
+                let mut accumulate = false;
                 for strip in self.strips(first + group) {
                     for tiles in self.grid.pieces(strip, self.block) {
                         let count = tiles.count();
@@ -424,18 +427,23 @@ impl Groups {
                                     bias,
                                     sums: &mut *sums,
                                     bias_sums: &mut *bias_sums,
+                                    accumulate,
                                 });
                             },
                         );
+                        accumulate = true;
                         also(&tiles, share);
                     }
                 }
             });
             const PIECE: usize = 4096;
             total.par_chunks_mut(PIECE).enumerate().for_each(|(piece, total)| {
-                for group in parts.chunks_exact(len) {
-                    let part = &group[piece * PIECE..][..total.len()];
-                    total.iter_mut().zip(part).for_each(|(t, p)| *t += p);
+                for (group, sums) in parts.chunks_exact(len).enumerate() {
+                    let part = &sums[piece * PIECE..][..total.len()];
+                    match first + group {
+                        0 => total.copy_from_slice(part),
+                        _ => total.iter_mut().zip(part).for_each(|(t, p)| *t += p),
+                    }
                 }
             });
         }
@@ -457,6 +465,8 @@ struct GradientBlock<'a, L, R> {
     bias: usize,
     sums: &'a mut [f32],
     bias_sums: &'a mut [f32],
+    /// Whether the block is added to the sums, which are not yet known otherwise.
+    accumulate: bool,
 }
 
 impl<L: Lowering, R: Lowering> Kernel for GradientBlock<'_, L, R> {
@@ -476,7 +486,10 @@ impl<L: Lowering, R: Lowering> Kernel for GradientBlock<'_, L, R> {
                 sum = S::add(sum, S::load(&rows[t * n + j..]));
             }
             let to = &mut self.bias_sums[j..];
-            S::store(to, S::add(S::load(to), sum));
+            if self.accumulate {
+                sum = S::add(S::load(to), sum);
+            }
+            S::store(to, sum);
             j += S::LANES;
         }
         for c in 0..self.left.components() {
@@ -490,11 +503,12 @@ impl<L: Lowering, R: Lowering> Kernel for GradientBlock<'_, L, R> {
                 let left = Left { values: a, row: 1, column: k };
                 let right = Right { values: b, row: n, panel: PANEL };
                 let size = Size { m: k, n, k: count.div_ceil(2) };
-                multiply::<S, true>(size, left, right, sums, true);
+                multiply::<S, true>(size, left, right, sums, self.accumulate);
             } else {
                 let left = Left { values: a, row: 1, column: k };
                 let right = Right { values: b, row: n, panel: PANEL };
-                multiply::<S, false>(Size { m: k, n, k: count }, left, right, sums, true);
+                let size = Size { m: k, n, k: count };
+                multiply::<S, false>(size, left, right, sums, self.accumulate);
             }
         }
     }
