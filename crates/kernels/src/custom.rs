@@ -101,6 +101,11 @@ impl Conv {
         Ok(self)
     }
 
+    /// The same without its ReLU, for a forward pass.
+    pub fn without_relu(&self) -> Self {
+        Self { relu: false, ..self.clone() }
+    }
+
     /// Shape of the parameters: rows for the kernel (height, width, input) and the bias; one column
     /// per output channel.
     pub fn parameter_shape(&self) -> (usize, usize) {

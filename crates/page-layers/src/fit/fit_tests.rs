@@ -12,7 +12,7 @@ use domain::{Flip, StoppingMetric, TrainingSettings};
 /// Patches with a bright rectangle each, which is the target.
 pub(crate) struct Rectangles {
     len: usize,
-    side: usize,
+    pub(crate) side: usize,
     nothing: bool,
 }
 

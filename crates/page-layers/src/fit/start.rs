@@ -1,26 +1,30 @@
-//! The weights that a start begins with: random ones, then changed in three places where chance
-//! alone can make a network that learns late or never.
+//! The weights that a start begins with: random ones, then changed so that the network tells pixels
+//! apart from its first step on. Chance alone can make one that learns late or never.
 //!
 //! The network decides by two channels after a ReLU, one that speaks for the layer and one that
-//! speaks against it. All features before them are positive and similar from pixel to pixel. So a
-//! random channel is either active nearly everywhere or silent nearly everywhere, and no gradient
-//! comes back through a silent one. And where few pixels belong to the layer, the first steps push
-//! all outputs down, which silences the channel that speaks for it.
+//! speaks against it. No gradient comes back through a channel that is silent. And where few pixels
+//! belong to the layer, the first steps push all outputs down, which silences the channel that
+//! speaks for it.
 //!
-//! - If a channel is silent for most of the pixels that it should speak for, its kernel changes its
-//!   sign: both signs are equally likely in the distribution that it was drawn from.
-//! - The last layer's two weights become as large as their distribution allows. The gradient of
-//!   every kernel before it is multiplied by one of them: a network with small ones says the same
-//!   of all pixels for epochs.
+//! - All channels before a ReLU get a mean of 0 and a deviation of 1 on some of the samples
+//!   ([`standardise`](crate::net::standardise)).
+//! - If a channel is silent for most of the pixels that it should speak for, it changes its sign:
+//!   both signs are equally likely in the distribution that its kernel was drawn from.
+//! - The last layer's two weights get a fixed size. The gradient of every kernel before it is
+//!   multiplied by one of them: a network with small ones says the same of all pixels for epochs.
 //! - The last bias starts at the logit of the layer's share of the pixels (Lin et al. 2017, "Focal
 //!   loss for dense object detection", section 3.3), so that the first steps tell pixels apart
 //!   instead of learning that share.
+
+use candle_core::Tensor;
 
 use crate::fit::outcome::FitError;
 use crate::gpu::device::Device;
 use crate::keras::{CONV_LAYERS, Weights};
 use crate::look::predict::Predictor;
+use crate::net::error::NetworkError;
 use crate::net::init::initial_weights;
+use crate::net::network::Network;
 use crate::patch::samples::Samples;
 
 /// Number of samples from which the layer's share of the pixels is estimated.
@@ -29,6 +33,11 @@ const SHARE_SAMPLES: usize = 256;
 /// Most samples on which the channels are tried.
 const CHANNEL_SAMPLES: usize = 16;
 
+/// Longest side of what is taken of each of these samples for the channels' means and deviations,
+/// pixels: at most as many pixels as in one patch of 256×256, for all of which the network's images
+/// are in memory at a time.
+const LONGEST_SIDE: usize = 64;
+
 /// About how many pixels the channels are tried on at a time. A whole batch would need as much
 /// memory again as the training step, whose memory is kept.
 const TRIED_AT_A_TIME: usize = 1 << 14;
@@ -36,10 +45,10 @@ const TRIED_AT_A_TIME: usize = 1 << 14;
 /// The share is taken as at least this, and at most 1 minus this.
 const LEAST_SHARE: f64 = 0.01;
 
-/// The size of the last layer's two weights: the bound of Glorot's uniform distribution for two
-/// inputs and one output, √(6 / 3). Of 1, 1.4, 2, 3 and 4.5 this one and 2 did best
+/// The size of the last layer's two weights: what Glorot's uniform distribution gives on average
+/// for two inputs and one output, √(6 / 3) / 2. Of 0.35, 0.5, 0.7, 1.4 and 2.2 this one did best
 /// (`docs/quality.md`).
-const LAST_WEIGHT: f32 = std::f32::consts::SQRT_2;
+const LAST_WEIGHT: f32 = std::f32::consts::FRAC_1_SQRT_2;
 
 /// On how many of the pixels that a channel should speak for it is active.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,12 +72,14 @@ pub(crate) fn starting_weights(
     samples: &dyn Samples,
     device: &Device,
 ) -> Result<Weights, FitError> {
-    let drawn = initial_weights(seed)?;
-    let activity = activity(&drawn, samples, device)?;
-    let mut tensors = drawn.tensors().to_vec();
+    let images = centres(samples)?;
+    let weights = Network::new(&initial_weights(seed)?)?.standardised(&images)?;
+    let activity = activity(&weights, samples, device)?;
+    let mut tensors = weights.tensors().to_vec();
     let last = CONV_LAYERS.len() - 1;
-    if let Some(kernel) = tensors.get_mut(2 * (last - 1)) {
-        for pair in kernel.chunks_exact_mut(2) {
+    // The kernel and the bias of the two channels.
+    for tensor in tensors.iter_mut().take(2 * last).skip(2 * (last - 1)) {
+        for pair in tensor.chunks_exact_mut(2) {
             for (weight, channel) in pair.iter_mut().zip(activity) {
                 if 2 * channel.active < channel.pixels {
                     *weight = -*weight;
@@ -106,6 +117,23 @@ pub(crate) fn has_silent_channel(
 fn spread(len: usize, most: usize) -> impl Iterator<Item = usize> {
     let count = len.min(most);
     (0..count).map(move |n| n * len / count)
+}
+
+/// The middles of some samples, at most [`LONGEST_SIDE`] pixels high and wide.
+fn centres(samples: &dyn Samples) -> Result<Tensor, NetworkError> {
+    let shape = samples.shape();
+    let [height, width] = [shape.height(), shape.width()].map(|side| side.min(LONGEST_SIDE));
+    let (top, left) = ((shape.height() - height) / 2, (shape.width() - width) / 2);
+    let (mut image, mut target) = (vec![0.0; 3 * shape.pixels()], vec![0.0; shape.pixels()]);
+    let mut images = Vec::new();
+    for index in spread(samples.len(), CHANNEL_SAMPLES) {
+        samples.write(index, &mut image, &mut target);
+        for row in image.chunks_exact(3 * shape.width()).skip(top).take(height) {
+            images.extend_from_slice(&row[3 * left..][..3 * width]);
+        }
+    }
+    let count = images.len() / (3 * height * width);
+    Ok(Tensor::from_vec(images, (count, height, width, 3), &candle_core::Device::Cpu)?)
 }
 
 fn share_of_the_layer(samples: &dyn Samples) -> f64 {
@@ -192,16 +220,33 @@ mod tests {
             assert!((weights.layer(13).1[0] - bias).abs() < 1e-6);
             let drawn = initial_weights(seed).unwrap();
             for (ours, plain) in weights.layer(13).0.iter().zip(drawn.layer(13).0) {
-                assert_eq!(*ours, 2f32.sqrt().copysign(*plain), "seed {seed}");
+                assert_eq!(*ours, LAST_WEIGHT.copysign(*plain), "seed {seed}");
             }
-            let (ours, plain) = (weights.layer(12).0, drawn.layer(12).0);
-            assert!(ours.iter().zip(plain).all(|(ours, plain)| ours.abs() == plain.abs()));
+            let images = centres(&samples).unwrap();
+            let plain = Network::new(&drawn).unwrap().standardised(&images).unwrap();
+            assert_eq!(weights.tensors()[..24], plain.tensors()[..24]);
+            let [ours, plain] = [&weights, &plain].map(|w| w.tensors()[24..26].concat());
+            assert!(ours.iter().zip(&plain).all(|(ours, plain)| ours.abs() == plain.abs()));
             changed += usize::from(ours != plain);
         }
         assert!(
             (1..12).contains(&changed),
             "some draws are fit as they are, others are not: {changed}"
         );
+    }
+
+    #[test]
+    fn large_samples_are_looked_at_in_their_middle() {
+        let mut samples = Rectangles::new(3);
+        samples.side = 72;
+        let images = centres(&samples).unwrap();
+        assert_eq!(images.dims(), [3, 64, 64, 3]);
+        let (mut image, mut target) = (vec![0.0; 3 * 72 * 72], vec![0.0; 72 * 72]);
+        samples.write(1, &mut image, &mut target);
+        let whole = Tensor::from_vec(image, (72, 72, 3), &candle_core::Device::Cpu).unwrap();
+        let middle = whole.narrow(0, 4, 64).unwrap().narrow(1, 4, 64).unwrap();
+        let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(values(&images.get(1).unwrap()), values(&middle));
     }
 
     #[test]

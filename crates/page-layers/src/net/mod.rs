@@ -13,3 +13,4 @@ pub(crate) mod network;
 pub(crate) mod network_tests;
 #[cfg(test)]
 mod operations_tests;
+pub(crate) mod standardise;

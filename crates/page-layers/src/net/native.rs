@@ -9,11 +9,11 @@
 use candle_core::{CustomOp2, Device, Result, Tensor, Var};
 
 use crate::net::error::Step;
-use crate::topology::{self, LAST, NODES, Operation, Source};
-use kernels::{AddPoolGradient, BinaryCrossEntropy, Buffers, Conv, Inner, MaxPool};
+use crate::net::standardise::Channels;
+use crate::topology::{self, CONV_LAYERS, LAST, NODES, Operation, Source};
+use kernels::{AddPoolGradient, BinaryCrossEntropy, Buffers, Conv, Inner, MaxPool, with_host};
 
-/// The parts of a network that its computation needs; layers are numbered as in
-/// [`CONV_LAYERS`](crate::keras::CONV_LAYERS).
+/// The parts of a network that its computation needs; layers are numbered as in [`CONV_LAYERS`].
 pub(crate) struct Native<'a> {
     pub(crate) parameters: &'a [Var],
     pub(crate) layers: &'a [Conv],
@@ -80,13 +80,44 @@ impl Native<'_> {
                 Operation::Input | Operation::Upsample | Operation::Concat => continue,
             };
             results.0[index] = Some(result);
-            for read in 1..index {
-                if topology::readers(read).1 == index {
-                    self.reclaim(results.0[read].take())?;
-                }
-            }
+            self.reclaim_read(index, &mut results)?;
         }
         results.take(topology::node_of(LAST))
+    }
+
+    /// The channels of each layer but the last on contiguous images, if all layers before it are
+    /// changed by theirs ([`Channels::fold`]). Here [`Self::layers`] have no ReLU.
+    pub(crate) fn channels(&self, x: &Tensor) -> Result<Vec<Channels>> {
+        let mut results = Results::new(x);
+        let mut of_layers = Vec::with_capacity(LAST);
+        for (index, node) in NODES.iter().enumerate() {
+            let result = match node.operation {
+                Operation::Conv(LAST) => break,
+                Operation::Conv(layer) => {
+                    let result = self.convolve(layer, &results)?;
+                    let count = CONV_LAYERS[layer].output;
+                    let channels = with_host([&result], |[pixels]| Channels::of(pixels, count))?;
+                    result.inplace_op1(&channels)?;
+                    of_layers.push(channels);
+                    result
+                }
+                Operation::Pool => self.max_pool(results.get(node.inputs[0])?)?,
+                Operation::Input | Operation::Upsample | Operation::Concat => continue,
+            };
+            results.0[index] = Some(result);
+            self.reclaim_read(index, &mut results)?;
+        }
+        Ok(of_layers)
+    }
+
+    /// Gives up the results that nobody reads after this node.
+    fn reclaim_read(&self, index: usize, results: &mut Results) -> Result<()> {
+        for read in 1..index {
+            if topology::readers(read).1 == index {
+                self.reclaim(results.0[read].take())?;
+            }
+        }
+        Ok(())
     }
 
     /// How many of the images' outermost pixels the result of [`Self::forward`] lacks.

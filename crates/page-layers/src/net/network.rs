@@ -116,6 +116,25 @@ impl Network {
         Ok(())
     }
 
+    /// The weights, changed so that each channel before a ReLU has a mean of 0 and a deviation of 1
+    /// on these images `[n, h, w, 3]`.
+    ///
+    /// # Errors
+    /// As [`Self::forward_logits`], and when a value is not finite.
+    pub(crate) fn standardised(&self, x: &Tensor) -> Result<Weights, NetworkError> {
+        self.check(x)?;
+        let layers: Vec<Conv> = self.layers.iter().map(Conv::without_relu).collect();
+        let native = Native { layers: &layers, ..self.native() };
+        let channels = native.channels(&x.detach().contiguous()?)?;
+        let mut tensors = self.weights()?.tensors().to_vec();
+        for (layer, channels) in tensors.chunks_exact_mut(2).zip(&channels) {
+            if let [kernel, bias] = layer {
+                channels.fold(kernel, bias);
+            }
+        }
+        Ok(Weights::new(tensors)?)
+    }
+
     /// Logits `[n, h, w, 1]` of images `[n, h, w, 3]`; keeps nothing for a gradient.
     ///
     /// # Errors

@@ -57,6 +57,46 @@ fn a_batch_in_parts_has_the_loss_and_the_gradients_of_the_whole() {
 }
 
 #[test]
+fn the_channels_of_a_standardised_network_have_mean_0_and_deviation_1() {
+    let (x, _) = batch(2, 16, 20);
+    let drawn = initial_weights(4).unwrap();
+    let weights = Network::new(&drawn).unwrap().standardised(&x).unwrap();
+    // The first layer, computed anew.
+    let pixels = flat(&x);
+    let (kernel, bias) = weights.layer(0);
+    for channel in [0, 31] {
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for (n, row, column) in (0..2 * 16 * 20).map(|i| (i / 320, i / 20 % 16, i % 20)) {
+            let mut value = f64::from(bias[channel]);
+            for (tap, below, right) in (0..9).map(|tap| (tap, tap / 3, tap % 3)) {
+                let (row, column) = (row + below, column + right);
+                if (1..17).contains(&row) && (1..21).contains(&column) {
+                    let pixel = 3 * (320 * n + 20 * (row - 1) + column - 1);
+                    value += (0..3)
+                        .map(|c| pixels[pixel + c] * kernel[32 * (3 * tap + c) + channel])
+                        .map(f64::from)
+                        .sum::<f64>();
+                }
+            }
+            sum += value;
+            squares += value * value;
+        }
+        let mean = sum / 640.0;
+        assert!(mean.abs() < 1e-5, "{channel}: {mean}");
+        let deviation = (squares / 640.0 - mean * mean).sqrt();
+        assert!((deviation - 1.0).abs() < 1e-5, "{channel}: {deviation}");
+    }
+    // All layers: what is standardised stays as it is, and the last layer was never changed.
+    let again = Network::new(&weights).unwrap().standardised(&x).unwrap();
+    for (layer, (once, twice)) in weights.tensors().iter().zip(again.tensors()).enumerate() {
+        let most = once.iter().zip(twice).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(most < 1e-4, "tensor {layer}: {most}");
+    }
+    assert!(weights.layer(5).0 != drawn.layer(5).0);
+    assert_eq!(weights.tensors()[26..], drawn.tensors()[26..]);
+}
+
+#[test]
 fn the_own_kernels_compute_what_candle_s_operations_do() {
     let (x, y) = batch(2, 16, 20);
     let weights = initial_weights(3).unwrap();
