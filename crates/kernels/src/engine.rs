@@ -397,9 +397,6 @@ impl Groups {
 
         let mut sums = buffers.take((1 + wave) * len);
         let (total, parts) = sums[..(1 + wave) * len].split_at_mut(len);
-        if self.count == 0 {
-            total.fill(0.0);
-        }
         for first in (0..self.count).step_by(wave) {
             let shares = &mut shares[first..self.count.min(first + wave)];
             let parts = &mut parts[..shares.len() * len];
@@ -435,6 +432,10 @@ impl Groups {
                         also(&tiles, share);
                     }
                 }
+                if !accumulate {
+                    sums.fill(0.0);
+                    bias_sums.fill(0.0);
+                }
             });
             const PIECE: usize = 4096;
             total.par_chunks_mut(PIECE).enumerate().for_each(|(piece, total)| {
@@ -465,7 +466,7 @@ struct GradientBlock<'a, L, R> {
     bias: usize,
     sums: &'a mut [f32],
     bias_sums: &'a mut [f32],
-    /// Whether the block is added to the sums, which are not yet known otherwise.
+    /// Whether the block is added to the sums; otherwise it is the first, and writes them.
     accumulate: bool,
 }
 
