@@ -430,6 +430,26 @@ fn loss_and_its_gradient_are_keras_s_also_far_from_zero() {
 }
 
 #[test]
+fn a_batch_without_images_has_gradients_of_0() {
+    let buffers = Buffers::default();
+    let filtered = Conv::new(3, 32, 32, true, true, &buffers).unwrap();
+    let lowered = Conv::new(3, 3, 32, true, false, &buffers).unwrap();
+    let upsampled = Conv::upsampled(32, 32, &buffers).unwrap();
+    for (conv, input, side) in [(filtered, 32, 8), (lowered, 3, 8), (upsampled, 32, 16)] {
+        // What an earlier step has left.
+        (0..4).for_each(|n| buffers.give(vec![7.0; 40_000 << n]));
+        let zeros =
+            |shape: [usize; 4]| Tensor::from_vec(Vec::<f32>::new(), &shape[..], &Device::Cpu);
+        let x = zeros([0, 8, 8, input]).unwrap();
+        let gy = zeros([0, side, side, 32]).unwrap();
+        let p =
+            Tensor::ones(conv.parameter_shape(), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let [_, _, gradient] = conv.gradients([&x, &x], &p, None, &gy).unwrap();
+        assert!(flat(&gradient.unwrap()).iter().all(|value| *value == 0.0), "{conv:?}");
+    }
+}
+
+#[test]
 fn the_shortest_vector_that_fits_is_used_again() {
     let buffers = Buffers::default();
     for len in [100, 40, 1000, 120] {
