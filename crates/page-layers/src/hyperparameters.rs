@@ -3,8 +3,12 @@
 //! Each is written here once. The optimiser, the kernels for GPUs (which get them as macros) and
 //! the Keras file's `training_config` are made from them.
 
-/// Adam's learning rate.
+/// Adam's learning rate for a model that goes on from an earlier one, and in the Keras file.
 pub const LEARNING_RATE: f64 = 1e-4;
+
+/// Adam's learning rate for a network that starts anew: with standardised channels it bears a larger
+/// one, and finds more of the layers after the same number of steps (`docs/quality.md`).
+pub const LEARNING_RATE_FROM_SCRATCH: f64 = 3e-4;
 
 /// How slowly Adam's mean of the gradients forgets.
 pub const BETA_1: f64 = 0.9;

@@ -28,8 +28,8 @@ pub use fit::average::Average;
 pub use fit::epochs::{fit, fit_from};
 pub use fit::observe::JobObserver;
 pub use fit::outcome::{
-    Best, Collapse, FitError, FitObserver, FitOptions, FitState, LayerTimes, Stop, StopReason,
-    Trained, TrainedLayer,
+    Best, Collapse, FitError, FitObserver, FitOptions, FitState, LayerTimes, LearningRates, Stop,
+    StopReason, Trained, TrainedLayer,
 };
 pub use fit::resume::Checkpoints;
 pub use gpu::device::{Device, choose_device, open_card};

@@ -64,12 +64,12 @@ pub fn fit_from(
     let mut validating = Duration::ZERO;
     loop {
         let seed = seed_of_start(options.seed, restarts);
-        let mut run = match (state.take(), &options.initial) {
+        let mut run = match (state.take(), options.given(restarts)) {
             (Some(state), _) => Run::resume(train, validation, options, seed, state)?,
-            (None, Some(weights)) if restarts == 0 => {
+            (None, Some(weights)) => {
                 Run::start(train, validation, options, seed, (weights, None), 0)?
             }
-            _ => {
+            (None, None) => {
                 let weights = starting_weights(seed, train, &options.device)?;
                 Run::start(train, validation, options, seed, (&weights, None), restarts)?
             }
@@ -182,17 +182,18 @@ impl<'a> Run<'a> {
         validation: &'a dyn Samples,
         options: &'a FitOptions,
         seed: u64,
-        (weights, adam): (&Weights, Option<AdamState>),
+        network: (&Weights, Option<AdamState>),
         restarts: usize,
     ) -> Result<Self, FitError> {
         let most = largest(train, validation, options);
+        let rate = options.learning_rate(restarts);
         Ok(Self {
             train,
             validation,
             options,
             seed,
             restarts,
-            learner: Learner::new(options, train.shape(), most, weights, adam)?,
+            learner: Learner::new(&options.device, train.shape(), most, network, rate)?,
             history: Vec::new(),
             average: None,
             best: None,
@@ -403,7 +404,7 @@ impl<'a> Run<'a> {
     /// True when the network has lost one of the two channels that it decides by. Not for a model
     /// that was given: it may have been good enough without.
     fn is_half_dead(&self) -> Result<bool, FitError> {
-        if self.options.initial.is_some() && self.restarts == 0 {
+        if self.options.given(self.restarts).is_some() {
             return Ok(false);
         }
         let Self { train, options, .. } = self;
@@ -478,11 +479,9 @@ impl<'a> Run<'a> {
     fn finish(self, stopped: StopReason, validating: Duration) -> Result<Trained, FitError> {
         let best = self.best.ok_or(FitError::Interrupted)?;
         let keep = self.options.settings.keep;
-        let weights = match &self.options.initial {
+        let weights = match self.options.given(self.restarts) {
             // A network that was started anew has nothing in common with the model that was given.
-            Some(given) if keep > 0 && self.restarts == 0 => {
-                best.weights.with_share_of(given, keep as f32 / 100.0)
-            }
+            Some(given) if keep > 0 => best.weights.with_share_of(given, keep as f32 / 100.0),
             _ => best.weights,
         };
         Ok(Trained {

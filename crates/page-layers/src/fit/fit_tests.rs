@@ -4,8 +4,8 @@ use crate::Device;
 use crate::fit::start::starting_weights;
 use crate::keras::Weights;
 use crate::{
-    Collapse, EpochReport, FitError, FitObserver, FitOptions, FitState, KerasAdam, Network,
-    PatchShape, Samples, Stop, StopReason, fit, fit_from, initial_weights,
+    Collapse, EpochReport, FitError, FitObserver, FitOptions, FitState, KerasAdam, LearningRates,
+    Network, PatchShape, Samples, Stop, StopReason, fit, fit_from, initial_weights,
 };
 use domain::{Flip, StoppingMetric, TrainingSettings};
 
@@ -88,7 +88,10 @@ impl FitObserver for Watcher {
 }
 
 fn options(epochs: u32) -> FitOptions {
-    let options = FitOptions { learning_rate: 1e-3, ..FitOptions::new(Device::Cpu, epochs, 3) };
+    let options = FitOptions {
+        learning_rates: LearningRates::both(1e-3),
+        ..FitOptions::new(Device::Cpu, epochs, 3)
+    };
     with(options, |settings| settings.batch_size = 4)
 }
 
@@ -204,13 +207,36 @@ fn targets_without_a_pixel_of_the_layer_are_no_collapse() {
 
 #[test]
 fn patience_ends_a_training_that_gets_no_better() {
-    let options = FitOptions { learning_rate: 0.0, max_restarts: 0, ..patient(10, 2) };
+    let options =
+        FitOptions { learning_rates: LearningRates::both(0.0), max_restarts: 0, ..patient(10, 2) };
     let trained =
         fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut Watcher::default()).unwrap();
     assert_eq!(trained.stopped, StopReason::Patience);
     assert_eq!((trained.course.best_epoch, trained.course.history.len()), (1, 3));
     let train = Rectangles::new(4);
     assert!(trained.weights == starting_weights(3, &train, &Device::Cpu).unwrap());
+}
+
+#[test]
+fn a_network_from_scratch_and_one_that_goes_on_learn_at_rates_of_their_own() {
+    let rates = LearningRates { from_scratch: 1e-3, fine_tuning: 0.0 };
+    let given = initial_weights(4).unwrap();
+    let run = |initial, learning_rates| {
+        let options = FitOptions { initial, learning_rates, ..options(1) };
+        fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut Watcher::default()).unwrap()
+    };
+    let same = LearningRates::both(1e-3);
+    assert!(run(None, rates).weights == run(None, same).weights);
+    assert!(run(Some(given.clone()), rates).weights == given);
+    // One that is replaced starts from scratch.
+    let replaced = run(Some(collapsed()), rates);
+    assert_eq!(replaced.course.restarts, 1);
+    assert!(replaced.weights == run(Some(collapsed()), same).weights);
+    // Rodan's original trainer knows the second one only.
+    assert_eq!(
+        FitOptions::new(Device::Cpu, 1, 3).learning_rates,
+        LearningRates { from_scratch: 0.000_3, fine_tuning: 0.000_1 },
+    );
 }
 
 #[test]
@@ -243,7 +269,12 @@ fn a_network_that_has_only_begun_to_learn_is_neither_ended_nor_replaced() {
 fn a_network_no_better_than_the_base_rate_at_the_end_is_started_again() {
     // Its output is near 0.5 for all pixels, and stays there.
     let initial = Some(initial_weights(3).unwrap());
-    let options = FitOptions { learning_rate: 0.0, max_restarts: 1, initial, ..patient(3, 9) };
+    let options = FitOptions {
+        learning_rates: LearningRates::both(0.0),
+        max_restarts: 1,
+        initial,
+        ..patient(3, 9)
+    };
     let mut watcher = Watcher::default();
     let trained = fit(&Rectangles::new(4), &Rectangles::new(2), &options, &mut watcher).unwrap();
     assert_eq!((trained.course.restarts, watcher.epochs.len()), (1, 6));
@@ -291,7 +322,7 @@ fn a_stop_ends_after_the_step_and_keeps_the_best_so_far() {
 
 #[test]
 fn a_diverging_training_says_where() {
-    let options = FitOptions { learning_rate: 1e30, ..options(3) };
+    let options = FitOptions { learning_rates: LearningRates::both(1e30), ..options(3) };
     let result = fit(&Rectangles::new(8), &Rectangles::new(2), &options, &mut Watcher::default());
     assert!(matches!(result, Err(FitError::Diverged { epoch: 1, step: 2, .. })), "{result:?}");
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Device as Candle, Tensor};
 
-use crate::fit::outcome::{FitError, FitOptions};
+use crate::fit::outcome::FitError;
 use crate::gpu::Trainer;
 use crate::gpu::device::Device;
 use crate::keras::Weights;
@@ -29,21 +29,20 @@ fn tensors(batch: Batch, shape: PatchShape) -> candle_core::Result<(Tensor, Tens
 }
 
 impl Learner {
-    /// A network with these weights, continuing from `state` if there is one. `most` is the size of
-    /// the largest batch.
+    /// A network with these weights that learns at `rate`, continuing from `state` if there is one.
+    /// `most` is the size of the largest batch.
     ///
     /// # Errors
     ///
     /// When the device has too little memory.
     pub(crate) fn new(
-        options: &FitOptions,
+        device: &Device,
         shape: PatchShape,
         most: usize,
-        weights: &Weights,
-        state: Option<AdamState>,
+        (weights, state): (&Weights, Option<AdamState>),
+        rate: f64,
     ) -> Result<Self, FitError> {
-        let rate = options.learning_rate;
-        if let Device::Card(card) = &options.device {
+        if let Device::Card(card) = device {
             let shape = (most, shape.height(), shape.width());
             return Ok(Self::Card(Box::new(Trainer::new(card, weights, shape, rate, state)?)));
         }

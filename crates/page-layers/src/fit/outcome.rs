@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::fit::average::Average;
 use crate::gpu::device::Device;
-use crate::hyperparameters::{LEARNING_RATE, MAX_RESTARTS};
+use crate::hyperparameters::{LEARNING_RATE, LEARNING_RATE_FROM_SCRATCH, MAX_RESTARTS};
 use crate::keras::{Weights, WeightsError};
 use crate::net::adam::AdamState;
 use crate::net::error::NetworkError;
@@ -23,8 +23,8 @@ pub struct FitOptions {
     pub seed: u64,
     /// Weights to start from instead of random ones. A restart uses random ones in any case.
     pub initial: Option<Weights>,
-    /// Adam's learning rate.
-    pub learning_rate: f64,
+    /// Adam's learning rates.
+    pub learning_rates: LearningRates,
     /// How often a network that learns nothing is replaced by one from another seed.
     pub max_restarts: usize,
     /// The job's settings: epochs, batch size, patience, metric and augmentation are read here.
@@ -32,17 +32,52 @@ pub struct FitOptions {
 }
 
 impl FitOptions {
-    /// The values of a job that names none: batch 16, patience 3, learning rate 1e-4; and three
-    /// restarts, which the original trainer does not have.
+    /// The values of a job that names none: batch 16, patience 3; and three restarts, which the
+    /// original trainer does not have.
     pub fn new(device: impl Into<Device>, epochs: u32, seed: u64) -> Self {
         Self {
             device: device.into(),
             seed,
             initial: None,
-            learning_rate: LEARNING_RATE,
+            learning_rates: LearningRates::default(),
             max_restarts: MAX_RESTARTS,
             settings: TrainingSettings { epochs, ..TrainingSettings::default() },
         }
+    }
+
+    /// The weights that a network goes on from: the given ones, unless it was started anew.
+    pub(crate) fn given(&self, restarts: usize) -> Option<&Weights> {
+        self.initial.as_ref().filter(|_| restarts == 0)
+    }
+
+    /// Adam's learning rate after so many restarts.
+    pub(crate) fn learning_rate(&self, restarts: usize) -> f64 {
+        match self.given(restarts) {
+            Some(_) => self.learning_rates.fine_tuning,
+            None => self.learning_rates.from_scratch,
+        }
+    }
+}
+
+/// Adam's learning rates.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LearningRates {
+    /// Of a network that starts from random weights.
+    pub from_scratch: f64,
+    /// Of a network that goes on from given weights.
+    pub fine_tuning: f64,
+}
+
+impl LearningRates {
+    /// The same rate for both.
+    pub const fn both(rate: f64) -> Self {
+        Self { from_scratch: rate, fine_tuning: rate }
+    }
+}
+
+impl Default for LearningRates {
+    fn default() -> Self {
+        Self { from_scratch: LEARNING_RATE_FROM_SCRATCH, fine_tuning: LEARNING_RATE }
     }
 }
 

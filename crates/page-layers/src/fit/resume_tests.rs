@@ -10,8 +10,9 @@ use crate::Device;
 use crate::fit::checkpoint::{Checkpoint, CheckpointError};
 use crate::fit::fit_tests::{Rectangles, collapsed, with};
 use crate::{
-    Checkpoints, EpochReport, FitObserver, FitOptions, FitState, JobObserver, PageInputs, Stop,
-    StopReason, TrainError, Trained, TrainedLayer, TrainingInputs, TrainingJob, fit, fit_from,
+    Checkpoints, EpochReport, FitObserver, FitOptions, FitState, JobObserver, LearningRates,
+    PageInputs, Stop, StopReason, TrainError, Trained, TrainedLayer, TrainingInputs, TrainingJob,
+    fit, fit_from,
 };
 use domain::{Flip, Layer, TrainingSettings};
 
@@ -66,7 +67,7 @@ fn assert_same(left: &Trained, right: &Trained) {
 /// Two steps per epoch. The first start is dead and is followed by another one.
 fn options() -> FitOptions {
     let options = FitOptions {
-        learning_rate: 1e-3,
+        learning_rates: LearningRates { from_scratch: 1e-3, fine_tuning: 2e-3 },
         initial: Some(collapsed()),
         ..FitOptions::new(Device::Cpu, 3, 3)
     };
@@ -99,7 +100,10 @@ fn a_training_resumed_after_any_step_ends_as_if_it_had_not_been_interrupted() {
 fn averaged_weights_go_on_after_any_step_and_change_nothing_of_the_training() {
     let (train, validation) = samples();
     // Six steps an epoch: the average is taken after the fourth and the sixth.
-    let plain = FitOptions { learning_rate: 1e-3, ..FitOptions::new(Device::Cpu, 2, 3) };
+    let plain = FitOptions {
+        learning_rates: LearningRates::both(1e-3),
+        ..FitOptions::new(Device::Cpu, 2, 3)
+    };
     let plain = with(plain, |settings| settings.batch_size = 1);
     let averaged = with(plain.clone(), |settings| settings.average = 3);
     let mut recorder = Recorder::default();

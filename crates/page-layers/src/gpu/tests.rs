@@ -10,8 +10,8 @@ use super::pages::Cut;
 use super::twin::{self, Twin};
 use crate::fit::fit_tests::{Rectangles, with};
 use crate::{
-    Device, FitError, FitObserver, FitOptions, FitState, Predictor, Stop, fit, fit_from,
-    initial_weights,
+    Device, FitError, FitObserver, FitOptions, FitState, LearningRates, Predictor, Stop, fit,
+    fit_from, initial_weights,
 };
 
 /// Runs `body` on the twin, in each precision that it computes differently, and on this machine's
@@ -167,7 +167,7 @@ impl FitObserver for Watcher {
 
 fn options(device: Device, epochs: u32) -> FitOptions {
     let options = FitOptions {
-        learning_rate: 1e-3,
+        learning_rates: LearningRates::both(1e-3),
         max_restarts: 0,
         initial: Some(initial_weights(4).unwrap()),
         ..FitOptions::new(device, epochs, 3)
@@ -241,7 +241,10 @@ fn a_training_on_a_card_is_suspended_and_goes_on() {
 #[test]
 fn a_training_that_diverges_on_a_card_says_where() {
     on_every_card(|card| {
-        let options = FitOptions { learning_rate: 1e30, ..options(Device::Card(card.clone()), 2) };
+        let options = FitOptions {
+            learning_rates: LearningRates::both(1e30),
+            ..options(Device::Card(card.clone()), 2)
+        };
         let result =
             fit(&Rectangles::new(8), &Rectangles::new(2), &options, &mut Watcher::default());
         assert!(matches!(result, Err(FitError::Diverged { epoch: 1, step: 2, .. })), "{result:?}");
