@@ -18,8 +18,8 @@ struct Trained {
 
 const SET: [&str; 2] = ["Maximum number of samples per label=20", "Keep of the given models (%)=0"];
 
-/// Models to go on from. One that goes on learns slowly: a network's first step moves each weight by
-/// the learning rate, and rounding decides in which direction where the gradient is nearly 0.
+/// Models to go on from. One that goes on learns slowly: a network's first step moves each weight
+/// by the learning rate, and rounding decides in which direction where the gradient is nearly 0.
 fn models(page: &Page) -> PathBuf {
     let out = page.path("given");
     let set = [&TINY[..], &SET[..]].concat();

@@ -1,4 +1,5 @@
-//! Adam's numbers, as Rodan's original trainer set them, and how often a layer starts again.
+//! Adam's numbers, as Rodan's original trainer set them but for one, and how often a layer starts
+//! again.
 //!
 //! Each is written here once. The optimiser, the kernels for GPUs (which get them as macros) and
 //! the Keras file's `training_config` are made from them.
@@ -6,8 +7,9 @@
 /// Adam's learning rate for a model that goes on from an earlier one, and in the Keras file.
 pub const LEARNING_RATE: f64 = 1e-4;
 
-/// Adam's learning rate for a network that starts anew: with standardised channels it bears a larger
-/// one, and finds more of the layers after the same number of steps (`docs/quality.md`).
+/// Adam's learning rate for a network that starts anew, three times the original's: with
+/// standardised channels a network bears it, and finds more of the layers after the same number of
+/// steps (`docs/quality.md`).
 pub const LEARNING_RATE_FROM_SCRATCH: f64 = 3e-4;
 
 /// How slowly Adam's mean of the gradients forgets.
